@@ -1,0 +1,57 @@
+# make demo [FOR=20] [PORT=9400]   a small shop with the classic faults, under load; prints its hotspots
+# make test [ARGS=...]             builds the package, installs it, and tests what is installed
+# make lint | bench | clean        style, types and layers | the tables of the README | remove what make made
+#
+# Everything goes into VENV, made by the first PYTHON that is 3.11 or newer. WHEEL tests a wheel that is already built;
+# AIOMETRICS_NO_EXTENSIONS=1 leaves out the C recorder.
+
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+RECORDER := $(if $(filter 1 true,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
+INSTALLED := $(VENV)/.installed-$(RECORDER)
+SOURCES := pyproject.toml setup.py MANIFEST.in README.md $(shell find aiometrics csrc -name __pycache__ -prune -o -print 2>/dev/null)
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	$(BIN)/python -P -m aiometrics demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
+
+# From tests/, where no import can reach the sources.
+test: $(INSTALLED) $(VENV)/.group-test
+	cd tests && $(BIN)/pytest $(ARGS)
+
+lint: $(INSTALLED) $(VENV)/.group-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy aiometrics tests setup.py
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED) $(VENV)/.group-bench
+	$(BIN)/python benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv was found: install one" \
+		"(Debian: apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+
+# The wheel is built from the sdist, which proves the sdist; the stamp of the other recorder goes, since one replaces the other.
+$(INSTALLED): $(or $(WHEEL),$(SOURCES) $(VENV)/.group-build) | $(BIN)/python
+	rm -rf $(VENV)/dist $(VENV)/.installed-*
+	$(if $(WHEEL),,$(BIN)/python -m build --outdir $(VENV)/dist)
+	$(PIP) install --force-reinstall --no-deps $(or $(WHEEL),$(VENV)/dist/*.whl)
+	$(PIP) install 'aiometrics-exporter[demo]'
+	touch $@
+
+$(VENV)/.group-%: pyproject.toml | $(BIN)/python
+	$(PIP) install --group $*
+	touch $@

@@ -1,0 +1,32 @@
+"""Builds the optional C recorder; everything else is declared in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Wconversion"]
+
+
+def files(pattern: str) -> list[str]:
+    """The files of the C recorder, relative to this one as setuptools wants them."""
+    return sorted(path.as_posix() for path in Path("csrc").glob(pattern))
+
+
+def extensions() -> list[Extension]:
+    """The C recorder, or nothing where only the Python one is wanted or safe; a failing compiler does not fail the install."""
+    unwanted = os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() in {"1", "true"}
+    free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    sources, headers = files("*.c"), files("*.h")
+    if unwanted or free_threaded or sys.implementation.name != "cpython" or not sources:
+        return []
+    flags = [] if sys.platform == "win32" else WARNINGS
+    core = Extension("aiometrics._core", sources, depends=headers, extra_compile_args=flags, optional=True)
+    return [core]
+
+
+setup(ext_modules=extensions())

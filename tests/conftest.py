@@ -1,0 +1,34 @@
+"""Fixtures that every test file may use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the checkout, for tests that read its files."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def binary() -> Callable[[str], str]:
+    """``binary("prometheus")`` is the path of a program.
+
+    Where it is not installed the test is skipped, but fails if ``AIOMETRICS_REQUIRE_E2E`` is 1: there it was to be installed.
+    """
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+        if os.environ.get("AIOMETRICS_REQUIRE_E2E") == "1":
+            pytest.fail(f"{name} is not on PATH, and AIOMETRICS_REQUIRE_E2E=1 demands it: install it")
+        pytest.skip(f"{name} is not on PATH: install it to run this test")
+
+    return find
