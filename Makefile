@@ -10,10 +10,13 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 BIN := $(abspath $(VENV))/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 RECORDER := $(if $(filter 1 true,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
 INSTALLED := $(VENV)/.installed-$(RECORDER)
 SOURCES := pyproject.toml setup.py MANIFEST.in README.md $(shell find aiometrics csrc -name __pycache__ -prune -o -print 2>/dev/null)
+
+BUILD = $(BIN)/python -m build --outdir $(VENV)/dist >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }; \
+	grep 'building extension .* failed' $(VENV)/build.log || true
 
 .PHONY: demo test lint bench clean
 .DELETE_ON_ERROR:
@@ -47,7 +50,7 @@ $(BIN)/python:
 # The wheel is built from the sdist, which proves the sdist; the stamp of the other recorder goes, since one replaces the other.
 $(INSTALLED): $(or $(WHEEL),$(SOURCES) $(VENV)/.group-build) | $(BIN)/python
 	rm -rf $(VENV)/dist $(VENV)/.installed-*
-	$(if $(WHEEL),,$(BIN)/python -m build --outdir $(VENV)/dist)
+	$(if $(WHEEL),,$(BUILD))
 	$(PIP) install --force-reinstall --no-deps $(or $(WHEEL),$(VENV)/dist/*.whl)
 	$(PIP) install 'aiometrics-exporter[demo]'
 	touch $@
