@@ -1,0 +1,23 @@
+"""A Prometheus exporter inside your asyncio service: where its event loop's time goes, by coroutine and line.
+
+>>> import aiometrics
+>>> exporter = aiometrics.start_exporter(port=9400)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from aiometrics.exporter import Collector, Exporter, hotspots, instrument, snapshot, start_exporter, uninstrument
+from aiometrics.recorder import IMPLEMENTATION
+from aiometrics.version import __version__
+
+__all__ = [
+    "IMPLEMENTATION",
+    "Collector",
+    "Exporter",
+    "__version__",
+    "hotspots",
+    "instrument",
+    "snapshot",
+    "start_exporter",
+    "uninstrument",
+]

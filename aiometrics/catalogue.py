@@ -1,0 +1,176 @@
+"""Every metric that aiometrics exports: its name, type, labels and definition.
+
+The text renderer, the ``prometheus_client`` collector, the documentation, the dashboards and the rules are all held to this
+one list by tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+YIELD_POINT = ("coroutine", "yield_point", "awaits")
+COROUTINE = ("coroutine",)
+TASK = ("coroutine", "status")
+LOOP = ("loop",)
+
+#: How a task's coroutine can end, in the order in which pages store it.
+STATUSES = ("completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family: ``name`` as samples of a counter or gauge carry it, ``labels`` in the order they are written."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+    @property
+    def family(self) -> str:
+        """The family's name in OpenMetrics, where a counter's family lacks the ``_total`` of its sample."""
+        return self.name.removesuffix("_total") if self.kind == "counter" else self.name
+
+    @property
+    def unit(self) -> str:
+        """The unit that the family's name ends with, or an empty string."""
+        return "seconds" if self.family.endswith("_seconds") else ""
+
+
+SEGMENT_SECONDS = Metric(
+    "asyncio_segment_seconds",
+    "histogram",
+    YIELD_POINT,
+    "Uninterrupted runs of a task that ended at this yield point; the sum is the loop time spent there. "
+    "Time in which an eager child ran inside the segment belongs to the child.",
+)
+WAIT_SECONDS = Metric(
+    "asyncio_wait_seconds",
+    "histogram",
+    YIELD_POINT,
+    "Suspension at this yield point to the next resumption there; includes the time ready but not yet run.",
+)
+BLOCKING_SECONDS = Metric(
+    "asyncio_blocking_seconds_total",
+    "counter",
+    YIELD_POINT,
+    "Seconds of segments at or over the blocking threshold. A segment still in progress counts under the yield point (running); "
+    "seconds counted there are not counted again where it ends.",
+)
+INFLICTED_WAIT_SECONDS = Metric(
+    "asyncio_inflicted_wait_seconds_total",
+    "counter",
+    YIELD_POINT,
+    "For each blocking segment, its seconds times the handles that were ready behind it when it ended. "
+    "Zero on loops that do not show their ready queue (uvloop).",
+)
+SUSPENDED_TASKS = Metric(
+    "asyncio_suspended_tasks",
+    "gauge",
+    YIELD_POINT,
+    "Tasks suspended at this yield point now.",
+)
+OLDEST_SUSPENSION = Metric(
+    "asyncio_oldest_suspension_timestamp_seconds",
+    "gauge",
+    YIELD_POINT,
+    "Unix time at which the longest suspension that still lasts began at this yield point; 0 if there is none.",
+)
+TASKS_CREATED = Metric("asyncio_tasks_created_total", "counter", COROUTINE, "Tasks created for this coroutine.")
+TASK_WALL_SECONDS = Metric(
+    "asyncio_task_wall_seconds",
+    "histogram",
+    TASK,
+    "Creation of a task to the end of its coroutine, by how it ended.",
+)
+TASK_ACTIVE_SECONDS = Metric(
+    "asyncio_task_active_seconds",
+    "histogram",
+    TASK,
+    "Loop time that one task took in all its segments, by how it ended.",
+)
+TASKS = Metric("asyncio_tasks", "gauge", COROUTINE, "Live tasks of this coroutine.")
+TASKS_DESTROYED_PENDING = Metric(
+    "asyncio_tasks_destroyed_pending_total",
+    "counter",
+    COROUTINE,
+    "Tasks that were garbage-collected before they were done.",
+)
+LOOP_START_DELAY_SECONDS = Metric(
+    "asyncio_loop_start_delay_seconds",
+    "histogram",
+    LOOP,
+    "Creation of a task to the start of its first segment: what a newly ready handle waits on this loop.",
+)
+LOOP_BLOCKING_SECONDS = Metric(
+    "asyncio_loop_blocking_seconds_total",
+    "counter",
+    LOOP,
+    "Seconds of this loop inside segments at or over the blocking threshold, the one in progress included.",
+)
+LOOP_HEARTBEAT = Metric(
+    "asyncio_loop_heartbeat_timestamp_seconds",
+    "gauge",
+    LOOP,
+    "Unix time at which the loop last showed life. A loop that is idle is alive now; a loop inside one segment was last alive when it began.",
+)
+BUILD_INFO = Metric(
+    "aiometrics_build_info",
+    "gauge",
+    ("version", "implementation", "python_implementation", "python_version"),
+    "Always 1; the labels tell the version of aiometrics and of Python, and which recorder runs: c or python.",
+)
+SCRAPE_DURATION = Metric(
+    "aiometrics_scrape_duration_seconds",
+    "gauge",
+    (),
+    "Wall time that the previous scrape took to render, the pauses that give the interpreter back included.",
+)
+SERIES = Metric("aiometrics_series", "gauge", (), "Samples of aiometrics in this scrape, those of the application not counted.")
+OVERFLOW = Metric(
+    "aiometrics_overflow_total",
+    "counter",
+    ("kind",),
+    "Names that found no room and were counted under (other): coroutine, yield_point, string; or loops beyond max_loops: loop.",
+)
+ERRORS = Metric(
+    "aiometrics_errors_total",
+    "counter",
+    ("probe",),
+    "Internal errors by probe. The first one is logged and switches its probe off; the application is not affected.",
+)
+UNTRACED_TASKS = Metric(
+    "aiometrics_untraced_tasks",
+    "gauge",
+    (),
+    "Live tasks that are not traced: created before the exporter started, left out by sampling, or missed. "
+    "At most 10 000 tasks are looked at in a scrape.",
+)
+SAMPLE_RATIO = Metric("aiometrics_sample_ratio", "gauge", (), "Share of the tasks that are traced; each of them counts 1/ratio times.")
+
+CATALOGUE: tuple[Metric, ...] = (
+    SEGMENT_SECONDS,
+    WAIT_SECONDS,
+    BLOCKING_SECONDS,
+    INFLICTED_WAIT_SECONDS,
+    SUSPENDED_TASKS,
+    OLDEST_SUSPENSION,
+    TASKS_CREATED,
+    TASK_WALL_SECONDS,
+    TASK_ACTIVE_SECONDS,
+    TASKS,
+    TASKS_DESTROYED_PENDING,
+    LOOP_START_DELAY_SECONDS,
+    LOOP_BLOCKING_SECONDS,
+    LOOP_HEARTBEAT,
+    BUILD_INFO,
+    SCRAPE_DURATION,
+    SERIES,
+    OVERFLOW,
+    ERRORS,
+    UNTRACED_TASKS,
+    SAMPLE_RATIO,
+)

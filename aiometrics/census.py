@@ -1,0 +1,36 @@
+"""Counts the live tasks that nobody traces, so that a hole in the tracing shows."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import tasks
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+#: Tasks looked at in one count.
+LIMIT = 10_000
+
+
+def _registries() -> Iterator[Iterable[Any]]:
+    """Weak references to, or the tasks of, asyncio's own registries; which there are depends on the version of Python."""
+    for name in ("_all_tasks", "_scheduled_tasks"):
+        found = getattr(tasks, name, None)
+        if found is not None:
+            yield found.data
+            break
+    yield getattr(tasks, "_eager_tasks", ())
+
+
+def _alive() -> Iterator[asyncio.Task[Any]]:
+    for registry in _registries():
+        # One call into C takes the copy, so that no loop can change the set meanwhile.
+        for entry in list(islice(registry, LIMIT)):
+            task = entry if isinstance(entry, asyncio.Future) else entry()
+            if task is not None and not task.done():
+                yield task
+
+
+def untraced_tasks(traced: type) -> int:
+    """Live tasks of all loops whose coroutine is not of the type ``traced``; of many tasks only the first 10 000 are looked at."""
+    return sum(type(task.get_coro()) is not traced for task in _alive())

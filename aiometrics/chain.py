@@ -1,0 +1,77 @@
+"""The await chain: from a task's root coroutine, hop by hop, to whatever it finally waits for.
+
+Only C-level descriptors are followed. An object that answers every attribute by ``__getattr__`` or a property is the end of the chain,
+because asking it would run foreign code inside a probe.
+"""
+
+from __future__ import annotations
+
+import gc
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def _samples() -> Iterator[Any]:
+    """One awaitable of each built-in type that hides the generator it drives."""
+
+    async def coroutine() -> None:
+        pass
+
+    async def generator() -> Any:
+        yield
+
+    root = coroutine()
+    yield root.__await__()
+    root.close()
+    source = generator()
+    for sample in (source.__anext__(), source.aclose(), anext(source, None)):
+        yield sample
+        sample.close()
+
+
+_OPAQUE = frozenset(type(sample) for sample in _samples())
+_GETTERS = (types.GetSetDescriptorType, types.MemberDescriptorType)
+_NEXT: dict[type, Callable[[Any], Any]] = {
+    types.CoroutineType: lambda obj: obj.cr_await,
+    types.GeneratorType: lambda obj: obj.gi_yieldfrom,
+    types.AsyncGeneratorType: lambda obj: obj.ag_await,
+}
+
+
+def peek(obj: Any, *names: str) -> Any:
+    """The first of the attributes ``names`` that ``obj``'s type stores behind a C-level descriptor, or ``None``."""
+    for base in type(obj).__mro__:
+        for name in names:
+            found = vars(base).get(name)
+            if isinstance(found, _GETTERS):
+                return found.__get__(obj)
+    return None
+
+
+def _hidden(obj: Any) -> Any:
+    """The generator behind an opaque built-in awaitable: the only one that it refers to."""
+    driven = (*_NEXT, *_OPAQUE)
+    return next((referent for referent in gc.get_referents(obj) if type(referent) in driven), None)
+
+
+def awaited_by(obj: Any) -> Any:
+    """What ``obj`` is suspended on, or ``None`` at the end of the chain."""
+    follow = _NEXT.get(type(obj))
+    if follow is not None:
+        return follow(obj)
+    if type(obj) in _OPAQUE:
+        return _hidden(obj)
+    return peek(obj, "cr_await", "gi_yieldfrom", "ag_await")
+
+
+def frame_of(obj: Any) -> types.FrameType | None:
+    """The frame of a coroutine, generator or asynchronous generator; ``None`` if it has none, or is finished."""
+    frame = peek(obj, "cr_frame", "gi_frame", "ag_frame")
+    return frame if isinstance(frame, types.FrameType) else None
+
+
+def code_of(obj: Any) -> types.CodeType | None:
+    """The code of a coroutine, generator or asynchronous generator; ``None`` for anything else."""
+    code = peek(obj, "cr_code", "gi_code", "ag_code")
+    return code if isinstance(code, types.CodeType) else None

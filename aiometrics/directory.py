@@ -1,0 +1,87 @@
+"""From what a recorder meets (coroutines, await chains) to record numbers of its page: names and capacity, once per new place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiometrics.faults import Faults
+from aiometrics.page import Page
+from aiometrics.places import Kind, Places
+
+PROBE = "naming"
+
+
+class Directory:
+    """The records of one page by their labels.
+
+    Nothing here raises: an error in naming counts as one of the probe ``naming``, and new places then go to ``(other)``.
+    """
+
+    def __init__(self, page: Page, places: Places, faults: Faults) -> None:
+        self._page = page
+        self._places = places
+        self._faults = faults
+        self._coroutines: dict[str, int] = {}
+        self._points: dict[tuple[int, str, str], int] = {}
+
+    def kind(self, obj: Any) -> int:
+        """Whose code ``obj`` runs, as a :class:`~aiometrics.places.Kind`."""
+        try:
+            return self._places.kind(obj)
+        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
+            self._faults.report(PROBE, error)
+            return Kind.STANDARD_LIBRARY
+
+    def transparent(self, root: Any) -> bool:
+        """Whether the root's name does not depend on its own code, so that it must be asked for every task."""
+        try:
+            return self._places.transparent(root)
+        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
+            self._faults.report(PROBE, error)
+            return False
+
+    def coroutine(self, root: Any) -> int:
+        """The record of the tasks with this root coroutine."""
+        if self._faults.tripped(PROBE):
+            return 0
+        try:
+            name = self._places.coroutine(root)
+        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
+            self._faults.report(PROBE, error)
+            return 0
+        number = self._coroutines.get(name)
+        if number is None:
+            number = self._page.add_coroutine(name)
+            self._remember(self._coroutines, name, number)
+        return number
+
+    def yield_point(self, coroutine: int, owner: Any, callee: Any, yielded: Any) -> int:
+        """The record of the place where ``owner`` awaits ``callee`` in tasks of that coroutine."""
+        if self._faults.tripped(PROBE):
+            return 0
+        try:
+            names = self._places.yield_point(owner), self._places.awaits(callee, yielded)
+        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
+            self._faults.report(PROBE, error)
+            return 0
+        return self._point(coroutine, *names)
+
+    def pseudo_point(self, coroutine: int, name: str) -> int:
+        """The record of ``(return)``, ``(raise)`` or ``(eager child)`` of that coroutine."""
+        return self._point(coroutine, name, name)
+
+    def _point(self, coroutine: int, yield_point: str, awaits: str) -> int:
+        if not coroutine:
+            return 0
+        key = (coroutine, yield_point, awaits)
+        number = self._points.get(key)
+        if number is None:
+            number = self._page.add_yield_point(*key)
+            self._remember(self._points, key, number)
+        return number
+
+    @staticmethod
+    def _remember(table: dict[Any, int], key: Any, number: int) -> None:
+        """What went to (other) is not kept, so that the tables are as bounded as the page."""
+        if number:
+            table[key] = number

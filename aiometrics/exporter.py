@@ -1,0 +1,266 @@
+"""The composition root: what ``start_exporter`` puts together, keeps, and takes apart again."""
+
+from __future__ import annotations
+
+import html
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from aiometrics import collector, negotiation, text
+from aiometrics.families import Facts
+from aiometrics.hotspots import Hotspots
+from aiometrics.hotspots import hotspots as worst
+from aiometrics.http_messages import Request, Response
+from aiometrics.instrumentation import Instrumentation
+from aiometrics.options import Options, resolve
+from aiometrics.places import main_package
+from aiometrics.recorder import IMPLEMENTATION
+from aiometrics.server import MetricsServer
+from aiometrics.snapshot import Snapshot
+from aiometrics.text import Renderer
+from aiometrics.version import __version__
+
+_FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
+
+
+class Exporter:
+    """A running exporter: tracing, and the server that answers scrapes. Made by :func:`start_exporter`; a context manager that stops it."""
+
+    def __init__(self, options: Options, instrumentation: Instrumentation, registry: CollectorRegistry | None) -> None:
+        self.options = options
+        self._instrumentation = instrumentation
+        self._renderer = Renderer(registry, on_error=lambda error: instrumentation.faults.report("registry", error))
+        self._scrape_ns = 0
+        self._stopped = False
+        self._server = MetricsServer(
+            options.addr,
+            options.port,
+            {"/": self._index, "/metrics": self._metrics, "/-/healthy": self._healthy},
+            on_error=instrumentation.faults.report,
+            request_timeout=options.request_timeout,
+            max_connections=options.max_connections,
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that is served, also if 0 was asked for."""
+        return self._server.port
+
+    @property
+    def url(self) -> str:
+        """The address of the metrics as this machine reaches it."""
+        return f"{self._server.url}/metrics"
+
+    def snapshot(self) -> Snapshot:
+        """All numbers now; after :meth:`stop`, as they were left."""
+        return self._instrumentation.snapshot()
+
+    def stop(self) -> None:
+        """Close the port and put everything back as it was; tasks that are traced run on untimed. Idempotent."""
+        with _lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            _active.release(self)
+        self._server.close()
+        self._instrumentation.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        self._server.start()
+        self._instrumentation.instrument_every_loop()
+
+    def _facts(self) -> Facts:
+        return Facts(__version__, IMPLEMENTATION, self._scrape_ns)
+
+    def _metrics(self, request: Request) -> Response:
+        start_ns = time.perf_counter_ns()
+        chosen = negotiation.choose_format(request.headers.get("accept"))
+        body = b"".join(self._renderer.slices(self.snapshot(), self._facts(), _FORMATS[chosen]))
+        self._scrape_ns = time.perf_counter_ns() - start_ns
+        return Response(200, body, chosen.content_type)
+
+    def _index(self, _: Request) -> Response:
+        title = html.escape(f"aiometrics {__version__} ({IMPLEMENTATION})")
+        page = f'<!DOCTYPE html><html lang="en"><title>{title}</title><h1>{title}</h1><p><a href="/metrics">Metrics</a></p></html>\n'
+        return Response(200, page.encode(), "text/html; charset=utf-8")
+
+    def _healthy(self, _: Request) -> Response:
+        return Response(200, b"OK\n")
+
+
+class _Active:
+    """What this process runs: at most one instrumentation, and at most one exporter that serves it."""
+
+    def __init__(self) -> None:
+        self.instrumentation: Instrumentation | None = None
+        self.exporter: Exporter | None = None
+
+    def release(self, exporter: Exporter) -> None:
+        if self.exporter is exporter:
+            self.instrumentation = self.exporter = None
+
+
+_active = _Active()
+_lock = threading.RLock()
+
+
+def start_exporter(
+    port: int | None = None,
+    addr: str | None = None,
+    *,
+    registry: CollectorRegistry | None = REGISTRY,
+    segment_buckets: Iterable[float] | None = None,
+    wait_buckets: Iterable[float] | None = None,
+    blocking_threshold: float | None = None,
+    sample: float | None = None,
+    max_yield_points: int | None = None,
+    max_coroutines: int | None = None,
+    max_loops: int | None = None,
+    application: Sequence[str] | None = None,
+    library: Sequence[str] | None = None,
+    request_timeout: float | None = None,
+    max_connections: int | None = None,
+) -> Exporter:
+    """Trace every task that any event loop of this process creates from now on, and serve the numbers on ``/metrics``.
+
+    Call it before the loop exists or inside it. An option that is not given is taken from the environment (``AIOMETRICS_PORT`` and so
+    on), then from its default:
+
+    ``port``, ``addr``
+        Where to serve: 9400 on ``"0.0.0.0"``. Port 0 takes any free one.
+    ``registry``
+        The application's ``prometheus_client`` registry, whose metrics follow ours on the page; ``None`` for ours alone.
+    ``segment_buckets``, ``wait_buckets``
+        Bucket bounds in seconds: of segments and delays, and of waits and tasks.
+    ``blocking_threshold``
+        Seconds from which on a segment counts as blocking: 0.1, as asyncio's ``slow_callback_duration``.
+    ``sample``
+        1 traces every task, 1/N one task in N, each of which then counts N times.
+    ``max_yield_points``, ``max_coroutines``
+        Room for names, 1000 and 256 per loop; what does not fit is counted as ``(other)``.
+    ``max_loops``
+        Loops that are traced at a time: 16.
+    ``application``, ``library``
+        Module prefixes that count as the application, or as a library, whatever their files' places say.
+    ``request_timeout``, ``max_connections``
+        Seconds for one request and its answer (10), and how many connections are served at a time (16).
+
+    Raises ``TypeError`` or ``ValueError`` if an option is wrong, ``OSError`` if the port cannot be bound, and ``RuntimeError`` if an
+    exporter runs already; in each case nothing was changed.
+    """
+    given = {name: value for name, value in locals().items() if name != "registry"}
+    with _lock:
+        if _active.exporter is not None:
+            raise RuntimeError(f"an exporter already runs at {_active.exporter.url}: use that one, or call its stop() before starting another")
+        options = _with_callers(resolve(given))
+        instrumentation = _adopted(options)
+        exporter = Exporter(options, instrumentation, registry)
+        exporter._start()
+        _active.instrumentation, _active.exporter = instrumentation, exporter
+        return exporter
+
+
+def instrument(loop: Any) -> None:
+    """Trace the tasks that ``loop`` creates from now on, without serving anything: for :class:`Collector` or :func:`snapshot`.
+
+    Options come from the environment, unless an exporter runs, which traces every loop anyway.
+    """
+    with _lock:
+        if _active.instrumentation is None:
+            _active.instrumentation = Instrumentation(_with_callers(resolve({})))
+        _active.instrumentation.instrument(loop)
+
+
+def uninstrument(loop: Any) -> None:
+    """Stop tracing ``loop``; its tasks run on untimed. Without effect on a loop that is not traced."""
+    with _lock:
+        instrumentation = _active.instrumentation
+        if instrumentation is None:
+            return
+        instrumentation.uninstrument(loop)
+        if instrumentation.idle:
+            instrumentation.remove()
+
+
+def snapshot() -> Snapshot:
+    """All numbers of this process now. Raises ``RuntimeError`` if nothing was instrumented."""
+    if _active.instrumentation is None:
+        raise RuntimeError("nothing is instrumented: call aiometrics.start_exporter() or aiometrics.instrument(loop) first")
+    return _active.instrumentation.snapshot()
+
+
+def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
+    """The ``top`` worst places now: who burns the loop, who waits longest, who is stuck, who fails; ``str()`` is a table.
+
+    With ``since``, an earlier :func:`snapshot`, the numbers are those of the interval. Raises ``RuntimeError`` if nothing was instrumented.
+    """
+    now = snapshot()
+    assert _active.instrumentation is not None
+    return worst(now, top, since, blocking_threshold_ns=_active.instrumentation.options.blocking_threshold_ns)
+
+
+class Collector(collector.Collector):
+    """The metrics as a ``prometheus_client`` collector, for who serves a registry: ``registry.register(aiometrics.Collector())``.
+
+    It shows what :func:`start_exporter` or :func:`instrument` trace at the time of each scrape; before, it shows nothing traced.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_collected)
+
+
+def _collected() -> tuple[Snapshot, Facts]:
+    instrumentation = _active.instrumentation
+    current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
+    return current, Facts(__version__, IMPLEMENTATION)
+
+
+def _adopted(options: Options) -> Instrumentation:
+    """The instrumentation that ``instrument(loop)`` already made, whose numbers go on, or a new one."""
+    running = _active.instrumentation
+    if running is None:
+        return Instrumentation(options)
+    if not running.options.measures_as(options):
+        raise RuntimeError(f"instrument(loop) already traces with {running.options}: uninstrument first, or give the same options, not {options}")
+    return running
+
+
+def _with_callers(options: Options) -> Options:
+    """The packages of who called us and of the program itself count as application wherever they are installed."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _top_package(frame.f_globals) == "aiometrics":
+        frame = frame.f_back
+    tops = {_top_package(frame.f_globals), main_package()} - {None, "__main__", "aiometrics"}
+    return replace(options, application=(*options.application, *sorted(top for top in tops if top is not None)))
+
+
+def _top_package(module_globals: dict[str, Any]) -> str:
+    return str(module_globals.get("__name__", "")).partition(".")[0]
+
+
+def _after_fork() -> None:
+    """A forked child has none of the threads; it starts without an exporter, and may start its own."""
+    global _active, _lock  # noqa: PLW0603 - the locks and state of the parent's threads are worth nothing here
+    inherited, _active, _lock = _active, _Active(), threading.RLock()
+    if inherited.exporter is not None:
+        inherited.exporter._stopped = True
+        inherited.exporter._server.close()
+    if inherited.instrumentation is not None:
+        inherited.instrumentation.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,39 @@
+"""What happens to an error of our own: logged once, counted, and never seen by the application."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+
+logger = logging.getLogger("aiometrics")
+
+
+class Faults:
+    """Counts internal errors by probe.
+
+    The first error of a probe is logged with its traceback to the logger ``aiometrics``; whoever reports it then switches the probe
+    off, which :meth:`tripped` tells.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        # Reentrant, because garbage collection may run a finalizer of ours in the middle.
+        self._lock = threading.RLock()
+
+    def report(self, probe: str, error: BaseException) -> None:
+        """Count one error of ``probe`` and log it if it is the probe's first. Never raises."""
+        with self._lock:
+            self._counts[probe] += 1
+            first = self._counts[probe] == 1
+        if first:
+            logger.error("internal error in probe %r, which is now off; the application is not affected", probe, exc_info=error)
+
+    def tripped(self, probe: str) -> bool:
+        """Whether ``probe`` has ever failed."""
+        return probe in self._counts
+
+    def counts(self) -> dict[str, int]:
+        """Errors by probe."""
+        with self._lock:
+            return dict(self._counts)

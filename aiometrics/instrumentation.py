@@ -1,0 +1,224 @@
+"""Puts a recorder into every loop, and answers what their pages say."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiometrics import reader
+from aiometrics.census import untraced_tasks
+from aiometrics.clock import Clock, monotonic
+from aiometrics.faults import Faults
+from aiometrics.layout import YIELD_POINT, of_seconds
+from aiometrics.options import Options
+from aiometrics.page import Page
+from aiometrics.pages import Pages, Slot
+from aiometrics.places import Places
+from aiometrics.recorder import Recorder, TracedCoroutine
+from aiometrics.seams import CreateTaskSeam, Seam, python_seams
+from aiometrics.snapshot import Snapshot
+
+PROBE = "instrumentation"
+
+
+@dataclass(slots=True, eq=False)
+class _Tenant:
+    """A loop that was seen: its recorder and page, or neither if it is not to be, or cannot be, instrumented."""
+
+    loop: Callable[[], Any]
+    recorder: Recorder | None
+    slot: Slot | None
+
+
+class Instrumentation:
+    """Traces the tasks of chosen loops, or of every loop of the process, while it is installed.
+
+    ``clock`` times everything and ``unix_clock`` turns its readings into times of day; both are ns.
+    """
+
+    def __init__(self, options: Options, *, clock: Clock = monotonic, unix_clock: Clock = time.time_ns, faults: Faults | None = None) -> None:
+        self.options = options
+        self.faults = Faults() if faults is None else faults
+        self._clock = clock
+        self._unix_clock = unix_clock
+        self._pages = Pages(
+            of_seconds(options.segment_buckets, options.wait_buckets, options.max_coroutines, options.max_yield_points),
+            options.max_loops,
+            blocking_threshold_ns=options.blocking_threshold_ns,
+            weight=options.weight,
+            places=Places(options.application, options.library),
+            faults=self.faults,
+        )
+        self._tenants: dict[int, _Tenant] = {}
+        self._departed: deque[_Tenant] = deque()
+        self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._every_loop = False
+        self._seams: list[Seam] = []
+        self._lock = threading.RLock()
+
+    def instrument_every_loop(self) -> None:
+        """Trace the tasks that any loop creates from now on."""
+        with self._lock:
+            self._every_loop = True
+            self._forget_refusals()
+            self._install()
+
+    def instrument(self, loop: Any) -> None:
+        """Trace the tasks that ``loop`` creates from now on."""
+        with self._lock:
+            self._chosen.add(loop)
+            self._forget_refusals()
+            self._install()
+            self._cover(type(loop))
+
+    def uninstrument(self, loop: Any) -> None:
+        """Stop tracing ``loop``; its tasks run on untimed. Without effect on a loop that is not traced."""
+        with self._lock:
+            self._chosen.discard(loop)
+            tenant = self._tenants.get(id(loop))
+            if tenant is not None:
+                self._evict(tenant)
+                self._tenants[id(loop)] = _Tenant(tenant.loop, None, None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no loop is chosen."""
+        return not self._every_loop and not len(self._chosen)
+
+    def remove(self) -> None:
+        """Put everything back as it was; tasks that are traced run on untimed."""
+        with self._lock:
+            self._every_loop = False
+            self._chosen.clear()
+            while self._seams:
+                self._seams.pop().remove()
+            for tenant in self._tenants.values():
+                self._evict(tenant)
+            self._tenants.clear()
+
+    def forget(self) -> None:
+        """As :meth:`remove`, in a forked child: without the locks, which other threads may have held."""
+        for seam in self._seams:
+            seam.remove()
+        for tenant in self._tenants.values():
+            if tenant.recorder is not None:
+                tenant.recorder.retire()
+
+    def trace(self, loop: Any, coro: Any) -> Any:
+        """What a new task of ``loop`` shall run instead of ``coro``: itself, if it is not to be traced."""
+        try:
+            tenant = self._tenants.get(id(loop)) or self._adopt(loop)
+        except Exception as error:  # noqa: BLE001 - the task must be created whatever happens here
+            self.faults.report(PROBE, error)
+            return coro
+        if tenant.recorder is None or type(coro) is TracedCoroutine:
+            return coro
+        return tenant.recorder.trace(coro)
+
+    @staticmethod
+    def abandon(traced: Any) -> None:
+        """The task for ``traced`` could not be created."""
+        traced.abandon()
+
+    def snapshot(self) -> Snapshot:
+        """What all pages say now."""
+        self._sweep()
+        now_ns, unix_ns = self._clock(), self._unix_clock()
+        views = [reader.read(_copy(page, now_ns), now_ns, unix_ns) for page in self._pages.all()]
+        return Snapshot(
+            taken_ns=unix_ns,
+            loops=tuple(view.loop for view in views),
+            coroutines=reader.merged_coroutines(views),
+            yield_points=reader.merged_yield_points(views),
+            overflow={**reader.merged_overflow(views), "loop": self._pages.overflow},
+            errors=self.faults.counts(),
+            untraced_tasks=untraced_tasks(TracedCoroutine),
+            sample_ratio=1 / self.options.weight,
+        )
+
+    def _install(self) -> None:
+        if self._seams:
+            return
+        for seam in python_seams(self.trace, self.abandon):
+            seam.install()
+            self._seams.append(seam)
+
+    def _cover(self, loop_class: type) -> None:
+        """Reach a loop of a class that inherits ``create_task`` from nothing known."""
+        covered = tuple(seam.loop_class for seam in self._seams if isinstance(seam, CreateTaskSeam))
+        if issubclass(loop_class, covered):
+            return
+        seam = CreateTaskSeam(loop_class, self.trace, self.abandon)
+        seam.install()
+        self._seams.append(seam)
+
+    def _adopt(self, loop: Any) -> _Tenant:
+        with self._lock:
+            self._sweep()
+            slot = self._pages.claim(threading.current_thread().name) if self._wanted(loop) else None
+            recorder = None if slot is None else self._recorder(loop, slot)
+            number = id(loop)
+            tenant = _Tenant(_reference(loop, lambda _: self._gone(number)), recorder, slot)
+            self._tenants[number] = tenant
+            return tenant
+
+    def _wanted(self, loop: Any) -> bool:
+        return (self._every_loop or loop in self._chosen) and not loop.is_closed()
+
+    def _recorder(self, loop: Any, slot: Slot) -> Recorder:
+        blocked = _harm(weakref.ref(loop), slot.page)
+        return Recorder(slot.page, slot.directory, self.faults, clock=self._clock, blocked=blocked)
+
+    def _gone(self, number: int) -> None:
+        """The loop was collected. Garbage collection may run anywhere, so this takes no lock; the next sweep does the rest."""
+        tenant = self._tenants.pop(number, None)
+        if tenant is not None and tenant.recorder is not None:
+            tenant.recorder.retire()
+            self._departed.append(tenant)
+
+    def _sweep(self) -> None:
+        """Free the pages of loops that were collected or closed."""
+        with self._lock:
+            for number, tenant in list(self._tenants.items()):
+                loop = tenant.loop()
+                if loop is not None and loop.is_closed():
+                    self._gone(number)
+            while self._departed:
+                self._evict(self._departed.pop())
+
+    def _evict(self, tenant: _Tenant) -> None:
+        if tenant.recorder is not None:
+            tenant.recorder.retire()
+        if tenant.slot is not None:
+            self._pages.release(tenant.slot)
+
+    def _forget_refusals(self) -> None:
+        for number in [number for number, tenant in self._tenants.items() if tenant.recorder is None]:
+            del self._tenants[number]
+
+
+def _copy(page: Page, now_ns: int) -> bytes:
+    page.look(now_ns)
+    return bytes(page.memory)
+
+
+def _reference(loop: Any, gone: Callable[[Any], None]) -> Callable[[], Any]:
+    try:
+        return weakref.ref(loop, gone)
+    except TypeError:
+        return lambda: loop
+
+
+def _harm(loop: Callable[[], Any], page: Page) -> Callable[[int, int], None]:
+    """Charges a blocking segment with the time that it cost the handles that were ready behind it, where the loop shows them."""
+
+    def blocked(record: int, segment_ns: int) -> None:
+        ready = len(getattr(loop(), "_ready", ()))
+        page.words[page.layout.yield_point(record) + YIELD_POINT["inflicted_wait_ns"]] += segment_ns * ready
+
+    return blocked

@@ -1,0 +1,162 @@
+"""Where each number stands in a stats page: the one declaration that both recorders and the reader share.
+
+A page is an array of 8-byte signed words in native byte order, followed by the bytes of its strings::
+
+    header | segment bounds | wait bounds | loop record | coroutine records | yield point records | strings
+
+Record 0 of each kind is ``(other)``. A histogram is its sum in ns, then one count per bucket, the last one unbounded. A string
+is one word: its offset in the string area, shifted left by 32, plus its length in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from aiometrics.catalogue import STATUSES
+
+MAGIC = int.from_bytes(b"aiometr\0", "little")
+VERSION = 1
+WORD = 8
+STRING_BYTES_PER_NAME = 128
+
+
+def _numbered(*names: str) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
+
+
+HEADER = _numbered(
+    "magic",
+    "version",
+    "size",
+    "pid",
+    "live",
+    "segment_bounds",
+    "wait_bounds",
+    "max_coroutines",
+    "max_yield_points",
+    "string_bytes",
+    "coroutines",
+    "yield_points",
+    "strings_used",
+    "weight",
+    "blocking_threshold_ns",
+    "loop_name",
+    "overflow_coroutine",
+    "overflow_yield_point",
+    "overflow_string",
+)
+LOOP = _numbered(
+    "segment_since_ns",  # when the segment in progress began, moved up by the time of its eager children; 0 if none
+    "segment_coroutine",
+    "segment_counted_ns",  # what of it was counted under (running) before an eager child interrupted it
+    "looked_ns",  # when a reader last counted the segment in progress as blocking: the only word readers write
+    "blocking_ns",
+)
+COROUTINE = _numbered("name", "created", "live", "destroyed_pending", "running_ns")
+YIELD_POINT = _numbered("coroutine", "yield_point", "awaits", "blocking_ns", "inflicted_wait_ns", "suspended", "oldest_ns")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Offsets, in words, for given bucket bounds and capacities."""
+
+    segment_bounds_ns: tuple[int, ...]
+    wait_bounds_ns: tuple[int, ...]
+    max_coroutines: int
+    max_yield_points: int
+
+    @cached_property
+    def segment_words(self) -> int:
+        """Size of a histogram of segments."""
+        return len(self.segment_bounds_ns) + 2
+
+    @cached_property
+    def wait_words(self) -> int:
+        """Size of a histogram of waits or of tasks."""
+        return len(self.wait_bounds_ns) + 2
+
+    @cached_property
+    def bounds(self) -> int:
+        """Where the bucket bounds start."""
+        return len(HEADER)
+
+    @cached_property
+    def loop(self) -> int:
+        """Where the loop record starts."""
+        return self.bounds + len(self.segment_bounds_ns) + len(self.wait_bounds_ns)
+
+    @cached_property
+    def start_delay(self) -> int:
+        """The loop's histogram of start delays, in segment buckets."""
+        return self.loop + len(LOOP)
+
+    @cached_property
+    def coroutines(self) -> int:
+        """Where the coroutine records start."""
+        return self.start_delay + self.segment_words
+
+    @cached_property
+    def coroutine_words(self) -> int:
+        """Size of a coroutine record: its scalars, then wall and then active histograms by status."""
+        return len(COROUTINE) + 2 * len(STATUSES) * self.wait_words
+
+    @cached_property
+    def yield_points(self) -> int:
+        """Where the yield point records start."""
+        return self.coroutines + (self.max_coroutines + 1) * self.coroutine_words
+
+    @cached_property
+    def yield_point_words(self) -> int:
+        """Size of a yield point record: its scalars, then the histogram of segments, then that of waits."""
+        return len(YIELD_POINT) + self.segment_words + self.wait_words
+
+    @cached_property
+    def strings(self) -> int:
+        """Where the string area starts."""
+        return self.yield_points + (self.max_yield_points + 1) * self.yield_point_words
+
+    @cached_property
+    def string_bytes(self) -> int:
+        """Size of the string area in bytes, a whole number of words."""
+        return STRING_BYTES_PER_NAME * (self.max_coroutines + 2 * self.max_yield_points + 4)
+
+    @cached_property
+    def size(self) -> int:
+        """Size of the page in bytes."""
+        return self.strings * WORD + self.string_bytes
+
+    def coroutine(self, number: int) -> int:
+        """Where coroutine record ``number`` starts."""
+        return self.coroutines + number * self.coroutine_words
+
+    def wall(self, number: int, status: int) -> int:
+        """The histogram of wall times of a coroutine's tasks with that status."""
+        return self.coroutine(number) + len(COROUTINE) + status * self.wait_words
+
+    def active(self, number: int, status: int) -> int:
+        """The histogram of active times of a coroutine's tasks with that status."""
+        return self.wall(number, len(STATUSES) + status)
+
+    def yield_point(self, number: int) -> int:
+        """Where yield point record ``number`` starts."""
+        return self.yield_points + number * self.yield_point_words
+
+    def segments(self, number: int) -> int:
+        """The histogram of segments of a yield point."""
+        return self.yield_point(number) + len(YIELD_POINT)
+
+    def waits(self, number: int) -> int:
+        """The histogram of waits of a yield point."""
+        return self.segments(number) + self.segment_words
+
+
+def of_seconds(segment: Sequence[float], wait: Sequence[float], max_coroutines: int, max_yield_points: int) -> Layout:
+    """A layout with bucket bounds given in seconds."""
+    return Layout(
+        tuple(round(bound * 1_000_000_000) for bound in segment),
+        tuple(round(bound * 1_000_000_000) for bound in wait),
+        max_coroutines,
+        max_yield_points,
+    )

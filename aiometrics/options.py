@@ -1,0 +1,167 @@
+"""The options of an exporter: checked once, before anything is installed, and frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from aiometrics.clock import SECOND_NS
+
+DEFAULT_PORT = 9400
+SEGMENT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Each option of ``start_exporter``, with the meaning it has there. Durations are in seconds."""
+
+    port: int = DEFAULT_PORT
+    addr: str = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from another host
+    segment_buckets: tuple[float, ...] = SEGMENT_BUCKETS
+    wait_buckets: tuple[float, ...] = WAIT_BUCKETS
+    blocking_threshold: float = 0.1
+    sample: float = 1.0
+    max_yield_points: int = 1000
+    max_coroutines: int = 256
+    max_loops: int = 16
+    application: tuple[str, ...] = ()
+    library: tuple[str, ...] = ()
+    request_timeout: float = 10.0
+    max_connections: int = 16
+
+    def __post_init__(self) -> None:
+        _check_port(self.port)
+        _check_text("addr", self.addr)
+        _check_buckets("segment_buckets", self.segment_buckets)
+        _check_buckets("wait_buckets", self.wait_buckets)
+        _check_positive("blocking_threshold", self.blocking_threshold)
+        _check_sample(self.sample)
+        _check_count("max_yield_points", self.max_yield_points, 1, 100_000)
+        _check_count("max_coroutines", self.max_coroutines, 1, 100_000)
+        _check_count("max_loops", self.max_loops, 1, 1000)
+        _check_prefixes("application", self.application)
+        _check_prefixes("library", self.library)
+        _check_positive("request_timeout", self.request_timeout)
+        _check_count("max_connections", self.max_connections, 1, 10_000)
+
+    def measures_as(self, other: Options) -> bool:
+        """Whether ``other`` measures and names the same way, wherever it serves the numbers."""
+        serving = {"port": 0, "addr": "0.0.0.0", "request_timeout": 1.0, "max_connections": 1}  # noqa: S104 - as above
+        return replace(self, **serving) == replace(other, **serving)
+
+    @property
+    def weight(self) -> int:
+        """How many tasks one traced task stands for."""
+        return round(1 / self.sample)
+
+    @property
+    def blocking_threshold_ns(self) -> int:
+        """The blocking threshold in ns."""
+        return round(self.blocking_threshold * SECOND_NS)
+
+
+def _check_port(port: object) -> None:
+    _check_count("port", port, 0, 65535)
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+    if not value:
+        raise ValueError(f"{name} must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only")
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    _check_number(name, value)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
+
+
+def _check_count(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer from {low} to {high}, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, not {value!r}")
+
+
+def _check_buckets(name: str, bounds: tuple[float, ...]) -> None:
+    for bound in bounds:
+        _check_positive(f"each bound of {name}", bound)
+    rounded = [round(bound * SECOND_NS) for bound in bounds]
+    if not 1 <= len(bounds) <= 64 or rounded != sorted(set(rounded)) or rounded[0] < 1:
+        raise ValueError(f"{name} must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, without infinity, not {bounds!r}")
+
+
+def _check_sample(sample: float) -> None:
+    _check_number("sample", sample)
+    if not 0 < sample <= 1 or abs(1 / sample - round(1 / sample)) > 1e-6:
+        raise ValueError(f"sample must be 1 for every task, or 1/N to trace one task in N (1/10, 0.01), not {sample!r}")
+
+
+def _check_prefixes(name: str, prefixes: tuple[str, ...]) -> None:
+    for prefix in prefixes:
+        if not isinstance(prefix, str) or not prefix:
+            raise TypeError(f"{name} must be module prefixes such as ('shop', 'acme.billing'), not {prefixes!r}")
+
+
+def _number(text: str) -> float:
+    """A number, or a fraction such as 1/10."""
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if slash else float(text)
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(",") if part.strip())
+
+
+def _strings(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": _number,
+    "str": str,
+    "tuple[float, ...]": _floats,
+    "tuple[str, ...]": _strings,
+}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in fields(Options):
+        variable = f"AIOMETRICS_{field.name.upper()}"
+        text = environ.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            values[field.name] = _PARSERS[str(field.type)](text)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"environment variable {variable}={text!r} is not a valid {field.type}") from None
+    return values
+
+
+def _tuple(name: str, value: object) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a sequence, not {value!r}")
+    return tuple(value)
+
+
+def resolve(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Options:
+    """Options from explicit arguments (``None`` means not given), then ``AIOMETRICS_*`` variables, then the defaults.
+
+    Raises ``TypeError`` or ``ValueError`` naming the option, its value and what is allowed.
+    """
+    explicit = {name: value for name, value in given.items() if value is not None}
+    for name in ("segment_buckets", "wait_buckets", "application", "library"):
+        if name in explicit:
+            explicit[name] = _tuple(name, explicit[name])
+    return Options(**{**_from_environment(environ), **explicit})

@@ -1,0 +1,113 @@
+"""A stats page: the fixed block of memory into which one loop's recorder writes and from which any number of readers copy."""
+
+from __future__ import annotations
+
+import os
+
+from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, VERSION, YIELD_POINT, Layout
+from aiometrics.snapshot import OTHER
+
+_STRING_SHIFT = 32
+
+
+class Page:
+    """Private memory of ``layout.size`` bytes, zeroed; the system provides each part of it when it is first written.
+
+    ``words`` is the view that recorders write through. Records are only ever added: :meth:`add_coroutine` and
+    :meth:`add_yield_point` return a record's number, or 0, which is ``(other)``, when the page is full.
+    """
+
+    def __init__(self, layout: Layout, *, blocking_threshold_ns: int, weight: int = 1) -> None:
+        self.layout = layout
+        self.memory = bytearray(layout.size)
+        self.words = memoryview(self.memory)[: layout.strings * 8].cast("q")
+        self._refs: dict[str, int] = {}
+        header = {
+            "version": VERSION,
+            "size": layout.size,
+            "pid": os.getpid(),
+            "segment_bounds": len(layout.segment_bounds_ns),
+            "wait_bounds": len(layout.wait_bounds_ns),
+            "max_coroutines": layout.max_coroutines,
+            "max_yield_points": layout.max_yield_points,
+            "string_bytes": layout.string_bytes,
+            "weight": weight,
+            "blocking_threshold_ns": blocking_threshold_ns,
+        }
+        for name, value in header.items():
+            self.words[HEADER[name]] = value
+        for number, bound in enumerate((*layout.segment_bounds_ns, *layout.wait_bounds_ns)):
+            self.words[layout.bounds + number] = bound
+        self._store_other()
+        self.words[HEADER["magic"]] = MAGIC
+
+    def _store_other(self) -> None:
+        other = self._string(OTHER)
+        self.words[self.layout.coroutine(0) + COROUTINE["name"]] = other
+        for field in ("yield_point", "awaits"):
+            self.words[self.layout.yield_point(0) + YIELD_POINT[field]] = other
+        self.words[HEADER["coroutines"]] = self.words[HEADER["yield_points"]] = 1
+
+    def open(self, loop_name: str) -> None:
+        """Start to write for a loop; counters of an earlier loop on this page go on."""
+        self.words[HEADER["loop_name"]] = self._string(loop_name)
+        self.words[HEADER["live"]] = 1
+
+    def close(self) -> None:
+        """Stop: the loop is gone, and so is everything that was true of it only now. Counters stay."""
+        words, layout = self.words, self.layout
+        words[HEADER["live"]] = 0
+        for field in LOOP.keys() - {"blocking_ns"}:
+            words[layout.loop + LOOP[field]] = 0
+        for number in range(words[HEADER["coroutines"]]):
+            words[layout.coroutine(number) + COROUTINE["live"]] = 0
+        for number in range(words[HEADER["yield_points"]]):
+            words[layout.yield_point(number) + YIELD_POINT["suspended"]] = 0
+            words[layout.yield_point(number) + YIELD_POINT["oldest_ns"]] = 0
+
+    def add_coroutine(self, name: str) -> int:
+        """The number of a new coroutine record."""
+        number, ref = self.words[HEADER["coroutines"]], self._string(name)
+        if number > self.layout.max_coroutines or not ref:
+            self.words[HEADER["overflow_coroutine"]] += 1
+            return 0
+        self.words[self.layout.coroutine(number) + COROUTINE["name"]] = ref
+        self.words[HEADER["coroutines"]] = number + 1
+        return number
+
+    def add_yield_point(self, coroutine: int, yield_point: str, awaits: str) -> int:
+        """The number of a new yield point record."""
+        number = self.words[HEADER["yield_points"]]
+        if number > self.layout.max_yield_points:
+            self.words[HEADER["overflow_yield_point"]] += 1
+            return 0
+        refs = self._string(yield_point), self._string(awaits)
+        if not all(refs):
+            return 0
+        record = self.layout.yield_point(number)
+        self.words[record + YIELD_POINT["coroutine"]] = coroutine
+        self.words[record + YIELD_POINT["yield_point"]], self.words[record + YIELD_POINT["awaits"]] = refs
+        self.words[HEADER["yield_points"]] = number + 1
+        return number
+
+    def look(self, now_ns: int) -> None:
+        """Count what the segment in progress has taken by ``now_ns`` as blocking, if that is the threshold or more."""
+        since = self.words[self.layout.loop + LOOP["segment_since_ns"]]
+        if since and now_ns - since >= self.words[HEADER["blocking_threshold_ns"]]:
+            self.words[self.layout.loop + LOOP["looked_ns"]] = now_ns
+
+    def _string(self, text: str) -> int:
+        """The reference of ``text`` in the string area, 0 if it found no room."""
+        ref = self._refs.get(text)
+        if ref is not None:
+            return ref
+        data = text.encode("utf-8", "backslashreplace")
+        used = self.words[HEADER["strings_used"]]
+        if used + len(data) > self.layout.string_bytes:
+            self.words[HEADER["overflow_string"]] += 1
+            return 0
+        start = self.layout.strings * 8 + used
+        self.memory[start : start + len(data)] = data
+        self.words[HEADER["strings_used"]] = used + len(data)
+        self._refs[text] = ref = used << _STRING_SHIFT | len(data)
+        return ref

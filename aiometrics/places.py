@@ -1,0 +1,153 @@
+"""Names for places in code, and whose code it is. Called once per new place, never per step."""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable
+from types import CodeType
+from typing import Any
+
+from aiometrics.chain import code_of, frame_of, peek
+
+#: Coroutines of other tools that only wrap the application's own, which they hold in the variable named here.
+_WRAPPERS = {
+    ("opentelemetry.instrumentation.asyncio", "trace_coroutine"): "coro",
+    ("sentry_sdk.integrations.asyncio", "_task_with_sentry_span_creation"): "coro",
+    ("ddtrace.contrib.internal.asyncio.patch", "traced_coro"): "coro",
+    ("aiomonitor.monitor", "_coro_wrapper"): "coro",
+}
+#: Programs that run somebody else's application as ``python -m``: being ``__main__`` does not make them the application.
+_LAUNCHERS = frozenset(
+    {"aiohttp", "aiometrics", "celery", "coverage", "daphne", "fastapi", "granian", "gunicorn", "hypercorn", "opentelemetry", "pytest", "uvicorn"}
+)
+_STANDARD_LIBRARY = tuple(
+    {os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib")}
+    | {os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib")}
+)
+_SITE = ("site-packages", "dist-packages")
+
+
+class Kind(enum.IntEnum):
+    """Whose code it is; a yield point is the innermost frame of the highest kind in the await chain."""
+
+    STANDARD_LIBRARY = 0
+    LIBRARY = 1
+    APPLICATION = 2
+
+
+def main_package() -> str | None:
+    """The top-level package that was started with ``python -m``, unless it is known to launch other people's applications."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    top = spec.name.partition(".")[0] if spec is not None else None
+    return None if top in _LAUNCHERS else top
+
+
+def _within(module: str, prefixes: Iterable[str]) -> bool:
+    return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _module_of(obj: Any) -> str:
+    frame = frame_of(obj)
+    name = frame.f_globals.get("__name__") if frame is not None else None
+    if isinstance(name, str):
+        return name
+    code = code_of(obj)
+    return os.path.basename(code.co_filename).partition(".")[0] if code is not None else type(obj).__module__
+
+
+def _qualname_of(obj: Any) -> str:
+    code = code_of(obj)
+    return code.co_qualname if code is not None else _type_name(type(obj))
+
+
+def _type_name(kind: type) -> str:
+    if kind.__module__ in ("_asyncio", "builtins"):
+        return kind.__qualname__
+    return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
+
+
+def _relative_path(code: CodeType, module: str) -> str:
+    """The file as seen from the import root: as many components as the module has, and ``__init__.py`` one more."""
+    parts = code.co_filename.replace(os.sep, "/").split("/")
+    depth = 1 if module == "__main__" else module.count(".") + 1
+    if parts[-1] == "__init__.py":
+        depth += 1
+    return "/".join(parts[-depth:])
+
+
+class Places:
+    """Tells application code from libraries and names what it is shown; see "yield point" in docs/metrics.md.
+
+    ``application`` and ``library`` are module prefixes that override what the file's location says; ``library`` wins.
+    """
+
+    def __init__(self, application: Iterable[str] = (), library: Iterable[str] = ()) -> None:
+        self._application = tuple(application)
+        self._library = tuple(library)
+
+    def kind(self, obj: Any) -> Kind:
+        """Whose code the coroutine, generator or asynchronous generator ``obj`` runs."""
+        module, code = _module_of(obj), code_of(obj)
+        if _within(module, self._library):
+            return Kind.LIBRARY
+        if _within(module, self._application):
+            return Kind.APPLICATION
+        if _within(module, ("aiometrics",)) or code is None:
+            return Kind.LIBRARY
+        path = code.co_filename
+        if any(part in _SITE for part in path.replace(os.sep, "/").split("/")):
+            return Kind.LIBRARY
+        if path.startswith(_STANDARD_LIBRARY) or path.startswith("<frozen"):
+            return Kind.STANDARD_LIBRARY
+        return Kind.APPLICATION
+
+    def transparent(self, root: Any) -> bool:
+        """Whether ``root`` is another tool's wrapper, so that its code says nothing about the task."""
+        return self._wrapped_variable(root) is not None
+
+    def coroutine(self, root: Any) -> str:
+        """``module.qualname`` of a root coroutine, other tools' wrappers looked through."""
+        subject = self._unwrap(root)
+        return f"{_module_of(subject)}.{_qualname_of(subject)}" if code_of(subject) is not None else self._foreign(subject)
+
+    def yield_point(self, owner: Any) -> str:
+        """``path:line qualname`` of the await that ``owner`` is suspended at."""
+        frame, code = frame_of(owner), code_of(owner)
+        if frame is None or code is None:
+            return self._foreign(owner)
+        return f"{_relative_path(code, _module_of(owner))}:{frame.f_lineno} {code.co_qualname}"
+
+    def awaits(self, callee: Any, yielded: Any) -> str:
+        """What a yield point waits for: the top-level package and qualified name of ``callee``, the awaitable below the frame.
+
+        A future's iterator says nothing, so the future itself, which is what the task ``yielded``, names it.
+        """
+        if callee is None:
+            return "(yield)"
+        if code_of(callee) is not None:
+            return f"{_module_of(callee).partition('.')[0]}.{_qualname_of(callee)}"
+        if type(callee).__name__ == "FutureIter":
+            return _type_name(type(yielded))
+        return self._foreign(callee)
+
+    def _wrapped_variable(self, root: Any) -> str | None:
+        code = code_of(root)
+        return _WRAPPERS.get((_module_of(root), code.co_name)) if code is not None else None
+
+    def _unwrap(self, root: Any) -> Any:
+        for _ in range(len(_WRAPPERS)):
+            variable, frame = self._wrapped_variable(root), frame_of(root)
+            inner = frame.f_locals.get(variable) if variable is not None and frame is not None else None
+            if inner is None:
+                return root
+            root = inner
+        return root
+
+    @staticmethod
+    def _foreign(obj: Any) -> str:
+        """A name for an awaitable without Python code: its own qualified name if its type (Cython's) stores one, else its type's."""
+        name = peek(obj, "__qualname__")
+        return f"{type(obj).__module__.partition('.')[0]}.{name}" if isinstance(name, str) else _type_name(type(obj))

@@ -1,0 +1,233 @@
+"""Reads copies of stats pages. Trusts nothing: a page may have been written by anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import accumulate
+
+from aiometrics.catalogue import STATUSES
+from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, VERSION, WORD, YIELD_POINT, Layout
+from aiometrics.snapshot import RUNNING, Coroutine, Histogram, Loop, Running, YieldPoint
+
+_MAX_BOUNDS = 64
+_MAX_RECORDS = 1_000_000
+_OVERFLOWS = ("coroutine", "yield_point", "string")
+
+
+class PageError(ValueError):
+    """The bytes are not a page that this version can read; the message says what is wrong with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageView:
+    """What one page says."""
+
+    loop: Loop
+    coroutines: tuple[Coroutine, ...]
+    yield_points: tuple[YieldPoint, ...]
+    overflow: Mapping[str, int]
+
+
+def read(data: bytes, now_ns: int, unix_ns: int) -> PageView:
+    """Decode a copy of a page, taken when the clock showed ``now_ns`` and the time of day was ``unix_ns``.
+
+    Raises :class:`PageError` if it is not a page, or one whose offsets point outside of it.
+    """
+    return _Decoder(data, unix_ns - now_ns, now_ns).view()
+
+
+class _Decoder:
+    def __init__(self, data: bytes, unix_offset_ns: int, now_ns: int) -> None:
+        self._data = data
+        self._unix_offset_ns = unix_offset_ns
+        self._now_ns = now_ns
+        self._layout = _layout_of(data)
+        self._words = memoryview(data)[: self._layout.strings * WORD].cast("q")
+        self._used = {name: self._count(name) for name in ("coroutines", "yield_points")}
+        self._strings_used = self._header("strings_used")
+        self._weight = self._header("weight")
+        if not 0 <= self._strings_used <= self._layout.string_bytes:
+            raise PageError(f"the string area of {self._layout.string_bytes} bytes cannot have {self._strings_used} in use")
+
+    def view(self) -> PageView:
+        names = tuple(self._text(self._coroutine(number, "name")) for number in range(self._used["coroutines"]))
+        points = tuple(self._yield_point(number, names) for number in range(self._used["yield_points"]))
+        return PageView(
+            self._loop_record(names),
+            tuple(self._coroutine_record(number, name) for number, name in enumerate(names) if self._coroutine(number, "created")),
+            (*(point for point in points if _met(point)), *self._running_points(names)),
+            {kind: self._header(f"overflow_{kind}") for kind in _OVERFLOWS},
+        )
+
+    def _header(self, name: str) -> int:
+        return self._words[HEADER[name]]
+
+    def _loop(self, name: str) -> int:
+        return self._words[self._layout.loop + LOOP[name]]
+
+    def _coroutine(self, number: int, name: str) -> int:
+        return self._words[self._layout.coroutine(number) + COROUTINE[name]]
+
+    def _count(self, name: str) -> int:
+        count, capacity = self._header(name), self._header(f"max_{name}") + 1
+        if not 1 <= count <= capacity:
+            raise PageError(f"a page with room for {capacity} {name} cannot have {count}")
+        return count
+
+    def _text(self, ref: int) -> str:
+        start, length = ref >> 32, ref & 0xFFFF_FFFF
+        if ref < 0 or start + length > self._strings_used:
+            raise PageError(f"string reference {ref:#x} points outside the {self._strings_used} bytes in use")
+        base = self._layout.strings * WORD + start
+        return self._data[base : base + length].decode("utf-8", "replace")
+
+    def _histogram(self, start: int, bounds_ns: tuple[int, ...]) -> Histogram:
+        words = self._words[start : start + len(bounds_ns) + 2].tolist()
+        if self._weight != 1:
+            words = [word * self._weight for word in words]
+        return Histogram(bounds_ns, tuple(words[1:]), words[0])
+
+    def _pending_ns(self) -> int:
+        """What a reader's last look counted as blocking of the segment in progress, and the recorder has not made final yet."""
+        since = self._loop("segment_since_ns")
+        return max(0, self._loop("looked_ns") - since - self._loop("segment_counted_ns")) if since else 0
+
+    def _loop_record(self, names: tuple[str, ...]) -> Loop:
+        since = self._loop("segment_since_ns")
+        running = Running(self._running_name(names), self._now_ns - since) if since else None
+        heartbeat_ns = (since or self._now_ns) + self._unix_offset_ns
+        return Loop(
+            self._text(self._header("loop_name")),
+            self._histogram(self._layout.start_delay, self._layout.segment_bounds_ns),
+            (self._loop("blocking_ns") + self._pending_ns()) * self._weight,
+            heartbeat_ns if self._header("live") else 0,
+            running,
+        )
+
+    def _running_name(self, names: tuple[str, ...]) -> str:
+        number = self._loop("segment_coroutine")
+        if not 0 <= number < len(names):
+            raise PageError(f"the segment in progress is of coroutine {number}, but there are {len(names)}")
+        return names[number]
+
+    def _coroutine_record(self, number: int, name: str) -> Coroutine:
+        layout, bounds_ns = self._layout, self._layout.wait_bounds_ns
+        return Coroutine(
+            name,
+            *(self._coroutine(number, field) * self._weight for field in ("created", "live", "destroyed_pending")),
+            {status: self._histogram(layout.wall(number, code), bounds_ns) for code, status in enumerate(STATUSES)},
+            {status: self._histogram(layout.active(number, code), bounds_ns) for code, status in enumerate(STATUSES)},
+        )
+
+    def _yield_point(self, number: int, names: tuple[str, ...]) -> YieldPoint:
+        layout, start = self._layout, self._layout.yield_point(number)
+        coroutine, yield_point, awaits, blocking, inflicted, suspended, oldest = self._words[start : start + len(YIELD_POINT)].tolist()
+        if not 0 <= coroutine < len(names):
+            raise PageError(f"yield point {number} belongs to coroutine {coroutine}, but there are {len(names)}")
+        return YieldPoint(
+            names[coroutine],
+            self._text(yield_point),
+            self._text(awaits),
+            self._histogram(layout.segments(number), layout.segment_bounds_ns),
+            self._histogram(layout.waits(number), layout.wait_bounds_ns),
+            blocking * self._weight,
+            inflicted * self._weight,
+            suspended * self._weight,
+            oldest + self._unix_offset_ns if oldest else 0,
+        )
+
+    def _running_points(self, names: tuple[str, ...]) -> Iterable[YieldPoint]:
+        layout, pending_ns, current = self._layout, self._pending_ns(), self._loop("segment_coroutine")
+        for number, name in enumerate(names):
+            running_ns = self._coroutine(number, "running_ns") + (pending_ns if number == current else 0)
+            if running_ns:
+                segments, waits = (_empty(bounds) for bounds in (layout.segment_bounds_ns, layout.wait_bounds_ns))
+                yield YieldPoint(name, RUNNING, RUNNING, segments, waits, running_ns * self._weight, 0, 0, 0)
+
+
+def _layout_of(data: bytes) -> Layout:
+    if len(data) < len(HEADER) * WORD or len(data) % WORD:
+        raise PageError(f"{len(data)} bytes are not a stats page")
+    words = memoryview(data).cast("q")
+    if words[HEADER["magic"]] != MAGIC:
+        raise PageError("not a stats page: the magic number is missing")
+    if words[HEADER["version"]] != VERSION:
+        raise PageError(f"a page of version {words[HEADER['version']]}; this reader knows version {VERSION}")
+    counts = [words[HEADER[name]] for name in ("segment_bounds", "wait_bounds")]
+    capacities = [words[HEADER[name]] for name in ("max_coroutines", "max_yield_points")]
+    if not all(1 <= count <= _MAX_BOUNDS for count in counts) or not all(1 <= count <= _MAX_RECORDS for count in capacities):
+        raise PageError(f"a page with {counts} bucket bounds and room for {capacities} records is out of range")
+    if words[HEADER["weight"]] < 1:
+        raise PageError(f"a page whose tasks count {words[HEADER['weight']]} times each")
+    ends = list(accumulate((len(HEADER), *counts)))
+    if ends[-1] > len(words):
+        raise PageError(f"{len(data)} bytes are too few for the bucket bounds")
+    segment_ns, wait_ns = (tuple(words[start:end].tolist()) for start, end in zip(ends, ends[1:], strict=False))
+    layout = Layout(segment_ns, wait_ns, *capacities)
+    if layout.size != len(data) or words[HEADER["size"]] != len(data) or words[HEADER["string_bytes"]] != layout.string_bytes:
+        raise PageError(f"a page of {len(data)} bytes that should have {layout.size}")
+    return layout
+
+
+def _empty(bounds_ns: tuple[int, ...]) -> Histogram:
+    return Histogram(bounds_ns, (0,) * (len(bounds_ns) + 1), 0)
+
+
+def _met(point: YieldPoint) -> bool:
+    """Whether anything ever happened there; only ``(other)`` exists before it is met."""
+    return bool(point.segments.count or point.waits.count or point.suspended)
+
+
+def merged_coroutines(views: Iterable[PageView]) -> tuple[Coroutine, ...]:
+    """The coroutines of all pages, those of one name added up."""
+    found: dict[str, Coroutine] = {}
+    for view in views:
+        for entry in view.coroutines:
+            known = found.get(entry.coroutine)
+            found[entry.coroutine] = entry if known is None else _add_coroutines(known, entry)
+    return tuple(found.values())
+
+
+def merged_yield_points(views: Iterable[PageView]) -> tuple[YieldPoint, ...]:
+    """The yield points of all pages, those with the same labels added up."""
+    found: dict[tuple[str, str, str], YieldPoint] = {}
+    for view in views:
+        for entry in view.yield_points:
+            known = found.get(entry.labels)
+            found[entry.labels] = entry if known is None else _add_yield_points(known, entry)
+    return tuple(found.values())
+
+
+def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
+    """Names that found no room, by kind, over all pages."""
+    return reduce(_add_counts, (view.overflow for view in views), dict.fromkeys(_OVERFLOWS, 0))
+
+
+def _add_counts(total: dict[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    return {kind: count + more[kind] for kind, count in total.items()}
+
+
+def _add_coroutines(one: Coroutine, two: Coroutine) -> Coroutine:
+    return Coroutine(
+        one.coroutine,
+        one.created + two.created,
+        one.live + two.live,
+        one.destroyed_pending + two.destroyed_pending,
+        {status: one.wall[status] + two.wall[status] for status in STATUSES},
+        {status: one.active[status] + two.active[status] for status in STATUSES},
+    )
+
+
+def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
+    oldest = [entry.oldest_suspension_ns for entry in (one, two) if entry.oldest_suspension_ns]
+    return replace(
+        one,
+        segments=one.segments + two.segments,
+        waits=one.waits + two.waits,
+        blocking_ns=one.blocking_ns + two.blocking_ns,
+        inflicted_wait_ns=one.inflicted_wait_ns + two.inflicted_wait_ns,
+        suspended=one.suspended + two.suspended,
+        oldest_suspension_ns=min(oldest, default=0),
+    )

@@ -1,0 +1,121 @@
+"""Where the construction of a task is intercepted, in pure Python.
+
+Two places together see every task but those of types that were captured before: the method ``create_task`` of loop classes, which
+comes before the application's task factory and leaves it alone, and the name ``asyncio.Task``, for who constructs tasks directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from asyncio import tasks
+from collections.abc import Callable
+from typing import Any, Protocol
+
+#: ``trace(loop, coro)`` is the coroutine to hand to the task; ``abandon(coro)`` says that there will be no task.
+Trace = Callable[[Any, Any], Any]
+Abandon = Callable[[Any], None]
+
+
+class Seam(Protocol):
+    """Something that is put in place, and taken back if it is still there."""
+
+    def install(self) -> None:
+        """Put it in place."""
+
+    def remove(self) -> None:
+        """Restore what was there; where somebody has since replaced it in turn, leave it, without effect."""
+
+
+class CreateTaskSeam:
+    """The method ``create_task`` of one loop class."""
+
+    def __init__(self, loop_class: type, trace: Trace, abandon: Abandon) -> None:
+        self.loop_class = loop_class
+        self._own = vars(loop_class).get("create_task")
+        self._wrapper = _tracing_create_task(loop_class.create_task, trace, abandon)  # type: ignore[attr-defined]
+
+    def install(self) -> None:
+        """Replace the method."""
+        self.loop_class.create_task = self._wrapper  # type: ignore[attr-defined]
+
+    def remove(self) -> None:
+        """Restore the method, or the inheritance of it."""
+        if vars(self.loop_class).get("create_task") is not self._wrapper:
+            return
+        if self._own is None:
+            del self.loop_class.create_task  # type: ignore[attr-defined]
+        else:
+            self.loop_class.create_task = self._own  # type: ignore[attr-defined]
+
+
+def _tracing_create_task(original: Callable[..., Any], trace: Trace, abandon: Abandon) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def create_task(loop: Any, coro: Any, *args: Any, **kwargs: Any) -> Any:
+        traced = trace(loop, coro)
+        try:
+            task = original(loop, traced, *args, **kwargs)
+        except BaseException:
+            if traced is not coro:
+                abandon(traced)
+            raise
+        # In debug mode the task remembers where it was created, which is not here.
+        source = getattr(task, "_source_traceback", None)
+        if source and source[-1].filename == __file__:
+            del source[-1]
+        return task
+
+    return create_task
+
+
+class TaskNameSeam:
+    """The name ``asyncio.Task``: a type in its place whose instances are those of the original."""
+
+    def __init__(self, trace: Trace, abandon: Abandon) -> None:
+        self._original = tasks.Task
+        self._stand_in = _stand_in(tasks.Task, trace, abandon)
+
+    def install(self) -> None:
+        """Put the stand-in where the name is looked up."""
+        for module in (asyncio, tasks):
+            if module.Task is self._original:  # type: ignore[attr-defined]
+                module.Task = self._stand_in  # type: ignore[attr-defined, misc]
+
+    def remove(self) -> None:
+        """Put the original back."""
+        for module in (asyncio, tasks):
+            if module.Task is self._stand_in:  # type: ignore[attr-defined]
+                module.Task = self._original  # type: ignore[attr-defined, misc]
+
+
+def _stand_in(original: Any, trace: Trace, abandon: Abandon) -> type:
+    class Meta(type(original)):  # type: ignore[misc]
+        def __call__(cls, coro: Any, *args: Any, **kwargs: Any) -> Any:
+            loop = kwargs.get("loop") or asyncio._get_running_loop()
+            traced = coro if loop is None else trace(loop, coro)
+            try:
+                if cls is Task:
+                    return original(traced, *args, **kwargs)
+                return super().__call__(traced, *args, **kwargs)
+            except BaseException:
+                if traced is not coro:
+                    abandon(traced)
+                raise
+
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, original) if cls is Task else super().__instancecheck__(instance)
+
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            return issubclass(subclass, original) if cls is Task else super().__subclasscheck__(subclass)
+
+    namespace = {"__doc__": original.__doc__, "__module__": original.__module__, "__qualname__": original.__qualname__}
+    Task = Meta(original.__name__, (original,), namespace)  # noqa: N806 - it is a type
+    return Task
+
+
+def python_seams(trace: Trace, abandon: Abandon) -> list[Seam]:
+    """The seams for every loop, those of uvloop included if it is imported; if it comes later it takes the stand-in."""
+    uvloop = sys.modules.get("uvloop")
+    classes = [asyncio.BaseEventLoop, *([uvloop.Loop] if uvloop is not None else [])]
+    return [TaskNameSeam(trace, abandon), *(CreateTaskSeam(loop_class, trace, abandon) for loop_class in classes)]

@@ -1,0 +1,128 @@
+"""What a page says at one moment: plain, immutable values in integer nanoseconds that readers, reports and tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from operator import add
+
+#: Pseudo yield points: where a segment ends, or a wait happens, without an await of the application.
+RETURN, RAISE, EAGER_CHILD, RUNNING = "(return)", "(raise)", "(eager child)", "(running)"
+OTHER = "(other)"
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Durations in ns: ``counts[i]`` of them were at most ``bounds_ns[i]`` and over the bound before; the last count has no bound."""
+
+    bounds_ns: tuple[int, ...]
+    counts: tuple[int, ...]
+    sum_ns: int
+
+    @property
+    def count(self) -> int:
+        """How many durations; derived from the buckets, so that it can never disagree with them."""
+        return sum(self.counts)
+
+    @property
+    def mean_ns(self) -> float:
+        """Mean duration in ns, 0.0 if there is none."""
+        count = self.count
+        return self.sum_ns / count if count else 0.0
+
+    def __add__(self, other: Histogram) -> Histogram:
+        if self.bounds_ns != other.bounds_ns:
+            raise ValueError(f"histograms with bounds {self.bounds_ns} and {other.bounds_ns} cannot be added: use the same buckets")
+        return Histogram(self.bounds_ns, tuple(map(add, self.counts, other.counts)), self.sum_ns + other.sum_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class YieldPoint:
+    """One place where segments of one coroutine end; see docs/metrics.md for each number."""
+
+    coroutine: str
+    yield_point: str
+    awaits: str
+    segments: Histogram
+    waits: Histogram
+    blocking_ns: int
+    inflicted_wait_ns: int
+    suspended: int
+    #: Unix time in ns, 0 if no task is suspended here.
+    oldest_suspension_ns: int
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """``(coroutine, yield_point, awaits)``."""
+        return (self.coroutine, self.yield_point, self.awaits)
+
+
+@dataclass(frozen=True, slots=True)
+class Coroutine:
+    """All tasks whose root coroutine has one name; ``wall`` and ``active`` are keyed by status."""
+
+    coroutine: str
+    created: int
+    live: int
+    destroyed_pending: int
+    wall: Mapping[str, Histogram]
+    active: Mapping[str, Histogram]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The segment in progress: which coroutine, for how long by now, and what of it is still to be counted as blocking."""
+
+    coroutine: str
+    elapsed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """One event loop. ``blocking_ns`` includes the segment in progress if it is over the threshold."""
+
+    loop: str
+    start_delay: Histogram
+    blocking_ns: int
+    #: Unix time in ns.
+    heartbeat_ns: int
+    running: Running | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All pages of the process at one moment; records of the same name on several loops are merged."""
+
+    #: Unix time in ns.
+    taken_ns: int
+    loops: tuple[Loop, ...] = ()
+    coroutines: tuple[Coroutine, ...] = ()
+    yield_points: tuple[YieldPoint, ...] = ()
+    #: Names that found no room, by kind.
+    overflow: Mapping[str, int] = field(default_factory=dict)
+    #: Internal errors, by probe.
+    errors: Mapping[str, int] = field(default_factory=dict)
+    untraced_tasks: int = 0
+    sample_ratio: float = 1.0
+
+    def coroutine(self, name: str) -> Coroutine:
+        """The record of one coroutine.
+
+        Raises ``KeyError`` naming the known coroutines if there is none of that name.
+        """
+        for entry in self.coroutines:
+            if entry.coroutine == name:
+                return entry
+        raise KeyError(f"no coroutine {name!r}; known: {sorted(entry.coroutine for entry in self.coroutines)}")
+
+    def yield_points_of(self, coroutine: str) -> tuple[YieldPoint, ...]:
+        """The yield points of one coroutine, in the order they were first met."""
+        return tuple(entry for entry in self.yield_points if entry.coroutine == coroutine)
+
+
+def total(histograms: Iterable[Histogram]) -> Histogram:
+    """The sum of at least one histogram."""
+    first, *rest = histograms
+    for histogram in rest:
+        first = first + histogram
+    return first

@@ -1,0 +1,124 @@
+"""For your own tests: time that only moves when told to, and a loop that lives in it.
+
+>>> with traced_loop() as traced:  # doctest: +SKIP
+...     traced.run(handler())
+...     assert 0 == traced.snapshot().loops[0].blocking_ns
+
+Code under test says how long its work takes with ``traced.clock.advance(seconds)``; ``asyncio.sleep`` and timeouts pass at once. Every
+number is then exact, and every run gives the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import selectors
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from aiometrics.clock import SECOND_NS
+from aiometrics.faults import Faults
+from aiometrics.instrumentation import Instrumentation
+from aiometrics.options import resolve
+from aiometrics.snapshot import Snapshot
+
+__all__ = ["ManualClock", "TracedLoop", "VirtualLoop", "traced_loop"]
+
+T = TypeVar("T")
+
+
+class ManualClock:
+    """A clock of integer ns that stands still until it is advanced. Calling it reads it."""
+
+    def __init__(self, start_ns: int = SECOND_NS) -> None:
+        self.now_ns = start_ns
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def advance(self, seconds: float) -> None:
+        """Let ``seconds`` pass. Raises ``ValueError`` if they are negative: time does not go back."""
+        self.advance_ns(round(seconds * SECOND_NS))
+
+    def advance_ns(self, ns: int) -> None:
+        """Let ``ns`` nanoseconds pass. Raises ``ValueError`` if they are negative: time does not go back."""
+        if ns < 0:
+            raise ValueError(f"cannot advance by {ns} ns: give 0 or more")
+        self.now_ns += ns
+
+
+class _VirtualSelector(selectors.DefaultSelector):
+    """Does not wait for time to pass, but lets it pass; waits for real only where nothing but an event can wake the loop."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Events that are there already, else none, ``timeout`` later."""
+        if timeout is None:
+            return super().select(None)
+        events = super().select(0)
+        if not events and timeout > 0:
+            self._clock.advance_ns(math.ceil(timeout * SECOND_NS))
+        return events
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in the time of a :class:`ManualClock`: sleeping for an hour takes no time at all."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(_VirtualSelector(clock))
+        self.clock = clock
+
+    def time(self) -> float:
+        """Seconds on the clock."""
+        return self.clock() / SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class TracedLoop:
+    """A virtual loop, its clock, and what aiometrics measured there."""
+
+    loop: VirtualLoop
+    clock: ManualClock
+    instrumentation: Instrumentation
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run ``main`` as a task of the loop until it is done."""
+        return self.loop.run_until_complete(main)
+
+    def snapshot(self) -> Snapshot:
+        """All numbers now; times of day are those of the clock, counted from 1970."""
+        return self.instrumentation.snapshot()
+
+
+@contextmanager
+def traced_loop(*, clock: ManualClock | None = None, **options: Any) -> Iterator[TracedLoop]:
+    """A traced :class:`VirtualLoop`; ``options`` are those of ``start_exporter``. An internal error is raised at the end, as ``AssertionError``.
+
+    Nothing is served and nothing outside the loop is traced. What is left running is cancelled.
+    """
+    clock = ManualClock() if clock is None else clock
+    faults = Faults()
+    instrumentation = Instrumentation(resolve(options, {}), clock=clock, unix_clock=clock, faults=faults)
+    loop = VirtualLoop(clock)
+    instrumentation.instrument(loop)
+    try:
+        yield TracedLoop(loop, clock, instrumentation)
+    finally:
+        _finish(loop)
+        instrumentation.remove()
+    if faults.counts():
+        raise AssertionError(f"aiometrics had internal errors, by probe: {faults.counts()}")
+
+
+def _finish(loop: VirtualLoop) -> None:
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
