@@ -85,10 +85,11 @@ class TracedLoop:
     loop: VirtualLoop
     clock: ManualClock
     instrumentation: Instrumentation
+    runner: asyncio.Runner
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Run ``main`` as a task of the loop until it is done."""
-        return self.loop.run_until_complete(main)
+        return self.runner.run(main)
 
     def snapshot(self) -> Snapshot:
         """All numbers now; times of day are those of the clock, counted from 1970."""
@@ -107,18 +108,9 @@ def traced_loop(*, clock: ManualClock | None = None, **options: Any) -> Iterator
     loop = VirtualLoop(clock)
     instrumentation.instrument(loop)
     try:
-        yield TracedLoop(loop, clock, instrumentation)
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            yield TracedLoop(loop, clock, instrumentation, runner)
     finally:
-        _finish(loop)
         instrumentation.remove()
     if faults.counts():
         raise AssertionError(f"aiometrics had internal errors, by probe: {faults.counts()}")
-
-
-def _finish(loop: VirtualLoop) -> None:
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
