@@ -1,6 +1,7 @@
 # make demo [FOR=20] [PORT=9400]   a small shop with the classic faults, under load; prints its hotspots
 # make test [ARGS=...]             builds the package, installs it, and tests what is installed
 # make lint | bench | clean        style, types and layers | the tables of the README | remove what make made
+# make dashboards                  writes the generated files under grafana/ and deploy/ anew
 #
 # Everything goes into VENV, made by the first PYTHON that is 3.11 or newer. WHEEL tests a wheel that is already built;
 # AIOMETRICS_NO_EXTENSIONS=1 leaves out the C recorder.
@@ -11,14 +12,14 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-RECORDER := $(if $(filter 1 true,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
+RECORDER := $(if $(filter-out 0 false no,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
 INSTALLED := $(VENV)/.installed-$(RECORDER)
 SOURCES := pyproject.toml setup.py MANIFEST.in README.md $(shell find aiometrics csrc -name __pycache__ -prune -o -print 2>/dev/null)
 
 BUILD = $(BIN)/python -m build --outdir $(VENV)/dist >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }; \
 	grep 'building extension .* failed' $(VENV)/build.log || true
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench dashboards clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -31,11 +32,15 @@ test: $(INSTALLED) $(VENV)/.group-test
 lint: $(INSTALLED) $(VENV)/.group-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy aiometrics tests setup.py
+	$(BIN)/mypy aiometrics tests grafana setup.py
+	cd benchmarks && $(BIN)/mypy --config-file ../pyproject.toml .
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED) $(VENV)/.group-bench
 	$(BIN)/python benchmarks $(ARGS)
+
+dashboards: $(VENV)/.group-dashboards
+	$(BIN)/python -m grafana.generate
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -94,6 +94,15 @@ def test_setup_builds_one_optional_extension(checkout: Path, monkeypatch: pytest
     assert ("aiometrics._core", ["csrc/core.c"], True) == (extension.name, extension.sources, extension.optional)
 
 
+@pytest.mark.parametrize("value", ["", "0", "false", "No"])
+def test_setup_builds_the_extension_where_the_request_says_no(checkout: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """``AIOMETRICS_NO_EXTENSIONS=0`` is no request."""
+    monkeypatch.setenv("AIOMETRICS_NO_EXTENSIONS", value)
+    monkeypatch.setattr(sys.implementation, "name", "cpython")
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda _name: 0)
+    assert len(extensions(checkout, monkeypatch)) == 1
+
+
 @pytest.mark.parametrize("value", ["1", "true"])
 def test_setup_leaves_the_extension_out_on_request(checkout: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """``AIOMETRICS_NO_EXTENSIONS`` works at build time too."""
