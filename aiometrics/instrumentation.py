@@ -19,7 +19,7 @@ from aiometrics.options import Options
 from aiometrics.page import Page
 from aiometrics.pages import Pages, Slot
 from aiometrics.places import Places
-from aiometrics.recorder import Recorder, TracedCoroutine
+from aiometrics.recorder import CHOSEN, Implementation
 from aiometrics.seams import CreateTaskSeam, Seam, python_seams
 from aiometrics.snapshot import Snapshot
 
@@ -31,7 +31,7 @@ class _Tenant:
     """A loop that was seen: its recorder and page, or neither if it is not to be, or cannot be, instrumented."""
 
     loop: Callable[[], Any]
-    recorder: Recorder | None
+    recorder: Any
     slot: Slot | None
 
 
@@ -41,9 +41,18 @@ class Instrumentation:
     ``clock`` times everything and ``unix_clock`` turns its readings into times of day; both are ns.
     """
 
-    def __init__(self, options: Options, *, clock: Clock = monotonic, unix_clock: Clock = time.time_ns, faults: Faults | None = None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        *,
+        clock: Clock = monotonic,
+        unix_clock: Clock = time.time_ns,
+        faults: Faults | None = None,
+        implementation: Implementation = CHOSEN,
+    ) -> None:
         self.options = options
         self.faults = Faults() if faults is None else faults
+        self._implementation = implementation
         self._clock = clock
         self._unix_clock = unix_clock
         self._pages = Pages(
@@ -116,7 +125,7 @@ class Instrumentation:
         except Exception as error:  # noqa: BLE001 - the task must be created whatever happens here
             self.faults.report(PROBE, error)
             return coro
-        if tenant.recorder is None or type(coro) is TracedCoroutine:
+        if tenant.recorder is None or type(coro) is self._implementation.traced:
             return coro
         return tenant.recorder.trace(coro)
 
@@ -137,7 +146,7 @@ class Instrumentation:
             yield_points=reader.merged_yield_points(views),
             overflow={**reader.merged_overflow(views), "loop": self._pages.overflow},
             errors=self.faults.counts(),
-            untraced_tasks=untraced_tasks(TracedCoroutine),
+            untraced_tasks=untraced_tasks(self._implementation.traced),
             sample_ratio=1 / self.options.weight,
         )
 
@@ -170,9 +179,9 @@ class Instrumentation:
     def _wanted(self, loop: Any) -> bool:
         return (self._every_loop or loop in self._chosen) and not loop.is_closed()
 
-    def _recorder(self, loop: Any, slot: Slot) -> Recorder:
+    def _recorder(self, loop: Any, slot: Slot) -> Any:
         blocked = _harm(weakref.ref(loop), slot.page)
-        return Recorder(slot.page, slot.directory, self.faults, clock=self._clock, blocked=blocked)
+        return self._implementation.recorder(slot.page, slot.directory, self.faults, clock=self._clock, blocked=blocked)
 
     def _gone(self, number: int) -> None:
         """The loop was collected. Garbage collection may run anywhere, so this takes no lock; the next sweep does the rest."""

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
+from typing import Any
+
+from aiometrics import _twin
 
 logger = logging.getLogger("aiometrics")
 
-_NO = frozenset({"", "0", "false", "no"})
+_OFF = frozenset({"", "0", "false", "no", "off"})
 
 
-def extensions_wanted() -> bool:
-    """Whether ``AIOMETRICS_NO_EXTENSIONS`` leaves the C core on."""
-    return os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() in _NO
+@dataclass(frozen=True, slots=True)
+class Implementation:
+    """One of the twins: the class that records a loop, the class that stands for a coroutine, and the C module, if any."""
+
+    name: str
+    recorder: Any
+    traced: type
+    core: Any = None
 
 
-from aiometrics._twin import Recorder, TracedCoroutine  # noqa: E402
+PYTHON = Implementation("python", _twin.Recorder, _twin.TracedCoroutine)
 
-IMPLEMENTATION = "python"
 
-__all__ = ["IMPLEMENTATION", "Recorder", "TracedCoroutine", "extensions_wanted"]
+def _c() -> Implementation | None:
+    """The C core, or ``None`` with the reason in the log."""
+    if os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in _OFF:
+        logger.info("the recorder runs in Python: AIOMETRICS_NO_EXTENSIONS is set")
+        return None
+    try:
+        from aiometrics import _core  # noqa: PLC0415 - it may not be there
+    except ImportError as error:
+        logger.info("the recorder runs in Python, which costs microseconds per step: the C core does not load: %s", error)
+        return None
+    return Implementation("c", _core.Recorder, _core.TracedCoroutine, _core)
+
+
+IMPLEMENTATIONS = {found.name: found for found in (PYTHON, _c()) if found is not None}
+CHOSEN = IMPLEMENTATIONS.get("c", PYTHON)
+IMPLEMENTATION = CHOSEN.name

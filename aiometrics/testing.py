@@ -22,6 +22,7 @@ from aiometrics.clock import SECOND_NS
 from aiometrics.faults import Faults
 from aiometrics.instrumentation import Instrumentation
 from aiometrics.options import resolve
+from aiometrics.recorder import IMPLEMENTATION, IMPLEMENTATIONS
 from aiometrics.snapshot import Snapshot
 
 __all__ = ["ManualClock", "TracedLoop", "VirtualLoop", "traced_loop"]
@@ -97,14 +98,17 @@ class TracedLoop:
 
 
 @contextmanager
-def traced_loop(*, clock: ManualClock | None = None, **options: Any) -> Iterator[TracedLoop]:
-    """A traced :class:`VirtualLoop`; ``options`` are those of ``start_exporter``. An internal error is raised at the end, as ``AssertionError``.
+def traced_loop(*, clock: ManualClock | None = None, implementation: str = IMPLEMENTATION, **options: Any) -> Iterator[TracedLoop]:
+    """A traced :class:`VirtualLoop`; ``options`` are those of ``start_exporter``, ``implementation`` is ``"c"`` or ``"python"``.
 
-    Nothing is served and nothing outside the loop is traced. What is left running is cancelled.
+    Nothing is served and nothing outside the loop is traced. What is left running is cancelled. An internal error of aiometrics is
+    raised at the end, as ``AssertionError``.
     """
     clock = ManualClock() if clock is None else clock
     faults = Faults()
-    instrumentation = Instrumentation(resolve(options, {}), clock=clock, unix_clock=clock, faults=faults)
+    instrumentation = Instrumentation(
+        resolve(options, {}), clock=clock, unix_clock=clock, faults=faults, implementation=IMPLEMENTATIONS[implementation]
+    )
     loop = VirtualLoop(clock)
     instrumentation.instrument(loop)
     try:
