@@ -1,0 +1,269 @@
+"""All loops side by side: thread time, turns, delays, callbacks, garbage collection, executor, and the exporter itself."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana import thresholds
+from grafana.frame import add_row, frame
+from grafana.panels import Column, PanelBuilder, big_number, heat, instance_link, lines, ranking
+from grafana.queries import JOB, LOOP, buckets, mean, quantile, rate, select, top, total
+
+PLACE = "instance, loop"
+LEGEND = "{{instance}} {{loop}}"
+ACTIVE = f'state="active",{LOOP}'
+CALLBACKS = f'coroutine="(callback)",{JOB}'
+
+
+def event_loop() -> Dashboard:
+    """Everything about the loops of the chosen instances."""
+    board = frame(
+        "aiometrics-event-loop",
+        "asyncio / Event loop",
+        "How each event loop spends its time, and what makes it late. Every line is one loop of one process.",
+    )
+    add_row(board, "Where does the thread's time go?", thread_time())
+    add_row(board, "How long are the turns, and how late is everything?", delays())
+    add_row(board, "What does the loop run besides tasks?", side_work())
+    add_row(board, "Can the numbers be trusted?", exporter(), collapsed=True)
+    return board
+
+
+def thread_time() -> list[PanelBuilder]:
+    """A loop's thread by state; active = CPU + run queue + system calls or GIL."""
+    active = rate("asyncio_loop_time_seconds_total", ACTIVE)
+    cpu = total(rate("asyncio_loop_thread_cpu_seconds_total", LOOP), PLACE)
+    in_line = total(rate("asyncio_loop_thread_runqueue_seconds_total", LOOP), PLACE)
+    elsewhere = f"{total(active, PLACE)} - {cpu} - ({in_line} or {cpu} * 0)"
+    return [
+        lines(
+            "Which loop is busy?",
+            "Share of time outside the selector. Over 90 % a loop is saturated: more instances help only if the load can move.",
+            {LEGEND: top(total(active, PLACE))},
+            unit="percentunit",
+            limits=thresholds.BUSY,
+            maximum=1,
+        ),
+        lines(
+            "Which loop is blocked?",
+            "Share of time inside segments over the blocking threshold; the lines are one, 6 and 14.4 times the budget of 0.1 %.",
+            {LEGEND: top(total(rate("asyncio_loop_blocking_seconds_total", LOOP), PLACE))},
+            unit="percentunit",
+            limits=thresholds.BLOCKED,
+        ),
+        lines(
+            "Which loop computes?",
+            "CPU time of the loop's thread. If it is close to the busy share, the code itself is the cost.",
+            {LEGEND: top(cpu)},
+            unit="percentunit",
+            maximum=1,
+            span=8,
+        ),
+        lines(
+            "Which loop stands in line for a CPU?",
+            "Time runnable, but not running. Over 10 % the machine or its CPU limit is too small; no change of code helps. Linux only.",
+            {LEGEND: top(in_line)},
+            unit="percentunit",
+            limits=thresholds.IN_LINE,
+            maximum=1,
+            span=8,
+        ),
+        lines(
+            "Which loop sits in system calls, or waits for the GIL?",
+            "Active, but neither on a CPU nor in line for one: a blocking call, or another thread holds the interpreter.",
+            {LEGEND: top(f"clamp_min({elsewhere}, 0)")},
+            unit="percentunit",
+            maximum=1,
+            span=8,
+        ),
+    ]
+
+
+def delays() -> list[PanelBuilder]:
+    """Turns of the loop, start delays, and what the selector reported."""
+    waiting = total(rate("asyncio_loop_events_waiting_total", LOOP), PLACE)
+    events = total(rate("asyncio_loop_events_total", LOOP), PLACE)
+    heartbeat = select("asyncio_loop_heartbeat_timestamp_seconds", LOOP)
+    return [
+        heat(
+            "How long does one turn take?",
+            "Turns by how long they ran. Cells above 100 ms are stalls that every task of the loop felt. The dots are exemplars.",
+            buckets("asyncio_loop_iteration_seconds", LOOP),
+        ),
+        heat(
+            "How late do tasks start?",
+            "Tasks by the time from their creation to their first step. Cells that climb mean that the loop falls behind.",
+            buckets("asyncio_loop_start_delay_seconds", LOOP),
+        ),
+        lines(
+            "Which loop has long turns?",
+            "99 of 100 turns were shorter than this. If it rises on one instance only, look for that instance in Hotspots.",
+            {LEGEND: top(quantile(0.99, "asyncio_loop_iteration_seconds", LOOP, PLACE))},
+            unit="s",
+            limits=thresholds.SLOW,
+            exemplars=True,
+        ),
+        lines(
+            "Which loop starts tasks late?",
+            "99 of 100 tasks started within this time. This one is exact on every loop, uvloop included.",
+            {LEGEND: top(quantile(0.99, "asyncio_loop_start_delay_seconds", LOOP, PLACE))},
+            unit="s",
+            limits=thresholds.SLOW,
+            exemplars=True,
+        ),
+        lines(
+            "How many turns does a loop make?",
+            "Turns per second. A loop that does the same work in fewer turns is late; one with no turns hangs or has nothing to do.",
+            {LEGEND: top(total(rate("asyncio_loop_iteration_seconds_count", LOOP), PLACE))},
+            unit="cps",
+            span=8,
+        ),
+        lines(
+            "How many events had to wait for the loop?",
+            "Share of the selector's events that were already there when the loop asked. If this nears 100 %, the loop is always late.",
+            {LEGEND: top(f"{waiting} / ({events} > 0)")},
+            unit="percentunit",
+            maximum=1,
+            span=8,
+        ),
+        lines(
+            "Which loop shows no life?",
+            "Age of the last sign of life at the scrape. Idle loops are alive; over 15 s the loop hangs inside one step.",
+            {LEGEND: top(f"clamp_min(timestamp({heartbeat}) - {heartbeat}, 0)")},
+            unit="s",
+            limits=thresholds.SILENT,
+            span=8,
+        ),
+        lines(
+            "How many handles are ready?",
+            "Callbacks that stand in line for the loop. A line that stays up is more work than one thread can do.",
+            {LEGEND: top(select("asyncio_loop_ready_handles", LOOP))},
+            unit="short",
+        ),
+        lines(
+            "How many timers are set?",
+            "Sleeps, timeouts and call_later. If this only rises, cancelled timeouts pile up.",
+            {LEGEND: top(select("asyncio_loop_scheduled_timers", LOOP))},
+            unit="short",
+        ),
+    ]
+
+
+def side_work() -> list[PanelBuilder]:
+    """Callbacks, garbage collection, the executor, the exception handler."""
+    callbacks = total(rate("asyncio_segment_seconds_sum", CALLBACKS), "yield_point")
+    worst = top(callbacks)
+    return [
+        ranking(
+            "Which callbacks take the loop's time?",
+            "Protocol methods, timers and futures' callbacks that are no steps of a task, by the place of their code. Worst first.",
+            {"yield_point": "Callback"},
+            [
+                Column("Active %", worst, thresholds.HOTSPOT, bar=True),
+                Column("Calls/s", f"{total(rate('asyncio_segment_seconds_count', CALLBACKS), 'yield_point')} and {worst}"),
+                Column("Mean ms", f"{mean('asyncio_segment_seconds', CALLBACKS, 'yield_point')} and {worst}", thresholds.SLOW),
+            ],
+            height=9,
+            span=12,
+        ),
+        lines(
+            "How long does garbage collection hold the loop?",
+            "Pauses of the collector on the loop's thread, a share of time by generation. Much of generation 2: too many long-lived "
+            "objects; "
+            "gc.freeze() after start-up helps.",
+            {"generation {{generation}}": total(rate("asyncio_loop_gc_pause_seconds_total", LOOP), "generation")},
+            unit="percentunit",
+            stacked=True,
+        ),
+        lines(
+            "Does the executor keep up?",
+            "Calls that wait for a thread of the default executor. Over 0 for minutes: run_in_executor and to_thread wait, and so do "
+            "their tasks.",
+            {LEGEND: top(select("asyncio_executor_queue_items", LOOP))},
+            unit="short",
+            limits=thresholds.ANY,
+            span=8,
+        ),
+        lines(
+            "How many threads has the executor?",
+            "Threads of the default executor that were started; its limit is min(32, CPUs + 4) unless you chose another.",
+            {LEGEND: top(select("asyncio_executor_threads", LOOP))},
+            unit="short",
+            span=8,
+        ),
+        lines(
+            "Which exceptions did nobody await?",
+            "Calls of the loop's exception handler per second. Each one is a bug; the log has its traceback.",
+            {LEGEND: top(total(rate("asyncio_unhandled_exceptions_total", LOOP), PLACE))},
+            unit="cps",
+            limits=thresholds.ANY,
+            span=8,
+        ),
+    ]
+
+
+def exporter() -> list[PanelBuilder]:
+    """What the exporter says about itself."""
+    return [
+        big_number(
+            "How many series are exported?",
+            "Samples of one scrape, the most of any instance. The capacity options bound it.",
+            f"max({select('aiometrics_series', JOB)})",
+            unit="short",
+        ),
+        big_number(
+            "How long does a scrape take to write?",
+            "Wall time of the slowest instance, with the pauses in which it lets the loop run. Keep it far under the scrape timeout.",
+            f"max({select('aiometrics_scrape_duration_seconds', JOB)})",
+            unit="s",
+        ),
+        big_number(
+            "What share of tasks is traced?",
+            "The lowest sampling ratio. Below 100 %, numbers are unbiased estimates.",
+            f"min({select('aiometrics_sample_ratio', JOB)})",
+            unit="percentunit",
+        ),
+        big_number(
+            "How many tasks are not traced?",
+            "Live tasks that are not traced: older than the exporter, sampled out, or missed.",
+            total(select("aiometrics_untraced_tasks", JOB)),
+            unit="short",
+        ),
+        big_number(
+            "Did names find no room?",
+            "Names counted under (other) since the start. Raise max_yield_points or max_coroutines.",
+            total(select("aiometrics_overflow_total", JOB)),
+            unit="short",
+            limits=thresholds.ANY,
+        ),
+        big_number(
+            "Did a probe fail?",
+            "Internal errors since the start. The failing probe is off, and its metrics stand still.",
+            total(select("aiometrics_errors_total", JOB)),
+            unit="short",
+            limits=thresholds.ANY,
+        ),
+        ranking(
+            "Which version and recorder runs where?",
+            "One row for each process. The recorder 'python' costs several times what 'c' costs.",
+            {
+                "instance": "Instance",
+                "version": "Version",
+                "implementation": "Recorder",
+                "python_implementation": "Python",
+                "python_version": "Python version",
+            },
+            [
+                Column(
+                    "Processes",
+                    total(
+                        select("aiometrics_build_info", JOB),
+                        "instance, version, implementation, python_implementation, python_version",
+                    ),
+                )
+            ],
+            sort="Instance",
+            links=[instance_link("__data.fields.Instance")],
+            height=8,
+        ),
+    ]

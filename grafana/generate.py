@@ -1,0 +1,80 @@
+"""Write the dashboards and the Kubernetes manifests, or check that the committed ones are what would be written.
+
+python -m grafana.generate            writes grafana/dashboards/*.json and deploy/kubernetes/*.yaml
+python -m grafana.generate --check    names every file that differs, and exits 1 if there is one
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from grafana.coroutine import coroutine
+from grafana.event_loop import event_loop
+from grafana.fleet import fleet
+from grafana.hotspots import hotspots
+from grafana.kubernetes import manifests
+
+ROOT = Path(__file__).resolve().parent.parent
+DASHBOARDS = {"hotspots": hotspots, "event-loop": event_loop, "coroutine": coroutine, "fleet": fleet}
+
+
+def dashboards() -> dict[str, str]:
+    """Each dashboard's name and its JSON, with panel ids by position, so that the same code always writes the same bytes."""
+    found = {}
+    for name, build in DASHBOARDS.items():
+        built = json.loads(JSONEncoder().encode(build().build()))
+        number_panels(built["panels"])
+        found[name] = json.dumps(built, indent=2, ensure_ascii=False) + "\n"
+    return found
+
+
+def number_panels(panels: list[dict[str, object]], first: int = 1) -> int:
+    """Give ``panels``, and those inside collapsed rows, the ids ``first``, ``first`` + 1, ...; the next free id."""
+    for panel in panels:
+        panel["id"] = first
+        first += 1
+        inner = panel.get("panels")
+        if isinstance(inner, list):
+            first = number_panels(inner, first)
+    return first
+
+
+def files(root: Path = ROOT) -> dict[Path, str]:
+    """Every generated file below ``root`` and what belongs into it; the rules are read from ``root``."""
+    boards = dashboards()
+    rules = [(root / "rules" / f"aiometrics.{kind}.yml").read_text() for kind in ("rules", "alerts")]
+    return {
+        **{root / "grafana/dashboards" / f"{name}.json": text for name, text in boards.items()},
+        **{root / "deploy/kubernetes" / name: text for name, text in manifests(boards, rules).items()},
+    }
+
+
+def stale(wanted: Mapping[Path, str]) -> list[Path]:
+    """The files that are missing or hold something else."""
+    return [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+
+
+def main() -> int:
+    """Write the files; with ``--check`` only compare them."""
+    parser = argparse.ArgumentParser(prog="python -m grafana.generate", description="Write the dashboards and the Kubernetes manifests.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a committed file differs")
+    arguments = parser.parse_args()
+    wanted = files()
+    differing = stale(wanted)
+    for path in differing:
+        print(f"{'differs' if arguments.check else 'written'}: {path.relative_to(ROOT)}")
+    if arguments.check:
+        return 1 if differing else 0
+    for path in differing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted[path])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

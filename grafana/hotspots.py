@@ -1,0 +1,280 @@
+"""The dashboard that an on-call engineer opens: from "the service is slow" to the guilty line on one screen."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana import thresholds
+from grafana.frame import add_row, frame
+from grafana.panels import Column, PanelBuilder, big_number, drill_down, heat, instance_link, lines, ranking
+from grafana.queries import COROUTINE, JOB, LOOP, POINT, buckets, gained, mean, quantile, rate, select, top, total
+
+POINT_HEADINGS = {"coroutine": "Coroutine", "yield_point": "Yield point", "awaits": "Awaits"}
+TO_COROUTINE = drill_down("__data.fields.Coroutine")
+TO_INSTANCE = instance_link("__data.fields.Instance")
+
+SEGMENTS = "asyncio_segment_seconds"
+WAITS = "asyncio_wait_seconds"
+ACTIVE = 'asyncio_loop_time_seconds_total{state="active",' + LOOP + "}[$__rate_interval]"
+ENDED = "asyncio_task_wall_seconds_count"
+FAILED = f'status="failed",{COROUTINE}'
+CANCELLED = f'status="cancelled",{COROUTINE}'
+OLDEST = select("asyncio_oldest_suspension_timestamp_seconds", f"{thresholds.PATIENT},{COROUTINE}")
+
+
+def hotspots() -> Dashboard:
+    """Health, starvation, who burns the loop, who waits, what is stuck."""
+    board = frame(
+        "aiometrics-hotspots",
+        "asyncio / Hotspots",
+        "Which line starves the event loop, where tasks wait, and what is stuck. Read it from top to bottom.",
+    )
+    add_row(board, "Is anything wrong?", health())
+    add_row(board, "Is the loop starved?", starvation())
+    add_row(board, "Who burns the loop?", burners())
+    add_row(board, "Who waits, and for what?", waiters())
+    add_row(board, "What is stuck or leaking?", stuck())
+    return board
+
+
+def health() -> list[PanelBuilder]:
+    """The six numbers that tell whether to read on."""
+    return [
+        big_number(
+            "How busy is the busiest loop?",
+            "Share of its time that the busiest chosen event loop was running code instead of waiting in its selector. "
+            "If this rises to 90 %, a newly ready handle queues nine times as long as it runs: see who burns the loop.",
+            f"max(rate({ACTIVE}))",
+            unit="percentunit",
+            limits=thresholds.BUSY,
+            decimals=1,
+        ),
+        big_number(
+            "How much of the time is a loop blocked?",
+            "Share of wall time that the worst chosen loop spent inside segments over the blocking threshold. The objective is 99.9 % "
+            "responsive, so 0.1 % is the whole budget; the colours change at one, 6 and 14.4 times of it, like the alerts.",
+            f"max({rate('asyncio_loop_blocking_seconds_total', LOOP)})",
+            unit="percentunit",
+            limits=thresholds.BLOCKED,
+            decimals=2,
+        ),
+        big_number(
+            "How late do tasks start?",
+            "99 of 100 new tasks got the loop within this time after they were created. If this rises, everything that becomes ready "
+            "waits.",
+            quantile(0.99, "asyncio_loop_start_delay_seconds", LOOP),
+            unit="s",
+            limits=thresholds.SLOW,
+        ),
+        big_number(
+            "How old is the oldest await?",
+            "Age of the longest suspension that still lasts, queues' get left out. Over 300 s, look at the stuck table below: an await is "
+            "stuck only if it also lasts 20 times its own mean.",
+            f"max(time() - ({OLDEST} > 0))",
+            unit="s",
+            limits=thresholds.STUCK,
+        ),
+        big_number(
+            "How many tasks are alive?",
+            "Live tasks of the chosen instances. If this only ever rises, tasks leak: the last row names their coroutine.",
+            total(select("asyncio_tasks", COROUTINE)),
+            unit="short",
+        ),
+        big_number(
+            "How many tasks fail?",
+            "Share of the tasks that ended in an exception, of all that ended. The last row names their coroutine.",
+            f"{total(rate(ENDED, FAILED))} / {total(rate(ENDED, COROUTINE))}",
+            unit="percentunit",
+            limits=thresholds.FAILED,
+            decimals=1,
+        ),
+    ]
+
+
+def thread_states() -> dict[str, str]:
+    """Shares of a loop thread's time, which add up to 1; the run queue is known on Linux only."""
+    active = f"avg(rate({ACTIVE}))"
+    cpu = f"avg({rate('asyncio_loop_thread_cpu_seconds_total', LOOP)})"
+    in_line = f"(avg({rate('asyncio_loop_thread_runqueue_seconds_total', LOOP)}) or vector(0))"
+    return {
+        "on a CPU": cpu,
+        "in line for a CPU": in_line,
+        "in a system call, or waiting for the GIL": f"clamp_min({active} - {cpu} - {in_line}, 0)",
+        "idle": f"clamp_min(1 - {active}, 0)",
+    }
+
+
+def starvation() -> list[PanelBuilder]:
+    """The loop's time, turns and delays."""
+    return [
+        lines(
+            "Where does the loop's thread spend its time?",
+            "The mean chosen loop. Much 'on a CPU': your code computes, see the next row. Much 'in line for a CPU': the machine is too "
+            "small. "
+            "Much 'system call or GIL': blocking calls, or other threads hold the interpreter. A healthy loop is mostly idle.",
+            thread_states(),
+            unit="percentunit",
+            stacked=True,
+            maximum=1,
+        ),
+        heat(
+            "How long does one turn of the loop take?",
+            "Turns by how long they ran. Whatever becomes ready during a turn waits for its end, so cells above 100 ms are stalls "
+            "that everybody felt. The dots are exemplars.",
+            buckets("asyncio_loop_iteration_seconds", LOOP),
+        ),
+        lines(
+            "How long does work that is ready wait for the loop?",
+            "Start delay: creation of a task to its first step. Turn: how long one round of the loop ran. If the delay rises with the "
+            "turns, "
+            "single steps are too long; if it rises alone, too many handles are ready at once.",
+            {
+                "start delay p50": quantile(0.5, "asyncio_loop_start_delay_seconds", LOOP),
+                "start delay p99": quantile(0.99, "asyncio_loop_start_delay_seconds", LOOP),
+                "turn p99": quantile(0.99, "asyncio_loop_iteration_seconds", LOOP),
+            },
+            unit="s",
+            limits=thresholds.SLOW,
+            exemplars=True,
+        ),
+        lines(
+            "How many handles stand in line?",
+            "Callbacks that were ready when the loop was last looked at, the longest lines first. A line that stays is overload, not a "
+            "stall.",
+            {"{{instance}} {{loop}}": top(select("asyncio_loop_ready_handles", LOOP))},
+            unit="short",
+        ),
+    ]
+
+
+def harm() -> list[Column]:
+    """What a yield point takes from the loop, for the points that do most harm."""
+    active = total(rate(f"{SEGMENTS}_sum", COROUTINE), POINT)
+    count = total(rate(f"{SEGMENTS}_count", COROUTINE), POINT)
+    blocking = total(rate("asyncio_blocking_seconds_total", COROUTINE), POINT)
+    inflicted = total(rate("asyncio_inflicted_wait_seconds_total", COROUTINE), POINT)
+    worst = top(f"{active} + {inflicted}")
+    return [
+        Column("Harm %", worst, bar=True),
+        Column("Active %", f"{active} and {worst}", thresholds.HOTSPOT, bar=True),
+        Column("Blocked %", f"{blocking} and {worst}", thresholds.BLOCKED),
+        Column("Inflicted wait %", f"{inflicted} and {worst}"),
+        Column("Segments/s", f"{count} and {worst}"),
+        Column("Mean segment ms", f"{active} / ({count} > 0) and {worst}", thresholds.SLOW),
+    ]
+
+
+def burners() -> list[PanelBuilder]:
+    """Which yield points take the loop's time."""
+    active = total(rate(f"{SEGMENTS}_sum", COROUTINE), "coroutine, yield_point")
+    return [
+        ranking(
+            "Which yield points do most harm?",
+            "The worst row is the first. Harm = loop time taken here, plus the waits it inflicted on handles that stood in line behind "
+            "its blocking segments; 100 % is one second a second. Active: share of one loop. Blocked: share of the time inside segments "
+            "over the threshold. (running) is a segment in progress, (return) is code after the last await. The code to look at is "
+            "what runs before the yield point.",
+            POINT_HEADINGS,
+            harm(),
+            links=[TO_COROUTINE],
+        ),
+        lines(
+            "Who burns the loop, over time?",
+            "Loop time by yield point, a share of one loop. A band that widens when the service slows down is the culprit.",
+            {"{{coroutine}} → {{yield_point}}": top(active)},
+            unit="percentunit",
+            limits=thresholds.HOTSPOT,
+            stacked=True,
+            link=drill_down("__field.labels.coroutine"),
+            legend_on_the_right=True,
+            span=24,
+        ),
+        ranking(
+            "Which very line held the loop?",
+            "The watchdog looks at a loop that blocks and notes the innermost line of the application, and what it called. Samples in the "
+            "chosen time range: the more, the longer the loop stood there.",
+            {"blocked_at": "Blocked at"},
+            [Column("Samples", top(total(gained("asyncio_block_samples_total", LOOP), "blocked_at")), bar=True)],
+            height=8,
+        ),
+    ]
+
+
+def waiters() -> list[PanelBuilder]:
+    """Where tasks are suspended."""
+    return [
+        lines(
+            "Where is a wait longest?",
+            "Mean time from a suspension to its resumption. If this rises at one place and active time does not, what it awaits got "
+            "slower.",
+            {"{{coroutine}} → {{yield_point}} ({{awaits}})": top(mean(WAITS, COROUTINE, POINT))},
+            unit="s",
+            link=drill_down("__field.labels.coroutine"),
+            legend_on_the_right=True,
+            span=24,
+        ),
+        lines(
+            "Where are tasks parked?",
+            "Tasks that are suspended there now. A rising line is a queue in front of whatever is awaited, or a leak.",
+            {"{{coroutine}} → {{yield_point}}": top(total(select("asyncio_suspended_tasks", COROUTINE), "coroutine, yield_point"))},
+            unit="short",
+            link=drill_down("__field.labels.coroutine"),
+        ),
+        lines(
+            "What do tasks wait for?",
+            "Mean number of tasks that wait, by what they await: a library, a lock, a sleep. If one band grows, look behind that call.",
+            {"{{awaits}}": top(total(rate(f"{WAITS}_sum", COROUTINE), "awaits"))},
+            unit="short",
+            stacked=True,
+        ),
+    ]
+
+
+def stuck() -> list[PanelBuilder]:
+    """Suspensions that last, tasks that pile up, fail or vanish."""
+    place = f"{POINT}, instance"
+    age = f"time() - min by ({place}) ({OLDEST} > 0)"
+    usual = f"(sum by ({place}) ({select(f'{WAITS}_sum', COROUTINE)}) / (sum by ({place}) ({select(f'{WAITS}_count', COROUTINE)}) > 0))"
+    oldest = top(age)
+    return [
+        ranking(
+            "Which await is stuck?",
+            "The oldest suspensions that still last, queues' get left out. Red: 20 times the mean wait of its own yield point, where the "
+            "alert looks; an empty cell: no wait ever ended there.",
+            POINT_HEADINGS | {"instance": "Instance"},
+            [
+                Column("Age s", oldest, thresholds.STUCK, bar=True),
+                Column("Age / mean wait", f"{oldest} / {usual}", thresholds.STUCK_RATIO),
+                Column("Mean wait s", f"{usual} and {oldest}"),
+                Column("Tasks", f"sum by ({place}) ({select('asyncio_suspended_tasks', COROUTINE)}) and {oldest}"),
+            ],
+            links=[TO_COROUTINE, TO_INSTANCE],
+        ),
+        lines(
+            "Which tasks pile up?",
+            "Live tasks by coroutine. A line that rises while requests do not is a leak.",
+            {"{{coroutine}}": top(total(select("asyncio_tasks", COROUTINE), "coroutine"))},
+            unit="short",
+            link=drill_down("__field.labels.coroutine"),
+        ),
+        ranking(
+            "Which tasks fail, or vanish?",
+            "Failed: tasks that ended in an exception. Cancelled: somebody stopped them. Vanished: garbage-collected before they were "
+            "done, "
+            "because nobody kept a reference; always a bug.",
+            {"coroutine": "Coroutine"},
+            [
+                Column("Failed %", share_of_ended(FAILED), thresholds.FAILED, bar=True),
+                Column("Cancelled %", share_of_ended(CANCELLED)),
+                Column("Vanished", top(total(gained("asyncio_tasks_destroyed_pending_total", JOB), "coroutine")), thresholds.ANY),
+            ],
+            links=[TO_COROUTINE],
+            height=9,
+            span=12,
+        ),
+    ]
+
+
+def share_of_ended(selector: str) -> str:
+    """Share of the tasks of each coroutine that ended in the way that ``selector`` names."""
+    return top(f"{total(rate(ENDED, selector), 'coroutine')} / ({total(rate(ENDED, COROUTINE), 'coroutine')} > 0)")

@@ -1,0 +1,58 @@
+"""PromQL in the few shapes that the dashboards use.
+
+Every selector carries ``$job`` and ``$instance``, every rate is taken over ``$__rate_interval``, so that one set of variables
+steers every panel and Grafana picks a window that fits the scrape interval.
+"""
+
+from __future__ import annotations
+
+JOB = 'job=~"$job",instance=~"$instance"'
+LOOP = f'{JOB},loop=~"$loop"'
+COROUTINE = f'{JOB},coroutine=~"$coroutine"'
+POINT = "coroutine, yield_point, awaits"
+
+
+def select(metric: str, selector: str) -> str:
+    """The instant vector ``metric{selector}``."""
+    return f"{metric}{{{selector}}}"
+
+
+def rate(metric: str, selector: str) -> str:
+    """What ``metric`` gains per second."""
+    return f"rate({metric}{{{selector}}}[$__rate_interval])"
+
+
+def gained(metric: str, selector: str) -> str:
+    """What ``metric`` gained in the time range that the dashboard shows."""
+    return f"increase({metric}{{{selector}}}[$__range])"
+
+
+def total(vector: str, by: str = "") -> str:
+    """The sum of ``vector``, one for each value of the labels ``by``."""
+    return f"sum by ({by}) ({vector})" if by else f"sum({vector})"
+
+
+def top(vector: str) -> str:
+    """The ``$topk`` largest of ``vector``."""
+    return f"topk($topk, {vector})"
+
+
+def share(part: str, whole: str, selector: str, by: str = "") -> str:
+    """What ``part`` gains for each unit that ``whole`` gains; nothing where ``whole`` stands still."""
+    return f"{total(rate(part, selector), by)} / ({total(rate(whole, selector), by)} > 0)"
+
+
+def mean(histogram: str, selector: str, by: str = "") -> str:
+    """The mean observation of ``histogram``; nothing where it observed nothing."""
+    return share(f"{histogram}_sum", f"{histogram}_count", selector, by)
+
+
+def buckets(histogram: str, selector: str) -> str:
+    """Observations per second by bucket, as a heatmap wants them."""
+    return total(rate(f"{histogram}_bucket", selector), "le")
+
+
+def quantile(fraction: float, histogram: str, selector: str, by: str = "") -> str:
+    """The ``fraction`` quantile of ``histogram``; nothing where it observed nothing."""
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({fraction:g}, {total(rate(f'{histogram}_bucket', selector), labels)})"

@@ -1,0 +1,56 @@
+"""Where a panel turns yellow and red: the numbers at which the alerts fire, and nothing else."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Threshold
+
+GREEN, YELLOW, ORANGE, RED = "green", "yellow", "orange", "red"
+
+#: Share of wall time that blocking segments may take: what is left of the objective of 99.9 %.
+BLOCKED_BUDGET = 0.001
+BLOCKED_TICKET = 1 * BLOCKED_BUDGET
+BLOCKED_PAGE_SLOW = 6 * BLOCKED_BUDGET
+BLOCKED_PAGE_FAST = 14.4 * BLOCKED_BUDGET
+
+#: Active share of a loop over which it is saturated.
+SATURATED = 0.9
+
+#: Share of wall time that a loop's thread may stand in line for a CPU.
+STARVED_BY_SCHEDULER = 0.1
+
+#: Share of one loop's time over which a single yield point is hot.
+HOT = 0.5
+
+#: Share of a coroutine's tasks that may fail.
+FAILING = 0.05
+
+#: Seconds without a sign of life after which a loop counts as hung.
+HUNG_SECONDS = 15
+
+#: Seconds of one segment from which on it blocks.
+BLOCKING_SECONDS = 0.1
+
+#: A suspension is stuck at this age, if it is also this many times the mean wait of its yield point.
+STUCK_SECONDS = 300
+STUCK_TIMES_MEAN = 20
+
+#: What work that has not come yet is awaited through: a wait there is never stuck.
+PATIENT = 'awaits!~".*Queue\\\\.get"'
+
+
+def steps(*limits: tuple[float, str]) -> list[Threshold]:
+    """Green, then each colour from its limit on."""
+    return [Threshold(value=None, color=GREEN), *(Threshold(value=value, color=color) for value, color in limits)]
+
+
+BLOCKED = steps((BLOCKED_TICKET, YELLOW), (BLOCKED_PAGE_SLOW, ORANGE), (BLOCKED_PAGE_FAST, RED))
+FAILED = steps((FAILING, RED))
+HOTSPOT = steps((HOT, RED))
+IN_LINE = steps((STARVED_BY_SCHEDULER, RED))
+BUSY = steps((SATURATED, RED))
+SILENT = steps((HUNG_SECONDS, RED))
+SLOW = steps((BLOCKING_SECONDS, RED))
+STUCK = steps((STUCK_SECONDS, RED))
+STUCK_RATIO = steps((STUCK_TIMES_MEAN, RED))
+ANY = steps((1e-9, YELLOW))
+NONE = steps()
