@@ -1,0 +1,138 @@
+"""A snapshot as metric families: which rows every metric has, and the only place where nanoseconds become seconds."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+from aiometrics import catalogue
+from aiometrics.catalogue import Metric
+from aiometrics.clock import SECOND_NS
+from aiometrics.snapshot import EAGER_CHILD, RAISE, RETURN, RUNNING, Histogram, Snapshot
+
+_NO_SEGMENT = frozenset({EAGER_CHILD, RUNNING})
+_NO_WAIT = frozenset({RETURN, RAISE, RUNNING})
+
+
+class Distribution(NamedTuple):
+    """A histogram the way Prometheus writes it: how many durations lasted at most each bound, the last one unbounded, and their sum."""
+
+    bounds_seconds: tuple[float, ...]
+    cumulative: tuple[int, ...]
+    sum_seconds: float
+
+    @property
+    def samples(self) -> int:
+        """How many samples it makes: one per bucket, the count and the sum."""
+        return len(self.cumulative) + 2
+
+
+#: Label values in the order of ``Metric.labels``, and the value.
+Row = tuple[tuple[str, ...], float | Distribution]
+Family = tuple[Metric, Iterator[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the exporter says of itself: its version, its recorder (``c`` or ``python``), and how long its previous scrape took, in ns."""
+
+    version: str
+    implementation: str
+    scrape_ns: int = 0
+
+
+#: Where the collector gets what one scrape shows.
+Source = Callable[[], tuple[Snapshot, Facts]]
+
+
+def families(snapshot: Snapshot, facts: Facts) -> Iterator[Family]:
+    """Every metric of the catalogue with its rows, which are made as they are iterated, so that a scrape can pause between any two.
+
+    ``aiometrics_series`` comes last: it counts the samples of the rows iterated before it, and itself.
+    """
+    samples = 0
+
+    def counted(rows: Iterable[Row]) -> Iterator[Row]:
+        nonlocal samples
+        for row in rows:
+            samples += row[1].samples if isinstance(row[1], Distribution) else 1
+            yield row
+
+    def series() -> Iterator[Row]:
+        yield (), samples + 1
+
+    for metric, rows in _recorded(snapshot, facts):
+        yield metric, counted(rows)
+    yield catalogue.SERIES, series()
+
+
+def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterable[Row]]]:
+    points, coroutines, loops = snapshot.yield_points, snapshot.coroutines, snapshot.loops
+    ended = [point for point in points if point.yield_point not in _NO_SEGMENT]
+    awaited = [point for point in points if point.yield_point not in _NO_WAIT]
+    blocking = [point for point in points if point.yield_point != EAGER_CHILD]
+
+    yield catalogue.SEGMENT_SECONDS, ((point.labels, distribution(point.segments)) for point in ended)
+    yield catalogue.WAIT_SECONDS, ((point.labels, distribution(point.waits)) for point in awaited)
+    yield catalogue.BLOCKING_SECONDS, ((point.labels, seconds(point.blocking_ns)) for point in blocking)
+    yield catalogue.INFLICTED_WAIT_SECONDS, ((point.labels, seconds(point.inflicted_wait_ns)) for point in ended)
+    yield catalogue.SUSPENDED_TASKS, ((point.labels, point.suspended) for point in awaited)
+    yield catalogue.OLDEST_SUSPENSION, ((point.labels, seconds(point.oldest_suspension_ns)) for point in awaited)
+
+    yield catalogue.TASKS_CREATED, (((entry.coroutine,), entry.created) for entry in coroutines)
+    yield catalogue.TASK_WALL_SECONDS, (((e.coroutine, status), distribution(h)) for e in coroutines for status, h in e.wall.items())
+    yield catalogue.TASK_ACTIVE_SECONDS, (((e.coroutine, status), distribution(h)) for e in coroutines for status, h in e.active.items())
+    yield catalogue.TASKS, (((entry.coroutine,), entry.live) for entry in coroutines)
+    yield catalogue.TASKS_DESTROYED_PENDING, (((entry.coroutine,), entry.destroyed_pending) for entry in coroutines)
+
+    yield catalogue.LOOP_START_DELAY_SECONDS, (((loop.loop,), distribution(loop.start_delay)) for loop in loops)
+    yield catalogue.LOOP_BLOCKING_SECONDS, (((loop.loop,), seconds(loop.blocking_ns)) for loop in loops)
+    yield catalogue.LOOP_HEARTBEAT, (((loop.loop,), seconds(loop.heartbeat_ns)) for loop in loops)
+
+    python = (platform.python_implementation(), platform.python_version())
+    yield catalogue.BUILD_INFO, [((facts.version, facts.implementation, *python), 1)]
+    yield catalogue.SCRAPE_DURATION, [((), seconds(facts.scrape_ns))]
+    yield catalogue.OVERFLOW, (((kind,), count) for kind, count in snapshot.overflow.items())
+    yield catalogue.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())
+    yield catalogue.UNTRACED_TASKS, [((), snapshot.untraced_tasks)]
+    yield catalogue.SAMPLE_RATIO, [((), snapshot.sample_ratio)]
+
+
+def seconds(ns: int) -> float:
+    """Nanoseconds as seconds, rounded once: to the nearest float."""
+    return ns / SECOND_NS
+
+
+def distribution(histogram: Histogram) -> Distribution:
+    """A histogram of nanoseconds in seconds, its counts summed up from the shortest duration."""
+    return Distribution(_bounds_seconds(histogram.bounds_ns), tuple(accumulate(histogram.counts)), seconds(histogram.sum_ns))
+
+
+@lru_cache(maxsize=64)
+def _bounds_seconds(bounds_ns: tuple[int, ...]) -> tuple[float, ...]:
+    return tuple(map(seconds, bounds_ns))
+
+
+def encodable(label: str) -> str:
+    """A label value that UTF-8 can carry: lone surrogates, as in the name of a file that is not UTF-8, are spelled out."""
+    return label if label.isascii() else label.encode(errors="backslashreplace").decode()
+
+
+def bound_text(bound: float) -> str:
+    """A bucket's ``le``, written as ``prometheus_client`` does: ``1.0``, ``1e+06`` from a million on, ``+Inf``.
+
+    It must not depend on the format: Prometheus would see other series when it asks for another one.
+    """
+    if math.isinf(bound):
+        return "+Inf"
+    text = repr(bound)
+    whole, _, fraction = text.partition(".")
+    if "e" in text or len(whole) < 7:
+        return text
+    mantissa = f"{whole[0]}.{whole[1:]}{fraction}".rstrip("0").removesuffix(".")
+    return f"{mantissa}e+{len(whole) - 1:02}"

@@ -1,0 +1,85 @@
+"""Builders of snapshot values for tests: only what a test is about needs to be said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aiometrics.catalogue import STATUSES
+from aiometrics.families import Facts
+from aiometrics.snapshot import Coroutine, Histogram, Loop, Snapshot, YieldPoint
+
+BOUNDS_NS = (1_000_000, 100_000_000, 1_000_000_000)
+FACTS = Facts(version="1.2.3", implementation="python", scrape_ns=2_500_000)
+
+
+def histogram(*counts: int, sum_ns: int = 0, bounds_ns: tuple[int, ...] = BOUNDS_NS) -> Histogram:
+    """A histogram with the given counts, from the first bucket on; those not given are 0."""
+    return Histogram(bounds_ns, counts + (0,) * (len(bounds_ns) + 1 - len(counts)), sum_ns)
+
+
+def yield_point(
+    place: str = "shop/db.py:42 fetch",
+    *,
+    coroutine: str = "shop.orders.handle",
+    awaits: str = "asyncio.sleep",
+    segments: Histogram | None = None,
+    waits: Histogram | None = None,
+    blocking_ns: int = 0,
+    inflicted_wait_ns: int = 0,
+    suspended: int = 0,
+    oldest_suspension_ns: int = 0,
+) -> YieldPoint:
+    """One yield point where nothing happened yet, but for what is given."""
+    segments, waits = segments or histogram(), waits or histogram()
+    return YieldPoint(coroutine, place, awaits, segments, waits, blocking_ns, inflicted_wait_ns, suspended, oldest_suspension_ns)
+
+
+def coroutine(
+    name: str = "shop.orders.handle",
+    *,
+    created: int = 0,
+    live: int = 0,
+    destroyed_pending: int = 0,
+    wall: Mapping[str, Histogram] | None = None,
+    active: Mapping[str, Histogram] | None = None,
+) -> Coroutine:
+    """One coroutine without finished tasks, but for the statuses given."""
+    none = dict.fromkeys(STATUSES, histogram())
+    return Coroutine(name, created, live, destroyed_pending, none | dict(wall or {}), none | dict(active or {}))
+
+
+def loop(name: str = "MainThread", *, start_delay: Histogram | None = None, blocking_ns: int = 0, heartbeat_ns: int = 0) -> Loop:
+    """One idle loop."""
+    return Loop(name, start_delay or histogram(), blocking_ns, heartbeat_ns, running=None)
+
+
+def shop() -> Snapshot:
+    """A small service with something in every family, pseudo yield points and awkward names included."""
+    busy = histogram(5, 2, 0, 1, sum_ns=1_234_567_891)
+    return Snapshot(
+        taken_ns=1_763_856_000_123_456_789,
+        loops=(loop(start_delay=histogram(9, 1, sum_ns=12_000_000), blocking_ns=1_100_000_000, heartbeat_ns=1_763_856_000_123_456_789),),
+        coroutines=(
+            coroutine(created=9, live=1, destroyed_pending=1, wall={"completed": busy}, active={"failed": histogram(1, sum_ns=7)}),
+            coroutine('shop."quoted"\\path\nline {brace}, größe'),
+        ),
+        yield_points=(
+            yield_point(
+                segments=busy,
+                waits=histogram(0, 3, sum_ns=90_000_000),
+                blocking_ns=1_100_000_000,
+                inflicted_wait_ns=3_300_000_000,
+                suspended=2,
+                oldest_suspension_ns=1_763_855_999_000_000_001,
+            ),
+            yield_point("(return)", awaits="", segments=busy),
+            yield_point("(raise)", awaits="", segments=histogram(1, sum_ns=10)),
+            yield_point("(eager child)", awaits="", waits=histogram(1, sum_ns=11)),
+            yield_point("(running)", awaits="", blocking_ns=400_000_000),
+            yield_point('shop/"quoted"\\größe.py:1 f\nx', coroutine='shop."quoted"\\path\nline {brace}, größe', awaits="# EOF"),
+        ),
+        overflow={"coroutine": 0, "yield_point": 3, "string": 0, "loop": 0},
+        errors={"recorder": 1},
+        untraced_tasks=4,
+        sample_ratio=0.25,
+    )
