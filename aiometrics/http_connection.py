@@ -91,8 +91,9 @@ class Connection:
         while (end := self._buffer.find(HEAD_END)) < 0:
             check_start(self._buffer)
             self._receive(deadline)
+        end += len(HEAD_END)
         head = parse_head(self._buffer[:end])
-        size = end + len(HEAD_END) + head.body_length
+        size = end + head.body_length
         while len(self._buffer) < size:
             self._receive(deadline)
         del self._buffer[:size]

@@ -19,7 +19,7 @@ HEAD_END = b"\r\n\r\n"
 
 _METHOD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(%s) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])" % _METHOD)
-_REQUEST_LINE_SO_FAR = re.compile(rb"[\x20-\x7e]*\r?")
+_REQUEST_LINE_SO_FAR = re.compile(rb"[\x20-\x7e]*")
 _FIELD = re.compile(rb"(%s):([\t\x20-\x7e\x80-\xff]*)" % _METHOD)
 _ABSOLUTE_TARGET = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -73,10 +73,11 @@ def check_start(received: bytes | bytearray) -> None:
     Raises ``RequestError``: 400, 505, 414 and 431 as ``parse_head``.
     """
     line, newline, _ = received.partition(b"\n")
+    line = line.removesuffix(b"\r")
     if len(line) > MAX_REQUEST_LINE:
         raise RequestError(HTTPStatus.REQUEST_URI_TOO_LONG)
     if newline:
-        _parse_request_line(line.removesuffix(b"\r"))
+        _parse_request_line(line)
     elif not _REQUEST_LINE_SO_FAR.fullmatch(line):
         raise RequestError(HTTPStatus.BAD_REQUEST)
     if len(received) > MAX_HEAD:
@@ -84,13 +85,13 @@ def check_start(received: bytes | bytearray) -> None:
 
 
 def parse_head(received: bytes | bytearray) -> Head:
-    """The head of a request, without the empty line that ends it.
+    """The head of a request, up to and with the empty line that ends it.
 
     Raises ``RequestError``: 400 for what is not HTTP/1, 505 for another version, 414 and 431 for what is over its limit, and what the
     framing of a body can be refused for (411 unless by length, 413 if too long, 417 if it waits to be asked for).
     """
     check_start(received)
-    line, *fields = received.split(b"\r\n")
+    line, *fields = received.removesuffix(HEAD_END).split(b"\r\n")
     method, target, minor = _parse_request_line(line)
     headers = _parse_fields(fields)
     if minor and "host" not in headers:

@@ -136,11 +136,9 @@ class MetricsServer:
         with _Selector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._wakened, selectors.EVENT_READ)
-            while True:
-                selector.select()
-                if self._closing.is_set():
-                    return
+            while not self._closing.is_set():
                 try:
+                    selector.select()
                     self._accept()
                 except Exception as error:  # noqa: BLE001 - whatever it is, it may neither end the server nor make it spin
                     self._report(error)
