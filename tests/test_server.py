@@ -381,12 +381,13 @@ def test_a_client_that_goes_away_is_nobodys_error(serve: Serve) -> None:
 def test_too_many_connections_are_refused(serve: Serve) -> None:
     """Beyond the bound a client gets 503 and no thread; a place that becomes free is given away again."""
     server = serve(max_connections=1)
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as first:
-        assert 200 == ask_on(first, "/")[0]
-        with connect(server) as second:
-            refusal = read_all(second)
+    with connect(server) as first:
+        first.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert select.select([first], [], [], GUARD_SECONDS)[0]
+        refusal = exchange(server, b"")
         assert 1 == len(http_threads("aiometrics-http-client"))
-        assert 200 == ask_on(first, "/", Connection="close")[0]
+        first.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert 2 == read_all(first).count(b"HTTP/1.1 200 OK")
     status, _, _ = ask(server, "/")
 
     assert "HTTP/1.1 503 Service Unavailable" == status_line(refusal)
