@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-RECORDER := $(if $(filter-out 0 false no,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
+RECORDER := $(if $(filter-out 0 false no off,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
 INSTALLED := $(VENV)/.installed-$(RECORDER)
 SOURCES := pyproject.toml setup.py MANIFEST.in README.md $(shell find aiometrics csrc -name __pycache__ -prune -o -print 2>/dev/null)
 

@@ -19,7 +19,7 @@ def files(pattern: str) -> list[str]:
 
 def extensions() -> list[Extension]:
     """The C recorder, or nothing where only the Python one is wanted or safe; a failing compiler does not fail the install."""
-    unwanted = os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in {"", "0", "false", "no"}
+    unwanted = os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in {"", "0", "false", "no", "off"}
     free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     sources, headers = files("*.c"), files("*.h")
     if unwanted or free_threaded or sys.implementation.name != "cpython" or not sources:

@@ -94,7 +94,7 @@ def test_setup_builds_one_optional_extension(checkout: Path, monkeypatch: pytest
     assert ("aiometrics._core", ["csrc/core.c"], True) == (extension.name, extension.sources, extension.optional)
 
 
-@pytest.mark.parametrize("value", ["", "0", "false", "No"])
+@pytest.mark.parametrize("value", ["", "0", "false", "No", "off"])
 def test_setup_builds_the_extension_where_the_request_says_no(checkout: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """``AIOMETRICS_NO_EXTENSIONS=0`` is no request."""
     monkeypatch.setenv("AIOMETRICS_NO_EXTENSIONS", value)
