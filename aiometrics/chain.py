@@ -32,6 +32,7 @@ def _samples() -> Iterator[Any]:
 
 _OPAQUE = frozenset(type(sample) for sample in _samples())
 _GETTERS = (types.GetSetDescriptorType, types.MemberDescriptorType)
+_LINKS = ("cr_await", "gi_yieldfrom", "ag_await")
 _NEXT: dict[type, Callable[[Any], Any]] = {
     types.CoroutineType: lambda obj: obj.cr_await,
     types.GeneratorType: lambda obj: obj.gi_yieldfrom,
@@ -55,6 +56,17 @@ def _hidden(obj: Any) -> Any:
     return next((referent for referent in gc.get_referents(obj) if type(referent) in driven), None)
 
 
+def hop(kind: type) -> int:
+    """How the chain goes on from objects of a type that is none of the built-in generators: for the C core, which caches it.
+
+    0: it ends; 1: at the generator that a built-in awaitable hides; 2: wherever :func:`awaited_by` and :func:`code_of` say.
+    """
+    if kind in _OPAQUE:
+        return 1
+    asks = any(isinstance(vars(base).get(name), _GETTERS) for base in kind.__mro__ for name in _LINKS)
+    return 2 if asks else 0
+
+
 def awaited_by(obj: Any) -> Any:
     """What ``obj`` is suspended on, or ``None`` at the end of the chain."""
     follow = _NEXT.get(type(obj))
@@ -62,7 +74,7 @@ def awaited_by(obj: Any) -> Any:
         return follow(obj)
     if type(obj) in _OPAQUE:
         return _hidden(obj)
-    return peek(obj, "cr_await", "gi_yieldfrom", "ag_await")
+    return peek(obj, *_LINKS)
 
 
 def frame_of(obj: Any) -> types.FrameType | None:

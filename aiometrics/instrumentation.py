@@ -20,7 +20,7 @@ from aiometrics.page import Page
 from aiometrics.pages import Pages, Slot
 from aiometrics.places import Places
 from aiometrics.recorder import CHOSEN, Implementation
-from aiometrics.seams import CreateTaskSeam, Seam, python_seams
+from aiometrics.seams import CreateTaskSeam, Seam, c_seams, python_seams
 from aiometrics.snapshot import Snapshot
 
 PROBE = "instrumentation"
@@ -120,14 +120,19 @@ class Instrumentation:
 
     def trace(self, loop: Any, coro: Any) -> Any:
         """What a new task of ``loop`` shall run instead of ``coro``: itself, if it is not to be traced."""
+        if type(coro) is self._implementation.traced:
+            return coro
+        recorder = self.recorder_of(loop)
+        return coro if recorder is None else recorder.trace(coro)
+
+    def recorder_of(self, loop: Any) -> Any:
+        """The recorder of ``loop``, or ``None`` if it is not to be traced. Never raises."""
         try:
             tenant = self._tenants.get(id(loop)) or self._adopt(loop)
         except Exception as error:  # noqa: BLE001 - the task must be created whatever happens here
             self.faults.report(PROBE, error)
-            return coro
-        if tenant.recorder is None or type(coro) is self._implementation.traced:
-            return coro
-        return tenant.recorder.trace(coro)
+            return None
+        return tenant.recorder
 
     @staticmethod
     def abandon(traced: Any) -> None:
@@ -153,14 +158,14 @@ class Instrumentation:
     def _install(self) -> None:
         if self._seams:
             return
-        for seam in python_seams(self.trace, self.abandon):
+        for seam in c_seams(self._implementation.core, self.recorder_of) or python_seams(self.trace, self.abandon):
             seam.install()
             self._seams.append(seam)
 
     def _cover(self, loop_class: type) -> None:
         """Reach a loop of a class that inherits ``create_task`` from nothing known."""
         covered = tuple(seam.loop_class for seam in self._seams if isinstance(seam, CreateTaskSeam))
-        if issubclass(loop_class, covered):
+        if not covered or issubclass(loop_class, covered):
             return
         seam = CreateTaskSeam(loop_class, self.trace, self.abandon)
         seam.install()

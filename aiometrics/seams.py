@@ -11,11 +11,14 @@ import functools
 import sys
 from asyncio import tasks
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 #: ``trace(loop, coro)`` is the coroutine to hand to the task; ``abandon(coro)`` says that there will be no task.
 Trace = Callable[[Any, Any], Any]
 Abandon = Callable[[Any], None]
+Lookup = Callable[[Any], Any]
+
+_C_TASK = getattr(tasks, "_CTask", None)
 
 
 class Seam(Protocol):
@@ -69,6 +72,39 @@ def _tracing_create_task(original: Callable[..., Any], trace: Trace, abandon: Ab
     return create_task
 
 
+class TaskTypeSeam:
+    """The C type of tasks itself, by the C core: sees every construction, of subclasses too, and needs no other seam.
+
+    ``lookup(loop)`` is the recorder of a loop, or ``None``. Several may be installed; the first that knows a loop has it.
+    """
+
+    _lookups: ClassVar[list[Lookup]] = []
+
+    def __init__(self, core: Any, lookup: Lookup) -> None:
+        self._core = core
+        self._lookup = lookup
+
+    def install(self) -> None:
+        """Hook the constructor."""
+        self._lookups.append(self._lookup)
+        self._core.hook(_C_TASK, self._first)
+
+    def remove(self) -> None:
+        """Unhook it after the last."""
+        self._lookups.remove(self._lookup)
+        if self._lookups:
+            self._core.hook(_C_TASK, self._first)
+        else:
+            self._core.unhook()
+
+    @classmethod
+    def _first(cls, loop: Any) -> Any:
+        """The recorder of a loop; a task that is given none takes the running one, or is the caller's mistake."""
+        loop = asyncio._get_running_loop() if loop is None else loop
+        found = (lookup(loop) for lookup in cls._lookups) if loop is not None else ()
+        return next((recorder for recorder in found if recorder is not None), None)
+
+
 class TaskNameSeam:
     """The name ``asyncio.Task``: a type in its place whose instances are those of the original."""
 
@@ -112,6 +148,11 @@ def _stand_in(original: Any, trace: Trace, abandon: Abandon) -> type:
     namespace = {"__doc__": original.__doc__, "__module__": original.__module__, "__qualname__": original.__qualname__}
     Task = Meta(original.__name__, (original,), namespace)  # noqa: N806 - it is a type
     return Task
+
+
+def c_seams(core: Any, lookup: Lookup) -> list[Seam]:
+    """The one seam that the C core needs; none where tasks are not of its type."""
+    return [TaskTypeSeam(core, lookup)] if core is not None and _C_TASK is tasks.Task else []
 
 
 def python_seams(trace: Trace, abandon: Abandon) -> list[Seam]:

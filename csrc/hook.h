@@ -1,0 +1,13 @@
+/* Where the construction of a task is intercepted in C: the tp_init slot of _asyncio.Task, which every task of that type goes through,
+   whoever constructs it, and the slot wrapper Task.__init__, which subclasses call. */
+#ifndef AIOMETRICS_HOOK_H
+#define AIOMETRICS_HOOK_H
+
+#include <Python.h>
+
+/* hook(task_type, lookup): from now on lookup(loop) names the Recorder, or None, for each new task's loop. */
+PyObject *hook_install(PyObject *module, PyObject *args);
+/* unhook(): everything as it was. */
+PyObject *hook_remove(PyObject *module, PyObject *ignored);
+
+#endif

@@ -1,0 +1,95 @@
+#include "hook.h"
+#include "recorder.h"
+
+static PyMethodDef methods[] = {
+    {"hook", hook_install, METH_VARARGS, "hook(task_type, lookup): trace each new task of that type whose loop lookup(loop) has a recorder for."},
+    {"unhook", hook_remove, METH_NOARGS, "unhook(): construct tasks as if nothing had been."},
+    {NULL, NULL, 0, NULL},
+};
+
+typedef struct {
+    const char *record;
+    const char *field;
+    int offset;
+} Offset;
+
+/* For the test that holds page.h to aiometrics/layout.py. */
+static const Offset offsets[] = {
+    {"HEADER", "segment_bounds", HEADER_SEGMENT_BOUNDS},
+    {"HEADER", "wait_bounds", HEADER_WAIT_BOUNDS},
+    {"HEADER", "max_coroutines", HEADER_MAX_COROUTINES},
+    {"HEADER", "max_yield_points", HEADER_MAX_YIELD_POINTS},
+    {"HEADER", "weight", HEADER_WEIGHT},
+    {"HEADER", "blocking_threshold_ns", HEADER_BLOCKING_THRESHOLD_NS},
+    {"LOOP", "segment_since_ns", LOOP_SEGMENT_SINCE_NS},
+    {"LOOP", "segment_coroutine", LOOP_SEGMENT_COROUTINE},
+    {"LOOP", "segment_counted_ns", LOOP_SEGMENT_COUNTED_NS},
+    {"LOOP", "looked_ns", LOOP_LOOKED_NS},
+    {"LOOP", "blocking_ns", LOOP_BLOCKING_NS},
+    {"COROUTINE", "name", COROUTINE_NAME},
+    {"COROUTINE", "created", COROUTINE_CREATED},
+    {"COROUTINE", "live", COROUTINE_LIVE},
+    {"COROUTINE", "destroyed_pending", COROUTINE_DESTROYED_PENDING},
+    {"COROUTINE", "running_ns", COROUTINE_RUNNING_NS},
+    {"YIELD_POINT", "coroutine", POINT_COROUTINE},
+    {"YIELD_POINT", "yield_point", POINT_YIELD_POINT},
+    {"YIELD_POINT", "awaits", POINT_AWAITS},
+    {"YIELD_POINT", "blocking_ns", POINT_BLOCKING_NS},
+    {"YIELD_POINT", "inflicted_wait_ns", POINT_INFLICTED_WAIT_NS},
+    {"YIELD_POINT", "suspended", POINT_SUSPENDED},
+    {"YIELD_POINT", "oldest_ns", POINT_OLDEST_NS},
+};
+
+static int
+add_layout(PyObject *module)
+{
+    PyObject *layout = PyDict_New();
+    if (layout == NULL) {
+        return -1;
+    }
+    for (size_t place = 0; place < Py_ARRAY_LENGTH(offsets); place++) {
+        PyObject *key = Py_BuildValue("(ss)", offsets[place].record, offsets[place].field);
+        PyObject *value = PyLong_FromLong(offsets[place].offset);
+        int failed = key == NULL || value == NULL || PyDict_SetItem(layout, key, value) < 0;
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+        if (failed) {
+            Py_DECREF(layout);
+            return -1;
+        }
+    }
+    int result = PyModule_AddObjectRef(module, "LAYOUT", layout);
+    Py_DECREF(layout);
+    return result;
+}
+
+static int
+execute(PyObject *module)
+{
+    if (locate_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0) {
+        return -1;
+    }
+    return add_layout(module);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "aiometrics._core",
+    .m_doc = "The recorder in C; aiometrics._twin is the same in Python.",
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

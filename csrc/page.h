@@ -1,0 +1,90 @@
+/* The page as C sees it: the same words that aiometrics/layout.py declares, which a test compares with LAYOUT in module.c. */
+#ifndef AIOMETRICS_PAGE_H
+#define AIOMETRICS_PAGE_H
+
+#include <Python.h>
+#include <stdint.h>
+
+#define MAX_BOUNDS 64
+#define STATUSES 3
+
+enum { HEADER_SEGMENT_BOUNDS = 5, HEADER_WAIT_BOUNDS, HEADER_MAX_COROUTINES, HEADER_MAX_YIELD_POINTS, HEADER_WEIGHT = 13,
+       HEADER_BLOCKING_THRESHOLD_NS };
+enum { LOOP_SEGMENT_SINCE_NS, LOOP_SEGMENT_COROUTINE, LOOP_SEGMENT_COUNTED_NS, LOOP_LOOKED_NS, LOOP_BLOCKING_NS };
+enum { COROUTINE_NAME, COROUTINE_CREATED, COROUTINE_LIVE, COROUTINE_DESTROYED_PENDING, COROUTINE_RUNNING_NS, COROUTINE_SCALARS };
+enum { POINT_COROUTINE, POINT_YIELD_POINT, POINT_AWAITS, POINT_BLOCKING_NS, POINT_INFLICTED_WAIT_NS, POINT_SUSPENDED,
+       POINT_OLDEST_NS, POINT_SCALARS };
+
+/* Bucket bounds in ns, with a last one that nothing exceeds. */
+typedef struct {
+    int64_t upper_ns[MAX_BOUNDS + 1];
+    Py_ssize_t words; /* of a histogram with these buckets: its sum, then a count per bucket */
+} Bounds;
+
+typedef struct {
+    Py_buffer buffer;
+    int64_t *loop;
+    int64_t *start_delay;
+    int64_t *coroutines;
+    int64_t *points;
+    Py_ssize_t coroutine_words;
+    Py_ssize_t point_words;
+    Py_ssize_t max_coroutines;
+    Py_ssize_t max_points;
+    Bounds segment;
+    Bounds wait;
+    int64_t threshold_ns;
+    int64_t weight;
+} Page;
+
+int page_open(Page *page, PyObject *object);
+void page_close(Page *page);
+
+static inline void
+observe(int64_t *histogram, const Bounds *bounds, int64_t duration_ns)
+{
+    Py_ssize_t bucket = 0;
+    while (duration_ns > bounds->upper_ns[bucket]) {
+        bucket++;
+    }
+    histogram[0] += duration_ns;
+    histogram[1 + bucket] += 1;
+}
+
+static inline int64_t *
+page_coroutine(const Page *page, int32_t number)
+{
+    return page->coroutines + number * page->coroutine_words;
+}
+
+static inline int64_t *
+page_wall(const Page *page, int32_t number, int status)
+{
+    return page_coroutine(page, number) + COROUTINE_SCALARS + status * page->wait.words;
+}
+
+static inline int64_t *
+page_active(const Page *page, int32_t number, int status)
+{
+    return page_wall(page, number, STATUSES + status);
+}
+
+static inline int64_t *
+page_point(const Page *page, int32_t number)
+{
+    return page->points + number * page->point_words;
+}
+
+static inline int64_t *
+page_segments(const Page *page, int32_t number)
+{
+    return page_point(page, number) + POINT_SCALARS;
+}
+
+static inline int64_t *
+page_waits(const Page *page, int32_t number)
+{
+    return page_segments(page, number) + page->segment.words;
+}
+
+#endif

@@ -1,0 +1,634 @@
+#include "chain.h"
+#include "recorder.h"
+
+#include <structmember.h>
+#include <time.h>
+
+#define SECOND_NS INT64_C(1000000000)
+#define SEED UINT64_C(0x9E3779B97F4A7C15)
+
+PyTypeObject *recorder_type;
+static PyObject *cancelled_error, *system_clock;
+static const char *const pseudo_names[PSEUDO_POINTS] = {"(return)", "(raise)", "(eager child)"};
+
+/* The exception that the application has in flight, put aside while Python runs for us. */
+#if PY_VERSION_HEX >= 0x030C0000
+typedef struct {
+    PyObject *value;
+} Pending;
+
+static Pending
+pending_save(void)
+{
+    return (Pending){PyErr_GetRaisedException()};
+}
+
+static void
+pending_restore(Pending pending)
+{
+    PyErr_SetRaisedException(pending.value);
+}
+#else
+typedef struct {
+    PyObject *type, *value, *traceback;
+} Pending;
+
+static Pending
+pending_save(void)
+{
+    Pending pending;
+    PyErr_Fetch(&pending.type, &pending.value, &pending.traceback);
+    return pending;
+}
+
+static void
+pending_restore(Pending pending)
+{
+    PyErr_Restore(pending.type, pending.value, pending.traceback);
+}
+#endif
+
+/* An error of ours: reported and gone, and this recorder with it. The application's own must have been put aside. */
+static void
+fail(Recorder *self)
+{
+    self->retired = 1;
+    self->current = NULL;
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (PyErr_GivenExceptionMatches(type, PyExc_KeyboardInterrupt)) {
+        PyErr_SetInterrupt(); /* it was meant for the application */
+    }
+    if (value != NULL && traceback != NULL) {
+        (void)PyException_SetTraceback(value, traceback);
+    }
+    PyObject *done = PyObject_CallMethod(self->faults, "report", "sO", "recorder", value == NULL ? Py_None : value);
+    if (done == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(done);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+}
+
+static int
+read_given_clock(Recorder *self, int64_t *now)
+{
+    PyObject *reading = PyObject_CallNoArgs(self->clock);
+    if (reading == NULL) {
+        return -1;
+    }
+    *now = PyLong_AsLongLong(reading);
+    Py_DECREF(reading);
+    return *now == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static inline int
+read_clock(Recorder *self, int64_t *now)
+{
+    if (self->clock != NULL) {
+        return read_given_clock(self, now);
+    }
+#ifdef CLOCK_MONOTONIC
+    struct timespec reading;
+    (void)clock_gettime(CLOCK_MONOTONIC, &reading);
+    *now = (int64_t)reading.tv_sec * SECOND_NS + reading.tv_nsec;
+#endif
+    return 0;
+}
+
+static int32_t
+number_within(PyObject *answer, Py_ssize_t most)
+{
+    if (answer == NULL) {
+        return -1;
+    }
+    long number = PyLong_AsLong(answer);
+    Py_DECREF(answer);
+    if (number < 0 || number > most) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_ValueError, "record %ld is not in the page", number);
+        }
+        return -1;
+    }
+    return (int32_t)number;
+}
+
+static int32_t
+pseudo_point(Recorder *self, int32_t record, PseudoPoint which)
+{
+    int32_t *known = &self->pseudo[record][which];
+    if (*known < 0) {
+        PyObject *answer = PyObject_CallMethod(self->directory, "pseudo_point", "is", (int)record, pseudo_names[which]);
+        *known = number_within(answer, self->page.max_points);
+    }
+    return *known;
+}
+
+/* --- what the page shows ------------------------------------------------------------------------------------------------------ */
+
+static void
+show(Recorder *self, Traced *traced)
+{
+    int64_t *loop = self->page.loop;
+    self->current = traced;
+    loop[LOOP_SEGMENT_SINCE_NS] = traced == NULL ? 0 : traced->since_ns;
+    loop[LOOP_SEGMENT_COROUTINE] = traced == NULL ? 0 : traced->record;
+    loop[LOOP_SEGMENT_COUNTED_NS] = traced == NULL ? 0 : traced->counted_ns;
+}
+
+static void
+link_waiting(Recorder *self, Traced *traced)
+{
+    Waiting *waiting = &self->waiting[traced->point];
+    int64_t *point = page_point(&self->page, traced->point);
+    traced->older = waiting->newest;
+    traced->newer = NULL;
+    if (waiting->newest != NULL) {
+        waiting->newest->newer = traced;
+    }
+    else {
+        waiting->oldest = traced;
+        point[POINT_OLDEST_NS] = traced->since_ns;
+    }
+    waiting->newest = traced;
+    point[POINT_SUSPENDED] += 1;
+}
+
+static void
+unlink_waiting(Recorder *self, Traced *traced)
+{
+    Waiting *waiting = &self->waiting[traced->point];
+    int64_t *point = page_point(&self->page, traced->point);
+    if (traced->newer != NULL) {
+        traced->newer->older = traced->older;
+    }
+    else {
+        waiting->newest = traced->older;
+    }
+    if (traced->older != NULL) {
+        traced->older->newer = traced->newer;
+    }
+    else {
+        waiting->oldest = traced->newer;
+        point[POINT_OLDEST_NS] = waiting->oldest == NULL ? 0 : waiting->oldest->since_ns;
+    }
+    point[POINT_SUSPENDED] -= 1;
+}
+
+/* Makes final what readers counted under (running) for the segment in progress. */
+static void
+settle(Recorder *self, Traced *traced)
+{
+    int64_t counted_ns = self->page.loop[LOOP_LOOKED_NS] - traced->since_ns - traced->counted_ns;
+    if (counted_ns <= 0) {
+        return;
+    }
+    traced->counted_ns += counted_ns;
+    page_coroutine(&self->page, traced->record)[COROUTINE_RUNNING_NS] += counted_ns;
+    self->page.loop[LOOP_BLOCKING_NS] += counted_ns;
+}
+
+/* --- segments ----------------------------------------------------------------------------------------------------------------- */
+
+/* A segment begins; one that is in progress, whose eager child this is, stands still meanwhile. */
+static void
+enter(Recorder *self, Traced *traced, int64_t now)
+{
+    Traced *outer = self->current;
+    if (outer != NULL) {
+        settle(self, outer);
+        outer->paused_ns = now;
+    }
+    traced->state = RUNNING;
+    traced->outer = outer;
+    traced->since_ns = now;
+    traced->counted_ns = 0;
+    show(self, traced);
+}
+
+/* A segment ends; the one that it interrupted goes on. */
+static int
+leave(Recorder *self, Traced *traced, int64_t now)
+{
+    Traced *outer = traced->outer;
+    traced->outer = NULL;
+    if (outer != NULL) {
+        int64_t paused_ns = now - outer->paused_ns;
+        outer->since_ns += paused_ns;
+        int32_t point = pseudo_point(self, outer->record, AT_EAGER_CHILD);
+        if (point < 0) {
+            return -1;
+        }
+        observe(page_waits(&self->page, point), &self->page.wait, paused_ns);
+    }
+    show(self, outer);
+    return 0;
+}
+
+static int
+block(Recorder *self, Traced *traced, int32_t point, int64_t segment_ns)
+{
+    settle(self, traced);
+    int64_t rest_ns = segment_ns - traced->counted_ns;
+    page_point(&self->page, point)[POINT_BLOCKING_NS] += rest_ns;
+    self->page.loop[LOOP_BLOCKING_NS] += rest_ns;
+    if (self->blocked == NULL) {
+        return 0;
+    }
+    PyObject *done = PyObject_CallFunction(self->blocked, "iL", (int)point, (long long)segment_ns);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static int
+finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
+{
+    int64_t segment_ns = now - traced->since_ns;
+    traced->active_ns += segment_ns;
+    observe(page_segments(&self->page, point), &self->page.segment, segment_ns);
+    if (segment_ns >= self->page.threshold_ns && block(self, traced, point, segment_ns) < 0) {
+        return -1;
+    }
+    return leave(self, traced, now);
+}
+
+int
+recorder_resume(Recorder *self, Traced *traced)
+{
+    if (self->retired || (traced->state != NEW && traced->state != SUSPENDED)) {
+        return 0;
+    }
+    int64_t now;
+    if (read_clock(self, &now) < 0) {
+        fail(self);
+        return 0;
+    }
+    if (traced->state == NEW) {
+        observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
+    }
+    else {
+        observe(page_waits(&self->page, traced->point), &self->page.wait, now - traced->since_ns);
+        unlink_waiting(self, traced);
+    }
+    enter(self, traced, now);
+    return 1;
+}
+
+static int
+suspend(Recorder *self, Traced *traced, PyObject *yielded)
+{
+    int64_t now;
+    if (read_clock(self, &now) < 0) {
+        return -1;
+    }
+    int32_t point = locate(self, traced, yielded);
+    if (point < 0 || finish_segment(self, traced, point, now) < 0) {
+        return -1;
+    }
+    traced->state = SUSPENDED;
+    traced->point = point;
+    traced->since_ns = now;
+    link_waiting(self, traced);
+    return 0;
+}
+
+void
+recorder_suspend(Recorder *self, Traced *traced, PyObject *yielded)
+{
+    if (!self->retired && suspend(self, traced, yielded) < 0) {
+        fail(self);
+    }
+}
+
+static int
+end(Recorder *self, Traced *traced, Status status)
+{
+    int64_t now;
+    if (read_clock(self, &now) < 0) {
+        return -1;
+    }
+    int32_t point = pseudo_point(self, traced->record, status == COMPLETED ? AT_RETURN : AT_RAISE);
+    if (point < 0 || finish_segment(self, traced, point, now) < 0) {
+        return -1;
+    }
+    observe(page_wall(&self->page, traced->record, (int)status), &self->page.wait, now - traced->created_ns);
+    observe(page_active(&self->page, traced->record, (int)status), &self->page.wait, traced->active_ns);
+    page_coroutine(&self->page, traced->record)[COROUTINE_LIVE] -= 1;
+    return 0;
+}
+
+void
+recorder_end(Recorder *self, Traced *traced, Status status)
+{
+    traced->state = DONE;
+    if (self->retired) {
+        return;
+    }
+    Pending pending = pending_save();
+    if (end(self, traced, status) < 0) {
+        fail(self);
+    }
+    pending_restore(pending);
+}
+
+/* How a coroutine ended, by the exception in flight. */
+Status
+recorder_status(void)
+{
+    if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return COMPLETED;
+    }
+    return PyErr_ExceptionMatches(cancelled_error) || PyErr_ExceptionMatches(PyExc_GeneratorExit) ? CANCELLED : FAILED;
+}
+
+/* The coroutine is garbage, and was not done. */
+void
+recorder_lose(Recorder *self, Traced *traced)
+{
+    if (self->retired) {
+        return;
+    }
+    int64_t *record = page_coroutine(&self->page, traced->record);
+    record[COROUTINE_LIVE] -= 1;
+    record[COROUTINE_DESTROYED_PENDING] += 1;
+    if (traced->state == SUSPENDED) {
+        unlink_waiting(self, traced);
+    }
+}
+
+/* --- creation ----------------------------------------------------------------------------------------------------------------- */
+
+/* One task in `weight`, drawn by xorshift so that no pattern of creation can fool it. */
+static int
+sampled(Recorder *self)
+{
+    if (self->page.weight == 1) {
+        return 1;
+    }
+    self->draw ^= self->draw << 13;
+    self->draw ^= self->draw >> 7;
+    self->draw ^= self->draw << 17;
+    return self->draw % (uint64_t)self->page.weight == 0;
+}
+
+/* The record of a root coroutine by its code; -1 with an exception. Other tools' wrappers are asked for every time. */
+static int32_t
+record_of(Recorder *self, PyObject *coro)
+{
+    PyObject *code = NULL;
+    if (chain_is_generator(coro) && (code = Py_XNewRef(chain_generator_code(coro))) != NULL) {
+        int32_t record = table_get(&self->records, (Key){code, NULL, NULL, 0});
+        if (record != TABLE_MISS) {
+            Py_DECREF(code);
+            return record;
+        }
+    }
+    int32_t record = number_within(PyObject_CallMethod(self->directory, "coroutine", "O", coro), self->page.max_coroutines);
+    if (code == NULL || record < 0) {
+        Py_XDECREF(code);
+        return record;
+    }
+    PyObject *transparent = PyObject_CallMethod(self->directory, "transparent", "O", coro);
+    if (transparent == NULL || (transparent == Py_False && table_put(&self->records, (Key){code, NULL, NULL, 0}, record) < 0)) {
+        record = -1;
+    }
+    Py_XDECREF(transparent);
+    Py_DECREF(code);
+    return record;
+}
+
+static PyObject *
+trace(Recorder *self, PyObject *coro)
+{
+    int32_t record = record_of(self, coro);
+    int64_t now;
+    if (record < 0 || read_clock(self, &now) < 0) {
+        return NULL;
+    }
+    PyObject *traced = traced_new(coro, self, record, now);
+    if (traced != NULL) {
+        int64_t *words = page_coroutine(&self->page, record);
+        words[COROUTINE_CREATED] += 1;
+        words[COROUTINE_LIVE] += 1;
+    }
+    return traced;
+}
+
+/* `coro`, or what stands for it from now on: a new reference, never NULL. */
+PyObject *
+recorder_trace(Recorder *self, PyObject *coro)
+{
+    if (self->retired || Py_IS_TYPE(coro, traced_type) || !sampled(self)) {
+        return Py_NewRef(coro);
+    }
+    PyObject *traced = trace(self, coro);
+    if (traced == NULL) {
+        fail(self);
+        return Py_NewRef(coro);
+    }
+    return traced;
+}
+
+/* Forgets a coroutine whose task could not be created. */
+void
+recorder_abandon(Recorder *self, Traced *traced)
+{
+    if (self->retired || traced->state != NEW) {
+        return;
+    }
+    traced->state = DONE;
+    int64_t *words = page_coroutine(&self->page, traced->record);
+    words[COROUTINE_CREATED] -= 1;
+    words[COROUTINE_LIVE] -= 1;
+}
+
+/* --- the type ----------------------------------------------------------------------------------------------------------------- */
+
+static int
+tables_open(Recorder *self)
+{
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->points};
+    for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
+        if (table_open(tables[number]) < 0) {
+            return -1;
+        }
+    }
+    self->waiting = PyMem_Calloc((size_t)self->page.max_points + 1, sizeof(Waiting));
+    self->pseudo = PyMem_Malloc(((size_t)self->page.max_coroutines + 1) * sizeof(*self->pseudo));
+    if (self->waiting == NULL || self->pseudo == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memset(self->pseudo, 0xFF, ((size_t)self->page.max_coroutines + 1) * sizeof(*self->pseudo)); /* -1: not known yet */
+    return 0;
+}
+
+static PyObject *
+unless(PyObject *given, PyObject *usual)
+{
+    return given == NULL || given == usual ? NULL : Py_NewRef(given);
+}
+
+static PyObject *
+recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"page", "directory", "faults", "clock", "blocked", NULL};
+    PyObject *page, *directory, *faults, *clock = NULL, *blocked = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OO:Recorder", names, &page, &directory, &faults, &clock, &blocked)) {
+        return NULL;
+    }
+    Recorder *self = (Recorder *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    if (page_open(&self->page, page) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->page_object = Py_NewRef(page);
+    self->directory = Py_NewRef(directory);
+    self->faults = Py_NewRef(faults);
+#ifdef CLOCK_MONOTONIC
+    self->clock = unless(clock, system_clock);
+#else
+    self->clock = Py_NewRef(clock == NULL ? system_clock : clock);
+#endif
+    self->blocked = unless(blocked, Py_None);
+    self->draw = SEED;
+    if (tables_open(self) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+/* No tp_clear: nothing that a recorder refers to refers back to it but through containers that can be cleared themselves. */
+static int
+recorder_traverse(Recorder *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->page_object);
+    Py_VISIT(self->directory);
+    Py_VISIT(self->faults);
+    Py_VISIT(self->clock);
+    Py_VISIT(self->blocked);
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->points};
+    for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
+        int result = table_traverse(tables[number], visit, arg);
+        if (result) {
+            return result;
+        }
+    }
+    return 0;
+}
+
+static void
+recorder_dealloc(Recorder *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->points};
+    for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
+        table_close(tables[number]);
+    }
+    PyMem_Free(self->waiting);
+    PyMem_Free(self->pseudo);
+    if (self->page.buffer.obj != NULL) {
+        page_close(&self->page);
+    }
+    Py_XDECREF(self->page_object);
+    Py_XDECREF(self->directory);
+    Py_XDECREF(self->faults);
+    Py_XDECREF(self->clock);
+    Py_XDECREF(self->blocked);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+method_trace(PyObject *self, PyObject *coro)
+{
+    return recorder_trace((Recorder *)self, coro);
+}
+
+static PyObject *
+method_retire(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    ((Recorder *)self)->retired = 1;
+    ((Recorder *)self)->current = NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+get_page(PyObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((Recorder *)self)->page_object);
+}
+
+static PyObject *
+get_retired(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((Recorder *)self)->retired);
+}
+
+static PyMethodDef recorder_methods[] = {
+    {"trace", method_trace, METH_O, "The coroutine, or what stands for it from now on: a task is being created."},
+    {"retire", method_retire, METH_NOARGS, "Stop for good; steps of coroutines that are still traced only pass through."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef recorder_getset[] = {
+    {"page", get_page, NULL, "The page written to.", NULL},
+    {"retired", get_retired, NULL, "Whether it has stopped.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef recorder_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Recorder, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot recorder_slots[] = {
+    {Py_tp_doc, "Writes what happens to one loop's tasks into its page; see aiometrics._twin.Recorder."},
+    {Py_tp_new, recorder_tp_new},
+    {Py_tp_dealloc, recorder_dealloc},
+    {Py_tp_traverse, recorder_traverse},
+    {Py_tp_methods, recorder_methods},
+    {Py_tp_getset, recorder_getset},
+    {Py_tp_members, recorder_members},
+    {0, NULL},
+};
+
+static PyType_Spec recorder_spec = {
+    .name = "aiometrics._core.Recorder",
+    .basicsize = sizeof(Recorder),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = recorder_slots,
+};
+
+static PyObject *
+import_from(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, name);
+    Py_XDECREF(module);
+    return found;
+}
+
+int
+recorder_init_module(PyObject *module)
+{
+    cancelled_error = import_from("asyncio.exceptions", "CancelledError");
+    system_clock = cancelled_error == NULL ? NULL : import_from("aiometrics.clock", "monotonic");
+    if (system_clock == NULL) {
+        return -1;
+    }
+    recorder_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &recorder_spec, NULL);
+    return recorder_type == NULL ? -1 : PyModule_AddType(module, recorder_type);
+}
