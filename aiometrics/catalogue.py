@@ -115,7 +115,8 @@ LOOP_HEARTBEAT = Metric(
     "asyncio_loop_heartbeat_timestamp_seconds",
     "gauge",
     LOOP,
-    "Unix time at which the loop last showed life. A loop that is idle is alive now; a loop inside one segment was last alive when it began.",
+    "Unix time at which the loop last showed life. A loop that is idle is alive now; a loop inside one segment was last alive "
+    "when it began.",
 )
 BUILD_INFO = Metric(
     "aiometrics_build_info",

@@ -22,7 +22,7 @@ def _registries() -> Iterator[Iterable[Any]]:
     yield getattr(tasks, "_eager_tasks", ())
 
 
-def _alive() -> Iterator[asyncio.Task[Any]]:
+def _alive() -> Iterator[Any]:
     for registry in _registries():
         # One call into C takes the copy, so that no loop can change the set meanwhile.
         for entry in list(islice(registry, LIMIT)):

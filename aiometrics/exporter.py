@@ -72,13 +72,19 @@ class Exporter:
         self._server.close()
         self._instrumentation.remove()
 
+    def forget(self) -> None:
+        """As :meth:`stop`, in a forked child, for the port: the parent serves on."""
+        self._stopped = True
+        self._server.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Begin to serve, then to trace; :func:`start_exporter` has done both."""
         self._server.start()
         self._instrumentation.instrument_every_loop()
 
@@ -164,11 +170,12 @@ def start_exporter(
     given = {name: value for name, value in locals().items() if name != "registry"}
     with _lock:
         if _active.exporter is not None:
-            raise RuntimeError(f"an exporter already runs at {_active.exporter.url}: use that one, or call its stop() before starting another")
+            url = _active.exporter.url
+            raise RuntimeError(f"an exporter already runs at {url}: use that one, or call its stop() before starting another")
         options = _with_callers(resolve(given))
         instrumentation = _adopted(options)
         exporter = Exporter(options, instrumentation, registry)
-        exporter._start()
+        exporter.start()
         _active.instrumentation, _active.exporter = instrumentation, exporter
         return exporter
 
@@ -197,9 +204,7 @@ def uninstrument(loop: Any) -> None:
 
 def snapshot() -> Snapshot:
     """All numbers of this process now. Raises ``RuntimeError`` if nothing was instrumented."""
-    if _active.instrumentation is None:
-        raise RuntimeError("nothing is instrumented: call aiometrics.start_exporter() or aiometrics.instrument(loop) first")
-    return _active.instrumentation.snapshot()
+    return _instrumented().snapshot()
 
 
 def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
@@ -207,9 +212,9 @@ def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
 
     With ``since``, an earlier :func:`snapshot`, the numbers are those of the interval. Raises ``RuntimeError`` if nothing was instrumented.
     """
-    now = snapshot()
-    assert _active.instrumentation is not None
-    return worst(now, top, since, blocking_threshold_ns=_active.instrumentation.options.blocking_threshold_ns)
+    instrumentation = _instrumented()
+    threshold_ns = instrumentation.options.blocking_threshold_ns
+    return worst(instrumentation.snapshot(), top, since, blocking_threshold_ns=threshold_ns)
 
 
 class Collector(collector.Collector):
@@ -234,13 +239,21 @@ def _adopted(options: Options) -> Instrumentation:
     if running is None:
         return Instrumentation(options)
     if not running.options.measures_as(options):
-        raise RuntimeError(f"instrument(loop) already traces with {running.options}: uninstrument first, or give the same options, not {options}")
+        raise RuntimeError(
+            f"instrument(loop) already traces with {running.options}: uninstrument(loop) first, or give the same options, not {options}"
+        )
     return running
+
+
+def _instrumented() -> Instrumentation:
+    if _active.instrumentation is None:
+        raise RuntimeError("nothing is instrumented: call aiometrics.start_exporter() or aiometrics.instrument(loop) first")
+    return _active.instrumentation
 
 
 def _with_callers(options: Options) -> Options:
     """The packages of who called us and of the program itself count as application wherever they are installed."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # noqa: SLF001 - inspect would read the source of every caller
     while frame.f_back is not None and _top_package(frame.f_globals) == "aiometrics":
         frame = frame.f_back
     tops = {_top_package(frame.f_globals), main_package()} - {None, "__main__", "aiometrics"}
@@ -253,11 +266,10 @@ def _top_package(module_globals: dict[str, Any]) -> str:
 
 def _after_fork() -> None:
     """A forked child has none of the threads; it starts without an exporter, and may start its own."""
-    global _active, _lock  # noqa: PLW0603 - the locks and state of the parent's threads are worth nothing here
+    global _active, _lock
     inherited, _active, _lock = _active, _Active(), threading.RLock()
     if inherited.exporter is not None:
-        inherited.exporter._stopped = True
-        inherited.exporter._server.close()
+        inherited.exporter.forget()
     if inherited.instrumentation is not None:
         inherited.instrumentation.forget()
 

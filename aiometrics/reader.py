@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from aiometrics.catalogue import STATUSES
 from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, VERSION, WORD, YIELD_POINT, Layout
@@ -116,7 +116,9 @@ class _Decoder:
         layout, bounds_ns = self._layout, self._layout.wait_bounds_ns
         return Coroutine(
             name,
-            *(self._coroutine(number, field) * self._weight for field in ("created", "live", "destroyed_pending")),
+            self._coroutine(number, "created") * self._weight,
+            self._coroutine(number, "live") * self._weight,
+            self._coroutine(number, "destroyed_pending") * self._weight,
             {status: self._histogram(layout.wall(number, code), bounds_ns) for code, status in enumerate(STATUSES)},
             {status: self._histogram(layout.active(number, code), bounds_ns) for code, status in enumerate(STATUSES)},
         )
@@ -164,7 +166,7 @@ def _layout_of(data: bytes) -> Layout:
     ends = list(accumulate((len(HEADER), *counts)))
     if ends[-1] > len(words):
         raise PageError(f"{len(data)} bytes are too few for the bucket bounds")
-    segment_ns, wait_ns = (tuple(words[start:end].tolist()) for start, end in zip(ends, ends[1:], strict=False))
+    segment_ns, wait_ns = (tuple(words[start:end].tolist()) for start, end in pairwise(ends))
     layout = Layout(segment_ns, wait_ns, *capacities)
     if layout.size != len(data) or words[HEADER["size"]] != len(data) or words[HEADER["string_bytes"]] != layout.string_bytes:
         raise PageError(f"a page of {len(data)} bytes that should have {layout.size}")

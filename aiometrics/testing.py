@@ -37,6 +37,7 @@ class ManualClock:
         self.now_ns = start_ns
 
     def __call__(self) -> int:
+        """The time now, in ns."""
         return self.now_ns
 
     def advance(self, seconds: float) -> None:
