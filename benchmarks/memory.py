@@ -1,0 +1,102 @@
+"""Memory: bytes per live task, and per loop, over a bare one."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import child
+from contenders import BARE, LOOPS, Contender, Unavailable
+from places import visitor
+from plan import Plan
+from samples import quartiles
+from table import Table
+
+TASKS = 50_000
+OPEN_LOOPS = 16
+#: More places than a page holds by default, so that the page is full.
+PLACES = 1_200
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE
+
+
+async def _parked(gate: asyncio.Future[None]) -> None:
+    await asyncio.shield(gate)
+
+
+def measure(contender: Contender, loop: str) -> dict[str, float]:
+    """Bytes per suspended task; bytes per open loop after one step, and after it has met more places than it has room for."""
+    contender.prepare()
+    with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
+        per_task = runner.run(_per_task(contender))
+    return {"per task": per_task, "per loop": _per_loop(contender, loop, 1), "per full loop": _per_loop(contender, loop, PLACES)}
+
+
+async def _per_task(contender: Contender) -> float:
+    async with contender.inside():
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        tasks = [asyncio.create_task(_parked(gate)) for _ in range(100)]
+        await asyncio.sleep(0)
+        before = resident_bytes()
+        tasks += [asyncio.create_task(_parked(gate)) for _ in range(TASKS)]
+        await asyncio.sleep(0)
+        grown = resident_bytes() - before
+        gate.set_result(None)
+        await asyncio.gather(*tasks)
+    return grown / TASKS
+
+
+def _per_loop(contender: Contender, kind: str, places: int) -> float:
+    visit = visitor(places)
+    factory = contender.loop_factory(kind)
+    loops = [factory()]
+    loops[0].run_until_complete(visit())
+    before = resident_bytes()
+    for _ in range(OPEN_LOOPS):
+        loops.append(factory())
+        loops[-1].run_until_complete(visit())
+    grown = resident_bytes() - before
+    for loop in loops:
+        loop.close()
+    return grown / OPEN_LOOPS
+
+
+def run(plan: Plan) -> Table:
+    """Ours against bare."""
+    grown: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    measures = ("per task", "per loop", "per full loop")
+    table = Table(
+        "Memory over bare (resident bytes)",
+        ["contender", *(f"{loop} {name}" for loop in LOOPS for name in measures)],
+        data=grown,
+    )
+    for number in range(min(plan.rounds, 3)):
+        for loop in LOOPS:
+            for name in plan.ours:
+                plan.progress(f"memory, round {number + 1}: {name} on {loop}")
+                try:
+                    for what, value in child.run("memory", name, loop).items():
+                        grown[name][f"{loop} {what}"].append(value)
+                except Unavailable as error:
+                    table.notes.append(f"{name} on {loop} did not run: {error}")
+    for name in plan.ours:
+        table.rows.append([name, *(_cell(name, grown, column) for column in table.columns[1:])])
+    table.notes.append(f"{TASKS} tasks suspended at one place; {OPEN_LOOPS} loops open at once; a full loop has met {PLACES} yield points.")
+    return table
+
+
+def _cell(name: str, grown: dict[str, dict[str, list[float]]], column: str) -> str:
+    if not grown[name][column]:
+        return "did not run"
+    value = quartiles(grown[name][column]).median
+    if name == BARE:
+        return f"{value:.0f}"
+    return f"+{value - quartiles(grown[BARE][column]).median:.0f}"
