@@ -141,8 +141,9 @@ class MetricsServer:
                     selector.select()
                     self._accept()
                 except Exception as error:  # noqa: BLE001 - whatever it is, it may neither end the server nor make it spin
-                    self._report(error)
-                    self._closing.wait(_ACCEPT_PAUSE_SECONDS)
+                    if not self._closing.is_set():
+                        self._report(error)
+                        self._closing.wait(_ACCEPT_PAUSE_SECONDS)
 
     def _accept(self) -> None:
         try:

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import warnings
@@ -371,7 +372,7 @@ def test_a_client_that_goes_away_is_nobodys_error(serve: Serve) -> None:
     server = serve()
     for data in (b"GET / HT", b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n"):
         with connect(server) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.sendall(data)
     server.close()
 
@@ -393,6 +394,20 @@ def test_too_many_connections_are_refused(serve: Serve) -> None:
     assert "HTTP/1.1 503 Service Unavailable" == status_line(refusal)
     assert b"\r\nConnection: close\r\n" in refusal
     assert 200 == status
+
+
+def test_a_refusal_reaches_a_client_that_has_spoken(serve: Serve) -> None:
+    """A request that arrived before the refusal does not turn it into a reset; clients that connect early are served from the start on."""
+    server = MetricsServer("127.0.0.1", 0, ROUTES, on_error=serve.on_error, max_connections=1)
+    serve.servers.append(server)
+    with connect(server) as first, connect(server) as second:
+        for sock in (first, second):
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        server.start()
+        refusal = read_all(second)
+        assert first.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+
+    assert "HTTP/1.1 503 Service Unavailable" == status_line(refusal)
 
 
 def test_no_thread_to_be_had_is_survived(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -643,6 +658,7 @@ def test_a_route_may_close_the_server(serve: Serve) -> None:
     servers.append(serve(routes={"/": close}))
 
     assert b"" == exchange(servers[0], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert [] == serve.errors
 
 
 def test_threads_are_daemons_with_names(serve: Serve) -> None:
