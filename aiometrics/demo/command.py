@@ -1,0 +1,132 @@
+"""``python -m aiometrics demo``: the shop, its load, the exporter, and the hotspots every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from aiohttp import web
+
+from aiometrics.demo.faults import Fault, legend
+from aiometrics.demo.load import load
+from aiometrics.demo.service import Shop
+from aiometrics.exporter import Exporter, start_exporter
+from aiometrics.hotspots import hotspots
+from aiometrics.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the command line asks for: ``seconds`` is None to run until interrupted, ``every_seconds`` the pause between tables."""
+
+    faults: frozenset[Fault]
+    seconds: float | None
+    every_seconds: float
+    addr: str
+    port: int
+
+
+class Reporter(threading.Thread):
+    """Prints the hotspots of each interval and, when the time is up or it is stopped, of the whole run; then calls ``then``.
+
+    It is a thread because it must report while the loop is blocked, and must not be among what it reports.
+    """
+
+    def __init__(self, exporter: Exporter, settings: Settings, then: Callable[[], object]) -> None:
+        super().__init__(name="reporter", daemon=True)
+        self._exporter = exporter
+        self._every_seconds = settings.every_seconds
+        self._end = math.inf if settings.seconds is None else time.monotonic() + settings.seconds
+        self._then = then
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Report until the time is up, until stopped, or until nobody reads on."""
+        try:
+            self._report()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        finally:
+            self._then()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        self.join()
+
+    def _report(self) -> None:
+        before = self._exporter.snapshot()
+        while (left := self._end - time.monotonic()) > 0 and not self._over.wait(min(left, self._every_seconds)):
+            now = self._exporter.snapshot()
+            self._print(now, before)
+            before = now
+        self._print(self._exporter.snapshot(), None)
+
+    def _print(self, now: Snapshot, before: Snapshot | None) -> None:
+        _say(f"\n{hotspots(now, since=before, blocking_threshold_ns=self._exporter.options.blocking_threshold_ns)}")
+
+
+def run(settings: Settings) -> int:
+    """Run the demo and return the exit code: 0, or 1 with a line on standard error if the metrics cannot be served.
+
+    Ctrl-C ends it with ``KeyboardInterrupt`` after everything it started has been stopped.
+    """
+    try:
+        exporter = start_exporter(port=settings.port, addr=settings.addr, application=["aiometrics.demo"])
+    except OSError as error:
+        return _fail(error.strerror)
+    except ValueError as error:
+        return _fail(error)
+    with exporter, socket.create_server(("127.0.0.1", 0)) as listener:
+        shop_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        _say(_welcome(settings, shop_url, exporter))
+        shop = Shop(settings.faults)
+        with load(shop_url):
+            asyncio.run(serve(shop, listener, exporter, settings))
+    return 0
+
+
+async def serve(shop: Shop, listener: socket.socket, exporter: Exporter, settings: Settings) -> None:
+    """Serve ``shop`` until the reporter is done, or until SIGTERM."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    with contextlib.suppress(NotImplementedError):  # Windows
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+    runner = web.AppRunner(shop.application(), shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        with Reporter(exporter, settings, lambda: loop.call_soon_threadsafe(stop.set)):
+            await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def _welcome(settings: Settings, shop_url: str, exporter: Exporter) -> str:
+    span = "until Ctrl-C" if settings.seconds is None else f"for {settings.seconds:g} s"
+    return (
+        f"shop     {shop_url} under load from another process, {span}\n"
+        f"metrics  {exporter.url}\n"
+        f"faults, and the functions to look for:\n{legend(settings.faults)}"
+    )
+
+
+def _fail(reason: object) -> int:
+    sys.stderr.write(f"aiometrics: {reason}\n")
+    return 1
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,73 @@
+"""Text tables in plain ASCII: numbers first, right-aligned, then names, which give way where room is short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+GAP = "  "
+_CUT = "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A column of numbers: its heading, which names the unit, and how the cell of a row is written."""
+
+    heading: str
+    cell: Callable[[Any], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A column of names: its heading, the name in a row, and the fewest characters that are worth showing."""
+
+    heading: str
+    cell: Callable[[Any], str]
+    least: int
+
+
+def ascii_name(name: str) -> str:
+    """``name`` with everything escaped that is not printable ASCII."""
+    return ascii(name)[1:-1]
+
+
+def table(rows: Sequence[object], numbers: Sequence[Number], names: Sequence[Name], width: int) -> list[str]:
+    """Heading and rows as lines of at most ``width`` characters.
+
+    The last names give way first: they lose their left part, the least specific one, then their column. The first name stays.
+    """
+    figures = [_right_aligned([number.heading, *map(number.cell, rows)]) for number in numbers]
+    labels = [[name.heading, *(ascii_name(name.cell(row)) for row in rows)] for name in names]
+    room = width - sum(len(column[0]) + len(GAP) for column in figures)
+    widths = _fit([max(map(len, column)) for column in labels], [name.least for name in names], room)
+    texts = [[_cut(cell, size).ljust(size) for cell in column] for column, size in zip(labels, widths, strict=False)]
+    return [GAP.join(cells).rstrip() for cells in zip(*figures, *texts, strict=True)]
+
+
+def _right_aligned(cells: Sequence[str]) -> list[str]:
+    width = max(map(len, cells))
+    return [cell.rjust(width) for cell in cells]
+
+
+def _fit(natural: list[int], least: list[int], room: int) -> list[int]:
+    """Widths for as many of the leading columns as fit into ``room`` with their least width."""
+    while len(natural) > 1 and sum(map(min, natural, least)) + _gaps(natural) > room:
+        natural = natural[:-1]
+    widths = list(natural)
+    for column in reversed(range(1, len(widths))):
+        widths[column] -= min(_excess(widths, room), max(0, widths[column] - least[column]))
+    widths[0] = max(len(_CUT) + 1, widths[0] - _excess(widths, room))
+    return widths
+
+
+def _excess(widths: list[int], room: int) -> int:
+    return max(0, sum(widths) + _gaps(widths) - room)
+
+
+def _gaps(widths: list[int]) -> int:
+    return len(GAP) * (len(widths) - 1)
+
+
+def _cut(name: str, width: int) -> str:
+    return name if len(name) <= width else _CUT + name[len(name) - width + len(_CUT) :]
