@@ -119,7 +119,7 @@ def points() -> list[PanelBuilder]:
             "Where does it run, and where does it wait?",
             "One row for each yield point, the one that takes most of the loop first. Active: share of one loop that ran up to here. "
             "Waiting: mean number of tasks suspended here. Wait and segment are means.",
-            {"coroutine": "Coroutine", "yield_point": "Yield point", "awaits": "Awaits"},
+            {"yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"},
             [
                 Column("Active %", f"{active} and {chosen}", thresholds.HOTSPOT, bar=True),
                 Column("Waiting", f"{waiting} and {chosen}", bar=True),
@@ -141,7 +141,7 @@ def points() -> list[PanelBuilder]:
         lines(
             "Which wait got longer?",
             "99 of 100 waits here were shorter. A wait that grows alone points at what is awaited; all growing together, at the loop.",
-            {"{{yield_point}} ({{awaits}})": top(quantile(0.99, WAITS, COROUTINE, "yield_point, awaits"))},
+            {"{{yield_point}} ← {{awaits}}": top(quantile(0.99, WAITS, COROUTINE, "yield_point, awaits"))},
             unit="s",
             exemplars=True,
         ),
@@ -169,7 +169,7 @@ def tasks() -> list[PanelBuilder]:
         ranking(
             "Since when do its oldest awaits last?",
             "Its oldest suspensions that still last, by instance, queues' get left out.",
-            {"instance": "Instance", "yield_point": "Yield point", "awaits": "Awaits"},
+            {"yield_point": "Yield point", "awaits": "Awaits", "instance": "Instance"},
             [Column("Age s", age, thresholds.STUCK, bar=True)],
             links=[instance_link("__data.fields.Instance")],
             height=8,

@@ -239,7 +239,7 @@ def exporter() -> list[PanelBuilder]:
         big_number(
             "Did a probe fail?",
             "Internal errors since the start. The failing probe is off, and its metrics stand still.",
-            total(select("aiometrics_errors_total", JOB)),
+            f"{total(select('aiometrics_errors_total', JOB))} or vector(0)",
             unit="short",
             limits=thresholds.ANY,
         ),

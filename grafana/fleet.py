@@ -147,7 +147,7 @@ def code() -> list[PanelBuilder]:
         ranking(
             "Which code burns the loops of the fleet?",
             "Yield points of the services that the chosen instances belong to, over all their instances. 300 % are three whole loops.",
-            {"job": "Service", "coroutine": "Coroutine", "yield_point": "Yield point", "awaits": "Awaits"},
+            {"job": "Service", "yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"},
             [
                 Column("Active %", worst, bar=True),
                 Column("Blocked %", also("job_yield_point:asyncio_blocking_seconds:rate5m", worst), thresholds.BLOCKED),
@@ -159,7 +159,7 @@ def code() -> list[PanelBuilder]:
         ranking(
             "Which code waits, over the fleet?",
             "Yield points with the most tasks parked, over all instances of a service.",
-            {"job": "Service", "coroutine": "Coroutine", "yield_point": "Yield point", "awaits": "Awaits"},
+            {"job": "Service", "yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"},
             [Column("Parked", top(f"({of_service('job_yield_point:asyncio_wait_seconds_sum:rate5m')})"), bar=True)],
             links=[drill_down("__data.fields.Coroutine")],
         ),

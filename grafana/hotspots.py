@@ -9,7 +9,7 @@ from grafana.frame import add_row, frame
 from grafana.panels import Column, PanelBuilder, big_number, drill_down, heat, instance_link, lines, ranking
 from grafana.queries import COROUTINE, JOB, LOOP, POINT, buckets, gained, mean, quantile, rate, select, top, total
 
-POINT_HEADINGS = {"coroutine": "Coroutine", "yield_point": "Yield point", "awaits": "Awaits"}
+POINT_HEADINGS = {"yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"}
 TO_COROUTINE = drill_down("__data.fields.Coroutine")
 TO_INSTANCE = instance_link("__data.fields.Instance")
 
@@ -159,7 +159,7 @@ def harm() -> list[Column]:
         Column("Active %", f"{active} and {worst}", thresholds.HOTSPOT, bar=True),
         Column("Blocked %", f"{blocking} and {worst}", thresholds.BLOCKED),
         Column("Inflicted wait %", f"{inflicted} and {worst}"),
-        Column("Segments/s", f"{count} and {worst}"),
+        Column("Segments/s", f"{count} and {worst}", thresholds.NONE, bar=True),
         Column("Mean segment ms", f"{active} / ({count} > 0) and {worst}", thresholds.SLOW),
     ]
 
@@ -181,7 +181,7 @@ def burners() -> list[PanelBuilder]:
         lines(
             "Who burns the loop, over time?",
             "Loop time by yield point, a share of one loop. A band that widens when the service slows down is the culprit.",
-            {"{{coroutine}} → {{yield_point}}": top(active)},
+            {"{{yield_point}} · {{coroutine}}": top(active)},
             unit="percentunit",
             limits=thresholds.HOTSPOT,
             stacked=True,
@@ -207,7 +207,7 @@ def waiters() -> list[PanelBuilder]:
             "Where is a wait longest?",
             "Mean time from a suspension to its resumption. If this rises at one place and active time does not, what it awaits got "
             "slower.",
-            {"{{coroutine}} → {{yield_point}} ({{awaits}})": top(mean(WAITS, COROUTINE, POINT))},
+            {"{{yield_point}} ← {{awaits}} · {{coroutine}}": top(mean(WAITS, COROUTINE, POINT))},
             unit="s",
             link=drill_down("__field.labels.coroutine"),
             legend_on_the_right=True,
@@ -216,7 +216,7 @@ def waiters() -> list[PanelBuilder]:
         lines(
             "Where are tasks parked?",
             "Tasks that are suspended there now. A rising line is a queue in front of whatever is awaited, or a leak.",
-            {"{{coroutine}} → {{yield_point}}": top(total(select("asyncio_suspended_tasks", COROUTINE), "coroutine, yield_point"))},
+            {"{{yield_point}} · {{coroutine}}": top(total(select("asyncio_suspended_tasks", COROUTINE), "coroutine, yield_point"))},
             unit="short",
             link=drill_down("__field.labels.coroutine"),
         ),
@@ -233,20 +233,23 @@ def waiters() -> list[PanelBuilder]:
 def stuck() -> list[PanelBuilder]:
     """Suspensions that last, tasks that pile up, fail or vanish."""
     place = f"{POINT}, instance"
-    age = f"time() - min by ({place}) ({OLDEST} > 0)"
+    since = f"min by ({place}) ({OLDEST} > 0)"
+    age = f"(time() - {since})"
     usual = f"(sum by ({place}) ({select(f'{WAITS}_sum', COROUTINE)}) / (sum by ({place}) ({select(f'{WAITS}_count', COROUTINE)}) > 0))"
-    oldest = top(age)
+    worst = top(f"{age} / clamp_min({thresholds.STUCK_TIMES_MEAN} * {usual}, {thresholds.STUCK_SECONDS})")
     return [
         ranking(
             "Which await is stuck?",
-            "The oldest suspensions that still last, queues' get left out. Red: 20 times the mean wait of its own yield point, where the "
-            "alert looks; an empty cell: no wait ever ended there.",
+            f"Suspensions that still last, queues' get left out. 100 % is where the alert looks: {thresholds.STUCK_SECONDS} s old and "
+            f"{thresholds.STUCK_TIMES_MEAN} times the mean wait of its own yield point. Where no wait ever ended there is no mean and "
+            f"no row; "
+            "the oldest await above counts it.",
             POINT_HEADINGS | {"instance": "Instance"},
             [
-                Column("Age s", oldest, thresholds.STUCK, bar=True),
-                Column("Age / mean wait", f"{oldest} / {usual}", thresholds.STUCK_RATIO),
-                Column("Mean wait s", f"{usual} and {oldest}"),
-                Column("Tasks", f"sum by ({place}) ({select('asyncio_suspended_tasks', COROUTINE)}) and {oldest}"),
+                Column("Stuck %", worst, thresholds.STUCK_SCORE, bar=True),
+                Column("Age s", f"{age} and {worst}"),
+                Column("Mean wait ms", f"{usual} and {worst}"),
+                Column("Tasks", f"sum by ({place}) ({select('asyncio_suspended_tasks', COROUTINE)}) and {worst}"),
             ],
             links=[TO_COROUTINE, TO_INSTANCE],
         ),

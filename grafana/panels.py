@@ -39,7 +39,7 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale, HeatmapSelectionMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from grafana.thresholds import NONE
+from grafana.thresholds import GREEN, NONE
 
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
@@ -271,8 +271,9 @@ class Column:
         elif self.limits is not None:
             found["custom.cellOptions"] = {"type": "color-background", "mode": "gradient"}
         if self.limits is not None:
-            scaled = [{"value": None if step.value is None else self.factor * step.value, "color": step.color} for step in self.limits]
-            found["thresholds"] = {"mode": "absolute", "steps": scaled}
+            harmless = GREEN if self.bar else "transparent"
+            scaled = [{"value": self.factor * step.value, "color": step.color} for step in self.limits if step.value is not None]
+            found["thresholds"] = {"mode": "absolute", "steps": [{"value": None, "color": harmless}, *scaled]}
         return [DynamicConfigValue(id_val=name, value=value) for name, value in found.items()]
 
 
