@@ -7,7 +7,7 @@ boundary between segment and wait is one reading of the clock, so that they tile
 from __future__ import annotations
 
 import types
-from asyncio import CancelledError
+from asyncio import CancelledError, iscoroutine
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -25,6 +25,8 @@ COMPLETED, FAILED, CANCELLED = range(3)
 NEW, SUSPENDED, RUNNING, DONE = range(4)
 #: Places of dead code would pile up in the caches; past this many they start anew.
 CACHE_ENTRIES = 16_384
+#: Links of an await chain that are followed: more than the interpreter can nest, but an end to what leads back to itself.
+MAX_DEPTH = 10_000
 PROBE = "recorder"
 _MASK = (1 << 64) - 1
 _SEED = 0x9E37_79B9_7F4A_7C15
@@ -56,15 +58,43 @@ class TracedCoroutine:
         self._created_ns = created_ns
         self._state = NEW
         self._active_ns = 0
+        #: The segment in progress: since when, without the time of eager children; what readers counted of it; what it interrupts.
+        self._since_ns = 0
+        self._counted_ns = 0
         self._outer: TracedCoroutine | None = None
+        #: When the eager child that runs now began.
+        self._paused_ns = 0
+        #: The yield point, and since when.
+        self._point = 0
+        self._suspended_ns = 0
 
     def send(self, value: Any) -> Any:
         """Resume the coroutine, as ``coroutine.send``."""
-        return self._step(self._coro.send, value)
+        timed = self._recorder.resume(self)
+        try:
+            yielded = self._coro.send(value)
+        except BaseException as error:
+            if timed:
+                self._recorder.end(self, error)
+            raise
+        if timed:
+            self._recorder.suspend(self, yielded)
+        return yielded
 
     def throw(self, *exc_info: Any) -> Any:
         """Raise inside the coroutine, as ``coroutine.throw``."""
-        return self._step(self._coro.throw, *exc_info)
+        timed = self._recorder.resume(self)
+        try:
+            yielded = self._coro.throw(*exc_info)
+        except BaseException as error:
+            # Its traceback refers to this frame: no cycle may come of it.
+            del exc_info
+            if timed:
+                self._recorder.end(self, error)
+            raise
+        if timed:
+            self._recorder.suspend(self, yielded)
+        return yielded
 
     def close(self) -> None:
         """Close the coroutine, as ``coroutine.close``."""
@@ -81,18 +111,6 @@ class TracedCoroutine:
     def abandon(self) -> None:
         """There will be no task for this coroutine."""
         self._recorder.abandon(self)
-
-    def _step(self, advance: Callable[..., Any], *arguments: Any) -> Any:
-        timed = self._recorder.resume(self)
-        try:
-            yielded = advance(*arguments)
-        except BaseException as error:
-            if timed:
-                self._recorder.end(self, error)
-            raise
-        if timed:
-            self._recorder.suspend(self, yielded)
-        return yielded
 
     def __await__(self) -> Any:
         return self._coro.__await__()
@@ -152,7 +170,7 @@ class Recorder:
 
     def trace(self, coro: Any) -> Any:
         """``coro``, or what stands for it from now on: a task is being created."""
-        if self.retired or not self._sampled():
+        if self.retired or not _is_coroutine(coro) or not self._sampled():
             return coro
         try:
             record = self._record_of(coro)
@@ -237,7 +255,9 @@ class Recorder:
         self.retired = True
 
     def _fail(self, error: Exception) -> None:
+        """Retire; what was true of the tasks at this moment is not known any more."""
         self.retire()
+        self.page.close()
         self._faults.report(PROBE, error)
 
     def _sampled(self) -> bool:
@@ -295,12 +315,8 @@ class Recorder:
 
     def _settle(self, traced: TracedCoroutine) -> None:
         """Make final what readers counted under (running) for the segment in progress."""
-        counted_ns = self._words[self._loop + LOOP["looked_ns"]] - traced._since_ns - traced._counted_ns
-        if counted_ns <= 0:
-            return
-        traced._counted_ns += counted_ns
-        self._words[self._layout.coroutine(traced._record) + COROUTINE["running_ns"]] += counted_ns
-        self._words[self._loop + LOOP["blocking_ns"]] += counted_ns
+        self.page.settle()
+        traced._counted_ns = self._words[self._loop + LOOP["segment_counted_ns"]]
 
     def _finish_segment(self, traced: TracedCoroutine, point: int, now: int) -> None:
         segment_ns = now - traced._since_ns
@@ -331,14 +347,16 @@ class Recorder:
     def _show_waiting(self, point: int, waiting: OrderedDict[int, int]) -> None:
         base = self._layout.yield_point(point)
         self._words[base + YIELD_POINT["suspended"]] = len(waiting)
-        self._words[base + YIELD_POINT["oldest_ns"]] = next(iter(waiting.values()), 0)
+        self._words[base + YIELD_POINT["oldest_ns"]] = _oldest(waiting)
 
     def _locate(self, traced: TracedCoroutine, yielded: Any) -> int:
         """The yield point: the innermost frame of the highest kind in the await chain, and what is below it."""
         owner, callee, best = traced._coro, None, -1
         below = False
         link = traced._coro
-        while link is not None:
+        for _ in range(MAX_DEPTH):
+            if link is None:
+                break
             if below:
                 callee, below = link, False
             code = code_of(link)
@@ -360,6 +378,19 @@ class Recorder:
             kind = self._directory.kind(link)
             _keep(self._kinds, code, kind)
         return kind
+
+
+def _is_coroutine(obj: Any) -> bool:
+    """Whether a task takes it; if not, asyncio shall say so."""
+    return type(obj) is types.CoroutineType or iscoroutine(obj)
+
+
+def _oldest(waiting: OrderedDict[int, int]) -> int:
+    while True:
+        try:
+            return next(iter(waiting.values()), 0)
+        except RuntimeError:  # garbage collection came between, and a task with it that was waiting here
+            continue
 
 
 def _status(error: BaseException) -> int:

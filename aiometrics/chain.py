@@ -46,7 +46,10 @@ def peek(obj: Any, *names: str) -> Any:
         for name in names:
             found = vars(base).get(name)
             if isinstance(found, _GETTERS):
-                return found.__get__(obj)
+                try:
+                    return found.__get__(obj)
+                except AttributeError:  # a slot that was never filled
+                    return None
     return None
 
 

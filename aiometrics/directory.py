@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from aiometrics.faults import Faults
 from aiometrics.page import Page
 from aiometrics.places import Kind, Places
 
 PROBE = "naming"
+
+T = TypeVar("T")
+E = TypeVar("E")
 
 
 class Directory:
@@ -26,28 +30,16 @@ class Directory:
 
     def kind(self, obj: Any) -> int:
         """Whose code ``obj`` runs, as a :class:`~aiometrics.places.Kind`."""
-        try:
-            return self._places.kind(obj)
-        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
-            self._faults.report(PROBE, error)
-            return Kind.STANDARD_LIBRARY
+        return self._ask(Kind.STANDARD_LIBRARY, self._places.kind, obj)
 
     def transparent(self, root: Any) -> bool:
         """Whether the root's name does not depend on its own code, so that it must be asked for every task."""
-        try:
-            return self._places.transparent(root)
-        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
-            self._faults.report(PROBE, error)
-            return False
+        return self._ask(None, self._places.transparent, root) is True
 
     def coroutine(self, root: Any) -> int:
         """The record of the tasks with this root coroutine."""
-        if self._faults.tripped(PROBE):
-            return 0
-        try:
-            name = self._places.coroutine(root)
-        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
-            self._faults.report(PROBE, error)
+        name = self._ask(None, self._places.coroutine, root)
+        if name is None:
             return 0
         number = self._coroutines.get(name)
         if number is None:
@@ -57,18 +49,25 @@ class Directory:
 
     def yield_point(self, coroutine: int, owner: Any, callee: Any, yielded: Any) -> int:
         """The record of the place where ``owner`` awaits ``callee`` in tasks of that coroutine."""
-        if self._faults.tripped(PROBE):
-            return 0
-        try:
-            names = self._places.yield_point(owner), self._places.awaits(callee, yielded)
-        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
-            self._faults.report(PROBE, error)
-            return 0
-        return self._point(coroutine, *names)
+        yield_point = self._ask(None, self._places.yield_point, owner)
+        awaits = self._ask(None, self._places.awaits, callee, yielded)
+        return 0 if yield_point is None or awaits is None else self._point(coroutine, yield_point, awaits)
 
     def pseudo_point(self, coroutine: int, name: str) -> int:
         """The record of ``(return)``, ``(raise)`` or ``(eager child)`` of that coroutine."""
-        return self._point(coroutine, name, name)
+        number = self._point(coroutine, name, name)
+        # Kept in any case: a coroutine has only three of them, and each of its tasks asks.
+        self._points[coroutine, name, name] = number
+        return number
+
+    def _ask(self, otherwise: E, question: Callable[..., T], *subjects: Any) -> T | E:
+        if self._faults.tripped(PROBE):
+            return otherwise
+        try:
+            return question(*subjects)
+        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
+            self._faults.report(PROBE, error)
+            return otherwise
 
     def _point(self, coroutine: int, yield_point: str, awaits: str) -> int:
         if not coroutine:

@@ -5,7 +5,8 @@ A page is an array of 8-byte signed words in native byte order, followed by the 
     header | segment bounds | wait bounds | loop record | coroutine records | yield point records | strings
 
 Record 0 of each kind is ``(other)``. A histogram is its sum in ns, then one count per bucket, the last one unbounded. A string
-is one word: its offset in the string area, shifted left by 32, plus its length in bytes.
+is one word: its offset in the string area, shifted left by 32, plus its length in bytes. The string area begins with room for the
+loop's name, the only string that may change.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ MAGIC = int.from_bytes(b"aiometr\0", "little")
 VERSION = 1
 WORD = 8
 STRING_BYTES_PER_NAME = 128
+LOOP_NAME_BYTES = STRING_BYTES_PER_NAME
 
 
 def _numbered(*names: str) -> dict[str, int]:
@@ -150,6 +152,15 @@ class Layout:
     def waits(self, number: int) -> int:
         """The histogram of waits of a yield point."""
         return self.segments(number) + self.segment_words
+
+
+def pending_ns(since_ns: int, counted_ns: int, looked_ns: int, threshold_ns: int) -> int:
+    """What the last look counted as blocking of the segment in progress, and the recorder has not made final yet.
+
+    A look from before the segment, or from within an eager child of it, may be later than ``since_ns`` but not by the threshold.
+    """
+    seen_ns = looked_ns - since_ns
+    return max(0, seen_ns - counted_ns) if since_ns and seen_ns >= threshold_ns else 0
 
 
 def of_seconds(segment: Sequence[float], wait: Sequence[float], max_coroutines: int, max_yield_points: int) -> Layout:

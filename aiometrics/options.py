@@ -10,6 +10,8 @@ from typing import Any
 from aiometrics.clock import SECOND_NS
 
 DEFAULT_PORT = 9400
+#: Thirty years; in ns it still fits into a page.
+LONGEST_SECONDS = 1e9
 SEGMENT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 
@@ -37,20 +39,20 @@ class Options:
         _check_text("addr", self.addr)
         _check_buckets("segment_buckets", self.segment_buckets)
         _check_buckets("wait_buckets", self.wait_buckets)
-        _check_positive("blocking_threshold", self.blocking_threshold)
+        _check_seconds("blocking_threshold", self.blocking_threshold)
         _check_sample(self.sample)
         _check_count("max_yield_points", self.max_yield_points, 1, 100_000)
         _check_count("max_coroutines", self.max_coroutines, 1, 100_000)
         _check_count("max_loops", self.max_loops, 1, 1000)
         _check_prefixes("application", self.application)
         _check_prefixes("library", self.library)
-        _check_positive("request_timeout", self.request_timeout)
+        _check_seconds("request_timeout", self.request_timeout)
         _check_count("max_connections", self.max_connections, 1, 10_000)
 
     def measures_as(self, other: Options) -> bool:
         """Whether ``other`` measures and names the same way, wherever it serves the numbers."""
-        serving = {"port": 0, "addr": "0.0.0.0", "request_timeout": 1.0, "max_connections": 1}  # noqa: S104 - as above
-        return replace(self, **serving) == replace(other, **serving)
+        port, addr, timeout, connections = other.port, other.addr, other.request_timeout, other.max_connections
+        return other == replace(self, port=port, addr=addr, request_timeout=timeout, max_connections=connections)
 
     @property
     def weight(self) -> int:
@@ -79,10 +81,10 @@ def _check_number(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a number, not {value!r}")
 
 
-def _check_positive(name: str, value: float) -> None:
+def _check_seconds(name: str, value: float) -> None:
     _check_number(name, value)
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
+    if not 1e-9 <= value <= LONGEST_SECONDS:
+        raise ValueError(f"{name} must be a number of seconds from 1e-9 to {LONGEST_SECONDS:g}, not {value!r}")
 
 
 def _check_count(name: str, value: object, low: int, high: int) -> None:
@@ -94,19 +96,19 @@ def _check_count(name: str, value: object, low: int, high: int) -> None:
 
 def _check_buckets(name: str, bounds: tuple[float, ...]) -> None:
     for bound in bounds:
-        _check_positive(f"each bound of {name}", bound)
+        _check_seconds(f"each bound of {name}", bound)
     rounded = [round(bound * SECOND_NS) for bound in bounds]
-    if not 1 <= len(bounds) <= 64 or rounded != sorted(set(rounded)) or rounded[0] < 1:
-        raise ValueError(f"{name} must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, without infinity, not {bounds!r}")
+    if not 1 <= len(bounds) <= 64 or rounded != sorted(set(rounded)):
+        raise ValueError(f"{name} must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, not {bounds!r}")
 
 
 def _check_sample(sample: float) -> None:
     _check_number("sample", sample)
-    if not 0 < sample <= 1 or abs(1 / sample - round(1 / sample)) > 1e-6:
-        raise ValueError(f"sample must be 1 for every task, or 1/N to trace one task in N (1/10, 0.01), not {sample!r}")
+    if not 1e-6 <= sample <= 1 or abs(1 / sample - round(1 / sample)) > 1e-6:
+        raise ValueError(f"sample must be 1 for every task, or 1/N to trace one task in N (1/10, 0.01; N up to 1 000 000), not {sample!r}")
 
 
-def _check_prefixes(name: str, prefixes: tuple[str, ...]) -> None:
+def _check_prefixes(name: str, prefixes: tuple[object, ...]) -> None:
     for prefix in prefixes:
         if not isinstance(prefix, str) or not prefix:
             raise TypeError(f"{name} must be module prefixes such as ('shop', 'acme.billing'), not {prefixes!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, VERSION, YIELD_POINT, Layout
+from aiometrics.layout import COROUTINE, HEADER, LOOP, LOOP_NAME_BYTES, MAGIC, VERSION, WORD, YIELD_POINT, Layout, pending_ns
 from aiometrics.snapshot import OTHER
 
 _STRING_SHIFT = 32
@@ -20,7 +20,7 @@ class Page:
     def __init__(self, layout: Layout, *, blocking_threshold_ns: int, weight: int = 1) -> None:
         self.layout = layout
         self.memory = bytearray(layout.size)
-        self.words = memoryview(self.memory)[: layout.strings * 8].cast("q")
+        self.words = memoryview(self.memory)[: layout.strings * WORD].cast("q")
         self._refs: dict[str, int] = {}
         header = {
             "version": VERSION,
@@ -31,6 +31,7 @@ class Page:
             "max_coroutines": layout.max_coroutines,
             "max_yield_points": layout.max_yield_points,
             "string_bytes": layout.string_bytes,
+            "strings_used": LOOP_NAME_BYTES,
             "weight": weight,
             "blocking_threshold_ns": blocking_threshold_ns,
         }
@@ -50,12 +51,16 @@ class Page:
 
     def open(self, loop_name: str) -> None:
         """Start to write for a loop; counters of an earlier loop on this page go on."""
-        self.words[HEADER["loop_name"]] = self._string(loop_name)
+        data = loop_name.encode("utf-8", "backslashreplace")[:LOOP_NAME_BYTES]
+        start = self.layout.strings * WORD
+        self.memory[start : start + len(data)] = data
+        self.words[HEADER["loop_name"]] = len(data)
         self.words[HEADER["live"]] = 1
 
     def close(self) -> None:
         """Stop: the loop is gone, and so is everything that was true of it only now. Counters stay."""
         words, layout = self.words, self.layout
+        self.settle()
         words[HEADER["live"]] = 0
         for field in LOOP.keys() - {"blocking_ns"}:
             words[layout.loop + LOOP[field]] = 0
@@ -67,9 +72,12 @@ class Page:
 
     def add_coroutine(self, name: str) -> int:
         """The number of a new coroutine record."""
-        number, ref = self.words[HEADER["coroutines"]], self._string(name)
-        if number > self.layout.max_coroutines or not ref:
+        number = self.words[HEADER["coroutines"]]
+        if number > self.layout.max_coroutines:
             self.words[HEADER["overflow_coroutine"]] += 1
+            return 0
+        ref = self._string(name)
+        if not ref:
             return 0
         self.words[self.layout.coroutine(number) + COROUTINE["name"]] = ref
         self.words[HEADER["coroutines"]] = number + 1
@@ -96,6 +104,17 @@ class Page:
         if since and now_ns - since >= self.words[HEADER["blocking_threshold_ns"]]:
             self.words[self.layout.loop + LOOP["looked_ns"]] = now_ns
 
+    def settle(self) -> None:
+        """Make final what looks counted of the segment in progress. For the writer, who knows that it is still in progress."""
+        words, loop = self.words, self.layout.loop
+        since, counted, looked = (words[loop + LOOP[field]] for field in ("segment_since_ns", "segment_counted_ns", "looked_ns"))
+        pending = pending_ns(since, counted, looked, words[HEADER["blocking_threshold_ns"]])
+        if not pending:
+            return
+        words[loop + LOOP["segment_counted_ns"]] += pending
+        words[self.layout.coroutine(words[loop + LOOP["segment_coroutine"]]) + COROUTINE["running_ns"]] += pending
+        words[loop + LOOP["blocking_ns"]] += pending
+
     def _string(self, text: str) -> int:
         """The reference of ``text`` in the string area, 0 if it found no room."""
         ref = self._refs.get(text)
@@ -106,7 +125,7 @@ class Page:
         if used + len(data) > self.layout.string_bytes:
             self.words[HEADER["overflow_string"]] += 1
             return 0
-        start = self.layout.strings * 8 + used
+        start = self.layout.strings * WORD + used
         self.memory[start : start + len(data)] = data
         self.words[HEADER["strings_used"]] = used + len(data)
         self._refs[text] = ref = used << _STRING_SHIFT | len(data)

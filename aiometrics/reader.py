@@ -8,7 +8,7 @@ from functools import reduce
 from itertools import accumulate, pairwise
 
 from aiometrics.catalogue import STATUSES
-from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, VERSION, WORD, YIELD_POINT, Layout
+from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, VERSION, WORD, YIELD_POINT, Layout, pending_ns
 from aiometrics.snapshot import RUNNING, Coroutine, Histogram, Loop, Running, YieldPoint
 
 _MAX_BOUNDS = 64
@@ -90,9 +90,8 @@ class _Decoder:
         return Histogram(bounds_ns, tuple(words[1:]), words[0])
 
     def _pending_ns(self) -> int:
-        """What a reader's last look counted as blocking of the segment in progress, and the recorder has not made final yet."""
-        since = self._loop("segment_since_ns")
-        return max(0, self._loop("looked_ns") - since - self._loop("segment_counted_ns")) if since else 0
+        since, counted, looked = (self._loop(field) for field in ("segment_since_ns", "segment_counted_ns", "looked_ns"))
+        return pending_ns(since, counted, looked, self._header("blocking_threshold_ns"))
 
     def _loop_record(self, names: tuple[str, ...]) -> Loop:
         since = self._loop("segment_since_ns")
