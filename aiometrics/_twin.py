@@ -37,8 +37,8 @@ class TracedCoroutine:
 
     __slots__ = (
         "__weakref__",
+        "__wrapped__",
         "_active_ns",
-        "_coro",
         "_counted_ns",
         "_created_ns",
         "_outer",
@@ -52,7 +52,7 @@ class TracedCoroutine:
     )
 
     def __init__(self, coro: Any, recorder: Recorder, record: int, created_ns: int) -> None:
-        self._coro = coro
+        self.__wrapped__ = coro
         self._recorder = recorder
         self._record = record
         self._created_ns = created_ns
@@ -72,7 +72,7 @@ class TracedCoroutine:
         """Resume the coroutine, as ``coroutine.send``."""
         timed = self._recorder.resume(self)
         try:
-            yielded = self._coro.send(value)
+            yielded = self.__wrapped__.send(value)
         except BaseException as error:
             if timed:
                 self._recorder.end(self, error)
@@ -85,7 +85,7 @@ class TracedCoroutine:
         """Raise inside the coroutine, as ``coroutine.throw``."""
         timed = self._recorder.resume(self)
         try:
-            yielded = self._coro.throw(*exc_info)
+            yielded = self.__wrapped__.throw(*exc_info)
         except BaseException as error:
             # Its traceback refers to this frame: no cycle may come of it.
             del exc_info
@@ -100,7 +100,7 @@ class TracedCoroutine:
         """Close the coroutine, as ``coroutine.close``."""
         timed = self._recorder.resume(self)
         try:
-            self._coro.close()
+            self.__wrapped__.close()
         except BaseException as error:
             if timed:
                 self._recorder.end(self, error)
@@ -113,21 +113,21 @@ class TracedCoroutine:
         self._recorder.abandon(self)
 
     def __await__(self) -> Any:
-        return self._coro.__await__()
+        return self.__wrapped__.__await__()
 
     def __del__(self) -> None:
         if self._state in (NEW, SUSPENDED):
             self._recorder.lose(self)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._coro, name)
+        return getattr(self.__wrapped__, name)
 
     def __repr__(self) -> str:
-        return repr(self._coro)
+        return repr(self.__wrapped__)
 
     @property  # type: ignore[misc]  # what isinstance() and inspect ask; type() still tells the truth
     def __class__(self) -> type:
-        return type(self._coro)
+        return type(self.__wrapped__)
 
 
 Coroutine.register(TracedCoroutine)
@@ -351,9 +351,9 @@ class Recorder:
 
     def _locate(self, traced: TracedCoroutine, yielded: Any) -> int:
         """The yield point: the innermost frame of the highest kind in the await chain, and what is below it."""
-        owner, callee, best = traced._coro, None, -1
+        owner, callee, best = traced.__wrapped__, None, -1
         below = False
-        link = traced._coro
+        link = traced.__wrapped__
         for _ in range(MAX_DEPTH):
             if link is None:
                 break

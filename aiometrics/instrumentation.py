@@ -112,11 +112,16 @@ class Instrumentation:
 
     def forget(self) -> None:
         """As :meth:`remove`, in a forked child: without the locks, which other threads may have held."""
-        for seam in self._seams:
-            seam.remove()
+        self._lock = threading.RLock()
+        self._every_loop = False
+        self._chosen.clear()
+        while self._seams:
+            self._seams.pop().remove()
         for tenant in self._tenants.values():
             if tenant.recorder is not None:
                 tenant.recorder.retire()
+        self._tenants.clear()
+        self._departed.clear()
 
     def trace(self, loop: Any, coro: Any) -> Any:
         """What a new task of ``loop`` shall run instead of ``coro``: itself, if it is not to be traced."""
@@ -127,12 +132,7 @@ class Instrumentation:
 
     def recorder_of(self, loop: Any) -> Any:
         """The recorder of ``loop``, or ``None`` if it is not to be traced. Never raises."""
-        try:
-            tenant = self._tenants.get(id(loop)) or self._adopt(loop)
-        except Exception as error:  # noqa: BLE001 - the task must be created whatever happens here
-            self.faults.report(PROBE, error)
-            return None
-        return tenant.recorder
+        return (self._tenants.get(id(loop)) or self._adopt(loop)).recorder
 
     @staticmethod
     def abandon(traced: Any) -> None:
@@ -173,13 +173,21 @@ class Instrumentation:
 
     def _adopt(self, loop: Any) -> _Tenant:
         with self._lock:
-            self._sweep()
-            slot = self._pages.claim(threading.current_thread().name) if self._wanted(loop) else None
-            recorder = None if slot is None else self._recorder(loop, slot)
             number = id(loop)
-            tenant = _Tenant(_reference(loop, lambda _: self._gone(number)), recorder, slot)
-            self._tenants[number] = tenant
+            tenant = self._tenants[number] = _Tenant(_reference(loop, lambda _: self._gone(number)), None, None)
+            try:
+                self._sweep()
+                if self._wanted(loop):
+                    self._house(tenant, loop)
+            except Exception as error:  # noqa: BLE001 - the task must be created whatever happens here
+                self.faults.report(PROBE, error)
             return tenant
+
+    def _house(self, tenant: _Tenant, loop: Any) -> None:
+        self._cover(type(loop))
+        tenant.slot = self._pages.claim(threading.current_thread().name)
+        if tenant.slot is not None:
+            tenant.recorder = self._recorder(loop, tenant.slot)
 
     def _wanted(self, loop: Any) -> bool:
         return (self._every_loop or loop in self._chosen) and not loop.is_closed()
@@ -191,9 +199,11 @@ class Instrumentation:
     def _gone(self, number: int) -> None:
         """The loop was collected. Garbage collection may run anywhere, so this takes no lock; the next sweep does the rest."""
         tenant = self._tenants.pop(number, None)
-        if tenant is not None and tenant.recorder is not None:
+        if tenant is None:
+            return
+        if tenant.recorder is not None:
             tenant.recorder.retire()
-            self._departed.append(tenant)
+        self._departed.append(tenant)
 
     def _sweep(self) -> None:
         """Free the pages of loops that were collected or closed."""

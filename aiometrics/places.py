@@ -6,7 +6,7 @@ import enum
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any
 
@@ -18,15 +18,32 @@ _WRAPPERS = {
     ("sentry_sdk.integrations.asyncio", "_task_with_sentry_span_creation"): "coro",
     ("ddtrace.contrib.internal.asyncio.patch", "traced_coro"): "coro",
     ("aiomonitor.monitor", "_coro_wrapper"): "coro",
+    ("uvloop", "wrapper"): "main",
 }
 #: Programs that run somebody else's application as ``python -m``: being ``__main__`` does not make them the application.
 _LAUNCHERS = frozenset(
-    {"aiohttp", "aiometrics", "celery", "coverage", "daphne", "fastapi", "granian", "gunicorn", "hypercorn", "opentelemetry", "pytest", "uvicorn"}
+    {
+        "aiohttp",
+        "aiometrics",
+        "celery",
+        "coverage",
+        "daphne",
+        "fastapi",
+        "granian",
+        "gunicorn",
+        "hypercorn",
+        "opentelemetry",
+        "pytest",
+        "uvicorn",
+    }
 )
 _STANDARD_LIBRARY = tuple(
     {os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib")}
     | {os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib")}
 )
+# As type itself has them, whatever a metaclass makes of the names.
+_QUALNAME: Callable[[type], str] = vars(type)["__qualname__"].__get__
+_MODULE: Callable[[type], Any] = vars(type)["__module__"].__get__
 _SITE = ("site-packages", "dist-packages")
 
 
@@ -38,11 +55,16 @@ class Kind(enum.IntEnum):
     APPLICATION = 2
 
 
+def _main_module() -> str:
+    """The name under which the program was started with ``python -m``, else ``__main__``."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return "__main__" if spec is None else str(spec.name)
+
+
 def main_package() -> str | None:
     """The top-level package that was started with ``python -m``, unless it is known to launch other people's applications."""
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    top = spec.name.partition(".")[0] if spec is not None else None
-    return None if top in _LAUNCHERS else top
+    top = _main_module().partition(".")[0]
+    return None if top == "__main__" or top in _LAUNCHERS else top
 
 
 def _within(module: str, prefixes: Iterable[str]) -> bool:
@@ -55,7 +77,7 @@ def _module_of(obj: Any) -> str:
     if isinstance(name, str):
         return name
     code = code_of(obj)
-    return os.path.basename(code.co_filename).partition(".")[0] if code is not None else type(obj).__module__
+    return os.path.basename(code.co_filename).partition(".")[0] if code is not None else _package_of(type(obj))
 
 
 def _qualname_of(obj: Any) -> str:
@@ -64,15 +86,20 @@ def _qualname_of(obj: Any) -> str:
 
 
 def _type_name(kind: type) -> str:
-    if kind.__module__ in ("_asyncio", "builtins"):
-        return kind.__qualname__
-    return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
+    package, name = _package_of(kind), _QUALNAME(kind)
+    return name if package in ("_asyncio", "builtins") else f"{package}.{name}"
+
+
+def _package_of(kind: type) -> str:
+    """The top-level package of a type; what a class says of itself may be anything."""
+    module = _MODULE(kind)
+    return module.partition(".")[0] if isinstance(module, str) else "builtins"
 
 
 def _relative_path(code: CodeType, module: str) -> str:
     """The file as seen from the import root: as many components as the module has, and ``__init__.py`` one more."""
     parts = code.co_filename.replace(os.sep, "/").split("/")
-    depth = 1 if module == "__main__" else module.count(".") + 1
+    depth = (_main_module() if module == "__main__" else module).count(".") + 1
     if parts[-1] == "__init__.py":
         depth += 1
     return "/".join(parts[-depth:])
@@ -129,7 +156,7 @@ class Places:
             return "(yield)"
         if code_of(callee) is not None:
             return f"{_module_of(callee).partition('.')[0]}.{_qualname_of(callee)}"
-        if type(callee).__name__ == "FutureIter":
+        if _QUALNAME(type(callee)) == "FutureIter":
             return _type_name(type(yielded))
         return self._foreign(callee)
 
@@ -143,11 +170,12 @@ class Places:
             inner = frame.f_locals.get(variable) if variable is not None and frame is not None else None
             if inner is None:
                 return root
-            root = inner
+            # Where the wrapper was made by a task factory, it holds what we had given to that factory.
+            root = peek(inner, "__wrapped__") or inner
         return root
 
     @staticmethod
     def _foreign(obj: Any) -> str:
         """A name for an awaitable without Python code: its own qualified name if its type (Cython's) stores one, else its type's."""
         name = peek(obj, "__qualname__")
-        return f"{type(obj).__module__.partition('.')[0]}.{name}" if isinstance(name, str) else _type_name(type(obj))
+        return f"{_package_of(type(obj))}.{name}" if isinstance(name, str) else _type_name(type(obj))

@@ -6,10 +6,12 @@ comes before the application's task factory and leaves it alone, and the name ``
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import functools
 import sys
-from asyncio import tasks
+import threading
+from asyncio import _get_running_loop, tasks
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -18,6 +20,14 @@ Trace = Callable[[Any, Any], Any]
 Abandon = Callable[[Any], None]
 Lookup = Callable[[Any], Any]
 
+
+class _Offer(threading.local):
+    """The coroutine for which a task is being created in this thread: traced or left out, it is not to be decided about again."""
+
+    coro: Any = None
+
+
+_offer = _Offer()
 _C_TASK = getattr(tasks, "_CTask", None)
 
 
@@ -57,19 +67,29 @@ def _tracing_create_task(original: Callable[..., Any], trace: Trace, abandon: Ab
     @functools.wraps(original)
     def create_task(loop: Any, coro: Any, *args: Any, **kwargs: Any) -> Any:
         traced = trace(loop, coro)
+        outer, _offer.coro = _offer.coro, traced
         try:
             task = original(loop, traced, *args, **kwargs)
         except BaseException:
             if traced is not coro:
                 abandon(traced)
             raise
-        # In debug mode the task remembers where it was created, which is not here.
-        source = getattr(task, "_source_traceback", None)
-        if source and source[-1].filename == __file__:
-            del source[-1]
-        return task
+        finally:
+            _offer.coro = outer
+        # The application's factory may have wrapped it in a coroutine of its own, which is then the one to trace.
+        if traced is not coro and isinstance(task, asyncio.Task) and task.get_coro() is not traced:
+            abandon(traced)
+        return _created_elsewhere(task)
 
     return create_task
+
+
+def _created_elsewhere(task: Any) -> Any:
+    """In debug mode the task remembers where it was created, which is not here."""
+    source = getattr(task, "_source_traceback", None)
+    if source and source[-1].filename == __file__:
+        del source[-1]
+    return task
 
 
 class TaskTypeSeam:
@@ -100,7 +120,7 @@ class TaskTypeSeam:
     @classmethod
     def _first(cls, loop: Any) -> Any:
         """The recorder of a loop; a task that is given none takes the running one, or is the caller's mistake."""
-        loop = asyncio._get_running_loop() if loop is None else loop
+        loop = _get_running_loop() if loop is None else loop
         found = (lookup(loop) for lookup in cls._lookups) if loop is not None else ()
         return next((recorder for recorder in found if recorder is not None), None)
 
@@ -114,26 +134,28 @@ class TaskNameSeam:
 
     def install(self) -> None:
         """Put the stand-in where the name is looked up."""
-        for module in (asyncio, tasks):
-            if module.Task is self._original:  # type: ignore[attr-defined]
-                module.Task = self._stand_in  # type: ignore[attr-defined, misc]
+        self._replace(self._original, self._stand_in)
 
     def remove(self) -> None:
         """Put the original back."""
+        self._replace(self._stand_in, self._original)
+
+    @staticmethod
+    def _replace(old: type, new: type) -> None:
         for module in (asyncio, tasks):
-            if module.Task is self._stand_in:  # type: ignore[attr-defined]
-                module.Task = self._original  # type: ignore[attr-defined, misc]
+            if vars(module)["Task"] is old:
+                vars(module)["Task"] = new
 
 
 def _stand_in(original: Any, trace: Trace, abandon: Abandon) -> type:
-    class Meta(type(original)):  # type: ignore[misc]
+    # Not only a type, so that the application may derive from it and from an abstract class.
+    class Meta(abc.ABCMeta):
         def __call__(cls, coro: Any, *args: Any, **kwargs: Any) -> Any:
-            loop = kwargs.get("loop") or asyncio._get_running_loop()
-            traced = coro if loop is None else trace(loop, coro)
+            loop = kwargs.get("loop") or _get_running_loop()
+            traced = coro if loop is None or coro is _offer.coro else trace(loop, coro)
+            construct = original if cls is Task else super().__call__
             try:
-                if cls is Task:
-                    return original(traced, *args, **kwargs)
-                return super().__call__(traced, *args, **kwargs)
+                return _created_elsewhere(construct(traced, *args, **kwargs))
             except BaseException:
                 if traced is not coro:
                     abandon(traced)

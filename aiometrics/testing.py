@@ -11,7 +11,6 @@ number is then exact, and every run gives the same.
 from __future__ import annotations
 
 import asyncio
-import math
 import selectors
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -64,7 +63,7 @@ class _VirtualSelector(selectors.DefaultSelector):
             return super().select(None)
         events = super().select(0)
         if not events and timeout > 0:
-            self._clock.advance_ns(math.ceil(timeout * SECOND_NS))
+            self._clock.advance_ns(max(1, round(timeout * SECOND_NS)))
         return events
 
 
