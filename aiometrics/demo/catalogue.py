@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import difflib
+import io
 import itertools
 
 _COLOURS = ("amber", "black", "blue", "copper", "green", "ivory", "olive", "red", "silver", "white")
@@ -30,9 +32,11 @@ class Catalogue:
 
     async def write_rows(self) -> str:
         """All products as lines of a CSV file."""
-        rows = []
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
         for number, name in enumerate(PRODUCTS):
-            rows.append(f"{number},{name}\n")
+            colour, shape, thing = name.split()
+            rows.writerow((number, colour, shape, thing))
             if self._yields_each_row:
                 await asyncio.sleep(0)
-        return "".join(rows)
+        return text.getvalue()

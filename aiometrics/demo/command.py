@@ -24,6 +24,9 @@ from aiometrics.exporter import Exporter, start_exporter
 from aiometrics.hotspots import hotspots
 from aiometrics.snapshot import Snapshot
 
+#: Of each kind: room for every fault beside what aiohttp itself does.
+_ROWS = 6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -76,7 +79,8 @@ class Reporter(threading.Thread):
         self._print(self._exporter.snapshot(), None)
 
     def _print(self, now: Snapshot, before: Snapshot | None) -> None:
-        _say(f"\n{hotspots(now, since=before, blocking_threshold_ns=self._exporter.options.blocking_threshold_ns)}")
+        threshold_ns = self._exporter.options.blocking_threshold_ns
+        _say(f"\n{hotspots(now, _ROWS, before, blocking_threshold_ns=threshold_ns)}")
 
 
 def run(settings: Settings) -> int:

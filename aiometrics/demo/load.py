@@ -25,7 +25,7 @@ class Habit(NamedTuple):
 HABITS = (
     Habit(10, "GET", "/orders/{number}", 0.05),
     Habit(3, "GET", "/search?q=gren+woven+lmap", 0.5),
-    Habit(2, "GET", "/export", 0.3),
+    Habit(4, "GET", "/export", 0.2),
     Habit(2, "POST", "/checkout", 0.6),
 )
 
