@@ -166,7 +166,10 @@ def harm() -> list[Column]:
 
 def burners() -> list[PanelBuilder]:
     """Which yield points take the loop's time."""
-    active = total(rate(f"{SEGMENTS}_sum", COROUTINE), "coroutine, yield_point")
+    place = "coroutine, yield_point"
+    active = total(rate(f"{SEGMENTS}_sum", COROUTINE), place)
+    count = total(rate(f"{SEGMENTS}_count", COROUTINE), place)
+    busiest = top(count)
     return [
         ranking(
             "Which yield points do most harm?",
@@ -196,6 +199,21 @@ def burners() -> list[PanelBuilder]:
             {"blocked_at": "Blocked at"},
             [Column("Samples", top(total(gained("asyncio_block_samples_total", LOOP), "blocked_at")), bar=True)],
             height=8,
+            span=12,
+        ),
+        ranking(
+            "Who gives the loop back too often?",
+            "Yield points by segments per second. Thousands of segments of a few microseconds cost more in turns of the loop than in work: "
+            "do more between two awaits, or await once for many.",
+            {"yield_point": "Yield point", "coroutine": "Coroutine"},
+            [
+                Column("Segments/s", busiest, thresholds.NONE, bar=True),
+                Column("Mean segment ms", f"{active} / ({count} > 0) and {busiest}", thresholds.SLOW),
+                Column("Active %", f"{active} and {busiest}", thresholds.HOTSPOT),
+            ],
+            links=[TO_COROUTINE],
+            height=8,
+            span=12,
         ),
     ]
 
@@ -207,7 +225,7 @@ def waiters() -> list[PanelBuilder]:
             "Where is a wait longest?",
             "Mean time from a suspension to its resumption. If this rises at one place and active time does not, what it awaits got "
             "slower.",
-            {"{{yield_point}} ← {{awaits}} · {{coroutine}}": top(mean(WAITS, COROUTINE, POINT))},
+            {"{{yield_point}} ← {{awaits}} · {{coroutine}}": top(mean(WAITS, f'awaits!="Task",{COROUTINE}', POINT))},
             unit="s",
             link=drill_down("__field.labels.coroutine"),
             legend_on_the_right=True,

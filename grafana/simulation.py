@@ -112,6 +112,10 @@ class Fleet:
             yield series(base | {"__name__": "up"}, alive[1])
             yield series(base | {"__name__": "aiometrics_build_info", "implementation": "c", "version": "1"}, alive[1])
             yield series(base | {"__name__": "asyncio_loop_heartbeat_timestamp_seconds", "loop": "MainThread"}, now)
+            for name in GAUGES:
+                yield series(
+                    base | {"__name__": name} | ({"loop": "MainThread"} if name.startswith("asyncio_loop") else {}), chance.choice(alive)
+                )
             for labels in loop_counters():
                 yield series(base | labels, chance.choice(counters))
             for name in RECORDED:
@@ -131,6 +135,16 @@ def counted(chance: random.Random, length: int, mean_step: float) -> Iterator[fl
         yield value
 
 
+GAUGES = (
+    "aiometrics_errors_total",
+    "aiometrics_overflow_total",
+    "aiometrics_sample_ratio",
+    "aiometrics_scrape_duration_seconds",
+    "aiometrics_series",
+    "aiometrics_untraced_tasks",
+    "asyncio_loop_ready_handles",
+    "asyncio_loop_scheduled_timers",
+)
 RECORDED = tuple(
     f"job_instance_loop:asyncio_loop_{name}"
     for name in (
