@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from table import Table
 
 TASKS = 50_000
 OPEN_LOOPS = 16
+PER_TASK, PER_LOOP, PER_FULL_LOOP = MEASURES = ("task", "loop", "full loop")
 #: More places than a page holds by default, so that the page is full.
 PLACES = 1_200
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
@@ -32,12 +34,16 @@ async def _parked(gate: asyncio.Future[None]) -> None:
     await asyncio.shield(gate)
 
 
-def measure(contender: Contender, loop: str) -> dict[str, float]:
-    """Bytes per suspended task; bytes per open loop after one step, and after it has met more places than it has room for."""
+def measure(contender: Contender, loop: str, *, what: str) -> float:
+    """Bytes per suspended task; or per open loop after one step, or after it has met more places than it has room for.
+
+    One of them to a process: memory that one frees the next would find.
+    """
     contender.prepare()
+    if what != PER_TASK:
+        return _per_loop(contender, loop, PLACES if what == PER_FULL_LOOP else 1)
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
-        per_task = runner.run(_per_task(contender))
-    return {"per task": per_task, "per loop": _per_loop(contender, loop, 1), "per full loop": _per_loop(contender, loop, PLACES)}
+        return runner.run(_per_task(contender))
 
 
 async def _per_task(contender: Contender) -> float:
@@ -72,10 +78,10 @@ def _per_loop(contender: Contender, kind: str, places: int) -> float:
 def run(plan: Plan) -> Table:
     """Ours against bare."""
     grown: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    measures = ("per task", "per loop", "per full loop")
+    absent: dict[str, str] = {}
     table = Table(
-        "Memory over bare (resident bytes)",
-        ["contender", *(f"{loop} {name}" for loop in LOOPS for name in measures)],
+        "Memory per task, per loop and per full loop: resident bytes, and what is over bare",
+        ["contender", *(f"{loop} {name}" for loop in LOOPS for name in MEASURES)],
         data=grown,
     )
     for number in range(min(plan.rounds, 3)):
@@ -83,13 +89,14 @@ def run(plan: Plan) -> Table:
             for name in plan.ours:
                 plan.progress(f"memory, round {number + 1}: {name} on {loop}")
                 try:
-                    for what, value in child.run("memory", name, loop).items():
-                        grown[name][f"{loop} {what}"].append(value)
+                    for what in MEASURES:
+                        grown[name][f"{loop} {what}"].append(child.run("memory", name, loop, what=json.dumps(what)))
                 except Unavailable as error:
-                    table.notes.append(f"{name} on {loop} did not run: {error}")
+                    absent[name] = str(error)
     for name in plan.ours:
         table.rows.append([name, *(_cell(name, grown, column) for column in table.columns[1:])])
     table.notes.append(f"{TASKS} tasks suspended at one place; {OPEN_LOOPS} loops open at once; a full loop has met {PLACES} yield points.")
+    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     return table
 
 

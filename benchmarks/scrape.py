@@ -109,7 +109,7 @@ def run(plan: Plan) -> Table:
                 for server in SERVERS:
                     plan.progress(f"scrape, round {number + 1} of {rounds}: {name}, {series} series by {server}")
                     try:
-                        answer = child.run("scrape", name, "asyncio", places=places, server=f'"{server}"', scale=plan.scale)
+                        answer = child.run("scrape", name, "asyncio", places=places, server=json.dumps(server), scale=plan.scale)
                     except Unavailable as error:
                         absent[name] = str(error)
                         continue
