@@ -8,7 +8,7 @@ from grafana import thresholds
 from grafana.frame import add_row, frame
 from grafana.hotspots import OLDEST
 from grafana.panels import Column, PanelBuilder, big_number, heat, instance_link, lines, ranking
-from grafana.queries import COROUTINE, POINT, buckets, gained, mean, quantile, rate, select, share, top, total
+from grafana.queries import COROUTINE, POINT, buckets, gained, leaders, mean, quantile, rate, select, share, top, total
 
 SEGMENTS = "asyncio_segment_seconds"
 WAITS = "asyncio_wait_seconds"
@@ -133,7 +133,7 @@ def points() -> list[PanelBuilder]:
         lines(
             "Which segment got longer?",
             "99 of 100 segments that end at this yield point were shorter. Over 100 ms it blocks the loop.",
-            {"{{yield_point}}": top(quantile(0.99, SEGMENTS, COROUTINE, "yield_point"))},
+            {"{{yield_point}}": leaders(quantile(0.99, SEGMENTS, COROUTINE, "yield_point"))},
             unit="s",
             limits=thresholds.SLOW,
             exemplars=True,
@@ -141,7 +141,7 @@ def points() -> list[PanelBuilder]:
         lines(
             "Which wait got longer?",
             "99 of 100 waits here were shorter. A wait that grows alone points at what is awaited; all growing together, at the loop.",
-            {"{{yield_point}} ← {{awaits}}": top(quantile(0.99, WAITS, COROUTINE, "yield_point, awaits"))},
+            {"{{yield_point}} ← {{awaits}}": leaders(quantile(0.99, WAITS, COROUTINE, "yield_point, awaits"))},
             unit="s",
             exemplars=True,
         ),

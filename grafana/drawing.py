@@ -236,6 +236,7 @@ def stripes(panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window:
     """One stripe for each line."""
     defaults = panel["fieldConfig"]["defaults"]
     tall = min((size.height - 18) / max(len(lines), 1), 30)
+    steps = defaults["thresholds"]["steps"]
     place = _Place(*window, 1, 330, Size(size.width, int(tall * len(lines))))
     drawn = []
     for number, line in enumerate(lines):
@@ -243,7 +244,7 @@ def stripes(panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window:
         drawn.append(f'<text x="322" y="{tall * (number + 0.65):.1f}" text-anchor="end">{escape(line.name)}</text>')
         drawn += [
             f'<rect x="{place.x(at):.1f}" y="{tall * number:.1f}" width="{wide:.1f}" height="{tall - 3:.1f}" '
-            f'fill="{continuous_colour(value / defaults["max"])}"/>'
+            f'fill="{threshold_colour(value, steps)}"/>'
             for at, value in zip(line.times, line.values, strict=True)
         ]
     return f'<svg width="{size.width}" height="{size.height}">{"".join(drawn)}{time_axis(place)}</svg>'

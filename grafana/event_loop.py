@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana import thresholds
 from grafana.frame import add_row, frame
 from grafana.panels import Column, PanelBuilder, big_number, heat, instance_link, lines, ranking
-from grafana.queries import JOB, LOOP, buckets, mean, quantile, rate, select, top, total
+from grafana.queries import JOB, LOOP, buckets, leaders, leading, mean, quantile, rate, select, top, total
 
 PLACE = "instance, loop"
 LEGEND = "{{instance}} {{loop}}"
@@ -39,7 +39,7 @@ def thread_time() -> list[PanelBuilder]:
         lines(
             "Which loop is busy?",
             "Share of time outside the selector. Over 90 % a loop is saturated: more instances help only if the load can move.",
-            {LEGEND: top(total(active, PLACE))},
+            {LEGEND: leaders(total(active, PLACE))},
             unit="percentunit",
             limits=thresholds.BUSY,
             maximum=1,
@@ -47,14 +47,14 @@ def thread_time() -> list[PanelBuilder]:
         lines(
             "Which loop is blocked?",
             "Share of time inside segments over the blocking threshold; the lines are one, 6 and 14.4 times the budget of 0.1 %.",
-            {LEGEND: top(total(rate("asyncio_loop_blocking_seconds_total", LOOP), PLACE))},
+            {LEGEND: leaders(total(rate("asyncio_loop_blocking_seconds_total", LOOP), PLACE))},
             unit="percentunit",
             limits=thresholds.BLOCKED,
         ),
         lines(
             "Which loop computes?",
             "CPU time of the loop's thread. If it is close to the busy share, the code itself is the cost.",
-            {LEGEND: top(cpu)},
+            {LEGEND: leaders(cpu)},
             unit="percentunit",
             maximum=1,
             span=8,
@@ -62,7 +62,7 @@ def thread_time() -> list[PanelBuilder]:
         lines(
             "Which loop stands in line for a CPU?",
             "Time runnable, but not running. Over 10 % the machine or its CPU limit is too small; no change of code helps. Linux only.",
-            {LEGEND: top(in_line)},
+            {LEGEND: leaders(in_line)},
             unit="percentunit",
             limits=thresholds.IN_LINE,
             maximum=1,
@@ -71,7 +71,7 @@ def thread_time() -> list[PanelBuilder]:
         lines(
             "Which loop sits in system calls, or waits for the GIL?",
             "Active, but neither on a CPU nor in line for one: a blocking call, or another thread holds the interpreter.",
-            {LEGEND: top(f"clamp_min({elsewhere}, 0)")},
+            {LEGEND: leaders(f"clamp_min({elsewhere}, 0)")},
             unit="percentunit",
             maximum=1,
             span=8,
@@ -98,7 +98,7 @@ def delays() -> list[PanelBuilder]:
         lines(
             "Which loop has long turns?",
             "99 of 100 turns were shorter than this. If it rises on one instance only, look for that instance in Hotspots.",
-            {LEGEND: top(quantile(0.99, "asyncio_loop_iteration_seconds", LOOP, PLACE))},
+            {LEGEND: leaders(quantile(0.99, "asyncio_loop_iteration_seconds", LOOP, PLACE))},
             unit="s",
             limits=thresholds.SLOW,
             exemplars=True,
@@ -106,7 +106,7 @@ def delays() -> list[PanelBuilder]:
         lines(
             "Which loop starts tasks late?",
             "99 of 100 tasks started within this time. This one is exact on every loop, uvloop included.",
-            {LEGEND: top(quantile(0.99, "asyncio_loop_start_delay_seconds", LOOP, PLACE))},
+            {LEGEND: leaders(quantile(0.99, "asyncio_loop_start_delay_seconds", LOOP, PLACE))},
             unit="s",
             limits=thresholds.SLOW,
             exemplars=True,
@@ -114,14 +114,14 @@ def delays() -> list[PanelBuilder]:
         lines(
             "How many turns does a loop make?",
             "Turns per second. A loop that does the same work in fewer turns is late; one with no turns hangs or has nothing to do.",
-            {LEGEND: top(total(rate("asyncio_loop_iteration_seconds_count", LOOP), PLACE))},
+            {LEGEND: leaders(total(rate("asyncio_loop_iteration_seconds_count", LOOP), PLACE))},
             unit="cps",
             span=8,
         ),
         lines(
             "How many events had to wait for the loop?",
             "Share of the selector's events that were already there when the loop asked. If this nears 100 %, the loop is always late.",
-            {LEGEND: top(f"{waiting} / ({events} > 0)")},
+            {LEGEND: leaders(f"{waiting} / ({events} > 0)")},
             unit="percentunit",
             maximum=1,
             span=8,
@@ -137,13 +137,13 @@ def delays() -> list[PanelBuilder]:
         lines(
             "How many handles are ready?",
             "Callbacks that stand in line for the loop. A line that stays up is more work than one thread can do.",
-            {LEGEND: top(select("asyncio_loop_ready_handles", LOOP))},
+            {LEGEND: leading("asyncio_loop_ready_handles", LOOP)},
             unit="short",
         ),
         lines(
             "How many timers are set?",
             "Sleeps, timeouts and call_later. If this only rises, cancelled timeouts pile up.",
-            {LEGEND: top(select("asyncio_loop_scheduled_timers", LOOP))},
+            {LEGEND: leading("asyncio_loop_scheduled_timers", LOOP)},
             unit="short",
         ),
     ]
@@ -168,10 +168,10 @@ def side_work() -> list[PanelBuilder]:
         ),
         lines(
             "How long does garbage collection hold the loop?",
-            "Pauses of the collector on the loop's thread, a share of time by generation. Much of generation 2: too many long-lived "
+            "Pauses of the collector on the mean loop's thread, a share of time by generation. Much of generation 2: too many long-lived "
             "objects; "
             "gc.freeze() after start-up helps.",
-            {"generation {{generation}}": total(rate("asyncio_loop_gc_pause_seconds_total", LOOP), "generation")},
+            {"generation {{generation}}": f"avg by (generation) ({rate('asyncio_loop_gc_pause_seconds_total', LOOP)})"},
             unit="percentunit",
             stacked=True,
         ),
@@ -179,7 +179,7 @@ def side_work() -> list[PanelBuilder]:
             "Does the executor keep up?",
             "Calls that wait for a thread of the default executor. Over 0 for minutes: run_in_executor and to_thread wait, and so do "
             "their tasks.",
-            {LEGEND: top(select("asyncio_executor_queue_items", LOOP))},
+            {LEGEND: leading("asyncio_executor_queue_items", LOOP)},
             unit="short",
             limits=thresholds.ANY,
             span=8,
@@ -187,14 +187,14 @@ def side_work() -> list[PanelBuilder]:
         lines(
             "How many threads has the executor?",
             "Threads of the default executor that were started; its limit is min(32, CPUs + 4) unless you chose another.",
-            {LEGEND: top(select("asyncio_executor_threads", LOOP))},
+            {LEGEND: leading("asyncio_executor_threads", LOOP)},
             unit="short",
             span=8,
         ),
         lines(
             "Which exceptions did nobody await?",
             "Calls of the loop's exception handler per second. Each one is a bug; the log has its traceback.",
-            {LEGEND: top(total(rate("asyncio_unhandled_exceptions_total", LOOP), PLACE))},
+            {LEGEND: leaders(total(rate("asyncio_unhandled_exceptions_total", LOOP), PLACE))},
             unit="cps",
             limits=thresholds.ANY,
             span=8,

@@ -7,10 +7,12 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana import thresholds
 from grafana.frame import add_row, frame
 from grafana.panels import Column, PanelBuilder, big_number, drill_down, instance_link, lines, ranking, spread, stripes
-from grafana.queries import JOB, LOOP, select, top
+from grafana.queries import JOB, LOOP, leading, select, top
 
-BUSY = select("job_instance_loop:asyncio_loop_active_seconds:rate5m", LOOP)
-BLOCKED = select("job_instance_loop:asyncio_loop_blocking_seconds:rate5m", LOOP)
+BUSY_RECORD = "job_instance_loop:asyncio_loop_active_seconds:rate5m"
+BLOCKED_RECORD = "job_instance_loop:asyncio_loop_blocking_seconds:rate5m"
+BUSY = select(BUSY_RECORD, LOOP)
+BLOCKED = select(BLOCKED_RECORD, LOOP)
 START_DELAY = select("job_instance_loop:asyncio_loop_start_delay_seconds:p99_rate5m", LOOP)
 TURN = select("job_instance_loop:asyncio_loop_iteration_seconds:p99_rate5m", LOOP)
 IN_LINE = select("job_instance_loop:asyncio_loop_thread_runqueue_seconds:rate5m", LOOP)
@@ -103,17 +105,16 @@ def instances() -> list[PanelBuilder]:
         lines(
             "Which instances are busiest?",
             "The busiest loops. Two lines above the rest are an uneven load; all rising together is the service.",
-            {"{{job}} {{instance}} {{loop}}": top(BUSY)},
+            {"{{job}} {{instance}} {{loop}}": leading(BUSY_RECORD, LOOP)},
             unit="percentunit",
             limits=thresholds.BUSY,
             maximum=1,
         ),
         stripes(
             "Which instances were blocked, and when?",
-            "One stripe for each of the most blocked loops: green is free, red is blocked all the time. Stripes that turn red together "
-            "have "
-            "a common cause; one alone is that instance.",
-            top(BLOCKED),
+            "One stripe for each of the most blocked loops: green is within the budget, red burns it 14.4 times too fast. Stripes that turn "
+            "red together have a common cause; one alone is that instance.",
+            leading(BLOCKED_RECORD, LOOP),
             legend="{{job}} {{instance}} {{loop}}",
             unit="percentunit",
             limits=thresholds.BLOCKED,

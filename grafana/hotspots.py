@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana import thresholds
 from grafana.frame import add_row, frame
 from grafana.panels import Column, PanelBuilder, big_number, drill_down, heat, instance_link, lines, ranking
-from grafana.queries import COROUTINE, JOB, LOOP, POINT, buckets, gained, mean, quantile, rate, select, top, total
+from grafana.queries import COROUTINE, JOB, LOOP, POINT, buckets, gained, leading, mean, quantile, rate, select, top, total
 
 POINT_HEADINGS = {"yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"}
 TO_COROUTINE = drill_down("__data.fields.Coroutine")
@@ -141,7 +141,7 @@ def starvation() -> list[PanelBuilder]:
             "How many handles stand in line?",
             "Callbacks that were ready when the loop was last looked at, the longest lines first. A line that stays is overload, not a "
             "stall.",
-            {"{{instance}} {{loop}}": top(select("asyncio_loop_ready_handles", LOOP))},
+            {"{{instance}} {{loop}}": leading("asyncio_loop_ready_handles", LOOP)},
             unit="short",
         ),
     ]

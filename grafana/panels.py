@@ -230,7 +230,7 @@ def stripes(title: str, description: str, expression: str, *, legend: str, unit:
         .min(0)
         .max(1)
         .thresholds(_thresholds(limits))
-        .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.CONTINUOUS_GR_YL_RD))
+        .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))
         .show_value(VisibilityMode.NEVER)
         .row_height(0.9)
         .legend(common.VizLegendOptions().show_legend(False))  # noqa: FBT003

@@ -9,6 +9,8 @@ from __future__ import annotations
 JOB = 'job=~"$job",instance=~"$instance"'
 LOOP = f'{JOB},loop=~"$loop"'
 COROUTINE = f'{JOB},coroutine=~"$coroutine"'
+#: At every step of a chart the same: the time range that the dashboard shows, up to its end. Prometheus evaluates it once.
+WHOLE_RANGE = "[$__range] @ end()"
 POINT = "coroutine, yield_point, awaits"
 
 
@@ -35,6 +37,19 @@ def total(vector: str, by: str = "") -> str:
 def top(vector: str) -> str:
     """The ``$topk`` largest of ``vector``."""
     return f"topk($topk, {vector})"
+
+
+def leaders(vector: str) -> str:
+    """The course of those series of ``vector``, made of rates, that are the ``$topk`` largest over the whole range.
+
+    A chart of ``top`` alone shows every series that was among the largest at any one moment.
+    """
+    return f"{vector} and {top(vector.replace('[$__rate_interval]', WHOLE_RANGE))}"
+
+
+def leading(metric: str, selector: str) -> str:
+    """The same for a gauge or a recorded series, by its mean."""
+    return f"{select(metric, selector)} and {top(f'avg_over_time({select(metric, selector)}{WHOLE_RANGE})')}"
 
 
 def share(part: str, whole: str, selector: str, by: str = "") -> str:
