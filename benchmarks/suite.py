@@ -15,7 +15,7 @@ import plot
 import price
 import scrape
 import services
-from contenders import CONTENDERS, OURS
+from contenders import CONTENDERS, OURS, Unavailable
 from instructions import run as instructions
 from plan import Plan
 
@@ -65,7 +65,11 @@ def main() -> int:
     plan, machine = _plan(options), _machine()
     options.output.mkdir(parents=True, exist_ok=True)
     for section in options.sections or SECTIONS:
-        table = SECTIONS[section](plan)
+        try:
+            table = SECTIONS[section](plan)
+        except Unavailable as error:
+            print(f"### {section} did not run: {error}\n", flush=True)
+            continue
         table.notes.append(f"Python {machine['python']}, {machine['cores']} cores, {machine['taken']}.")
         print(table.markdown(), flush=True)
         contents = {"machine": machine, "rounds": plan.rounds, "scale": plan.scale, "title": table.title, "data": table.data}
