@@ -76,12 +76,19 @@ def _tracing_create_task(original: Callable[..., Any], trace: Trace, abandon: Ab
             raise
         finally:
             _offer.coro = outer
-        # The application's factory may have wrapped it in a coroutine of its own, which is then the one to trace.
-        if traced is not coro and isinstance(task, asyncio.Task) and task.get_coro() is not traced:
+        if traced is not coro and _left_behind(task, traced):
             abandon(traced)
         return _created_elsewhere(task)
 
     return create_task
+
+
+def _left_behind(task: Any, traced: Any) -> bool:
+    """Whether the application's factory wrapped the coroutine in one of its own, which is then the one to trace.
+
+    A task that is done need not be asked, and must not: Python 3.12.1 has lost the coroutine of one that ran eagerly, and crashes.
+    """
+    return isinstance(task, asyncio.Task) and (task.done() or task.get_coro() is not traced)
 
 
 def _created_elsewhere(task: Any) -> Any:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from aiometrics.recorder import IMPLEMENTATIONS
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:
@@ -32,3 +34,10 @@ def binary() -> Callable[[str], str]:
         pytest.skip(f"{name} is not on PATH: install it to run this test")
 
     return find
+
+
+@pytest.fixture(scope="session", params=sorted(IMPLEMENTATIONS))
+def implementation(request: pytest.FixtureRequest) -> str:
+    """The name of each recorder that is built here, one after the other."""
+    name: str = request.param
+    return name
