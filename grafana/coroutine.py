@@ -6,9 +6,23 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from grafana import thresholds
 from grafana.frame import add_row, frame
-from grafana.hotspots import OLDEST
+from grafana.hotspots import FAILED, OLDEST, OLDEST_AGE, at_points, ended
 from grafana.panels import Column, PanelBuilder, big_number, heat, instance_link, lines, ranking
-from grafana.queries import COROUTINE, POINT, buckets, gained, leaders, mean, quantile, rate, select, share, top, total
+from grafana.queries import (
+    COROUTINE,
+    POINT,
+    buckets,
+    everywhere,
+    everywhere_now,
+    gained,
+    leaders,
+    mean,
+    quantile,
+    rate,
+    select,
+    top,
+    total,
+)
 
 SEGMENTS = "asyncio_segment_seconds"
 WAITS = "asyncio_wait_seconds"
@@ -32,24 +46,23 @@ def coroutine() -> Dashboard:
 
 def summary() -> list[PanelBuilder]:
     """Six numbers."""
-    failed = total(rate(f"{WALL}_count", f'status="failed",{COROUTINE}'))
     return [
         big_number(
             "How many tasks start?",
             "Tasks created per second. Compare with what the service is asked for.",
-            total(rate("asyncio_tasks_created_total", COROUTINE)),
+            everywhere("job_coroutine", "asyncio_tasks_created_total", COROUTINE),
             unit="cps",
         ),
         big_number(
             "How many are alive?",
             "Live tasks now. Rising at a steady rate of creation means a leak or a slower wait.",
-            total(select("asyncio_tasks", COROUTINE)),
+            everywhere_now("job_coroutine", "asyncio_tasks", COROUTINE),
             unit="short",
         ),
         big_number(
             "How much of a loop does it take?",
             "Its segments' share of one loop; over half of a loop it limits everybody else.",
-            total(rate(f"{SEGMENTS}_sum", COROUTINE)),
+            at_points(f"{SEGMENTS}_sum", by=""),
             unit="percentunit",
             limits=thresholds.HOTSPOT,
             decimals=1,
@@ -63,7 +76,7 @@ def summary() -> list[PanelBuilder]:
         big_number(
             "How many fail?",
             "Share of its tasks that ended in an exception.",
-            f"{failed} / {total(rate(f'{WALL}_count', COROUTINE))}",
+            f"{ended(FAILED)} / {ended(COROUTINE)}",
             unit="percentunit",
             limits=thresholds.FAILED,
             decimals=1,
@@ -71,7 +84,7 @@ def summary() -> list[PanelBuilder]:
         big_number(
             "How old is its oldest await?",
             "Age of its longest suspension that still lasts, queues' get left out.",
-            f"max(time() - ({OLDEST} > 0))",
+            OLDEST_AGE,
             unit="s",
             limits=thresholds.STUCK,
         ),
@@ -83,9 +96,9 @@ def balance() -> list[PanelBuilder]:
     return [
         lines(
             "Are its tasks running or waiting?",
-            "Mean number of its tasks that run or wait at a time. Running near 1 saturates a loop; waiting that grows is somebody "
-            "else's slowness.",
-            {"running": total(rate(f"{SEGMENTS}_sum", COROUTINE)), "waiting": total(rate(f"{WAITS}_sum", COROUTINE))},
+            "Mean number of its tasks that run or wait at a time. Running near 1 saturates a loop; waiting that grows is somebody else's "
+            "slowness.",
+            {"running": at_points(f"{SEGMENTS}_sum", by=""), "waiting": total(rate(f"{WAITS}_sum", COROUTINE))},
             unit="short",
             stacked=True,
         ),
@@ -110,9 +123,10 @@ def balance() -> list[PanelBuilder]:
 
 def points() -> list[PanelBuilder]:
     """Its yield points."""
-    active = total(rate(f"{SEGMENTS}_sum", COROUTINE), POINT)
-    count = total(rate(f"{SEGMENTS}_count", COROUTINE), POINT)
-    waiting = total(rate(f"{WAITS}_sum", COROUTINE), POINT)
+    active = at_points(f"{SEGMENTS}_sum")
+    count = at_points(f"{SEGMENTS}_count")
+    waiting = at_points(f"{WAITS}_sum")
+    waits = at_points(f"{WAITS}_count")
     chosen = top(f"{active} + {waiting}")
     return [
         ranking(
@@ -124,10 +138,10 @@ def points() -> list[PanelBuilder]:
                 Column("Active %", f"{active} and {chosen}", thresholds.HOTSPOT, bar=True),
                 Column("Waiting", f"{waiting} and {chosen}", bar=True),
                 Column("Segments/s", f"{count} and {chosen}"),
-                Column("Segment ms", f"{share(f'{SEGMENTS}_sum', f'{SEGMENTS}_count', COROUTINE, POINT)} and {chosen}", thresholds.SLOW),
-                Column("Wait ms", f"{mean(WAITS, COROUTINE, POINT)} and {chosen}"),
-                Column("Blocked %", f"{total(rate('asyncio_blocking_seconds_total', COROUTINE), POINT)} and {chosen}", thresholds.BLOCKED),
-                Column("Suspended", f"{total(select('asyncio_suspended_tasks', COROUTINE), POINT)} and {chosen}"),
+                Column("Segment ms", f"{active} / ({count} > 0) and {chosen}", thresholds.SLOW),
+                Column("Wait ms", f"{waiting} / ({waits} > 0) and {chosen}"),
+                Column("Blocked %", f"{at_points('asyncio_blocking_seconds_total')} and {chosen}", thresholds.BLOCKED),
+                Column("Suspended", f"{everywhere_now('job_yield_point', 'asyncio_suspended_tasks', COROUTINE, POINT)} and {chosen}"),
             ],
         ),
         lines(
@@ -156,7 +170,7 @@ def tasks() -> list[PanelBuilder]:
         lines(
             "How do its tasks end?",
             "Tasks per second by outcome. Cancelled tasks that come with slow waits are timeouts.",
-            {"{{status}}": total(rate(f"{WALL}_count", COROUTINE), "status")},
+            {"{{status}}": ended(COROUTINE, "status")},
             unit="cps",
             stacked=True,
         ),

@@ -169,16 +169,15 @@ def side_work() -> list[PanelBuilder]:
         lines(
             "How long does garbage collection hold the loop?",
             "Pauses of the collector on the mean loop's thread, a share of time by generation. Much of generation 2: too many long-lived "
-            "objects; "
-            "gc.freeze() after start-up helps.",
+            "objects; gc.freeze() after start-up helps.",
             {"generation {{generation}}": f"avg by (generation) ({rate('asyncio_loop_gc_pause_seconds_total', LOOP)})"},
             unit="percentunit",
             stacked=True,
         ),
         lines(
             "Does the executor keep up?",
-            "Calls that wait for a thread of the default executor. Over 0 for minutes: run_in_executor and to_thread wait, and so do "
-            "their tasks.",
+            "Calls that wait for a thread of the default executor. Over 0 for minutes: run_in_executor and to_thread wait, and so do their "
+            "tasks.",
             {LEGEND: leading("asyncio_executor_queue_items", LOOP)},
             unit="short",
             limits=thresholds.ANY,

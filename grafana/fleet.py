@@ -96,8 +96,8 @@ def instances() -> list[PanelBuilder]:
     return [
         spread(
             "Are all instances alike?",
-            "How many loops are how busy. One band: the load is shared evenly. A second band or stray cells on top: some instances "
-            "carry more.",
+            "How many loops are how busy. One band: the load is shared evenly. A second band or stray cells on top: some instances carry "
+            "more.",
             BUSY,
             unit="percentunit",
             span=12,
@@ -112,8 +112,8 @@ def instances() -> list[PanelBuilder]:
         ),
         stripes(
             "Which instances were blocked, and when?",
-            "One stripe for each of the most blocked loops: green is within the budget, red burns it 14.4 times too fast. Stripes that turn "
-            "red together have a common cause; one alone is that instance.",
+            "One stripe for each of the most blocked loops: green is within the budget, red burns it 14.4 times too fast. Stripes that "
+            "turn red together have a common cause; one alone is that instance.",
             leading(BLOCKED_RECORD, LOOP),
             legend="{{job}} {{instance}} {{loop}}",
             unit="percentunit",

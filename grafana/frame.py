@@ -53,6 +53,7 @@ def _picker(name: str, label: str, query: str, description: str) -> dashboard.Qu
         .query(query)
         .current(ALL)
         .include_all(True)  # noqa: FBT003 - the builder's signature
+        .all_value(".*")
         .multi(True)  # noqa: FBT003
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(VariableSort.ALPHABETICAL_ASC)

@@ -6,12 +6,27 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from grafana import thresholds
 from grafana.frame import add_row, frame
-from grafana.panels import Column, PanelBuilder, big_number, drill_down, heat, instance_link, lines, ranking
-from grafana.queries import COROUTINE, JOB, LOOP, POINT, buckets, gained, leading, mean, quantile, rate, select, top, total
+from grafana.panels import Column, PanelBuilder, big_number, drill_down, heat, lines, ranking
+from grafana.queries import (
+    CHOSEN,
+    COROUTINE,
+    JOB,
+    LOOP,
+    POINT,
+    buckets,
+    everywhere,
+    everywhere_now,
+    gained,
+    leading,
+    quantile,
+    rate,
+    select,
+    top,
+    total,
+)
 
 POINT_HEADINGS = {"yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"}
 TO_COROUTINE = drill_down("__data.fields.Coroutine")
-TO_INSTANCE = instance_link("__data.fields.Instance")
 
 SEGMENTS = "asyncio_segment_seconds"
 WAITS = "asyncio_wait_seconds"
@@ -19,7 +34,10 @@ ACTIVE = 'asyncio_loop_time_seconds_total{state="active",' + LOOP + "}[$__rate_i
 ENDED = "asyncio_task_wall_seconds_count"
 FAILED = f'status="failed",{COROUTINE}'
 CANCELLED = f'status="cancelled",{COROUTINE}'
+OLDEST_RECORDED = select("job_yield_point:asyncio_oldest_suspension_timestamp_seconds:min", f"{thresholds.PATIENT},{COROUTINE}")
 OLDEST = select("asyncio_oldest_suspension_timestamp_seconds", f"{thresholds.PATIENT},{COROUTINE}")
+OLDEST_OF_CHOSEN = select("asyncio_oldest_suspension_timestamp_seconds", f"{thresholds.PATIENT},{COROUTINE},{CHOSEN}")
+OLDEST_AGE = f"time() - (min({OLDEST_RECORDED}) or min({OLDEST_OF_CHOSEN} > 0))"
 
 
 def hotspots() -> Dashboard:
@@ -42,8 +60,8 @@ def health() -> list[PanelBuilder]:
     return [
         big_number(
             "How busy is the busiest loop?",
-            "Share of its time that the busiest chosen event loop was running code instead of waiting in its selector. "
-            "If this rises to 90 %, a newly ready handle queues nine times as long as it runs: see who burns the loop.",
+            "Share of its time that the busiest chosen event loop was running code instead of waiting in its selector. If this rises to 90 "
+            "%, a newly ready handle queues nine times as long as it runs: see who burns the loop.",
             f"max(rate({ACTIVE}))",
             unit="percentunit",
             limits=thresholds.BUSY,
@@ -60,8 +78,7 @@ def health() -> list[PanelBuilder]:
         ),
         big_number(
             "How late do tasks start?",
-            "99 of 100 new tasks got the loop within this time after they were created. If this rises, everything that becomes ready "
-            "waits.",
+            "99 of 100 tasks first ran within this time after their creation. If this rises, everything that becomes ready waits.",
             quantile(0.99, "asyncio_loop_start_delay_seconds", LOOP),
             unit="s",
             limits=thresholds.SLOW,
@@ -70,20 +87,20 @@ def health() -> list[PanelBuilder]:
             "How old is the oldest await?",
             "Age of the longest suspension that still lasts, queues' get left out. Over 300 s, look at the stuck table below: an await is "
             "stuck only if it also lasts 20 times its own mean.",
-            f"max(time() - ({OLDEST} > 0))",
+            OLDEST_AGE,
             unit="s",
             limits=thresholds.STUCK,
         ),
         big_number(
             "How many tasks are alive?",
             "Live tasks of the chosen instances. If this only ever rises, tasks leak: the last row names their coroutine.",
-            total(select("asyncio_tasks", COROUTINE)),
+            everywhere_now("job_coroutine", "asyncio_tasks", COROUTINE),
             unit="short",
         ),
         big_number(
             "How many tasks fail?",
             "Share of the tasks that ended in an exception, of all that ended. The last row names their coroutine.",
-            f"{total(rate(ENDED, FAILED))} / {total(rate(ENDED, COROUTINE))}",
+            f"{ended(FAILED)} / {ended(COROUTINE)}",
             unit="percentunit",
             limits=thresholds.FAILED,
             decimals=1,
@@ -110,8 +127,7 @@ def starvation() -> list[PanelBuilder]:
         lines(
             "Where does the loop's thread spend its time?",
             "The mean chosen loop. Much 'on a CPU': your code computes, see the next row. Much 'in line for a CPU': the machine is too "
-            "small. "
-            "Much 'system call or GIL': blocking calls, or other threads hold the interpreter. A healthy loop is mostly idle.",
+            "small. Much 'system call or GIL': blocking calls, or other threads hold the interpreter. A healthy loop is mostly idle.",
             thread_states(),
             unit="percentunit",
             stacked=True,
@@ -119,15 +135,14 @@ def starvation() -> list[PanelBuilder]:
         ),
         heat(
             "How long does one turn of the loop take?",
-            "Turns by how long they ran. Whatever becomes ready during a turn waits for its end, so cells above 100 ms are stalls "
-            "that everybody felt. The dots are exemplars.",
+            "Turns by how long they ran. Whatever becomes ready during a turn waits for its end, so cells above 100 ms are stalls that "
+            "everybody felt. The dots are exemplars.",
             buckets("asyncio_loop_iteration_seconds", LOOP),
         ),
         lines(
             "How long does work that is ready wait for the loop?",
             "Start delay: creation of a task to its first step. Turn: how long one round of the loop ran. If the delay rises with the "
-            "turns, "
-            "single steps are too long; if it rises alone, too many handles are ready at once.",
+            "turns, single steps are too long; if it rises alone, too many handles are ready at once.",
             {
                 "start delay p50": quantile(0.5, "asyncio_loop_start_delay_seconds", LOOP),
                 "start delay p99": quantile(0.99, "asyncio_loop_start_delay_seconds", LOOP),
@@ -147,12 +162,17 @@ def starvation() -> list[PanelBuilder]:
     ]
 
 
+def at_points(metric: str, selector: str = COROUTINE, by: str = POINT, *, whole: bool = False) -> str:
+    """What yield points gain per second."""
+    return everywhere("job_yield_point", metric, selector, by, whole=whole)
+
+
 def harm() -> list[Column]:
     """What a yield point takes from the loop, for the points that do most harm."""
-    active = total(rate(f"{SEGMENTS}_sum", COROUTINE), POINT)
-    count = total(rate(f"{SEGMENTS}_count", COROUTINE), POINT)
-    blocking = total(rate("asyncio_blocking_seconds_total", COROUTINE), POINT)
-    inflicted = total(rate("asyncio_inflicted_wait_seconds_total", COROUTINE), POINT)
+    active = at_points(f"{SEGMENTS}_sum")
+    count = at_points(f"{SEGMENTS}_count")
+    blocking = at_points("asyncio_blocking_seconds_total")
+    inflicted = at_points("asyncio_inflicted_wait_seconds_total")
     worst = top(f"{active} + {inflicted}")
     return [
         Column("Harm %", worst, bar=True),
@@ -167,16 +187,17 @@ def harm() -> list[Column]:
 def burners() -> list[PanelBuilder]:
     """Which yield points take the loop's time."""
     place = "coroutine, yield_point"
-    active = total(rate(f"{SEGMENTS}_sum", COROUTINE), place)
-    count = total(rate(f"{SEGMENTS}_count", COROUTINE), place)
+    active = at_points(f"{SEGMENTS}_sum", by=place)
+    count = at_points(f"{SEGMENTS}_count", by=place)
+    burners_of_the_range = top(at_points(f"{SEGMENTS}_sum", by=place, whole=True))
     busiest = top(count)
     return [
         ranking(
             "Which yield points do most harm?",
-            "The worst row is the first. Harm = loop time taken here, plus the waits it inflicted on handles that stood in line behind "
-            "its blocking segments; 100 % is one second a second. Active: share of one loop. Blocked: share of the time inside segments "
-            "over the threshold. (running) is a segment in progress, (return) is code after the last await. The code to look at is "
-            "what runs before the yield point.",
+            "The worst row is the first. Harm = loop time taken here, plus the waits it inflicted on handles that stood in line behind its "
+            "blocking segments; 100 % is one second a second. Active: share of one loop. Blocked: share of the time inside segments over "
+            "the threshold. (running) is a segment in progress, (return) is code after the last await. The code to look at is what runs "
+            "before the yield point.",
             POINT_HEADINGS,
             harm(),
             links=[TO_COROUTINE],
@@ -184,7 +205,7 @@ def burners() -> list[PanelBuilder]:
         lines(
             "Who burns the loop, over time?",
             "Loop time by yield point, a share of one loop. A band that widens when the service slows down is the culprit.",
-            {"{{yield_point}} · {{coroutine}}": top(active)},
+            {"{{yield_point}} · {{coroutine}}": f"{active} and {burners_of_the_range}"},
             unit="percentunit",
             limits=thresholds.HOTSPOT,
             stacked=True,
@@ -220,12 +241,21 @@ def burners() -> list[PanelBuilder]:
 
 def waiters() -> list[PanelBuilder]:
     """Where tasks are suspended."""
+    place = "coroutine, yield_point"
+    no_task = f'awaits!="Task",{COROUTINE}'
+    mean_wait, mean_of_the_range = (
+        f"{at_points(f'{WAITS}_sum', no_task, whole=whole)} / ({at_points(f'{WAITS}_count', no_task, whole=whole)} > 0)"
+        for whole in (False, True)
+    )
+    parked, parked_in_the_range = (
+        everywhere_now("job_yield_point", "asyncio_suspended_tasks", COROUTINE, place, whole=whole) for whole in (False, True)
+    )
     return [
         lines(
             "Where is a wait longest?",
-            "Mean time from a suspension to its resumption. If this rises at one place and active time does not, what it awaits got "
-            "slower.",
-            {"{{yield_point}} ← {{awaits}} · {{coroutine}}": top(mean(WAITS, f'awaits!="Task",{COROUTINE}', POINT))},
+            "Mean time from a suspension to its resumption; waits for other tasks left out, since those tasks are here themselves. If this "
+            "rises at one place and active time does not, what it awaits got slower.",
+            {"{{yield_point}} ← {{awaits}} · {{coroutine}}": f"{mean_wait} and {top(mean_of_the_range)}"},
             unit="s",
             link=drill_down("__field.labels.coroutine"),
             legend_on_the_right=True,
@@ -234,14 +264,14 @@ def waiters() -> list[PanelBuilder]:
         lines(
             "Where are tasks parked?",
             "Tasks that are suspended there now. A rising line is a queue in front of whatever is awaited, or a leak.",
-            {"{{yield_point}} · {{coroutine}}": top(total(select("asyncio_suspended_tasks", COROUTINE), "coroutine, yield_point"))},
+            {"{{yield_point}} · {{coroutine}}": f"{parked} and {top(parked_in_the_range)}"},
             unit="short",
             link=drill_down("__field.labels.coroutine"),
         ),
         lines(
             "What do tasks wait for?",
             "Mean number of tasks that wait, by what they await: a library, a lock, a sleep. If one band grows, look behind that call.",
-            {"{{awaits}}": top(total(rate(f"{WAITS}_sum", COROUTINE), "awaits"))},
+            {"{{awaits}}": top(at_points(f"{WAITS}_sum", by="awaits"))},
             unit="short",
             stacked=True,
         ),
@@ -250,39 +280,38 @@ def waiters() -> list[PanelBuilder]:
 
 def stuck() -> list[PanelBuilder]:
     """Suspensions that last, tasks that pile up, fail or vanish."""
-    place = f"{POINT}, instance"
-    since = f"min by ({place}) ({OLDEST} > 0)"
-    age = f"(time() - {since})"
-    usual = f"(sum by ({place}) ({select(f'{WAITS}_sum', COROUTINE)}) / (sum by ({place}) ({select(f'{WAITS}_count', COROUTINE)}) > 0))"
+    age = f"(time() - (min by ({POINT}) ({OLDEST_RECORDED}) or min by ({POINT}) ({OLDEST_OF_CHOSEN} > 0)))"
+    usual = f"({at_points(f'{WAITS}_sum')} / ({at_points(f'{WAITS}_count')} > 0))"
     worst = top(f"{age} / clamp_min({thresholds.STUCK_TIMES_MEAN} * {usual}, {thresholds.STUCK_SECONDS})")
+    tasks, tasks_in_the_range = (
+        everywhere_now("job_coroutine", "asyncio_tasks", COROUTINE, "coroutine", whole=whole) for whole in (False, True)
+    )
     return [
         ranking(
             "Which await is stuck?",
             f"Suspensions that still last, queues' get left out. 100 % is where the alert looks: {thresholds.STUCK_SECONDS} s old and "
-            f"{thresholds.STUCK_TIMES_MEAN} times the mean wait of its own yield point. Where no wait ever ended there is no mean and "
-            f"no row; "
-            "the oldest await above counts it.",
-            POINT_HEADINGS | {"instance": "Instance"},
+            f"{thresholds.STUCK_TIMES_MEAN} times the mean wait of its own yield point. Where no wait ended of late there is no mean and "
+            "no row; the oldest await above counts it, and the drill-down says on which instance it is.",
+            POINT_HEADINGS,
             [
                 Column("Stuck %", worst, thresholds.STUCK_SCORE, bar=True),
                 Column("Age s", f"{age} and {worst}"),
                 Column("Mean wait ms", f"{usual} and {worst}"),
-                Column("Tasks", f"sum by ({place}) ({select('asyncio_suspended_tasks', COROUTINE)}) and {worst}"),
+                Column("Tasks", f"{everywhere_now('job_yield_point', 'asyncio_suspended_tasks', COROUTINE, POINT)} and {worst}"),
             ],
-            links=[TO_COROUTINE, TO_INSTANCE],
+            links=[TO_COROUTINE],
         ),
         lines(
             "Which tasks pile up?",
             "Live tasks by coroutine. A line that rises while requests do not is a leak.",
-            {"{{coroutine}}": top(total(select("asyncio_tasks", COROUTINE), "coroutine"))},
+            {"{{coroutine}}": f"{tasks} and {top(tasks_in_the_range)}"},
             unit="short",
             link=drill_down("__field.labels.coroutine"),
         ),
         ranking(
             "Which tasks fail, or vanish?",
             "Failed: tasks that ended in an exception. Cancelled: somebody stopped them. Vanished: garbage-collected before they were "
-            "done, "
-            "because nobody kept a reference; always a bug.",
+            "done, because nobody kept a reference; always a bug.",
             {"coroutine": "Coroutine"},
             [
                 Column("Failed %", share_of_ended(FAILED), thresholds.FAILED, bar=True),
@@ -296,6 +325,11 @@ def stuck() -> list[PanelBuilder]:
     ]
 
 
+def ended(selector: str, by: str = "") -> str:
+    """Tasks that end per second."""
+    return everywhere("job_coroutine_status", ENDED, selector, by)
+
+
 def share_of_ended(selector: str) -> str:
     """Share of the tasks of each coroutine that ended in the way that ``selector`` names."""
-    return top(f"{total(rate(ENDED, selector), 'coroutine')} / ({total(rate(ENDED, COROUTINE), 'coroutine')} > 0)")
+    return top(f"{ended(selector, 'coroutine')} / ({ended(COROUTINE, 'coroutine')} > 0)")

@@ -7,6 +7,8 @@ steers every panel and Grafana picks a window that fits the scrape interval.
 from __future__ import annotations
 
 JOB = 'job=~"$job",instance=~"$instance"'
+#: Finds nothing when all instances are chosen; see ``everywhere``.
+CHOSEN = 'every!~"$instance"'
 LOOP = f'{JOB},loop=~"$loop"'
 COROUTINE = f'{JOB},coroutine=~"$coroutine"'
 #: At every step of a chart the same: the time range that the dashboard shows, up to its end. Prometheus evaluates it once.
@@ -60,6 +62,28 @@ def share(part: str, whole: str, selector: str, by: str = "") -> str:
 def mean(histogram: str, selector: str, by: str = "") -> str:
     """The mean observation of ``histogram``; nothing where it observed nothing."""
     return share(f"{histogram}_sum", f"{histogram}_count", selector, by)
+
+
+def everywhere(level: str, metric: str, selector: str, by: str = "", *, whole: bool = False) -> str:
+    """What ``metric`` gains per second, summed by the labels ``by``, however many instances there are.
+
+    Over all instances it is what a rule recorded for whole services at ``level``; over chosen ones it is their own rate. That needs no
+    condition. A recorded series has no label ``instance``, so that ``instance=~"$instance"`` finds it when ``$instance`` is ``.*`` and
+    only then. No series has a label ``every``, so that ``every!~"$instance"`` finds everything unless ``$instance`` is ``.*``.
+    """
+    recorded = select(f"{level}:{metric.removesuffix('_total')}:rate5m", selector)
+    raw = rate(metric, f"{selector},{CHOSEN}")
+    return _either(recorded, raw.replace("[$__rate_interval]", WHOLE_RANGE) if whole else raw, by, whole=whole)
+
+
+def everywhere_now(level: str, metric: str, selector: str, by: str = "", *, whole: bool = False) -> str:
+    """The same for the value of a gauge."""
+    raw = select(metric, f"{selector},{CHOSEN}")
+    return _either(select(f"{level}:{metric}:sum", selector), f"avg_over_time({raw}{WHOLE_RANGE})" if whole else raw, by, whole=whole)
+
+
+def _either(recorded: str, raw: str, by: str, *, whole: bool) -> str:
+    return f"({total(f'avg_over_time({recorded}{WHOLE_RANGE})' if whole else recorded, by)} or {total(raw, by)})"
 
 
 def buckets(histogram: str, selector: str) -> str:

@@ -21,7 +21,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +130,7 @@ def resident_bytes(process: subprocess.Popen[bytes]) -> int:
 
 
 def main() -> None:
-    """Print a table, the most expensive panel first."""
+    """Print a line for each rule and each panel."""
     parser = argparse.ArgumentParser(prog="python -m grafana.query_cost", description="Measure what each panel costs Prometheus.")
     parser.add_argument("--instances", type=int, default=200)
     parser.add_argument("--points", type=int, default=500, help="yield points of each instance")
@@ -142,11 +141,11 @@ def main() -> None:
     with prometheus(arguments.port) as (server, process):
         written = write(server.url, fleet.all_series())
         print(f"{written} series, {resident_bytes(process) / 2**30:.1f} GiB, written in {time.time() - now:.0f} s", flush=True)
-        for name, recorded, seconds in sorted(record(server, now), key=itemgetter(2), reverse=True):
+        for name, recorded, seconds in record(server, now):
             print(f"{seconds:7.2f} s {recorded:8} series recorded  {name}", flush=True)
         window = Window(now - HISTORY_SECONDS, now, SCRAPE_SECONDS)
-        for cost in sorted(costs(server, window), key=attrgetter("seconds"), reverse=True):
-            print(f"{cost.seconds:7.2f} s {cost.series:8} series {cost.samples:10} samples  {cost.board}: {cost.panel}")
+        for cost in costs(server, window):
+            print(f"{cost.seconds:7.2f} s {cost.series:8} series {cost.samples:10} samples  {cost.board}: {cost.panel}", flush=True)
 
 
 if __name__ == "__main__":

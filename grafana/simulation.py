@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 SCRAPE_SECONDS = 30
 POINTS_PER_COROUTINE = 10
-DETAILED = 5
+DETAILED = 1
 SEGMENT_BUCKETS = ("0.0001", "0.001", "0.01", "0.05", "0.1", "0.5", "1.0", "5.0", "+Inf")
 WAIT_BUCKETS = ("0.001", "0.01", "0.05", "0.1", "0.5", "1.0", "5.0", "10.0", "60.0", "+Inf")
 STATUSES = ("completed", "failed", "cancelled")

@@ -22,7 +22,7 @@ from grafana.prometheus import Prometheus, Window, panels
 
 #: By fault: panel of the hotspots dashboard, number of the query that ranks it there, label that names the culprit, its function.
 STEPS = {
-    "blocking": ("Which yield points do most harm?", 0, "yield_point", "charge_card"),
+    "blocking": ("Which yield points do most harm?", 5, "yield_point", "charge_card"),
     "cpu": ("Who burns the loop, over time?", 0, "yield_point", "rank_results"),
     "tiny": ("Who gives the loop back too often?", 0, "yield_point", "write_rows"),
     "slow": ("Where is a wait longest?", 0, "yield_point", "acquire"),

@@ -146,10 +146,26 @@ def test_names_that_are_built_are_not_kept_as_not_yet_built() -> None:
 def test_labels_in_queries_exist() -> None:
     """What queries match and group by are labels of a metric, of a rule, or of every target."""
     known = {label for metric in CATALOGUE for label in metric.labels} | {"job", "instance", "le", "state", "generation", "blocked_at"}
+    known.add("every")  # the label that no series has
     expressions = [target["expr"] for panel in all_panels() for target in panel["targets"]]
     matched = {label for text in expressions for label in re.findall(r"[{,](\w+)(?:=~|!~|=|!=)\"", text)}
     grouped = {label for text in expressions for group in re.findall(r"(?:by|on) \(([^)]*)\)", text) for label in group.split(", ")}
     assert set() == (matched | grouped) - known
+
+
+def test_hotspots_of_all_instances_read_recorded_series() -> None:
+    """Over all instances no panel computes the rate of a yield point or a coroutine: the raw side of each query then finds nothing."""
+    expressions = [target["expr"] for panel in panels(boards()["hotspots"]) for target in panel["targets"]]
+    selectors = [found for text in expressions for found in re.findall(r"(\w[\w:]*)\{([^}]*)\}", text)]
+    raw = [name for name, matchers in selectors if "coroutine=~" in matchers and ":" not in name and 'every!~"$instance"' not in matchers]
+    assert [] == raw
+
+
+def test_all_instances_are_one_regular_expression() -> None:
+    """The value of All is `.*`: queries tell all instances from some by it, and a list of thousands of names would be slow."""
+    for board in boards().values():
+        pickers = [variable for variable in board["templating"]["list"] if variable["type"] == "query"]
+        assert [".*"] * 4 == [variable["allValue"] for variable in pickers]
 
 
 def test_fleet_reads_only_recorded_series() -> None:
