@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from aiometrics.chain import awaited_by, code_of, frame_of
+from aiometrics.chain import awaited_by, code_of, frame_of, opaque
 from aiometrics.clock import Clock, monotonic
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
@@ -350,14 +350,14 @@ class Recorder:
         self._words[base + YIELD_POINT["oldest_ns"]] = _oldest(waiting)
 
     def _locate(self, traced: TracedCoroutine, yielded: Any) -> int:
-        """The yield point: the innermost frame of the highest kind in the await chain, and what is below it."""
+        """The yield point: the innermost frame of the highest kind in the await chain, and the first thing with a name below it."""
         owner, callee, best = traced.__wrapped__, None, -1
         below = False
         link = traced.__wrapped__
         for _ in range(MAX_DEPTH):
             if link is None:
                 break
-            if below:
+            if below and not opaque(link):
                 callee, below = link, False
             code = code_of(link)
             if code is not None:

@@ -32,6 +32,8 @@ def _samples() -> Iterator[Any]:
 
 _OPAQUE = frozenset(type(sample) for sample in _samples())
 _GETTERS = (types.GetSetDescriptorType, types.MemberDescriptorType)
+_QUALNAME: Callable[[type], str] = vars(type)["__qualname__"].__get__
+_MODULE: Callable[[type], Any] = vars(type)["__module__"].__get__
 _LINKS = ("cr_await", "gi_yieldfrom", "ag_await")
 _NEXT: dict[type, Callable[[Any], Any]] = {
     types.CoroutineType: lambda obj: obj.cr_await,
@@ -53,10 +55,22 @@ def peek(obj: Any, *names: str) -> Any:
     return None
 
 
+def type_names(kind: type) -> tuple[str, str]:
+    """Module and qualified name of a type, as ``type`` itself has them, whatever a class or its metaclass says."""
+    module = _MODULE(kind)
+    return (module if isinstance(module, str) else "builtins", _QUALNAME(kind))
+
+
+def _is_cython_wrapper(kind: type) -> bool:
+    """Whether it is what ``__await__`` of a coroutine made by Cython returns."""
+    module, name = type_names(kind)
+    return name == "coroutine_wrapper" and module.startswith("_cython_")
+
+
 def _hidden(obj: Any) -> Any:
-    """The generator behind an opaque built-in awaitable: the only one that it refers to."""
+    """The generator behind an opaque awaitable: the only one that it refers to."""
     driven = (*_NEXT, *_OPAQUE)
-    return next((referent for referent in gc.get_referents(obj) if type(referent) in driven), None)
+    return next((found for found in gc.get_referents(obj) if type(found) in driven or code_of(found) is not None), None)
 
 
 def hop(kind: type) -> int:
@@ -67,7 +81,12 @@ def hop(kind: type) -> int:
     if kind in _OPAQUE:
         return 1
     asks = any(isinstance(vars(base).get(name), _GETTERS) for base in kind.__mro__ for name in _LINKS)
-    return 2 if asks else 0
+    return 2 if asks or _is_cython_wrapper(kind) else 0
+
+
+def opaque(obj: Any) -> bool:
+    """Whether ``obj`` only drives a generator that it hides: a link of the chain without a name of its own."""
+    return type(obj) in _OPAQUE or _is_cython_wrapper(type(obj))
 
 
 def awaited_by(obj: Any) -> Any:
@@ -75,9 +94,7 @@ def awaited_by(obj: Any) -> Any:
     follow = _NEXT.get(type(obj))
     if follow is not None:
         return follow(obj)
-    if type(obj) in _OPAQUE:
-        return _hidden(obj)
-    return peek(obj, *_LINKS)
+    return _hidden(obj) if opaque(obj) else peek(obj, *_LINKS)
 
 
 def frame_of(obj: Any) -> types.FrameType | None:

@@ -6,11 +6,11 @@ import enum
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import CodeType
 from typing import Any
 
-from aiometrics.chain import code_of, frame_of, peek
+from aiometrics.chain import code_of, frame_of, peek, type_names
 
 #: Coroutines of other tools that only wrap the application's own, which they hold in the variable named here.
 _WRAPPERS = {
@@ -41,9 +41,6 @@ _STANDARD_LIBRARY = tuple(
     {os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib")}
     | {os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib")}
 )
-# As type itself has them, whatever a metaclass makes of the names.
-_QUALNAME: Callable[[type], str] = vars(type)["__qualname__"].__get__
-_MODULE: Callable[[type], Any] = vars(type)["__module__"].__get__
 _SITE = ("site-packages", "dist-packages")
 
 
@@ -86,14 +83,12 @@ def _qualname_of(obj: Any) -> str:
 
 
 def _type_name(kind: type) -> str:
-    package, name = _package_of(kind), _QUALNAME(kind)
+    package, name = _package_of(kind), type_names(kind)[1]
     return name if package in ("_asyncio", "builtins") else f"{package}.{name}"
 
 
 def _package_of(kind: type) -> str:
-    """The top-level package of a type; what a class says of itself may be anything."""
-    module = _MODULE(kind)
-    return module.partition(".")[0] if isinstance(module, str) else "builtins"
+    return type_names(kind)[0].partition(".")[0]
 
 
 def _relative_path(code: CodeType, module: str) -> str:
@@ -145,7 +140,9 @@ class Places:
         frame, code = frame_of(owner), code_of(owner)
         if frame is None or code is None:
             return self._foreign(owner)
-        return f"{_relative_path(code, _module_of(owner))}:{frame.f_lineno} {code.co_qualname}"
+        # Cython's frames know no line, or only the first.
+        line = frame.f_lineno or code.co_firstlineno
+        return f"{_relative_path(code, _module_of(owner))}:{line} {code.co_qualname}"
 
     def awaits(self, callee: Any, yielded: Any) -> str:
         """What a yield point waits for: the top-level package and qualified name of ``callee``, the awaitable below the frame.
@@ -156,7 +153,7 @@ class Places:
             return "(yield)"
         if code_of(callee) is not None:
             return f"{_module_of(callee).partition('.')[0]}.{_qualname_of(callee)}"
-        if _QUALNAME(type(callee)) == "FutureIter":
+        if type_names(type(callee)) == ("_asyncio", "FutureIter"):
             return _type_name(type(yielded))
         return self._foreign(callee)
 
