@@ -15,7 +15,6 @@ from grafana.queries import (
     everywhere,
     everywhere_now,
     gained,
-    leaders,
     mean,
     quantile,
     rate,
@@ -35,7 +34,8 @@ def coroutine() -> Dashboard:
     board = frame(
         "aiometrics-coroutine",
         "asyncio / Coroutine",
-        "One coroutine from all sides. Pick it above, or click its name in another dashboard.",
+        "One coroutine from all sides. Pick it above, or click its name in another dashboard. Quantiles by yield point read each bucket "
+        "of every chosen instance: with hundreds of them, pick some.",
     )
     add_row(board, "How is it doing?", summary())
     add_row(board, "Does it run, or does it wait?", balance())
@@ -147,7 +147,7 @@ def points() -> list[PanelBuilder]:
         lines(
             "Which segment got longer?",
             "99 of 100 segments that end at this yield point were shorter. Over 100 ms it blocks the loop.",
-            {"{{yield_point}}": leaders(quantile(0.99, SEGMENTS, COROUTINE, "yield_point"))},
+            {"{{yield_point}}": top(quantile(0.99, SEGMENTS, COROUTINE, "yield_point"))},
             unit="s",
             limits=thresholds.SLOW,
             exemplars=True,
@@ -155,7 +155,7 @@ def points() -> list[PanelBuilder]:
         lines(
             "Which wait got longer?",
             "99 of 100 waits here were shorter. A wait that grows alone points at what is awaited; all growing together, at the loop.",
-            {"{{yield_point}} ← {{awaits}}": leaders(quantile(0.99, WAITS, COROUTINE, "yield_point, awaits"))},
+            {"{{yield_point}} ← {{awaits}}": top(quantile(0.99, WAITS, COROUTINE, "yield_point, awaits"))},
             unit="s",
             exemplars=True,
         ),

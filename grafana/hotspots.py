@@ -45,7 +45,8 @@ def hotspots() -> Dashboard:
     board = frame(
         "aiometrics-hotspots",
         "asyncio / Hotspots",
-        "Which line starves the event loop, where tasks wait, and what is stuck. Read it from top to bottom.",
+        "Which line starves the event loop, where tasks wait, and what is stuck. Read it from top to bottom. Over all instances, yield "
+        "points and coroutines are shown by what the recording rules recorded over 5 minutes; pick instances for their own rates.",
     )
     add_row(board, "Is anything wrong?", health())
     add_row(board, "Is the loop starved?", starvation())

@@ -26,7 +26,7 @@ from typing import Any
 
 from grafana.generate import DASHBOARDS, ROOT
 from grafana.prometheus import Prometheus, Window, fill, panels
-from grafana.simulation import SCRAPE_SECONDS, Fleet, course, point_labels, series, write
+from grafana.simulation import RECORDED, SCRAPE_SECONDS, Fleet, course, point_labels, series, write
 
 HISTORY_SECONDS = 1800
 SELECTOR = re.compile(r"[a-zA-Z_:][\w:]*\{[^}]*\}")
@@ -85,14 +85,15 @@ def await_readiness(server: Prometheus) -> None:
 
 
 def record(server: Prometheus, at: int) -> Iterator[tuple[str, int, float]]:
-    """Evaluate the recording rules at ``at`` and store what they record: each rule's name, series and seconds."""
+    """Evaluate the recording rules at ``at`` and store what they record, as if it had been so all the time: name, series, seconds."""
     for group in server.get("rules", type="record")["groups"]:
         for rule in group["rules"]:
             begun = time.perf_counter()
             found = server.get("query", query=rule["query"], time=at)["result"]
             seconds = time.perf_counter() - begun
             labels = [{**one["metric"], "__name__": rule["name"]} for one in found]
-            samples = [course([at * 1000], [float(one["value"][1])]) for one in found]
+            times = [at * 1000] if rule["name"] in RECORDED else range((at - HISTORY_SECONDS) * 1000, at * 1000 + 1, SCRAPE_SECONDS * 1000)
+            samples = [course(times, [float(one["value"][1])] * len(times)) for one in found]
             write(server.url, map(series, labels, samples))
             yield rule["name"], len(found), seconds
 

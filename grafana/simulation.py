@@ -145,6 +145,7 @@ GAUGES = (
     "asyncio_loop_ready_handles",
     "asyncio_loop_scheduled_timers",
 )
+#: What the rules recorded of loops, whose history is simulated with the rest.
 RECORDED = tuple(
     f"job_instance_loop:asyncio_loop_{name}"
     for name in (
