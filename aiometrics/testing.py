@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from aiometrics.clock import SECOND_NS
 from aiometrics.faults import Faults
@@ -27,6 +28,7 @@ from aiometrics.snapshot import Snapshot
 __all__ = ["ManualClock", "TracedLoop", "VirtualLoop", "traced_loop"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class ManualClock:
@@ -51,15 +53,17 @@ class ManualClock:
 
 
 class _VirtualSelector(selectors.DefaultSelector):
-    """Does not wait for time to pass, but lets it pass; waits for real only where nothing but an event can wake the loop."""
+    """Does not wait for time to pass, but lets it pass; waits for real only where an event or a thread shall wake the loop."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__()
         self._clock = clock
+        #: Calls that threads of an executor are working on.
+        self.threaded = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Events that are there already, else none, ``timeout`` later."""
-        if timeout is None:
+        if timeout is None or (timeout > 0 and self.threaded):
             return super().select(None)
         events = super().select(0)
         if not events and timeout > 0:
@@ -68,11 +72,29 @@ class _VirtualSelector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in the time of a :class:`ManualClock`: sleeping for an hour takes no time at all."""
+    """An event loop in the time of a :class:`ManualClock`: sleeping for an hour takes no time at all.
+
+    While a thread works for it (``asyncio.to_thread``) time stands still.
+    """
 
     def __init__(self, clock: ManualClock) -> None:
-        super().__init__(_VirtualSelector(clock))
+        self._virtual = _VirtualSelector(clock)
+        super().__init__(self._virtual)
         self.clock = clock
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Run ``func`` in a thread."""
+        future = super().run_in_executor(executor, func, *args)
+        self._virtual.threaded += 1
+        future.add_done_callback(self._thread_is_done)
+        return future
+
+    def _thread_is_done(self, _: asyncio.Future[Any]) -> None:
+        self._virtual.threaded -= 1
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 - as asyncio calls it
+        """Wait for its threads, however long it takes: the time in which they could be late does not pass."""
+        await super().shutdown_default_executor()
 
     def time(self) -> float:
         """Seconds on the clock."""

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import types
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from aiometrics.testing import TracedLoop, traced_loop
 
 COMPLETED, FAILED, CANCELLED = STATUSES
 EAGER = sys.version_info >= (3, 12)
+EAGERLY: dict[str, Any] = {"eager_start": True} if EAGER else {}
 Op = tuple[Any, ...]
 Ops = list[Op]
 
@@ -78,7 +79,7 @@ class Run:
             raise
         life.status = COMPLETED
 
-    async def execute(self, life: Life, ops: Ops) -> None:
+    async def execute(self, life: Life, ops: Ops) -> None:  # noqa: C901, PLR0912 - one branch per operation is the clearest
         """Run ``ops`` as part of a task."""
         for op in ops:
             match op:
@@ -103,8 +104,7 @@ class Run:
                     life.children.append(self.spawn(how, root, inner))
                 case ("group", root, inner, body):
                     async with asyncio.TaskGroup() as group:
-                        child = Life(root)
-                        self.admit(child, lambda coro, group=group: group.create_task(coro), inner)
+                        life.children.append(self.admit(Life(root), group.create_task, inner))
                         await self.execute(life, body)
                 case ("wait", which) if life.children:
                     await asyncio.wait([life.children[which % len(life.children)]])
@@ -120,7 +120,7 @@ class Run:
                 case ("look",):
                     self.look()
 
-    async def items(self, life: Life, ops: Ops) -> AsyncIterator[int]:
+    async def items(self, life: Life, ops: Ops) -> AsyncGenerator[int, None]:
         """An asynchronous generator that awaits on its way."""
         await self.execute(life, ops)
         yield 1
@@ -134,7 +134,7 @@ class Run:
             "create_task": asyncio.create_task,
             "ensure_future": asyncio.ensure_future,
             "Task": lambda coro: asyncio.Task(coro, loop=loop),
-            "eager": lambda coro: asyncio.Task(coro, loop=loop, **({"eager_start": True} if EAGER else {})),
+            "eager": lambda coro: asyncio.Task(coro, loop=loop, **EAGERLY),
         }
         return self.admit(Life(root), construct[how], ops)
 
@@ -218,7 +218,7 @@ def perform(ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = Fal
     """Run a program from start to end on a loop of its own, with the eager task factory if ``eager`` and there is one."""
     with traced_loop(implementation=implementation, **options) as traced:
         if eager and EAGER:
-            traced.loop.set_task_factory(asyncio.eager_task_factory)
+            traced.loop.set_task_factory(vars(asyncio)["eager_task_factory"])
         run, life = Run(traced), Life("main")
         run.all_lives.append(life)
         # Before Python 3.13 the cancellation by a TaskGroup could arrive after the group.

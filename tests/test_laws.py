@@ -49,8 +49,8 @@ def check_counts(result: Result) -> None:
 
 
 @EXAMPLES
-@given(PROGRAMS, st.booleans())
-def test_the_laws_hold_for_every_program(implementation: str, program: Ops, eager: bool) -> None:
+@given(program=PROGRAMS, eager=st.booleans())
+def test_the_laws_hold_for_every_program(implementation: str, program: Ops, *, eager: bool) -> None:
     """Whatever tasks do, their time is accounted for to the nanosecond, and the gauges tell the truth in the middle of it."""
     result = perform(program, implementation=implementation, eager=eager)
     assert [] == result.run.problems
@@ -60,8 +60,10 @@ def test_the_laws_hold_for_every_program(implementation: str, program: Ops, eage
 
 
 @EXAMPLES
-@given(PROGRAMS, st.booleans(), st.sampled_from([{}, {"max_yield_points": 3, "max_coroutines": 1}, {"sample": 1 / 2}]))
-def test_every_implementation_writes_the_same_page(program: Ops, eager: bool, options: dict[str, float]) -> None:
+@given(
+    program=PROGRAMS, eager=st.booleans(), options=st.sampled_from([{}, {"max_yield_points": 3, "max_coroutines": 1}, {"sample": 1 / 2}])
+)
+def test_every_implementation_writes_the_same_page(program: Ops, *, eager: bool, options: dict[str, float]) -> None:
     """The recorders are twins: one program leaves the same bytes with each of them."""
     reference, *others = [perform(program, implementation=name, eager=eager, **options).page for name in sorted(IMPLEMENTATIONS)]
     for other in others:

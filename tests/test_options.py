@@ -1,0 +1,162 @@
+"""Options: what is refused and how it is said, and where a value comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiometrics.options import SEGMENT_BUCKETS, WAIT_BUCKETS, Options, resolve
+
+
+def test_the_defaults() -> None:
+    """With nothing given, the options are the documented ones."""
+    assert (
+        Options(
+            port=9400,
+            addr="0.0.0.0",  # noqa: S104 - the default
+            segment_buckets=(0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0),
+            wait_buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0),
+            blocking_threshold=0.1,
+            sample=1.0,
+            max_yield_points=1000,
+            max_coroutines=256,
+            max_loops=16,
+            application=(),
+            library=(),
+            request_timeout=10.0,
+            max_connections=16,
+        )
+        == Options()
+        == resolve({}, {})
+    )
+
+
+ASCENDING = "must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, not"
+SECONDS = "must be a number of seconds from 1e-9 to 1e+09, not"
+SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 0.01; N up to 1 000 000), not"
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"port": -1}, ValueError, "port must be from 0 to 65535, not -1"),
+        ({"port": 65536}, ValueError, "port must be from 0 to 65535, not 65536"),
+        ({"port": "9400"}, TypeError, "port must be an integer from 0 to 65535, not '9400'"),
+        ({"port": True}, TypeError, "port must be an integer from 0 to 65535, not True"),
+        ({"addr": 1}, TypeError, "addr must be a string, not 1"),
+        ({"addr": ""}, ValueError, "addr must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"),
+        ({"segment_buckets": ()}, ValueError, f"segment_buckets {ASCENDING} ()"),
+        ({"segment_buckets": (2.0, 1.0)}, ValueError, f"segment_buckets {ASCENDING} (2.0, 1.0)"),
+        ({"wait_buckets": (1.0, 1.0)}, ValueError, f"wait_buckets {ASCENDING} (1.0, 1.0)"),
+        ({"wait_buckets": (1.0, 1.0000000001)}, ValueError, f"wait_buckets {ASCENDING} (1.0, 1.0000000001)"),
+        ({"wait_buckets": range(1, 66)}, ValueError, f"wait_buckets {ASCENDING} {tuple(range(1, 66))}"),
+        ({"wait_buckets": (0, 1)}, ValueError, f"each bound of wait_buckets {SECONDS} 0"),
+        ({"wait_buckets": (1, float("inf"))}, ValueError, f"each bound of wait_buckets {SECONDS} inf"),
+        ({"wait_buckets": (1, "2")}, TypeError, "each bound of wait_buckets must be a number, not '2'"),
+        ({"wait_buckets": "1,2"}, TypeError, "wait_buckets must be a sequence, not '1,2'"),
+        ({"wait_buckets": 1.0}, TypeError, "wait_buckets must be a sequence, not 1.0"),
+        ({"blocking_threshold": 0}, ValueError, f"blocking_threshold {SECONDS} 0"),
+        ({"blocking_threshold": 1e10}, ValueError, f"blocking_threshold {SECONDS} 10000000000.0"),
+        ({"blocking_threshold": float("nan")}, ValueError, f"blocking_threshold {SECONDS} nan"),
+        ({"blocking_threshold": "0.1"}, TypeError, "blocking_threshold must be a number, not '0.1'"),
+        ({"sample": 0}, ValueError, f"{SAMPLE} 0"),
+        ({"sample": 2}, ValueError, f"{SAMPLE} 2"),
+        ({"sample": 0.3}, ValueError, f"{SAMPLE} 0.3"),
+        ({"sample": 1e-7}, ValueError, f"{SAMPLE} 1e-07"),
+        ({"sample": None, "max_loops": 0}, ValueError, "max_loops must be from 1 to 1000, not 0"),
+        ({"max_yield_points": 0}, ValueError, "max_yield_points must be from 1 to 100000, not 0"),
+        ({"max_coroutines": 100_001}, ValueError, "max_coroutines must be from 1 to 100000, not 100001"),
+        ({"max_coroutines": 1.5}, TypeError, "max_coroutines must be an integer from 1 to 100000, not 1.5"),
+        ({"application": "shop"}, TypeError, "application must be a sequence, not 'shop'"),
+        ({"application": [1]}, TypeError, "application must be module prefixes such as ('shop', 'acme.billing'), not (1,)"),
+        ({"library": [""]}, TypeError, "library must be module prefixes such as ('shop', 'acme.billing'), not ('',)"),
+        ({"request_timeout": -1}, ValueError, f"request_timeout {SECONDS} -1"),
+        ({"max_connections": 0}, ValueError, "max_connections must be from 1 to 10000, not 0"),
+    ],
+)
+def test_a_wrong_option_is_refused(given: dict[str, Any], error: type[Exception], message: str) -> None:
+    """The error names the option, its value and what is allowed."""
+    with pytest.raises(error) as caught:
+        resolve(given, {})
+    assert message == str(caught.value)
+
+
+def test_an_unknown_option_is_refused() -> None:
+    """A misspelt name is not ignored."""
+    with pytest.raises(TypeError, match="unexpected keyword argument 'prot'"):
+        resolve({"prot": 1}, {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "expected"),
+    [
+        ("AIOMETRICS_PORT", "0", "port", 0),
+        ("AIOMETRICS_PORT", " 9401 ", "port", 9401),
+        ("AIOMETRICS_PORT", "", "port", 9400),
+        ("AIOMETRICS_ADDR", "127.0.0.1", "addr", "127.0.0.1"),
+        ("AIOMETRICS_SEGMENT_BUCKETS", "0.1, 1,", "segment_buckets", (0.1, 1.0)),
+        ("AIOMETRICS_WAIT_BUCKETS", "5", "wait_buckets", (5.0,)),
+        ("AIOMETRICS_BLOCKING_THRESHOLD", "0.25", "blocking_threshold", 0.25),
+        ("AIOMETRICS_SAMPLE", "1/10", "sample", 0.1),
+        ("AIOMETRICS_SAMPLE", "0.5", "sample", 0.5),
+        ("AIOMETRICS_MAX_YIELD_POINTS", "7", "max_yield_points", 7),
+        ("AIOMETRICS_MAX_COROUTINES", "8", "max_coroutines", 8),
+        ("AIOMETRICS_MAX_LOOPS", "9", "max_loops", 9),
+        ("AIOMETRICS_APPLICATION", "shop, acme.billing", "application", ("shop", "acme.billing")),
+        ("AIOMETRICS_LIBRARY", "vendored", "library", ("vendored",)),
+        ("AIOMETRICS_REQUEST_TIMEOUT", "2.5", "request_timeout", 2.5),
+        ("AIOMETRICS_MAX_CONNECTIONS", "3", "max_connections", 3),
+    ],
+)
+def test_every_option_can_come_from_the_environment(variable: str, text: str, name: str, expected: object) -> None:
+    """Each has a variable of its name; an empty one counts as not set."""
+    assert expected == getattr(resolve({}, {variable: text}), name)
+
+
+def test_an_explicit_argument_wins_over_the_environment() -> None:
+    """``None`` means not given."""
+    environ = {"AIOMETRICS_PORT": "1", "AIOMETRICS_SAMPLE": "1/2"}
+    assert (2, 0.5) == (resolve({"port": 2, "sample": None}, environ).port, resolve({"port": 2, "sample": None}, environ).sample)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "kind"),
+    [
+        ("AIOMETRICS_PORT", "http", "int"),
+        ("AIOMETRICS_SAMPLE", "1/0", "float"),
+        ("AIOMETRICS_SAMPLE", "half", "float"),
+        ("AIOMETRICS_WAIT_BUCKETS", "1,two", "tuple[float, ...]"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable: str, text: str, kind: str) -> None:
+    """The error names the variable and its text."""
+    with pytest.raises(ValueError, match="environment variable") as caught:
+        resolve({}, {variable: text})
+    assert f"environment variable {variable}={text!r} is not a valid {kind}" == str(caught.value)
+
+
+def test_a_variable_out_of_range_is_refused_as_an_argument_would_be() -> None:
+    """The same checks for both."""
+    with pytest.raises(ValueError, match="port must be from 0 to 65535, not 70000"):
+        resolve({}, {"AIOMETRICS_PORT": "70000"})
+
+
+def test_where_it_is_served_does_not_change_what_is_measured() -> None:
+    """Options that only concern the server do not keep an exporter from taking over a running instrumentation."""
+    served = Options(port=1, addr="127.0.0.1", request_timeout=1, max_connections=1)
+    assert Options().measures_as(served)
+    assert not Options().measures_as(Options(sample=0.5))
+
+
+@pytest.mark.parametrize(("sample", "weight"), [(1, 1), (0.5, 2), (1 / 3, 3), (0.01, 100), (1e-6, 1_000_000)])
+def test_a_traced_task_stands_for_as_many_as_the_sample_says(sample: float, weight: int) -> None:
+    """The weight is a whole number."""
+    assert weight == Options(sample=sample).weight
+
+
+def test_the_threshold_is_exact_in_nanoseconds() -> None:
+    """0.1 s are 100 000 000 ns, and it is one of the default buckets of segments."""
+    assert 100_000_000 == Options().blocking_threshold_ns
+    assert 0.1 in SEGMENT_BUCKETS
+    assert 0.1 in WAIT_BUCKETS
