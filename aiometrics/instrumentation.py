@@ -209,7 +209,7 @@ class Instrumentation:
         """Free the pages of loops that were collected or closed."""
         with self._lock:
             for number, tenant in list(self._tenants.items()):
-                loop = tenant.loop()
+                loop = tenant.loop() if tenant.slot is not None else None
                 if loop is not None and loop.is_closed():
                     self._gone(number)
             while self._departed:
