@@ -179,6 +179,7 @@ def harm() -> list[Column]:
         Column("Harm %", worst, bar=True),
         Column("Active %", f"{active} and {worst}", thresholds.HOTSPOT, bar=True),
         Column("Blocked %", f"{blocking} and {worst}", thresholds.BLOCKED),
+        Column("Short segments %", f"clamp_min({active} - {blocking}, 0) and {worst}"),
         Column("Inflicted wait %", f"{inflicted} and {worst}"),
         Column("Segments/s", f"{count} and {worst}", thresholds.NONE, bar=True),
         Column("Mean segment ms", f"{active} / ({count} > 0) and {worst}", thresholds.SLOW),
@@ -195,10 +196,10 @@ def burners() -> list[PanelBuilder]:
     return [
         ranking(
             "Which yield points do most harm?",
-            "The worst row is the first. Harm = loop time taken here, plus the waits it inflicted on handles that stood in line behind its "
-            "blocking segments; 100 % is one second a second. Active: share of one loop. Blocked: share of the time inside segments over "
-            "the threshold. (running) is a segment in progress, (return) is code after the last await. The code to look at is what runs "
-            "before the yield point.",
+            "The worst row is the first. Harm = loop time taken here, plus the waits it inflicted on handles that stood in line behind "
+            "its blocking segments; 100 % is one second a second. Active: share of one loop. Blocked: the part of it in segments over the "
+            "threshold; short segments: the rest, which no alert on blocking sees. (running) is a segment in progress, (return) is code "
+            "after the last await. The code to look at is what runs before the yield point.",
             POINT_HEADINGS,
             harm(),
             links=[TO_COROUTINE],

@@ -51,11 +51,11 @@ text { fill: #9fa7b3; font-size: 11px; }
 """
 
 
-def lines_of(panel: Mapping[str, Any], server: Prometheus, window: Window) -> list[Line]:
+def lines_of(panel: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str]) -> list[Line]:
     """What the range queries of ``panel`` return."""
     found = []
     for target in panel["targets"]:
-        for series in server.ask(target, window, {})["result"]:
+        for series in server.ask(target, window, variables)["result"]:
             times, values = zip(*((at, float(value)) for at, value in series["values"]), strict=True)
             found.append(Line(named(target.get("legendFormat", ""), series["metric"]), times, values))
     return found
@@ -66,11 +66,11 @@ def named(legend: str, labels: Mapping[str, str]) -> str:
     return fill(legend.replace("{{", "${").replace("}}", "}"), labels)
 
 
-def drawn(panel: Mapping[str, Any], server: Prometheus, window: Window, size: Size) -> str:
+def drawn(panel: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str], size: Size) -> str:
     """The inside of ``panel``."""
     if panel["type"] == "table":
-        return ranking(panel, [server.ask(target, window, {})["result"] for target in panel["targets"]], size)
-    lines = lines_of(panel, server, window)
+        return ranking(panel, [server.ask(target, window, variables)["result"] for target in panel["targets"]], size)
+    lines = lines_of(panel, server, window, variables)
     span = (window.start, window.end)
     if panel["type"] == "stat":
         return big_number(panel, lines, size)
@@ -80,7 +80,7 @@ def drawn(panel: Mapping[str, Any], server: Prometheus, window: Window, size: Si
     return draw(panel, lines, size, span)
 
 
-def page(board: Mapping[str, Any], server: Prometheus, window: Window) -> tuple[str, Size]:
+def page(board: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str]) -> tuple[str, Size]:
     """The whole page and its size; collapsed rows stay closed."""
     parts, bottom = [], 0
     for panel in board["panels"]:
@@ -92,7 +92,7 @@ def page(board: Mapping[str, Any], server: Prometheus, window: Window) -> tuple[
         if panel["type"] == "row":
             parts.append(f'<div class="row" style="{where}">⌄ {title}</div>')
             continue
-        inside = drawn(panel, server, window, Size(wide, tall - TITLE - 4))
+        inside = drawn(panel, server, window, variables, Size(wide, tall - TITLE - 4))
         parts.append(f'<div class="panel" style="{where}"><h2>{title}</h2>{inside}</div>')
     head = f"<h1>{escape(board['title'])} <small>preview, not Grafana</small></h1>"
     return (
@@ -132,10 +132,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="how far back to look")
     parser.add_argument("--end", type=float, default=None, help="Unix time of the right edge (default: now)")
     parser.add_argument("--scrape", type=float, default=5, help="scrape interval in seconds")
+    parser.add_argument("--instance", default=".*", help="a regular expression; all instances are read from the recording rules")
     arguments = parser.parse_args()
     end = arguments.end or time.time()
     board = json.loads((ROOT / f"grafana/dashboards/{arguments.board}.json").read_text())
-    html, size = page(board, Prometheus(arguments.prometheus.rstrip("/")), Window(end - arguments.seconds, end, arguments.scrape))
+    window = Window(end - arguments.seconds, end, arguments.scrape)
+    html, size = page(board, Prometheus(arguments.prometheus.rstrip("/")), window, {"instance": arguments.instance})
     if arguments.out.suffix == ".html":
         arguments.out.write_text(html)
     else:

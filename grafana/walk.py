@@ -2,6 +2,7 @@
 
     python -m grafana.walk --prometheus http://127.0.0.1:9090
 
+A table is sorted by the column that is about such faults.
 Needs a Prometheus that has scraped ``python -m aiometrics demo`` with all faults on for two minutes. Prints one line for each fault and
 exits 1 if a first row does not name the guilty function, or a line outside of it.
 """
@@ -20,10 +21,10 @@ from typing import Any
 from grafana.generate import ROOT
 from grafana.prometheus import Prometheus, Window, panels
 
-#: By fault: panel of the hotspots dashboard, number of the query that ranks it there, label that names the culprit, its function.
+#: By fault: panel of the hotspots dashboard, number of the column to sort by, label that names the culprit, its function.
 STEPS = {
-    "blocking": ("Which yield points do most harm?", 5, "yield_point", "charge_card"),
-    "cpu": ("Who burns the loop, over time?", 0, "yield_point", "rank_results"),
+    "blocking": ("Which yield points do most harm?", 6, "yield_point", "charge_card"),
+    "cpu": ("Which yield points do most harm?", 3, "yield_point", "rank_results"),
     "tiny": ("Who gives the loop back too often?", 0, "yield_point", "write_rows"),
     "slow": ("Where is a wait longest?", 0, "yield_point", "acquire"),
     "stuck": ("Which await is stuck?", 0, "yield_point", "wait_for_confirmation"),
