@@ -9,7 +9,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Wconversion"]
+FLAGS = ["-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion"]
 
 
 def files(pattern: str) -> list[str]:
@@ -24,7 +24,7 @@ def extensions() -> list[Extension]:
     sources, headers = files("*.c"), files("*.h")
     if unwanted or free_threaded or sys.implementation.name != "cpython" or not sources:
         return []
-    flags = [] if sys.platform == "win32" else WARNINGS
+    flags = [] if sys.platform == "win32" else FLAGS
     core = Extension("aiometrics._core", sources, depends=headers, extra_compile_args=flags, optional=True)
     return [core]
 

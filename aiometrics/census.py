@@ -33,4 +33,4 @@ def _alive() -> Iterator[Any]:
 
 def untraced_tasks(traced: type) -> int:
     """Live tasks of all loops whose coroutine is not of the type ``traced``; of many tasks only the first 10 000 are looked at."""
-    return sum(type(task.get_coro()) is not traced for task in _alive())
+    return sum(type(getattr(task, "_coro", None)) is not traced for task in _alive())

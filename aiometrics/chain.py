@@ -76,12 +76,15 @@ def _hidden(obj: Any) -> Any:
 def hop(kind: type) -> int:
     """How the chain goes on from objects of a type that is none of the built-in generators: for the C core, which caches it.
 
-    0: it ends; 1: at the generator that a built-in awaitable hides; 2: wherever :func:`awaited_by` and :func:`code_of` say.
+    0: it ends; 1: at the generator that a built-in awaitable hides; 2: wherever :func:`awaited_by` and :func:`code_of` say; 3: so too,
+    but what it goes on from is :func:`opaque`, as are those of 1.
     """
     if kind in _OPAQUE:
         return 1
+    if _is_cython_wrapper(kind):
+        return 3
     asks = any(isinstance(vars(base).get(name), _GETTERS) for base in kind.__mro__ for name in _LINKS)
-    return 2 if asks or _is_cython_wrapper(kind) else 0
+    return 2 if asks else 0
 
 
 def opaque(obj: Any) -> bool:

@@ -21,7 +21,7 @@
 
 #define STRUCT_IS_PUBLIC (PY_VERSION_HEX < 0x030E0000)
 
-static PyGetSetDef *coro_await, *gen_await, *asyncgen_await;
+PyGetSetDef *chain_coro_await, *chain_gen_await, *chain_asyncgen_await;
 #if !STRUCT_IS_PUBLIC
 static PyGetSetDef *coro_code, *gen_code, *asyncgen_code;
 #endif
@@ -40,6 +40,25 @@ find_getter(PyTypeObject *type, const char *name, PyGetSetDef **found)
     return -1;
 }
 
+#if CHAIN_FRAME_MAY_BEGIN_WITH_CODE
+int chain_frame_begins_with_code;
+
+/* Looks at a generator whose code is known. */
+static int
+check_frame(void)
+{
+    PyObject *globals = PyDict_New();
+    PyObject *generator = globals == NULL ? NULL : PyRun_String("(None for _ in ())", Py_eval_input, globals, globals);
+    PyObject *code = generator == NULL ? NULL : chain_ask_code(generator);
+    if (code != NULL) {
+        chain_frame_begins_with_code = ((PyGenObject *)generator)->gi_iframe[0] == code;
+    }
+    Py_XDECREF(generator);
+    Py_XDECREF(globals);
+    return code == NULL ? -1 : 0;
+}
+#endif
+
 int
 chain_init(void)
 {
@@ -49,17 +68,16 @@ chain_init(void)
         return -1;
     }
 #endif
-    if (find_getter(&PyCoro_Type, "cr_await", &coro_await) < 0 || find_getter(&PyGen_Type, "gi_yieldfrom", &gen_await) < 0) {
+    if (find_getter(&PyCoro_Type, "cr_await", &chain_coro_await) < 0 ||
+        find_getter(&PyGen_Type, "gi_yieldfrom", &chain_gen_await) < 0 ||
+        find_getter(&PyAsyncGen_Type, "ag_await", &chain_asyncgen_await) < 0) {
         return -1;
     }
-    return find_getter(&PyAsyncGen_Type, "ag_await", &asyncgen_await);
-}
-
-PyObject *
-chain_generator_awaits(PyObject *generator)
-{
-    PyGetSetDef *getter = Py_IS_TYPE(generator, &PyCoro_Type) ? coro_await : Py_IS_TYPE(generator, &PyGen_Type) ? gen_await : asyncgen_await;
-    return getter->get(generator, getter->closure);
+#if CHAIN_FRAME_MAY_BEGIN_WITH_CODE
+    return check_frame();
+#else
+    return 0;
+#endif
 }
 
 static int
@@ -79,7 +97,7 @@ chain_hidden(PyObject *awaitable)
     if (traverse != NULL) {
         (void)traverse(awaitable, visit_hidden, &found);
     }
-    return Py_XNewRef(found);
+    return found;
 }
 
 #if STRUCT_IS_PUBLIC
@@ -93,7 +111,7 @@ running_frame(PyObject *generator)
 }
 
 PyObject *
-chain_generator_code(PyObject *generator)
+chain_ask_code(PyObject *generator)
 {
 #if PY_VERSION_HEX < 0x030C0000
     return (PyObject *)((PyGenObject *)generator)->gi_code;
@@ -125,7 +143,7 @@ chain_generator_lasti(PyObject *generator)
 #else
 
 PyObject *
-chain_generator_code(PyObject *generator)
+chain_ask_code(PyObject *generator)
 {
     PyGetSetDef *getter = Py_IS_TYPE(generator, &PyCoro_Type) ? coro_code : Py_IS_TYPE(generator, &PyGen_Type) ? gen_code : asyncgen_code;
     PyObject *code = getter->get(generator, getter->closure);

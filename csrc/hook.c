@@ -10,6 +10,7 @@ static struct {
     PyObject *lookup;
     PyObject *loop_name;
     initproc original;
+    PyCFunction original_get_coro;
     struct {
         PyObject *loop; /* only compared: when a loop goes, its recorder is retired */
         Recorder *recorder;
@@ -154,6 +155,34 @@ replace_wrapper(PyTypeObject *type, initproc to)
     return 0;
 }
 
+/* Task.get_coro: the coroutine that the application gave, not what stands for it. */
+static PyObject *
+hooked_get_coro(PyObject *task, PyObject *ignored)
+{
+    PyObject *coro = hook.original_get_coro(task, ignored);
+    if (coro != NULL && Py_IS_TYPE(coro, traced_type)) {
+        Py_SETREF(coro, Py_NewRef(((Traced *)coro)->coro));
+    }
+    return coro;
+}
+
+/* Stays in place once it is: it changes nothing where nothing is traced, and tasks that were traced outlive the hook. */
+static int
+replace_get_coro(PyTypeObject *type)
+{
+    PyObject *method = hook.original_get_coro != NULL ? NULL : PyObject_GetAttrString((PyObject *)type, "get_coro");
+    if (method == NULL) {
+        return hook.original_get_coro != NULL ? 0 : -1;
+    }
+    PyMethodDef *definition = Py_IS_TYPE(method, &PyMethodDescr_Type) ? ((PyMethodDescrObject *)method)->d_method : NULL;
+    if (definition != NULL && definition->ml_flags == METH_NOARGS) {
+        hook.original_get_coro = definition->ml_meth;
+        definition->ml_meth = hooked_get_coro;
+    }
+    Py_DECREF(method);
+    return 0;
+}
+
 static int
 unhook(void)
 {
@@ -187,7 +216,7 @@ hook_install(PyObject *Py_UNUSED(module), PyObject *args)
     hook.original = type->tp_init;
     hook.task_type = (PyTypeObject *)Py_NewRef((PyObject *)type);
     hook.lookup = Py_NewRef(lookup);
-    if (replace_slot(type, hook.original, hooked_init) < 0 || replace_wrapper(type, hooked_init) < 0) {
+    if (replace_slot(type, hook.original, hooked_init) < 0 || replace_wrapper(type, hooked_init) < 0 || replace_get_coro(type) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

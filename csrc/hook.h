@@ -1,5 +1,5 @@
 /* Where the construction of a task is intercepted in C: the tp_init slot of _asyncio.Task, which every task of that type goes through,
-   whoever constructs it, and the slot wrapper Task.__init__, which subclasses call. */
+   whoever constructs it, and the slot wrapper Task.__init__, which subclasses call. Task.get_coro goes on to tell the truth. */
 #ifndef AIOMETRICS_HOOK_H
 #define AIOMETRICS_HOOK_H
 

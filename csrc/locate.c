@@ -1,6 +1,12 @@
-/* The yield point: the innermost frame of the highest kind in the await chain, and what it awaits. */
+/* The yield point: the innermost frame of the highest kind in the await chain, and what it awaits.
+
+   The walk runs on borrowed references, which the suspended frames themselves keep alive as long as no Python code runs. Where Python
+   must be asked, about code or a type never met, the answer is cached and the walk begins again; the few types that must be asked each
+   time have everything the walk knows held for them. */
 #include "chain.h"
 #include "recorder.h"
+
+#define MAX_DEPTH 10000 /* more than the interpreter can nest, but an end to what leads back to itself */
 
 static PyObject *chain_module; /* aiometrics.chain */
 
@@ -11,204 +17,217 @@ locate_init(void)
     return chain_module == NULL ? -1 : chain_init();
 }
 
-static int32_t
-ask(PyObject *object, const char *method, PyObject *argument)
+typedef struct {
+    PyObject *owner;      /* whose frame was chosen so far */
+    PyObject *owner_code; /* NULL if it runs none that we see */
+    PyObject *callee;     /* what is right below it, or NULL */
+    PyObject *held;       /* a list of what no frame keeps alive, or NULL */
+    int32_t kind;
+    int below; /* the next link is the callee */
+} Choice;
+
+typedef enum { FAILED_WALK = -1, ENDED, GOES_ON, LEARNED } Step;
+
+/* Asks Python for a number about `subject` and keeps the answer under `key`. */
+static Step
+learn(Table *table, PyObject *key, PyObject *object, const char *method, PyObject *subject)
 {
-    PyObject *answer = PyObject_CallMethod(object, method, "O", argument);
+    PyObject *answer = PyObject_CallMethod(object, method, "O", subject);
     if (answer == NULL) {
-        return -1;
+        return FAILED_WALK;
     }
     long number = PyLong_AsLong(answer);
     Py_DECREF(answer);
-    return (int32_t)number;
-}
-
-static int32_t
-kind_of(Recorder *self, PyObject *link, PyObject *code)
-{
-    Key key = {code, NULL, NULL, 0};
-    int32_t kind = table_get(&self->kinds, key);
-    if (kind == TABLE_MISS) {
-        kind = ask(self->directory, "kind", link);
-        if (kind < 0 || table_put(&self->kinds, key, kind) < 0) {
-            return -1;
-        }
+    if (number < 0 || number > INT32_MAX || table_put(table, (Key){key, NULL, NULL, 0}, (int32_t)number) < 0) {
+        return FAILED_WALK;
     }
-    return kind;
+    return LEARNED;
 }
 
-static int32_t
-hop_of(Recorder *self, PyObject *link)
+static Step
+learn_kind(Recorder *self, PyObject *code, PyObject *link)
 {
-    Key key = {(PyObject *)Py_TYPE(link), NULL, NULL, 0};
-    int32_t hop = table_get(&self->hops, key);
-    if (hop == TABLE_MISS) {
-        hop = ask(chain_module, "hop", (PyObject *)Py_TYPE(link));
-        if (hop < 0 || table_put(&self->hops, key, hop) < 0) {
-            return -1;
-        }
+    Py_INCREF(code);
+    Py_INCREF(link);
+    Step step = learn(&self->kinds, code, self->directory, "kind", link);
+    Py_DECREF(link);
+    Py_DECREF(code);
+    return step;
+}
+
+static Step
+learn_hop(Recorder *self, PyObject *link)
+{
+    PyObject *type = Py_NewRef((PyObject *)Py_TYPE(link));
+    Step step = learn(&self->hops, type, chain_module, "hop", type);
+    Py_DECREF(type);
+    return step;
+}
+
+/* `link` may become the choice, or the callee of the one that is. */
+static inline Step
+consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
+{
+    if (choice->below) {
+        choice->callee = link;
+        choice->below = 0;
     }
-    return hop;
-}
-
-/* What `link`, which is no generator, leads on to: a new reference, Py_None at the end. */
-static PyObject *
-next_foreign(Recorder *self, PyObject *link)
-{
-    int32_t hop = hop_of(self, link);
-    if (hop < 0) {
-        return NULL;
-    }
-    if (hop == CHAIN_ENDS) {
-        return Py_NewRef(Py_None);
-    }
-    PyObject *hidden = hop == CHAIN_HIDES ? chain_hidden(link) : NULL;
-    return hidden != NULL ? hidden : PyObject_CallMethod(chain_module, "awaited_by", "O", link);
-}
-
-/* The code that `link`, which is no generator, runs: Cython's coroutines have one. A new reference, or Py_None. */
-static PyObject *
-code_of_foreign(Recorder *self, PyObject *link)
-{
-    int32_t hop = hop_of(self, link);
-    if (hop < 0) {
-        return NULL;
-    }
-    return hop == CHAIN_ASKS ? PyObject_CallMethod(chain_module, "code_of", "O", link) : Py_NewRef(Py_None);
-}
-
-static PyObject *
-code_of(Recorder *self, PyObject *link)
-{
-    if (!chain_is_generator(link)) {
-        return code_of_foreign(self, link);
-    }
-    PyObject *code = chain_generator_code(link);
-    return Py_NewRef(code == NULL ? Py_None : code);
-}
-
-/* Strong references throughout: on the way, naming may run any Python code. */
-typedef struct {
-    PyObject *owner;      /* whose frame was chosen so far */
-    PyObject *owner_code; /* Py_None if it runs none */
-    PyObject *callee;     /* what is right below it, or NULL */
-    int32_t kind;
-} Choice;
-
-static void
-choice_release(Choice *choice)
-{
-    Py_CLEAR(choice->owner);
-    Py_CLEAR(choice->owner_code);
-    Py_CLEAR(choice->callee);
-}
-
-static void
-choose(Choice *choice, PyObject *link, PyObject *code, int32_t kind)
-{
-    Py_XSETREF(choice->owner, Py_NewRef(link));
-    Py_XSETREF(choice->owner_code, Py_NewRef(code));
-    Py_CLEAR(choice->callee);
-    choice->kind = kind;
-}
-
-/* One link of the chain: may become the choice, or the callee of the one that is. */
-static int
-consider(Recorder *self, Choice *choice, PyObject *link, int *below)
-{
-    if (*below) {
-        choice->callee = Py_NewRef(link);
-        *below = 0;
-    }
-    PyObject *code = code_of(self, link);
     if (code == NULL) {
+        return GOES_ON;
+    }
+    int32_t kind = table_get_one(&self->kinds, code);
+    if (kind == TABLE_MISS) {
+        return learn_kind(self, code, link);
+    }
+    if (kind >= choice->kind) {
+        choice->owner = link;
+        choice->owner_code = code;
+        choice->callee = NULL;
+        choice->kind = kind;
+        choice->below = 1;
+    }
+    return GOES_ON;
+}
+
+static inline Step
+follow_generator(Recorder *self, Choice *choice, PyObject **link)
+{
+    Step step = consider(self, choice, *link, chain_generator_code(*link));
+    if (step != GOES_ON) {
+        return step;
+    }
+    PyObject *next = chain_generator_awaits(*link);
+    if (next == NULL) {
+        return FAILED_WALK;
+    }
+    Py_DECREF(next); /* the frame keeps it */
+    *link = next;
+    return next == Py_None ? ENDED : GOES_ON;
+}
+
+static int
+hold(Choice *choice, PyObject *object)
+{
+    if (choice->held == NULL && (choice->held = PyList_New(0)) == NULL) {
         return -1;
     }
-    if (code != Py_None) {
-        int32_t kind = kind_of(self, link, code);
-        if (kind < 0) {
-            Py_DECREF(code);
-            return -1;
-        }
-        if (kind >= choice->kind) {
-            choose(choice, link, code, kind);
-            *below = 1;
-        }
-    }
-    Py_DECREF(code);
-    return 0;
+    return object == NULL ? 0 : PyList_Append(choice->held, object);
 }
 
-static int
+/* The answer of aiometrics.chain about `link`, held; NULL with an exception. */
+static PyObject *
+ask(Choice *choice, const char *function, PyObject *link)
+{
+    PyObject *answer = PyObject_CallMethod(chain_module, function, "O", link);
+    if (answer == NULL || hold(choice, answer) < 0) {
+        Py_XDECREF(answer);
+        return NULL;
+    }
+    Py_DECREF(answer);
+    return answer;
+}
+
+/* A type of somebody else's that C cannot see through: Cython's coroutines, and what drives them. */
+static Step
+follow_asking(Recorder *self, Choice *choice, PyObject **link, int nameless)
+{
+    if (hold(choice, choice->owner) < 0 || hold(choice, choice->owner_code) < 0 || hold(choice, *link) < 0) {
+        return FAILED_WALK;
+    }
+    PyObject *code = nameless ? Py_None : ask(choice, "code_of", *link);
+    if (code == NULL) {
+        return FAILED_WALK;
+    }
+    Step step = nameless ? GOES_ON : consider(self, choice, *link, code == Py_None ? NULL : code);
+    if (step != GOES_ON) {
+        return step;
+    }
+    *link = ask(choice, "awaited_by", *link);
+    return *link == NULL ? FAILED_WALK : *link == Py_None ? ENDED : GOES_ON;
+}
+
+static Step
+follow_other(Recorder *self, Choice *choice, PyObject **link)
+{
+    int32_t hop = table_get_one(&self->hops, (PyObject *)Py_TYPE(*link));
+    if (hop == TABLE_MISS) {
+        return learn_hop(self, *link);
+    }
+    if (hop == CHAIN_ENDS) {
+        (void)consider(self, choice, *link, NULL);
+        return ENDED;
+    }
+    PyObject *hidden = hop == CHAIN_HIDES ? chain_hidden(*link) : NULL;
+    if (hidden == NULL) {
+        return follow_asking(self, choice, link, hop != CHAIN_ASKS);
+    }
+    *link = hidden;
+    return GOES_ON;
+}
+
+static Step
 walk(Recorder *self, Choice *choice, PyObject *root)
 {
-    int below = 0;
-    PyObject *link = Py_NewRef(root);
-    while (link != Py_None) {
-        if (consider(self, choice, link, &below) < 0) {
-            Py_DECREF(link);
-            return -1;
+    *choice = (Choice){.owner = root, .kind = -1};
+    PyObject *link = root;
+    for (int depth = 0; depth < MAX_DEPTH; depth++) {
+        Step step = chain_is_generator(link) ? follow_generator(self, choice, &link) : follow_other(self, choice, &link);
+        if (step != GOES_ON) {
+            return step;
         }
-        PyObject *next = chain_is_generator(link) ? chain_generator_awaits(link) : next_foreign(self, link);
-        Py_DECREF(link);
-        if (next == NULL) {
-            return -1;
-        }
-        link = next;
     }
-    Py_DECREF(link);
-    return 0;
+    return ENDED;
 }
 
 /* What tells two yield points of one instruction apart: the callee's code, or its type and that of the future the task waits for. */
 static Key
 key_of(const Traced *traced, const Choice *choice, PyObject *yielded)
 {
-    PyObject *code = choice->owner_code;
-    Key key = {code != Py_None ? code : (PyObject *)Py_TYPE(choice->owner), (PyObject *)Py_TYPE(yielded), NULL, 0};
-    int lasti = code != Py_None && chain_is_generator(choice->owner) ? chain_generator_lasti(choice->owner) : 0;
-    key.number = (uint64_t)(uint32_t)traced->record << 32 | (uint32_t)lasti;
-    if (choice->callee == NULL) {
-        return key;
+    int seen = choice->owner_code != NULL && chain_is_generator(choice->owner);
+    int lasti = seen ? chain_generator_lasti(choice->owner) : 0;
+    Key key = {choice->owner_code != NULL ? choice->owner_code : (PyObject *)Py_TYPE(choice->owner), NULL, (PyObject *)Py_TYPE(yielded),
+               (uint64_t)(uint32_t)traced->record << 32 | (uint32_t)lasti};
+    if (choice->callee != NULL) {
+        PyObject *code = chain_is_generator(choice->callee) ? chain_generator_code(choice->callee) : NULL;
+        key.second = code != NULL ? code : (PyObject *)Py_TYPE(choice->callee);
     }
-    PyObject *callee_code = chain_is_generator(choice->callee) ? chain_generator_code(choice->callee) : NULL;
-    key.third = callee_code != NULL ? callee_code : (PyObject *)Py_TYPE(choice->callee);
     return key;
 }
 
 static int32_t
-new_point(Recorder *self, const Traced *traced, const Choice *choice, PyObject *yielded)
+new_point(Recorder *self, const Traced *traced, Choice *choice, Key key, PyObject *yielded)
 {
+    PyObject *parts[] = {choice->owner, choice->callee, key.first, key.second, key.third};
+    for (size_t place = 0; place < Py_ARRAY_LENGTH(parts); place++) {
+        if (hold(choice, parts[place]) < 0) {
+            return -1;
+        }
+    }
     PyObject *callee = choice->callee == NULL ? Py_None : choice->callee;
-    PyObject *answer =
-        PyObject_CallMethod(self->directory, "yield_point", "iOOO", (int)traced->record, choice->owner, callee, yielded);
-    if (answer == NULL) {
-        return -1;
-    }
-    long number = PyLong_AsLong(answer);
-    Py_DECREF(answer);
-    if (number < 0 || number > self->page.max_points) {
-        PyErr_Format(PyExc_ValueError, "yield point %ld is not in the page", number);
-        return -1;
-    }
-    return (int32_t)number;
+    PyObject *answer = PyObject_CallMethod(self->directory, "yield_point", "iOOO", (int)traced->record, choice->owner, callee, yielded);
+    int32_t point = number_within(answer, self->page.max_points);
+    return point < 0 || table_put(&self->points, key, point) < 0 ? -1 : point;
 }
 
 int32_t
 locate(Recorder *self, Traced *traced, PyObject *yielded)
 {
-    Choice choice = {Py_NewRef(traced->coro), Py_NewRef(Py_None), NULL, -1};
+    Choice choice;
+    Step step = LEARNED;
+    for (int learned = 0; step == LEARNED && learned < 2 * MAX_DEPTH; learned++) {
+        step = walk(self, &choice, traced->coro);
+        if (step == LEARNED) {
+            Py_CLEAR(choice.held);
+        }
+    }
     int32_t point = -1;
-    if (walk(self, &choice, traced->coro) == 0) {
+    if (step == ENDED) {
         Key key = key_of(traced, &choice, yielded);
         point = table_get(&self->points, key);
         if (point == TABLE_MISS) {
-            point = new_point(self, traced, &choice, yielded);
-            if (point >= 0 && table_put(&self->points, key, point) < 0) {
-                point = -1;
-            }
+            point = new_point(self, traced, &choice, key, yielded);
         }
     }
-    choice_release(&choice);
+    Py_XDECREF(choice.held);
     return point;
 }

@@ -8,7 +8,7 @@
 #define SEED UINT64_C(0x9E3779B97F4A7C15)
 
 PyTypeObject *recorder_type;
-static PyObject *cancelled_error, *system_clock;
+static PyObject *cancelled_error, *iscoroutine, *system_clock;
 static const char *const pseudo_names[PSEUDO_POINTS] = {"(return)", "(raise)", "(eager child)"};
 
 /* The exception that the application has in flight, put aside while Python runs for us. */
@@ -48,12 +48,18 @@ pending_restore(Pending pending)
 }
 #endif
 
-/* An error of ours: reported and gone, and this recorder with it. The application's own must have been put aside. */
 static void
-fail(Recorder *self)
+retire(Recorder *self)
 {
     self->retired = 1;
     self->current = NULL;
+}
+
+/* An error of ours: reported and gone, and this recorder with it; what was true of the tasks at this moment is not known any more.
+   The application's own error must have been put aside. */
+static void
+fail(Recorder *self)
+{
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     PyErr_NormalizeException(&type, &value, &traceback);
@@ -63,11 +69,12 @@ fail(Recorder *self)
     if (value != NULL && traceback != NULL) {
         (void)PyException_SetTraceback(value, traceback);
     }
-    PyObject *done = PyObject_CallMethod(self->faults, "report", "sO", "recorder", value == NULL ? Py_None : value);
-    if (done == NULL) {
-        PyErr_Clear();
-    }
-    Py_XDECREF(done);
+    retire(self);
+    PyObject *closed = PyObject_CallMethod(self->page_object, "close", NULL);
+    PyObject *reported = PyObject_CallMethod(self->faults, "report", "sO", "recorder", value == NULL ? Py_None : value);
+    PyErr_Clear();
+    Py_XDECREF(closed);
+    Py_XDECREF(reported);
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(traceback);
@@ -99,7 +106,7 @@ read_clock(Recorder *self, int64_t *now)
     return 0;
 }
 
-static int32_t
+int32_t
 number_within(PyObject *answer, Py_ssize_t most)
 {
     if (answer == NULL) {
@@ -182,8 +189,9 @@ unlink_waiting(Recorder *self, Traced *traced)
 static void
 settle(Recorder *self, Traced *traced)
 {
-    int64_t counted_ns = self->page.loop[LOOP_LOOKED_NS] - traced->since_ns - traced->counted_ns;
-    if (counted_ns <= 0) {
+    int64_t looked_at_ns = self->page.loop[LOOP_LOOKED_NS] - traced->since_ns;
+    int64_t counted_ns = looked_at_ns - traced->counted_ns;
+    if (looked_at_ns < self->page.threshold_ns || counted_ns <= 0) {
         return;
     }
     traced->counted_ns += counted_ns;
@@ -380,7 +388,7 @@ record_of(Recorder *self, PyObject *coro)
 {
     PyObject *code = NULL;
     if (chain_is_generator(coro) && (code = Py_XNewRef(chain_generator_code(coro))) != NULL) {
-        int32_t record = table_get(&self->records, (Key){code, NULL, NULL, 0});
+        int32_t record = table_get_one(&self->records, code);
         if (record != TABLE_MISS) {
             Py_DECREF(code);
             return record;
@@ -417,11 +425,31 @@ trace(Recorder *self, PyObject *coro)
     return traced;
 }
 
+/* Whether a task takes it; if not, asyncio shall say so. */
+static int
+asyncio_iscoroutine(PyObject *object)
+{
+    PyObject *answer = PyObject_CallOneArg(iscoroutine, object);
+    if (answer == NULL) {
+        return -1;
+    }
+    int truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth;
+}
+
 /* `coro`, or what stands for it from now on: a new reference, never NULL. */
 PyObject *
 recorder_trace(Recorder *self, PyObject *coro)
 {
-    if (self->retired || Py_IS_TYPE(coro, traced_type) || !sampled(self)) {
+    if (self->retired || Py_IS_TYPE(coro, traced_type)) {
+        return Py_NewRef(coro);
+    }
+    int is_coroutine = PyCoro_CheckExact(coro) ? 1 : asyncio_iscoroutine(coro);
+    if (is_coroutine <= 0 || !sampled(self)) {
+        if (is_coroutine < 0) {
+            fail(self);
+        }
         return Py_NewRef(coro);
     }
     PyObject *traced = trace(self, coro);
@@ -560,8 +588,7 @@ method_trace(PyObject *self, PyObject *coro)
 static PyObject *
 method_retire(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    ((Recorder *)self)->retired = 1;
-    ((Recorder *)self)->current = NULL;
+    retire((Recorder *)self);
     Py_RETURN_NONE;
 }
 
@@ -625,7 +652,8 @@ int
 recorder_init_module(PyObject *module)
 {
     cancelled_error = import_from("asyncio.exceptions", "CancelledError");
-    system_clock = cancelled_error == NULL ? NULL : import_from("aiometrics.clock", "monotonic");
+    iscoroutine = cancelled_error == NULL ? NULL : import_from("asyncio.coroutines", "iscoroutine");
+    system_clock = iscoroutine == NULL ? NULL : import_from("aiometrics.clock", "monotonic");
     if (system_clock == NULL) {
         return -1;
     }

@@ -78,6 +78,9 @@ void recorder_end(Recorder *self, Traced *traced, Status status);
 void recorder_lose(Recorder *self, Traced *traced);
 Status recorder_status(void);
 
+/* The record number in `answer`, which is released; -1 with an exception if it is no number from 0 to `most`. */
+int32_t number_within(PyObject *answer, Py_ssize_t most);
+
 PyObject *traced_new(PyObject *coro, Recorder *recorder, int32_t record, int64_t created_ns);
 
 /* Finds the yield point of a suspended coroutine: locate.c. -1 with an exception. */

@@ -1,5 +1,7 @@
 #include "table.h"
 
+#include <string.h>
+
 #define FIRST_CAPACITY 64
 
 static void
@@ -29,6 +31,7 @@ table_open(Table *table)
     }
     table->mask = FIRST_CAPACITY - 1;
     table->used = 0;
+    memset(table->front, 0, sizeof(table->front));
     return 0;
 }
 

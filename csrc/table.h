@@ -23,10 +23,16 @@ typedef struct {
     int32_t value;
 } Entry;
 
+#define TABLE_FRONT 128 /* a power of two */
+
 typedef struct {
     Entry *entries;
     size_t mask; /* capacity - 1, a power of two less one */
     size_t used;
+    struct {
+        PyObject *first; /* borrowed from the entry */
+        int32_t value;
+    } front[TABLE_FRONT]; /* of keys of one object, what was found last */
 } Table;
 
 int table_open(Table *table);
@@ -61,6 +67,22 @@ table_get(const Table *table, Key key)
             return entry->value;
         }
     }
+}
+
+/* table_get for keys of one object. */
+static inline int32_t
+table_get_one(Table *table, PyObject *first)
+{
+    size_t place = ((uintptr_t)first >> 5) % TABLE_FRONT;
+    if (table->front[place].first == first) {
+        return table->front[place].value;
+    }
+    int32_t value = table_get(table, (Key){first, NULL, NULL, 0});
+    if (value != TABLE_MISS) {
+        table->front[place].first = first;
+        table->front[place].value = value;
+    }
+    return value;
 }
 
 #endif

@@ -180,6 +180,12 @@ get_class(PyObject *object, void *Py_UNUSED(closure))
     return Py_NewRef((PyObject *)Py_TYPE(((Traced *)object)->coro));
 }
 
+static PyObject *
+get_wrapped(PyObject *object, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((Traced *)object)->coro);
+}
+
 static PyMethodDef traced_methods[] = {
     {"send", method_send, METH_O, "Resume the coroutine, as coroutine.send."},
     {"throw", method_throw, METH_VARARGS, "Raise inside the coroutine, as coroutine.throw."},
@@ -200,6 +206,7 @@ static PyGetSetDef traced_getset[] = {
     FORWARDED("__name__", set_forwarded),
     FORWARDED("__qualname__", set_forwarded),
     {"__class__", get_class, NULL, NULL, NULL},
+    {"__wrapped__", get_wrapped, NULL, "The coroutine itself.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
