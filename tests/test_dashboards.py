@@ -63,7 +63,6 @@ LIMITS = {
     "How many tasks fail?": ["AsyncioTaskFailures"],
     "How many fail?": ["AsyncioTaskFailures"],
     "How much of a loop does it take?": ["AsyncioHotYieldPoint"],
-    "Who burns the loop, over time?": ["AsyncioHotYieldPoint"],
 }
 
 
