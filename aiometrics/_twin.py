@@ -125,6 +125,15 @@ class TracedCoroutine:
     def __repr__(self) -> str:
         return repr(self.__wrapped__)
 
+    @property
+    def __name__(self) -> str:
+        name: str = self.__wrapped__.__name__
+        return name
+
+    @__name__.setter
+    def __name__(self, name: str) -> None:
+        self.__wrapped__.__name__ = name
+
     @property  # type: ignore[misc]  # what isinstance() and inspect ask; type() still tells the truth
     def __class__(self) -> type:
         return type(self.__wrapped__)
