@@ -1,0 +1,240 @@
+"""A real Prometheus, with the rules loaded, scrapes the demo; PromQL then finds every fault by its function and line."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from aiometrics.catalogue import CATALOGUE
+from aiometrics.demo.catalogue import Catalogue
+from aiometrics.demo.delivery import Delivery
+from aiometrics.demo.payments import Payments
+from aiometrics.demo.storage import Orders, Pool, Stock
+
+#: Everything here shares this much time; whatever is asked is asked again until the answer is right or the time is up.
+SECONDS = 60
+FUNCTIONS = {
+    function.__qualname__: function
+    for function in (
+        Catalogue.rank_results,
+        Catalogue.write_rows,
+        Delivery.ask_warehouse,
+        Orders.fetch,
+        Payments.charge_card,
+        Payments.send_receipt,
+        Payments.wait_for_confirmation,
+        Pool.acquire,
+        Stock.reserve_stock,
+    )
+}
+PLACE = re.compile(r"(?P<path>\S+):(?P<line>\d+) (?P<name>\S+)")
+
+ENDED = "asyncio_task_wall_seconds_count"
+AGE = "(time() - (asyncio_oldest_suspension_timestamp_seconds > 0))"
+SHOP = "{yield_point=~'aiometrics/demo/.*'}"
+MEAN_WAIT = "(asyncio_wait_seconds_sum / asyncio_wait_seconds_count)"
+
+
+class Prometheus(NamedTuple):
+    """A Prometheus that scrapes the demo."""
+
+    url: str
+    deadline: float
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """The ``data`` of an API call."""
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:  # noqa: S310 - to itself
+            return json.load(answer)["data"]
+
+    def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series that the instant query returns, the largest value first."""
+        found = [(series["metric"], float(series["value"][1])) for series in self.get("query", query=query)["result"]]
+        return sorted(found, key=lambda entry: entry[1], reverse=True)
+
+    def culprits(self, query: str) -> list[str]:
+        """The functions that the series of the query name, the worst first."""
+        return [culprit(labels) for labels, _ in self.ask(query)]
+
+    def until(self, accept: Callable[[Any], bool], question: Callable[[], Any]) -> Any:
+        """The first answer that is accepted, or the last one when the time is up."""
+        waiting = threading.Event()
+        while not accept(answer := question()) and time.monotonic() < self.deadline:
+            waiting.wait(0.25)
+        return answer
+
+
+def culprit(labels: dict[str, str]) -> str:
+    """The function of the demo that a series names, if the line it names is inside of it; else what it names."""
+    if "yield_point" not in labels:
+        return ".".join(labels["coroutine"].split(".")[-2:])
+    place = PLACE.fullmatch(labels["yield_point"])
+    if place is None:
+        return labels["yield_point"]
+    function = FUNCTIONS.get(place["name"])
+    if function is None:
+        return place["name"]
+    lines, first = inspect.getsourcelines(function)
+    return place["name"] if int(place["line"]) in range(first, first + len(lines)) else place[0]
+
+
+@contextmanager
+def running(*program: str | Path, announces: str) -> Iterator[str]:
+    """A program, from the line with which it announces itself on; what else it prints is read and dropped."""
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        try:
+            printed: list[str] = []
+            for line in process.stdout:
+                printed.append(line)
+                if announces in line:
+                    break
+            else:
+                pytest.fail(f"{program[0]} ended without {announces!r}: {''.join(printed)}")
+            reader = threading.Thread(target=process.stdout.read)
+            reader.start()
+            yield line
+        finally:
+            process.terminate()
+            process.wait()
+        reader.join()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[str]:
+    """The address of the metrics of a demo with all faults."""
+    with running(sys.executable, "-m", "aiometrics", "demo", "--port", "0", "--every", "3600", announces="metrics  ") as line:
+        yield line.split()[1]
+
+
+@pytest.fixture(scope="module")
+def prometheus(demo: str, binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus with the repository's configuration: only the target and the intervals are others."""
+    directory = tmp_path_factory.mktemp("prometheus")
+    configuration = yaml.safe_load((root / "prometheus.yml").read_text(encoding="utf-8"))
+    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    configuration["rule_files"] = [str(root / pattern) for pattern in configuration["rule_files"]]
+    configuration["scrape_configs"][0]["static_configs"][0]["targets"] = [urllib.parse.urlsplit(demo).netloc]
+    config_file = directory / "prometheus.yml"
+    config_file.write_text(yaml.safe_dump(configuration), encoding="utf-8")
+    options = (f"--config.file={config_file}", f"--storage.tsdb.path={directory / 'data'}", "--web.listen-address=127.0.0.1:0")
+    with running(binary("prometheus"), *options, announces='msg="Listening on"') as line:
+        yield Prometheus(f"http://{line.split('address=')[1].split()[0]}", time.monotonic() + SECONDS)
+
+
+def total(metric: str, selector: str = "", *, by: str = "yield_point") -> str:
+    """What a counter grew by in the last minute."""
+    return f"sum by ({by}) (increase({metric}{selector}[1m]))"
+
+
+def mean(histogram: str, selector: str = "") -> str:
+    """The mean of what a histogram observed in the last minute; no series where it observed nothing."""
+    return f"{total(f'{histogram}_sum', selector)} / {total(f'{histogram}_count', selector)} >= 0"
+
+
+#: What an engineer asks, the query, and the function that must come first.
+FIRST = {
+    "whose segments are longest": (mean("asyncio_segment_seconds"), "Payments.charge_card"),
+    "who blocks the loop": (total("asyncio_blocking_seconds_total", "{yield_point!='(running)'}"), "Payments.charge_card"),
+    "who harms others most": (total("asyncio_inflicted_wait_seconds_total"), "Payments.charge_card"),
+    "who gives the loop back too often": (total("asyncio_segment_seconds_count"), "Catalogue.write_rows"),
+    "which await of ours waits longest": (mean("asyncio_wait_seconds", SHOP), "Pool.acquire"),
+    "where most tasks of ours are parked": (total("asyncio_wait_seconds_sum", SHOP), "Pool.acquire"),
+    "which await is stuck": (f"{AGE} / {MEAN_WAIT} >= 0", "Payments.wait_for_confirmation"),
+    "which tasks fail": (total(ENDED, "{status='failed'}", by="coroutine"), "Payments.send_receipt"),
+    "which tasks are cancelled": (total(ENDED, "{status='cancelled'}", by="coroutine"), "Delivery.ask_warehouse"),
+}
+
+
+@pytest.mark.parametrize("question", FIRST)
+def test_the_guilty_function_comes_first(question: str, prometheus: Prometheus) -> None:
+    """The first row of each question is the function with that fault, at a line inside of it."""
+    query, expected = FIRST[question]
+    found = prometheus.until(lambda culprits: culprits[:1] == [expected], lambda: prometheus.culprits(query))
+    assert [expected] == found[:1], found
+
+
+def test_who_burns_the_loop(prometheus: Prometheus) -> None:
+    """Whichever of the four leads on this machine, those who block, compute and yield too often are all among the first five."""
+    expected = {"Payments.charge_card", "Catalogue.rank_results", "Stock.reserve_stock", "Catalogue.write_rows"}
+    query = f"topk(5, {total('asyncio_segment_seconds_sum')})"
+    assert expected == expected & set(prometheus.until(lambda found: expected <= set(found), lambda: prometheus.culprits(query)))
+
+
+def test_what_tasks_wait_for(prometheus: Prometheus) -> None:
+    """By what is awaited, the queue for the pool shows as the semaphore that it is."""
+    query = f"topk(4, {total('asyncio_wait_seconds_sum', by='awaits')})"
+    expected = "asyncio.Semaphore.acquire"
+    found = prometheus.until(lambda found: expected in found, lambda: [labels["awaits"] for labels, _ in prometheus.ask(query)])
+    assert expected in found
+
+
+def test_how_much_of_the_loop_is_blocked(prometheus: Prometheus) -> None:
+    """The loop's share of blocked time is what its yield points say together, the segment in progress included."""
+    query = "sum(asyncio_blocking_seconds_total) - sum(asyncio_loop_blocking_seconds_total)"
+    blocked = prometheus.until(lambda found: bool(found) and found[0][1] > 0, lambda: prometheus.ask("asyncio_loop_blocking_seconds_total"))
+    assert 0 < blocked[0][1]
+    assert [0] == [round(value, 6) for _, value in prometheus.ask(query)]
+
+
+def test_an_objective_for_one_kind_of_task(prometheus: Prometheus) -> None:
+    """Whoever promises the warehouses' answers within 10 ms misses it every time: they take 15 ms and more."""
+    finished = "{coroutine=~'.*ask_warehouse',status='completed'}"
+    kept = "{coroutine=~'.*ask_warehouse',status='completed',le='0.01'}"
+    query = f"1 - sum(increase(asyncio_task_wall_seconds_bucket{kept}[1m])) / sum(increase(asyncio_task_wall_seconds_count{finished}[1m]))"
+    assert [1.0] == prometheus.until(lambda found: found == [1.0], lambda: [value for _, value in prometheus.ask(query)])
+
+
+def test_tasks_start_late_behind_a_blocked_loop(prometheus: Prometheus) -> None:
+    """The 99th percentile of start delays is there as soon as tasks were started, by the name of the loop's thread."""
+    query = "histogram_quantile(0.99, rate(asyncio_loop_start_delay_seconds_bucket[1m])) > 0"
+    found = prometheus.until(bool, lambda: [labels["loop"] for labels, _ in prometheus.ask(query)])
+    assert ["MainThread"] == found
+
+
+def test_every_task_is_traced_and_no_probe_failed(prometheus: Prometheus) -> None:
+    """The demo starts its exporter first, so that no task of it is missed; and nothing goes wrong inside of aiometrics."""
+    found = prometheus.until(bool, lambda: prometheus.ask("aiometrics_untraced_tasks"))
+    assert [0] == [value for _, value in found]
+    assert [] == prometheus.ask("aiometrics_errors_total")
+    assert [0] * 4 == [value for _, value in prometheus.ask("aiometrics_overflow_total")]
+
+
+def test_prometheus_understands_every_family(prometheus: Prometheus) -> None:
+    """The target is up, and Prometheus knows type and help of each family of the catalogue as the catalogue has them."""
+    prometheus.until(lambda found: found == [1], lambda: [value for _, value in prometheus.ask("up")])
+    known = {name: (entry[0]["type"], entry[0]["help"]) for name, entry in prometheus.get("metadata").items()}
+    assert {metric.family: (metric.kind, metric.help) for metric in CATALOGUE} == {
+        metric.family: known.get(metric.family, known.get(metric.name)) for metric in CATALOGUE
+    }
+
+
+def test_rules_evaluate_on_what_the_demo_exports(prometheus: Prometheus) -> None:
+    """Recorded series name the same culprits, and no rule fails."""
+    query = "topk(4, job_yield_point:asyncio_segment_seconds_sum:rate5m)"
+    expected = "Payments.charge_card"
+    assert expected in prometheus.until(lambda found: expected in found, lambda: prometheus.culprits(query))
+    rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+    assert rules
+    assert [] == [rule["lastError"] for rule in rules if rule["health"] == "err"]
+
+
+def test_promtool_has_nothing_to_say_about_the_page(demo: str, binary: Callable[[str], str]) -> None:
+    """``promtool check metrics``, which reads the text format, is silent on the demo's own page."""
+    with urllib.request.urlopen(demo, timeout=10) as answer:  # noqa: S310 - to itself
+        page = answer.read()
+    done = subprocess.run([binary("promtool"), "check", "metrics"], input=page, capture_output=True, check=False)
+    assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)
