@@ -7,18 +7,21 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from aiometrics.chain import code_of, frame_of, peek, type_names
 
-#: Coroutines of other tools that only wrap the application's own, which they hold in the variable named here.
+#: Coroutines of other tools that only wrap the application's own, which they hold, or what makes it, in the variable named here.
 _WRAPPERS = {
     ("opentelemetry.instrumentation.asyncio", "trace_coroutine"): "coro",
     ("sentry_sdk.integrations.asyncio", "_task_with_sentry_span_creation"): "coro",
     ("ddtrace.contrib.internal.asyncio.patch", "traced_coro"): "coro",
     ("aiomonitor.monitor", "_coro_wrapper"): "coro",
     ("uvloop", "wrapper"): "main",
+    ("anyio._backends._asyncio", "wrapper"): "func",
+    ("anyio._backends._asyncio", "_run_wrapped_task"): "coro",
+    ("anyio._core._tasks", "_run_coro"): "self",
 }
 #: Programs that run somebody else's application as ``python -m``: being ``__main__`` does not make them the application.
 _LAUNCHERS = frozenset(
@@ -133,6 +136,8 @@ class Places:
     def coroutine(self, root: Any) -> str:
         """``module.qualname`` of a root coroutine, other tools' wrappers looked through."""
         subject = self._unwrap(root)
+        if type(subject) is FunctionType:
+            return f"{subject.__module__}.{subject.__code__.co_qualname}"
         return f"{_module_of(subject)}.{_qualname_of(subject)}" if code_of(subject) is not None else self._foreign(subject)
 
     def yield_point(self, owner: Any) -> str:
@@ -165,10 +170,10 @@ class Places:
         for _ in range(len(_WRAPPERS)):
             variable, frame = self._wrapped_variable(root), frame_of(root)
             inner = frame.f_locals.get(variable) if variable is not None and frame is not None else None
-            if inner is None:
+            if inner is None or (callable(inner) and type(inner) is not FunctionType):
                 return root
-            # Where the wrapper was made by a task factory, it holds what we had given to that factory.
-            root = peek(inner, "__wrapped__") or inner
+            # A handle of anyio holds the coroutine; where a task factory made the wrapper, it holds what we gave to that factory.
+            root = peek(inner, "__wrapped__", "_coro") or inner
         return root
 
     @staticmethod

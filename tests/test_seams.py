@@ -7,12 +7,12 @@ import collections.abc
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvloop
+from tracing import every_loop
 
 from aiometrics.instrumentation import Instrumentation
 from aiometrics.options import resolve
@@ -22,18 +22,6 @@ from aiometrics.snapshot import Snapshot
 EAGER = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 LOOPS = pytest.mark.parametrize("make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 MakeLoop = Callable[[], asyncio.AbstractEventLoop]
-
-
-@contextmanager
-def traced(implementation: str, **options: Any) -> Generator[Instrumentation, None, None]:
-    """Every loop of the process, traced."""
-    made = Instrumentation(resolve(options, {}), implementation=IMPLEMENTATIONS[implementation])
-    made.instrument_every_loop()
-    try:
-        yield made
-    finally:
-        made.remove()
-    assert {} == made.faults.counts()
 
 
 def ended(seen: Snapshot) -> dict[str, int]:
@@ -59,7 +47,7 @@ class EarlyTask(asyncio.Task[Any]):
 
 def run(implementation: str, make_loop: MakeLoop, main: Callable[[], Coroutine[Any, Any, None]], **options: Any) -> dict[str, int]:
     """What is seen of ``main`` on a loop that is made while tracing."""
-    with traced(implementation, **options) as instrumentation:
+    with every_loop(implementation, **options) as instrumentation:
         with asyncio.Runner(loop_factory=make_loop) as runner:
             runner.run(main())
         return ended(instrumentation.snapshot())
@@ -153,36 +141,28 @@ def test_the_application_keeps_its_task_factory(
         calls.append(type(coro).__name__)
         return factory(loop, coro, **options)
 
+    async def main() -> None:
+        if when == "after":
+            loop.set_task_factory(counting)
+        calls.clear()
+        tasks = [asyncio.create_task(works()), loop.create_task(works(), name="named")]
+        assert [1, 1] == await asyncio.gather(*tasks)
+        assert [True, True] == [isinstance(task, EarlyTask if factory is early else asyncio.Task) for task in tasks]
+
     loop = asyncio.new_event_loop()
     if when == "before":
         loop.set_task_factory(counting)
     instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
     instrumentation.instrument(loop)
-
-    async def main() -> None:
-        loop.set_task_factory(counting)
-        tasks = [asyncio.create_task(works()), loop.create_task(works(), name="named")]
-        assert [1, 1] == await asyncio.gather(*tasks)
-        kinds = {early: EarlyTask}
-        assert [True, True] == [isinstance(task, kinds.get(factory, asyncio.Task)) for task in tasks]
-        loop.set_task_factory(counting)
-
-    loop.set_task_factory(counting if when == "before" else None)
-    if when == "before":
-        loop.set_task_factory(None)
-        task = loop.create_task(main())
-        loop.set_task_factory(counting)
-        loop.run_until_complete(task)
-    else:
-        loop.run_until_complete(main())
-    assert counting is loop.get_task_factory()
-    assert 2 == len(calls)
+    loop.run_until_complete(main())
     seen = instrumentation.snapshot()
     instrumentation.remove()
     loop.close()
-    assert expected == ended(seen)
-    assert expected == {entry.coroutine.rpartition(".")[2]: entry.created for entry in seen.coroutines if entry.created}
-    assert counting is loop.get_task_factory()
+    assert (counting, 2) == (loop.get_task_factory(), len(calls))
+    # Created in a loop with that factory, the main task is wrapped as well.
+    wrapped = {"supervised": 3} if when == "before" and factory is supervising else expected
+    assert wrapped == ended(seen)
+    assert wrapped == {entry.coroutine.rpartition(".")[2]: entry.created for entry in seen.coroutines if entry.created}
 
 
 def test_a_factory_that_refuses_leaves_no_task_behind(implementation: str) -> None:
@@ -218,7 +198,7 @@ def test_a_sampled_task_is_drawn_once(implementation: str) -> None:
 
 def test_the_application_may_mix_task_types_with_other_classes(implementation: str) -> None:
     """Deriving from asyncio.Task and from an abstract base class works as it does without us."""
-    with traced(implementation) as instrumentation:
+    with every_loop(implementation) as instrumentation:
 
         class SizedTask(asyncio.Task[Any], collections.abc.Sized):
             """A task that has a length."""
@@ -251,7 +231,7 @@ def test_everything_is_put_back(implementation: str) -> None:
     """After removal what was patched is identical to what it was, twice in a row, and nothing is seen any more."""
     before = patched()
     for _ in range(2):
-        with traced(implementation) as instrumentation:
+        with every_loop(implementation) as instrumentation:
             asyncio.run(works())
         assert all(one is other for one, other in zip(before, patched(), strict=True))
         asyncio.run(works())
@@ -291,14 +271,14 @@ def test_tasks_that_were_traced_run_on_untimed(implementation: str) -> None:
         instrumentation.remove()
         return sum(await asyncio.gather(*tasks))
 
-    with traced(implementation) as instrumentation:
+    with every_loop(implementation) as instrumentation:
         assert 3 == asyncio.run(main(instrumentation))
         seen = instrumentation.snapshot()
     assert 4 == sum(entry.created for entry in seen.coroutines)
     assert 0 == sum(entry.live for entry in seen.coroutines)
 
 
-def test_only_chosen_loops_are_traced(implementation: str) -> None:
+def test_only_chosen_loops_are_every_loop(implementation: str) -> None:
     """instrument(loop) traces that loop alone, until uninstrument(loop)."""
     instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
     chosen, other = asyncio.new_event_loop(), asyncio.new_event_loop()
@@ -353,7 +333,7 @@ def test_loops_in_threads_have_a_page_each(implementation: str, make_loop: MakeL
             runner.run(works())
 
     ready = threading.Barrier(3)
-    with traced(implementation, max_loops=2) as instrumentation:
+    with every_loop(implementation, max_loops=2) as instrumentation:
         threads = [threading.Thread(target=worker, name="shop-worker") for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -366,7 +346,7 @@ def test_loops_in_threads_have_a_page_each(implementation: str, make_loop: MakeL
 
 def test_a_later_loop_of_the_same_thread_goes_on_where_the_first_stopped(implementation: str) -> None:
     """asyncio.run twice is one loop in the numbers."""
-    with traced(implementation) as instrumentation:
+    with every_loop(implementation) as instrumentation:
         for _ in range(5):
             asyncio.run(works())
         seen = instrumentation.snapshot()
@@ -375,7 +355,7 @@ def test_a_later_loop_of_the_same_thread_goes_on_where_the_first_stopped(impleme
 
 def test_loops_are_not_kept_alive(implementation: str) -> None:
     """A loop that nobody holds is collected although it was traced."""
-    with traced(implementation) as instrumentation:
+    with every_loop(implementation) as instrumentation:
         loop = asyncio.SelectorEventLoop()
         loop.run_until_complete(works())
         loop.close()
@@ -392,7 +372,7 @@ def test_a_task_that_is_not_traced_is_counted(implementation: str) -> None:
         task = asyncio.current_task()
         assert task is not None
         before = asyncio.create_task(asyncio.sleep(60))
-        with traced(implementation) as instrumentation:
+        with every_loop(implementation) as instrumentation:
             after = asyncio.create_task(asyncio.sleep(60))
             found = [instrumentation.snapshot().untraced_tasks]
             before.cancel()

@@ -15,13 +15,12 @@ import types
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import pytest
+from tracing import every_loop
 
-from aiometrics.instrumentation import Instrumentation
-from aiometrics.options import Options
 from aiometrics.recorder import IMPLEMENTATIONS
 
 Notes = list[object]
@@ -33,18 +32,6 @@ def scenario(function: Scenario) -> Scenario:
     """Something an application does; what it appends to its notes is compared."""
     SCENARIOS.append(function)
     return function
-
-
-@contextmanager
-def traced(implementation: str) -> Generator[Instrumentation, None, None]:
-    """Every loop of the process, traced."""
-    made = Instrumentation(Options(), implementation=IMPLEMENTATIONS[implementation])
-    made.instrument_every_loop()
-    try:
-        yield made
-    finally:
-        made.remove()
-    assert {} == made.faults.counts()
 
 
 class Listener(logging.Handler):
@@ -453,7 +440,7 @@ async def tasks_of_other_tasks(notes: Notes) -> None:
 def test_nobody_notices(implementation: str, function: Scenario, *, debug: bool) -> None:
     """Results, logs, warnings, tracebacks and the moment at which things are freed are as without us."""
     # Both from one line, because it is on the stack that is compared.
-    bare, observed = (observe(function, tracing, debug=debug) for tracing in (nullcontext(), traced(implementation)))
+    bare, observed = (observe(function, tracing, debug=debug) for tracing in (nullcontext(), every_loop(implementation)))
     assert bare
     if implementation == "python":
         bare, observed = without_recorder(bare), without_recorder(observed)
@@ -468,7 +455,7 @@ def test_the_c_recorder_is_not_on_the_stack() -> None:
     async def fails() -> None:
         raise ValueError
 
-    with traced("c"), pytest.raises(ValueError) as caught:  # noqa: PT011 - it has no message
+    with every_loop("c"), pytest.raises(ValueError) as caught:  # noqa: PT011 - it has no message
         asyncio.run(fails())
     files = {frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)}
     assert not [file for file in files if "aiometrics" in file and "tests" not in file]
@@ -505,7 +492,7 @@ def test_memory_does_not_grow_with_the_tasks_that_come_and_go(implementation: st
             alive.append(len(gc.get_objects()))
         return alive
 
-    with traced(implementation) as instrumentation:
+    with every_loop(implementation) as instrumentation:
         alive = asyncio.run(main())
         seen = instrumentation.snapshot()
     assert alive[3] == alive[-1]
