@@ -206,12 +206,9 @@ class Recorder:
             return False
         try:
             now = self._clock()
-            if traced._state == NEW:
-                self._observe(self._layout.start_delay, self._layout.segment_bounds_ns, now - traced._created_ns)
-            else:
-                self._observe(self._layout.waits(traced._point), self._layout.wait_bounds_ns, now - traced._suspended_ns)
-                self._unlink(traced)
-            self._enter(traced, now)
+            with self.page.writing:
+                self._end_wait(traced, now)
+                self._enter(traced, now)
         except Exception as error:  # noqa: BLE001 - never the application's problem
             self._fail(error)
             return False
@@ -224,9 +221,10 @@ class Recorder:
         try:
             now = self._clock()
             point = self._locate(traced, yielded)
-            self._finish_segment(traced, point, now)
-            traced._state, traced._point, traced._suspended_ns = SUSPENDED, point, now
-            self._link(traced, now)
+            with self.page.writing:
+                self._finish_segment(traced, point, now)
+                traced._state, traced._point, traced._suspended_ns = SUSPENDED, point, now
+                self._link(traced, now)
         except Exception as error:  # noqa: BLE001 - never the application's problem
             self._fail(error)
 
@@ -238,11 +236,12 @@ class Recorder:
         try:
             now = self._clock()
             status = _status(error)
-            name = RETURN if status == COMPLETED else RAISE
-            self._finish_segment(traced, self._directory.pseudo_point(traced._record, name), now)
-            self._observe(self._layout.wall(traced._record, status), self._layout.wait_bounds_ns, now - traced._created_ns)
-            self._observe(self._layout.active(traced._record, status), self._layout.wait_bounds_ns, traced._active_ns)
-            self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
+            point = self._directory.pseudo_point(traced._record, RETURN if status == COMPLETED else RAISE)
+            with self.page.writing:
+                self._finish_segment(traced, point, now)
+                self._observe(self._layout.wall(traced._record, status), self._layout.wait_bounds_ns, now - traced._created_ns)
+                self._observe(self._layout.active(traced._record, status), self._layout.wait_bounds_ns, traced._active_ns)
+                self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
         except Exception as failure:  # noqa: BLE001 - never the application's problem
             self._fail(failure)
 
@@ -294,6 +293,13 @@ class Recorder:
     def _observe(self, histogram: int, bounds_ns: tuple[int, ...], duration_ns: int) -> None:
         self._words[histogram] += duration_ns
         self._words[histogram + 1 + bisect_left(bounds_ns, duration_ns)] += 1
+
+    def _end_wait(self, traced: TracedCoroutine, now: int) -> None:
+        if traced._state == NEW:
+            self._observe(self._layout.start_delay, self._layout.segment_bounds_ns, now - traced._created_ns)
+            return
+        self._observe(self._layout.waits(traced._point), self._layout.wait_bounds_ns, now - traced._suspended_ns)
+        self._unlink(traced)
 
     def _enter(self, traced: TracedCoroutine, now: int) -> None:
         """Begin the segment; one that is in progress, whose eager child this is, stands still meanwhile."""

@@ -105,6 +105,38 @@ LOOP_START_DELAY_SECONDS = Metric(
     LOOP,
     "Creation of a task to the start of its first segment: what a newly ready handle waits on this loop.",
 )
+LOOP_TIME_SECONDS = Metric(
+    "asyncio_loop_time_seconds_total",
+    "counter",
+    ("loop", "state"),
+    "Time of the loop inside its selector (idle) and outside (active), the part in progress included. "
+    "On a loop whose selector cannot be timed (uvloop) there is only active: the segments of its tasks.",
+)
+LOOP_ITERATION_SECONDS = Metric(
+    "asyncio_loop_iteration_seconds",
+    "histogram",
+    LOOP,
+    "Active part of one turn of the loop: the delay that a newly ready handle may meet. Empty where the selector cannot be timed (uvloop).",
+)
+LOOP_EVENTS = Metric(
+    "asyncio_loop_events_total", "counter", LOOP, "Events that the selector reported. Absent where it cannot be timed (uvloop)."
+)
+LOOP_EVENTS_WAITING = Metric(
+    "asyncio_loop_events_waiting_total",
+    "counter",
+    LOOP,
+    "Events that were there already when the selector was asked: it did not wait, or came back within 20 microseconds. "
+    "They had waited for the loop. Absent where the selector cannot be timed (uvloop).",
+)
+LOOP_READY_HANDLES = Metric(
+    "asyncio_loop_ready_handles", "gauge", LOOP, "Handles ready to run now. Absent where the loop does not show them (uvloop)."
+)
+LOOP_SCHEDULED_TIMERS = Metric(
+    "asyncio_loop_scheduled_timers",
+    "gauge",
+    LOOP,
+    "Timers set now, cancelled ones that were not yet removed included. Absent where the loop does not show them (uvloop).",
+)
 LOOP_BLOCKING_SECONDS = Metric(
     "asyncio_loop_blocking_seconds_total",
     "counter",
@@ -164,7 +196,13 @@ CATALOGUE: tuple[Metric, ...] = (
     TASK_ACTIVE_SECONDS,
     TASKS,
     TASKS_DESTROYED_PENDING,
+    LOOP_TIME_SECONDS,
+    LOOP_ITERATION_SECONDS,
     LOOP_START_DELAY_SECONDS,
+    LOOP_EVENTS,
+    LOOP_EVENTS_WAITING,
+    LOOP_READY_HANDLES,
+    LOOP_SCHEDULED_TIMERS,
     LOOP_BLOCKING_SECONDS,
     LOOP_HEARTBEAT,
     BUILD_INFO,

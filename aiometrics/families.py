@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aiometrics import catalogue
 from aiometrics.catalogue import Metric
 from aiometrics.clock import SECOND_NS
-from aiometrics.snapshot import EAGER_CHILD, RAISE, RETURN, RUNNING, Histogram, Snapshot
+from aiometrics.snapshot import EAGER_CHILD, RAISE, RETURN, RUNNING, Histogram, Loop, Snapshot
 
 _NO_SEGMENT = frozenset({EAGER_CHILD, RUNNING})
 _NO_WAIT = frozenset({RETURN, RAISE, RUNNING})
@@ -90,9 +90,15 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield catalogue.TASKS, (((entry.coroutine,), entry.live) for entry in coroutines)
     yield catalogue.TASKS_DESTROYED_PENDING, (((entry.coroutine,), entry.destroyed_pending) for entry in coroutines)
 
+    yield catalogue.LOOP_TIME_SECONDS, _loop_times(loops)
+    yield catalogue.LOOP_ITERATION_SECONDS, (((loop.loop,), distribution(loop.iterations)) for loop in loops)
     yield catalogue.LOOP_START_DELAY_SECONDS, (((loop.loop,), distribution(loop.start_delay)) for loop in loops)
+    yield catalogue.LOOP_EVENTS, _known((loop.loop, loop.events) for loop in loops)
+    yield catalogue.LOOP_EVENTS_WAITING, _known((loop.loop, loop.events_waiting) for loop in loops)
+    yield catalogue.LOOP_READY_HANDLES, _known((loop.loop, loop.ready_handles) for loop in loops)
+    yield catalogue.LOOP_SCHEDULED_TIMERS, _known((loop.loop, loop.scheduled_timers) for loop in loops)
     yield catalogue.LOOP_BLOCKING_SECONDS, (((loop.loop,), seconds(loop.blocking_ns)) for loop in loops)
-    yield catalogue.LOOP_HEARTBEAT, (((loop.loop,), seconds(loop.heartbeat_ns)) for loop in loops)
+    yield catalogue.LOOP_HEARTBEAT, (((loop.loop,), seconds(loop.heartbeat_ns)) for loop in loops if loop.heartbeat_ns)
 
     python = (platform.python_implementation(), platform.python_version())
     yield catalogue.BUILD_INFO, [((facts.version, facts.implementation, *python), 1)]
@@ -101,6 +107,18 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield catalogue.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())
     yield catalogue.UNTRACED_TASKS, [((), snapshot.untraced_tasks)]
     yield catalogue.SAMPLE_RATIO, [((), snapshot.sample_ratio)]
+
+
+def _loop_times(loops: Iterable[Loop]) -> Iterator[Row]:
+    for loop in loops:
+        yield (loop.loop, "active"), seconds(loop.active_ns)
+        if loop.idle_ns is not None:
+            yield (loop.loop, "idle"), seconds(loop.idle_ns)
+
+
+def _known(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
+    """Rows of the loops that have the value."""
+    return (((loop,), value) for loop, value in values if value is not None)
 
 
 def seconds(ns: int) -> float:

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiometrics import reader
@@ -21,7 +21,8 @@ from aiometrics.pages import Pages, Slot
 from aiometrics.places import Places
 from aiometrics.recorder import CHOSEN, Implementation
 from aiometrics.seams import CreateTaskSeam, Seam, c_seams, python_seams
-from aiometrics.snapshot import Snapshot
+from aiometrics.snapshot import Loop, Snapshot
+from aiometrics.timing import LoopTiming, RunningLoopSeam, time_turns
 
 PROBE = "instrumentation"
 
@@ -33,6 +34,7 @@ class _Tenant:
     loop: Callable[[], Any]
     recorder: Any
     slot: Slot | None
+    timing: LoopTiming | None = None
 
 
 class Instrumentation:
@@ -120,6 +122,8 @@ class Instrumentation:
         for tenant in self._tenants.values():
             if tenant.recorder is not None:
                 tenant.recorder.retire()
+            if tenant.timing is not None:
+                tenant.timing.remove()
         self._tenants.clear()
         self._departed.clear()
 
@@ -143,10 +147,11 @@ class Instrumentation:
         """What all pages say now."""
         self._sweep()
         now_ns, unix_ns = self._clock(), self._unix_clock()
-        views = [reader.read(_copy(page, now_ns), now_ns, unix_ns) for page in self._pages.all()]
+        pages = self._pages.all()
+        views = [reader.read(_copy(page, now_ns), now_ns, unix_ns) for page in pages]
         return Snapshot(
             taken_ns=unix_ns,
-            loops=tuple(view.loop for view in views),
+            loops=tuple(self._with_queues(page, view.loop) for page, view in zip(pages, views, strict=True)),
             coroutines=reader.merged_coroutines(views),
             yield_points=reader.merged_yield_points(views),
             overflow={**reader.merged_overflow(views), "loop": self._pages.overflow},
@@ -155,10 +160,17 @@ class Instrumentation:
             sample_ratio=1 / self.options.weight,
         )
 
+    def _with_queues(self, page: Page, reading: Loop) -> Loop:
+        """What only the loop itself can tell: how long its queues are now."""
+        loop = next((tenant.loop() for tenant in list(self._tenants.values()) if tenant.slot is not None and tenant.slot.page is page), None)
+        ready, timers = (getattr(loop, name, None) for name in ("_ready", "_scheduled"))
+        return reading if ready is None or timers is None else replace(reading, ready_handles=len(ready), scheduled_timers=len(timers))
+
     def _install(self) -> None:
         if self._seams:
             return
-        for seam in c_seams(self._implementation.core, self.recorder_of) or python_seams(self.trace, self.abandon):
+        running = RunningLoopSeam(self._loop_started, self._loop_stopped)
+        for seam in (running, *(c_seams(self._implementation.core, self.recorder_of) or python_seams(self.trace, self.abandon))):
             seam.install()
             self._seams.append(seam)
 
@@ -188,6 +200,7 @@ class Instrumentation:
         tenant.slot = self._pages.claim(threading.current_thread().name)
         if tenant.slot is not None:
             tenant.recorder = self._recorder(loop, tenant.slot)
+            tenant.timing = self._timing(loop, tenant.slot)
 
     def _wanted(self, loop: Any) -> bool:
         return (self._every_loop or loop in self._chosen) and not loop.is_closed()
@@ -195,6 +208,19 @@ class Instrumentation:
     def _recorder(self, loop: Any, slot: Slot) -> Any:
         blocked = _harm(weakref.ref(loop), slot.page)
         return self._implementation.recorder(slot.page, slot.directory, self.faults, clock=self._clock, blocked=blocked)
+
+    def _timing(self, loop: Any, slot: Slot) -> LoopTiming | None:
+        return time_turns(loop, lambda: self._implementation.turns(slot.page, self._clock, self.faults))
+
+    def _loop_started(self, loop: Any) -> None:
+        tenant = self._tenants.get(id(loop))
+        if tenant is not None and tenant.timing is not None:
+            tenant.timing.started()
+
+    def _loop_stopped(self, loop: Any) -> None:
+        tenant = self._tenants.get(id(loop))
+        if tenant is not None and tenant.timing is not None:
+            tenant.timing.stopped()
 
     def _gone(self, number: int) -> None:
         """The loop was collected. Garbage collection may run anywhere, so this takes no lock; the next sweep does the rest."""
@@ -218,6 +244,8 @@ class Instrumentation:
     def _evict(self, tenant: _Tenant) -> None:
         if tenant.recorder is not None:
             tenant.recorder.retire()
+        if tenant.timing is not None:
+            tenant.timing.remove()
         if tenant.slot is not None:
             self._pages.release(tenant.slot)
 
@@ -228,7 +256,7 @@ class Instrumentation:
 
 def _copy(page: Page, now_ns: int) -> bytes:
     page.look(now_ns)
-    return bytes(page.memory)
+    return page.copy()
 
 
 def _reference(loop: Any, gone: Callable[[Any], None]) -> Callable[[], Any]:

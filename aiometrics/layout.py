@@ -50,12 +50,22 @@ HEADER = _numbered(
     "overflow_string",
 )
 LOOP = _numbered(
+    "sequence",  # odd while the writer is at work: what a reader copies then does not add up
     "segment_since_ns",  # when the segment in progress began, moved up by the time of its eager children; 0 if none
     "segment_coroutine",
     "segment_counted_ns",  # what of it was counted under (running) before an eager child interrupted it
     "looked_ns",  # when a reader last counted the segment in progress as blocking: the only word readers write
     "blocking_ns",
+    "timed",  # 1 once the loop's selector is timed; the words below stay 0 until then
+    "turn_since_ns",  # when the active part of the turn in progress began, 0 in the selector
+    "poll_since_ns",  # when the selector was entered, 0 outside
+    "active_ns",
+    "idle_ns",
+    "events",
+    "events_waiting",
 )
+#: What a page goes on from when another loop takes it over; everything else of the loop record is true only of the moment.
+LOOP_COUNTERS = frozenset({"sequence", "blocking_ns", "active_ns", "idle_ns", "events", "events_waiting"})
 COROUTINE = _numbered("name", "created", "live", "destroyed_pending", "running_ns")
 YIELD_POINT = _numbered("coroutine", "yield_point", "awaits", "blocking_ns", "inflicted_wait_ns", "suspended", "oldest_ns")
 
@@ -95,9 +105,14 @@ class Layout:
         return self.loop + len(LOOP)
 
     @cached_property
+    def iterations(self) -> int:
+        """The loop's histogram of the active parts of its turns, in segment buckets."""
+        return self.start_delay + self.segment_words
+
+    @cached_property
     def coroutines(self) -> int:
         """Where the coroutine records start."""
-        return self.start_delay + self.segment_words
+        return self.iterations + self.segment_words
 
     @cached_property
     def coroutine_words(self) -> int:

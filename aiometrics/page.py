@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 
-from aiometrics.layout import COROUTINE, HEADER, LOOP, LOOP_NAME_BYTES, MAGIC, VERSION, WORD, YIELD_POINT, Layout, pending_ns
+from aiometrics.layout import COROUTINE, HEADER, LOOP, LOOP_COUNTERS, LOOP_NAME_BYTES, MAGIC, VERSION, WORD, YIELD_POINT, Layout, pending_ns
 from aiometrics.snapshot import OTHER
 
 _STRING_SHIFT = 32
+#: How often, and how far apart, a copy is tried while the writer is at work.
+_COPIES, _COPY_PAUSE_SECONDS = 50, 100e-6
+
+
+class _Writing:
+    """Keeps the sequence of a page odd while it is entered."""
+
+    __slots__ = ("_sequence", "_words")
+
+    def __init__(self, words: memoryview[int], sequence: int) -> None:
+        self._words = words
+        self._sequence = sequence
+
+    def __enter__(self) -> None:
+        self._words[self._sequence] += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._words[self._sequence] += 1
 
 
 class Page:
@@ -22,6 +42,9 @@ class Page:
         self.memory = bytearray(layout.size)
         self.words = memoryview(self.memory)[: layout.strings * WORD].cast("q")
         self._refs: dict[str, int] = {}
+        self._sequence = layout.loop + LOOP["sequence"]
+        #: ``with page.writing:`` marks the page as not adding up meanwhile, see :meth:`copy`.
+        self.writing = _Writing(self.words, self._sequence)
         header = {
             "version": VERSION,
             "size": layout.size,
@@ -49,6 +72,16 @@ class Page:
             self.words[self.layout.yield_point(0) + YIELD_POINT[field]] = other
         self.words[HEADER["coroutines"]] = self.words[HEADER["yield_points"]] = 1
 
+    def copy(self) -> bytes:
+        """All bytes at a moment when they add up, or as they are if that does not come soon. For any thread."""
+        start = self._sequence * WORD
+        for _ in range(_COPIES):
+            data = bytes(self.memory)
+            if not int.from_bytes(data[start : start + WORD], sys.byteorder) & 1:
+                break
+            time.sleep(_COPY_PAUSE_SECONDS)
+        return data
+
     def open(self, loop_name: str) -> None:
         """Start to write for a loop; counters of an earlier loop on this page go on."""
         data = loop_name.encode("utf-8", "backslashreplace")[:LOOP_NAME_BYTES]
@@ -62,7 +95,7 @@ class Page:
         words, layout = self.words, self.layout
         self.settle()
         words[HEADER["live"]] = 0
-        for field in LOOP.keys() - {"blocking_ns"}:
+        for field in LOOP.keys() - LOOP_COUNTERS:
             words[layout.loop + LOOP[field]] = 0
         for number in range(words[HEADER["coroutines"]]):
             words[layout.coroutine(number) + COROUTINE["live"]] = 0

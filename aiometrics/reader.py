@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 
 from aiometrics.catalogue import STATUSES
 from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, VERSION, WORD, YIELD_POINT, Layout, pending_ns
-from aiometrics.snapshot import RUNNING, Coroutine, Histogram, Loop, Running, YieldPoint
+from aiometrics.snapshot import CALLBACK, RUNNING, Coroutine, Histogram, Loop, Running, YieldPoint
 
 _MAX_BOUNDS = 64
 _MAX_RECORDS = 1_000_000
@@ -83,10 +83,10 @@ class _Decoder:
         base = self._layout.strings * WORD + start
         return self._data[base : base + length].decode("utf-8", "replace")
 
-    def _histogram(self, start: int, bounds_ns: tuple[int, ...]) -> Histogram:
+    def _histogram(self, start: int, bounds_ns: tuple[int, ...], weight: int) -> Histogram:
         words = self._words[start : start + len(bounds_ns) + 2].tolist()
-        if self._weight != 1:
-            words = [word * self._weight for word in words]
+        if weight != 1:
+            words = [word * weight for word in words]
         return Histogram(bounds_ns, tuple(words[1:]), words[0])
 
     def _pending_ns(self) -> int:
@@ -94,16 +94,38 @@ class _Decoder:
         return pending_ns(since, counted, looked, self._header("blocking_threshold_ns"))
 
     def _loop_record(self, names: tuple[str, ...]) -> Loop:
+        layout, bounds_ns = self._layout, self._layout.segment_bounds_ns
         since = self._loop("segment_since_ns")
-        running = Running(self._running_name(names), self._now_ns - since) if since else None
-        heartbeat_ns = (since or self._now_ns) + self._unix_offset_ns
+        timed = bool(self._loop("timed"))
         return Loop(
             self._text(self._header("loop_name")),
-            self._histogram(self._layout.start_delay, self._layout.segment_bounds_ns),
-            (self._loop("blocking_ns") + self._pending_ns()) * self._weight,
-            heartbeat_ns if self._header("live") else 0,
-            running,
+            self._histogram(layout.start_delay, bounds_ns, self._weight),
+            self._loop("blocking_ns") + self._pending_ns(),
+            self._heartbeat_ns(),
+            Running(self._running_name(names), self._now_ns - since) if since else None,
+            self._histogram(layout.iterations, bounds_ns, 1),
+            self._loop("active_ns") + self._elapsed_ns("turn_since_ns") if timed else self._owned_ns(),
+            self._loop("idle_ns") + self._elapsed_ns("poll_since_ns") if timed else None,
+            self._loop("events") if timed else None,
+            self._loop("events_waiting") if timed else None,
         )
+
+    def _elapsed_ns(self, field: str) -> int:
+        since = self._loop(field)
+        return max(0, self._now_ns - since) if since else 0
+
+    def _owned_ns(self) -> int:
+        """What the loop did for tasks, as an estimate where not all of them are traced: all that is known of a loop without a selector."""
+        points = range(self._used["yield_points"])
+        return (sum(self._words[self._layout.segments(number)] for number in points) + self._elapsed_ns("segment_since_ns")) * self._weight
+
+    def _heartbeat_ns(self) -> int:
+        """When the loop last showed life: now if it is idle; else when its turn, or where turns are not timed its segment, began."""
+        turn, poll = self._loop("turn_since_ns"), self._loop("poll_since_ns")
+        if not self._header("live") or (self._loop("timed") and not turn and not poll):
+            return 0
+        busy_since = turn if self._loop("timed") else self._loop("segment_since_ns")
+        return (busy_since or self._now_ns) + self._unix_offset_ns
 
     def _running_name(self, names: tuple[str, ...]) -> str:
         number = self._loop("segment_coroutine")
@@ -118,8 +140,8 @@ class _Decoder:
             self._coroutine(number, "created") * self._weight,
             self._coroutine(number, "live") * self._weight,
             self._coroutine(number, "destroyed_pending") * self._weight,
-            {status: self._histogram(layout.wall(number, code), bounds_ns) for code, status in enumerate(STATUSES)},
-            {status: self._histogram(layout.active(number, code), bounds_ns) for code, status in enumerate(STATUSES)},
+            {status: self._histogram(layout.wall(number, code), bounds_ns, self._weight) for code, status in enumerate(STATUSES)},
+            {status: self._histogram(layout.active(number, code), bounds_ns, self._weight) for code, status in enumerate(STATUSES)},
         )
 
     def _yield_point(self, number: int, names: tuple[str, ...]) -> YieldPoint:
@@ -127,15 +149,16 @@ class _Decoder:
         coroutine, yield_point, awaits, blocking, inflicted, suspended, oldest = self._words[start : start + len(YIELD_POINT)].tolist()
         if not 0 <= coroutine < len(names):
             raise PageError(f"yield point {number} belongs to coroutine {coroutine}, but there are {len(names)}")
+        weight = self._weight_of(names[coroutine])
         return YieldPoint(
             names[coroutine],
             self._text(yield_point),
             self._text(awaits),
-            self._histogram(layout.segments(number), layout.segment_bounds_ns),
-            self._histogram(layout.waits(number), layout.wait_bounds_ns),
-            blocking * self._weight,
-            inflicted * self._weight,
-            suspended * self._weight,
+            self._histogram(layout.segments(number), layout.segment_bounds_ns, weight),
+            self._histogram(layout.waits(number), layout.wait_bounds_ns, weight),
+            blocking * weight,
+            inflicted * weight,
+            suspended * weight,
             oldest + self._unix_offset_ns if oldest else 0,
         )
 
@@ -145,7 +168,11 @@ class _Decoder:
             running_ns = self._coroutine(number, "running_ns") + (pending_ns if number == current else 0)
             if running_ns:
                 segments, waits = (_empty(bounds) for bounds in (layout.segment_bounds_ns, layout.wait_bounds_ns))
-                yield YieldPoint(name, RUNNING, RUNNING, segments, waits, running_ns * self._weight, 0, 0, 0)
+                yield YieldPoint(name, RUNNING, RUNNING, segments, waits, running_ns * self._weight_of(name), 0, 0, 0)
+
+    def _weight_of(self, coroutine: str) -> int:
+        """How often a record counts: tasks may be sampled, callbacks never are."""
+        return 1 if coroutine == CALLBACK else self._weight
 
 
 def _layout_of(data: bytes) -> Layout:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiometrics import _twin
+from aiometrics.turns import Turns
 
 logger = logging.getLogger("aiometrics")
 
@@ -16,15 +17,16 @@ _OFF = frozenset({"", "0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """One of the twins: the class that records a loop, the class that stands for a coroutine, and the C module, if any."""
+    """One of the twins: what records a loop's tasks, what stands for a coroutine, what times a loop's turns, and the C module, if any."""
 
     name: str
     recorder: Any
     traced: type
+    turns: Any
     core: Any = None
 
 
-PYTHON = Implementation("python", _twin.Recorder, _twin.TracedCoroutine)
+PYTHON = Implementation("python", _twin.Recorder, _twin.TracedCoroutine, Turns)
 
 
 def _c() -> Implementation | None:
@@ -37,7 +39,7 @@ def _c() -> Implementation | None:
     except ImportError as error:
         logger.info("the recorder runs in Python, which costs microseconds per step: the C core does not load: %s", error)
         return None
-    return Implementation("c", _core.Recorder, _core.TracedCoroutine, _core)
+    return Implementation("c", _core.Recorder, _core.TracedCoroutine, _core.Turns, _core)
 
 
 IMPLEMENTATIONS = {found.name: found for found in (PYTHON, _c()) if found is not None}

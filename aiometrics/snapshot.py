@@ -9,6 +9,8 @@ from operator import add
 #: Pseudo yield points: where a segment ends, or a wait happens, without an await of the application.
 RETURN, RAISE, EAGER_CHILD, RUNNING = "(return)", "(raise)", "(eager child)", "(running)"
 OTHER = "(other)"
+#: The pseudo coroutine of callbacks that are no steps of tasks.
+CALLBACK = "(callback)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,20 @@ class Loop:
     loop: str
     start_delay: Histogram
     blocking_ns: int
-    #: Unix time in ns.
+    #: Unix time in ns, 0 if the loop does not run.
     heartbeat_ns: int
     running: Running | None
+    #: The active parts of the turns; empty on a loop whose selector cannot be timed (uvloop).
+    iterations: Histogram
+    #: Outside and inside the selector, the part in progress included; on a loop whose selector cannot be timed, what has an owner, and None.
+    active_ns: int
+    idle_ns: int | None
+    #: Events of the selector, and those that were there already when it was asked; None if it cannot be timed.
+    events: int | None
+    events_waiting: int | None
+    #: Handles ready to run and timers set now; None where the loop does not show them, or is gone.
+    ready_handles: int | None = None
+    scheduled_timers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 #include "hook.h"
 #include "recorder.h"
+#include "turns.h"
 
 static PyMethodDef methods[] = {
     {"hook", hook_install, METH_VARARGS, "hook(task_type, lookup): trace each new task of that type whose loop lookup(loop) has a recorder for."},
@@ -21,11 +22,19 @@ static const Offset offsets[] = {
     {"HEADER", "max_yield_points", HEADER_MAX_YIELD_POINTS},
     {"HEADER", "weight", HEADER_WEIGHT},
     {"HEADER", "blocking_threshold_ns", HEADER_BLOCKING_THRESHOLD_NS},
+    {"LOOP", "sequence", LOOP_SEQUENCE},
     {"LOOP", "segment_since_ns", LOOP_SEGMENT_SINCE_NS},
     {"LOOP", "segment_coroutine", LOOP_SEGMENT_COROUTINE},
     {"LOOP", "segment_counted_ns", LOOP_SEGMENT_COUNTED_NS},
     {"LOOP", "looked_ns", LOOP_LOOKED_NS},
     {"LOOP", "blocking_ns", LOOP_BLOCKING_NS},
+    {"LOOP", "timed", LOOP_TIMED},
+    {"LOOP", "turn_since_ns", LOOP_TURN_SINCE_NS},
+    {"LOOP", "poll_since_ns", LOOP_POLL_SINCE_NS},
+    {"LOOP", "active_ns", LOOP_ACTIVE_NS},
+    {"LOOP", "idle_ns", LOOP_IDLE_NS},
+    {"LOOP", "events", LOOP_EVENTS},
+    {"LOOP", "events_waiting", LOOP_EVENTS_WAITING},
     {"COROUTINE", "name", COROUTINE_NAME},
     {"COROUTINE", "created", COROUTINE_CREATED},
     {"COROUTINE", "live", COROUTINE_LIVE},
@@ -66,7 +75,7 @@ add_layout(PyObject *module)
 static int
 execute(PyObject *module)
 {
-    if (locate_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0) {
+    if (locate_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 || turns_init_module(module) < 0) {
         return -1;
     }
     return add_layout(module);

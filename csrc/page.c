@@ -33,7 +33,8 @@ parts_open(Page *page, PyObject *layout, int64_t *words)
 {
     page->loop = part(layout, "loop", words);
     page->start_delay = page->loop ? part(layout, "start_delay", words) : NULL;
-    page->coroutines = page->start_delay ? part(layout, "coroutines", words) : NULL;
+    page->iterations = page->start_delay ? part(layout, "iterations", words) : NULL;
+    page->coroutines = page->iterations ? part(layout, "coroutines", words) : NULL;
     page->points = page->coroutines ? part(layout, "yield_points", words) : NULL;
     int64_t *bounds = page->points ? part(layout, "bounds", words) : NULL;
     if (bounds == NULL || bounds_open(&page->segment, bounds, words[HEADER_SEGMENT_BOUNDS]) < 0 ||

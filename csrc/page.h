@@ -3,6 +3,7 @@
 #define AIOMETRICS_PAGE_H
 
 #include <Python.h>
+#include <stdatomic.h>
 #include <stdint.h>
 
 #define MAX_BOUNDS 64
@@ -10,7 +11,8 @@
 
 enum { HEADER_SEGMENT_BOUNDS = 5, HEADER_WAIT_BOUNDS, HEADER_MAX_COROUTINES, HEADER_MAX_YIELD_POINTS, HEADER_WEIGHT = 13,
        HEADER_BLOCKING_THRESHOLD_NS };
-enum { LOOP_SEGMENT_SINCE_NS, LOOP_SEGMENT_COROUTINE, LOOP_SEGMENT_COUNTED_NS, LOOP_LOOKED_NS, LOOP_BLOCKING_NS };
+enum { LOOP_SEQUENCE, LOOP_SEGMENT_SINCE_NS, LOOP_SEGMENT_COROUTINE, LOOP_SEGMENT_COUNTED_NS, LOOP_LOOKED_NS, LOOP_BLOCKING_NS,
+       LOOP_TIMED, LOOP_TURN_SINCE_NS, LOOP_POLL_SINCE_NS, LOOP_ACTIVE_NS, LOOP_IDLE_NS, LOOP_EVENTS, LOOP_EVENTS_WAITING };
 enum { COROUTINE_NAME, COROUTINE_CREATED, COROUTINE_LIVE, COROUTINE_DESTROYED_PENDING, COROUTINE_RUNNING_NS, COROUTINE_SCALARS };
 enum { POINT_COROUTINE, POINT_YIELD_POINT, POINT_AWAITS, POINT_BLOCKING_NS, POINT_INFLICTED_WAIT_NS, POINT_SUSPENDED,
        POINT_OLDEST_NS, POINT_SCALARS };
@@ -25,6 +27,7 @@ typedef struct {
     Py_buffer buffer;
     int64_t *loop;
     int64_t *start_delay;
+    int64_t *iterations;
     int64_t *coroutines;
     int64_t *points;
     Py_ssize_t coroutine_words;
@@ -39,6 +42,21 @@ typedef struct {
 
 int page_open(Page *page, PyObject *object);
 void page_close(Page *page);
+
+/* Between page_begin and page_end the page does not add up, which a reader sees by the odd sequence. */
+static inline void
+page_begin(const Page *page)
+{
+    page->loop[LOOP_SEQUENCE] += 1;
+    atomic_thread_fence(memory_order_release);
+}
+
+static inline void
+page_end(const Page *page)
+{
+    atomic_thread_fence(memory_order_release);
+    page->loop[LOOP_SEQUENCE] += 1;
+}
 
 static inline void
 observe(int64_t *histogram, const Bounds *bounds, int64_t duration_ns)

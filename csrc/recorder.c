@@ -1,14 +1,13 @@
 #include "chain.h"
+#include "clock.h"
 #include "recorder.h"
 
 #include <structmember.h>
-#include <time.h>
 
-#define SECOND_NS INT64_C(1000000000)
 #define SEED UINT64_C(0x9E3779B97F4A7C15)
 
 PyTypeObject *recorder_type;
-static PyObject *cancelled_error, *iscoroutine, *system_clock;
+static PyObject *cancelled_error, *iscoroutine;
 static const char *const pseudo_names[PSEUDO_POINTS] = {"(return)", "(raise)", "(eager child)"};
 
 /* The exception that the application has in flight, put aside while Python runs for us. */
@@ -78,32 +77,6 @@ fail(Recorder *self)
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(traceback);
-}
-
-static int
-read_given_clock(Recorder *self, int64_t *now)
-{
-    PyObject *reading = PyObject_CallNoArgs(self->clock);
-    if (reading == NULL) {
-        return -1;
-    }
-    *now = PyLong_AsLongLong(reading);
-    Py_DECREF(reading);
-    return *now == -1 && PyErr_Occurred() ? -1 : 0;
-}
-
-static inline int
-read_clock(Recorder *self, int64_t *now)
-{
-    if (self->clock != NULL) {
-        return read_given_clock(self, now);
-    }
-#ifdef CLOCK_MONOTONIC
-    struct timespec reading;
-    (void)clock_gettime(CLOCK_MONOTONIC, &reading);
-    *now = (int64_t)reading.tv_sec * SECOND_NS + reading.tv_nsec;
-#endif
-    return 0;
 }
 
 int32_t
@@ -270,10 +243,11 @@ recorder_resume(Recorder *self, Traced *traced)
         return 0;
     }
     int64_t now;
-    if (read_clock(self, &now) < 0) {
+    if (clock_read(self->clock, &now) < 0) {
         fail(self);
         return 0;
     }
+    page_begin(&self->page);
     if (traced->state == NEW) {
         observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
     }
@@ -282,6 +256,7 @@ recorder_resume(Recorder *self, Traced *traced)
         unlink_waiting(self, traced);
     }
     enter(self, traced, now);
+    page_end(&self->page);
     return 1;
 }
 
@@ -289,18 +264,23 @@ static int
 suspend(Recorder *self, Traced *traced, PyObject *yielded)
 {
     int64_t now;
-    if (read_clock(self, &now) < 0) {
+    if (clock_read(self->clock, &now) < 0) {
         return -1;
     }
     int32_t point = locate(self, traced, yielded);
-    if (point < 0 || finish_segment(self, traced, point, now) < 0) {
+    if (point < 0) {
         return -1;
     }
-    traced->state = SUSPENDED;
-    traced->point = point;
-    traced->since_ns = now;
-    link_waiting(self, traced);
-    return 0;
+    page_begin(&self->page);
+    int result = finish_segment(self, traced, point, now);
+    if (result == 0) {
+        traced->state = SUSPENDED;
+        traced->point = point;
+        traced->since_ns = now;
+        link_waiting(self, traced);
+    }
+    page_end(&self->page);
+    return result;
 }
 
 void
@@ -315,17 +295,20 @@ static int
 end(Recorder *self, Traced *traced, Status status)
 {
     int64_t now;
-    if (read_clock(self, &now) < 0) {
+    if (clock_read(self->clock, &now) < 0) {
         return -1;
     }
     int32_t point = pseudo_point(self, traced->record, status == COMPLETED ? AT_RETURN : AT_RAISE);
-    if (point < 0 || finish_segment(self, traced, point, now) < 0) {
+    if (point < 0) {
         return -1;
     }
+    page_begin(&self->page);
+    int result = finish_segment(self, traced, point, now);
     observe(page_wall(&self->page, traced->record, (int)status), &self->page.wait, now - traced->created_ns);
     observe(page_active(&self->page, traced->record, (int)status), &self->page.wait, traced->active_ns);
     page_coroutine(&self->page, traced->record)[COROUTINE_LIVE] -= 1;
-    return 0;
+    page_end(&self->page);
+    return result;
 }
 
 void
@@ -413,7 +396,7 @@ trace(Recorder *self, PyObject *coro)
 {
     int32_t record = record_of(self, coro);
     int64_t now;
-    if (record < 0 || read_clock(self, &now) < 0) {
+    if (record < 0 || clock_read(self->clock, &now) < 0) {
         return NULL;
     }
     PyObject *traced = traced_new(coro, self, record, now);
@@ -495,12 +478,6 @@ tables_open(Recorder *self)
 }
 
 static PyObject *
-unless(PyObject *given, PyObject *usual)
-{
-    return given == NULL || given == usual ? NULL : Py_NewRef(given);
-}
-
-static PyObject *
 recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"page", "directory", "faults", "clock", "blocked", NULL};
@@ -519,12 +496,8 @@ recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->page_object = Py_NewRef(page);
     self->directory = Py_NewRef(directory);
     self->faults = Py_NewRef(faults);
-#ifdef CLOCK_MONOTONIC
-    self->clock = unless(clock, system_clock);
-#else
-    self->clock = Py_NewRef(clock == NULL ? system_clock : clock);
-#endif
-    self->blocked = unless(blocked, Py_None);
+    self->clock = clock_kept(clock);
+    self->blocked = blocked == NULL || blocked == Py_None ? NULL : Py_NewRef(blocked);
     self->draw = SEED;
     if (tables_open(self) < 0) {
         Py_DECREF(self);
@@ -653,8 +626,7 @@ recorder_init_module(PyObject *module)
 {
     cancelled_error = import_from("asyncio.exceptions", "CancelledError");
     iscoroutine = cancelled_error == NULL ? NULL : import_from("asyncio.coroutines", "iscoroutine");
-    system_clock = iscoroutine == NULL ? NULL : import_from("aiometrics.clock", "monotonic");
-    if (system_clock == NULL) {
+    if (iscoroutine == NULL || clock_init() < 0) {
         return -1;
     }
     recorder_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &recorder_spec, NULL);

@@ -1,0 +1,79 @@
+"""Puts the timing of turns into a loop that shows its selector, and takes it out again."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import events
+from collections.abc import Callable
+from typing import Any
+
+from aiometrics.turns import Turns
+
+
+class LoopTiming:
+    """The timed ``select`` of one loop's selector; :meth:`remove` puts the loop's own back, unless somebody has replaced it since."""
+
+    def __init__(self, loop: asyncio.BaseEventLoop, turns: Turns) -> None:
+        self._turns = turns
+        self._selector: Any = loop._selector  # type: ignore[attr-defined]
+        self._own = vars(self._selector).get("select")
+        self._timed = turns.timed(self._selector.select)
+        self._selector.select = self._timed
+        if loop.is_running():
+            turns.start()
+
+    def started(self) -> None:
+        """The loop begins to run."""
+        self._turns.start()
+
+    def stopped(self) -> None:
+        """The loop stops running, and may do so for long: that is neither active nor idle."""
+        self._turns.stop()
+
+    def remove(self) -> None:
+        """Time no more."""
+        self._turns.retire()
+        if vars(self._selector).get("select") is not self._timed:
+            return
+        if self._own is None:
+            del self._selector.select
+        else:
+            self._selector.select = self._own
+
+
+def time_turns(loop: Any, turns: Callable[[], Turns]) -> LoopTiming | None:
+    """Time the turns of ``loop`` if it is one of asyncio's, whose selector can be got at; uvloop has none."""
+    selector = getattr(loop, "_selector", None) if isinstance(loop, asyncio.BaseEventLoop) else None
+    if not hasattr(selector, "__dict__") or not hasattr(selector, "select"):
+        return None
+    return LoopTiming(loop, turns())
+
+
+class RunningLoopSeam:
+    """The function by which asyncio's loops say that they begin, or stop, to run in a thread.
+
+    ``started`` and ``stopped`` are told of each loop; they must not raise.
+    """
+
+    def __init__(self, started: Callable[[Any], None], stopped: Callable[[Any], None]) -> None:
+        self._started = started
+        self._stopped = stopped
+        self._original = events._set_running_loop
+        self._wrapper = self._set_running_loop
+
+    def _set_running_loop(self, loop: Any, /) -> None:
+        before = events._get_running_loop()
+        self._original(loop)
+        if before is not None and before is not loop:
+            self._stopped(before)
+        if loop is not None and loop is not before:
+            self._started(loop)
+
+    def install(self) -> None:
+        """Put it in place."""
+        events._set_running_loop = self._wrapper
+
+    def remove(self) -> None:
+        """Restore the function; where somebody has since replaced it in turn, leave this one, without effect."""
+        if events._set_running_loop is self._wrapper:
+            events._set_running_loop = self._original
