@@ -116,9 +116,9 @@ def running(*program: str | Path, announces: Collection[str]) -> Iterator[str]:
 def demo() -> Iterator[str]:
     """The address of the metrics of a demo with all faults."""
     with running(
-        sys.executable, "-m", "aiometrics", "demo", "--port", "0", "--every", "3600", announces=["metrics", "\nfaults"]
+        sys.executable, "-m", "aiometrics", "demo", "--port", "0", "--every", "3600", announces=["metrics  ", "\nfaults"]
     ) as printed:
-        yield printed.split("metrics")[1].split()[0]
+        yield printed.split("metrics  ")[1].split()[0]
 
 
 @pytest.fixture(scope="module")
