@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from aiometrics.callbacks import identity
 from aiometrics.chain import awaited_by, code_of, frame_of, opaque
 from aiometrics.clock import Clock, monotonic
 from aiometrics.directory import Directory
@@ -171,6 +172,7 @@ class Recorder:
         self._weight = page.words[HEADER["weight"]]
         self._draw = _SEED
         self._current: TracedCoroutine | None = None
+        self._callbacks: int | None = None
         self._records: dict[types.CodeType, int] = {}
         self._kinds: dict[types.CodeType, int] = {}
         self._points: dict[tuple[Any, ...], int] = {}
@@ -244,6 +246,35 @@ class Recorder:
                 self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
         except Exception as failure:  # noqa: BLE001 - never the application's problem
             self._fail(failure)
+
+    def enter_callback(self) -> TracedCoroutine | None:
+        """A callback begins that is no step of a task; ``None`` if it is not to be timed."""
+        if self.retired:
+            return None
+        try:
+            if self._callbacks is None:
+                self._callbacks = self._directory.callbacks()
+            now = self._clock()
+            traced = TracedCoroutine(None, self, self._callbacks, now)
+            with self.page.writing:
+                self._enter(traced, now)
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self._fail(error)
+            return None
+        return traced
+
+    def leave_callback(self, traced: TracedCoroutine, callback: Any) -> None:
+        """The callback is over."""
+        traced._state = DONE
+        if self.retired:
+            return
+        try:
+            now = self._clock()
+            point = self._callback_point(traced._record, callback)
+            with self.page.writing:
+                self._finish_segment(traced, point, now)
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self._fail(error)
 
     def lose(self, traced: TracedCoroutine) -> None:
         """The coroutine is garbage, and was not done."""
@@ -384,6 +415,14 @@ class Recorder:
         point = self._points.get(key)
         if point is None:
             point = self._directory.yield_point(traced._record, owner, callee, yielded)
+            _keep(self._points, key, point)
+        return point
+
+    def _callback_point(self, record: int, callback: Any) -> int:
+        key = (record, *identity(callback))
+        point = self._points.get(key)
+        if point is None:
+            point = self._directory.callback(record, callback)
             _keep(self._points, key, point)
         return point
 

@@ -14,6 +14,7 @@ from aiometrics import reader
 from aiometrics.census import untraced_tasks
 from aiometrics.clock import Clock, monotonic
 from aiometrics.faults import Faults
+from aiometrics.handles import HandleSeam
 from aiometrics.layout import YIELD_POINT, of_seconds
 from aiometrics.options import Options
 from aiometrics.page import Page
@@ -169,8 +170,9 @@ class Instrumentation:
     def _install(self) -> None:
         if self._seams:
             return
-        running = RunningLoopSeam(self._loop_started, self._loop_stopped)
-        for seam in (running, *(c_seams(self._implementation.core, self.recorder_of) or python_seams(self.trace, self.abandon))):
+        core = self._implementation.core
+        tasks = c_seams(core, self.recorder_of) or python_seams(self.trace, self.abandon)
+        for seam in (*tasks, HandleSeam(core, self.recorder_of), RunningLoopSeam(self._loop_started, self._loop_stopped)):
             seam.install()
             self._seams.append(seam)
 

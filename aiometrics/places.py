@@ -82,10 +82,10 @@ def _module_of(obj: Any) -> str:
 
 def _qualname_of(obj: Any) -> str:
     code = code_of(obj)
-    return code.co_qualname if code is not None else _type_name(type(obj))
+    return code.co_qualname if code is not None else type_name(type(obj))
 
 
-def _type_name(kind: type) -> str:
+def type_name(kind: type) -> str:
     package, name = _package_of(kind), type_names(kind)[1]
     return name if package in ("_asyncio", "builtins") else f"{package}.{name}"
 
@@ -94,7 +94,7 @@ def _package_of(kind: type) -> str:
     return type_names(kind)[0].partition(".")[0]
 
 
-def _relative_path(code: CodeType, module: str) -> str:
+def relative_path(code: CodeType, module: str) -> str:
     """The file as seen from the import root: as many components as the module has, and ``__init__.py`` one more."""
     parts = code.co_filename.replace(os.sep, "/").split("/")
     depth = (_main_module() if module == "__main__" else module).count(".") + 1
@@ -147,7 +147,7 @@ class Places:
             return self._foreign(owner)
         # Cython's frames know no line, or only the first.
         line = frame.f_lineno or code.co_firstlineno
-        return f"{_relative_path(code, _module_of(owner))}:{line} {code.co_qualname}"
+        return f"{relative_path(code, _module_of(owner))}:{line} {code.co_qualname}"
 
     def awaits(self, callee: Any, yielded: Any) -> str:
         """What a yield point waits for: the top-level package and qualified name of ``callee``, the awaitable below the frame.
@@ -159,7 +159,7 @@ class Places:
         if code_of(callee) is not None:
             return f"{_module_of(callee).partition('.')[0]}.{_qualname_of(callee)}"
         if type_names(type(callee)) == ("_asyncio", "FutureIter"):
-            return _type_name(type(yielded))
+            return type_name(type(yielded))
         return self._foreign(callee)
 
     def _wrapped_variable(self, root: Any) -> str | None:
@@ -180,4 +180,4 @@ class Places:
     def _foreign(obj: Any) -> str:
         """A name for an awaitable without Python code: its own qualified name if its type (Cython's) stores one, else its type's."""
         name = peek(obj, "__qualname__")
-        return f"{_package_of(type(obj))}.{name}" if isinstance(name, str) else _type_name(type(obj))
+        return f"{_package_of(type(obj))}.{name}" if isinstance(name, str) else type_name(type(obj))

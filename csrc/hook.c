@@ -1,7 +1,5 @@
 #include "hook.h"
 
-#include "recorder.h"
-
 #define CACHED_LOOPS 16
 
 /* A slot of a type belongs to the process, and so does what stands in it: one hook for all. */
@@ -26,11 +24,12 @@ cache_clear(void)
     }
 }
 
-/* The recorder of a loop: a new reference, or NULL if the loop is not traced. lookup reports its own errors; the only exception that can
-   come out of it is an interrupt of the application. */
-static Recorder *
-recorder_of(PyObject *loop)
+Recorder *
+hook_recorder_of(PyObject *loop)
 {
+    if (hook.lookup == NULL) {
+        return NULL;
+    }
     size_t place = ((uintptr_t)loop >> 6) % CACHED_LOOPS;
     Recorder *known = hook.cache[place].recorder;
     if (hook.cache[place].loop == loop && known != NULL && !known->retired) {
@@ -109,7 +108,7 @@ hooked_init(PyObject *task, PyObject *args, PyObject *kwargs)
         return kwargs == NULL ? hook.original(task, args, kwargs) : init_with_keyword(task, kwargs);
     }
     PyObject *loop = kwargs == NULL ? NULL : PyDict_GetItemWithError(kwargs, hook.loop_name);
-    Recorder *recorder = recorder_of(loop == NULL ? Py_None : loop);
+    Recorder *recorder = hook_recorder_of(loop == NULL ? Py_None : loop);
     if (recorder == NULL) {
         return PyErr_Occurred() ? -1 : hook.original(task, args, kwargs);
     }

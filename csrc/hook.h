@@ -3,11 +3,15 @@
 #ifndef AIOMETRICS_HOOK_H
 #define AIOMETRICS_HOOK_H
 
-#include <Python.h>
+#include "recorder.h"
 
 /* hook(task_type, lookup): from now on lookup(loop) names the Recorder, or None, for each new task's loop. */
 PyObject *hook_install(PyObject *module, PyObject *args);
 /* unhook(): everything as it was. */
 PyObject *hook_remove(PyObject *module, PyObject *ignored);
+
+/* The recorder of a loop: a new reference, or NULL if the loop is not traced. lookup reports its own errors; the only exception that can
+   come out of it is an interrupt of the application. */
+Recorder *hook_recorder_of(PyObject *loop);
 
 #endif

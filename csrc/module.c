@@ -1,3 +1,4 @@
+#include "handle.h"
 #include "hook.h"
 #include "recorder.h"
 #include "turns.h"
@@ -5,6 +6,8 @@
 static PyMethodDef methods[] = {
     {"hook", hook_install, METH_VARARGS, "hook(task_type, lookup): trace each new task of that type whose loop lookup(loop) has a recorder for."},
     {"unhook", hook_remove, METH_NOARGS, "unhook(): construct tasks as if nothing had been."},
+    {"handle_run", handle_make_run, METH_VARARGS, "handle_run(Handle, original, failed): what stands in place of Handle._run."},
+    {"reraise", handle_reraise, METH_VARARGS, "reraise(error, ...): raises it again, with its traceback as it is."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -75,7 +78,7 @@ add_layout(PyObject *module)
 static int
 execute(PyObject *module)
 {
-    if (locate_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 || turns_init_module(module) < 0) {
+    if (locate_init() < 0 || callback_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 || turns_init_module(module) < 0) {
         return -1;
     }
     return add_layout(module);

@@ -335,6 +335,58 @@ recorder_status(void)
     return PyErr_ExceptionMatches(cancelled_error) || PyErr_ExceptionMatches(PyExc_GeneratorExit) ? CANCELLED : FAILED;
 }
 
+/* A callback begins that is no step of a task: `frame` stands for it, on the C stack. Tells whether it is timed at all. */
+int
+recorder_enter_callback(Recorder *self, Traced *frame)
+{
+    int64_t now;
+    if (self->retired) {
+        return 0;
+    }
+    if (self->callbacks < 0) {
+        self->callbacks = number_within(PyObject_CallMethod(self->directory, "callbacks", NULL), self->page.max_coroutines);
+    }
+    if (self->callbacks < 0 || clock_read(self->clock, &now) < 0) {
+        fail(self);
+        return 0;
+    }
+    frame->record = self->callbacks;
+    page_begin(&self->page);
+    enter(self, frame, now);
+    page_end(&self->page);
+    return 1;
+}
+
+static int
+leave_callback(Recorder *self, Traced *frame, PyObject *callback)
+{
+    int64_t now;
+    if (clock_read(self->clock, &now) < 0) {
+        return -1;
+    }
+    int32_t point = locate_callback(self, frame->record, callback);
+    if (point < 0) {
+        return -1;
+    }
+    page_begin(&self->page);
+    int result = finish_segment(self, frame, point, now);
+    page_end(&self->page);
+    return result;
+}
+
+void
+recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback)
+{
+    if (self->retired) {
+        return;
+    }
+    Pending pending = pending_save();
+    if (leave_callback(self, frame, callback) < 0) {
+        fail(self);
+    }
+    pending_restore(pending);
+}
+
 /* The coroutine is garbage, and was not done. */
 void
 recorder_lose(Recorder *self, Traced *traced)
@@ -461,7 +513,7 @@ recorder_abandon(Recorder *self, Traced *traced)
 static int
 tables_open(Recorder *self)
 {
-    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->points};
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         if (table_open(tables[number]) < 0) {
             return -1;
@@ -499,6 +551,7 @@ recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->clock = clock_kept(clock);
     self->blocked = blocked == NULL || blocked == Py_None ? NULL : Py_NewRef(blocked);
     self->draw = SEED;
+    self->callbacks = -1;
     if (tables_open(self) < 0) {
         Py_DECREF(self);
         return NULL;
@@ -516,7 +569,7 @@ recorder_traverse(Recorder *self, visitproc visit, void *arg)
     Py_VISIT(self->faults);
     Py_VISIT(self->clock);
     Py_VISIT(self->blocked);
-    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->points};
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         int result = table_traverse(tables[number], visit, arg);
         if (result) {
@@ -534,7 +587,7 @@ recorder_dealloc(Recorder *self)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
-    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->points};
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         table_close(tables[number]);
     }

@@ -59,9 +59,10 @@ struct Recorder {
     Table records; /* code of a root coroutine -> its record */
     Table kinds;   /* code -> whose it is */
     Table hops;    /* type -> how the await chain goes on */
+    Table transports; /* type -> whether it may be a transport of asyncio's */
     Table points;  /* record, code, instruction and callee -> yield point */
     uint64_t draw;
-    int64_t suspended;
+    int32_t callbacks; /* the record of callbacks, -1 before the first */
     int retired;
 };
 
@@ -75,6 +76,8 @@ void recorder_abandon(Recorder *self, Traced *traced);
 int recorder_resume(Recorder *self, Traced *traced);
 void recorder_suspend(Recorder *self, Traced *traced, PyObject *yielded);
 void recorder_end(Recorder *self, Traced *traced, Status status);
+int recorder_enter_callback(Recorder *self, Traced *frame);
+void recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback);
 void recorder_lose(Recorder *self, Traced *traced);
 Status recorder_status(void);
 
@@ -85,6 +88,10 @@ PyObject *traced_new(PyObject *coro, Recorder *recorder, int32_t record, int64_t
 
 /* Finds the yield point of a suspended coroutine: locate.c. -1 with an exception. */
 int32_t locate(Recorder *self, Traced *traced, PyObject *yielded);
+
+/* The yield point that stands for a callback: callback.c. -1 with an exception. */
+int callback_init(void);
+int32_t locate_callback(Recorder *self, int32_t record, PyObject *callback);
 int locate_init(void);
 
 #endif
