@@ -150,6 +150,51 @@ LOOP_HEARTBEAT = Metric(
     "Unix time at which the loop last showed life. A loop that is idle is alive now; a loop inside one segment was last alive "
     "when it began.",
 )
+LOOP_THREAD_CPU_SECONDS = Metric(
+    "asyncio_loop_thread_cpu_seconds_total",
+    "counter",
+    LOOP,
+    "CPU time of the thread that runs this loop, since the loop was first seen. Linux only.",
+)
+LOOP_THREAD_RUNQUEUE_SECONDS = Metric(
+    "asyncio_loop_thread_runqueue_seconds_total",
+    "counter",
+    LOOP,
+    "Time for which the thread that runs this loop was ready to run but had no CPU, since the loop was first seen. Linux only.",
+)
+LOOP_GC_PAUSE_SECONDS = Metric(
+    "asyncio_loop_gc_pause_seconds_total",
+    "counter",
+    ("loop", "generation"),
+    "Time that garbage collections took in the thread of this loop while it ran; it is part of the segments in which they happened.",
+)
+UNHANDLED_EXCEPTIONS = Metric(
+    "asyncio_unhandled_exceptions_total",
+    "counter",
+    LOOP,
+    "Calls of the loop's exception handler, whichever is set: exceptions of callbacks and those of tasks that nobody retrieved, "
+    "tasks destroyed pending, and whatever else asyncio or the application reports there.",
+)
+EXECUTOR_THREADS = Metric(
+    "asyncio_executor_threads",
+    "gauge",
+    LOOP,
+    "Threads that the loop's default executor has started; 0 if there is none yet. Absent for loops that do not show it.",
+)
+EXECUTOR_QUEUE_ITEMS = Metric(
+    "asyncio_executor_queue_items",
+    "gauge",
+    LOOP,
+    "Calls that wait for a thread of the loop's default executor. Absent for loops that do not show it.",
+)
+BLOCK_SAMPLES = Metric(
+    "asyncio_block_samples_total",
+    "counter",
+    ("loop", "blocked_at"),
+    "Samples that the watchdog took while a segment at or over the blocking threshold held the loop, by the innermost line of the "
+    "application and the library function that it called, if any. A call that never releases the GIL is sampled once, when it returns. "
+    "At most 100 places per loop, the rest is (other).",
+)
 BUILD_INFO = Metric(
     "aiometrics_build_info",
     "gauge",
@@ -205,6 +250,13 @@ CATALOGUE: tuple[Metric, ...] = (
     LOOP_SCHEDULED_TIMERS,
     LOOP_BLOCKING_SECONDS,
     LOOP_HEARTBEAT,
+    LOOP_THREAD_CPU_SECONDS,
+    LOOP_THREAD_RUNQUEUE_SECONDS,
+    LOOP_GC_PAUSE_SECONDS,
+    UNHANDLED_EXCEPTIONS,
+    EXECUTOR_THREADS,
+    EXECUTOR_QUEUE_ITEMS,
+    BLOCK_SAMPLES,
     BUILD_INFO,
     SCRAPE_DURATION,
     SERIES,

@@ -26,6 +26,7 @@ from aiometrics.server import MetricsServer
 from aiometrics.snapshot import Snapshot
 from aiometrics.text import Renderer
 from aiometrics.version import __version__
+from aiometrics.watchdog import Watchdog
 
 _FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
 
@@ -47,6 +48,7 @@ class Exporter:
             request_timeout=options.request_timeout,
             max_connections=options.max_connections,
         )
+        self._watchdog = _watchdog(instrumentation, options) if options.watchdog else None
 
     @property
     def port(self) -> int:
@@ -70,6 +72,8 @@ class Exporter:
             self._stopped = True
             _active.release(self)
         self._server.close()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         self._instrumentation.remove()
 
     def forget(self) -> None:
@@ -86,6 +90,8 @@ class Exporter:
     def start(self) -> None:
         """Begin to serve, then to trace; :func:`start_exporter` has done both."""
         self._server.start()
+        if self._watchdog is not None:
+            self._watchdog.start()
         self._instrumentation.instrument_every_loop()
 
     def _facts(self) -> Facts:
@@ -139,6 +145,8 @@ def start_exporter(
     library: Sequence[str] | None = None,
     request_timeout: float | None = None,
     max_connections: int | None = None,
+    watchdog: bool | None = None,
+    watchdog_interval: float | None = None,
 ) -> Exporter:
     """Trace every task that any event loop of this process creates from now on, and serve the numbers on ``/metrics``.
 
@@ -163,6 +171,8 @@ def start_exporter(
         Module prefixes that count as the application, or as a library, whatever their files' places say.
     ``request_timeout``, ``max_connections``
         Seconds for one request and its answer (10), and how many connections are served at a time (16).
+    ``watchdog``, ``watchdog_interval``
+        Whether a thread looks for the lines that block a loop (yes), and every how many seconds it does (0.05).
 
     Raises ``TypeError`` or ``ValueError`` if an option is wrong, ``OSError`` if the port cannot be bound, and ``RuntimeError`` if an
     exporter runs already; in each case nothing was changed.
@@ -243,6 +253,16 @@ def _adopted(options: Options) -> Instrumentation:
             f"instrument(loop) already traces with {running.options}: uninstrument(loop) first, or give the same options, not {options}"
         )
     return running
+
+
+def _watchdog(instrumentation: Instrumentation, options: Options) -> Watchdog:
+    return Watchdog(
+        instrumentation.slots,
+        instrumentation.places,
+        instrumentation.faults,
+        interval=options.watchdog_interval,
+        clock=instrumentation.clock,
+    )
 
 
 def _instrumented() -> Instrumentation:

@@ -100,6 +100,14 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield catalogue.LOOP_BLOCKING_SECONDS, (((loop.loop,), seconds(loop.blocking_ns)) for loop in loops)
     yield catalogue.LOOP_HEARTBEAT, (((loop.loop,), seconds(loop.heartbeat_ns)) for loop in loops if loop.heartbeat_ns)
 
+    yield catalogue.LOOP_THREAD_CPU_SECONDS, _known_seconds((loop.loop, loop.thread_cpu_ns) for loop in loops)
+    yield catalogue.LOOP_THREAD_RUNQUEUE_SECONDS, _known_seconds((loop.loop, loop.thread_runqueue_ns) for loop in loops)
+    yield catalogue.LOOP_GC_PAUSE_SECONDS, (((o.loop, str(n)), seconds(ns)) for o in loops for n, ns in enumerate(o.gc_pauses_ns))
+    yield catalogue.UNHANDLED_EXCEPTIONS, (((loop.loop,), loop.unhandled_exceptions) for loop in loops)
+    yield catalogue.EXECUTOR_THREADS, _known((loop.loop, loop.executor_threads) for loop in loops)
+    yield catalogue.EXECUTOR_QUEUE_ITEMS, _known((loop.loop, loop.executor_queue_items) for loop in loops)
+    yield catalogue.BLOCK_SAMPLES, (((loop.loop, place), count) for loop in loops for place, count in loop.block_samples.items())
+
     python = (platform.python_implementation(), platform.python_version())
     yield catalogue.BUILD_INFO, [((facts.version, facts.implementation, *python), 1)]
     yield catalogue.SCRAPE_DURATION, [((), seconds(facts.scrape_ns))]
@@ -119,6 +127,10 @@ def _loop_times(loops: Iterable[Loop]) -> Iterator[Row]:
 def _known(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
     """Rows of the loops that have the value."""
     return (((loop,), value) for loop, value in values if value is not None)
+
+
+def _known_seconds(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
+    return (((loop,), seconds(ns)) for loop, ns in values if ns is not None)
 
 
 def seconds(ns: int) -> float:

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from aiometrics import reader
@@ -19,11 +19,14 @@ from aiometrics.layout import YIELD_POINT, of_seconds
 from aiometrics.options import Options
 from aiometrics.page import Page
 from aiometrics.pages import Pages, Slot
+from aiometrics.pauses import GarbageCollectionSeam
 from aiometrics.places import Places
 from aiometrics.recorder import CHOSEN, Implementation
 from aiometrics.seams import CreateTaskSeam, Seam, c_seams, python_seams
-from aiometrics.snapshot import Loop, Snapshot
+from aiometrics.snapshot import Snapshot
 from aiometrics.timing import LoopTiming, RunningLoopSeam, time_turns
+from aiometrics.unhandled import ExceptionHandlerSeam
+from aiometrics.vitals import Vitals
 
 PROBE = "instrumentation"
 
@@ -56,14 +59,15 @@ class Instrumentation:
         self.options = options
         self.faults = Faults() if faults is None else faults
         self._implementation = implementation
-        self._clock = clock
+        self.clock = clock
         self._unix_clock = unix_clock
+        self.places = Places(options.application, options.library)
         self._pages = Pages(
             of_seconds(options.segment_buckets, options.wait_buckets, options.max_coroutines, options.max_yield_points),
             options.max_loops,
             blocking_threshold_ns=options.blocking_threshold_ns,
             weight=options.weight,
-            places=Places(options.application, options.library),
+            places=self.places,
             faults=self.faults,
         )
         self._tenants: dict[int, _Tenant] = {}
@@ -71,6 +75,7 @@ class Instrumentation:
         self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
         self._every_loop = False
         self._seams: list[Seam] = []
+        self._handlers = ExceptionHandlerSeam(self._unhandled)
         self._lock = threading.RLock()
 
     def instrument_every_loop(self) -> None:
@@ -147,12 +152,14 @@ class Instrumentation:
     def snapshot(self) -> Snapshot:
         """What all pages say now."""
         self._sweep()
-        now_ns, unix_ns = self._clock(), self._unix_clock()
-        pages = self._pages.all()
-        views = [reader.read(_copy(page, now_ns), now_ns, unix_ns) for page in pages]
+        now_ns, unix_ns = self.clock(), self._unix_clock()
+        slots = self._pages.all()
+        views = [reader.read(_copy(slot.page, now_ns), now_ns, unix_ns) for slot in slots]
+        with self._lock:
+            loops = tuple(slot.vitals.complete(view.loop) for slot, view in zip(slots, views, strict=True))
         return Snapshot(
             taken_ns=unix_ns,
-            loops=tuple(self._with_queues(page, view.loop) for page, view in zip(pages, views, strict=True)),
+            loops=loops,
             coroutines=reader.merged_coroutines(views),
             yield_points=reader.merged_yield_points(views),
             overflow={**reader.merged_overflow(views), "loop": self._pages.overflow},
@@ -161,29 +168,40 @@ class Instrumentation:
             sample_ratio=1 / self.options.weight,
         )
 
-    def _with_queues(self, page: Page, reading: Loop) -> Loop:
-        """What only the loop itself can tell: how long its queues are now."""
-        loop = next((tenant.loop() for tenant in list(self._tenants.values()) if tenant.slot is not None and tenant.slot.page is page), None)
-        ready, timers = (getattr(loop, name, None) for name in ("_ready", "_scheduled"))
-        return reading if ready is None or timers is None else replace(reading, ready_handles=len(ready), scheduled_timers=len(timers))
+    def slots(self) -> list[Slot]:
+        """Every page that a loop ever wrote to."""
+        return self._pages.all()
 
     def _install(self) -> None:
         if self._seams:
             return
         core = self._implementation.core
         tasks = c_seams(core, self.recorder_of) or python_seams(self.trace, self.abandon)
-        for seam in (*tasks, HandleSeam(core, self.recorder_of), RunningLoopSeam(self._loop_started, self._loop_stopped)):
-            seam.install()
-            self._seams.append(seam)
+        running = RunningLoopSeam(self._loop_started, self._loop_stopped)
+        collections = GarbageCollectionSeam(self._vitals_of, self.clock, self.faults)
+        for seam in (*tasks, HandleSeam(core, self.recorder_of), running, collections, self._handlers):
+            self._put(seam)
+
+    def _put(self, seam: Seam) -> None:
+        seam.install()
+        self._seams.append(seam)
+
+    def _vitals_of(self, loop: Any) -> Vitals | None:
+        """What to add to that is known of ``loop``, if it is traced."""
+        tenant = self._tenants.get(id(loop))
+        return None if tenant is None or tenant.slot is None else tenant.slot.vitals
+
+    def _unhandled(self, loop: Any) -> None:
+        vitals = self._vitals_of(loop)
+        if vitals is not None:
+            vitals.unhandled_exceptions += 1
 
     def _cover(self, loop_class: type) -> None:
         """Reach a loop of a class that inherits ``create_task`` from nothing known."""
         covered = tuple(seam.loop_class for seam in self._seams if isinstance(seam, CreateTaskSeam))
         if not covered or issubclass(loop_class, covered):
             return
-        seam = CreateTaskSeam(loop_class, self.trace, self.abandon)
-        seam.install()
-        self._seams.append(seam)
+        self._put(CreateTaskSeam(loop_class, self.trace, self.abandon))
 
     def _adopt(self, loop: Any) -> _Tenant:
         with self._lock:
@@ -201,6 +219,8 @@ class Instrumentation:
         self._cover(type(loop))
         tenant.slot = self._pages.claim(threading.current_thread().name)
         if tenant.slot is not None:
+            tenant.slot.vitals.begin(tenant.loop)
+            self._handlers.cover(type(loop))
             tenant.recorder = self._recorder(loop, tenant.slot)
             tenant.timing = self._timing(loop, tenant.slot)
 
@@ -208,13 +228,16 @@ class Instrumentation:
         return (self._every_loop or loop in self._chosen) and not loop.is_closed()
 
     def _recorder(self, loop: Any, slot: Slot) -> Any:
-        blocked = _harm(weakref.ref(loop), slot.page)
-        return self._implementation.recorder(slot.page, slot.directory, self.faults, clock=self._clock, blocked=blocked)
+        blocked = _harm(weakref.ref(loop), slot)
+        return self._implementation.recorder(slot.page, slot.directory, self.faults, clock=self.clock, blocked=blocked)
 
     def _timing(self, loop: Any, slot: Slot) -> LoopTiming | None:
-        return time_turns(loop, lambda: self._implementation.turns(slot.page, self._clock, self.faults))
+        return time_turns(loop, lambda: self._implementation.turns(slot.page, self.clock, self.faults))
 
     def _loop_started(self, loop: Any) -> None:
+        vitals = self._vitals_of(loop)
+        if vitals is not None:
+            vitals.seen_here()
         tenant = self._tenants.get(id(loop))
         if tenant is not None and tenant.timing is not None:
             tenant.timing.started()
@@ -268,10 +291,12 @@ def _reference(loop: Any, gone: Callable[[Any], None]) -> Callable[[], Any]:
         return lambda: loop
 
 
-def _harm(loop: Callable[[], Any], page: Page) -> Callable[[int, int], None]:
+def _harm(loop: Callable[[], Any], slot: Slot) -> Callable[[int, int], None]:
     """Charges a blocking segment with the time that it cost the handles that were ready behind it, where the loop shows them."""
+    page = slot.page
 
     def blocked(record: int, segment_ns: int) -> None:
+        slot.vitals.seen_here()
         ready = len(getattr(loop(), "_ready", ()))
         page.words[page.layout.yield_point(record) + YIELD_POINT["inflicted_wait_ns"]] += segment_ns * ready
 

@@ -13,6 +13,8 @@ DEFAULT_PORT = 9400
 #: Thirty years; in ns it still fits into a page.
 LONGEST_SECONDS = 1e9
 SEGMENT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+#: What an exporter does with the numbers, and not how they come about.
+_OF_THE_EXPORTER = ("port", "addr", "request_timeout", "max_connections", "watchdog", "watchdog_interval")
 WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 
 
@@ -33,6 +35,8 @@ class Options:
     library: tuple[str, ...] = ()
     request_timeout: float = 10.0
     max_connections: int = 16
+    watchdog: bool = True
+    watchdog_interval: float = 0.05
 
     def __post_init__(self) -> None:
         _check_port(self.port)
@@ -48,11 +52,12 @@ class Options:
         _check_prefixes("library", self.library)
         _check_seconds("request_timeout", self.request_timeout)
         _check_count("max_connections", self.max_connections, 1, 10_000)
+        _check_flag("watchdog", self.watchdog)
+        _check_seconds("watchdog_interval", self.watchdog_interval)
 
     def measures_as(self, other: Options) -> bool:
         """Whether ``other`` measures and names the same way, wherever it serves the numbers."""
-        port, addr, timeout, connections = other.port, other.addr, other.request_timeout, other.max_connections
-        return other == replace(self, port=port, addr=addr, request_timeout=timeout, max_connections=connections)
+        return other == replace(self, **{name: getattr(other, name) for name in _OF_THE_EXPORTER})
 
     @property
     def weight(self) -> int:
@@ -74,6 +79,11 @@ def _check_text(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a string, not {value!r}")
     if not value:
         raise ValueError(f"{name} must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
 def _check_number(name: str, value: object) -> None:
@@ -120,6 +130,11 @@ def _number(text: str) -> float:
     return float(numerator) / float(denominator) if slash else float(text)
 
 
+def _flag(text: str) -> bool:
+    """Raises ``KeyError`` for what means neither."""
+    return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}[text.lower()]
+
+
 def _floats(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(",") if part.strip())
 
@@ -132,6 +147,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": _number,
     "str": str,
+    "bool": _flag,
     "tuple[float, ...]": _floats,
     "tuple[str, ...]": _strings,
 }
@@ -146,7 +162,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         try:
             values[field.name] = _PARSERS[str(field.type)](text)
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, KeyError, ZeroDivisionError):
             raise ValueError(f"environment variable {variable}={text!r} is not a valid {field.type}") from None
     return values
 

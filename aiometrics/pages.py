@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
 from aiometrics.layout import Layout
 from aiometrics.page import Page
 from aiometrics.places import Places
+from aiometrics.vitals import Vitals
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One page, the names on it, and the loop name that it is used under."""
+    """One page, the names on it, the loop name that it is used under, and what is known of that loop beyond the page."""
 
     page: Page
     directory: Directory
     name: str
     free: bool = False
+    vitals: Vitals = field(default_factory=Vitals)
 
 
 class Pages:
@@ -53,12 +55,13 @@ class Pages:
         """The loop is gone."""
         with self._lock:
             slot.page.close()
+            slot.vitals.end()
             slot.free = True
 
-    def all(self) -> list[Page]:
+    def all(self) -> list[Slot]:
         """Every page that a loop ever wrote to."""
         with self._lock:
-            return [slot.page for slot in self._slots]
+            return list(self._slots)
 
     def _unique(self, thread_name: str) -> str:
         taken = {slot.name for slot in self._slots if not slot.free}

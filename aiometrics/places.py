@@ -6,7 +6,7 @@ import enum
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -72,12 +72,10 @@ def _within(module: str, prefixes: Iterable[str]) -> bool:
 
 
 def _module_of(obj: Any) -> str:
-    frame = frame_of(obj)
-    name = frame.f_globals.get("__name__") if frame is not None else None
-    if isinstance(name, str):
-        return name
-    code = code_of(obj)
-    return os.path.basename(code.co_filename).partition(".")[0] if code is not None else _package_of(type(obj))
+    frame, code = frame_of(obj), code_of(obj)
+    if frame is not None:
+        code = frame.f_code
+    return _package_of(type(obj)) if code is None else module_name(code, {} if frame is None else frame.f_globals)
 
 
 def _qualname_of(obj: Any) -> str:
@@ -103,6 +101,22 @@ def relative_path(code: CodeType, module: str) -> str:
     return "/".join(parts[-depth:])
 
 
+def place(code: CodeType, line: int | None, module: str) -> str:
+    """``path:line qualname``. Cython's frames know no line, or only the first."""
+    return f"{relative_path(code, module)}:{line or code.co_firstlineno} {code.co_qualname}"
+
+
+def called(code: CodeType, module: str) -> str:
+    """The top-level package and qualified name of a function, for what only needs to be told apart."""
+    return f"{module.partition('.')[0]}.{code.co_qualname}"
+
+
+def module_name(code: CodeType, module_globals: Mapping[str, Any]) -> str:
+    """The module in whose name a code object runs; if its globals do not say, its file's."""
+    name = module_globals.get("__name__")
+    return name if isinstance(name, str) else os.path.basename(code.co_filename).partition(".")[0]
+
+
 class Places:
     """Tells application code from libraries and names what it is shown; see "yield point" in docs/metrics.md.
 
@@ -115,7 +129,10 @@ class Places:
 
     def kind(self, obj: Any) -> Kind:
         """Whose code the coroutine, generator or asynchronous generator ``obj`` runs."""
-        module, code = _module_of(obj), code_of(obj)
+        return self.kind_of(_module_of(obj), code_of(obj))
+
+    def kind_of(self, module: str, code: CodeType | None) -> Kind:
+        """Whose code it is, by the module that it runs in; without Python code it is a library's."""
         if _within(module, self._library):
             return Kind.LIBRARY
         if _within(module, self._application):
@@ -145,9 +162,7 @@ class Places:
         frame, code = frame_of(owner), code_of(owner)
         if frame is None or code is None:
             return self._foreign(owner)
-        # Cython's frames know no line, or only the first.
-        line = frame.f_lineno or code.co_firstlineno
-        return f"{relative_path(code, _module_of(owner))}:{line} {code.co_qualname}"
+        return place(code, frame.f_lineno, _module_of(owner))
 
     def awaits(self, callee: Any, yielded: Any) -> str:
         """What a yield point waits for: the top-level package and qualified name of ``callee``, the awaitable below the frame.
@@ -156,8 +171,9 @@ class Places:
         """
         if callee is None:
             return "(yield)"
-        if code_of(callee) is not None:
-            return f"{_module_of(callee).partition('.')[0]}.{_qualname_of(callee)}"
+        code = code_of(callee)
+        if code is not None:
+            return called(code, _module_of(callee))
         if type_names(type(callee)) == ("_asyncio", "FutureIter"):
             return type_name(type(yielded))
         return self._foreign(callee)

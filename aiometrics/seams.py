@@ -41,26 +41,35 @@ class Seam(Protocol):
         """Restore what was there; where somebody has since replaced it in turn, leave it, without effect."""
 
 
-class CreateTaskSeam:
-    """The method ``create_task`` of one loop class."""
+class MethodSeam:
+    """A method of one loop class: ``wrapper`` in its place."""
 
-    def __init__(self, loop_class: type, trace: Trace, abandon: Abandon) -> None:
+    def __init__(self, loop_class: type, name: str, wrapper: Callable[..., Any]) -> None:
         self.loop_class = loop_class
-        self._own = vars(loop_class).get("create_task")
-        self._wrapper = _tracing_create_task(loop_class.create_task, trace, abandon)  # type: ignore[attr-defined]
+        self._name = name
+        self._own = vars(loop_class).get(name)
+        self._wrapper = wrapper
 
     def install(self) -> None:
-        """Replace the method."""
-        self.loop_class.create_task = self._wrapper  # type: ignore[attr-defined]
+        """Replace the method. Raises ``TypeError`` if the class cannot be changed."""
+        setattr(self.loop_class, self._name, self._wrapper)
 
     def remove(self) -> None:
         """Restore the method, or the inheritance of it."""
-        if vars(self.loop_class).get("create_task") is not self._wrapper:
+        if vars(self.loop_class).get(self._name) is not self._wrapper:
             return
         if self._own is None:
-            del self.loop_class.create_task  # type: ignore[attr-defined]
+            delattr(self.loop_class, self._name)
         else:
-            self.loop_class.create_task = self._own  # type: ignore[attr-defined]
+            setattr(self.loop_class, self._name, self._own)
+
+
+class CreateTaskSeam(MethodSeam):
+    """The method ``create_task``."""
+
+    def __init__(self, loop_class: type, trace: Trace, abandon: Abandon) -> None:
+        original = loop_class.create_task  # type: ignore[attr-defined]
+        super().__init__(loop_class, "create_task", _tracing_create_task(original, trace, abandon))
 
 
 def _tracing_create_task(original: Callable[..., Any], trace: Trace, abandon: Abandon) -> Callable[..., Any]:

@@ -100,6 +100,17 @@ class Loop:
     #: Handles ready to run and timers set now; None where the loop does not show them, or is gone.
     ready_handles: int | None = None
     scheduled_timers: int | None = None
+    #: Of the thread that runs the loop; None where the system does not tell.
+    thread_cpu_ns: int | None = None
+    thread_runqueue_ns: int | None = None
+    #: By generation.
+    gc_pauses_ns: tuple[int, ...] = (0, 0, 0)
+    unhandled_exceptions: int = 0
+    #: Of the default executor; None where the loop does not show it, or is gone.
+    executor_threads: int | None = None
+    executor_queue_items: int | None = None
+    #: Samples of the watchdog, by place.
+    block_samples: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,8 +224,8 @@ def perform(ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = Fal
         # Before Python 3.13 the cancellation by a TaskGroup could arrive after the group.
         with suppress(asyncio.CancelledError):
             traced.run(main(run, life, ops))
-        (page,) = traced.instrumentation._pages.all()
-        return Result(run, life, traced.snapshot(), bytes(page.memory))
+        (slot,) = traced.instrumentation._pages.all()
+        return Result(run, life, traced.snapshot(), bytes(slot.page.memory))
 
 
 _ROOT = st.sampled_from(sorted(ROOTS))

@@ -24,20 +24,13 @@ NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?=\{)")
 
 #: Names of the design that dashboards ask for and the catalogue does not have yet. Delete this when it has.
 NOT_YET_BUILT = {
-    "asyncio_block_samples_total",
-    "asyncio_executor_queue_items",
-    "asyncio_executor_threads",
     "asyncio_loop_events_total",
     "asyncio_loop_events_waiting_total",
-    "asyncio_loop_gc_pause_seconds_total",
     "asyncio_loop_iteration_seconds_bucket",
     "asyncio_loop_iteration_seconds_count",
     "asyncio_loop_ready_handles",
     "asyncio_loop_scheduled_timers",
-    "asyncio_loop_thread_cpu_seconds_total",
-    "asyncio_loop_thread_runqueue_seconds_total",
     "asyncio_loop_time_seconds_total",
-    "asyncio_unhandled_exceptions_total",
 }
 
 #: Panels whose thresholds are those of alerts.

@@ -264,8 +264,8 @@ def _full() -> bytes:
             await asyncio.gather(works(), works())
 
         traced.run(main())
-        (made,) = traced.instrumentation._pages.all()
-        return bytes(made.memory)
+        (slot,) = traced.instrumentation._pages.all()
+        return bytes(slot.page.memory)
 
 
 FULL = _full()
@@ -353,7 +353,7 @@ def test_a_later_loop_of_a_name_continues_the_page_of_that_name() -> None:
     found.release(second)
     assert second is found.claim("b")
     assert first is found.claim("c")
-    assert ["c", "b"] == [read(bytes(made.memory), 0, 0).loop.loop for made in found.all()]
+    assert ["c", "b"] == [read(bytes(slot.page.memory), 0, 0).loop.loop for slot in found.all()]
 
 
 def test_a_page_is_taken_over_with_its_counters_and_without_its_gauges(implementation: str) -> None:

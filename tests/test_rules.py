@@ -25,13 +25,6 @@ TARGET_LABELS = {"job", "instance", "pod", "le"}
 NOT_YET_BUILT = (
     Metric("asyncio_loop_time_seconds_total", "counter", ("loop", "state"), ""),
     Metric("asyncio_loop_iteration_seconds", "histogram", ("loop",), ""),
-    Metric("asyncio_loop_thread_cpu_seconds_total", "counter", ("loop",), ""),
-    Metric("asyncio_loop_thread_runqueue_seconds_total", "counter", ("loop",), ""),
-    Metric("asyncio_loop_gc_pause_seconds_total", "counter", ("loop", "generation"), ""),
-    Metric("asyncio_unhandled_exceptions_total", "counter", ("loop",), ""),
-    Metric("asyncio_executor_threads", "gauge", ("loop",), ""),
-    Metric("asyncio_executor_queue_items", "gauge", ("loop",), ""),
-    Metric("asyncio_block_samples_total", "counter", ("loop", "blocked_at"), ""),
 )
 
 

@@ -1,0 +1,85 @@
+"""What a loop's thread is executing, from its frames: which line of the application, and what that line called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+from aiometrics.places import Places, called, module_name, place
+
+#: Frames that are looked at, from the innermost on.
+MAX_FRAMES = 256
+#: Frames that :func:`shortened` tells.
+SHORT = 8
+UNKNOWN = "(unknown)"
+#: What runs the loop: nothing outside of it belongs to what the loop does now.
+_RUNNERS = frozenset(
+    {("asyncio.base_events", "BaseEventLoop._run_once"), ("asyncio.events", "Handle._run"), ("asyncio.runners", "Runner.run")}
+)
+#: What stands between a loop, its tasks and their coroutines because of us.
+_OURS = frozenset({"aiometrics._twin", "aiometrics.handles", "aiometrics.seams"})
+_ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
+
+
+class Call(NamedTuple):
+    """A frame at one moment."""
+
+    code: CodeType
+    line: int | None
+    module: str
+
+    def __str__(self) -> str:
+        return place(self.code, self.line, self.module)
+
+
+def calls(innermost: FrameType) -> list[Call]:
+    """What the loop of that thread is executing, innermost first.
+
+    The frames that run the loop, and those outside of them, are left out. uvloop has no frames of its own: there it is those outside
+    of the task's coroutine.
+    """
+    frames = list(islice(_within_runner(innermost), MAX_FRAMES))
+    if frames and not _runs_loop(frames[-1].f_back):
+        frames = _within_coroutine(frames)
+    found = (Call(frame.f_code, frame.f_lineno, module_name(frame.f_code, frame.f_globals)) for frame in frames)
+    return [call for call in found if call.module not in _OURS]
+
+
+def _runs_loop(frame: FrameType | None) -> bool:
+    return frame is not None and (frame.f_globals.get("__name__"), frame.f_code.co_qualname) in _RUNNERS
+
+
+def _within_runner(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None and not _runs_loop(frame):
+        yield frame
+        frame = frame.f_back
+
+
+def _within_coroutine(frames: list[FrameType]) -> list[FrameType]:
+    outermost = max((number for number, frame in enumerate(frames) if frame.f_code.co_flags & _ASYNCHRONOUS), default=len(frames))
+    return frames[: outermost + 1]
+
+
+def blocked_at(stack: Sequence[Call], places: Places) -> str:
+    """The innermost call of the application and, if it called a library, what: ``shop/report.py:9 build > json.loads``.
+
+    Without any of the application it is the innermost of a third party, else the innermost. C functions have no frame: of those the
+    line tells which it is.
+    """
+    if not stack:
+        return UNKNOWN
+    kinds = [places.kind_of(call.module, call.code) for call in stack]
+    number = kinds.index(max(kinds))
+    if not number:
+        return str(stack[0])
+    below = stack[number - 1]
+    return f"{stack[number]} > {called(below.code, below.module)}"
+
+
+def shortened(stack: Sequence[Call]) -> str:
+    """The innermost calls, outermost of them first."""
+    shown = " > ".join(map(str, reversed(stack[:SHORT])))
+    return f"... > {shown}" if len(stack) > SHORT else shown
