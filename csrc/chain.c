@@ -80,13 +80,12 @@ chain_init(void)
 #endif
 }
 
+/* Only the first: what comes after it (the default of anext) is not awaited. */
 static int
 visit_hidden(PyObject *referent, void *found)
 {
-    if (*(PyObject **)found == NULL && chain_is_generator(referent)) {
-        *(PyObject **)found = referent;
-    }
-    return 0;
+    *(PyObject **)found = chain_is_generator(referent) ? referent : NULL;
+    return 1;
 }
 
 PyObject *

@@ -23,8 +23,8 @@ chain_generator_awaits(PyObject *generator)
 {
     extern PyGetSetDef *chain_coro_await, *chain_gen_await, *chain_asyncgen_await;
     PyTypeObject *type = Py_TYPE(generator);
-    PyGetSetDef *getter = type == &PyCoro_Type ? chain_coro_await : type == &PyGen_Type ? chain_gen_await : chain_asyncgen_await;
-    return getter->get(generator, getter->closure);
+    PyGetSetDef *awaits = type == &PyCoro_Type ? chain_coro_await : type == &PyGen_Type ? chain_gen_await : chain_asyncgen_await;
+    return awaits->get(generator, awaits->closure);
 }
 
 /* The generator that an opaque built-in awaitable drives, borrowed from it; NULL without an exception if that is not what it drives. */

@@ -14,7 +14,7 @@ clock_init(void)
 PyObject *
 clock_kept(PyObject *given)
 {
-#ifdef CLOCK_MONOTONIC
+#ifdef CLOCK_SYSTEM
     return given == NULL || given == system_clock ? NULL : Py_NewRef(given);
 #else
     return Py_NewRef(given == NULL ? system_clock : given);

@@ -8,6 +8,13 @@
 
 #define SECOND_NS INT64_C(1000000000)
 
+/* The one that time.monotonic reads: readers compare. */
+#if defined(__APPLE__)
+#define CLOCK_SYSTEM CLOCK_UPTIME_RAW
+#elif defined(CLOCK_MONOTONIC)
+#define CLOCK_SYSTEM CLOCK_MONOTONIC
+#endif
+
 extern PyObject *system_clock; /* aiometrics.clock.monotonic */
 
 int clock_init(void);
@@ -24,9 +31,9 @@ clock_read(PyObject *given, int64_t *now)
     if (given != NULL) {
         return clock_ask(given, now);
     }
-#ifdef CLOCK_MONOTONIC
+#ifdef CLOCK_SYSTEM
     struct timespec reading;
-    (void)clock_gettime(CLOCK_MONOTONIC, &reading);
+    (void)clock_gettime(CLOCK_SYSTEM, &reading);
     *now = (int64_t)reading.tv_sec * SECOND_NS + reading.tv_nsec;
 #endif
     return 0;

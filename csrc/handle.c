@@ -52,15 +52,17 @@ call_in(PyObject *context, PyObject *callback, PyObject *args)
     return result;
 }
 
+/* The frame is not on the stack, which greenlets swap out while segments inside may still refer to it. */
 static PyObject *
 call_timed(Recorder *recorder, PyObject *context, PyObject *callback, PyObject *args)
 {
-    Traced frame = {0};
-    int timed = recorder_enter_callback(recorder, &frame);
+    Traced *frame = PyMem_Calloc(1, sizeof(Traced));
+    int timed = frame != NULL && recorder_enter_callback(recorder, frame);
     PyObject *result = call_in(context, callback, args);
     if (timed) {
-        recorder_leave_callback(recorder, &frame, callback);
+        recorder_leave_callback(recorder, frame, callback);
     }
+    PyMem_Free(frame);
     return result;
 }
 

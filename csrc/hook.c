@@ -43,6 +43,9 @@ hook_recorder_of(PyObject *loop)
         Py_DECREF(found);
         return NULL;
     }
+    if (loop == Py_None) { /* whichever runs: another one next time */
+        return (Recorder *)found;
+    }
     hook.cache[place].loop = loop;
     Py_XSETREF(hook.cache[place].recorder, (Recorder *)Py_NewRef(found));
     return (Recorder *)found;
@@ -98,10 +101,21 @@ init_with_keyword(PyObject *task, PyObject *kwargs)
     return result;
 }
 
+/* Whether this is not the interpreter that hooked: up to 3.11 the type belongs to all interpreters of a process. */
+static inline int
+elsewhere(void)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    return PyInterpreterState_Get() != PyInterpreterState_Main();
+#else
+    return 0;
+#endif
+}
+
 static int
 hooked_init(PyObject *task, PyObject *args, PyObject *kwargs)
 {
-    if (hook.lookup == NULL) {
+    if (hook.lookup == NULL || elsewhere()) {
         return hook.original(task, args, kwargs);
     }
     if (PyTuple_GET_SIZE(args) == 0) {

@@ -105,13 +105,24 @@ follow_generator(Recorder *self, Choice *choice, PyObject **link)
     return next == Py_None ? ENDED : GOES_ON;
 }
 
+/* Keeps objects alive until the walk ends; NULL stands for none. Making the list may collect garbage, which may run Python. */
 static int
-hold(Choice *choice, PyObject *object)
+hold(Choice *choice, PyObject *const *objects, size_t count)
 {
-    if (choice->held == NULL && (choice->held = PyList_New(0)) == NULL) {
-        return -1;
+    int result = 0;
+    for (size_t place = 0; place < count; place++) {
+        Py_XINCREF(objects[place]);
     }
-    return object == NULL ? 0 : PyList_Append(choice->held, object);
+    if (choice->held == NULL) {
+        choice->held = PyList_New(0);
+    }
+    for (size_t place = 0; place < count; place++) {
+        if (result == 0 && objects[place] != NULL) {
+            result = choice->held == NULL ? -1 : PyList_Append(choice->held, objects[place]);
+        }
+        Py_XDECREF(objects[place]);
+    }
+    return result;
 }
 
 /* The answer of aiometrics.chain about `link`, held; NULL with an exception. */
@@ -119,7 +130,7 @@ static PyObject *
 ask(Choice *choice, const char *function, PyObject *link)
 {
     PyObject *answer = PyObject_CallMethod(chain_module, function, "O", link);
-    if (answer == NULL || hold(choice, answer) < 0) {
+    if (answer == NULL || hold(choice, &answer, 1) < 0) {
         Py_XDECREF(answer);
         return NULL;
     }
@@ -131,7 +142,8 @@ ask(Choice *choice, const char *function, PyObject *link)
 static Step
 follow_asking(Recorder *self, Choice *choice, PyObject **link, int nameless)
 {
-    if (hold(choice, choice->owner) < 0 || hold(choice, choice->owner_code) < 0 || hold(choice, *link) < 0) {
+    PyObject *needed[] = {choice->owner, choice->owner_code, choice->callee, *link};
+    if (hold(choice, needed, Py_ARRAY_LENGTH(needed)) < 0) {
         return FAILED_WALK;
     }
     PyObject *code = nameless ? Py_None : ask(choice, "code_of", *link);
@@ -197,11 +209,9 @@ key_of(const Traced *traced, const Choice *choice, PyObject *yielded)
 static int32_t
 new_point(Recorder *self, const Traced *traced, Choice *choice, Key key, PyObject *yielded)
 {
-    PyObject *parts[] = {choice->owner, choice->callee, key.first, key.second, key.third};
-    for (size_t place = 0; place < Py_ARRAY_LENGTH(parts); place++) {
-        if (hold(choice, parts[place]) < 0) {
-            return -1;
-        }
+    PyObject *needed[] = {choice->owner, choice->callee, key.first, key.second, key.third};
+    if (hold(choice, needed, Py_ARRAY_LENGTH(needed)) < 0) {
+        return -1;
     }
     PyObject *callee = choice->callee == NULL ? Py_None : choice->callee;
     PyObject *answer = PyObject_CallMethod(self->directory, "yield_point", "iOOO", (int)traced->record, choice->owner, callee, yielded);

@@ -75,9 +75,23 @@ add_layout(PyObject *module)
     return result;
 }
 
+/* The hook stands in slots that all interpreters of a process may share. */
+static int
+in_main_interpreter(void)
+{
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) {
+        return 1;
+    }
+    PyErr_SetString(PyExc_ImportError, "aiometrics._core runs only in the main interpreter of a process");
+    return 0;
+}
+
 static int
 execute(PyObject *module)
 {
+    if (!in_main_interpreter()) {
+        return -1;
+    }
     if (locate_init() < 0 || callback_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 || turns_init_module(module) < 0) {
         return -1;
     }

@@ -1,52 +1,79 @@
 #include "page.h"
 
+#define MAX_RECORDS 1000000 /* more than any option allows */
+
 static int
-bounds_open(Bounds *bounds, const int64_t *words, int64_t count)
+header_open(Page *page)
 {
-    if (count < 1 || count > MAX_BOUNDS) {
-        PyErr_Format(PyExc_ValueError, "a page has 1 to %d bucket bounds, not %lld", MAX_BOUNDS, (long long)count);
+    const int64_t *header = page->buffer.buf;
+    if (page->buffer.len <= HEADER_BLOCKING_THRESHOLD_NS * WORD_BYTES) {
+        PyErr_Format(PyExc_ValueError, "a page has a header, for which %zd bytes are not enough", page->buffer.len);
         return -1;
     }
-    for (int64_t number = 0; number < count; number++) {
-        bounds->upper_ns[number] = words[number];
+    const struct {
+        int word, most;
+    } limits[] = {{HEADER_SEGMENT_BOUNDS, MAX_BOUNDS}, {HEADER_WAIT_BOUNDS, MAX_BOUNDS}, {HEADER_MAX_COROUTINES, MAX_RECORDS},
+                  {HEADER_MAX_YIELD_POINTS, MAX_RECORDS}, {HEADER_WEIGHT, INT_MAX}};
+    for (size_t place = 0; place < Py_ARRAY_LENGTH(limits); place++) {
+        long long number = header[limits[place].word];
+        if (number < 1 || number > limits[place].most) {
+            PyErr_Format(PyExc_ValueError, "word %d of a page is 1 to %d, not %lld", limits[place].word, limits[place].most, number);
+            return -1;
+        }
     }
-    bounds->upper_ns[count] = INT64_MAX;
-    bounds->words = (Py_ssize_t)count + 2;
+    page->segment.words = (Py_ssize_t)header[HEADER_SEGMENT_BOUNDS] + 2;
+    page->wait.words = (Py_ssize_t)header[HEADER_WAIT_BOUNDS] + 2;
+    page->coroutine_words = COROUTINE_SCALARS + 2 * STATUSES * page->wait.words;
+    page->point_words = POINT_SCALARS + page->segment.words + page->wait.words;
+    page->max_coroutines = (Py_ssize_t)header[HEADER_MAX_COROUTINES];
+    page->max_points = (Py_ssize_t)header[HEADER_MAX_YIELD_POINTS];
+    page->threshold_ns = header[HEADER_BLOCKING_THRESHOLD_NS];
+    page->weight = header[HEADER_WEIGHT];
     return 0;
 }
 
-/* Where a part of the page starts, as the layout object says. */
+/* Where a part of the page starts, as the layout object says; NULL with an exception if that many words do not fit there. */
 static int64_t *
-part(PyObject *layout, const char *name, int64_t *words)
+part(const Page *page, PyObject *layout, const char *name, Py_ssize_t words)
 {
     PyObject *offset = PyObject_GetAttrString(layout, name);
     if (offset == NULL) {
         return NULL;
     }
-    Py_ssize_t number = PyLong_AsSsize_t(offset);
+    Py_ssize_t start = PyLong_AsSsize_t(offset);
     Py_DECREF(offset);
-    return number < 0 ? NULL : words + number;
+    Py_ssize_t end = page->buffer.len / WORD_BYTES;
+    if (start >= 0 && words <= end && start <= end - words) {
+        return (int64_t *)page->buffer.buf + start;
+    }
+    if (!PyErr_Occurred()) {
+        PyErr_Format(PyExc_ValueError, "%zd words of %s do not fit into a page of %zd, starting at %zd", words, name, end, start);
+    }
+    return NULL;
+}
+
+static void
+bounds_open(Bounds *bounds, const int64_t *words)
+{
+    Py_ssize_t count = bounds->words - 2;
+    memcpy(bounds->upper_ns, words, (size_t)count * WORD_BYTES);
+    bounds->upper_ns[count] = INT64_MAX;
 }
 
 static int
-parts_open(Page *page, PyObject *layout, int64_t *words)
+parts_open(Page *page, PyObject *layout)
 {
-    page->loop = part(layout, "loop", words);
-    page->start_delay = page->loop ? part(layout, "start_delay", words) : NULL;
-    page->iterations = page->start_delay ? part(layout, "iterations", words) : NULL;
-    page->coroutines = page->iterations ? part(layout, "coroutines", words) : NULL;
-    page->points = page->coroutines ? part(layout, "yield_points", words) : NULL;
-    int64_t *bounds = page->points ? part(layout, "bounds", words) : NULL;
-    if (bounds == NULL || bounds_open(&page->segment, bounds, words[HEADER_SEGMENT_BOUNDS]) < 0 ||
-        bounds_open(&page->wait, bounds + words[HEADER_SEGMENT_BOUNDS], words[HEADER_WAIT_BOUNDS]) < 0) {
+    Py_ssize_t coroutines = (page->max_coroutines + 1) * page->coroutine_words, points = (page->max_points + 1) * page->point_words;
+    const int64_t *bounds = part(page, layout, "bounds", page->segment.words + page->wait.words - 4);
+    if (bounds == NULL || (page->loop = part(page, layout, "loop", LOOP_EVENTS_WAITING + 1)) == NULL ||
+        (page->start_delay = part(page, layout, "start_delay", page->segment.words)) == NULL ||
+        (page->iterations = part(page, layout, "iterations", page->segment.words)) == NULL ||
+        (page->coroutines = part(page, layout, "coroutines", coroutines)) == NULL ||
+        (page->points = part(page, layout, "yield_points", points)) == NULL) {
         return -1;
     }
-    page->coroutine_words = COROUTINE_SCALARS + 2 * STATUSES * page->wait.words;
-    page->point_words = POINT_SCALARS + page->segment.words + page->wait.words;
-    page->max_coroutines = (Py_ssize_t)words[HEADER_MAX_COROUTINES];
-    page->max_points = (Py_ssize_t)words[HEADER_MAX_YIELD_POINTS];
-    page->threshold_ns = words[HEADER_BLOCKING_THRESHOLD_NS];
-    page->weight = words[HEADER_WEIGHT];
+    bounds_open(&page->segment, bounds);
+    bounds_open(&page->wait, bounds + page->segment.words - 2);
     return 0;
 }
 
@@ -63,7 +90,7 @@ page_open(Page *page, PyObject *object)
         return -1;
     }
     PyObject *layout = PyObject_GetAttrString(object, "layout");
-    if (layout == NULL || parts_open(page, layout, page->buffer.buf) < 0) {
+    if (layout == NULL || header_open(page) < 0 || parts_open(page, layout) < 0) {
         Py_XDECREF(layout);
         page_close(page);
         return -1;

@@ -1,5 +1,6 @@
 #include "chain.h"
 #include "clock.h"
+#include "errors.h"
 #include "recorder.h"
 
 #include <structmember.h>
@@ -55,28 +56,22 @@ retire(Recorder *self)
 }
 
 /* An error of ours: reported and gone, and this recorder with it; what was true of the tasks at this moment is not known any more.
+   Nothing happens to a recorder that was retired while Python ran for it: its page may belong to somebody else.
    The application's own error must have been put aside. */
 static void
 fail(Recorder *self)
 {
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (PyErr_GivenExceptionMatches(type, PyExc_KeyboardInterrupt)) {
-        PyErr_SetInterrupt(); /* it was meant for the application */
+    PyObject *error = error_taken();
+    if (!self->retired) {
+        retire(self);
+        PyObject *closed = PyObject_CallMethod(self->page_object, "close", NULL);
+        if (closed == NULL) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(closed);
+        error_report(self->faults, "recorder", error);
     }
-    if (value != NULL && traceback != NULL) {
-        (void)PyException_SetTraceback(value, traceback);
-    }
-    retire(self);
-    PyObject *closed = PyObject_CallMethod(self->page_object, "close", NULL);
-    PyObject *reported = PyObject_CallMethod(self->faults, "report", "sO", "recorder", value == NULL ? Py_None : value);
-    PyErr_Clear();
-    Py_XDECREF(closed);
-    Py_XDECREF(reported);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
+    error_done(error);
 }
 
 int32_t
@@ -190,22 +185,37 @@ enter(Recorder *self, Traced *traced, int64_t now)
     show(self, traced);
 }
 
+/* Takes a segment from among those in progress. It is the innermost, unless threads or greenlets step tasks of one loop by turns; even
+   then none may go on to refer to it. */
+static void
+unchain(Recorder *self, Traced *traced)
+{
+    Traced **place = &self->current;
+    while (*place != NULL && *place != traced) {
+        place = &(*place)->outer;
+    }
+    if (*place != NULL) {
+        *place = traced->outer;
+    }
+    traced->outer = NULL;
+    show(self, self->current);
+}
+
 /* A segment ends; the one that it interrupted goes on. */
 static int
 leave(Recorder *self, Traced *traced, int64_t now)
 {
     Traced *outer = traced->outer;
-    traced->outer = NULL;
-    if (outer != NULL) {
+    if (outer != NULL && self->current == traced) {
         int64_t paused_ns = now - outer->paused_ns;
         outer->since_ns += paused_ns;
         int32_t point = pseudo_point(self, outer->record, AT_EAGER_CHILD);
-        if (point < 0) {
+        if (point < 0 || self->retired) {
             return -1;
         }
         observe(page_waits(&self->page, point), &self->page.wait, paused_ns);
     }
-    show(self, outer);
+    unchain(self, traced);
     return 0;
 }
 
@@ -221,9 +231,11 @@ block(Recorder *self, Traced *traced, int32_t point, int64_t segment_ns)
     }
     PyObject *done = PyObject_CallFunction(self->blocked, "iL", (int)point, (long long)segment_ns);
     Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
+    return done == NULL || self->retired ? -1 : 0;
 }
 
+/* -1 with an exception, or without one if the recorder was retired while Python ran: then nothing of it may be touched any more, since
+   tasks that went meanwhile are still in its lists. So it is with everything that may run Python. */
 static int
 finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
 {
@@ -243,7 +255,7 @@ recorder_resume(Recorder *self, Traced *traced)
         return 0;
     }
     int64_t now;
-    if (clock_read(self->clock, &now) < 0) {
+    if (clock_read(self->clock, &now) < 0 || self->retired) {
         fail(self);
         return 0;
     }
@@ -268,7 +280,7 @@ suspend(Recorder *self, Traced *traced, PyObject *yielded)
         return -1;
     }
     int32_t point = locate(self, traced, yielded);
-    if (point < 0) {
+    if (point < 0 || self->retired) {
         return -1;
     }
     page_begin(&self->page);
@@ -299,14 +311,16 @@ end(Recorder *self, Traced *traced, Status status)
         return -1;
     }
     int32_t point = pseudo_point(self, traced->record, status == COMPLETED ? AT_RETURN : AT_RAISE);
-    if (point < 0) {
+    if (point < 0 || self->retired) {
         return -1;
     }
     page_begin(&self->page);
     int result = finish_segment(self, traced, point, now);
-    observe(page_wall(&self->page, traced->record, (int)status), &self->page.wait, now - traced->created_ns);
-    observe(page_active(&self->page, traced->record, (int)status), &self->page.wait, traced->active_ns);
-    page_coroutine(&self->page, traced->record)[COROUTINE_LIVE] -= 1;
+    if (result == 0) {
+        observe(page_wall(&self->page, traced->record, (int)status), &self->page.wait, now - traced->created_ns);
+        observe(page_active(&self->page, traced->record, (int)status), &self->page.wait, traced->active_ns);
+        page_coroutine(&self->page, traced->record)[COROUTINE_LIVE] -= 1;
+    }
     page_end(&self->page);
     return result;
 }
@@ -335,7 +349,7 @@ recorder_status(void)
     return PyErr_ExceptionMatches(cancelled_error) || PyErr_ExceptionMatches(PyExc_GeneratorExit) ? CANCELLED : FAILED;
 }
 
-/* A callback begins that is no step of a task: `frame` stands for it, on the C stack. Tells whether it is timed at all. */
+/* A callback begins that is no step of a task: `frame` stands for it. Tells whether it is timed at all. */
 int
 recorder_enter_callback(Recorder *self, Traced *frame)
 {
@@ -346,7 +360,7 @@ recorder_enter_callback(Recorder *self, Traced *frame)
     if (self->callbacks < 0) {
         self->callbacks = number_within(PyObject_CallMethod(self->directory, "callbacks", NULL), self->page.max_coroutines);
     }
-    if (self->callbacks < 0 || clock_read(self->clock, &now) < 0) {
+    if (self->callbacks < 0 || clock_read(self->clock, &now) < 0 || self->retired) {
         fail(self);
         return 0;
     }
@@ -365,7 +379,7 @@ leave_callback(Recorder *self, Traced *frame, PyObject *callback)
         return -1;
     }
     int32_t point = locate_callback(self, frame->record, callback);
-    if (point < 0) {
+    if (point < 0 || self->retired) {
         return -1;
     }
     page_begin(&self->page);
@@ -399,6 +413,9 @@ recorder_lose(Recorder *self, Traced *traced)
     record[COROUTINE_DESTROYED_PENDING] += 1;
     if (traced->state == SUSPENDED) {
         unlink_waiting(self, traced);
+    }
+    else if (traced->state == RUNNING) {
+        unchain(self, traced);
     }
 }
 
@@ -452,7 +469,7 @@ trace(Recorder *self, PyObject *coro)
         return NULL;
     }
     PyObject *traced = traced_new(coro, self, record, now);
-    if (traced != NULL) {
+    if (traced != NULL && !self->retired) {
         int64_t *words = page_coroutine(&self->page, record);
         words[COROUTINE_CREATED] += 1;
         words[COROUTINE_LIVE] += 1;
@@ -460,17 +477,20 @@ trace(Recorder *self, PyObject *coro)
     return traced;
 }
 
-/* Whether a task takes it; if not, asyncio shall say so. */
+/* Whether a task takes it; if not, or if it cannot be told, asyncio shall say so. */
 static int
-asyncio_iscoroutine(PyObject *object)
+is_coroutine(PyObject *object)
 {
-    PyObject *answer = PyObject_CallOneArg(iscoroutine, object);
-    if (answer == NULL) {
-        return -1;
+    if (PyCoro_CheckExact(object)) {
+        return 1;
     }
-    int truth = PyObject_IsTrue(answer);
-    Py_DECREF(answer);
-    return truth;
+    PyObject *answer = PyObject_CallOneArg(iscoroutine, object);
+    int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    if (truth < 0) {
+        PyErr_Clear();
+    }
+    return truth > 0;
 }
 
 /* `coro`, or what stands for it from now on: a new reference, never NULL. */
@@ -480,11 +500,7 @@ recorder_trace(Recorder *self, PyObject *coro)
     if (self->retired || Py_IS_TYPE(coro, traced_type)) {
         return Py_NewRef(coro);
     }
-    int is_coroutine = PyCoro_CheckExact(coro) ? 1 : asyncio_iscoroutine(coro);
-    if (is_coroutine <= 0 || !sampled(self)) {
-        if (is_coroutine < 0) {
-            fail(self);
-        }
+    if (!is_coroutine(coro) || !sampled(self)) {
         return Py_NewRef(coro);
     }
     PyObject *traced = trace(self, coro);

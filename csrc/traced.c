@@ -43,7 +43,7 @@ traced_dealloc(Traced *self)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
-    if (self->state == NEW || self->state == SUSPENDED) {
+    if (self->state != DONE) {
         recorder_lose(self->recorder, self);
     }
     Py_DECREF(self->coro);

@@ -1,6 +1,7 @@
 #include "turns.h"
 
 #include "clock.h"
+#include "errors.h"
 #include "page.h"
 
 #include <structmember.h>
@@ -29,16 +30,20 @@ static PyTypeObject *turns_type, *timed_select_type;
 static void
 fail(Turns *self)
 {
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
+    PyObject *error = error_taken();
     self->retired = 1;
-    PyObject *reported = PyObject_CallMethod(self->faults, "report", "sO", "turns", value == NULL ? Py_None : value);
-    PyErr_Clear();
-    Py_XDECREF(reported);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
+    error_report(self->faults, "turns", error);
+    error_done(error);
+}
+
+/* Reads the clock; whether there is anything to time with it. */
+static int
+now_is(Turns *self, int64_t *now)
+{
+    if (!self->retired && clock_read(self->clock, now) < 0) {
+        fail(self);
+    }
+    return !self->retired;
 }
 
 static void
@@ -58,17 +63,12 @@ static void
 enter(Turns *self)
 {
     int64_t now;
-    if (self->retired) {
-        return;
+    if (now_is(self, &now)) {
+        page_begin(&self->page);
+        end_turn(self, now);
+        self->page.loop[LOOP_POLL_SINCE_NS] = now;
+        page_end(&self->page);
     }
-    if (clock_read(self->clock, &now) < 0) {
-        fail(self);
-        return;
-    }
-    page_begin(&self->page);
-    end_turn(self, now);
-    self->page.loop[LOOP_POLL_SINCE_NS] = now;
-    page_end(&self->page);
 }
 
 static void
@@ -76,11 +76,7 @@ leave(Turns *self, int64_t events, int waiting)
 {
     int64_t now;
     int64_t *loop = self->page.loop;
-    if (self->retired || loop[LOOP_POLL_SINCE_NS] == 0) {
-        return;
-    }
-    if (clock_read(self->clock, &now) < 0) {
-        fail(self);
+    if (loop[LOOP_POLL_SINCE_NS] == 0 || !now_is(self, &now)) {
         return;
     }
     int64_t idle_ns = now - loop[LOOP_POLL_SINCE_NS];
@@ -212,10 +208,7 @@ turns_start(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Turns *self = (Turns *)object;
     int64_t now;
-    if (!self->retired) {
-        if (clock_read(self->clock, &now) < 0) {
-            return NULL;
-        }
+    if (now_is(self, &now)) {
         self->page.loop[LOOP_TIMED] = 1;
         self->page.loop[LOOP_TURN_SINCE_NS] = now;
     }
@@ -227,10 +220,7 @@ turns_stop(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Turns *self = (Turns *)object;
     int64_t now;
-    if (!self->retired) {
-        if (clock_read(self->clock, &now) < 0) {
-            return NULL;
-        }
+    if (now_is(self, &now)) {
         page_begin(&self->page);
         end_turn(self, now);
         page_end(&self->page);
