@@ -150,7 +150,7 @@ def mean(histogram: str, selector: str = "") -> str:
 #: What an engineer asks, the query, how many rows to read, and the functions that must be among them. One row is read where the
 #: fault is worst on any machine; where a slow machine makes another fault as bad, that one may come before it.
 QUESTIONS: dict[str, tuple[str, int, set[str]]] = {
-    "who burns the loop": (total("asyncio_segment_seconds_sum"), 5, BURNERS),
+    "who burns the loop": (total("asyncio_segment_seconds_sum"), 6, BURNERS),
     "whose segments are longest": (mean("asyncio_segment_seconds"), 3, {"Payments.charge_card"}),
     "who blocks the loop": (total("asyncio_blocking_seconds_total", "{yield_point!='(running)'}"), 3, {"Payments.charge_card"}),
     "who harms others most": (total("asyncio_inflicted_wait_seconds_total"), 3, {"Payments.charge_card"}),
@@ -177,6 +177,23 @@ def test_a_call_that_blocks_for_120_ms_makes_segments_of_at_least_that(prometheu
     query = f"asyncio_segment_seconds_sum{charging} / asyncio_segment_seconds_count{charging} >= 0"
     found = prometheus.until(bool, lambda: prometheus.ask(query))
     assert [True] == [mean_seconds >= 0.12 for _, mean_seconds in found], found
+
+
+def test_the_watchdog_names_the_line_that_blocks(prometheus: Prometheus) -> None:
+    """Not the await that ends the block, but the call of ``time.sleep`` before it."""
+    query = "sum by (blocked_at) (asyncio_block_samples_total{blocked_at=~'.* Payments.charge_card.*'}) > 0"
+    found = prometheus.until(bool, lambda: [labels["blocked_at"] for labels, _ in prometheus.ask(query)])
+    (place,) = (PLACE.match(blocked_at) for blocked_at in found)
+    assert place is not None
+    source, first = inspect.getsourcelines(Payments.charge_card)
+    assert source[int(place["line"]) - first].strip().startswith("time.sleep(charge_seconds)")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU time of another thread is read from Linux")
+def test_a_blocked_loop_is_active_without_a_cpu(prometheus: Prometheus) -> None:
+    """While the loop sleeps in ``time.sleep`` it is active, but its thread takes no CPU time."""
+    query = "asyncio_loop_time_seconds_total{state='active'} - on (loop) asyncio_loop_thread_cpu_seconds_total > 0"
+    assert ["MainThread"] == prometheus.until(bool, lambda: [labels["loop"] for labels, _ in prometheus.ask(query)])
 
 
 def test_what_tasks_wait_for(prometheus: Prometheus) -> None:
