@@ -23,7 +23,8 @@ typedef struct {
     int32_t value;
 } Entry;
 
-#define TABLE_FRONT 128 /* a power of two */
+#define TABLE_FRONT_BITS 9
+#define TABLE_FRONT (1 << TABLE_FRONT_BITS)
 
 typedef struct {
     Entry *entries;
@@ -73,7 +74,7 @@ table_get(const Table *table, Key key)
 static inline int32_t
 table_get_one(Table *table, PyObject *first)
 {
-    size_t place = ((uintptr_t)first >> 5) % TABLE_FRONT;
+    size_t place = (size_t)((uint64_t)(uintptr_t)first * UINT64_C(0x9E3779B97F4A7C15) >> (64 - TABLE_FRONT_BITS));
     if (table->front[place].first == first) {
         return table->front[place].value;
     }
