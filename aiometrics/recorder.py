@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sysconfig
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +30,20 @@ class Implementation:
 PYTHON = Implementation("python", _twin.Recorder, _twin.TracedCoroutine, Turns)
 
 
+def _refusal() -> str | None:
+    """Why the C core is not to be loaded, even if it is there; to load it without the GIL would bring the GIL back for everybody."""
+    if os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in _OFF:
+        return "AIOMETRICS_NO_EXTENSIONS is set"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "this Python runs without the GIL, which the C core relies on"
+    return None
+
+
 def _c() -> Implementation | None:
     """The C core, or ``None`` with the reason in the log."""
-    if os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in _OFF:
-        logger.info("the recorder runs in Python: AIOMETRICS_NO_EXTENSIONS is set")
+    refusal = _refusal()
+    if refusal is not None:
+        logger.info("the recorder runs in Python: %s", refusal)
         return None
     try:
         from aiometrics import _core  # noqa: PLC0415 - it may not be there
