@@ -22,17 +22,6 @@ FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
 VARIABLES = ["datasource", "job", "instance", "loop", "coroutine", "topk"]
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?=\{)")
 
-#: Names of the design that dashboards ask for and the catalogue does not have yet. Delete this when it has.
-NOT_YET_BUILT = {
-    "asyncio_loop_events_total",
-    "asyncio_loop_events_waiting_total",
-    "asyncio_loop_iteration_seconds_bucket",
-    "asyncio_loop_iteration_seconds_count",
-    "asyncio_loop_ready_handles",
-    "asyncio_loop_scheduled_timers",
-    "asyncio_loop_time_seconds_total",
-}
-
 #: Panels whose thresholds are those of alerts.
 LIMITS = {
     "How busy is the busiest loop?": ["AsyncioLoopSaturated"],
@@ -127,12 +116,7 @@ def test_generator_names_a_file_that_differs(tmp_path: Path) -> None:
 def test_queries_ask_only_for_metrics_that_exist() -> None:
     """Every name in a query is a sample of the catalogue or a recorded series; a misspelt one would show an empty panel."""
     asked = {name for panel in all_panels() for target in panel["targets"] for name in NAME.findall(target["expr"])}
-    assert set() == asked - exported() - NOT_YET_BUILT - rules("record").keys()
-
-
-def test_names_that_are_built_are_not_kept_as_not_yet_built() -> None:
-    """The list of names to come holds none that the catalogue has."""
-    assert set() == exported() & NOT_YET_BUILT
+    assert set() == asked - exported() - rules("record").keys()
 
 
 def test_labels_in_queries_exist() -> None:

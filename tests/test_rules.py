@@ -21,19 +21,13 @@ TESTS = sorted((RULES / "tests").glob("*.yml"))
 RUNBOOK_URL = "https://github.com/aiometrics/aiometrics/blob/main/docs/runbooks.md"
 TARGET_LABELS = {"job", "instance", "pod", "le"}
 
-#: Metrics of the design that the rules ask for and the catalogue does not have yet. Delete this when it has.
-NOT_YET_BUILT = (
-    Metric("asyncio_loop_time_seconds_total", "counter", ("loop", "state"), ""),
-    Metric("asyncio_loop_iteration_seconds", "histogram", ("loop",), ""),
-)
-
 
 def sample_names(metric: Metric) -> set[str]:
     """The names that the samples of ``metric`` carry."""
     return {f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum")} if metric.kind == "histogram" else {metric.name}
 
 
-METRICS = {name: metric for metric in (*CATALOGUE, *NOT_YET_BUILT) for name in sample_names(metric)}
+METRICS = {name: metric for metric in CATALOGUE for name in sample_names(metric)}
 
 
 def load(path: Path) -> Any:
