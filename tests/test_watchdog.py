@@ -1,0 +1,374 @@
+"""The watchdog: what counts as a block, which line is named for it, and what is logged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from types import FrameType
+from typing import Any
+
+import pytest
+from tracing import every_loop
+
+import aiometrics
+from aiometrics.faults import Faults
+from aiometrics.layout import LOOP
+from aiometrics.places import Places
+from aiometrics.snapshot import OTHER
+from aiometrics.stack import MAX_FRAMES, SHORT, UNKNOWN, Call, blocked_at, calls, shortened
+from aiometrics.testing import TracedLoop, traced_loop
+from aiometrics.vitals import MAX_PLACES, Vitals
+from aiometrics.watchdog import LINES, MINUTE_NS, Ration, Reading, Watchdog, blocked_ns
+
+MS = 1_000_000
+FILE = f"{__name__.replace('.', '/')}.py"
+
+
+def here(up: int = 0) -> int:
+    """The line of the caller."""
+    return sys._getframe(1 + up).f_lineno
+
+
+class Watched:
+    """A traced loop in virtual time with a watchdog that looks when it is told to."""
+
+    def __init__(self, traced: TracedLoop) -> None:
+        self.traced = traced
+        made = traced.instrumentation
+        self.dog = Watchdog(made.slots, made.places, made.faults, interval=1, clock=traced.clock)
+
+    def work(self, ms: int) -> None:
+        """Hold the loop."""
+        self.traced.clock.advance_ns(ms * MS)
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """Samples by place."""
+        (loop,) = self.traced.snapshot().loops
+        return dict(loop.block_samples)
+
+
+@pytest.fixture
+def watched(implementation: str) -> Iterator[Watched]:
+    """A watched loop on each recorder."""
+    with traced_loop(implementation=implementation) as traced:
+        yield Watched(traced)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged of blocks."""
+    return [record.getMessage() for record in caplog.records if record.name == "aiometrics.blocked"]
+
+
+@pytest.mark.parametrize(
+    ("since_ns", "now_ns", "expected"),
+    [(0, 500, 0), (100, 100, 0), (100, 199, 0), (100, 200, 100), (100, 9_000, 8_900), (100, 50, 0)],
+    ids=["idle", "new", "short", "at the threshold", "long", "begun after the clock was read"],
+)
+def test_when_a_segment_blocks(since_ns: int, now_ns: int, expected: int) -> None:
+    """One in progress does from the threshold on, for all its time."""
+    assert expected == blocked_ns(Reading(since_ns, 0, 0, 0, 100), now_ns)
+
+
+def test_every_look_at_a_block_is_a_sample_of_its_line(watched: Watched) -> None:
+    """Nothing is counted under the threshold or where nothing blocks; the line is where the thread is, not where the segment ends."""
+    lines: list[int] = []
+
+    async def main() -> None:
+        watched.work(99)
+        watched.dog.look()
+        watched.work(1)
+        lines.append(here() + 1)
+        watched.dog.look()
+        for _ in range(2):
+            lines.append(here() + 1)
+            watched.dog.look()
+        await asyncio.sleep(0)
+        watched.dog.look()
+
+    watched.dog.look()
+    watched.traced.run(main())
+    name = f"{main.__qualname__} > aiometrics.Watchdog.look"
+    assert {f"{FILE}:{lines[0]} {name}": 1, f"{FILE}:{lines[1]} {name}": 2} == watched.samples
+
+
+def test_a_block_inside_of_a_library_is_charged_to_the_line_that_called_it(watched: Watched) -> None:
+    """With what it called; how the library goes on from there is its own affair."""
+    lines: list[int] = []
+
+    async def main() -> None:
+        watched.work(100)
+        lines.append(here() + 1)
+        with ExitStack() as stack:
+            stack.callback(watched.dog.look)
+
+    watched.traced.run(main())
+    assert {f"{FILE}:{lines[0]} {main.__qualname__} > contextlib.ExitStack.__exit__": 1} == watched.samples
+
+
+def test_a_callback_that_blocks_is_named_too(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """What a timer or a protocol runs blocks like a task."""
+
+    def callback() -> None:
+        watched.work(150)
+        watched.dog.look()
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(callback)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        watched.dog.look()
+
+    watched.traced.run(main())
+    ((place, samples),) = watched.samples.items()
+    assert (1, True) == (samples, place.endswith(f"{callback.__qualname__} > aiometrics.Watchdog.look"))
+    (line,) = logged(caplog)
+    assert line.startswith(f"loop MainThread was blocked for 0.150 s by (callback) at {place} ")
+
+
+def test_a_stack_that_may_be_the_next_segments_is_thrown_away(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The segment ended between the look at the page and the look at the thread."""
+
+    def frames() -> dict[int, FrameType]:
+        (slot,) = watched.traced.instrumentation.slots()
+        slot.page.words[slot.page.layout.loop + LOOP["segment_since_ns"]] += 1
+        return {}
+
+    async def main() -> None:
+        watched.work(100)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "_current_frames", frames)
+            watched.dog.look()
+
+    watched.traced.run(main())
+    assert {} == watched.samples
+
+
+def test_a_thread_that_is_not_found_is_unknown(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block counts all the same."""
+
+    async def main() -> None:
+        watched.work(100)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "_current_frames", dict)
+            watched.dog.look()
+
+    watched.traced.run(main())
+    assert {UNKNOWN: 1} == watched.samples
+
+
+def test_one_line_is_logged_when_the_block_is_over(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """With the segment's exact duration, its coroutine, the line that most samples saw, and the stack down to it."""
+    lines: list[int] = []
+
+    def blocks() -> None:
+        for _ in range(2):
+            watched.work(120)
+            lines.append(here() + 1)
+            watched.dog.look()
+
+    async def main() -> None:
+        lines.append(here() + 1)
+        blocks()
+        watched.dog.look()
+        watched.work(7)
+        assert [] == logged(caplog)
+        await asyncio.sleep(0)
+        watched.work(20)
+        watched.dog.look()
+        watched.dog.look()
+
+    watched.traced.run(main())
+    place = f"{FILE}:{lines[1]} {blocks.__qualname__} > aiometrics.Watchdog.look"
+    expected = f"loop MainThread was blocked for 0.247 s by {__name__}.{main.__qualname__} at {place} (2 of 3 samples): "
+    (line,) = logged(caplog)
+    assert expected == line[: len(expected)]
+    stack = line[len(expected) :].split(" > ")
+    assert [f"{FILE}:{lines[0]} {main.__qualname__}", f"{FILE}:{lines[1]} {blocks.__qualname__}"] == stack[:2]
+
+
+def test_two_blocks_of_one_loop_are_two_incidents(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """Though no look fell between them; the time between two looks is not the block's."""
+
+    async def main() -> None:
+        for ms in (100, 200):
+            watched.work(ms)
+            watched.dog.look()
+            await asyncio.sleep(0)
+        watched.work(50)
+        watched.dog.look()
+
+    watched.traced.run(main())
+    assert ["0.100", "0.200"] == [line.split()[5] for line in logged(caplog)]
+
+
+def test_a_block_that_does_not_end_is_logged_all_the_same(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """After five seconds, and then not again."""
+
+    async def main() -> None:
+        for ms in (4_999, 1, 1, 3_000):
+            watched.work(ms)
+            watched.dog.look()
+        await asyncio.sleep(0)
+        watched.dog.look()
+
+    watched.traced.run(main())
+    (line,) = logged(caplog)
+    assert line.startswith(f"loop MainThread has been blocked for 5.000 s and still is, by {__name__}.{main.__qualname__} at {FILE}:")
+    assert 4 == sum(watched.samples.values())
+
+
+def test_lines_are_rationed() -> None:
+    """So many a minute; the first after those that were withheld tells how many they were."""
+    ration = Ration()
+    assert [0] * LINES + [None, None] == [ration.take(5) for _ in range(LINES + 2)]
+    assert [None, 3, 0] == [ration.take(now) for now in (4 + MINUTE_NS, 5 + MINUTE_NS, 6 + MINUTE_NS)]
+
+
+def test_a_flood_of_blocks_is_not_a_flood_of_lines(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """The samples count every one."""
+
+    async def main() -> None:
+        for _ in range(LINES + 3):
+            watched.work(100)
+            watched.dog.look()
+            await asyncio.sleep(0)
+        watched.work(60_000)
+        watched.dog.look()
+
+    watched.traced.run(main())
+    lines = logged(caplog)
+    assert [LINES] == [number for number, line in enumerate(lines) if line.endswith(" (2 earlier incidents were not logged)")]
+    assert LINES + 2 == len(lines)
+    assert LINES + 4 == sum(watched.samples.values())
+
+
+def test_places_are_bounded() -> None:
+    """A hundred for a loop; what comes later is (other), and known ones go on."""
+    vitals = Vitals()
+    for number in range(MAX_PLACES + 2):
+        vitals.sampled(f"shop.py:{number} f")
+    vitals.sampled("shop.py:0 f")
+    assert (MAX_PLACES + 1, 2, 2) == (len(vitals.block_samples), vitals.block_samples[OTHER], vitals.block_samples["shop.py:0 f"])
+
+
+def uvloop_loop() -> Any:
+    """A loop of uvloop's, where there is one."""
+    return pytest.importorskip("uvloop").new_event_loop()
+
+
+@pytest.mark.parametrize("make", [asyncio.SelectorEventLoop, uvloop_loop])
+@pytest.mark.parametrize("trace", [False, True], ids=["bare", "traced"])
+def test_a_stack_begins_where_the_loop_runs_something(make: Callable[[], Any], implementation: str, *, trace: bool) -> None:
+    """The program that runs the loop is no part of what the loop does, and neither are we."""
+    found: list[list[Call]] = []
+
+    async def main() -> None:
+        def inner() -> None:
+            found.append(calls(sys._getframe()))
+
+        inner()
+
+    with every_loop(implementation) if trace else nullcontext():
+        loop = make()
+        try:
+            loop.run_until_complete(main())
+        finally:
+            loop.close()
+    assert [["inner", "main"]] == [[call.code.co_name for call in stack] for stack in found]
+
+
+def frames_of(source: str, module: str, path: str) -> list[Call]:
+    """The stack at the call of ``stop()`` in a module of that name and file."""
+    found: list[Call] = []
+    stop = lambda: found.extend(calls(sys._getframe(1)))  # noqa: E731 - a function would need a name in the stack
+    exec(compile(source, path, "exec"), {"__name__": module, "stop": stop})  # noqa: S102 - code of ours, in a place of its own
+    return found
+
+
+SITE = "/usr/lib/python3/site-packages/requests/api.py"
+
+
+def test_without_the_application_the_library_is_named() -> None:
+    """Whose frame is innermost decides only among frames of one kind."""
+    library = frames_of("def get():\n    stop()\nget()", "requests.api", SITE)[:2]
+    application = frames_of("def main():\n    stop()\nmain()", "shop.main", "/srv/shop/main.py")[:1]
+    places = Places()
+    assert "requests/api.py:2 get" == blocked_at(library, places)
+    assert "shop/main.py:2 main > requests.get" == blocked_at([library[0], *application], places)
+    assert "shop/main.py:2 main" == blocked_at(application, places)
+    assert UNKNOWN == blocked_at([], places)
+
+
+def test_a_long_stack_is_cut() -> None:
+    """The innermost calls are told; of a deep recursion not every frame is looked at."""
+    deep = frames_of(f"def f(n):\n    f(n - 1) if n else stop()\nf({MAX_FRAMES + 40})", "shop.deep", "/srv/shop/deep.py")
+    assert MAX_FRAMES == len(deep)
+    told = shortened(deep)
+    assert ["...", *["shop/deep.py:2 f"] * SHORT] == told.split(" > ")
+    assert "shop/deep.py:2 f" == shortened(deep[:1])
+
+
+def test_an_error_ends_the_watchdog_only(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged and counted once, and the thread is gone."""
+
+    def slots() -> Any:
+        raise LookupError("no slots")
+
+    faults = Faults()
+    dog = Watchdog(slots, Places(), faults, interval=1e-9)
+    dog.start()
+    dog._thread.join(60)
+    assert ({"watchdog": 1}, False) == (faults.counts(), dog._thread.is_alive())
+    assert ["internal error in probe 'watchdog', which is now off; the application is not affected"] == [
+        record.getMessage() for record in caplog.records
+    ]
+    dog.stop()
+
+
+def watchdogs() -> list[threading.Thread]:
+    """The threads of watchdogs that run."""
+    return [thread for thread in threading.enumerate() if thread.name == "aiometrics-watchdog"]
+
+
+def test_the_exporter_starts_and_stops_it() -> None:
+    """One daemon thread, if it is wanted."""
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=None):
+        assert [True] == [thread.daemon for thread in watchdogs()]
+    assert [] == watchdogs()
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=None, watchdog=False):
+        assert [] == watchdogs()
+
+
+def test_who_hears_of_a_block_may_stop_the_exporter(caplog: pytest.LogCaptureFixture) -> None:
+    """The line is logged in the watchdog's thread, which does not wait for itself."""
+    stopped = threading.Event()
+
+    class Stops(logging.Handler):
+        """Stops the exporter."""
+
+        def emit(self, _: logging.LogRecord) -> None:
+            exporter.stop()
+            stopped.set()
+
+    async def main() -> None:
+        # Blocks until it was seen, and again until that was heard of.
+        while not any(loop.block_samples for loop in exporter.snapshot().loops):
+            pass
+        assert await asyncio.to_thread(stopped.wait, 60)
+
+    handler, logger = Stops(), logging.getLogger("aiometrics.blocked")
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=None, blocking_threshold=1e-6, watchdog_interval=1e-4) as exporter:
+        logger.addHandler(handler)
+        try:
+            asyncio.run(main())
+        finally:
+            logger.removeHandler(handler)
+    assert {} == exporter.snapshot().errors
+    assert 1 == len(logged(caplog))
+    for thread in watchdogs():
+        thread.join(60)
