@@ -18,7 +18,7 @@ from aiometrics.chain import awaited_by, code_of, frame_of, opaque
 from aiometrics.clock import Clock, monotonic
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
-from aiometrics.layout import COROUTINE, HEADER, LOOP, YIELD_POINT
+from aiometrics.layout import CALLBACKS, COROUTINE, HEADER, LOOP, YIELD_POINT
 from aiometrics.page import Page
 from aiometrics.snapshot import EAGER_CHILD, RAISE, RETURN
 
@@ -172,7 +172,6 @@ class Recorder:
         self._weight = page.words[HEADER["weight"]]
         self._draw = _SEED
         self._current: TracedCoroutine | None = None
-        self._callbacks: int | None = None
         self._records: dict[types.CodeType, int] = {}
         self._kinds: dict[types.CodeType, int] = {}
         self._points: dict[tuple[Any, ...], int] = {}
@@ -252,10 +251,8 @@ class Recorder:
         if self.retired:
             return None
         try:
-            if self._callbacks is None:
-                self._callbacks = self._directory.callbacks()
             now = self._clock()
-            traced = TracedCoroutine(None, self, self._callbacks, now)
+            traced = TracedCoroutine(None, self, CALLBACKS, now)
             with self.page.writing:
                 self._enter(traced, now)
         except Exception as error:  # noqa: BLE001 - never the application's problem
@@ -270,7 +267,7 @@ class Recorder:
             return
         try:
             now = self._clock()
-            point = self._callback_point(traced._record, callback)
+            point = self._callback_point(callback)
             with self.page.writing:
                 self._finish_segment(traced, point, now)
         except Exception as error:  # noqa: BLE001 - never the application's problem
@@ -418,11 +415,11 @@ class Recorder:
             _keep(self._points, key, point)
         return point
 
-    def _callback_point(self, record: int, callback: Any) -> int:
-        key = (record, *identity(callback))
+    def _callback_point(self, callback: Any) -> int:
+        key = (CALLBACKS, *identity(callback))
         point = self._points.get(key)
         if point is None:
-            point = self._directory.callback(record, callback)
+            point = self._directory.callback(callback)
             _keep(self._points, key, point)
         return point
 

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from aiometrics import callbacks
 from aiometrics.faults import Faults
+from aiometrics.layout import CALLBACKS
 from aiometrics.page import Page
 from aiometrics.places import Kind, Places
-from aiometrics.snapshot import CALLBACK
 
 PROBE = "naming"
 
@@ -62,18 +62,10 @@ class Directory:
         self._points[coroutine, name, name] = number
         return number
 
-    def callbacks(self) -> int:
-        """The record of all callbacks that are no steps of tasks."""
-        number = self._coroutines.get(CALLBACK)
-        if number is None:
-            number = self._page.add_coroutine(CALLBACK)
-            self._remember(self._coroutines, CALLBACK, number)
-        return number
-
-    def callback(self, record: int, callback: Any) -> int:
-        """The record of one callback, as of a place where segments end; ``record`` is that of :meth:`callbacks`."""
+    def callback(self, callback: Any) -> int:
+        """The record of one callback, as of a place where segments end."""
         names = self._ask(None, callbacks.names, callback)
-        return 0 if names is None else self._point(record, *names)
+        return 0 if names is None else self._point(CALLBACKS, *names)
 
     def _ask(self, otherwise: E, question: Callable[..., T], *subjects: Any) -> T | E:
         if self._faults.tripped(PROBE):

@@ -4,7 +4,7 @@ A page is an array of 8-byte signed words in native byte order, followed by the 
 
     header | segment bounds | wait bounds | loop record | coroutine records | yield point records | strings
 
-Record 0 of each kind is ``(other)``. A histogram is its sum in ns, then one count per bucket, the last one unbounded. A string
+Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its sum in ns, then one count per bucket, the last one unbounded. A string
 is one word: its offset in the string area, shifted left by 32, plus its length in bytes. The string area begins with room for the
 loop's name, the only string that may change.
 """
@@ -22,6 +22,11 @@ VERSION = 1
 WORD = 8
 STRING_BYTES_PER_NAME = 128
 LOOP_NAME_BYTES = STRING_BYTES_PER_NAME
+
+
+#: Coroutine records of our own, beside which there is room for max_coroutines: (other) and (callback).
+OWN_COROUTINES = 2
+CALLBACKS = 1
 
 
 def _numbered(*names: str) -> dict[str, int]:
@@ -122,7 +127,7 @@ class Layout:
     @cached_property
     def yield_points(self) -> int:
         """Where the yield point records start."""
-        return self.coroutines + (self.max_coroutines + 1) * self.coroutine_words
+        return self.coroutines + (self.max_coroutines + OWN_COROUTINES) * self.coroutine_words
 
     @cached_property
     def yield_point_words(self) -> int:

@@ -6,8 +6,22 @@ import os
 import sys
 import time
 
-from aiometrics.layout import COROUTINE, HEADER, LOOP, LOOP_COUNTERS, LOOP_NAME_BYTES, MAGIC, VERSION, WORD, YIELD_POINT, Layout, pending_ns
-from aiometrics.snapshot import OTHER
+from aiometrics.layout import (
+    CALLBACKS,
+    COROUTINE,
+    HEADER,
+    LOOP,
+    LOOP_COUNTERS,
+    LOOP_NAME_BYTES,
+    MAGIC,
+    OWN_COROUTINES,
+    VERSION,
+    WORD,
+    YIELD_POINT,
+    Layout,
+    pending_ns,
+)
+from aiometrics.snapshot import CALLBACK, OTHER
 
 _STRING_SHIFT = 32
 #: How often, and how far apart, a copy is tried while the writer is at work.
@@ -62,15 +76,17 @@ class Page:
             self.words[HEADER[name]] = value
         for number, bound in enumerate((*layout.segment_bounds_ns, *layout.wait_bounds_ns)):
             self.words[layout.bounds + number] = bound
-        self._store_other()
+        self._store_own()
         self.words[HEADER["magic"]] = MAGIC
 
-    def _store_other(self) -> None:
+    def _store_own(self) -> None:
         other = self._string(OTHER)
         self.words[self.layout.coroutine(0) + COROUTINE["name"]] = other
+        self.words[self.layout.coroutine(CALLBACKS) + COROUTINE["name"]] = self._string(CALLBACK)
         for field in ("yield_point", "awaits"):
             self.words[self.layout.yield_point(0) + YIELD_POINT[field]] = other
-        self.words[HEADER["coroutines"]] = self.words[HEADER["yield_points"]] = 1
+        self.words[HEADER["coroutines"]] = OWN_COROUTINES
+        self.words[HEADER["yield_points"]] = 1
 
     def copy(self) -> bytes:
         """All bytes at a moment when they add up, or as they are if that does not come soon. For any thread."""
@@ -106,7 +122,7 @@ class Page:
     def add_coroutine(self, name: str) -> int:
         """The number of a new coroutine record."""
         number = self.words[HEADER["coroutines"]]
-        if number > self.layout.max_coroutines:
+        if number >= self.layout.max_coroutines + OWN_COROUTINES:
             self.words[HEADER["overflow_coroutine"]] += 1
             return 0
         ref = self._string(name)

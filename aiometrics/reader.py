@@ -8,7 +8,7 @@ from functools import reduce
 from itertools import accumulate, pairwise
 
 from aiometrics.catalogue import STATUSES
-from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, VERSION, WORD, YIELD_POINT, Layout, pending_ns
+from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, OWN_COROUTINES, VERSION, WORD, YIELD_POINT, Layout, pending_ns
 from aiometrics.snapshot import CALLBACK, RUNNING, Coroutine, Histogram, Loop, Running, YieldPoint
 
 _MAX_BOUNDS = 64
@@ -45,7 +45,7 @@ class _Decoder:
         self._now_ns = now_ns
         self._layout = _layout_of(data)
         self._words = memoryview(data)[: self._layout.strings * WORD].cast("q")
-        self._used = {name: self._count(name) for name in ("coroutines", "yield_points")}
+        self._used = {"coroutines": self._count("coroutines", OWN_COROUTINES), "yield_points": self._count("yield_points", 1)}
         self._strings_used = self._header("strings_used")
         self._weight = self._header("weight")
         if not 0 <= self._strings_used <= self._layout.string_bytes:
@@ -70,9 +70,9 @@ class _Decoder:
     def _coroutine(self, number: int, name: str) -> int:
         return self._words[self._layout.coroutine(number) + COROUTINE[name]]
 
-    def _count(self, name: str) -> int:
-        count, capacity = self._header(name), self._header(f"max_{name}") + 1
-        if not 1 <= count <= capacity:
+    def _count(self, name: str, own: int) -> int:
+        count, capacity = self._header(name), self._header(f"max_{name}") + own
+        if not own <= count <= capacity:
             raise PageError(f"a page with room for {capacity} {name} cannot have {count}")
         return count
 

@@ -77,9 +77,9 @@ protocol_type(Recorder *self, PyObject *receiver)
 }
 
 static Key
-key_of(int32_t record, PyObject *function, PyObject *protocol)
+key_of(PyObject *function, PyObject *protocol)
 {
-    Key key = {(PyObject *)Py_TYPE(function), protocol, NULL, (uint64_t)(uint32_t)record << 32};
+    Key key = {(PyObject *)Py_TYPE(function), protocol, NULL, (uint64_t)CALLBACKS << 32};
     if (PyFunction_Check(function)) {
         key.first = PyFunction_GET_CODE(function);
     }
@@ -90,19 +90,19 @@ key_of(int32_t record, PyObject *function, PyObject *protocol)
 }
 
 int32_t
-locate_callback(Recorder *self, int32_t record, PyObject *callback)
+locate_callback(Recorder *self, PyObject *callback)
 {
     PyObject *receiver;
     PyObject *function = target(callback, &receiver);
     PyObject *protocol = function == NULL ? NULL : protocol_type(self, receiver);
     int32_t point = -1;
     if (protocol != NULL) {
-        Key key = key_of(record, function, protocol);
+        Key key = key_of(function, protocol);
         Py_INCREF(key.first);
         point = table_get(&self->points, key);
         if (point == TABLE_MISS) {
-            PyObject *answer = PyObject_CallMethod(self->directory, "callback", "iO", (int)record, callback);
-            point = number_within(answer, self->page.max_points);
+            PyObject *answer = PyObject_CallMethod(self->directory, "callback", "O", callback);
+            point = number_within(answer, self->page.last_point);
             point = point < 0 || table_put(&self->points, key, point) < 0 ? -1 : point;
         }
         Py_DECREF(key.first);

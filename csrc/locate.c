@@ -215,7 +215,7 @@ new_point(Recorder *self, const Traced *traced, Choice *choice, Key key, PyObjec
     }
     PyObject *callee = choice->callee == NULL ? Py_None : choice->callee;
     PyObject *answer = PyObject_CallMethod(self->directory, "yield_point", "iOOO", (int)traced->record, choice->owner, callee, yielded);
-    int32_t point = number_within(answer, self->page.max_points);
+    int32_t point = number_within(answer, self->page.last_point);
     return point < 0 || table_put(&self->points, key, point) < 0 ? -1 : point;
 }
 

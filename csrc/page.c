@@ -25,8 +25,8 @@ header_open(Page *page)
     page->wait.words = (Py_ssize_t)header[HEADER_WAIT_BOUNDS] + 2;
     page->coroutine_words = COROUTINE_SCALARS + 2 * STATUSES * page->wait.words;
     page->point_words = POINT_SCALARS + page->segment.words + page->wait.words;
-    page->max_coroutines = (Py_ssize_t)header[HEADER_MAX_COROUTINES];
-    page->max_points = (Py_ssize_t)header[HEADER_MAX_YIELD_POINTS];
+    page->last_coroutine = (Py_ssize_t)header[HEADER_MAX_COROUTINES] + 1;
+    page->last_point = (Py_ssize_t)header[HEADER_MAX_YIELD_POINTS];
     page->threshold_ns = header[HEADER_BLOCKING_THRESHOLD_NS];
     page->weight = header[HEADER_WEIGHT];
     return 0;
@@ -63,7 +63,7 @@ bounds_open(Bounds *bounds, const int64_t *words)
 static int
 parts_open(Page *page, PyObject *layout)
 {
-    Py_ssize_t coroutines = (page->max_coroutines + 1) * page->coroutine_words, points = (page->max_points + 1) * page->point_words;
+    Py_ssize_t coroutines = (page->last_coroutine + 1) * page->coroutine_words, points = (page->last_point + 1) * page->point_words;
     const int64_t *bounds = part(page, layout, "bounds", page->segment.words + page->wait.words - 4);
     if (bounds == NULL || (page->loop = part(page, layout, "loop", LOOP_EVENTS_WAITING + 1)) == NULL ||
         (page->start_delay = part(page, layout, "start_delay", page->segment.words)) == NULL ||

@@ -8,6 +8,7 @@
 
 #define MAX_BOUNDS 64
 #define STATUSES 3
+#define CALLBACKS 1 /* the coroutine record of callbacks */
 #define WORD_BYTES ((Py_ssize_t)sizeof(int64_t))
 
 enum { HEADER_SEGMENT_BOUNDS = 5, HEADER_WAIT_BOUNDS, HEADER_MAX_COROUTINES, HEADER_MAX_YIELD_POINTS, HEADER_WEIGHT = 13,
@@ -33,8 +34,8 @@ typedef struct {
     int64_t *points;
     Py_ssize_t coroutine_words;
     Py_ssize_t point_words;
-    Py_ssize_t max_coroutines;
-    Py_ssize_t max_points;
+    Py_ssize_t last_coroutine; /* the highest number a record can have */
+    Py_ssize_t last_point;
     Bounds segment;
     Bounds wait;
     int64_t threshold_ns;

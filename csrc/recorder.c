@@ -97,7 +97,7 @@ pseudo_point(Recorder *self, int32_t record, PseudoPoint which)
     int32_t *known = &self->pseudo[record][which];
     if (*known < 0) {
         PyObject *answer = PyObject_CallMethod(self->directory, "pseudo_point", "is", (int)record, pseudo_names[which]);
-        *known = number_within(answer, self->page.max_points);
+        *known = number_within(answer, self->page.last_point);
     }
     return *known;
 }
@@ -357,14 +357,11 @@ recorder_enter_callback(Recorder *self, Traced *frame)
     if (self->retired) {
         return 0;
     }
-    if (self->callbacks < 0) {
-        self->callbacks = number_within(PyObject_CallMethod(self->directory, "callbacks", NULL), self->page.max_coroutines);
-    }
-    if (self->callbacks < 0 || clock_read(self->clock, &now) < 0 || self->retired) {
+    if (clock_read(self->clock, &now) < 0 || self->retired) {
         fail(self);
         return 0;
     }
-    frame->record = self->callbacks;
+    frame->record = CALLBACKS;
     page_begin(&self->page);
     enter(self, frame, now);
     page_end(&self->page);
@@ -378,7 +375,7 @@ leave_callback(Recorder *self, Traced *frame, PyObject *callback)
     if (clock_read(self->clock, &now) < 0) {
         return -1;
     }
-    int32_t point = locate_callback(self, frame->record, callback);
+    int32_t point = locate_callback(self, callback);
     if (point < 0 || self->retired) {
         return -1;
     }
@@ -446,7 +443,7 @@ record_of(Recorder *self, PyObject *coro)
             return record;
         }
     }
-    int32_t record = number_within(PyObject_CallMethod(self->directory, "coroutine", "O", coro), self->page.max_coroutines);
+    int32_t record = number_within(PyObject_CallMethod(self->directory, "coroutine", "O", coro), self->page.last_coroutine);
     if (code == NULL || record < 0) {
         Py_XDECREF(code);
         return record;
@@ -535,13 +532,13 @@ tables_open(Recorder *self)
             return -1;
         }
     }
-    self->waiting = PyMem_Calloc((size_t)self->page.max_points + 1, sizeof(Waiting));
-    self->pseudo = PyMem_Malloc(((size_t)self->page.max_coroutines + 1) * sizeof(*self->pseudo));
+    self->waiting = PyMem_Calloc((size_t)self->page.last_point + 1, sizeof(Waiting));
+    self->pseudo = PyMem_Malloc(((size_t)self->page.last_coroutine + 1) * sizeof(*self->pseudo));
     if (self->waiting == NULL || self->pseudo == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    memset(self->pseudo, 0xFF, ((size_t)self->page.max_coroutines + 1) * sizeof(*self->pseudo)); /* -1: not known yet */
+    memset(self->pseudo, 0xFF, ((size_t)self->page.last_coroutine + 1) * sizeof(*self->pseudo)); /* -1: not known yet */
     return 0;
 }
 
@@ -567,7 +564,6 @@ recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->clock = clock_kept(clock);
     self->blocked = blocked == NULL || blocked == Py_None ? NULL : Py_NewRef(blocked);
     self->draw = SEED;
-    self->callbacks = -1;
     if (tables_open(self) < 0) {
         Py_DECREF(self);
         return NULL;

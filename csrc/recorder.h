@@ -62,7 +62,6 @@ struct Recorder {
     Table transports; /* type -> whether it may be a transport of asyncio's */
     Table points;  /* record, code, instruction and callee -> yield point */
     uint64_t draw;
-    int32_t callbacks; /* the record of callbacks, -1 before the first */
     int retired;
 };
 
@@ -91,7 +90,7 @@ int32_t locate(Recorder *self, Traced *traced, PyObject *yielded);
 
 /* The yield point that stands for a callback: callback.c. -1 with an exception. */
 int callback_init(void);
-int32_t locate_callback(Recorder *self, int32_t record, PyObject *callback);
+int32_t locate_callback(Recorder *self, PyObject *callback);
 int locate_init(void);
 
 #endif

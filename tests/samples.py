@@ -48,9 +48,18 @@ def coroutine(
     return Coroutine(name, created, live, destroyed_pending, none | dict(wall or {}), none | dict(active or {}))
 
 
-def loop(name: str = "MainThread", *, start_delay: Histogram | None = None, blocking_ns: int = 0, heartbeat_ns: int = 0) -> Loop:
-    """One idle loop."""
-    return Loop(name, start_delay or histogram(), blocking_ns, heartbeat_ns, running=None)
+def loop(
+    name: str = "MainThread",
+    *,
+    start_delay: Histogram | None = None,
+    blocking_ns: int = 0,
+    heartbeat_ns: int = 0,
+    active_ns: int = 0,
+    idle_ns: int | None = 0,
+) -> Loop:
+    """One idle loop; one whose selector cannot be timed if ``idle_ns`` is ``None``."""
+    timed = None if idle_ns is None else 0
+    return Loop(name, start_delay or histogram(), blocking_ns, heartbeat_ns, None, histogram(), active_ns, idle_ns, timed, timed)
 
 
 def shop() -> Snapshot:

@@ -101,7 +101,7 @@ def test_a_clock_that_fails_stops_the_recorder_only(implementation: str, caplog:
         assert ENDED == asyncio.run(application())
         clock.readings = 10
         seen = instrumentation.snapshot()
-    assert {"recorder": 1} == seen.errors
+    assert {"recorder"} == seen.errors.keys() - {"turns"}  # where the turns are timed, the same clock fails there too
     assert [message("recorder")] == logged(caplog)
     (record,) = (record for record in caplog.records if record.name == "aiometrics")
     assert record.exc_info is not None
@@ -189,7 +189,7 @@ def test_a_failing_count_of_harm_stops_the_recorder_only(implementation: str, ca
 
     with faulty(implementation, clock=clock) as instrumentation, asyncio.Runner(loop_factory=make) as runner:
         assert 5 == runner.run(main())
-        assert {"recorder": 1} == instrumentation.snapshot().errors
+        assert {"recorder"} == instrumentation.snapshot().errors.keys() - {"turns"}
     assert [message("recorder")] == logged(caplog)
 
 
