@@ -123,15 +123,17 @@ def demo() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def prometheus(demo: str, binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus with the repository's configuration: only the target and the intervals are others."""
+    """Prometheus with the repository's configuration: only the target, the intervals and with them the places of the rules are others."""
     directory = tmp_path_factory.mktemp("prometheus")
     configuration = yaml.safe_load((root / "prometheus.yml").read_text(encoding="utf-8"))
-    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    for path in (root / "rules").glob("*.yml"):
-        rules = yaml.safe_load(path.read_text(encoding="utf-8"))
-        groups = [{key: value for key, value in group.items() if key != "interval"} for group in rules["groups"]]
-        (directory / path.name).write_text(yaml.safe_dump({"groups": groups}), encoding="utf-8")
+    for pattern in configuration["rule_files"]:
+        for path in root.glob(pattern):
+            rules = yaml.safe_load(path.read_text(encoding="utf-8"))
+            for group in rules["groups"]:
+                group["interval"] = "1s"
+            (directory / path.name).write_text(yaml.safe_dump(rules), encoding="utf-8")
     configuration["rule_files"] = [str(directory / "*.rules.yml"), str(directory / "*.alerts.yml")]
+    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     configuration["scrape_configs"][0]["static_configs"][0]["targets"] = [urllib.parse.urlsplit(demo).netloc]
     config_file = directory / "prometheus.yml"
     config_file.write_text(yaml.safe_dump(configuration), encoding="utf-8")
