@@ -1,15 +1,23 @@
-"""Callbacks that are no steps of tasks are timed where asyncio's handles run them; uvloop's handles are its own, and out of reach."""
+"""Callbacks that are no steps of tasks are timed where asyncio's handles run them; uvloop's handles are its own, and out of reach.
+
+``Handle._run`` is compiled anew from asyncio's own source, with one expression changed: the call that runs the callback. So stack
+traces, error messages and whatever else this version of asyncio does there are as they were.
+"""
 
 from __future__ import annotations
 
-import functools
+import ast
+import inspect
 from asyncio import events
 from collections.abc import Callable
-from types import BuiltinFunctionType
+from functools import lru_cache
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
 Lookup = Callable[[Any], Any]
-_original = events.Handle._run
+
+_HELPER = "__aiometrics__"
+_RUNS_CALLBACK = "self._context.run(self._callback, *self._args)"
 
 
 def _is_step(callback: Any) -> bool:
@@ -18,52 +26,80 @@ def _is_step(callback: Any) -> bool:
     return kind.__name__ == "TaskStepMethWrapper" or (kind is BuiltinFunctionType and callback.__name__ == "task_wakeup")
 
 
-def _timed_run(lookup: Lookup) -> Callable[[events.Handle], None]:
-    @functools.wraps(_original)
-    def _run(handle: Any) -> None:
-        callback = handle._callback
-        recorder = None if _is_step(callback) else lookup(handle._loop)
-        entered = None if recorder is None else recorder.enter_callback()
-        if entered is None:
-            _original(handle)
-            return
-        try:
-            _original(handle)
-        finally:
-            recorder.leave_callback(entered, callback)
+class _Timed:
+    """``with _Timed(lookup, handle):`` the callback runs in."""
 
-    return _run
+    __slots__ = ("_callback", "_entered", "_recorder")
+
+    def __init__(self, lookup: Lookup, handle: Any) -> None:
+        self._callback = handle._callback
+        self._recorder = None if _is_step(self._callback) else lookup(handle._loop)
+
+    def __enter__(self) -> None:
+        self._entered = None if self._recorder is None else self._recorder.enter_callback()
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._entered is not None:
+            self._recorder.leave_callback(self._entered, self._callback)
 
 
-class _FailedHandle:
-    """Stands for a handle whose callback has raised, so that asyncio's own code deals with it, in the words of its version.
+def _called(statement: ast.Expr) -> ast.stmt:
+    """``helper(self)`` in place of the statement."""
+    return ast.copy_location(ast.parse(f"{_HELPER}(self)").body[0], statement)
 
-    It runs the callback by raising ``error`` once more, and is its own context and loop.
-    """
 
-    def __init__(self, handle: Any, raises: Callable[..., Any]) -> None:
-        self._handle = handle
-        self._callback, self._args = handle._callback, handle._args
-        self._source_traceback = handle._source_traceback
-        self._context = self._loop = self
-        self.run = raises
+def _wrapped(statement: ast.Expr) -> ast.stmt:
+    """``with helper(self):`` around the statement."""
+    block = ast.parse(f"with {_HELPER}(self): pass").body[0]
+    assert isinstance(block, ast.With)
+    block.body = [statement]
+    return ast.copy_location(block, statement)
 
-    def get_debug(self) -> bool:
-        return bool(self._handle._loop.get_debug())
 
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self._handle._loop.call_exception_handler({**context, "handle": self._handle})
+class _Change(ast.NodeTransformer):
+    def __init__(self, change: Callable[[ast.Expr], ast.stmt]) -> None:
+        self._change = change
+        self.changes = 0
+
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        if ast.unparse(node) != _RUNS_CALLBACK:
+            return node
+        self.changes += 1
+        return self._change(node)
+
+
+@lru_cache(maxsize=2)
+def _recompiled(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
+    """The code of ``Handle._run`` with the call that runs the callback changed. Raises ``RuntimeError`` if there is none in the source."""
+    tree = ast.parse(inspect.getsource(events))
+    handle = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Handle")
+    run = next(node for node in handle.body if isinstance(node, ast.FunctionDef) and node.name == "_run")
+    changed = _Change(change)
+    changed.visit(run)
+    if changed.changes != 1:
+        raise RuntimeError(f"Handle._run of this asyncio does not say {_RUNS_CALLBACK!r}: its callbacks are not timed")
+    module = ast.fix_missing_locations(ast.Module([run], []))
+    code = compile(module, events.Handle._run.__code__.co_filename, "exec", dont_inherit=True)
+    body = next(constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return body.replace(co_qualname=events.Handle._run.__qualname__)
 
 
 class HandleSeam:
     """The method by which asyncio's handles run their callbacks. ``lookup(loop)`` is the recorder of a loop, or ``None``.
 
-    With the C core the method is C, and no slower than asyncio's own.
+    With the C core it is no slower than asyncio's own.
     """
 
     def __init__(self, core: Any, lookup: Lookup) -> None:
-        self._replaced = vars(events.Handle)["_run"]
-        self._run = _timed_run(lookup) if core is None else core.handle_run(events.Handle, _original, _failed(core))
+        self._replaced = events.Handle._run
+        if core is None:
+            code, helper = _recompiled(_wrapped), lambda handle: _Timed(lookup, handle)
+        else:
+            core.hook_handles(events.Handle)
+            code, helper = _recompiled(_called), core.run_handle
+        self._run = FunctionType(code, {**vars(events), _HELPER: helper}, self._replaced.__name__)
+        self._run.__doc__ = self._replaced.__doc__
+        self._run.__qualname__ = self._replaced.__qualname__
 
     def install(self) -> None:
         """Put it in place."""
@@ -71,12 +107,5 @@ class HandleSeam:
 
     def remove(self) -> None:
         """Restore the method; where somebody has since replaced it in turn, leave this one, without effect."""
-        if vars(events.Handle)["_run"] is self._run:
+        if events.Handle._run is self._run:
             events.Handle._run = self._replaced  # type: ignore[method-assign]
-
-
-def _failed(core: Any) -> Callable[[Any, BaseException], None]:
-    def failed(handle: Any, error: BaseException) -> None:
-        _original(_FailedHandle(handle, functools.partial(core.reraise, error)))  # type: ignore[arg-type]
-
-    return failed

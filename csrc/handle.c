@@ -1,4 +1,4 @@
-/* Runs the callback of an asyncio handle as Handle._run does, and times it unless it is a step of a task, which times itself. */
+/* Runs the callback of an asyncio handle, and times it unless it is a step of a task, which times itself. */
 #include "handle.h"
 
 #include "hook.h"
@@ -6,11 +6,10 @@
 
 #include <structmember.h>
 
-/* Where Handle keeps what it was given, and what to do with what is out of the ordinary. One class in the process, so one of these. */
+/* Where a handle keeps what it was given. One class in the process, so one of these. */
+static PyTypeObject *handle_type;
 static struct {
     Py_ssize_t callback, args, context, loop;
-    PyObject *original; /* Handle._run itself */
-    PyObject *failed;   /* failed(handle, error): a callback has raised */
 } handles;
 
 static PyTypeObject *step_type; /* of asyncio's own callbacks in C; known once one was met, only compared */
@@ -66,51 +65,58 @@ call_timed(Recorder *recorder, PyObject *context, PyObject *callback, PyObject *
     return result;
 }
 
-/* The callback has raised: asyncio's own code says what comes of it. */
+/* What the changed line of Handle._run said before, for handles out of the ordinary. */
 static PyObject *
-report(PyObject *handle)
+call_as_written(PyObject *handle)
 {
-    PyObject *type, *error, *traceback;
-    PyErr_Fetch(&type, &error, &traceback);
-    PyErr_NormalizeException(&type, &error, &traceback);
-    if (traceback != NULL) {
-        (void)PyException_SetTraceback(error, traceback);
+    PyObject *context = PyObject_GetAttrString(handle, "_context");
+    PyObject *run = context == NULL ? NULL : PyObject_GetAttrString(context, "run");
+    PyObject *callback = run == NULL ? NULL : PyObject_GetAttrString(handle, "_callback");
+    PyObject *args = callback == NULL ? NULL : PyObject_GetAttrString(handle, "_args");
+    PyObject *rest = args == NULL ? NULL : PySequence_Tuple(args);
+    PyObject *first = rest == NULL ? NULL : PyTuple_Pack(1, callback);
+    PyObject *all = first == NULL ? NULL : PySequence_Concat(first, rest);
+    PyObject *result = all == NULL ? NULL : PyObject_Call(run, all, NULL);
+    PyObject *parts[] = {context, run, callback, args, rest, first, all};
+    for (size_t place = 0; place < Py_ARRAY_LENGTH(parts); place++) {
+        Py_XDECREF(parts[place]);
     }
-    PyObject *result = PyObject_CallFunctionObjArgs(handles.failed, handle, error, NULL);
-    Py_XDECREF(type);
-    Py_XDECREF(error);
-    Py_XDECREF(traceback);
     return result;
 }
 
 static PyObject *
-handle_run(PyObject *handle, PyObject *Py_UNUSED(ignored))
+call_plain(PyObject *callback, PyObject *args, PyObject *context, PyObject *loop)
 {
+    Recorder *recorder = is_step(callback) ? NULL : hook_recorder_of(loop);
+    if (recorder == NULL) {
+        return PyErr_Occurred() ? NULL : call_in(context, callback, args);
+    }
+    PyObject *result = call_timed(recorder, context, callback, args);
+    Py_DECREF(recorder);
+    return result;
+}
+
+PyObject *
+handle_run(PyObject *Py_UNUSED(module), PyObject *handle)
+{
+    if (handle_type == NULL || !PyObject_TypeCheck(handle, handle_type)) {
+        return call_as_written(handle);
+    }
     PyObject *callback = slot(handle, handles.callback), *args = slot(handle, handles.args);
     PyObject *context = slot(handle, handles.context), *loop = slot(handle, handles.loop);
     if (callback == NULL || args == NULL || context == NULL || loop == NULL || !PyTuple_CheckExact(args) ||
         !PyContext_CheckExact(context)) {
-        return PyObject_CallOneArg(handles.original, handle);
+        return call_as_written(handle);
     }
     Py_INCREF(callback);
     Py_INCREF(args);
     Py_INCREF(context);
-    Recorder *recorder = is_step(callback) ? NULL : hook_recorder_of(loop);
-    PyObject *result = recorder == NULL && PyErr_Occurred() ? NULL
-                       : recorder == NULL                   ? call_in(context, callback, args)
-                                                            : call_timed(recorder, context, callback, args);
-    Py_XDECREF((PyObject *)recorder);
+    PyObject *result = call_plain(callback, args, context, loop);
     Py_DECREF(callback);
     Py_DECREF(args);
     Py_DECREF(context);
-    if (result == NULL) {
-        return report(handle);
-    }
-    Py_DECREF(result);
-    Py_RETURN_NONE;
+    return result;
 }
-
-static PyMethodDef run_definition = {"_run", handle_run, METH_NOARGS, "Run the callback."};
 
 /* Where the slot `name` of the type is, -1 with an exception if it is not one. */
 static Py_ssize_t
@@ -132,26 +138,12 @@ offset_of(PyObject *type, const char *name)
 }
 
 PyObject *
-handle_make_run(PyObject *Py_UNUSED(module), PyObject *arguments)
+handle_hook(PyObject *Py_UNUSED(module), PyObject *type)
 {
-    PyObject *type, *original, *failed;
-    if (!PyArg_ParseTuple(arguments, "O!OO:handle_run", &PyType_Type, &type, &original, &failed) ||
-        (handles.callback = offset_of(type, "_callback")) < 0 || (handles.args = offset_of(type, "_args")) < 0 ||
+    if (!PyType_Check(type) || (handles.callback = offset_of(type, "_callback")) < 0 || (handles.args = offset_of(type, "_args")) < 0 ||
         (handles.context = offset_of(type, "_context")) < 0 || (handles.loop = offset_of(type, "_loop")) < 0) {
-        return NULL;
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "cannot hook %R: give the type of asyncio's handles", type);
     }
-    Py_XSETREF(handles.original, Py_NewRef(original));
-    Py_XSETREF(handles.failed, Py_NewRef(failed));
-    return PyDescr_NewMethod((PyTypeObject *)type, &run_definition);
-}
-
-PyObject *
-handle_reraise(PyObject *Py_UNUSED(module), PyObject *arguments)
-{
-    PyObject *error = PyTuple_GET_SIZE(arguments) > 0 ? PyTuple_GET_ITEM(arguments, 0) : NULL;
-    if (error == NULL || !PyExceptionInstance_Check(error)) {
-        return PyErr_Format(PyExc_TypeError, "give an exception to raise, not %R", error == NULL ? Py_None : error);
-    }
-    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), Py_NewRef(error), PyException_GetTraceback(error));
-    return NULL;
+    Py_XSETREF(handle_type, (PyTypeObject *)Py_NewRef(type));
+    Py_RETURN_NONE;
 }

@@ -4,10 +4,10 @@
 
 #include <Python.h>
 
-/* handle_run(Handle, original, failed): what stands in place of Handle._run. */
-PyObject *handle_make_run(PyObject *module, PyObject *arguments);
+/* hook_handles(Handle): learn where a handle keeps its callback. */
+PyObject *handle_hook(PyObject *module, PyObject *type);
 
-/* reraise(error, ...): raises it again, with its traceback as it is. */
-PyObject *handle_reraise(PyObject *module, PyObject *arguments);
+/* run_handle(handle): run its callback in its context. */
+PyObject *handle_run(PyObject *module, PyObject *handle);
 
 #endif

@@ -6,8 +6,8 @@
 static PyMethodDef methods[] = {
     {"hook", hook_install, METH_VARARGS, "hook(task_type, lookup): trace each new task of that type whose loop lookup(loop) has a recorder for."},
     {"unhook", hook_remove, METH_NOARGS, "unhook(): construct tasks as if nothing had been."},
-    {"handle_run", handle_make_run, METH_VARARGS, "handle_run(Handle, original, failed): what stands in place of Handle._run."},
-    {"reraise", handle_reraise, METH_VARARGS, "reraise(error, ...): raises it again, with its traceback as it is."},
+    {"hook_handles", handle_hook, METH_O, "hook_handles(Handle): learn where a handle keeps its callback."},
+    {"run_handle", handle_run, METH_O, "run_handle(handle): run its callback in its context, timed if it is no step of a task."},
     {NULL, NULL, 0, NULL},
 };
 
