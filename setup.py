@@ -1,13 +1,15 @@
-"""Builds the optional C recorder; everything else is declared in pyproject.toml."""
+"""Builds the optional C recorder and puts the assets into the package; everything else is declared in pyproject.toml."""
 
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 FLAGS = ["-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion"]
 
@@ -29,4 +31,15 @@ def extensions() -> list[Extension]:
     return [core]
 
 
-setup(ext_modules=extensions())
+class BuildWithAssets(build_py):
+    """Exports the assets of the checkout into the package that is built; an editable install reads them where they are."""
+
+    def run(self) -> None:
+        """Copy the modules, then the assets."""
+        super().run()
+        if not self.editable_mode:
+            assets = runpy.run_path("aiometrics/assets.py")
+            assets["export"](Path(self.build_lib, "aiometrics", assets["INSTALLED"].name), overwrite=True)
+
+
+setup(ext_modules=extensions(), cmdclass={"build_py": BuildWithAssets})

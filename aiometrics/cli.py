@@ -6,7 +6,9 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from aiometrics.assets import export
 from aiometrics.demo.faults import Fault, parse_faults
 from aiometrics.options import DEFAULT_PORT
 from aiometrics.version import __version__
@@ -63,6 +65,24 @@ def _demo(chosen: argparse.Namespace) -> int:
     return run(Settings(faults=chosen.faults, seconds=chosen.seconds, every_seconds=chosen.every, addr=chosen.addr, port=chosen.port))
 
 
+def _add_export_assets(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "write the Grafana dashboards, the Prometheus rules and configuration, and the Kubernetes manifests to a directory"
+    parser = commands.add_parser("export-assets", help=about, description=about[0].upper() + about[1:] + ".")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where to; it is made if need be")
+    parser.add_argument("--force", action="store_true", help="replace files that are there and differ")
+    parser.set_defaults(run=_export_assets)
+
+
+def _export_assets(chosen: argparse.Namespace) -> int:
+    try:
+        written = export(chosen.directory, overwrite=chosen.force)
+    except OSError as error:
+        return _fail(str(error))
+    for path in written:
+        print(chosen.directory / path)
+    return 0
+
+
 def _fail(message: str) -> int:
     sys.stderr.write(f"aiometrics: {message}\n")
     return 1
@@ -91,4 +111,4 @@ def _faults(text: str) -> frozenset[Fault]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-_COMMANDS = (_add_demo,)
+_COMMANDS = (_add_demo, _add_export_assets)
