@@ -43,17 +43,24 @@ class _Timed:
             self._recorder.leave_callback(self._entered, self._callback)
 
 
-def _called(statement: ast.Expr) -> ast.stmt:
-    """``helper(self)`` in place of the statement."""
-    return ast.copy_location(ast.parse(f"{_HELPER}(self)").body[0], statement)
+def _at(place: ast.Expr, source: str) -> ast.stmt:
+    """The statement ``source``, as if it stood at ``place``."""
+    (statement,) = ast.parse(source).body
+    for node in ast.walk(statement):
+        ast.copy_location(node, place)
+    return statement
 
 
-def _wrapped(statement: ast.Expr) -> ast.stmt:
-    """``with helper(self):`` around the statement."""
-    block = ast.parse(f"with {_HELPER}(self): pass").body[0]
-    assert isinstance(block, ast.With)
-    block.body = [statement]
-    return ast.copy_location(block, statement)
+def _called(place: ast.Expr) -> ast.stmt:
+    """``helper(self)`` in place of the call."""
+    return _at(place, f"{_HELPER}(self)")
+
+
+def _wrapped(place: ast.Expr) -> ast.stmt:
+    """``with helper(self):`` around the call."""
+    block = _at(place, f"with {_HELPER}(self): pass")
+    block.body = [place]  # type: ignore[attr-defined]
+    return block
 
 
 class _Change(ast.NodeTransformer):

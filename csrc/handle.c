@@ -12,7 +12,9 @@ static struct {
     Py_ssize_t callback, args, context, loop;
 } handles;
 
-static PyTypeObject *step_type; /* of asyncio's own callbacks in C; known once one was met, only compared */
+/* asyncio's own callbacks in C; known once one was met, only compared. */
+static PyTypeObject *step_type;
+static PyMethodDef *wakeup;
 
 static inline PyObject *
 slot(PyObject *handle, Py_ssize_t offset)
@@ -28,7 +30,11 @@ is_step(PyObject *callback)
         return 1;
     }
     if (type == &PyCFunction_Type) {
-        return strcmp(((PyCFunctionObject *)callback)->m_ml->ml_name, "task_wakeup") == 0;
+        PyMethodDef *method = ((PyCFunctionObject *)callback)->m_ml;
+        if (method != wakeup && strcmp(method->ml_name, "task_wakeup") == 0) {
+            wakeup = method;
+        }
+        return method == wakeup;
     }
     const char *dot = strrchr(type->tp_name, '.');
     if (strcmp(dot == NULL ? type->tp_name : dot + 1, "TaskStepMethWrapper") == 0) {
