@@ -33,7 +33,7 @@ class _Timed:
 
     def __init__(self, lookup: Lookup, handle: Any) -> None:
         self._callback = handle._callback
-        self._recorder = None if _is_step(self._callback) else lookup(handle._loop)
+        self._recorder: Any = None if _is_step(self._callback) else lookup(handle._loop)
 
     def __enter__(self) -> None:
         self._entered = None if self._recorder is None else self._recorder.enter_callback()

@@ -4,9 +4,9 @@ A page is an array of 8-byte signed words in native byte order, followed by the 
 
     header | segment bounds | wait bounds | loop record | coroutine records | yield point records | strings
 
-Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its sum in ns, then one count per bucket, the last one unbounded. A string
-is one word: its offset in the string area, shifted left by 32, plus its length in bytes. The string area begins with room for the
-loop's name, the only string that may change.
+Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its sum in ns, then one count per bucket,
+the last one unbounded. A string is one word: its offset in the string area, shifted left by 32, plus its length in bytes. The string
+area begins with room for the loop's name, the only string that may change.
 """
 
 from __future__ import annotations

@@ -90,13 +90,16 @@ class Page:
 
     def copy(self) -> bytes:
         """All bytes at a moment when they add up, or as they are if that does not come soon. For any thread."""
-        start = self._sequence * WORD
         for _ in range(_COPIES):
             data = bytes(self.memory)
-            if not int.from_bytes(data[start : start + WORD], sys.byteorder) & 1:
-                break
+            if not self._sequence_of(data) & 1:
+                return data
             time.sleep(_COPY_PAUSE_SECONDS)
-        return data
+        return bytes(self.memory)
+
+    def _sequence_of(self, data: bytes) -> int:
+        start = self._sequence * WORD
+        return int.from_bytes(data[start : start + WORD], sys.byteorder)
 
     def open(self, loop_name: str) -> None:
         """Start to write for a loop; counters of an earlier loop on this page go on."""

@@ -84,6 +84,7 @@ def _qualname_of(obj: Any) -> str:
 
 
 def type_name(kind: type) -> str:
+    """Top-level package and qualified name of a type; the name alone for those of Python itself."""
     package, name = _package_of(kind), type_names(kind)[1]
     return name if package in ("_asyncio", "builtins") else f"{package}.{name}"
 

@@ -91,7 +91,7 @@ class Loop:
     running: Running | None
     #: The active parts of the turns; empty on a loop whose selector cannot be timed (uvloop).
     iterations: Histogram
-    #: Outside and inside the selector, the part in progress included; on a loop whose selector cannot be timed, what has an owner, and None.
+    #: Outside and inside the selector, the part in progress included. Where the selector cannot be timed: what has an owner, and None.
     active_ns: int
     idle_ns: int | None
     #: Events of the selector, and those that were there already when it was asked; None if it cannot be timed.
