@@ -34,15 +34,17 @@ class Turns:
 
     def start(self) -> None:
         """The loop begins to run, with the active part of a turn."""
-        if not self.retired:
+        now_ns = self._now()
+        if now_ns is not None:
             self._set("timed", 1)
-            self._set("turn_since_ns", self._clock())
+            self._set("turn_since_ns", now_ns)
 
     def stop(self) -> None:
         """The loop stops running, after the active part of a turn."""
-        if not self.retired:
+        now_ns = self._now()
+        if now_ns is not None:
             with self._page.writing:
-                self._end_turn(self._clock())
+                self._end_turn(now_ns)
 
     def retire(self) -> None:
         """Write no more."""
@@ -64,32 +66,38 @@ class Turns:
 
         return timed_select
 
-    def _enter(self) -> None:
+    def _now(self) -> int | None:
+        """The clock, or ``None`` if nothing is to be written any more."""
         if self.retired:
-            return
+            return None
         try:
-            now_ns = self._clock()
+            return self._clock()
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self.retire()
+            # Nothing is in progress that anybody would end.
+            self._set("turn_since_ns", 0)
+            self._set("poll_since_ns", 0)
+            self._faults.report(PROBE, error)
+            return None
+
+    def _enter(self) -> None:
+        now_ns = self._now()
+        if now_ns is not None:
             with self._page.writing:
                 self._end_turn(now_ns)
                 self._set("poll_since_ns", now_ns)
-        except Exception as error:  # noqa: BLE001 - never the application's problem
-            self._fail(error)
 
     def _leave(self, events: int, *, waiting: bool) -> None:
-        since_ns = self._get("poll_since_ns")
-        if self.retired or not since_ns:
+        since_ns, now_ns = self._get("poll_since_ns"), self._now()
+        if not since_ns or now_ns is None:
             return
-        try:
-            now_ns = self._clock()
-            with self._page.writing:
-                self._add("idle_ns", now_ns - since_ns)
-                self._add("events", events)
-                if waiting or now_ns - since_ns < WAITED_NS:
-                    self._add("events_waiting", events)
-                self._set("poll_since_ns", 0)
-                self._set("turn_since_ns", now_ns)
-        except Exception as error:  # noqa: BLE001 - never the application's problem
-            self._fail(error)
+        with self._page.writing:
+            self._add("idle_ns", now_ns - since_ns)
+            self._add("events", events)
+            if waiting or now_ns - since_ns < WAITED_NS:
+                self._add("events_waiting", events)
+            self._set("poll_since_ns", 0)
+            self._set("turn_since_ns", now_ns)
 
     def _end_turn(self, now_ns: int) -> None:
         since_ns = self._get("turn_since_ns")
@@ -100,10 +108,6 @@ class Turns:
         self._words[layout.iterations] += active_ns
         self._words[layout.iterations + 1 + bisect_left(layout.segment_bounds_ns, active_ns)] += 1
         self._set("turn_since_ns", 0)
-
-    def _fail(self, error: Exception) -> None:
-        self.retire()
-        self._faults.report(PROBE, error)
 
     def _get(self, field: str) -> int:
         return self._words[self._loop + LOOP[field]]

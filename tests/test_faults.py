@@ -132,7 +132,7 @@ def test_what_was_recorded_before_an_error_stays(implementation: str, caplog: py
     with faulty(implementation, clock=clock) as instrumentation:
         assert [SECOND_NS, SECOND_NS] == asyncio.run(main(instrumentation))
         seen = instrumentation.snapshot()
-    assert 1 == len(logged(caplog))
+    assert 1 == logged(caplog).count(message("recorder"))
     assert [1] == [entry.created for entry in seen.coroutines]
 
 
@@ -229,7 +229,7 @@ def test_errors_are_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_traced_loop_of_a_test_tells_of_internal_errors() -> None:
     """In tests nothing is hidden: what would be a log line is an error at the end."""
     clock = FailingClock(3)
-    with pytest.raises(AssertionError, match=r"aiometrics had internal errors, by probe: \{'recorder': 1\}"):  # noqa: PT012, SIM117
+    with pytest.raises(AssertionError, match=r"aiometrics had internal errors, by probe: .*'recorder': 1"):  # noqa: PT012, SIM117
         with traced_loop(clock=clock) as traced:
             traced.loop.time = ManualClock().__call__  # type: ignore[method-assign]
             traced.run(application())
