@@ -260,6 +260,7 @@ def _watchdog(instrumentation: Instrumentation, options: Options) -> Watchdog:
         instrumentation.slots,
         instrumentation.places,
         instrumentation.faults,
+        threshold_ns=options.blocking_threshold_ns,
         interval=options.watchdog_interval,
         clock=instrumentation.clock,
     )

@@ -36,16 +36,18 @@ class GarbageCollectionSeam:
 
     def _on_collection(self, phase: str, info: Mapping[str, Any]) -> None:
         try:
-            loop = _get_running_loop()
-            vitals = None if loop is None else self._vitals_of(loop)
-            if vitals is None:
-                return
             if phase == "start":
-                vitals.seen_here()
                 self._since_ns = self._clock()
             elif self._since_ns is not None:
-                vitals.gc_pauses_ns[info["generation"]] += self._clock() - self._since_ns
+                self._charge(info["generation"], self._clock() - self._since_ns)
                 self._since_ns = None
         except Exception as error:  # noqa: BLE001 - never the application's problem
             self.remove()
             self._faults.report(PROBE, error)
+
+    def _charge(self, generation: int, ns: int) -> None:
+        loop = _get_running_loop()
+        vitals = None if loop is None else self._vitals_of(loop)
+        if vitals is not None:
+            vitals.gc_pauses_ns[generation] += ns
+            vitals.seen_here()

@@ -8,11 +8,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from aiometrics.clock import SECOND_NS, Clock, monotonic
 from aiometrics.faults import Faults
-from aiometrics.layout import COROUTINE, HEADER, LOOP, WORD
+from aiometrics.layout import COROUTINE, LOOP, WORD
 from aiometrics.page import Page
 from aiometrics.pages import Slot
 from aiometrics.places import Places
@@ -25,31 +24,26 @@ PROBE = "watchdog"
 LASTING_NS = 5 * SECOND_NS
 #: Lines that are logged within a minute, at most.
 LINES, MINUTE_NS = 10, 60 * SECOND_NS
+MIN_PAUSE_NS = 1_000_000
 _STOP_SECONDS = 5.0
+_SINCE = LOOP["segment_since_ns"]
 
 
-class Reading(NamedTuple):
-    """What a page says of the segment in progress, in ns."""
-
-    since_ns: int
-    coroutine: int
-    counted_ns: int
-    loop_blocking_ns: int
-    threshold_ns: int
+def blocked_ns(since_ns: int, now_ns: int, threshold_ns: int) -> int:
+    """For how long the segment in progress since then has blocked the loop; 0 if there is none, or it is under the threshold."""
+    elapsed_ns = now_ns - since_ns
+    return elapsed_ns if since_ns and elapsed_ns >= threshold_ns else 0
 
 
-def reading(page: Page) -> Reading:
-    """What ``page`` says now. The words are read one by one: who looks again and finds the same ``since_ns`` has read one segment."""
-    words, loop = page.words, page.layout.loop
-    fields = ("segment_since_ns", "segment_coroutine", "segment_counted_ns", "blocking_ns")
-    since, coroutine, counted, blocking = (words[loop + LOOP[name]] for name in fields)
-    return Reading(since, coroutine, counted, blocking, words[HEADER["blocking_threshold_ns"]])
+def pause_ns(since_ns: int, now_ns: int, threshold_ns: int, interval_ns: int) -> int:
+    """How long there is nothing to look for: until the segment in progress, or one that begins now, reaches the threshold.
 
-
-def blocked_ns(seen: Reading, now_ns: int) -> int:
-    """For how long the segment in progress has blocked the loop; 0 if there is none, or it is under the threshold."""
-    elapsed_ns = now_ns - seen.since_ns
-    return elapsed_ns if seen.since_ns and elapsed_ns >= seen.threshold_ns else 0
+    A block is sampled every ``interval_ns``; with a threshold under it, so is everything.
+    """
+    elapsed_ns = max(0, now_ns - since_ns) if since_ns else 0
+    if elapsed_ns >= threshold_ns or threshold_ns <= interval_ns:
+        return interval_ns
+    return max(threshold_ns - elapsed_ns, MIN_PAUSE_NS)
 
 
 @dataclass(slots=True)
@@ -65,9 +59,9 @@ class Incident:
     stacks: dict[str, str] = field(default_factory=dict)
     logged: bool = False
 
-    def lasted_ns(self, end: Reading, now_ns: int) -> int:
-        """How long it was, seen from the first look at which it is over."""
-        counted_ns = min(end.loop_blocking_ns - self.before_ns, now_ns - self.since_ns)
+    def lasted_ns(self, blocking_ns: int, now_ns: int) -> int:
+        """How long it was, from the loop's blocking time at the first look at which it is over."""
+        counted_ns = min(blocking_ns - self.before_ns, now_ns - self.since_ns)
         return max(self.seen_ns, counted_ns)
 
 
@@ -92,19 +86,28 @@ class Ration:
 
 
 class Watchdog:
-    """Looks at the pages of ``slots()`` every ``interval`` seconds once it is started.
+    """Looks at the pages of ``slots()`` once it is started: whenever a segment can have reached the threshold.
 
-    Each look at a loop that blocks counts one sample at the place where its thread is, and each incident is one line to the logger
-    ``aiometrics.blocked``: at its end, or after 5 seconds. An internal error counts as one of the probe ``watchdog`` and ends it.
+    From then on it looks every ``interval`` seconds. Each look at a loop that blocks counts one sample at the place where its thread
+    is, and each incident is one line to the logger ``aiometrics.blocked``: at its end, or after 5 seconds. An internal error counts as
+    one of the probe ``watchdog`` and ends it.
     """
 
     def __init__(
-        self, slots: Callable[[], Iterable[Slot]], places: Places, faults: Faults, *, interval: float, clock: Clock = monotonic
+        self,
+        slots: Callable[[], Iterable[Slot]],
+        places: Places,
+        faults: Faults,
+        *,
+        threshold_ns: int,
+        interval: float,
+        clock: Clock = monotonic,
     ) -> None:
         self._slots = slots
         self._places = places
         self._faults = faults
-        self._interval = interval
+        self._threshold_ns = threshold_ns
+        self._interval_ns = round(interval * SECOND_NS)
         self._clock = clock
         self._incidents: dict[Slot, Incident] = {}
         self._ration = Ration()
@@ -121,54 +124,54 @@ class Watchdog:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_STOP_SECONDS)
 
-    def look(self) -> None:
-        """Look at every loop once."""
-        for slot in self._slots():
-            self._look_at(slot)
+    def look(self) -> int:
+        """Look at every loop once, and tell after how many ns to do so again."""
+        return min(map(self._look_at, self._slots()), default=self._interval_ns)
 
     def _run(self) -> None:
         try:
-            while not self._stopping.wait(self._interval):
-                self.look()
+            while not self._stopping.wait(self.look() / SECOND_NS):
+                pass
         except Exception as error:  # noqa: BLE001 - never the application's problem
             self._faults.report(PROBE, error)
 
-    def _look_at(self, slot: Slot) -> None:
-        seen, now_ns = reading(slot.page), self._clock()
-        elapsed_ns = blocked_ns(seen, now_ns)
-        stack = self._stack(slot, seen) if elapsed_ns else None
+    def _look_at(self, slot: Slot) -> int:
+        since_ns, now_ns = _since_ns(slot.page), self._clock()
+        # Before anything else: the thread may go on as soon as we let it.
+        stack = self._stack(slot, since_ns) if blocked_ns(since_ns, now_ns, self._threshold_ns) else None
         incident = self._incidents.get(slot)
-        if incident is not None and incident.since_ns != seen.since_ns:
+        if incident is not None and incident.since_ns != since_ns:
             del self._incidents[slot]
-            self._end(slot, incident, seen, now_ns)
-            incident = None
-        if stack is None:
-            return
-        if incident is None:
-            coroutine = _coroutine_name(slot.page, seen.coroutine)
-            incident = self._incidents[slot] = Incident(seen.since_ns, coroutine, seen.loop_blocking_ns - seen.counted_ns)
-        incident.seen_ns = elapsed_ns
-        self._count(slot, incident, stack)
-        if elapsed_ns >= LASTING_NS and not incident.logged:
-            self._log(slot, incident, now_ns, f"has been blocked for {_text(elapsed_ns)} and still is,")
+            self._end(slot, incident, now_ns)
+        if stack is not None:
+            self._sample(slot, since_ns, stack, now_ns)
+        return pause_ns(since_ns, now_ns, self._threshold_ns, self._interval_ns)
 
     @staticmethod
-    def _stack(slot: Slot, seen: Reading) -> list[Call] | None:
+    def _stack(slot: Slot, since_ns: int) -> list[Call] | None:
         """What the loop's thread is executing, or ``None`` if that may be the next segment's already."""
         ident = slot.vitals.ident
         frame = None if ident is None else sys._current_frames().get(ident)  # noqa: SLF001 - the documented way, for debuggers
         stack = [] if frame is None else calls(frame)
-        return stack if reading(slot.page).since_ns == seen.since_ns else None
+        return stack if _since_ns(slot.page) == since_ns else None
 
-    def _count(self, slot: Slot, incident: Incident, stack: list[Call]) -> None:
+    def _sample(self, slot: Slot, since_ns: int, stack: list[Call], now_ns: int) -> None:
+        incident = self._incidents.get(slot)
+        if incident is None:
+            before_ns = _word(slot.page, "blocking_ns") - _word(slot.page, "segment_counted_ns")
+            incident = self._incidents[slot] = Incident(since_ns, _coroutine_name(slot.page), before_ns)
         place = blocked_at(stack, self._places)
         slot.vitals.sampled(place)
         incident.places[place] += 1
         incident.stacks[place] = shortened(stack) or UNKNOWN
+        incident.seen_ns = now_ns - since_ns
+        if incident.seen_ns >= LASTING_NS and not incident.logged:
+            self._log(slot, incident, now_ns, f"has been blocked for {_text(incident.seen_ns)} and still is,")
 
-    def _end(self, slot: Slot, incident: Incident, seen: Reading, now_ns: int) -> None:
+    def _end(self, slot: Slot, incident: Incident, now_ns: int) -> None:
         if not incident.logged:
-            self._log(slot, incident, now_ns, f"was blocked for {_text(incident.lasted_ns(seen, now_ns))}")
+            lasted_ns = incident.lasted_ns(_word(slot.page, "blocking_ns"), now_ns)
+            self._log(slot, incident, now_ns, f"was blocked for {_text(lasted_ns)}")
 
     def _log(self, slot: Slot, incident: Incident, now_ns: int, blocked: str) -> None:
         incident.logged = True
@@ -194,7 +197,17 @@ def _text(ns: int) -> str:
     return f"{ns / SECOND_NS:.3f} s"
 
 
-def _coroutine_name(page: Page, number: int) -> str:
+def _word(page: Page, field: str) -> int:
+    return page.words[page.layout.loop + LOOP[field]]
+
+
+def _since_ns(page: Page) -> int:
+    """When the segment in progress began: the same before and after means that what was read between is of one segment."""
+    return page.words[page.layout.loop + _SINCE]
+
+
+def _coroutine_name(page: Page) -> str:
+    number = _word(page, "segment_coroutine")
     ref = page.words[page.layout.coroutine(number) + COROUTINE["name"]]
     start = page.layout.strings * WORD + (ref >> 32)
     return page.memory[start : start + (ref & 0xFFFF_FFFF)].decode("utf-8", "replace")

@@ -48,8 +48,8 @@ class Noticed(Watchdog):
 
     seen: Callable[[], object]
 
-    def _count(self, *args: Any) -> None:
-        super()._count(*args)
+    def _sample(self, *args: Any) -> None:
+        super()._sample(*args)
         self.seen()
 
 
@@ -139,7 +139,7 @@ def watch(block: Block, implementation: str, run: Callable[[Any], None], **optio
     with every_loop(implementation, **options) as made, HTTPServer(("127.0.0.1", 0), Slow) as server:
         scene = Scene(made)
         Slow.scene, scene.url = scene, f"http://127.0.0.1:{server.server_port}"
-        dog = Noticed(made.slots, made.places, made.faults, interval=interval)
+        dog = Noticed(made.slots, made.places, made.faults, threshold_ns=made.options.blocking_threshold_ns, interval=interval)
         dog.seen = scene.seen.set
         dog.start()
 

@@ -22,7 +22,7 @@ from aiometrics.snapshot import OTHER
 from aiometrics.stack import MAX_FRAMES, SHORT, UNKNOWN, Call, blocked_at, calls, shortened
 from aiometrics.testing import TracedLoop, traced_loop
 from aiometrics.vitals import MAX_PLACES, Vitals
-from aiometrics.watchdog import LINES, MINUTE_NS, Ration, Reading, Watchdog, blocked_ns
+from aiometrics.watchdog import LINES, MIN_PAUSE_NS, MINUTE_NS, Ration, Watchdog, blocked_ns, pause_ns
 
 MS = 1_000_000
 FILE = f"{__name__.replace('.', '/')}.py"
@@ -39,7 +39,7 @@ class Watched:
     def __init__(self, traced: TracedLoop) -> None:
         self.traced = traced
         made = traced.instrumentation
-        self.dog = Watchdog(made.slots, made.places, made.faults, interval=1, clock=traced.clock)
+        self.dog = Watchdog(made.slots, made.places, made.faults, threshold_ns=100 * MS, interval=0.05, clock=traced.clock)
 
     def work(self, ms: int) -> None:
         """Hold the loop."""
@@ -71,7 +71,41 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 )
 def test_when_a_segment_blocks(since_ns: int, now_ns: int, expected: int) -> None:
     """One in progress does from the threshold on, for all its time."""
-    assert expected == blocked_ns(Reading(since_ns, 0, 0, 0, 100), now_ns)
+    assert expected == blocked_ns(since_ns, now_ns, 100)
+
+
+@pytest.mark.parametrize(
+    ("since_ns", "now_ns", "threshold_ns", "expected"),
+    [
+        (0, 500, 100 * MS, 100 * MS),
+        (500, 500, 100 * MS, 100 * MS),
+        (500, 500 + 60 * MS, 100 * MS, 40 * MS),
+        (500, 499 + 100 * MS, 100 * MS, MIN_PAUSE_NS),
+        (500, 500 + 100 * MS, 100 * MS, 50 * MS),
+        (500, 500 + 9_000 * MS, 100 * MS, 50 * MS),
+        (0, 500, 1, 50 * MS),
+        (500, 400, 100 * MS, 100 * MS),
+    ],
+    ids=["idle", "new", "half way", "nearly", "at the threshold", "long", "low threshold", "begun after the clock was read"],
+)
+def test_when_to_look_again(since_ns: int, now_ns: int, threshold_ns: int, expected: int) -> None:
+    """As soon as a block can be there and no sooner, then every interval; no threshold makes it a busy loop."""
+    assert expected == pause_ns(since_ns, now_ns, threshold_ns, 50 * MS)
+
+
+def test_a_look_tells_when_to_look_again(watched: Watched) -> None:
+    """Without any loop too."""
+
+    async def main() -> None:
+        watched.work(30)
+        looks.append(watched.dog.look())
+        watched.work(70)
+        looks.append(watched.dog.look())
+
+    looks = [watched.dog.look()]
+    watched.traced.run(main())
+    looks.append(watched.dog.look())
+    assert [50 * MS, 70 * MS, 50 * MS, 100 * MS] == looks
 
 
 def test_every_look_at_a_block_is_a_sample_of_its_line(watched: Watched) -> None:
@@ -320,7 +354,7 @@ def test_an_error_ends_the_watchdog_only(caplog: pytest.LogCaptureFixture) -> No
         raise LookupError("no slots")
 
     faults = Faults()
-    dog = Watchdog(slots, Places(), faults, interval=1e-9)
+    dog = Watchdog(slots, Places(), faults, threshold_ns=1, interval=1e-9)
     dog.start()
     dog._thread.join(60)
     assert ({"watchdog": 1}, False) == (faults.counts(), dog._thread.is_alive())
