@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from aiometrics.catalogue import STATUSES
 from aiometrics.families import Facts
@@ -67,7 +68,20 @@ def shop() -> Snapshot:
     busy = histogram(5, 2, 0, 1, sum_ns=1_234_567_891)
     return Snapshot(
         taken_ns=1_763_856_000_123_456_789,
-        loops=(loop(start_delay=histogram(9, 1, sum_ns=12_000_000), blocking_ns=1_100_000_000, heartbeat_ns=1_763_856_000_123_456_789),),
+        loops=(
+            replace(
+                loop(start_delay=histogram(9, 1, sum_ns=12_000_000), blocking_ns=1_100_000_000, heartbeat_ns=1_763_856_000_123_456_789),
+                ready_handles=1,
+                scheduled_timers=2,
+                thread_cpu_ns=3_000_000_001,
+                thread_runqueue_ns=4_000_001,
+                gc_pauses_ns=(1_000, 0, 2_000_003),
+                unhandled_exceptions=5,
+                executor_threads=6,
+                executor_queue_items=7,
+                block_samples={'shop/"quoted"\\größe.py:7 f > re.match': 8},
+            ),
+        ),
         coroutines=(
             coroutine(created=9, live=1, destroyed_pending=1, wall={"completed": busy}, active={"failed": histogram(1, sum_ns=7)}),
             coroutine('shop."quoted"\\path\nline {brace}, größe'),

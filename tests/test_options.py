@@ -26,6 +26,8 @@ def test_the_defaults() -> None:
             library=(),
             request_timeout=10.0,
             max_connections=16,
+            watchdog=True,
+            watchdog_interval=0.05,
         )
         == Options()
         == resolve({}, {})
@@ -73,6 +75,8 @@ SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 
         ({"library": [""]}, TypeError, "library must be module prefixes such as ('shop', 'acme.billing'), not ('',)"),
         ({"request_timeout": -1}, ValueError, f"request_timeout {SECONDS} -1"),
         ({"max_connections": 0}, ValueError, "max_connections must be from 1 to 10000, not 0"),
+        ({"watchdog": 1}, TypeError, "watchdog must be True or False, not 1"),
+        ({"watchdog_interval": 0}, ValueError, f"watchdog_interval {SECONDS} 0"),
     ],
 )
 def test_a_wrong_option_is_refused(given: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -107,6 +111,9 @@ def test_an_unknown_option_is_refused() -> None:
         ("AIOMETRICS_LIBRARY", "vendored", "library", ("vendored",)),
         ("AIOMETRICS_REQUEST_TIMEOUT", "2.5", "request_timeout", 2.5),
         ("AIOMETRICS_MAX_CONNECTIONS", "3", "max_connections", 3),
+        ("AIOMETRICS_WATCHDOG", "Off", "watchdog", False),
+        ("AIOMETRICS_WATCHDOG", "1", "watchdog", True),
+        ("AIOMETRICS_WATCHDOG_INTERVAL", "0.2", "watchdog_interval", 0.2),
     ],
 )
 def test_every_option_can_come_from_the_environment(variable: str, text: str, name: str, expected: object) -> None:
@@ -127,6 +134,7 @@ def test_an_explicit_argument_wins_over_the_environment() -> None:
         ("AIOMETRICS_SAMPLE", "1/0", "float"),
         ("AIOMETRICS_SAMPLE", "half", "float"),
         ("AIOMETRICS_WAIT_BUCKETS", "1,two", "tuple[float, ...]"),
+        ("AIOMETRICS_WATCHDOG", "perhaps", "bool"),
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, text: str, kind: str) -> None:
@@ -143,8 +151,8 @@ def test_a_variable_out_of_range_is_refused_as_an_argument_would_be() -> None:
 
 
 def test_where_it_is_served_does_not_change_what_is_measured() -> None:
-    """Options that only concern the server do not keep an exporter from taking over a running instrumentation."""
-    served = Options(port=1, addr="127.0.0.1", request_timeout=1, max_connections=1)
+    """Options that only concern the server or the watchdog do not keep an exporter from taking over a running instrumentation."""
+    served = Options(port=1, addr="127.0.0.1", request_timeout=1, max_connections=1, watchdog=False, watchdog_interval=1)
     assert Options().measures_as(served)
     assert not Options().measures_as(Options(sample=0.5))
 
