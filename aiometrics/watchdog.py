@@ -23,7 +23,7 @@ PROBE = "watchdog"
 #: An incident that lasts as long is logged then, because its end may never come.
 LASTING_NS = 5 * SECOND_NS
 #: Lines that are logged within a minute, at most.
-LINES, MINUTE_NS = 10, 60 * SECOND_NS
+LINES, MINUTE_NS = 20, 60 * SECOND_NS
 MIN_PAUSE_NS = 1_000_000
 _STOP_SECONDS = 5.0
 _SINCE = LOOP["segment_since_ns"]
