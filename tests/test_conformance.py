@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
-import pytest
 from conformance import campaign, comparison
 from conformance.campaign import Outcomes
 from conformance.comparison import Difference
 
+from aiometrics import IMPLEMENTATION
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    import pytest
 
 #: Most of these tests wait for sockets, processes and timers: four at a time take a third of the time on two cores.
 JOBS = 4
 
 
-@pytest.fixture(scope="module")
-def bare() -> Outcomes:
-    """All of ``test.test_asyncio`` without us."""
-    return campaign.run(campaign.modules(), instrumented=False, jobs=JOBS)
+def differing(modules: Sequence[str], jobs: int) -> dict[str, Difference]:
+    """Tests of CPython's that end differently with the recorder that is installed, but for those that are listed with a reason."""
+    bare = campaign.run(modules, instrumented=False, jobs=jobs)
+    instrumented = campaign.run(modules, instrumented=True, extensions=IMPLEMENTATION == "c", jobs=jobs)
+    assert IMPLEMENTATION == instrumented.implementation
+    assert 0 < instrumented.traced_tasks
+    found = comparison.differences(bare, instrumented)
+    return {difference.test: difference for difference in found if difference.test not in comparison.justified(IMPLEMENTATION)}
 
 
-@pytest.mark.parametrize("implementation", ["python", "c"])
-def test_cpython_asyncio_tests_end_as_they_do_without_us(bare: Outcomes, implementation: str) -> None:
-    """With every loop of the process instrumented, only the tests that are listed with a reason end differently."""
-    if implementation == "c" and importlib.util.find_spec("aiometrics._core") is None:
-        pytest.skip("the C core is not built here")
-    instrumented = campaign.run(campaign.modules(), instrumented=True, extensions=implementation == "c", jobs=JOBS)
-    differing = comparison.differences(bare, instrumented)
-    unjustified = [str(difference) for difference in differing if difference.test not in comparison.justified(implementation)]
-    assert ([], implementation) == (unjustified, instrumented.implementation)
-    assert len(bare.results) < instrumented.traced_tasks
+def test_cpython_asyncio_tests_end_as_they_do_without_us() -> None:
+    """With every loop of the process instrumented, only the tests that are listed with a reason end differently.
+
+    A test that a busy machine made fail says nothing about us: what differs is run once more, bare and instrumented, one at a time.
+    """
+    first = differing(campaign.modules(), JOBS)
+    modules = [module for module in campaign.modules() if any(f"{module}." in test for test in first)]
+    again = differing(modules, 1) if modules else {}
+    assert [] == [str(again[test]) for test in sorted(first.keys() & again.keys())]
 
 
 def test_a_test_that_ends_differently_is_named_with_its_last_words() -> None:
