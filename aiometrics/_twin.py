@@ -222,6 +222,8 @@ class Recorder:
         try:
             now = self._clock()
             point = self._locate(traced, yielded)
+            if self.retired:  # while the place was named: the page may be another's now
+                return
             with self.page.writing:
                 self._finish_segment(traced, point, now)
                 traced._state, traced._point, traced._suspended_ns = SUSPENDED, point, now
@@ -341,13 +343,25 @@ class Recorder:
 
     def _leave(self, traced: TracedCoroutine, now: int) -> None:
         """End the segment; the one that it interrupted goes on."""
-        outer, traced._outer = traced._outer, None
-        if outer is not None:
+        outer = traced._outer
+        if outer is not None and self._current is traced:
             paused_ns = now - outer._paused_ns
             outer._since_ns += paused_ns
             waits = self._layout.waits(self._directory.pseudo_point(outer._record, EAGER_CHILD))
             self._observe(waits, self._layout.wait_bounds_ns, paused_ns)
-        self._show(outer)
+        self._unchain(traced)
+
+    def _unchain(self, traced: TracedCoroutine) -> None:
+        """Take a segment from among those in progress; the innermost, unless threads or greenlets step tasks of one loop by turns."""
+        inner, current = None, self._current
+        while current is not None and current is not traced:
+            inner, current = current, current._outer
+        if current is not None and inner is not None:
+            inner._outer = traced._outer
+        elif current is not None:
+            self._current = traced._outer
+        traced._outer = None
+        self._show(self._current)
 
     def _show(self, traced: TracedCoroutine | None) -> None:
         self._current = traced

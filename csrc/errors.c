@@ -24,19 +24,13 @@ error_report(PyObject *faults, const char *probe, PyObject *error)
     Py_XDECREF(reported);
 }
 
-static int
-raise_again(void *error)
-{
-    PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-    Py_DECREF(error);
-    return -1;
-}
-
-void
+int
 error_done(PyObject *error)
 {
-    if (error != NULL && !PyErr_GivenExceptionMatches(error, PyExc_Exception) && Py_AddPendingCall(raise_again, Py_NewRef(error)) < 0) {
-        Py_DECREF(error);
+    int interrupt = error != NULL && !PyErr_GivenExceptionMatches(error, PyExc_Exception);
+    if (interrupt) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     }
     Py_XDECREF(error);
+    return interrupt ? -1 : 0;
 }

@@ -10,8 +10,8 @@ PyObject *error_taken(void);
 /* Counts and logs the error, which may be NULL, as one of `probe`. */
 void error_report(PyObject *faults, const char *probe, PyObject *error);
 
-/* The last thing to do with an error, which is released: if it is no Exception it came from a signal while Python ran for us and was
-   meant for the application, which gets it at its next line. */
-void error_done(PyObject *error);
+/* The last thing to do with an error, which is released. If it is no Exception it came from a signal while Python ran for us and was
+   meant for the application: then it is raised again, and -1. */
+int error_done(PyObject *error);
 
 #endif

@@ -62,10 +62,10 @@ static PyObject *
 call_timed(Recorder *recorder, PyObject *context, PyObject *callback, PyObject *args)
 {
     Traced *frame = PyMem_Calloc(1, sizeof(Traced));
-    int timed = frame != NULL && recorder_enter_callback(recorder, frame);
-    PyObject *result = call_in(context, callback, args);
-    if (timed) {
-        recorder_leave_callback(recorder, frame, callback);
+    int timed = frame == NULL ? 0 : recorder_enter_callback(recorder, frame);
+    PyObject *result = timed < 0 ? NULL : call_in(context, callback, args);
+    if (timed > 0 && recorder_leave_callback(recorder, frame, callback) < 0) {
+        Py_CLEAR(result);
     }
     PyMem_Free(frame);
     return result;

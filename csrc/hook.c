@@ -128,8 +128,8 @@ hooked_init(PyObject *task, PyObject *args, PyObject *kwargs)
     }
     PyObject *coro = PyTuple_GET_ITEM(args, 0);
     PyObject *traced = recorder_trace(recorder, coro);
-    int result = traced == coro ? hook.original(task, args, kwargs) : init_traced(task, args, kwargs, traced);
-    Py_DECREF(traced);
+    int result = traced == NULL ? -1 : traced == coro ? hook.original(task, args, kwargs) : init_traced(task, args, kwargs, traced);
+    Py_XDECREF(traced);
     Py_DECREF(recorder);
     return result;
 }

@@ -23,9 +23,14 @@ pending_save(void)
     return (Pending){PyErr_GetRaisedException()};
 }
 
+/* Unless an interrupt has come: then that goes first. */
 static void
-pending_restore(Pending pending)
+pending_restore(Pending pending, int interrupted)
 {
+    if (interrupted) {
+        Py_XDECREF(pending.value);
+        return;
+    }
     PyErr_SetRaisedException(pending.value);
 }
 #else
@@ -42,8 +47,14 @@ pending_save(void)
 }
 
 static void
-pending_restore(Pending pending)
+pending_restore(Pending pending, int interrupted)
 {
+    if (interrupted) {
+        Py_XDECREF(pending.type);
+        Py_XDECREF(pending.value);
+        Py_XDECREF(pending.traceback);
+        return;
+    }
     PyErr_Restore(pending.type, pending.value, pending.traceback);
 }
 #endif
@@ -57,8 +68,8 @@ retire(Recorder *self)
 
 /* An error of ours: reported and gone, and this recorder with it; what was true of the tasks at this moment is not known any more.
    Nothing happens to a recorder that was retired while Python ran for it: its page may belong to somebody else.
-   The application's own error must have been put aside. */
-static void
+   The application's own error must have been put aside. -1 with an exception if it was an interrupt, which is the application's. */
+static int
 fail(Recorder *self)
 {
     PyObject *error = error_taken();
@@ -71,7 +82,7 @@ fail(Recorder *self)
         Py_XDECREF(closed);
         error_report(self->faults, "recorder", error);
     }
-    error_done(error);
+    return error_done(error);
 }
 
 int32_t
@@ -256,8 +267,7 @@ recorder_resume(Recorder *self, Traced *traced)
     }
     int64_t now;
     if (clock_read(self->clock, &now) < 0 || self->retired) {
-        fail(self);
-        return 0;
+        return fail(self);
     }
     page_begin(&self->page);
     if (traced->state == NEW) {
@@ -295,12 +305,10 @@ suspend(Recorder *self, Traced *traced, PyObject *yielded)
     return result;
 }
 
-void
+int
 recorder_suspend(Recorder *self, Traced *traced, PyObject *yielded)
 {
-    if (!self->retired && suspend(self, traced, yielded) < 0) {
-        fail(self);
-    }
+    return !self->retired && suspend(self, traced, yielded) < 0 ? fail(self) : 0;
 }
 
 static int
@@ -325,18 +333,17 @@ end(Recorder *self, Traced *traced, Status status)
     return result;
 }
 
-void
+int
 recorder_end(Recorder *self, Traced *traced, Status status)
 {
     traced->state = DONE;
     if (self->retired) {
-        return;
+        return 0;
     }
     Pending pending = pending_save();
-    if (end(self, traced, status) < 0) {
-        fail(self);
-    }
-    pending_restore(pending);
+    int result = end(self, traced, status) < 0 ? fail(self) : 0;
+    pending_restore(pending, result);
+    return result;
 }
 
 /* How a coroutine ended, by the exception in flight. */
@@ -358,8 +365,7 @@ recorder_enter_callback(Recorder *self, Traced *frame)
         return 0;
     }
     if (clock_read(self->clock, &now) < 0 || self->retired) {
-        fail(self);
-        return 0;
+        return fail(self);
     }
     frame->record = CALLBACKS;
     page_begin(&self->page);
@@ -385,17 +391,16 @@ leave_callback(Recorder *self, Traced *frame, PyObject *callback)
     return result;
 }
 
-void
+int
 recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback)
 {
     if (self->retired) {
-        return;
+        return 0;
     }
     Pending pending = pending_save();
-    if (leave_callback(self, frame, callback) < 0) {
-        fail(self);
-    }
-    pending_restore(pending);
+    int result = leave_callback(self, frame, callback) < 0 ? fail(self) : 0;
+    pending_restore(pending, result);
+    return result;
 }
 
 /* The coroutine is garbage, and was not done. */
@@ -490,7 +495,7 @@ is_coroutine(PyObject *object)
     return truth > 0;
 }
 
-/* `coro`, or what stands for it from now on: a new reference, never NULL. */
+/* `coro`, or what stands for it from now on: a new reference; NULL with an exception if it was interrupted. */
 PyObject *
 recorder_trace(Recorder *self, PyObject *coro)
 {
@@ -501,11 +506,7 @@ recorder_trace(Recorder *self, PyObject *coro)
         return Py_NewRef(coro);
     }
     PyObject *traced = trace(self, coro);
-    if (traced == NULL) {
-        fail(self);
-        return Py_NewRef(coro);
-    }
-    return traced;
+    return traced != NULL ? traced : fail(self) < 0 ? NULL : Py_NewRef(coro);
 }
 
 /* Forgets a coroutine whose task could not be created. */

@@ -72,11 +72,13 @@ int traced_init_module(PyObject *module);
 
 PyObject *recorder_trace(Recorder *self, PyObject *coro);
 void recorder_abandon(Recorder *self, Traced *traced);
+/* These are -1 with an exception only where an interrupt of the application came while Python ran for us. The first of each pair tells
+   whether the rest is timed at all. */
 int recorder_resume(Recorder *self, Traced *traced);
-void recorder_suspend(Recorder *self, Traced *traced, PyObject *yielded);
-void recorder_end(Recorder *self, Traced *traced, Status status);
+int recorder_suspend(Recorder *self, Traced *traced, PyObject *yielded);
+int recorder_end(Recorder *self, Traced *traced, Status status);
 int recorder_enter_callback(Recorder *self, Traced *frame);
-void recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback);
+int recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback);
 void recorder_lose(Recorder *self, Traced *traced);
 Status recorder_status(void);
 

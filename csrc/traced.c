@@ -56,15 +56,17 @@ static PySendResult
 traced_am_send(PyObject *object, PyObject *value, PyObject **result)
 {
     Traced *self = (Traced *)object;
-    if (!recorder_resume(self->recorder, self)) {
-        return PyIter_Send(self->coro, value, result);
+    int timed = recorder_resume(self->recorder, self);
+    if (timed <= 0) {
+        *result = NULL;
+        return timed < 0 ? PYGEN_ERROR : PyIter_Send(self->coro, value, result);
     }
     PySendResult status = PyIter_Send(self->coro, value, result);
-    if (status == PYGEN_NEXT) {
-        recorder_suspend(self->recorder, self, *result);
-    }
-    else {
-        recorder_end(self->recorder, self, status == PYGEN_RETURN ? COMPLETED : recorder_status());
+    int interrupted = status == PYGEN_NEXT ? recorder_suspend(self->recorder, self, *result)
+                                           : recorder_end(self->recorder, self, status == PYGEN_RETURN ? COMPLETED : recorder_status());
+    if (interrupted) {
+        Py_CLEAR(*result);
+        return PYGEN_ERROR;
     }
     return status;
 }
@@ -102,17 +104,19 @@ method_throw(PyObject *object, PyObject *args)
 {
     Traced *self = (Traced *)object;
     int timed = recorder_resume(self->recorder, self);
+    if (timed < 0) {
+        return NULL;
+    }
     PyObject *method = PyObject_GetAttrString(self->coro, "throw");
     PyObject *yielded = method == NULL ? NULL : PyObject_CallObject(method, args);
     Py_XDECREF(method);
     if (!timed) {
         return yielded;
     }
-    if (yielded == NULL) {
-        recorder_end(self->recorder, self, recorder_status());
-    }
-    else {
-        recorder_suspend(self->recorder, self, yielded);
+    int interrupted = yielded == NULL ? recorder_end(self->recorder, self, recorder_status())
+                                      : recorder_suspend(self->recorder, self, yielded);
+    if (interrupted) {
+        Py_CLEAR(yielded);
     }
     return yielded;
 }
@@ -122,9 +126,9 @@ method_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Traced *self = (Traced *)object;
     int timed = recorder_resume(self->recorder, self);
-    PyObject *closed = PyObject_CallMethod(self->coro, "close", NULL);
-    if (timed) {
-        recorder_end(self->recorder, self, closed == NULL ? recorder_status() : CANCELLED);
+    PyObject *closed = timed < 0 ? NULL : PyObject_CallMethod(self->coro, "close", NULL);
+    if (timed > 0 && recorder_end(self->recorder, self, closed == NULL ? recorder_status() : CANCELLED) < 0) {
+        Py_CLEAR(closed);
     }
     return closed;
 }

@@ -27,21 +27,21 @@ typedef struct {
 
 static PyTypeObject *turns_type, *timed_select_type;
 
-static void
+static int
 fail(Turns *self)
 {
     PyObject *error = error_taken();
     self->retired = 1;
     error_report(self->faults, "turns", error);
-    error_done(error);
+    return error_done(error);
 }
 
-/* Reads the clock; whether there is anything to time with it. */
+/* Reads the clock. 1 if there is anything to time with it, else 0, or -1 with an interrupt of the application that came meanwhile. */
 static int
 now_is(Turns *self, int64_t *now)
 {
     if (!self->retired && clock_read(self->clock, now) < 0) {
-        fail(self);
+        return fail(self);
     }
     return !self->retired;
 }
@@ -59,25 +59,28 @@ end_turn(Turns *self, int64_t now)
     loop[LOOP_TURN_SINCE_NS] = 0;
 }
 
-static void
+static int
 enter(Turns *self)
 {
     int64_t now;
-    if (now_is(self, &now)) {
+    int timed = now_is(self, &now);
+    if (timed > 0) {
         page_begin(&self->page);
         end_turn(self, now);
         self->page.loop[LOOP_POLL_SINCE_NS] = now;
         page_end(&self->page);
     }
+    return timed;
 }
 
-static void
+static int
 leave(Turns *self, int64_t events, int waiting)
 {
     int64_t now;
     int64_t *loop = self->page.loop;
-    if (loop[LOOP_POLL_SINCE_NS] == 0 || !now_is(self, &now)) {
-        return;
+    int timed = loop[LOOP_POLL_SINCE_NS] == 0 ? 0 : now_is(self, &now);
+    if (timed <= 0) {
+        return timed;
     }
     int64_t idle_ns = now - loop[LOOP_POLL_SINCE_NS];
     page_begin(&self->page);
@@ -89,6 +92,7 @@ leave(Turns *self, int64_t events, int waiting)
     loop[LOOP_POLL_SINCE_NS] = 0;
     loop[LOOP_TURN_SINCE_NS] = now;
     page_end(&self->page);
+    return timed;
 }
 
 static int
@@ -102,15 +106,21 @@ timed_select_call(PyObject *object, PyObject *const *args, size_t flags, PyObjec
 {
     TimedSelect *self = (TimedSelect *)object;
     int waiting = PyVectorcall_NARGS(flags) == 1 && is_zero(args[0]);
-    enter(self->turns);
+    if (enter(self->turns) < 0) {
+        return NULL;
+    }
     PyObject *events = PyObject_Vectorcall(self->select, args, flags & ~PY_VECTORCALL_ARGUMENTS_OFFSET, names);
     if (events != NULL) {
-        leave(self->turns, PyList_CheckExact(events) ? PyList_GET_SIZE(events) : 0, waiting);
+        if (leave(self->turns, PyList_CheckExact(events) ? PyList_GET_SIZE(events) : 0, waiting) < 0) {
+            Py_CLEAR(events);
+        }
         return events;
     }
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    leave(self->turns, 0, 0);
+    if (leave(self->turns, 0, 0) < 0) {
+        PyErr_Clear(); /* there is an exception already */
+    }
     PyErr_Restore(type, value, traceback);
     return NULL;
 }
@@ -208,11 +218,12 @@ turns_start(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Turns *self = (Turns *)object;
     int64_t now;
-    if (now_is(self, &now)) {
+    int timed = now_is(self, &now);
+    if (timed > 0) {
         self->page.loop[LOOP_TIMED] = 1;
         self->page.loop[LOOP_TURN_SINCE_NS] = now;
     }
-    Py_RETURN_NONE;
+    return timed < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -220,12 +231,13 @@ turns_stop(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Turns *self = (Turns *)object;
     int64_t now;
-    if (now_is(self, &now)) {
+    int timed = now_is(self, &now);
+    if (timed > 0) {
         page_begin(&self->page);
         end_turn(self, now);
         page_end(&self->page);
     }
-    Py_RETURN_NONE;
+    return timed < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *
