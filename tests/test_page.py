@@ -184,10 +184,10 @@ def test_overflow_counts_names_not_events(implementation: str) -> None:
 def test_strings_that_find_no_room_are_counted() -> None:
     """When the string area is full, a new name goes to (other); known ones go on."""
     made = page()
-    room = LAYOUT.string_bytes - LOOP_NAME_BYTES - len("(other)")
-    assert 1 == made.add_coroutine("x" * room)
-    assert (0, 0) == (made.add_coroutine("y"), made.add_yield_point(1, "y", "z"))
-    assert 1 == made.add_yield_point(1, "x" * room, "(other)")
+    room = LAYOUT.string_bytes - LOOP_NAME_BYTES - len("(other)(callback)")
+    assert OWN_COROUTINES == made.add_coroutine("x" * room)
+    assert (0, 0) == (made.add_coroutine("y"), made.add_yield_point(OWN_COROUTINES, "y", "z"))
+    assert 1 == made.add_yield_point(OWN_COROUTINES, "x" * room, "(other)")
     view = read(bytes(made.memory), 0, 0)
     assert {"coroutine": 0, "yield_point": 0, "string": 3} == view.overflow
 
@@ -216,8 +216,7 @@ def test_the_name_of_the_loop_may_change_for_ever() -> None:
 def test_names_that_are_no_text_are_stored_all_the_same() -> None:
     """A lone surrogate in a name is written in a way that can be read."""
     made = page()
-    made.add_coroutine("bad\udcff")
-    made.words[LAYOUT.coroutine(1) + COROUTINE["created"]] = 1
+    made.words[LAYOUT.coroutine(made.add_coroutine("bad\udcff")) + COROUTINE["created"]] = 1
     assert ["bad\\udcff"] == [entry.coroutine for entry in read(bytes(made.memory), 0, 0).coroutines]
 
 
@@ -230,14 +229,13 @@ def _header(**changes: int) -> bytes:
 
 def _words(changes: dict[int, int]) -> bytes:
     made = page()
-    made.add_coroutine("c")
-    made.add_yield_point(1, "p", "a")
+    made.add_yield_point(made.add_coroutine("c"), "p", "a")
     for offset, value in changes.items():
         made.words[offset] = value
     return bytes(made.memory)
 
 
-USED = LOOP_NAME_BYTES + len("(other)cpa")
+USED = LOOP_NAME_BYTES + len("(other)(callback)cpa")
 
 
 @pytest.mark.parametrize(
@@ -257,16 +255,16 @@ USED = LOOP_NAME_BYTES + len("(other)cpa")
         (_header(max_coroutines=4), f"a page of {LAYOUT.size} bytes that should have"),
         (_header(size=8), f"a page of {LAYOUT.size} bytes that should have {LAYOUT.size}"),
         (_header(string_bytes=8), f"a page of {LAYOUT.size} bytes that should have {LAYOUT.size}"),
-        (_header(coroutines=0), "a page with room for 4 coroutines cannot have 0"),
+        (_header(coroutines=0), "a page with room for 5 coroutines cannot have 0"),
         (_header(yield_points=6), "a page with room for 5 yield_points cannot have 6"),
         (_header(strings_used=-1), f"the string area of {LAYOUT.string_bytes} bytes cannot have -1 in use"),
         (_header(strings_used=LAYOUT.string_bytes + 1), f"cannot have {LAYOUT.string_bytes + 1} in use"),
-        (_header(loop_name=-1), f"string reference -0x1 points outside the {LOOP_NAME_BYTES + 7} bytes in use"),
-        (_words({LAYOUT.coroutine(1) + COROUTINE["name"]: USED + 1}), f"string reference {USED + 1:#x} points outside the {USED} bytes"),
-        (_words({LAYOUT.yield_point(1) + YIELD_POINT["coroutine"]: 2}), "yield point 1 belongs to coroutine 2, but there are 2"),
+        (_header(loop_name=-1), f"string reference -0x1 points outside the {LOOP_NAME_BYTES + 17} bytes in use"),
+        (_words({LAYOUT.coroutine(OWN_COROUTINES) + COROUTINE["name"]: USED + 1}), f"string reference {USED + 1:#x} points outside the {USED} bytes"),
+        (_words({LAYOUT.yield_point(1) + YIELD_POINT["coroutine"]: 3}), "yield point 1 belongs to coroutine 3, but there are 3"),
         (
-            _words({LAYOUT.loop + LOOP["segment_since_ns"]: 1, LAYOUT.loop + LOOP["segment_coroutine"]: 2}),
-            "is of coroutine 2, but there are 2",
+            _words({LAYOUT.loop + LOOP["segment_since_ns"]: 1, LAYOUT.loop + LOOP["segment_coroutine"]: 3}),
+            "is of coroutine 3, but there are 3",
         ),
     ],
 )
@@ -443,24 +441,24 @@ def test_pages_of_several_loops_are_added_up() -> None:
     """Records of one name on several pages are one; the oldest suspension is the oldest of all."""
     made = [page(), page()]
     for number, one in enumerate(made, 1):
-        record = LAYOUT.coroutine(one.add_coroutine("shop.handle"))
-        point = one.add_yield_point(1, "shop/db.py:1 f", "asyncio.sleep")
+        handle = one.add_coroutine("shop.handle")
+        record = LAYOUT.coroutine(handle)
+        point = one.add_yield_point(handle, "shop/db.py:1 f", "asyncio.sleep")
         one.words[record + COROUTINE["created"]] = 10 * number
         one.words[record + COROUTINE["live"]] = number
-        one.words[LAYOUT.wall(1, 0)] = 5
-        one.words[LAYOUT.wall(1, 0) + 1] = 1
+        one.words[LAYOUT.wall(handle, 0)] = 5
+        one.words[LAYOUT.wall(handle, 0) + 1] = 1
         one.words[LAYOUT.yield_point(point) + YIELD_POINT["suspended"]] = number
         one.words[LAYOUT.yield_point(point) + YIELD_POINT["oldest_ns"]] = 700 - number
         one.words[HEADER["overflow_string"]] = number
-    made[1].add_coroutine("shop.other")
-    made[1].words[LAYOUT.coroutine(2) + COROUTINE["created"]] = 1
+    made[1].words[LAYOUT.coroutine(made[1].add_coroutine("shop.other")) + COROUTINE["created"]] = 1
     views = [read(bytes(one.memory), 1000, 5000) for one in made]
-    handle, other = merged_coroutines(views)
+    handled, other = merged_coroutines(views)
     assert ("shop.handle", 30, 3, Histogram((2_000, 3_000, 4_000), (2, 0, 0, 0), 10)) == (
-        handle.coroutine,
-        handle.created,
-        handle.live,
-        handle.wall["completed"],
+        handled.coroutine,
+        handled.created,
+        handled.live,
+        handled.wall["completed"],
     )
     assert ("shop.other", 1) == (other.coroutine, other.created)
     (point_view,) = merged_yield_points(views)

@@ -465,7 +465,7 @@ async def handler():
 
 with traced_loop(implementation={implementation!r}) as traced:
     traced.run(handler())
-    (point, _) = traced.snapshot().yield_points
+    point = traced.snapshot().yield_points_of("__main__.handler")[0]
     print(point.coroutine, point.yield_point)
 """
 
