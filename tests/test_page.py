@@ -260,7 +260,10 @@ USED = LOOP_NAME_BYTES + len("(other)(callback)cpa")
         (_header(strings_used=-1), f"the string area of {LAYOUT.string_bytes} bytes cannot have -1 in use"),
         (_header(strings_used=LAYOUT.string_bytes + 1), f"cannot have {LAYOUT.string_bytes + 1} in use"),
         (_header(loop_name=-1), f"string reference -0x1 points outside the {LOOP_NAME_BYTES + 17} bytes in use"),
-        (_words({LAYOUT.coroutine(OWN_COROUTINES) + COROUTINE["name"]: USED + 1}), f"string reference {USED + 1:#x} points outside the {USED} bytes"),
+        (
+            _words({LAYOUT.coroutine(OWN_COROUTINES) + COROUTINE["name"]: USED + 1}),
+            f"string reference {USED + 1:#x} points outside the {USED} bytes",
+        ),
         (_words({LAYOUT.yield_point(1) + YIELD_POINT["coroutine"]: 3}), "yield point 1 belongs to coroutine 3, but there are 3"),
         (
             _words({LAYOUT.loop + LOOP["segment_since_ns"]: 1, LAYOUT.loop + LOOP["segment_coroutine"]: 3}),
