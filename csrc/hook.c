@@ -24,6 +24,17 @@ cache_clear(void)
     }
 }
 
+void
+hook_forget(const Recorder *recorder)
+{
+    for (size_t place = 0; place < CACHED_LOOPS; place++) {
+        if (hook.cache[place].recorder == recorder) {
+            hook.cache[place].loop = NULL;
+            Py_CLEAR(hook.cache[place].recorder);
+        }
+    }
+}
+
 Recorder *
 hook_recorder_of(PyObject *loop)
 {

@@ -14,4 +14,7 @@ PyObject *hook_remove(PyObject *module, PyObject *ignored);
    come out of it is an interrupt of the application. */
 Recorder *hook_recorder_of(PyObject *loop);
 
+/* The recorder is retired: nothing is kept of it, nor of the code that it has met. */
+void hook_forget(const Recorder *recorder);
+
 #endif

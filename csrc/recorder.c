@@ -1,6 +1,7 @@
 #include "chain.h"
 #include "clock.h"
 #include "errors.h"
+#include "hook.h"
 #include "recorder.h"
 
 #include <structmember.h>
@@ -628,6 +629,7 @@ static PyObject *
 method_retire(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     retire((Recorder *)self);
+    hook_forget((Recorder *)self);
     Py_RETURN_NONE;
 }
 
