@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import resource
 import sys
 import traceback
 import unittest
@@ -15,6 +16,8 @@ from types import TracebackType
 from typing import TextIO
 
 EVENTS_FD = 3
+#: A test that misses its interrupt, as test_runners does now and then bare too, spins and remembers every call: the machine must not suffer.
+MEMORY_BYTES = 4 << 30
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
@@ -81,6 +84,7 @@ def _traced_tasks() -> int:
 def main(module: str, mode: str) -> None:
     """Run the tests of one module; ``instrumented`` starts the exporter before the module is imported."""
     faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     instrumented = mode == "instrumented"
     with os.fdopen(EVENTS_FD, "w") as events:
         result = EventResult(events)
