@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TextIO
 
 EVENTS_FD = 3
-#: A test that misses its interrupt, as test_runners does now and then bare too, spins and remembers every call: the machine must not suffer.
+#: A test that misses its interrupt, as one of test_runners does now and then bare too, spins and remembers every call.
 MEMORY_BYTES = 4 << 30
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
