@@ -207,9 +207,7 @@ def test_as_little_is_left_of_loops(implementation: str) -> None:
 
     with every_loop(implementation) as instrumentation:
         alive_after(30)
-        before = alive_after(30)
-        # One object kept per loop would show; what other threads of the test run make meanwhile is fewer.
-        assert 30 > alive_after(30) - before
+        assert alive_after(30) == alive_after(30)
         assert 1 == len(instrumentation.snapshot().loops)
 
 
@@ -226,6 +224,5 @@ def test_nothing_is_left_of_an_instrumentation(implementation: str) -> None:
         gc.collect()
         return len(gc.get_objects())
 
-    alive_after(30)
-    before = alive_after(30)
-    assert 30 > alive_after(30) - before
+    alive_after(10)
+    assert alive_after(10) == alive_after(10)
