@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from importlib import import_module
@@ -83,6 +84,18 @@ class Twin(CCore):
     name = "aiometrics Python"
     implementation = "python"
     environment: ClassVar[Mapping[str, str]] = {"AIOMETRICS_NO_EXTENSIONS": "1"}
+
+
+class IdleThread(Contender):
+    """A bare loop in a process with one more thread, which sleeps: libc and the kernel lock from then on what they need not lock before.
+
+    Every exporter with a thread of its own pays for that, and so does every service that ever used an executor.
+    """
+
+    name = "bare, with an idle thread"
+
+    def prepare(self) -> None:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
 
 
 class PrometheusAsync(Contender):
@@ -189,7 +202,7 @@ class Debug(Contender):
 
 OURS: tuple[type[Contender], ...] = (Contender, Twin, CCore)
 PEERS: tuple[type[Contender], ...] = (PrometheusAsync, OpenTelemetry, AioWatch, AioCop, MonitoredIoloop, Yappi, Debug)
-CONTENDERS = {contender.name: contender for contender in OURS + PEERS}
+CONTENDERS = {contender.name: contender for contender in (*OURS, IdleThread, *PEERS)}
 BARE = Contender.name
 
 

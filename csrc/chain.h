@@ -9,22 +9,23 @@ typedef enum { CHAIN_ENDS, CHAIN_HIDES, CHAIN_ASKS, CHAIN_ASKS_BEHIND } Hop;
 
 int chain_init(void);
 
-/* Whether it is one of the three built-in types that run Python code. */
+extern PyGetSetDef *chain_coro_await, *chain_gen_await, *chain_asyncgen_await;
+
+/* What tells what an object of one of the three built-in types that run Python code awaits; NULL for all others. */
+static inline PyGetSetDef *
+chain_awaits(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    return type == &PyCoro_Type       ? chain_coro_await
+           : type == &PyGen_Type      ? chain_gen_await
+           : type == &PyAsyncGen_Type ? chain_asyncgen_await
+                                      : NULL;
+}
+
 static inline int
 chain_is_generator(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
-    return type == &PyCoro_Type || type == &PyGen_Type || type == &PyAsyncGen_Type;
-}
-
-/* What a suspended generator awaits: a new reference, Py_None at the end, NULL with an exception. */
-static inline PyObject *
-chain_generator_awaits(PyObject *generator)
-{
-    extern PyGetSetDef *chain_coro_await, *chain_gen_await, *chain_asyncgen_await;
-    PyTypeObject *type = Py_TYPE(generator);
-    PyGetSetDef *awaits = type == &PyCoro_Type ? chain_coro_await : type == &PyGen_Type ? chain_gen_await : chain_asyncgen_await;
-    return awaits->get(generator, awaits->closure);
+    return chain_awaits(object) != NULL;
 }
 
 /* The generator that an opaque built-in awaitable drives, borrowed from it; NULL without an exception if that is not what it drives. */

@@ -90,13 +90,13 @@ consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
 }
 
 static inline Step
-follow_generator(Recorder *self, Choice *choice, PyObject **link)
+follow_generator(Recorder *self, Choice *choice, PyObject **link, PyGetSetDef *awaits)
 {
     Step step = consider(self, choice, *link, chain_generator_code(*link));
     if (step != GOES_ON) {
         return step;
     }
-    PyObject *next = chain_generator_awaits(*link);
+    PyObject *next = awaits->get(*link, awaits->closure);
     if (next == NULL) {
         return FAILED_WALK;
     }
@@ -183,7 +183,8 @@ walk(Recorder *self, Choice *choice, PyObject *root)
     *choice = (Choice){.owner = root, .kind = -1};
     PyObject *link = root;
     for (int depth = 0; depth < MAX_DEPTH; depth++) {
-        Step step = chain_is_generator(link) ? follow_generator(self, choice, &link) : follow_other(self, choice, &link);
+        PyGetSetDef *awaits = chain_awaits(link);
+        Step step = awaits != NULL ? follow_generator(self, choice, &link, awaits) : follow_other(self, choice, &link);
         if (step != GOES_ON) {
             return step;
         }
