@@ -71,6 +71,23 @@ def _within(module: str, prefixes: Iterable[str]) -> bool:
     return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
 
 
+def _without_source(module: str, code: CodeType) -> bool:
+    """Whether code comes from a string, as a named tuple's or a data class's methods do; what was typed in is a program all the same."""
+    typed_in = module == "__main__" and not hasattr(sys.modules.get("__main__"), "__file__")
+    return code.co_filename.startswith("<") and not typed_in
+
+
+def _kind_of_file(path: str) -> Kind:
+    if any(part in _SITE for part in path.replace(os.sep, "/").split("/")):
+        return Kind.LIBRARY
+    return Kind.STANDARD_LIBRARY if path.startswith(_STANDARD_LIBRARY) else Kind.APPLICATION
+
+
+def ours(module: str) -> bool:
+    """Whether it is a module of aiometrics itself."""
+    return _within(module, ("aiometrics",))
+
+
 def _module_of(obj: Any) -> str:
     frame, code = frame_of(obj), code_of(obj)
     if frame is not None:
@@ -133,19 +150,19 @@ class Places:
         return self.kind_of(_module_of(obj), code_of(obj))
 
     def kind_of(self, module: str, code: CodeType | None) -> Kind:
-        """Whose code it is, by the module that it runs in; without Python code it is a library's."""
+        """Whose code it is, by the module that it runs in; without Python code it is a library's.
+
+        Code that was generated, or frozen into the interpreter, has no line that anybody could open: whoever called it is named instead.
+        """
+        if code is not None and _without_source(module, code):
+            return Kind.STANDARD_LIBRARY
         if _within(module, self._library):
             return Kind.LIBRARY
         if _within(module, self._application):
             return Kind.APPLICATION
-        if _within(module, ("aiometrics",)) or code is None:
+        if ours(module) or code is None:
             return Kind.LIBRARY
-        path = code.co_filename
-        if any(part in _SITE for part in path.replace(os.sep, "/").split("/")):
-            return Kind.LIBRARY
-        if path.startswith(_STANDARD_LIBRARY) or path.startswith("<frozen"):
-            return Kind.STANDARD_LIBRARY
-        return Kind.APPLICATION
+        return _kind_of_file(code.co_filename)
 
     def transparent(self, root: Any) -> bool:
         """Whether ``root`` is another tool's wrapper, so that its code says nothing about the task."""

@@ -8,7 +8,7 @@ from itertools import islice
 from types import CodeType, FrameType
 from typing import NamedTuple
 
-from aiometrics.places import Places, called, module_name, place
+from aiometrics.places import Kind, Places, called, module_name, ours, place
 
 #: Frames that are looked at, from the innermost on.
 MAX_FRAMES = 256
@@ -67,12 +67,14 @@ def blocked_at(stack: Sequence[Call], places: Places) -> str:
     """The innermost call of the application and, if it called a library, what: ``shop/report.py:9 build > json.loads``.
 
     Without any of the application it is the innermost of a third party, else the innermost. C functions have no frame: of those the
-    line tells which it is.
+    line tells which it is. What we do ourselves, and what we call for it, is never the place.
     """
-    if not stack:
-        return UNKNOWN
     kinds = [places.kind_of(call.module, call.code) for call in stack]
-    number = kinds.index(max(kinds))
+    work = max((number for number, call in enumerate(stack) if ours(call.module) and kinds[number] < Kind.APPLICATION), default=-1)
+    eligible = [number for number, kind in enumerate(kinds) if number > work or kind == Kind.APPLICATION]
+    if not eligible:
+        return UNKNOWN
+    number = max(eligible, key=kinds.__getitem__)
     if not number:
         return str(stack[0])
     below = stack[number - 1]

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -336,6 +336,57 @@ def test_without_the_application_the_library_is_named() -> None:
     assert "shop/main.py:2 main > requests.get" == blocked_at([library[0], *application], places)
     assert "shop/main.py:2 main" == blocked_at(application, places)
     assert UNKNOWN == blocked_at([], places)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("namedtuple_Point", "lambda cls, x: stop()"),
+        ("shop.models", "def __init__(self, x):\n    stop()"),
+    ],
+    ids=["named tuple", "data class"],
+)
+def test_generated_code_has_no_line_of_its_own(module: str, source: str) -> None:
+    """Whoever called what a library made from a string is named, even if it runs in a module of the application."""
+    application = frames_of("def main():\n    stop()\nmain()", "shop.main", "/srv/shop/main.py")[:1]
+    generated = Call(compile(source, "<string>", "exec").co_consts[0], 1, module)
+    expected = f"shop/main.py:2 main > {module.partition('.')[0]}.{generated.code.co_qualname}"
+    assert expected == blocked_at([generated, *application], Places(application=["shop"]))
+
+
+def test_what_is_typed_in_is_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -c``, the prompt and notebooks have no file, but lines that the reader knows."""
+    stack = [Call(compile("pass", "<stdin>", "exec"), 3, "__main__"), *frames_of("stop()", "requests.api", SITE)[:1]]
+    assert "requests/api.py:1 <module> > __main__.<module>" == blocked_at(stack, Places())
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    assert "<stdin>:3 <module>" == blocked_at(stack, Places())
+
+
+def test_our_own_work_is_never_the_place() -> None:
+    """Nor is what we call for it: the application's line is named if there is one, else none; what we call of it is the application's."""
+    places = Places()
+    ours = frames_of("def look():\n    stop()\nlook()", "aiometrics.vitals", "/usr/lib/python3/site-packages/aiometrics/vitals.py")[:1]
+    application = frames_of("def main():\n    stop()\nmain()", "shop.main", "/srv/shop/main.py")[:1]
+    library = frames_of("def get():\n    stop()\nget()", "requests.api", SITE)[:1]
+    assert UNKNOWN == blocked_at(ours, places)
+    assert UNKNOWN == blocked_at([*library, *ours], places)
+    assert "requests/api.py:2 get > aiometrics.look" == blocked_at([*ours, *library], places)
+    assert "shop/main.py:2 main > aiometrics.look" == blocked_at([*library, *ours, *application], places)
+    assert "shop/main.py:2 main" == blocked_at([*application, *ours, *library], places)
+
+
+def test_a_look_while_the_harm_is_counted_blames_nobody(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block is over then, and the loop's thread in our own code."""
+
+    async def main() -> None:
+        (slot,) = watched.traced.instrumentation.slots()
+        monkeypatch.setattr(slot.vitals, "seen_here", watched.dog.look)
+        watched.work(100)
+        await asyncio.sleep(0)
+        monkeypatch.undo()
+
+    watched.traced.run(main())
+    assert {UNKNOWN: 1} == watched.samples
 
 
 def test_a_long_stack_is_cut() -> None:
