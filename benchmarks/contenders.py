@@ -201,8 +201,9 @@ class Debug(Contender):
 
 
 OURS: tuple[type[Contender], ...] = (Contender, Twin, CCore)
+YARDSTICKS: tuple[type[Contender], ...] = (IdleThread,)
 PEERS: tuple[type[Contender], ...] = (PrometheusAsync, OpenTelemetry, AioWatch, AioCop, MonitoredIoloop, Yappi, Debug)
-CONTENDERS = {contender.name: contender for contender in (*OURS, IdleThread, *PEERS)}
+CONTENDERS = {contender.name: contender for contender in OURS + YARDSTICKS + PEERS}
 BARE = Contender.name
 
 
