@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.models.dashboard import Threshold
 
 from grafana import thresholds
 from grafana.frame import add_row, frame
@@ -29,60 +32,73 @@ def event_loop() -> Dashboard:
     return board
 
 
+def gain(metric: str) -> str:
+    """What each loop gains of ``metric`` per second."""
+    return total(rate(metric, LOOP), PLACE)
+
+
+def shares(title: str, description: str, vector: str, limits: Sequence[Threshold] = thresholds.NONE, span: int = 8) -> PanelBuilder:
+    """Shares of 1, a line for each loop."""
+    return lines(title, description, {LEGEND: leaders(vector)}, unit="percentunit", limits=limits, maximum=1, span=span)
+
+
+def rates(title: str, description: str, metric: str, limits: Sequence[Threshold] = thresholds.NONE) -> PanelBuilder:
+    """What ``metric`` counts per second, a line for each loop."""
+    return lines(title, description, {LEGEND: leaders(gain(metric))}, unit="cps", limits=limits, span=8)
+
+
+def numbers(title: str, description: str, metric: str, limits: Sequence[Threshold] = thresholds.NONE, span: int = 12) -> PanelBuilder:
+    """How many there are now by the gauge ``metric``, a line for each loop."""
+    return lines(title, description, {LEGEND: leading(metric, LOOP)}, unit="short", limits=limits, span=span)
+
+
+def p99(title: str, description: str, histogram: str) -> PanelBuilder:
+    """What 99 of 100 observations of ``histogram`` stay under, a line for each loop."""
+    course = leaders(quantile(0.99, histogram, LOOP, PLACE))
+    return lines(title, description, {LEGEND: course}, unit="s", limits=thresholds.SLOW, exemplars=True)
+
+
 def thread_time() -> list[PanelBuilder]:
     """A loop's thread by state; active = CPU + run queue + system calls or GIL."""
-    active = rate("asyncio_loop_time_seconds_total", ACTIVE)
-    cpu = total(rate("asyncio_loop_thread_cpu_seconds_total", LOOP), PLACE)
-    in_line = total(rate("asyncio_loop_thread_runqueue_seconds_total", LOOP), PLACE)
-    elsewhere = f"{total(active, PLACE)} - {cpu} - ({in_line} or {cpu} * 0)"
+    active = total(rate("asyncio_loop_time_seconds_total", ACTIVE), PLACE)
+    cpu = gain("asyncio_loop_thread_cpu_seconds_total")
+    in_line = gain("asyncio_loop_thread_runqueue_seconds_total")
     return [
-        lines(
+        shares(
             "Which loop is busy?",
             "Share of time outside the selector. Over 90 % a loop is saturated: more instances help only if the load can move.",
-            {LEGEND: leaders(total(active, PLACE))},
-            unit="percentunit",
-            limits=thresholds.BUSY,
-            maximum=1,
+            active,
+            thresholds.BUSY,
+            span=12,
         ),
         lines(
             "Which loop is blocked?",
             "Share of time inside segments over the blocking threshold; the lines are one, 6 and 14.4 times the budget of 0.1 %.",
-            {LEGEND: leaders(total(rate("asyncio_loop_blocking_seconds_total", LOOP), PLACE))},
+            {LEGEND: leaders(gain("asyncio_loop_blocking_seconds_total"))},
             unit="percentunit",
             limits=thresholds.BLOCKED,
         ),
-        lines(
+        shares(
             "Which loop computes?",
             "CPU time of the loop's thread. If it is close to the busy share, the code itself is the cost.",
-            {LEGEND: leaders(cpu)},
-            unit="percentunit",
-            maximum=1,
-            span=8,
+            cpu,
         ),
-        lines(
+        shares(
             "Which loop stands in line for a CPU?",
             "Time runnable, but not running. Over 10 % the machine or its CPU limit is too small; no change of code helps. Linux only.",
-            {LEGEND: leaders(in_line)},
-            unit="percentunit",
-            limits=thresholds.IN_LINE,
-            maximum=1,
-            span=8,
+            in_line,
+            thresholds.IN_LINE,
         ),
-        lines(
+        shares(
             "Which loop sits in system calls, or waits for the GIL?",
             "Active, but neither on a CPU nor in line for one: a blocking call, or another thread holds the interpreter.",
-            {LEGEND: leaders(f"clamp_min({elsewhere}, 0)")},
-            unit="percentunit",
-            maximum=1,
-            span=8,
+            f"clamp_min({active} - {cpu} - ({in_line} or {cpu} * 0), 0)",
         ),
     ]
 
 
 def delays() -> list[PanelBuilder]:
     """Turns of the loop, start delays, and what the selector reported."""
-    waiting = total(rate("asyncio_loop_events_waiting_total", LOOP), PLACE)
-    events = total(rate("asyncio_loop_events_total", LOOP), PLACE)
     heartbeat = select("asyncio_loop_heartbeat_timestamp_seconds", LOOP)
     return [
         heat(
@@ -95,36 +111,25 @@ def delays() -> list[PanelBuilder]:
             "Tasks by the time from their creation to their first step. Cells that climb mean that the loop falls behind.",
             buckets("asyncio_loop_start_delay_seconds", LOOP),
         ),
-        lines(
+        p99(
             "Which loop has long turns?",
             "99 of 100 turns were shorter than this. If it rises on one instance only, look for that instance in Hotspots.",
-            {LEGEND: leaders(quantile(0.99, "asyncio_loop_iteration_seconds", LOOP, PLACE))},
-            unit="s",
-            limits=thresholds.SLOW,
-            exemplars=True,
+            "asyncio_loop_iteration_seconds",
         ),
-        lines(
+        p99(
             "Which loop starts tasks late?",
             "99 of 100 tasks started within this time. This one is exact on every loop, uvloop included.",
-            {LEGEND: leaders(quantile(0.99, "asyncio_loop_start_delay_seconds", LOOP, PLACE))},
-            unit="s",
-            limits=thresholds.SLOW,
-            exemplars=True,
+            "asyncio_loop_start_delay_seconds",
         ),
-        lines(
+        rates(
             "How many turns does a loop make?",
             "Turns per second. A loop that does the same work in fewer turns is late; one with no turns hangs or has nothing to do.",
-            {LEGEND: leaders(total(rate("asyncio_loop_iteration_seconds_count", LOOP), PLACE))},
-            unit="cps",
-            span=8,
+            "asyncio_loop_iteration_seconds_count",
         ),
-        lines(
+        shares(
             "How many events had to wait for the loop?",
             "Share of the selector's events that were already there when the loop asked. If this nears 100 %, the loop is always late.",
-            {LEGEND: leaders(f"{waiting} / ({events} > 0)")},
-            unit="percentunit",
-            maximum=1,
-            span=8,
+            f"{gain('asyncio_loop_events_waiting_total')} / ({gain('asyncio_loop_events_total')} > 0)",
         ),
         lines(
             "Which loop shows no life?",
@@ -134,17 +139,15 @@ def delays() -> list[PanelBuilder]:
             limits=thresholds.SILENT,
             span=8,
         ),
-        lines(
+        numbers(
             "How many handles are ready?",
             "Callbacks that stand in line for the loop. A line that stays up is more work than one thread can do.",
-            {LEGEND: leading("asyncio_loop_ready_handles", LOOP)},
-            unit="short",
+            "asyncio_loop_ready_handles",
         ),
-        lines(
+        numbers(
             "How many timers are set?",
             "Sleeps, timeouts and call_later. If this only rises, cancelled timeouts pile up.",
-            {LEGEND: leading("asyncio_loop_scheduled_timers", LOOP)},
-            unit="short",
+            "asyncio_loop_scheduled_timers",
         ),
     ]
 
@@ -174,29 +177,25 @@ def side_work() -> list[PanelBuilder]:
             unit="percentunit",
             stacked=True,
         ),
-        lines(
+        numbers(
             "Does the executor keep up?",
             "Calls that wait for a thread of the default executor. Over 0 for minutes: run_in_executor and to_thread wait, and so do their "
             "tasks.",
-            {LEGEND: leading("asyncio_executor_queue_items", LOOP)},
-            unit="short",
-            limits=thresholds.ANY,
+            "asyncio_executor_queue_items",
+            thresholds.ANY,
             span=8,
         ),
-        lines(
+        numbers(
             "How many threads has the executor?",
             "Threads of the default executor that were started; its limit is min(32, CPUs + 4) unless you chose another.",
-            {LEGEND: leading("asyncio_executor_threads", LOOP)},
-            unit="short",
+            "asyncio_executor_threads",
             span=8,
         ),
-        lines(
+        rates(
             "Which exceptions did nobody await?",
             "Calls of the loop's exception handler per second. Each one is a bug; the log has its traceback.",
-            {LEGEND: leaders(total(rate("asyncio_unhandled_exceptions_total", LOOP), PLACE))},
-            unit="cps",
-            limits=thresholds.ANY,
-            span=8,
+            "asyncio_unhandled_exceptions_total",
+            thresholds.ANY,
         ),
     ]
 

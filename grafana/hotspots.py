@@ -221,7 +221,7 @@ def burners() -> list[PanelBuilder]:
             "chosen time range: the more, the longer the loop stood there.",
             {"blocked_at": "Blocked at"},
             [Column("Samples", top(total(gained("asyncio_block_samples_total", LOOP), "blocked_at")), bar=True)],
-            height=8,
+            height=12,
             span=12,
         ),
         ranking(
@@ -235,7 +235,7 @@ def burners() -> list[PanelBuilder]:
                 Column("Active %", f"{active} and {busiest}", thresholds.HOTSPOT),
             ],
             links=[TO_COROUTINE],
-            height=8,
+            height=12,
             span=12,
         ),
     ]
