@@ -44,6 +44,7 @@ def rules(kind: str) -> dict[str, dict[str, Any]]:
 
 
 RECORDS, ALERTS = rules("record"), rules("alert")
+GROUPS = load(RULES / "aiometrics.rules.yml")["groups"]
 CASES = [case for path in TESTS for case in load(path)["tests"]]
 
 
@@ -126,6 +127,21 @@ def test_every_recorded_series_has_a_test(record: str) -> None:
     """One test case says what the rule records."""
     expressions = [test["expr"] for case in CASES for test in case.get("promql_expr_test", ()) if test["exp_samples"]]
     assert any(record in names_in(expression) for expression in expressions)
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group["name"])
+def test_a_recording_rule_reads_only_what_its_own_group_has_recorded_before(group: dict[str, Any]) -> None:
+    """Groups run side by side: what another one records may be of this evaluation or of the last, and a value recorded twice is dropped."""
+    before: set[str] = set()
+    for rule in group["rules"]:
+        assert set() == (names_in(rule["expr"]) & RECORDS.keys()) - before, rule["record"]
+        before.add(rule["record"])
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group["name"])
+def test_what_is_recorded_more_rarely_is_still_found(group: dict[str, Any]) -> None:
+    """Prometheus looks back five minutes for a sample: even if one evaluation is missed, alerts and dashboards find the one before."""
+    assert 300 > 2 * seconds(group.get("interval", "0s"))
 
 
 @pytest.mark.parametrize("record", RECORDS)
