@@ -43,9 +43,15 @@ def protocol_type(receiver: Any) -> type | None:
 def identity(callback: Any) -> tuple[Any, ...]:
     """What callbacks of one name have in common and others do not: for caches of names."""
     function, receiver = target(callback)
-    code: CodeType | None = function.__code__ if type(function) is FunctionType else None
-    name = function.__name__ if type(function) is BuiltinFunctionType else None
-    return (code or type(function), name, protocol_type(receiver))
+    kind = type(function)
+    if kind is FunctionType:
+        return (function.__code__, protocol_type(receiver))
+    return (function if issubclass(kind, type) else kind, _builtin_name(function), protocol_type(receiver))
+
+
+def _builtin_name(function: Any) -> str | None:
+    """The qualified name of a function in C: those that know the class that defines them are of a subclass of the others."""
+    return str(function.__qualname__) if issubclass(type(function), BuiltinFunctionType) else None
 
 
 def names(callback: Any) -> tuple[str, str]:
@@ -56,9 +62,10 @@ def names(callback: Any) -> tuple[str, str]:
 
 
 def _place(function: Any) -> str:
-    if type(function) is FunctionType:
+    kind = type(function)
+    if kind is FunctionType:
         code: CodeType = function.__code__
         module = function.__globals__.get("__name__")
         path = relative_path(code, module if isinstance(module, str) else "")
         return f"{path}:{code.co_firstlineno} {code.co_qualname}"
-    return str(function.__qualname__) if type(function) is BuiltinFunctionType else type_name(type(function))
+    return _builtin_name(function) or type_name(function if issubclass(kind, type) else kind)

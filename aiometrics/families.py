@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aiometrics import catalogue
 from aiometrics.catalogue import Metric
 from aiometrics.clock import SECOND_NS
-from aiometrics.snapshot import EAGER_CHILD, RAISE, RETURN, RUNNING, Histogram, Loop, Snapshot
+from aiometrics.snapshot import CALLBACK, EAGER_CHILD, RAISE, RETURN, RUNNING, Histogram, Loop, Snapshot, YieldPoint
 
 _NO_SEGMENT = frozenset({EAGER_CHILD, RUNNING})
 _NO_WAIT = frozenset({RETURN, RAISE, RUNNING})
@@ -74,7 +74,7 @@ def families(snapshot: Snapshot, facts: Facts) -> Iterator[Family]:
 def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterable[Row]]]:
     points, coroutines, loops = snapshot.yield_points, snapshot.coroutines, snapshot.loops
     ended = [point for point in points if point.yield_point not in _NO_SEGMENT]
-    awaited = [point for point in points if point.yield_point not in _NO_WAIT]
+    awaited = [point for point in points if _awaited(point)]
     blocking = [point for point in points if point.yield_point != EAGER_CHILD]
 
     yield catalogue.SEGMENT_SECONDS, ((point.labels, distribution(point.segments)) for point in ended)
@@ -115,6 +115,11 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield catalogue.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())
     yield catalogue.UNTRACED_TASKS, [((), snapshot.untraced_tasks)]
     yield catalogue.SAMPLE_RATIO, [((), snapshot.sample_ratio)]
+
+
+def _awaited(point: YieldPoint) -> bool:
+    """Whether anything waits there. Callbacks wait for nothing, but for the eager children that they start."""
+    return point.yield_point not in _NO_WAIT and (point.coroutine != CALLBACK or point.yield_point == EAGER_CHILD)
 
 
 def _loop_times(loops: Iterable[Loop]) -> Iterator[Row]:

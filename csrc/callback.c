@@ -83,7 +83,10 @@ key_of(PyObject *function, PyObject *protocol)
     if (PyFunction_Check(function)) {
         key.first = PyFunction_GET_CODE(function);
     }
-    else if (PyCFunction_CheckExact(function)) {
+    else if (PyType_Check(function)) {
+        key.first = function;
+    }
+    else if (PyCFunction_Check(function)) {
         key.number = (uint64_t)(uintptr_t)((PyCFunctionObject *)function)->m_ml;
     }
     return key;

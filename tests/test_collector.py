@@ -11,7 +11,7 @@ from samples import FACTS, coroutine, histogram, loop, shop, yield_point
 from aiometrics.catalogue import CATALOGUE, STATUSES
 from aiometrics.collector import Collector
 from aiometrics.families import Distribution, distribution, families, seconds
-from aiometrics.snapshot import Snapshot
+from aiometrics.snapshot import CALLBACK, Snapshot
 
 SEGMENT_ROWS = {"asyncio_segment_seconds", "asyncio_blocking_seconds_total", "asyncio_inflicted_wait_seconds_total"}
 WAIT_ROWS = {"asyncio_wait_seconds", "asyncio_suspended_tasks", "asyncio_oldest_suspension_timestamp_seconds"}
@@ -58,6 +58,16 @@ def test_every_row_has_the_labels_and_the_kind_of_value_of_its_metric() -> None:
 def test_which_rows_a_yield_point_has(place: str, expected: set[str]) -> None:
     """A task does not wait where it ends, no segment ends where an eager child begins, and what runs is only known to block."""
     point = yield_point(place)
+    assert expected == {name for name, found in rows(Snapshot(0, yield_points=(point,))).items() if point.labels in found}
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [("asyncio/streams.py:9 data_received", SEGMENT_ROWS), ("(eager child)", WAIT_ROWS), ("(running)", {"asyncio_blocking_seconds_total"})],
+)
+def test_which_rows_a_callback_has(place: str, expected: set[str]) -> None:
+    """It ends without waiting, so nothing waits there, but for an eager child that it starts."""
+    point = yield_point(place, coroutine=CALLBACK)
     assert expected == {name for name, found in rows(Snapshot(0, yield_points=(point,))).items() if point.labels in found}
 
 
