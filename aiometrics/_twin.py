@@ -17,7 +17,7 @@ from aiometrics.callbacks import identity
 from aiometrics.chain import awaited_by, code_of, frame_of, opaque
 from aiometrics.clock import Clock, monotonic
 from aiometrics.directory import Directory
-from aiometrics.faults import Faults
+from aiometrics.faults import OFF_FOR_LOOP, Faults
 from aiometrics.layout import CALLBACKS, COROUTINE, HEADER, LOOP, YIELD_POINT
 from aiometrics.page import Page
 from aiometrics.snapshot import EAGER_CHILD, RAISE, RETURN
@@ -296,7 +296,7 @@ class Recorder:
         """Retire; what was true of the tasks at this moment is not known any more."""
         self.retire()
         self.page.close()
-        self._faults.report(PROBE, error)
+        self._faults.report(PROBE, error, OFF_FOR_LOOP)
 
     def _sampled(self) -> bool:
         """Whether to trace this task: one in ``weight``, drawn by xorshift so that no pattern of creation can fool it."""

@@ -218,7 +218,7 @@ ERRORS = Metric(
     "aiometrics_errors_total",
     "counter",
     ("probe",),
-    "Internal errors by probe. The first one is logged and switches its probe off; the application is not affected.",
+    "Internal errors by probe. The first of each is logged, with what becomes of the probe; the application is not affected.",
 )
 UNTRACED_TASKS = Metric(
     "aiometrics_untraced_tasks",

@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from aiometrics import collector, negotiation, text
 from aiometrics.families import Facts
+from aiometrics.faults import STAYS_ON
 from aiometrics.hotspots import Hotspots
 from aiometrics.hotspots import hotspots as worst
 from aiometrics.http_messages import Request, Response
@@ -37,14 +39,15 @@ class Exporter:
     def __init__(self, options: Options, instrumentation: Instrumentation, registry: CollectorRegistry | None) -> None:
         self.options = options
         self._instrumentation = instrumentation
-        self._renderer = Renderer(registry, on_error=lambda error: instrumentation.faults.report("registry", error))
+        report = partial(instrumentation.faults.report, outcome=STAYS_ON)
+        self._renderer = Renderer(registry, on_error=partial(report, "registry"))
         self._scrape_ns = 0
         self._stopped = False
         self._server = MetricsServer(
             options.addr,
             options.port,
             {"/": self._index, "/metrics": self._metrics, "/-/healthy": self._healthy},
-            on_error=instrumentation.faults.report,
+            on_error=report,
             request_timeout=options.request_timeout,
             max_connections=options.max_connections,
         )

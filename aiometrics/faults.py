@@ -9,11 +9,15 @@ from collections import Counter
 logger = logging.getLogger("aiometrics")
 
 
+#: What becomes of a probe that failed, as the log has it.
+OFF, OFF_FOR_LOOP, STAYS_ON = "which is now off", "which is now off for this loop", "which stays on"
+
+
 class Faults:
     """Counts internal errors by probe.
 
-    The first error of a probe is logged with its traceback to the logger ``aiometrics``; whoever reports it then switches the probe
-    off, which :meth:`tripped` tells.
+    The first error of a probe is logged with its traceback to the logger ``aiometrics``. Whoever reports it switches the probe off, or
+    says that it does not; :meth:`tripped` tells whether there was any.
     """
 
     def __init__(self) -> None:
@@ -21,13 +25,13 @@ class Faults:
         # Reentrant, because garbage collection may run a finalizer of ours in the middle.
         self._lock = threading.RLock()
 
-    def report(self, probe: str, error: BaseException) -> None:
-        """Count one error of ``probe`` and log it if it is the probe's first. Never raises."""
+    def report(self, probe: str, error: BaseException, outcome: str = OFF) -> None:
+        """Count one error of ``probe`` and log it, with the ``outcome`` for it, if it is the probe's first. Never raises."""
         with self._lock:
             self._counts[probe] += 1
             first = self._counts[probe] == 1
         if first:
-            logger.error("internal error in probe %r, which is now off; the application is not affected", probe, exc_info=error)
+            logger.error("internal error in probe %r, %s; the application is not affected", probe, outcome, exc_info=error)
 
     def tripped(self, probe: str) -> bool:
         """Whether ``probe`` has ever failed."""

@@ -13,7 +13,7 @@ from typing import Any
 from aiometrics import reader
 from aiometrics.census import untraced_tasks
 from aiometrics.clock import Clock, monotonic
-from aiometrics.faults import Faults
+from aiometrics.faults import OFF_FOR_LOOP, Faults
 from aiometrics.handles import HandleSeam
 from aiometrics.layout import YIELD_POINT, of_seconds
 from aiometrics.options import Options
@@ -212,7 +212,7 @@ class Instrumentation:
                 if self._wanted(loop):
                     self._house(tenant, loop)
             except Exception as error:  # noqa: BLE001 - the task must be created whatever happens here
-                self.faults.report(PROBE, error)
+                self.faults.report(PROBE, error, OFF_FOR_LOOP)
             return tenant
 
     def _house(self, tenant: _Tenant, loop: Any) -> None:

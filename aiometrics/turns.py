@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiometrics.clock import Clock
-from aiometrics.faults import Faults
+from aiometrics.faults import OFF_FOR_LOOP, Faults
 from aiometrics.layout import LOOP
 from aiometrics.page import Page
 
@@ -77,7 +77,7 @@ class Turns:
             # Nothing is in progress that anybody would end.
             self._set("turn_since_ns", 0)
             self._set("poll_since_ns", 0)
-            self._faults.report(PROBE, error)
+            self._faults.report(PROBE, error, OFF_FOR_LOOP)
             return None
 
     def _enter(self) -> None:

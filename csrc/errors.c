@@ -17,7 +17,8 @@ error_taken(void)
 void
 error_report(PyObject *faults, const char *probe, PyObject *error)
 {
-    PyObject *reported = PyObject_CallMethod(faults, "report", "sO", probe, error == NULL ? Py_None : error);
+    PyObject *subject = error == NULL ? Py_None : error;
+    PyObject *reported = PyObject_CallMethod(faults, "report", "sOs", probe, subject, "which is now off for this loop");
     if (reported == NULL) {
         PyErr_Clear();
     }

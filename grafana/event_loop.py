@@ -236,7 +236,7 @@ def exporter() -> list[PanelBuilder]:
         ),
         big_number(
             "Did a probe fail?",
-            "Internal errors since the start. The failing probe is off, and its metrics stand still.",
+            "Internal errors since the start. The log says whether the failing probe is off; its metrics then stand still.",
             f"{total(select('aiometrics_errors_total', JOB))} or vector(0)",
             unit="short",
             limits=thresholds.ANY,

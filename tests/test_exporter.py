@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector as PrometheusCollector
 
 import aiometrics
 from aiometrics.catalogue import CATALOGUE
@@ -96,6 +97,25 @@ def test_the_registry_of_the_application_follows() -> None:
     Counter("orders", "Orders taken.", registry=registry).inc(3)
     with aiometrics.start_exporter(0, LOCAL, registry=registry) as exporter:
         assert {(): 3.0} == values(get(exporter)[2], "orders_total")
+
+
+def test_a_collector_of_the_application_that_fails_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Its error is logged once, with the promise that the probe stays on, and counts each time."""
+
+    class Broken(PrometheusCollector):
+        def describe(self) -> list[Metric]:
+            return []
+
+        def collect(self) -> list[Metric]:
+            raise LookupError("not there yet")
+
+    registry = CollectorRegistry()
+    registry.register(Broken())
+    with aiometrics.start_exporter(0, LOCAL, registry=registry) as running:
+        seen = [values(get(running)[2], "aiometrics_errors_total") for _ in range(3)]
+    assert [{}, {("registry",): 1}, {("registry",): 2}] == seen
+    expected = "internal error in probe 'registry', which stays on; the application is not affected"
+    assert [expected] == [record.getMessage() for record in caplog.records if record.name == "aiometrics"]
 
 
 def test_a_blocked_loop_is_scraped_while_it_is_blocked(exporter: aiometrics.Exporter) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiometrics.clock import SECOND_NS
-from aiometrics.faults import Faults
+from aiometrics.faults import OFF, OFF_FOR_LOOP, STAYS_ON, Faults
 from aiometrics.instrumentation import Instrumentation
 from aiometrics.options import Options
 from aiometrics.places import Places
@@ -89,8 +89,9 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def message(probe: str) -> str:
-    """What is logged once for a probe."""
-    return f"internal error in probe '{probe}', which is now off; the application is not affected"
+    """What is logged once for a probe; recorders belong to a loop, naming to all of them."""
+    outcome = OFF_FOR_LOOP if probe in ("recorder", "instrumentation") else OFF
+    return f"internal error in probe '{probe}', {outcome}; the application is not affected"
 
 
 @pytest.mark.parametrize("readings", range(12))
@@ -221,8 +222,11 @@ def test_errors_are_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
     assert not faults.tripped("one")
     for probe in ("one", "two", "one"):
         faults.report(probe, Broken(probe))
+    faults.report("three", Broken("three"), STAYS_ON)
     assert faults.tripped("one")
-    assert ({"one": 2, "two": 1}, [message("one"), message("two")]) == (faults.counts(), logged(caplog))
+    assert {"one": 2, "two": 1, "three": 1} == faults.counts()
+    three = "internal error in probe 'three', which stays on; the application is not affected"
+    assert [message("one"), message("two"), three] == logged(caplog)
     assert {logging.ERROR} == {record.levelno for record in caplog.records}
 
 
