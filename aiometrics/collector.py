@@ -13,9 +13,13 @@ from prometheus_client import Metric as PrometheusMetric
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector as PrometheusCollector
+from prometheus_client.samples import Exemplar as PrometheusExemplar
+from prometheus_client.samples import Timestamp
 
 from aiometrics.catalogue import CATALOGUE, Metric
-from aiometrics.families import Distribution, Row, Source, bound_text, encodable, families
+from aiometrics.clock import SECOND_NS
+from aiometrics.families import Distribution, Row, Source, bound_text, encodable, families, plain, seconds
+from aiometrics.snapshot import Exemplar
 
 FormatName = Literal["text", "openmetrics"]
 
@@ -114,13 +118,22 @@ def _family(metric: Metric) -> PrometheusMetric:
 
 def _filled(metric: Metric, rows: Iterable[Row]) -> PrometheusMetric:
     family = _family(metric)
-    for values, value in rows:
+    for values, shown in rows:
+        value, found = plain(shown)
         labels = dict(zip(metric.labels, map(encodable, values), strict=True))
+        exemplar = None if found is None else _exemplar(found)
         if not isinstance(value, Distribution):
-            family.add_sample(metric.name, labels, value)
+            family.add_sample(metric.name, labels, value, exemplar=exemplar)
             continue
-        for bound, count in zip((*value.bounds_seconds, math.inf), value.cumulative, strict=True):
-            family.add_sample(f"{metric.name}_bucket", {**labels, "le": bound_text(bound)}, count)
+        marked = None if exemplar is None else value.bucket(exemplar.value)
+        for number, (bound, count) in enumerate(zip((*value.bounds_seconds, math.inf), value.cumulative, strict=True)):
+            bucket = {**labels, "le": bound_text(bound)}
+            family.add_sample(f"{metric.name}_bucket", bucket, count, exemplar=exemplar if number == marked else None)
         family.add_sample(f"{metric.name}_count", labels, value.cumulative[-1])
         family.add_sample(f"{metric.name}_sum", labels, value.sum_seconds)
     return family
+
+
+def _exemplar(exemplar: Exemplar) -> PrometheusExemplar:
+    labels = {name: encodable(value) for name, value in exemplar.labels}
+    return PrometheusExemplar(labels, seconds(exemplar.value_ns), Timestamp(*divmod(exemplar.unix_ns, SECOND_NS)))

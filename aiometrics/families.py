@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from aiometrics import catalogue
 from aiometrics.catalogue import Metric
 from aiometrics.clock import SECOND_NS
-from aiometrics.snapshot import CALLBACK, EAGER_CHILD, RAISE, RETURN, RUNNING, Histogram, Loop, Snapshot, YieldPoint
+from aiometrics.snapshot import CALLBACK, EAGER_CHILD, RAISE, RETURN, RUNNING, Exemplar, Histogram, Loop, Snapshot, YieldPoint
 
 _NO_SEGMENT = frozenset({EAGER_CHILD, RUNNING})
 _NO_WAIT = frozenset({RETURN, RAISE, RUNNING})
@@ -31,9 +32,21 @@ class Distribution(NamedTuple):
         """How many samples it makes: one per bucket, the count and the sum."""
         return len(self.cumulative) + 2
 
+    def bucket(self, value_seconds: float) -> int:
+        """The number of the bucket that a sample is in."""
+        return bisect_left(self.bounds_seconds, value_seconds)
 
+
+class Exemplified(NamedTuple):
+    """A value, and one of the samples that it counts."""
+
+    value: float | Distribution
+    exemplar: Exemplar
+
+
+Value = float | Distribution | Exemplified
 #: Label values in the order of ``Metric.labels``, and the value.
-Row = tuple[tuple[str, ...], float | Distribution]
+Row = tuple[tuple[str, ...], Value]
 Family = tuple[Metric, Iterator[Row]]
 
 
@@ -60,7 +73,8 @@ def families(snapshot: Snapshot, facts: Facts) -> Iterator[Family]:
     def counted(rows: Iterable[Row]) -> Iterator[Row]:
         nonlocal samples
         for row in rows:
-            samples += row[1].samples if isinstance(row[1], Distribution) else 1
+            value, _ = plain(row[1])
+            samples += value.samples if isinstance(value, Distribution) else 1
             yield row
 
     def series() -> Iterator[Row]:
@@ -77,9 +91,9 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     awaited = [point for point in points if _awaited(point)]
     blocking = [point for point in points if point.yield_point != EAGER_CHILD]
 
-    yield catalogue.SEGMENT_SECONDS, ((point.labels, distribution(point.segments)) for point in ended)
+    yield catalogue.SEGMENT_SECONDS, ((point.labels, _exemplified(distribution(point.segments), point.exemplar)) for point in ended)
     yield catalogue.WAIT_SECONDS, ((point.labels, distribution(point.waits)) for point in awaited)
-    yield catalogue.BLOCKING_SECONDS, ((point.labels, seconds(point.blocking_ns)) for point in blocking)
+    yield catalogue.BLOCKING_SECONDS, ((point.labels, _exemplified(seconds(point.blocking_ns), point.exemplar)) for point in blocking)
     yield catalogue.INFLICTED_WAIT_SECONDS, ((point.labels, seconds(point.inflicted_wait_ns)) for point in ended)
     yield catalogue.SUSPENDED_TASKS, ((point.labels, point.suspended) for point in awaited)
     yield catalogue.OLDEST_SUSPENSION, ((point.labels, seconds(point.oldest_suspension_ns)) for point in awaited)
@@ -136,6 +150,15 @@ def _known(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
 
 def _known_seconds(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
     return (((loop,), seconds(ns)) for loop, ns in values if ns is not None)
+
+
+def plain(value: Value) -> tuple[float | Distribution, Exemplar | None]:
+    """The value alone, and the exemplar if it has one."""
+    return value if isinstance(value, Exemplified) else (value, None)
+
+
+def _exemplified(value: float | Distribution, exemplar: Exemplar | None) -> Value:
+    return value if exemplar is None else Exemplified(value, exemplar)
 
 
 def seconds(ns: int) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from aiometrics import reader
 from aiometrics.census import untraced_tasks
 from aiometrics.clock import Clock, monotonic
+from aiometrics.exemplars import Exemplars
 from aiometrics.faults import OFF_FOR_LOOP, Faults
 from aiometrics.handles import HandleSeam
 from aiometrics.layout import YIELD_POINT, of_seconds
@@ -75,6 +76,7 @@ class Instrumentation:
         self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
         self._every_loop = False
         self._seams: list[Seam] = []
+        self._exemplars = Exemplars(unix_clock, self.faults)
         self._handlers = ExceptionHandlerSeam(self._unhandled)
         self._lock = threading.RLock()
 
@@ -154,7 +156,7 @@ class Instrumentation:
         self._sweep()
         now_ns, unix_ns = self.clock(), self._unix_clock()
         slots = self._pages.all()
-        views = [reader.read(_copy(slot.page, now_ns), now_ns, unix_ns) for slot in slots]
+        views = [reader.read(_copy(slot.page, now_ns), now_ns, unix_ns, slot.exemplars) for slot in slots]
         with self._lock:
             loops = tuple(slot.vitals.complete(view.loop) for slot, view in zip(slots, views, strict=True))
         return Snapshot(
@@ -228,7 +230,7 @@ class Instrumentation:
         return (self._every_loop or loop in self._chosen) and not loop.is_closed()
 
     def _recorder(self, loop: Any, slot: Slot) -> Any:
-        blocked = _harm(weakref.ref(loop), slot)
+        blocked = _harm(weakref.ref(loop), slot, self._exemplars)
         return self._implementation.recorder(slot.page, slot.directory, self.faults, clock=self.clock, blocked=blocked)
 
     def _timing(self, loop: Any, slot: Slot) -> LoopTiming | None:
@@ -291,13 +293,19 @@ def _reference(loop: Any, gone: Callable[[Any], None]) -> Callable[[], Any]:
         return lambda: loop
 
 
-def _harm(loop: Callable[[], Any], slot: Slot) -> Callable[[int, int], None]:
-    """Charges a blocking segment with the time that it cost the handles that were ready behind it, where the loop shows them."""
+def _harm(loop: Callable[[], Any], slot: Slot, exemplars: Exemplars) -> Callable[[int, int], None]:
+    """Charges a blocking segment with the time that it cost the handles that were ready behind it, where the loop shows them.
+
+    Called in the context of its task: if that leads to a request or a trace, the segment is kept as the exemplar of its yield point.
+    """
     page = slot.page
 
     def blocked(record: int, segment_ns: int) -> None:
         slot.vitals.seen_here()
         ready = len(getattr(loop(), "_ready", ()))
         page.words[page.layout.yield_point(record) + YIELD_POINT["inflicted_wait_ns"]] += segment_ns * ready
+        exemplar = exemplars.of(segment_ns)
+        if exemplar is not None:
+            slot.exemplars[record] = exemplar
 
     return blocked

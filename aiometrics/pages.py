@@ -10,18 +10,23 @@ from aiometrics.faults import Faults
 from aiometrics.layout import Layout
 from aiometrics.page import Page
 from aiometrics.places import Places
+from aiometrics.snapshot import Exemplar
 from aiometrics.vitals import Vitals
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One page, the names on it, the loop name that it is used under, and what is known of that loop beyond the page."""
+    """One page, the names on it, the loop name that it is used under, and what is known of that loop beyond the page.
+
+    ``exemplars`` are the last blocking segments that led to a request or a trace, by the number of the yield point that they ended at.
+    """
 
     page: Page
     directory: Directory
     name: str
     free: bool = False
     vitals: Vitals = field(default_factory=Vitals)
+    exemplars: dict[int, Exemplar] = field(default_factory=dict)
 
 
 class Pages:

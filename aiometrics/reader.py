@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import accumulate, pairwise
+from types import MappingProxyType
 
 from aiometrics.catalogue import STATUSES
 from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, OWN_COROUTINES, VERSION, WORD, YIELD_POINT, Layout, pending_ns
-from aiometrics.snapshot import CALLBACK, RUNNING, Coroutine, Histogram, Loop, Running, YieldPoint
+from aiometrics.snapshot import CALLBACK, RUNNING, Coroutine, Exemplar, Histogram, Loop, Running, YieldPoint
 
 _MAX_BOUNDS = 64
 _MAX_RECORDS = 1_000_000
 _OVERFLOWS = ("coroutine", "yield_point", "string")
+_NONE: Mapping[int, Exemplar] = MappingProxyType({})
 
 
 class PageError(ValueError):
@@ -30,17 +32,20 @@ class PageView:
     overflow: Mapping[str, int]
 
 
-def read(data: bytes, now_ns: int, unix_ns: int) -> PageView:
+def read(data: bytes, now_ns: int, unix_ns: int, exemplars: Mapping[int, Exemplar] = _NONE) -> PageView:
     """Decode a copy of a page, taken when the clock showed ``now_ns`` and the time of day was ``unix_ns``.
+
+    ``exemplars`` are what is known, beyond the page, of single segments, by the number of the yield point that they ended at.
 
     Raises :class:`PageError` if it is not a page, or one whose offsets point outside of it.
     """
-    return _Decoder(data, unix_ns - now_ns, now_ns).view()
+    return _Decoder(data, unix_ns - now_ns, now_ns, exemplars).view()
 
 
 class _Decoder:
-    def __init__(self, data: bytes, unix_offset_ns: int, now_ns: int) -> None:
+    def __init__(self, data: bytes, unix_offset_ns: int, now_ns: int, exemplars: Mapping[int, Exemplar]) -> None:
         self._data = data
+        self._exemplars = exemplars
         self._unix_offset_ns = unix_offset_ns
         self._now_ns = now_ns
         self._layout = _layout_of(data)
@@ -160,6 +165,7 @@ class _Decoder:
             inflicted * weight,
             suspended * weight,
             oldest + self._unix_offset_ns if oldest else 0,
+            self._exemplars.get(number),
         )
 
     def _running_points(self, names: tuple[str, ...]) -> Iterable[YieldPoint]:
@@ -258,4 +264,5 @@ def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
         inflicted_wait_ns=one.inflicted_wait_ns + two.inflicted_wait_ns,
         suspended=one.suspended + two.suspended,
         oldest_suspension_ns=min(oldest, default=0),
+        exemplar=max((entry.exemplar for entry in (one, two) if entry.exemplar), key=lambda found: found.unix_ns, default=None),
     )

@@ -39,6 +39,15 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One slow sample: the labels that lead to where it came from, how long it was, and when, as Unix time in ns, it was taken."""
+
+    labels: tuple[tuple[str, str], ...]
+    value_ns: int
+    unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class YieldPoint:
     """One place where segments of one coroutine end; see docs/metrics.md for each number."""
 
@@ -52,6 +61,8 @@ class YieldPoint:
     suspended: int
     #: Unix time in ns, 0 if no task is suspended here.
     oldest_suspension_ns: int
+    #: The last blocking segment that ended here in a request or in a trace.
+    exemplar: Exemplar | None = None
 
     @property
     def labels(self) -> tuple[str, str, str]:

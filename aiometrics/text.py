@@ -9,26 +9,29 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from aiometrics.catalogue import Metric
+from aiometrics.clock import SECOND_NS
 from aiometrics.collector import Application, FormatName, Registry
-from aiometrics.families import Distribution, Facts, Row, bound_text, encodable, families
-from aiometrics.snapshot import Snapshot
+from aiometrics.families import Distribution, Facts, Row, bound_text, encodable, families, plain, seconds
+from aiometrics.snapshot import Exemplar, Snapshot
 
 #: Takes about 0.1 ms to write.
 _SLICE_CHARACTERS = 32_768
 #: Stands for a row's labels in a template; no number and no name of ours contains it.
 _LABELS = "\0"
 
-#: Label texts by label names and label values.
-_Cache = dict[tuple[str, ...], dict[tuple[str, ...], str]]
+#: Label texts by label values, and those by label names.
+_Texts = dict[tuple[str, ...], str]
+_Cache = dict[tuple[str, ...], _Texts]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A text format: its name, how a family begins, and how the page ends."""
+    """A text format: its name, how a family begins, how the page ends, and whether it knows exemplars."""
 
     name: FormatName
     header: Callable[[Metric], str]
     end: bytes
+    exemplars: bool
 
 
 def _text_header(metric: Metric) -> str:
@@ -40,8 +43,8 @@ def _openmetrics_header(metric: Metric) -> str:
     return f"# HELP {metric.family} {_escape_quoted(metric.help)}\n# TYPE {metric.family} {metric.kind}\n{unit}"
 
 
-TEXT = Format("text", _text_header, b"")
-OPENMETRICS = Format("openmetrics", _openmetrics_header, b"# EOF\n")
+TEXT = Format("text", _text_header, b"", exemplars=False)
+OPENMETRICS = Format("openmetrics", _openmetrics_header, b"# EOF\n", exemplars=True)
 
 
 def give_way() -> None:
@@ -86,7 +89,7 @@ class Renderer:
         used: _Cache = {}
         for metric, rows in families(snapshot, facts):
             yield form.header(metric)
-            yield from _lines(metric, rows, self._cache.get(metric.labels, {}), used.setdefault(metric.labels, {}))
+            yield from _lines(metric, rows, form, self._cache.get(metric.labels, {}), used.setdefault(metric.labels, {}))
         # Only the labels of this page are kept for the next one. A page never changes the cache that others read: threads need no lock.
         self._cache = used
 
@@ -105,9 +108,10 @@ def _joined(texts: Iterable[str]) -> Iterator[bytes]:
     yield "".join(parts).encode()
 
 
-def _lines(metric: Metric, rows: Iterable[Row], known: dict[tuple[str, ...], str], used: dict[tuple[str, ...], str]) -> Iterator[str]:
+def _lines(metric: Metric, rows: Iterable[Row], form: Format, known: _Texts, used: _Texts) -> Iterator[str]:
     single = _template(metric, ())
-    for values, value in rows:
+    for values, shown in rows:
+        value, exemplar = plain(shown)
         labels = used.get(values)
         if labels is None:
             labels = used[values] = known.get(values) or _label_text(metric.labels, values)
@@ -116,7 +120,18 @@ def _lines(metric: Metric, rows: Iterable[Row], known: dict[tuple[str, ...], str
             lines = _template(metric, value.bounds_seconds) % (*value.cumulative, count, value.sum_seconds)
         else:
             lines = single % value
-        yield lines.replace(_LABELS, labels)
+        lines = lines.replace(_LABELS, labels)
+        yield lines if exemplar is None or not form.exemplars else _exemplified(lines, value, exemplar)
+
+
+def _exemplified(lines: str, value: float | Distribution, exemplar: Exemplar) -> str:
+    """The lines of one row with the exemplar at the end of the bucket that it is in, or of the only line."""
+    value_seconds = seconds(exemplar.value_ns)
+    marked = value.bucket(value_seconds) if isinstance(value, Distribution) else 0
+    whole, ns = divmod(exemplar.unix_ns, SECOND_NS)
+    each = lines.split("\n")
+    each[marked] += f" # {{{_label_text(*zip(*exemplar.labels, strict=True))}}} {value_seconds!r} {whole}.{ns:09}"
+    return "\n".join(each)
 
 
 @lru_cache(maxsize=256)

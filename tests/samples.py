@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from aiometrics.catalogue import STATUSES
 from aiometrics.families import Facts
-from aiometrics.snapshot import Coroutine, Histogram, Loop, Snapshot, YieldPoint
+from aiometrics.snapshot import Coroutine, Exemplar, Histogram, Loop, Snapshot, YieldPoint
 
 BOUNDS_NS = (1_000_000, 100_000_000, 1_000_000_000)
 FACTS = Facts(version="1.2.3", implementation="python", scrape_ns=2_500_000)
@@ -29,10 +29,11 @@ def yield_point(
     inflicted_wait_ns: int = 0,
     suspended: int = 0,
     oldest_suspension_ns: int = 0,
+    exemplar: Exemplar | None = None,
 ) -> YieldPoint:
     """One yield point where nothing happened yet, but for what is given."""
     segments, waits = segments or histogram(), waits or histogram()
-    return YieldPoint(coroutine, place, awaits, segments, waits, blocking_ns, inflicted_wait_ns, suspended, oldest_suspension_ns)
+    return YieldPoint(coroutine, place, awaits, segments, waits, blocking_ns, inflicted_wait_ns, suspended, oldest_suspension_ns, exemplar)
 
 
 def coroutine(

@@ -10,14 +10,14 @@ from samples import FACTS, coroutine, histogram, loop, shop, yield_point
 
 from aiometrics.catalogue import CATALOGUE, STATUSES
 from aiometrics.collector import Collector
-from aiometrics.families import Distribution, distribution, families, seconds
+from aiometrics.families import Distribution, Value, distribution, families, seconds
 from aiometrics.snapshot import CALLBACK, Snapshot
 
 SEGMENT_ROWS = {"asyncio_segment_seconds", "asyncio_blocking_seconds_total", "asyncio_inflicted_wait_seconds_total"}
 WAIT_ROWS = {"asyncio_wait_seconds", "asyncio_suspended_tasks", "asyncio_oldest_suspension_timestamp_seconds"}
 
 
-def rows(snapshot: Snapshot) -> dict[str, dict[tuple[str, ...], float | Distribution]]:
+def rows(snapshot: Snapshot) -> dict[str, dict[tuple[str, ...], Value]]:
     """The rows of every metric by its name."""
     return {metric.name: dict(found) for metric, found in families(snapshot, FACTS)}
 

@@ -1,0 +1,179 @@
+"""Exemplars: which samples are kept, what they are labelled with, and where they stand on the pages that Prometheus reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from samples import FACTS, histogram, yield_point
+
+from aiometrics.collector import Collector
+from aiometrics.exemplars import MAX_CHARACTERS, Exemplars, exemplar_labels, trace_of_context
+from aiometrics.faults import Faults
+from aiometrics.snapshot import Exemplar, Snapshot
+from aiometrics.testing import TracedLoop, traced_loop
+from aiometrics.text import OPENMETRICS, TEXT, Format, Renderer
+
+TRACE = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+EXEMPLAR = Exemplar((("request_id", 'REQ-"1"'), ("trace_id", TRACE[0])), 250_000_000, 1_763_856_000_123_456_789)
+SLOW = yield_point(segments=histogram(1, 0, 1, sum_ns=251_000_000), blocking_ns=250_000_000, exemplar=EXEMPLAR)
+TEXT_OF_EXEMPLAR = f' # {{request_id="REQ-\\"1\\"",trace_id="{TRACE[0]}"}} 0.25 1763856000.123456789'
+
+
+@pytest.fixture
+def traced(implementation: str) -> Iterator[TracedLoop]:
+    """A loop in virtual time."""
+    with traced_loop(implementation=implementation) as made:
+        yield made
+
+
+def unexpected(error: Exception) -> None:
+    """There is no registry of an application here that could fail."""
+    raise AssertionError(error)
+
+
+def page(snapshot: Snapshot, form: Format) -> str:
+    """One page as text."""
+    return b"".join(Renderer(on_error=unexpected, pause=lambda: None).slices(snapshot, FACTS, form)).decode()
+
+
+def kept(traced: TracedLoop) -> dict[str, Exemplar]:
+    """The exemplars by function of their yield point."""
+    return {point.yield_point.rpartition(".")[2]: point.exemplar for point in traced.snapshot().yield_points if point.exemplar}
+
+
+def test_the_exemplar_stands_at_its_bucket_and_at_the_counter() -> None:
+    """The bucket that a quarter of a second is in, and the counter of blocking seconds; nowhere else."""
+    marked = [line for line in page(Snapshot(0, yield_points=(SLOW,)), OPENMETRICS).splitlines() if " # " in line]
+    place = 'coroutine="shop.orders.handle",yield_point="shop/db.py:42 fetch",awaits="asyncio.sleep"'
+    assert [
+        f'asyncio_segment_seconds_bucket{{{place},le="1.0"}} 2{TEXT_OF_EXEMPLAR}',
+        f"asyncio_blocking_seconds_total{{{place}}} 0.25{TEXT_OF_EXEMPLAR}",
+    ] == marked
+
+
+@pytest.mark.parametrize(("value_ns", "bound"), [(100_000_000, "0.1"), (100_000_001, "1.0"), (9_000_000_000, "+Inf")])
+def test_which_bucket_a_sample_is_in(value_ns: int, bound: str) -> None:
+    """A bound is the last duration of its bucket; what is over all bounds is in the last one."""
+    slow = replace(SLOW, exemplar=replace(EXEMPLAR, value_ns=value_ns))
+    (line,) = (line for line in page(Snapshot(0, yield_points=(slow,)), OPENMETRICS).splitlines() if "_bucket{" in line and " # " in line)
+    assert f'le="{bound}"' in line
+
+
+def test_text_has_no_exemplars() -> None:
+    """Text 0.0.4 does not know them: the page is that of a snapshot without any."""
+    assert page(Snapshot(0, yield_points=(replace(SLOW, exemplar=None),)), TEXT) == page(Snapshot(0, yield_points=(SLOW,)), TEXT)
+
+
+def test_the_collector_gives_the_same_exemplars() -> None:
+    """As prometheus_client reads them from our page, and as it writes them itself."""
+    shown = Snapshot(0, yield_points=(SLOW,))
+    registry = CollectorRegistry()
+    collector = Collector(lambda: (shown, FACTS))
+    registry.register(collector)
+    expected = [sample for family in collector.collect() for sample in family.samples]
+    assert 2 == sum(sample.exemplar is not None for sample in expected)
+    parsed = parse_openmetrics(page(shown, OPENMETRICS))  # type: ignore[no-untyped-call]
+    assert expected == [sample for family in parsed for sample in family.samples]
+    assert 2 == generate_openmetrics(registry).decode().count(TEXT_OF_EXEMPLAR)  # type: ignore[no-untyped-call]
+
+
+@given(request_id=st.none() | st.text(max_size=64), trace=st.none() | st.just(TRACE))
+def test_labels_are_never_longer_than_openmetrics_allows(request_id: str | None, trace: tuple[str, str] | None) -> None:
+    """The trace always has room; it goes without its span, if only then the request has."""
+    labels = dict(exemplar_labels(request_id, trace))
+    assert sum(len(name) + len(value) for name, value in labels.items()) <= MAX_CHARACTERS
+    assert (trace is not None) == ("trace_id" in labels)
+    if request_id is not None and request_id.isascii():
+        assert request_id == labels["request_id"]
+        assert (trace is not None and len(request_id) <= 55) == ("span_id" in labels)
+
+
+def test_the_trace_of_the_context_is_found_if_it_is_sampled() -> None:
+    """A trace that nobody keeps is no use; without one there is nothing."""
+    assert trace_of_context() is None
+    with TracerProvider().get_tracer("test").start_as_current_span("request") as span:
+        context = span.get_span_context()
+        assert (f"{context.trace_id:032x}", f"{context.span_id:016x}") == trace_of_context()
+    with TracerProvider(sampler=ALWAYS_OFF).get_tracer("test").start_as_current_span("request"):
+        assert trace_of_context() is None
+
+
+def test_a_blocking_segment_is_kept_with_its_trace(traced: TracedLoop) -> None:
+    """Its own duration and time, under the yield point where it ended; a segment under the threshold is not looked at."""
+    tracer = TracerProvider().get_tracer("test")
+    contexts: list[trace.SpanContext] = []
+
+    async def slow() -> None:
+        traced.clock.advance(0.25)
+        await asyncio.sleep(0)
+
+    async def quick() -> None:
+        traced.clock.advance(0.0999)
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        await quick()
+        with tracer.start_as_current_span("request") as span:
+            contexts.append(span.get_span_context())
+            await quick()
+            await slow()
+
+    traced.run(main())
+    (context,) = contexts
+    ids = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    unix_ns = 1_000_000_000 + 99_900_000 * 2 + 250_000_000
+    assert {"slow": Exemplar(exemplar_labels(None, ids), 250_000_000, unix_ns)} == kept(traced)
+
+
+def test_the_last_one_is_kept(traced: TracedLoop) -> None:
+    """Each block replaces the one before at the same place."""
+    tracer = TracerProvider().get_tracer("test")
+
+    async def slow(seconds: float) -> None:
+        traced.clock.advance(seconds)
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        with tracer.start_as_current_span("request"):
+            for seconds in (0.5, 3, 0.2):
+                await slow(seconds)
+
+    traced.run(main())
+    assert [200_000_000] == [exemplar.value_ns for exemplar in kept(traced).values()]
+
+
+def test_without_a_trace_nothing_is_kept(traced: TracedLoop) -> None:
+    """A sample that leads nowhere is no exemplar."""
+
+    async def main() -> None:
+        traced.clock.advance(1)
+        await asyncio.sleep(0)
+
+    traced.run(main())
+    assert {} == kept(traced)
+
+
+def test_an_error_of_the_tracer_is_counted_once_and_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the program has set up as its tracing: the task goes on, and it is not asked again."""
+    asked: list[int] = []
+
+    def broken() -> trace.Span:
+        asked.append(1)
+        raise RuntimeError("no tracing today")
+
+    monkeypatch.setattr(trace, "get_current_span", broken)
+    faults = Faults()
+    exemplars = Exemplars(lambda: 0, faults)
+    assert [None, None] == [exemplars.of(1), exemplars.of(2)]
+    assert ({"exemplars": 1}, [1]) == (faults.counts(), asked)
