@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from aiometrics.batch import Job, start_job
 from aiometrics.exporter import Collector, Exporter, hotspots, instrument, snapshot, start_exporter, uninstrument
 from aiometrics.recorder import IMPLEMENTATION
 from aiometrics.version import __version__
@@ -14,10 +15,12 @@ __all__ = [
     "IMPLEMENTATION",
     "Collector",
     "Exporter",
+    "Job",
     "__version__",
     "hotspots",
     "instrument",
     "snapshot",
     "start_exporter",
+    "start_job",
     "uninstrument",
 ]

@@ -74,6 +74,16 @@ class Application:
             except Exception as error:  # noqa: BLE001 - what the application's collectors made can break in any way
                 self._on_error(error)
 
+    def collect(self) -> Iterator[PrometheusMetric]:
+        """Every family that can be written. Those with one of our names are left out."""
+        for family in self._collected():
+            try:
+                _lines(family, "text")
+            except Exception as error:  # noqa: BLE001 - as above
+                self._on_error(error)
+            else:
+                yield family
+
     def _collected(self) -> list[PrometheusMetric]:
         found: list[PrometheusMetric] = []
         try:

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from aiometrics import collector, negotiation, text
 from aiometrics.families import Facts
-from aiometrics.faults import STAYS_ON
+from aiometrics.faults import STAYS_ON, Faults
 from aiometrics.hotspots import Hotspots
 from aiometrics.hotspots import hotspots as worst
 from aiometrics.http_messages import Request, Response
@@ -33,16 +33,68 @@ from aiometrics.watchdog import Watchdog
 _FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
 
 
-class Exporter:
+class Tracing:
+    """Every loop of the process traced and watched, and nothing served, until :meth:`stop`; a context manager that calls it."""
+
+    def __init__(self, options: Options, instrumentation: Instrumentation) -> None:
+        self.options = options
+        self._instrumentation = instrumentation
+        self._watchdog = _watchdog(instrumentation, options) if options.watchdog else None
+        self._stopped = False
+
+    @property
+    def in_the_way(self) -> str:
+        """What to tell who wants to start an exporter now."""
+        return "a job is traced already: call start_exporter() before start_job(), which then uses it"
+
+    @property
+    def faults(self) -> Faults:
+        """Where internal errors are counted."""
+        return self._instrumentation.faults
+
+    def snapshot(self) -> Snapshot:
+        """All numbers now; after :meth:`stop`, as they were left."""
+        return self._instrumentation.snapshot()
+
+    def start(self) -> None:
+        """Begin to trace; whoever hands out a tracing has done it."""
+        if self._watchdog is not None:
+            self._watchdog.start()
+        self._instrumentation.instrument_every_loop()
+
+    def stop(self) -> None:
+        """Put everything back as it was; tasks that are traced run on untimed. Idempotent."""
+        with _lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            _active.release(self)
+        self._end()
+
+    def forget(self) -> None:
+        """As :meth:`stop`, in a forked child, for what the parent goes on with."""
+        self._stopped = True
+
+    def _end(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        self._instrumentation.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+
+class Exporter(Tracing):
     """A running exporter: tracing, and the server that answers scrapes. Made by :func:`start_exporter`; a context manager that stops it."""
 
     def __init__(self, options: Options, instrumentation: Instrumentation, registry: CollectorRegistry | None) -> None:
-        self.options = options
-        self._instrumentation = instrumentation
+        super().__init__(options, instrumentation)
         report = partial(instrumentation.faults.report, outcome=STAYS_ON)
         self._renderer = Renderer(registry, on_error=partial(report, "registry"))
         self._scrape_ns = 0
-        self._stopped = False
         self._server = MetricsServer(
             options.addr,
             options.port,
@@ -51,7 +103,11 @@ class Exporter:
             request_timeout=options.request_timeout,
             max_connections=options.max_connections,
         )
-        self._watchdog = _watchdog(instrumentation, options) if options.watchdog else None
+
+    @property
+    def in_the_way(self) -> str:
+        """What to tell who wants to start an exporter now."""
+        return f"an exporter already runs at {self.url}: use that one, or call its stop() before starting another"
 
     @property
     def port(self) -> int:
@@ -63,39 +119,19 @@ class Exporter:
         """The address of the metrics as this machine reaches it."""
         return f"{self._server.url}/metrics"
 
-    def snapshot(self) -> Snapshot:
-        """All numbers now; after :meth:`stop`, as they were left."""
-        return self._instrumentation.snapshot()
-
-    def stop(self) -> None:
-        """Close the port and put everything back as it was; tasks that are traced run on untimed. Idempotent."""
-        with _lock:
-            if self._stopped:
-                return
-            self._stopped = True
-            _active.release(self)
-        self._server.close()
-        if self._watchdog is not None:
-            self._watchdog.stop()
-        self._instrumentation.remove()
-
-    def forget(self) -> None:
-        """As :meth:`stop`, in a forked child, for the port: the parent serves on."""
-        self._stopped = True
-        self._server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
     def start(self) -> None:
         """Begin to serve, then to trace; :func:`start_exporter` has done both."""
         self._server.start()
-        if self._watchdog is not None:
-            self._watchdog.start()
-        self._instrumentation.instrument_every_loop()
+        super().start()
+
+    def forget(self) -> None:
+        """As :meth:`stop`, in a forked child, for the port: the parent serves on."""
+        super().forget()
+        self._server.close()
+
+    def _end(self) -> None:
+        self._server.close()
+        super()._end()
 
     def _facts(self) -> Facts:
         return Facts(__version__, IMPLEMENTATION, self._scrape_ns)
@@ -117,15 +153,15 @@ class Exporter:
 
 
 class _Active:
-    """What this process runs: at most one instrumentation, and at most one exporter that serves it."""
+    """What this process runs: at most one instrumentation, and at most one exporter, or job, that keeps every loop traced by it."""
 
     def __init__(self) -> None:
         self.instrumentation: Instrumentation | None = None
-        self.exporter: Exporter | None = None
+        self.tracing: Tracing | None = None
 
-    def release(self, exporter: Exporter) -> None:
-        if self.exporter is exporter:
-            self.instrumentation = self.exporter = None
+    def release(self, tracing: Tracing) -> None:
+        if self.tracing is tracing:
+            self.instrumentation = self.tracing = None
 
 
 _active = _Active()
@@ -182,15 +218,27 @@ def start_exporter(
     """
     given = {name: value for name, value in locals().items() if name != "registry"}
     with _lock:
-        if _active.exporter is not None:
-            url = _active.exporter.url
-            raise RuntimeError(f"an exporter already runs at {url}: use that one, or call its stop() before starting another")
+        if _active.tracing is not None:
+            raise RuntimeError(_active.tracing.in_the_way)
         options = _with_callers(resolve(given))
         instrumentation = _adopted(options)
         exporter = Exporter(options, instrumentation, registry)
         exporter.start()
-        _active.instrumentation, _active.exporter = instrumentation, exporter
+        _active.instrumentation, _active.tracing = instrumentation, exporter
         return exporter
+
+
+def start_tracing() -> tuple[Tracing, bool]:
+    """What keeps every loop traced, and whether this call started it, with options from the environment: the caller then stops it."""
+    with _lock:
+        if _active.tracing is not None:
+            return _active.tracing, False
+        options = _with_callers(resolve({}))
+        instrumentation = _adopted(options)
+        tracing = Tracing(options, instrumentation)
+        tracing.start()
+        _active.instrumentation, _active.tracing = instrumentation, tracing
+        return tracing, True
 
 
 def instrument(loop: Any) -> None:
@@ -292,8 +340,8 @@ def _after_fork() -> None:
     """A forked child has none of the threads; it starts without an exporter, and may start its own."""
     global _active, _lock
     inherited, _active, _lock = _active, _Active(), threading.RLock()
-    if inherited.exporter is not None:
-        inherited.exporter.forget()
+    if inherited.tracing is not None:
+        inherited.tracing.forget()
     if inherited.instrumentation is not None:
         inherited.instrumentation.forget()
 
