@@ -285,10 +285,11 @@ class Collector(collector.Collector):
     """
 
     def __init__(self) -> None:
-        super().__init__(_collected)
+        super().__init__(collected)
 
 
-def _collected() -> tuple[Snapshot, Facts]:
+def collected() -> tuple[Snapshot, Facts]:
+    """What a scrape shows now of what is traced; before anything is, that nothing is."""
     instrumentation = _active.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
     return current, Facts(__version__, IMPLEMENTATION)

@@ -1,0 +1,1 @@
+"""What connects aiometrics with frameworks: each module is imported by who uses it, and by nobody else."""

@@ -1,0 +1,85 @@
+"""OpenTelemetry: our metrics as observable instruments, for programs that push them.
+
+Needs the extra ``aiometrics-exporter[otel]`` and an SDK that the program sets up. Nothing of it is on unless it is called.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+
+from aiometrics.catalogue import CATALOGUE, Metric
+from aiometrics.exporter import collected
+from aiometrics.families import Distribution, Row, Source, bound_text, encodable, families, plain
+from aiometrics.version import __version__
+
+_SCOPE = "aiometrics"
+
+
+def _buckets(histogram: Distribution) -> Iterator[tuple[float, dict[str, str]]]:
+    for bound, count in zip((*histogram.bounds_seconds, math.inf), histogram.cumulative, strict=True):
+        yield count, {"le": bound_text(bound)}
+
+
+#: What an instrument shows of one row of its metric: values, each with the labels that it has beyond those of the row.
+_Part = Callable[[Any], Iterable[tuple[float, dict[str, str]]]]
+_SINGLE: dict[str, _Part] = {"": lambda value: [(value, {})]}
+_HISTOGRAM: dict[str, _Part] = {
+    "_count": lambda histogram: [(histogram.cumulative[-1], {})],
+    "_sum": lambda histogram: [(histogram.sum_seconds, {})],
+}
+_HISTOGRAM_WITH_BUCKETS = _HISTOGRAM | {"_bucket": _buckets}
+
+
+def observe_metrics(meter_provider: MeterProvider | None = None, *, buckets: bool = False, source: Source = collected) -> None:
+    """Give every metric of the catalogue to OpenTelemetry as an observable counter or gauge, its labels as attributes.
+
+    Names are those of the OpenMetrics families, as ``asyncio_blocking_seconds``. OpenTelemetry has no observable histogram: each of ours
+    is two counters, ``_count`` and ``_sum``, and with ``buckets`` a third, ``_bucket``, with the attribute ``le``. What one collection asks
+    for is of one snapshot. Without ``meter_provider`` it is the program's global one.
+    """
+    meter = get_meter(_SCOPE, __version__, meter_provider)
+    rounds = _Rounds(source)
+    histogram = _HISTOGRAM_WITH_BUCKETS if buckets else _HISTOGRAM
+    for metric in CATALOGUE:
+        create = meter.create_observable_gauge if metric.kind == "gauge" else meter.create_observable_counter
+        for suffix, part in (histogram if metric.kind == "histogram" else _SINGLE).items():
+            name = f"{metric.family}{suffix}"
+            create(name, [_callback(rounds, name, metric, part)], _unit(metric, suffix), metric.help)
+
+
+def _unit(metric: Metric, suffix: str) -> str:
+    return "s" if metric.unit and suffix in ("", "_sum") else ""
+
+
+def _callback(rounds: _Rounds, name: str, metric: Metric, part: _Part) -> Callable[[CallbackOptions], Iterator[Observation]]:
+    def observe(_: CallbackOptions) -> Iterator[Observation]:
+        for values, shown in rounds.rows(name, metric):
+            labels = dict(zip(metric.labels, map(encodable, values), strict=True))
+            for value, more in part(plain(shown)[0]):
+                yield Observation(value, labels | more)
+
+    return observe
+
+
+class _Rounds:
+    """The rows of one snapshot for all instruments; when one asks for the second time, a new round has begun."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._rows: dict[str, list[Row]] = {}
+        self._asked: set[str] = set()
+        self._lock = threading.Lock()
+
+    def rows(self, instrument: str, metric: Metric) -> list[Row]:
+        """The rows of ``metric`` for one instrument. For any thread."""
+        with self._lock:
+            if not self._rows or instrument in self._asked:
+                self._rows = {each.name: list(rows) for each, rows in families(*self._source())}
+                self._asked.clear()
+            self._asked.add(instrument)
+            return self._rows[metric.name]
