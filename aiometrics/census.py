@@ -24,11 +24,19 @@ def _registries() -> Iterator[Iterable[Any]]:
 
 def _alive() -> Iterator[Any]:
     for registry in _registries():
-        # One call into C takes the copy, so that no loop can change the set meanwhile.
-        for entry in list(islice(registry, LIMIT)):
+        for entry in _copy(registry):
             task = entry if isinstance(entry, asyncio.Future) else entry()
             if task is not None and not task.done():
                 yield task
+
+
+def _copy(registry: Iterable[Any]) -> list[Any]:
+    """The first entries. Taken in one call into C, but a task may end, or be collected, just before that."""
+    while True:
+        try:
+            return list(islice(registry, LIMIT))
+        except RuntimeError:
+            continue
 
 
 def untraced_tasks(traced: type) -> int:

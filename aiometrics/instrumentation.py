@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiometrics import reader
+from aiometrics.account import Account
 from aiometrics.census import untraced_tasks
 from aiometrics.clock import Clock, monotonic
 from aiometrics.exemplars import Exemplars
 from aiometrics.faults import OFF_FOR_LOOP, Faults
 from aiometrics.handles import HandleSeam
 from aiometrics.layout import YIELD_POINT, of_seconds
+from aiometrics.merge import merged
 from aiometrics.options import Options
 from aiometrics.page import Page
 from aiometrics.pages import Pages, Slot
@@ -71,6 +73,7 @@ class Instrumentation:
             places=self.places,
             faults=self.faults,
         )
+        self._account = Account(self.faults)
         self._tenants: dict[int, _Tenant] = {}
         self._departed: deque[_Tenant] = deque()
         self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -153,22 +156,27 @@ class Instrumentation:
 
     def snapshot(self) -> Snapshot:
         """What all pages say now."""
-        self._sweep()
+        self.refresh()
         now_ns, unix_ns = self.clock(), self._unix_clock()
         slots = self._pages.all()
         views = [reader.read(_copy(slot.page, now_ns), now_ns, unix_ns, slot.exemplars) for slot in slots]
-        with self._lock:
-            loops = tuple(slot.vitals.complete(view.loop) for slot, view in zip(slots, views, strict=True))
-        return Snapshot(
+        return merged(
+            views,
             taken_ns=unix_ns,
-            loops=loops,
-            coroutines=reader.merged_coroutines(views),
-            yield_points=reader.merged_yield_points(views),
-            overflow={**reader.merged_overflow(views), "loop": self._pages.overflow},
-            errors=self.faults.counts(),
-            untraced_tasks=untraced_tasks(self._implementation.traced),
+            errors=self._account.errors(),
+            untraced_tasks=self._account.untraced_tasks,
             sample_ratio=1 / self.options.weight,
         )
+
+    def refresh(self) -> None:
+        """Write into the pages what nobody writes there as it happens."""
+        untraced = untraced_tasks(self._implementation.traced)
+        with self._lock:
+            self._sweep()
+            slots = self._pages.all()
+            for slot in slots:
+                slot.vitals.refresh()
+            self._account.write(slots, untraced)
 
     def slots(self) -> list[Slot]:
         """Every page that a loop ever wrote to."""
@@ -196,7 +204,7 @@ class Instrumentation:
     def _unhandled(self, loop: Any) -> None:
         vitals = self._vitals_of(loop)
         if vitals is not None:
-            vitals.unhandled_exceptions += 1
+            vitals.unhandled()
 
     def _cover(self, loop_class: type) -> None:
         """Reach a loop of a class that inherits ``create_task`` from nothing known."""

@@ -2,11 +2,13 @@
 
 A page is an array of 8-byte signed words in native byte order, followed by the bytes of its strings::
 
-    header | segment bounds | wait bounds | loop record | coroutine records | yield point records | strings
+    header | segment bounds | wait bounds | loop record | vitals | block samples | errors
+        | coroutine records | yield point records | strings
 
-Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its sum in ns, then one count per bucket,
-the last one unbounded. A string is one word: its offset in the string area, shifted left by 32, plus its length in bytes. The string
-area begins with room for the loop's name, the only string that may change.
+Record 0 of coroutines and of yield points is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its sum in ns, then one
+count per bucket, the last one unbounded. Block samples and errors are tables of notes: a count, and the name that is counted, in place.
+A string is one word: its offset in the string area, shifted left by 32, plus its length in bytes. The string area begins with room for the
+loop's name, the only string that may change.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from functools import cached_property
 from aiometrics.catalogue import STATUSES
 
 MAGIC = int.from_bytes(b"aiometr\0", "little")
-VERSION = 1
+VERSION = 2
 WORD = 8
 STRING_BYTES_PER_NAME = 128
 LOOP_NAME_BYTES = STRING_BYTES_PER_NAME
-
+#: What is not known, where 0 would be a number like any other.
+UNKNOWN = -1
 
 #: Coroutine records of our own, beside which there is room for max_coroutines: (other) and (callback).
 OWN_COROUTINES = 2
@@ -53,13 +56,14 @@ HEADER = _numbered(
     "overflow_coroutine",
     "overflow_yield_point",
     "overflow_string",
+    "overflow_loop",
 )
 LOOP = _numbered(
     "sequence",  # odd while the writer is at work: what a reader copies then does not add up
     "segment_since_ns",  # when the segment in progress began, moved up by the time of its eager children; 0 if none
     "segment_coroutine",
     "segment_counted_ns",  # what of it was counted under (running) before an eager child interrupted it
-    "looked_ns",  # when a reader last counted the segment in progress as blocking: the only word readers write
+    "looked_ns",  # when a reader last counted the segment in progress as blocking; with seen_ns all that readers write
     "blocking_ns",
     "timed",  # 1 once the loop's selector is timed; the words below stay 0 until then
     "turn_since_ns",  # when the active part of the turn in progress began, 0 in the selector
@@ -68,9 +72,32 @@ LOOP = _numbered(
     "idle_ns",
     "events",
     "events_waiting",
+    "seen_ns",  # when a reader last looked at all: up to then the turn or the wait in progress has been counted
+    "segments_before_ns",  # segments that active_ns has already, from before this loop
 )
 #: What a page goes on from when another loop takes it over; everything else of the loop record is true only of the moment.
-LOOP_COUNTERS = frozenset({"sequence", "blocking_ns", "active_ns", "idle_ns", "events", "events_waiting"})
+LOOP_COUNTERS = frozenset({"sequence", "blocking_ns", "active_ns", "idle_ns", "events", "events_waiting", "segments_before_ns"})
+GENERATIONS = 3
+#: What is known of a loop without its recorder; UNKNOWN where the loop or the system does not tell.
+VITALS = _numbered(
+    "thread_cpu_ns",
+    "thread_runqueue_ns",
+    *(f"gc_pause_{generation}_ns" for generation in range(GENERATIONS)),
+    "unhandled_exceptions",
+    "untraced_tasks",  # of the whole process, in one of its pages
+    "ready_handles",
+    "scheduled_timers",
+    "executor_threads",
+    "executor_queue_items",
+)
+#: The gauges among them.
+VITAL_GAUGES = ("ready_handles", "scheduled_timers", "executor_threads", "executor_queue_items")
+#: A note: how often, and what, in so many bytes of text.
+NOTE = _numbered("count", "length")
+NOTE_BYTES = 256
+NOTE_WORDS = len(NOTE) + NOTE_BYTES // WORD
+#: Notes in a table; the last one is (other).
+MAX_PLACES, MAX_PROBES = 101, 33
 COROUTINE = _numbered("name", "created", "live", "destroyed_pending", "running_ns")
 YIELD_POINT = _numbered("coroutine", "yield_point", "awaits", "blocking_ns", "inflicted_wait_ns", "suspended", "oldest_ns")
 
@@ -115,9 +142,24 @@ class Layout:
         return self.start_delay + self.segment_words
 
     @cached_property
+    def vitals(self) -> int:
+        """Where the vitals of the loop start."""
+        return self.iterations + self.segment_words
+
+    @cached_property
+    def samples(self) -> int:
+        """Where the table of block samples starts."""
+        return self.vitals + len(VITALS)
+
+    @cached_property
+    def errors(self) -> int:
+        """Where the table of internal errors starts."""
+        return self.samples + MAX_PLACES * NOTE_WORDS
+
+    @cached_property
     def coroutines(self) -> int:
         """Where the coroutine records start."""
-        return self.iterations + self.segment_words
+        return self.errors + MAX_PROBES * NOTE_WORDS
 
     @cached_property
     def coroutine_words(self) -> int:
@@ -181,6 +223,11 @@ def pending_ns(since_ns: int, counted_ns: int, looked_ns: int, threshold_ns: int
     """
     seen_ns = looked_ns - since_ns
     return max(0, seen_ns - counted_ns) if since_ns and seen_ns >= threshold_ns else 0
+
+
+def elapsed_ns(since_ns: int, seen_ns: int) -> int:
+    """What has been counted by the last look of a turn or a wait that began at ``since_ns``, 0 if there is none."""
+    return max(0, seen_ns - since_ns) if since_ns else 0
 
 
 def of_seconds(segment: Sequence[float], wait: Sequence[float], max_coroutines: int, max_yield_points: int) -> Layout:

@@ -15,10 +15,14 @@ from aiometrics.layout import (
     LOOP_NAME_BYTES,
     MAGIC,
     OWN_COROUTINES,
+    UNKNOWN,
     VERSION,
+    VITAL_GAUGES,
+    VITALS,
     WORD,
     YIELD_POINT,
     Layout,
+    elapsed_ns,
     pending_ns,
 )
 from aiometrics.snapshot import CALLBACK, OTHER
@@ -77,6 +81,9 @@ class Page:
         for number, bound in enumerate((*layout.segment_bounds_ns, *layout.wait_bounds_ns)):
             self.words[layout.bounds + number] = bound
         self._store_own()
+        self._forget_vitals()
+        for name in ("thread_cpu_ns", "thread_runqueue_ns"):
+            self.words[layout.vitals + VITALS[name]] = UNKNOWN
         self.words[HEADER["magic"]] = MAGIC
 
     def _store_own(self) -> None:
@@ -113,9 +120,11 @@ class Page:
         """Stop: the loop is gone, and so is everything that was true of it only now. Counters stay."""
         words, layout = self.words, self.layout
         self.settle()
+        self._settle_times()
         words[HEADER["live"]] = 0
         for field in LOOP.keys() - LOOP_COUNTERS:
             words[layout.loop + LOOP[field]] = 0
+        self._forget_vitals()
         for number in range(words[HEADER["coroutines"]]):
             words[layout.coroutine(number) + COROUTINE["live"]] = 0
         for number in range(words[HEADER["yield_points"]]):
@@ -151,10 +160,16 @@ class Page:
         return number
 
     def look(self, now_ns: int) -> None:
-        """Count what the segment in progress has taken by ``now_ns`` as blocking, if that is the threshold or more."""
+        """Count what is in progress up to ``now_ns``; the segment as blocking, if it has reached the threshold."""
         since = self.words[self.layout.loop + LOOP["segment_since_ns"]]
         if since and now_ns - since >= self.words[HEADER["blocking_threshold_ns"]]:
             self.words[self.layout.loop + LOOP["looked_ns"]] = now_ns
+        self.see(now_ns)
+
+    def see(self, now_ns: int) -> None:
+        """Count the turn or the wait in progress up to ``now_ns``, and leave the segment alone."""
+        place = self.layout.loop + LOOP["seen_ns"]
+        self.words[place] = max(self.words[place], now_ns)
 
     def settle(self) -> None:
         """Make final what looks counted of the segment in progress. For the writer, who knows that it is still in progress."""
@@ -166,6 +181,27 @@ class Page:
         words[loop + LOOP["segment_counted_ns"]] += pending
         words[self.layout.coroutine(words[loop + LOOP["segment_coroutine"]]) + COROUTINE["running_ns"]] += pending
         words[loop + LOOP["blocking_ns"]] += pending
+
+    def _settle_times(self) -> None:
+        """Make final what readers counted of the turn or the wait in progress: the loop is gone, and will not end it."""
+        words, loop = self.words, self.layout.loop
+        segments_ns = sum(words[self.layout.segments(number)] for number in range(words[HEADER["yield_points"]]))
+        if words[loop + LOOP["timed"]]:
+            words[loop + LOOP["active_ns"]] += self._seen_ns("turn_since_ns")
+            words[loop + LOOP["idle_ns"]] += self._seen_ns("poll_since_ns")
+        else:
+            owned_ns = segments_ns - words[loop + LOOP["segments_before_ns"]] + self._seen_ns("segment_since_ns")
+            words[loop + LOOP["active_ns"]] += owned_ns * words[HEADER["weight"]]
+        words[loop + LOOP["segments_before_ns"]] = segments_ns
+
+    def _seen_ns(self, field: str) -> int:
+        since_ns, seen_ns = (self.words[self.layout.loop + LOOP[name]] for name in (field, "seen_ns"))
+        return elapsed_ns(since_ns, seen_ns)
+
+    def _forget_vitals(self) -> None:
+        self.words[self.layout.vitals + VITALS["untraced_tasks"]] = 0
+        for name in VITAL_GAUGES:
+            self.words[self.layout.vitals + VITALS[name]] = UNKNOWN
 
     def _string(self, text: str) -> int:
         """The reference of ``text`` in the string area, 0 if it found no room."""

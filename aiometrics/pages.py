@@ -7,25 +7,27 @@ from dataclasses import dataclass, field
 
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
-from aiometrics.layout import Layout
+from aiometrics.layout import HEADER, MAX_PROBES, Layout
 from aiometrics.page import Page
 from aiometrics.places import Places
 from aiometrics.snapshot import Exemplar
+from aiometrics.tally import Tally
 from aiometrics.vitals import Vitals
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One page, the names on it, the loop name that it is used under, and what is known of that loop beyond the page.
+    """One page, the names on it, the loop name that it is used under, and what its recorder does not write.
 
     ``exemplars`` are the last blocking segments that led to a request or a trace, by the number of the yield point that they ended at.
     """
 
     page: Page
     directory: Directory
+    vitals: Vitals
+    errors: Tally
     name: str
     free: bool = False
-    vitals: Vitals = field(default_factory=Vitals)
     exemplars: dict[int, Exemplar] = field(default_factory=dict)
 
 
@@ -41,8 +43,6 @@ class Pages:
         self._faults = faults
         self._slots: list[Slot] = []
         self._lock = threading.Lock()
-        #: Loops that found no page.
-        self.overflow = 0
 
     def claim(self, thread_name: str) -> Slot | None:
         """A page for a loop of that thread: one that a loop of the same name left, else a new one, else any that is free."""
@@ -50,7 +50,7 @@ class Pages:
             name = self._unique(thread_name)
             slot = self._free_slot(name)
             if slot is None:
-                self.overflow += 1
+                self._slots[0].page.words[HEADER["overflow_loop"]] += 1
                 return None
             slot.name, slot.free = name, False
             slot.page.open(name)
@@ -82,6 +82,7 @@ class Pages:
                 return slot
         if len(self._slots) < self._max_loops:
             page = Page(self._layout, blocking_threshold_ns=self._blocking_threshold_ns, weight=self._weight)
-            self._slots.append(Slot(page, Directory(page, self._places, self._faults), name))
+            directory = Directory(page, self._places, self._faults)
+            self._slots.append(Slot(page, directory, Vitals(page), Tally(page, self._layout.errors, MAX_PROBES), name))
             return self._slots[-1]
         return free[0] if free else None

@@ -49,5 +49,5 @@ class GarbageCollectionSeam:
         loop = _get_running_loop()
         vitals = None if loop is None else self._vitals_of(loop)
         if vitals is not None:
-            vitals.gc_pauses_ns[generation] += ns
+            vitals.collected(generation, ns)
             vitals.seen_here()

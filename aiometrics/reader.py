@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from types import MappingProxyType
 
 from aiometrics.catalogue import STATUSES
-from aiometrics.layout import COROUTINE, HEADER, LOOP, MAGIC, OWN_COROUTINES, VERSION, WORD, YIELD_POINT, Layout, pending_ns
+from aiometrics.layout import (
+    COROUTINE,
+    GENERATIONS,
+    HEADER,
+    LOOP,
+    MAGIC,
+    MAX_PLACES,
+    MAX_PROBES,
+    NOTE,
+    NOTE_BYTES,
+    NOTE_WORDS,
+    OWN_COROUTINES,
+    UNKNOWN,
+    VERSION,
+    VITALS,
+    WORD,
+    YIELD_POINT,
+    Layout,
+    elapsed_ns,
+    pending_ns,
+)
 from aiometrics.snapshot import CALLBACK, RUNNING, Coroutine, Exemplar, Histogram, Loop, Running, YieldPoint
 
 _MAX_BOUNDS = 64
 _MAX_RECORDS = 1_000_000
-_OVERFLOWS = ("coroutine", "yield_point", "string")
+OVERFLOWS = ("coroutine", "yield_point", "string", "loop")
 _NONE: Mapping[int, Exemplar] = MappingProxyType({})
 
 
@@ -29,7 +48,10 @@ class PageView:
     loop: Loop
     coroutines: tuple[Coroutine, ...]
     yield_points: tuple[YieldPoint, ...]
+    #: What its process noted there: names and loops that found no room by kind, internal errors by probe, tasks that nobody traces.
     overflow: Mapping[str, int]
+    errors: Mapping[str, int]
+    untraced_tasks: int
 
 
 def read(data: bytes, now_ns: int, unix_ns: int, exemplars: Mapping[int, Exemplar] = _NONE) -> PageView:
@@ -63,7 +85,9 @@ class _Decoder:
             self._loop_record(names),
             tuple(self._coroutine_record(number, name) for number, name in enumerate(names) if self._coroutine(number, "created")),
             (*(point for point in points if _met(point)), *self._running_points(names)),
-            {kind: self._header(f"overflow_{kind}") for kind in _OVERFLOWS},
+            {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
+            self._notes(self._layout.errors, MAX_PROBES),
+            max(0, self._vital("untraced_tasks")),
         )
 
     def _header(self, name: str) -> int:
@@ -71,6 +95,25 @@ class _Decoder:
 
     def _loop(self, name: str) -> int:
         return self._words[self._layout.loop + LOOP[name]]
+
+    def _vital(self, name: str) -> int:
+        return self._words[self._layout.vitals + VITALS[name]]
+
+    def _if_known(self, name: str) -> int | None:
+        value = self._vital(name)
+        return None if value == UNKNOWN else value
+
+    def _notes(self, start: int, capacity: int) -> dict[str, int]:
+        """A table of notes: each name with its count."""
+        found: dict[str, int] = {}
+        for note in range(start, start + capacity * NOTE_WORDS, NOTE_WORDS):
+            length, text = self._words[note + NOTE["length"]], (note + len(NOTE)) * WORD
+            if not 0 <= length <= NOTE_BYTES:
+                raise PageError(f"a note of at most {NOTE_BYTES} bytes cannot have {length}")
+            if length:
+                name = self._data[text : text + length].decode("utf-8", "replace")
+                found[name] = found.get(name, 0) + self._words[note + NOTE["count"]]
+        return found
 
     def _coroutine(self, number: int, name: str) -> int:
         return self._words[self._layout.coroutine(number) + COROUTINE[name]]
@@ -102,6 +145,8 @@ class _Decoder:
         layout, bounds_ns = self._layout, self._layout.segment_bounds_ns
         since = self._loop("segment_since_ns")
         timed = bool(self._loop("timed"))
+        # A loop that is gone is not timed, but its idle time stays.
+        ever_timed = timed or self._loop("idle_ns")
         return Loop(
             self._text(self._header("loop_name")),
             self._histogram(layout.start_delay, bounds_ns, self._weight),
@@ -109,20 +154,28 @@ class _Decoder:
             self._heartbeat_ns(),
             Running(self._running_name(names), self._now_ns - since) if since else None,
             self._histogram(layout.iterations, bounds_ns, 1),
-            self._loop("active_ns") + self._elapsed_ns("turn_since_ns") if timed else self._owned_ns(),
-            self._loop("idle_ns") + self._elapsed_ns("poll_since_ns") if timed else None,
-            self._loop("events") if timed else None,
-            self._loop("events_waiting") if timed else None,
+            self._loop("active_ns") + (self._elapsed_ns("turn_since_ns") if timed else self._owned_ns()),
+            self._loop("idle_ns") + self._elapsed_ns("poll_since_ns") if ever_timed else None,
+            self._loop("events") if ever_timed else None,
+            self._loop("events_waiting") if ever_timed else None,
+            self._if_known("ready_handles"),
+            self._if_known("scheduled_timers"),
+            self._if_known("thread_cpu_ns"),
+            self._if_known("thread_runqueue_ns"),
+            tuple(self._vital(f"gc_pause_{generation}_ns") for generation in range(GENERATIONS)),
+            self._vital("unhandled_exceptions"),
+            self._if_known("executor_threads"),
+            self._if_known("executor_queue_items"),
+            self._notes(layout.samples, MAX_PLACES),
         )
 
     def _elapsed_ns(self, field: str) -> int:
-        since = self._loop(field)
-        return max(0, self._now_ns - since) if since else 0
+        return elapsed_ns(self._loop(field), self._loop("seen_ns"))
 
     def _owned_ns(self) -> int:
         """What the loop did for tasks, as an estimate where not all of them are traced: all that is known of a loop without a selector."""
-        points = range(self._used["yield_points"])
-        return (sum(self._words[self._layout.segments(number)] for number in points) + self._elapsed_ns("segment_since_ns")) * self._weight
+        segments_ns = sum(self._words[self._layout.segments(number)] for number in range(self._used["yield_points"]))
+        return (segments_ns - self._loop("segments_before_ns") + self._elapsed_ns("segment_since_ns")) * self._weight
 
     def _heartbeat_ns(self) -> int:
         """When the loop last showed life: now if it is idle; else when its turn, or where turns are not timed its segment, began."""
@@ -212,57 +265,3 @@ def _empty(bounds_ns: tuple[int, ...]) -> Histogram:
 def _met(point: YieldPoint) -> bool:
     """Whether anything ever happened there; only ``(other)`` exists before it is met."""
     return bool(point.segments.count or point.waits.count or point.suspended)
-
-
-def merged_coroutines(views: Iterable[PageView]) -> tuple[Coroutine, ...]:
-    """The coroutines of all pages, those of one name added up."""
-    found: dict[str, Coroutine] = {}
-    for view in views:
-        for entry in view.coroutines:
-            known = found.get(entry.coroutine)
-            found[entry.coroutine] = entry if known is None else _add_coroutines(known, entry)
-    return tuple(found.values())
-
-
-def merged_yield_points(views: Iterable[PageView]) -> tuple[YieldPoint, ...]:
-    """The yield points of all pages, those with the same labels added up."""
-    found: dict[tuple[str, str, str], YieldPoint] = {}
-    for view in views:
-        for entry in view.yield_points:
-            known = found.get(entry.labels)
-            found[entry.labels] = entry if known is None else _add_yield_points(known, entry)
-    return tuple(found.values())
-
-
-def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
-    """Names that found no room, by kind, over all pages."""
-    return reduce(_add_counts, (view.overflow for view in views), dict.fromkeys(_OVERFLOWS, 0))
-
-
-def _add_counts(total: dict[str, int], more: Mapping[str, int]) -> dict[str, int]:
-    return {kind: count + more[kind] for kind, count in total.items()}
-
-
-def _add_coroutines(one: Coroutine, two: Coroutine) -> Coroutine:
-    return Coroutine(
-        one.coroutine,
-        one.created + two.created,
-        one.live + two.live,
-        one.destroyed_pending + two.destroyed_pending,
-        {status: one.wall[status] + two.wall[status] for status in STATUSES},
-        {status: one.active[status] + two.active[status] for status in STATUSES},
-    )
-
-
-def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
-    oldest = [entry.oldest_suspension_ns for entry in (one, two) if entry.oldest_suspension_ns]
-    return replace(
-        one,
-        segments=one.segments + two.segments,
-        waits=one.waits + two.waits,
-        blocking_ns=one.blocking_ns + two.blocking_ns,
-        inflicted_wait_ns=one.inflicted_wait_ns + two.inflicted_wait_ns,
-        suspended=one.suspended + two.suspended,
-        oldest_suspension_ns=min(oldest, default=0),
-        exemplar=max((entry.exemplar for entry in (one, two) if entry.exemplar), key=lambda found: found.unix_ns, default=None),
-    )

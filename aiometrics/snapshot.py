@@ -126,7 +126,7 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All pages of the process at one moment; records of the same name on several loops are merged."""
+    """All pages at one moment; records of the same name on several loops are merged."""
 
     #: Unix time in ns.
     taken_ns: int

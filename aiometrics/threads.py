@@ -49,14 +49,17 @@ def runqueue_ns(native: int) -> int | None:
 
 
 class Meter:
-    """Adds up what a reading of threads gains, thread by thread: ``read(native)`` never falls for one thread, the total never at all."""
+    """Adds up what a reading of threads gains, thread by thread: ``read(native)`` never falls for one thread, the total never at all.
 
-    def __init__(self, read: Callable[[int], int | None]) -> None:
+    It goes on from ``total_ns``.
+    """
+
+    def __init__(self, read: Callable[[int], int | None], total_ns: int | None = None) -> None:
         self._read = read
         self._native: int | None = None
         self._last_ns = 0
         #: In ns; ``None`` as long as nothing could be read.
-        self.total_ns: int | None = None
+        self.total_ns = total_ns
 
     def look(self, native: int) -> None:
         """Add what that thread gained since the last look, if it was at the same thread."""

@@ -14,6 +14,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from aiometrics.catalogue import STATUSES
+from aiometrics.layout import VITALS, WORD
+from aiometrics.page import Page
 from aiometrics.recorder import IMPLEMENTATION
 from aiometrics.snapshot import Snapshot
 from aiometrics.testing import TracedLoop, traced_loop
@@ -211,7 +213,14 @@ class Result:
     run: Run
     main: Life
     snapshot: Snapshot
+    #: What the recorder wrote, without what the kernel and the loop were asked for.
     page: bytes
+
+
+def recorded(page: Page) -> bytes:
+    """The bytes of a page but for its vitals, which are of real threads."""
+    start = page.layout.vitals * WORD
+    return bytes(page.memory[:start]) + bytes(page.memory[start + len(VITALS) * WORD :])
 
 
 def perform(ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = False, **options: Any) -> Result:
@@ -225,7 +234,7 @@ def perform(ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = Fal
         with suppress(asyncio.CancelledError):
             traced.run(main(run, life, ops))
         (slot,) = traced.instrumentation._pages.all()
-        return Result(run, life, traced.snapshot(), bytes(slot.page.memory))
+        return Result(run, life, traced.snapshot(), recorded(slot.page))
 
 
 _ROOT = st.sampled_from(sorted(ROOTS))

@@ -7,10 +7,22 @@ from dataclasses import replace
 
 from aiometrics.catalogue import STATUSES
 from aiometrics.families import Facts
+from aiometrics.layout import Layout
+from aiometrics.page import Page
 from aiometrics.snapshot import Coroutine, Exemplar, Histogram, Loop, Snapshot, YieldPoint
 
 BOUNDS_NS = (1_000_000, 100_000_000, 1_000_000_000)
 FACTS = Facts(version="1.2.3", implementation="python", scrape_ns=2_500_000)
+
+
+LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=4)
+
+
+def page(layout: Layout = LAYOUT, **options: int) -> Page:
+    """An empty page that a loop was opened on."""
+    made = Page(layout, **{"blocking_threshold_ns": 100, **options})
+    made.open("MainThread")
+    return made
 
 
 def histogram(*counts: int, sum_ns: int = 0, bounds_ns: tuple[int, ...] = BOUNDS_NS) -> Histogram:

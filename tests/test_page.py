@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import LAYOUT, page
 
 from aiometrics.catalogue import STATUSES
 from aiometrics.faults import Faults
@@ -18,30 +19,27 @@ from aiometrics.layout import (
     HEADER,
     LOOP,
     LOOP_NAME_BYTES,
+    MAX_PLACES,
+    MAX_PROBES,
+    NOTE,
+    NOTE_BYTES,
+    NOTE_WORDS,
     OWN_COROUTINES,
     VERSION,
+    VITALS,
     WORD,
     YIELD_POINT,
     Layout,
     of_seconds,
     pending_ns,
 )
-from aiometrics.page import Page
+from aiometrics.merge import merged_coroutines, merged_overflow, merged_yield_points
 from aiometrics.pages import Pages
 from aiometrics.places import Places
-from aiometrics.reader import PageError, merged_coroutines, merged_overflow, merged_yield_points, read
+from aiometrics.reader import PageError, read
 from aiometrics.recorder import IMPLEMENTATIONS
 from aiometrics.snapshot import Histogram, Snapshot, total
 from aiometrics.testing import ManualClock, TracedLoop, traced_loop
-
-LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=4)
-
-
-def page(layout: Layout = LAYOUT, **options: int) -> Page:
-    """An empty page that a loop was opened on."""
-    made = Page(layout, **{"blocking_threshold_ns": 100, **options})
-    made.open("MainThread")
-    return made
 
 
 def counted(snapshot: Snapshot, coroutine: str) -> list[tuple[str, int, int]]:
@@ -56,6 +54,9 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     yield layout.loop, len(LOOP)
     yield layout.start_delay, len(layout.segment_bounds_ns) + 2
     yield layout.iterations, len(layout.segment_bounds_ns) + 2
+    yield layout.vitals, len(VITALS)
+    yield layout.samples, MAX_PLACES * NOTE_WORDS
+    yield layout.errors, MAX_PROBES * NOTE_WORDS
     for number in range(layout.max_coroutines + OWN_COROUTINES):
         yield layout.coroutine(number), len(COROUTINE)
         for histogram in (layout.wall, layout.active):
@@ -100,7 +101,7 @@ def test_a_new_page_is_empty() -> None:
     """Nothing happened yet, so nothing but the loop shows."""
     view = read(bytes(page().memory), now_ns=7, unix_ns=1_000_007)
     assert ("MainThread", 0, 1_000_007, None) == (view.loop.loop, view.loop.blocking_ns, view.loop.heartbeat_ns, view.loop.running)
-    assert ((), (), {"coroutine": 0, "yield_point": 0, "string": 0}) == (view.coroutines, view.yield_points, view.overflow)
+    assert ((), (), {"coroutine": 0, "yield_point": 0, "string": 0, "loop": 0}) == (view.coroutines, view.yield_points, view.overflow)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_strings_that_find_no_room_are_counted() -> None:
     assert (0, 0) == (made.add_coroutine("y"), made.add_yield_point(OWN_COROUTINES, "y", "z"))
     assert 1 == made.add_yield_point(OWN_COROUTINES, "x" * room, "(other)")
     view = read(bytes(made.memory), 0, 0)
-    assert {"coroutine": 0, "yield_point": 0, "string": 3} == view.overflow
+    assert {"coroutine": 0, "yield_point": 0, "string": 3, "loop": 0} == view.overflow
 
 
 def test_a_coroutine_without_a_record_takes_no_room() -> None:
@@ -199,7 +200,7 @@ def test_a_coroutine_without_a_record_takes_no_room() -> None:
         made.add_coroutine(f"c{number}")
     used = made.words[HEADER["strings_used"]]
     assert (0, used) == (made.add_coroutine("one more"), made.words[HEADER["strings_used"]])
-    assert {"coroutine": 1, "yield_point": 0, "string": 0} == read(bytes(made.memory), 0, 0).overflow
+    assert {"coroutine": 1, "yield_point": 0, "string": 0, "loop": 0} == read(bytes(made.memory), 0, 0).overflow
 
 
 def test_the_name_of_the_loop_may_change_for_ever() -> None:
@@ -255,6 +256,8 @@ USED = LOOP_NAME_BYTES + len("(other)(callback)cpa")
         (_header(max_coroutines=4), f"a page of {LAYOUT.size} bytes that should have"),
         (_header(size=8), f"a page of {LAYOUT.size} bytes that should have {LAYOUT.size}"),
         (_header(string_bytes=8), f"a page of {LAYOUT.size} bytes that should have {LAYOUT.size}"),
+        (_words({LAYOUT.samples + NOTE["length"]: NOTE_BYTES + 1}), "a note of at most 256 bytes cannot have 257"),
+        (_words({LAYOUT.errors + NOTE_WORDS + NOTE["length"]: -1}), "a note of at most 256 bytes cannot have -1"),
         (_header(coroutines=0), "a page with room for 5 coroutines cannot have 0"),
         (_header(yield_points=6), "a page with room for 5 yield_points cannot have 6"),
         (_header(strings_used=-1), f"the string area of {LAYOUT.string_bytes} bytes cannot have -1 in use"),
@@ -363,7 +366,7 @@ def test_loops_at_a_time_have_names_of_their_own() -> None:
     found = pages()
     slots = [found.claim("worker") for _ in range(3)]
     assert ["worker", "worker-2", None] == [slot and slot.name for slot in slots]
-    assert (1, 2) == (found.overflow, len(found.all()))
+    assert (1, 2) == (merged_overflow(read(bytes(slot.page.memory), 0, 0) for slot in found.all())["loop"], len(found.all()))
 
 
 def test_a_later_loop_of_a_name_continues_the_page_of_that_name() -> None:
@@ -466,8 +469,8 @@ def test_pages_of_several_loops_are_added_up() -> None:
     assert ("shop.other", 1) == (other.coroutine, other.created)
     (point_view,) = merged_yield_points(views)
     assert (3, 4698) == (point_view.suspended, point_view.oldest_suspension_ns)
-    assert {"coroutine": 0, "yield_point": 0, "string": 3} == merged_overflow(views)
-    assert {"coroutine": 0, "yield_point": 0, "string": 0} == merged_overflow([])
+    assert {"coroutine": 0, "yield_point": 0, "string": 3, "loop": 0} == merged_overflow(views)
+    assert {"coroutine": 0, "yield_point": 0, "string": 0, "loop": 0} == merged_overflow([])
 
 
 def test_histograms_with_other_buckets_are_not_added() -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from samples import FACTS, loop
+from samples import FACTS, loop, page
 from tracing import every_loop
 
 from aiometrics.executors import ExecutorState, executor_state
@@ -231,7 +231,7 @@ def test_the_thread_is_that_which_runs_the_loop(implementation: str, make: Calla
 
 def test_without_a_loop_there_is_no_thread() -> None:
     """The slot is free: nothing is read of whatever runs in its thread now."""
-    vitals = Vitals()
+    vitals = Vitals(page())
     assert vitals.ident is None
     vitals.begin(lambda: None)
     assert threading.get_ident() == vitals.ident

@@ -12,6 +12,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
+from samples import page
 from tracing import every_loop
 
 import aiometrics
@@ -21,7 +22,7 @@ from aiometrics.places import Places
 from aiometrics.snapshot import OTHER
 from aiometrics.stack import MAX_FRAMES, SHORT, UNKNOWN, Call, blocked_at, calls, shortened
 from aiometrics.testing import TracedLoop, traced_loop
-from aiometrics.vitals import MAX_PLACES, Vitals
+from aiometrics.vitals import Vitals
 from aiometrics.watchdog import LINES, MIN_PAUSE_NS, MINUTE_NS, Ration, Watchdog, blocked_ns, pause_ns
 
 MS = 1_000_000
@@ -283,11 +284,11 @@ def test_a_flood_of_blocks_is_not_a_flood_of_lines(watched: Watched, caplog: pyt
 
 def test_places_are_bounded() -> None:
     """A hundred for a loop; what comes later is (other), and known ones go on."""
-    vitals = Vitals()
-    for number in range(MAX_PLACES + 2):
+    vitals = Vitals(page())
+    for number in range(102):
         vitals.sampled(f"shop.py:{number} f")
     vitals.sampled("shop.py:0 f")
-    assert (MAX_PLACES + 1, 2, 2) == (len(vitals.block_samples), vitals.block_samples[OTHER], vitals.block_samples["shop.py:0 f"])
+    assert (101, 2, 2) == (len(vitals.block_samples), vitals.block_samples[OTHER], vitals.block_samples["shop.py:0 f"])
 
 
 def uvloop_loop() -> Any:
@@ -454,6 +455,8 @@ def test_who_hears_of_a_block_may_stop_the_exporter(caplog: pytest.LogCaptureFix
         finally:
             logger.removeHandler(handler)
     assert {} == exporter.snapshot().errors
+    assert exporter._watchdog is not None
+    exporter._watchdog._thread.join()  # the line goes to other handlers after this one
     assert 1 == len(logged(caplog))
     for thread in watchdogs():
         thread.join(60)

@@ -1,0 +1,83 @@
+"""Adds up what several pages say: records of one name, wherever they were written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from aiometrics.catalogue import STATUSES
+from aiometrics.reader import OVERFLOWS, PageView
+from aiometrics.snapshot import Coroutine, Snapshot, YieldPoint
+
+
+def merged(pages: Sequence[PageView], *, taken_ns: int, errors: Mapping[str, int], untraced_tasks: int, sample_ratio: float) -> Snapshot:
+    """What all pages say, and errors and untraced tasks that are in none of them."""
+    return Snapshot(
+        taken_ns=taken_ns,
+        loops=tuple(page.loop for page in pages),
+        coroutines=merged_coroutines(pages),
+        yield_points=merged_yield_points(pages),
+        overflow=merged_overflow(pages),
+        errors=merged_counts((*(page.errors for page in pages), errors)),
+        untraced_tasks=sum(page.untraced_tasks for page in pages) + untraced_tasks,
+        sample_ratio=sample_ratio,
+    )
+
+
+def merged_coroutines(views: Iterable[PageView]) -> tuple[Coroutine, ...]:
+    """The coroutines of all pages, those of one name added up."""
+    found: dict[str, Coroutine] = {}
+    for view in views:
+        for entry in view.coroutines:
+            known = found.get(entry.coroutine)
+            found[entry.coroutine] = entry if known is None else _add_coroutines(known, entry)
+    return tuple(found.values())
+
+
+def merged_yield_points(views: Iterable[PageView]) -> tuple[YieldPoint, ...]:
+    """The yield points of all pages, those with the same labels added up."""
+    found: dict[tuple[str, str, str], YieldPoint] = {}
+    for view in views:
+        for entry in view.yield_points:
+            known = found.get(entry.labels)
+            found[entry.labels] = entry if known is None else _add_yield_points(known, entry)
+    return tuple(found.values())
+
+
+def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
+    """Names and loops that found no room, by kind, over all pages."""
+    return merged_counts((dict.fromkeys(OVERFLOWS, 0), *(view.overflow for view in views)))
+
+
+def merged_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts of one name added up."""
+    found: Counter[str] = Counter()
+    for more in counts:
+        found.update(more)
+    return dict(found)
+
+
+def _add_coroutines(one: Coroutine, two: Coroutine) -> Coroutine:
+    return Coroutine(
+        one.coroutine,
+        one.created + two.created,
+        one.live + two.live,
+        one.destroyed_pending + two.destroyed_pending,
+        {status: one.wall[status] + two.wall[status] for status in STATUSES},
+        {status: one.active[status] + two.active[status] for status in STATUSES},
+    )
+
+
+def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
+    oldest = [entry.oldest_suspension_ns for entry in (one, two) if entry.oldest_suspension_ns]
+    return replace(
+        one,
+        segments=one.segments + two.segments,
+        waits=one.waits + two.waits,
+        blocking_ns=one.blocking_ns + two.blocking_ns,
+        inflicted_wait_ns=one.inflicted_wait_ns + two.inflicted_wait_ns,
+        suspended=one.suspended + two.suspended,
+        oldest_suspension_ns=min(oldest, default=0),
+        exemplar=max((entry.exemplar for entry in (one, two) if entry.exemplar), key=lambda found: found.unix_ns, default=None),
+    )
