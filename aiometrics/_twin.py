@@ -188,7 +188,7 @@ class Recorder:
             self._words[base + COROUTINE["created"]] += 1
             self._words[base + COROUTINE["live"]] += 1
             return TracedCoroutine(coro, self, record, self._clock())
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
             return coro
 
@@ -210,7 +210,7 @@ class Recorder:
             with self.page.writing:
                 self._end_wait(traced, now)
                 self._enter(traced, now)
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
             return False
         return True
@@ -220,15 +220,17 @@ class Recorder:
         if self.retired:
             return
         try:
-            now = self._clock()
+            since_ns, now = traced._since_ns, self._clock()
             point = self._locate(traced, yielded)
+            now = self._prepare(traced, since_ns, now)
             if self.retired:  # while the place was named: the page may be another's now
                 return
             with self.page.writing:
-                self._finish_segment(traced, point, now)
+                segment_ns = self._finish_segment(traced, point, now)
                 traced._state, traced._point, traced._suspended_ns = SUSPENDED, point, now
                 self._link(traced, now)
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self._tell(point, segment_ns)
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
 
     def end(self, traced: TracedCoroutine, error: BaseException) -> None:
@@ -237,15 +239,19 @@ class Recorder:
         if self.retired:
             return
         try:
-            now = self._clock()
+            since_ns, now = traced._since_ns, self._clock()
             status = _status(error)
             point = self._directory.pseudo_point(traced._record, RETURN if status == COMPLETED else RAISE)
+            now = self._prepare(traced, since_ns, now)
+            if self.retired:
+                return
             with self.page.writing:
-                self._finish_segment(traced, point, now)
+                segment_ns = self._finish_segment(traced, point, now)
                 self._observe(self._layout.wall(traced._record, status), self._layout.wait_bounds_ns, now - traced._created_ns)
                 self._observe(self._layout.active(traced._record, status), self._layout.wait_bounds_ns, traced._active_ns)
                 self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
-        except Exception as failure:  # noqa: BLE001 - never the application's problem
+            self._tell(point, segment_ns)
+        except BaseException as failure:  # noqa: BLE001 - as above
             self._fail(failure)
 
     def enter_callback(self) -> TracedCoroutine | None:
@@ -257,7 +263,7 @@ class Recorder:
             traced = TracedCoroutine(None, self, CALLBACKS, now)
             with self.page.writing:
                 self._enter(traced, now)
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
             return None
         return traced
@@ -268,11 +274,15 @@ class Recorder:
         if self.retired:
             return
         try:
-            now = self._clock()
+            since_ns, now = traced._since_ns, self._clock()
             point = self._callback_point(callback)
+            now = self._prepare(traced, since_ns, now)
+            if self.retired:
+                return
             with self.page.writing:
-                self._finish_segment(traced, point, now)
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+                segment_ns = self._finish_segment(traced, point, now)
+            self._tell(point, segment_ns)
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
 
     def lose(self, traced: TracedCoroutine) -> None:
@@ -285,18 +295,21 @@ class Recorder:
             self._words[base + COROUTINE["destroyed_pending"]] += 1
             if traced._state == SUSPENDED:
                 self._unlink(traced)
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
 
     def retire(self) -> None:
         """Stop for good; steps of coroutines that are still traced only pass through."""
         self.retired = True
 
-    def _fail(self, error: Exception) -> None:
-        """Retire; what was true of the tasks at this moment is not known any more."""
-        self.retire()
-        self.page.close()
-        self._faults.report(PROBE, error, OFF_FOR_LOOP)
+    def _fail(self, error: BaseException) -> None:
+        """Retire; what was true of the tasks at this moment is not known any more. An interrupt is the application's, and goes on."""
+        if not self.retired:  # else the page may be another's by now
+            self.retire()
+            self.page.close()
+            self._faults.report(PROBE, error, OFF_FOR_LOOP)
+        if not isinstance(error, Exception):
+            raise error
 
     def _sampled(self) -> bool:
         """Whether to trace this task: one in ``weight``, drawn by xorshift so that no pattern of creation can fool it."""
@@ -375,21 +388,36 @@ class Recorder:
         self.page.settle()
         traced._counted_ns = self._words[self._loop + LOOP["segment_counted_ns"]]
 
-    def _finish_segment(self, traced: TracedCoroutine, point: int, now: int) -> None:
+    def _prepare(self, traced: TracedCoroutine, since_ns: int, now: int) -> int:
+        """When the segment ends that began at ``since_ns``, now that its point was named, and so is the wait of the one it interrupted.
+
+        Naming may step other tasks: a finalizer can start an eager one. Then the segment, which that interrupted, lasts until now.
+        """
+        outer = traced._outer
+        if outer is not None:
+            self._directory.pseudo_point(outer._record, EAGER_CHILD)
+        return now if traced._since_ns == since_ns else self._clock()
+
+    def _finish_segment(self, traced: TracedCoroutine, point: int, now: int) -> int:
+        """Count the segment; how long it was."""
         segment_ns = now - traced._since_ns
         traced._active_ns += segment_ns
         self._observe(self._layout.segments(point), self._layout.segment_bounds_ns, segment_ns)
         if segment_ns >= self._threshold_ns:
             self._block(traced, point, segment_ns)
         self._leave(traced, now)
+        return segment_ns
+
+    def _tell(self, point: int, segment_ns: int) -> None:
+        """Tell who asked of a segment that blocked."""
+        if segment_ns >= self._threshold_ns and self._blocked is not None:
+            self._blocked(point, segment_ns)
 
     def _block(self, traced: TracedCoroutine, point: int, segment_ns: int) -> None:
         self._settle(traced)
         rest_ns = segment_ns - traced._counted_ns
         self._words[self._layout.yield_point(point) + YIELD_POINT["blocking_ns"]] += rest_ns
         self._words[self._loop + LOOP["blocking_ns"]] += rest_ns
-        if self._blocked is not None:
-            self._blocked(point, segment_ns)
 
     def _link(self, traced: TracedCoroutine, now: int) -> None:
         waiting = self._waiting.setdefault(traced._point, OrderedDict())

@@ -214,50 +214,68 @@ unchain(Recorder *self, Traced *traced)
 }
 
 /* A segment ends; the one that it interrupted goes on. */
-static int
+static void
 leave(Recorder *self, Traced *traced, int64_t now)
 {
     Traced *outer = traced->outer;
     if (outer != NULL && self->current == traced) {
         int64_t paused_ns = now - outer->paused_ns;
         outer->since_ns += paused_ns;
-        int32_t point = pseudo_point(self, outer->record, AT_EAGER_CHILD);
-        if (point < 0 || self->retired) {
-            return -1;
-        }
-        observe(page_waits(&self->page, point), &self->page.wait, paused_ns);
+        observe(page_waits(&self->page, self->pseudo[outer->record][AT_EAGER_CHILD]), &self->page.wait, paused_ns);
     }
     unchain(self, traced);
-    return 0;
 }
 
-static int
+static void
 block(Recorder *self, Traced *traced, int32_t point, int64_t segment_ns)
 {
     settle(self, traced);
     int64_t rest_ns = segment_ns - traced->counted_ns;
     page_point(&self->page, point)[POINT_BLOCKING_NS] += rest_ns;
     self->page.loop[LOOP_BLOCKING_NS] += rest_ns;
-    if (self->blocked == NULL) {
-        return 0;
-    }
-    PyObject *done = PyObject_CallFunction(self->blocked, "iL", (int)point, (long long)segment_ns);
-    Py_XDECREF(done);
-    return done == NULL || self->retired ? -1 : 0;
 }
 
-/* -1 with an exception, or without one if the recorder was retired while Python ran: then nothing of it may be touched any more, since
-   tasks that went meanwhile are still in its lists. So it is with everything that may run Python. */
-static int
+/* Whatever may run Python comes before or after this, since any of it may step tasks: a finalizer can start an eager one.
+   Returns how long the segment was. */
+static int64_t
 finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
 {
     int64_t segment_ns = now - traced->since_ns;
     traced->active_ns += segment_ns;
     observe(page_segments(&self->page, point), &self->page.segment, segment_ns);
-    if (segment_ns >= self->page.threshold_ns && block(self, traced, point, segment_ns) < 0) {
+    if (segment_ns >= self->page.threshold_ns) {
+        block(self, traced, point, segment_ns);
+    }
+    leave(self, traced, now);
+    return segment_ns;
+}
+
+/* Before a segment of `traced` is finished, after its point was named: so is the wait that it was of the one that it interrupted. If
+   tasks were stepped meanwhile, which moved `since_ns` up, the segment lasts until now. -1 with an exception, or without one if the
+   recorder was retired while Python ran: then nothing of it may be touched any more, since tasks that went meanwhile are still in its
+   lists. So it is with everything that may run Python. */
+static int
+prepare(Recorder *self, Traced *traced, int32_t point, int64_t since_ns, int64_t *now)
+{
+    if (point < 0 || self->retired) {
         return -1;
     }
-    return leave(self, traced, now);
+    if (traced->outer != NULL && (pseudo_point(self, traced->outer->record, AT_EAGER_CHILD) < 0 || self->retired)) {
+        return -1;
+    }
+    return traced->since_ns != since_ns && clock_read(self->clock, now) < 0 ? -1 : 0;
+}
+
+/* After a segment was finished: tells who asked of those that block. -1 with an exception. */
+static int
+tell(Recorder *self, int32_t point, int64_t segment_ns)
+{
+    if (segment_ns < self->page.threshold_ns || self->blocked == NULL) {
+        return 0;
+    }
+    PyObject *done = PyObject_CallFunction(self->blocked, "iL", (int)point, (long long)segment_ns);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
 }
 
 int
@@ -286,24 +304,22 @@ recorder_resume(Recorder *self, Traced *traced)
 static int
 suspend(Recorder *self, Traced *traced, PyObject *yielded)
 {
-    int64_t now;
+    int64_t now, since_ns = traced->since_ns;
     if (clock_read(self->clock, &now) < 0) {
         return -1;
     }
     int32_t point = locate(self, traced, yielded);
-    if (point < 0 || self->retired) {
+    if (prepare(self, traced, point, since_ns, &now) < 0) {
         return -1;
     }
     page_begin(&self->page);
-    int result = finish_segment(self, traced, point, now);
-    if (result == 0) {
-        traced->state = SUSPENDED;
-        traced->point = point;
-        traced->since_ns = now;
-        link_waiting(self, traced);
-    }
+    int64_t segment_ns = finish_segment(self, traced, point, now);
+    traced->state = SUSPENDED;
+    traced->point = point;
+    traced->since_ns = now;
+    link_waiting(self, traced);
     page_end(&self->page);
-    return result;
+    return tell(self, point, segment_ns);
 }
 
 int
@@ -315,23 +331,21 @@ recorder_suspend(Recorder *self, Traced *traced, PyObject *yielded)
 static int
 end(Recorder *self, Traced *traced, Status status)
 {
-    int64_t now;
+    int64_t now, since_ns = traced->since_ns;
     if (clock_read(self->clock, &now) < 0) {
         return -1;
     }
     int32_t point = pseudo_point(self, traced->record, status == COMPLETED ? AT_RETURN : AT_RAISE);
-    if (point < 0 || self->retired) {
+    if (prepare(self, traced, point, since_ns, &now) < 0) {
         return -1;
     }
     page_begin(&self->page);
-    int result = finish_segment(self, traced, point, now);
-    if (result == 0) {
-        observe(page_wall(&self->page, traced->record, (int)status), &self->page.wait, now - traced->created_ns);
-        observe(page_active(&self->page, traced->record, (int)status), &self->page.wait, traced->active_ns);
-        page_coroutine(&self->page, traced->record)[COROUTINE_LIVE] -= 1;
-    }
+    int64_t segment_ns = finish_segment(self, traced, point, now);
+    observe(page_wall(&self->page, traced->record, (int)status), &self->page.wait, now - traced->created_ns);
+    observe(page_active(&self->page, traced->record, (int)status), &self->page.wait, traced->active_ns);
+    page_coroutine(&self->page, traced->record)[COROUTINE_LIVE] -= 1;
     page_end(&self->page);
-    return result;
+    return tell(self, point, segment_ns);
 }
 
 int
@@ -378,18 +392,18 @@ recorder_enter_callback(Recorder *self, Traced *frame)
 static int
 leave_callback(Recorder *self, Traced *frame, PyObject *callback)
 {
-    int64_t now;
+    int64_t now, since_ns = frame->since_ns;
     if (clock_read(self->clock, &now) < 0) {
         return -1;
     }
     int32_t point = locate_callback(self, callback);
-    if (point < 0 || self->retired) {
+    if (prepare(self, frame, point, since_ns, &now) < 0) {
         return -1;
     }
     page_begin(&self->page);
-    int result = finish_segment(self, frame, point, now);
+    int64_t segment_ns = finish_segment(self, frame, point, now);
     page_end(&self->page);
-    return result;
+    return tell(self, point, segment_ns);
 }
 
 int

@@ -299,37 +299,58 @@ def test_segments_may_end_in_any_order(implementation: str) -> None:
 class InterruptedClock(ManualClock):
     """A signal's handler raises while it is read."""
 
-    def __init__(self, error: type[BaseException]) -> None:
+    def __init__(self, error: type[BaseException], readings: int) -> None:
         super().__init__()
         self.error = error
+        self.readings = readings
         self.armed = False
 
     def __call__(self) -> int:
-        """The time, or the exception of the handler, once."""
-        if self.armed:
-            self.armed = False
+        """The time, or the exception of the handler, once, after so many readings."""
+        if not self.armed:
+            return super().__call__()
+        self.readings -= 1
+        self.armed = self.readings >= 0
+        if not self.armed:
             raise self.error(3)
         return super().__call__()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_that_hits_the_recorder_reaches_the_application(implementation: str, error: type[BaseException]) -> None:
-    """What a signal's handler raises is not ours to keep, even if Python ran for us at that moment."""
-    clock = InterruptedClock(error)
+@pytest.mark.parametrize("readings", range(6))
+def test_an_interrupt_that_hits_the_recorder_reaches_the_application(
+    implementation: str, error: type[BaseException], readings: int
+) -> None:
+    """What a signal's handler raises is not ours to keep, whenever Python runs for us; nothing is said to go on from then on."""
+    clock = InterruptedClock(error, readings)
 
     async def main() -> None:
+        loop = asyncio.get_running_loop()
+        vars(loop)["_selector"].select = select  # the turns have a clock of their own
         clock.armed = True
+        loop.call_soon(int)
         await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        child = asyncio.sleep(0)
+        try:
+            await asyncio.create_task(child)
+        finally:
+            child.close()
 
-    instrumentation = Instrumentation(Options(), clock=clock, implementation=IMPLEMENTATIONS[implementation])
-    instrumentation.instrument_every_loop()
+    instrumentation = Instrumentation(Options(), clock=clock, unix_clock=clock, implementation=IMPLEMENTATIONS[implementation])
     try:
-        with pytest.raises(error) as caught:
-            asyncio.run(main())
+        with asyncio.Runner() as runner:
+            select = vars(runner.get_loop())["_selector"].select
+            instrumentation.instrument_every_loop()
+            with pytest.raises(error) as caught:
+                runner.run(main())
+            clock.advance(1)
+            seen = instrumentation.snapshot()
     finally:
         instrumentation.remove()
     assert (3,) == caught.value.args
+    assert {"recorder": 1} == seen.errors
+    assert [(None, 0, 0)] == [(loop.running, loop.heartbeat_ns, loop.blocking_ns) for loop in seen.loops]
+    assert 0 == sum(entry.live for entry in seen.coroutines)
 
 
 def test_an_object_that_cannot_be_asked_is_left_to_asyncio(implementation: str) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from aiometrics.snapshot import RUNNING, Running, Snapshot
+from aiometrics.page import Page
+from aiometrics.snapshot import CALLBACK, RUNNING, Running, Snapshot
 from aiometrics.testing import TracedLoop, traced_loop
+from aiometrics.vitals import Vitals
 
 EAGER = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 MS = 1_000_000
@@ -189,6 +191,60 @@ def test_nested_eager_children_each_have_their_own_time(looks: Looks) -> None:
         point.coroutine.rpartition(".")[2]: point.waits.sum_ns // MS for point in seen.yield_points if point.yield_point == "(eager child)"
     }
     assert {"top": 120, "middle": 100} == pauses
+
+
+@EAGER
+@pytest.mark.parametrize("when", ["while a place is named", "when a block is told"])
+def test_an_eager_child_of_a_finalizer_has_its_own_time_too(looks: Looks, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """Wherever the recorder runs Python, garbage may be collected, and a finalizer start a task: lives still tile, nothing is negative."""
+    started: list[asyncio.Task[None]] = []
+    add = Page.add_yield_point
+
+    async def child() -> None:
+        looks.work(5)
+
+    def finalize() -> None:
+        """What a finalizer might do, but not within its own task."""
+        with monkeypatch.context() as quiet:
+            quiet.setattr(Page, "add_yield_point", add)
+            quiet.setattr(Vitals, "seen_here", lambda _: None)
+            started.append(asyncio.Task(child(), loop=asyncio.get_running_loop(), eager_start=True))  # type: ignore[call-arg, unused-ignore]
+
+    def naming(*args: Any) -> int:
+        finalize()
+        return add(*args)
+
+    def telling(_: Vitals) -> None:
+        if sys._getframe(1).f_code.co_name == "blocked":
+            finalize()
+
+    async def works() -> None:
+        looks.work(150)
+
+    async def parent() -> None:
+        await asyncio.sleep(0)
+        await eager(works())
+        looks.work(120)
+        asyncio.get_running_loop().call_soon(looks.work, 110)
+        await asyncio.sleep(0)
+
+    with monkeypatch.context() as hooked:
+        if when == "while a place is named":
+            hooked.setattr(Page, "add_yield_point", naming)
+        else:
+            hooked.setattr(Vitals, "seen_here", telling)
+        looks.traced.run(parent())
+    looks.traced.run(asyncio.wait(started))
+    seen = looks.traced.snapshot()
+    active = {entry.coroutine.rpartition(".")[2]: entry.active["completed"].sum_ns // MS for entry in seen.coroutines}
+    assert {"works": 150, "parent": 120, "child": 5 * len(started)} == {name: active[name] for name in ("works", "parent", "child")}
+    assert len(started) >= 3
+    (loop,) = seen.loops
+    assert 380 * MS == loop.blocking_ns
+    assert loop.active_ns == sum(point.segments.sum_ns for point in seen.yield_points)
+    wall_ns = sum(histogram.sum_ns for entry in seen.coroutines for histogram in entry.wall.values())
+    parts_ns = sum(point.segments.sum_ns + point.waits.sum_ns for point in seen.yield_points if point.coroutine != CALLBACK)
+    assert wall_ns == loop.start_delay.sum_ns + parts_ns
 
 
 def test_harm_is_what_ready_handles_waited(looks: Looks) -> None:
