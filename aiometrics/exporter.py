@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from aiometrics import collector, negotiation, text
 from aiometrics.families import Facts
 from aiometrics.faults import STAYS_ON, Faults
+from aiometrics.guard import Guard
 from aiometrics.hotspots import Hotspots
 from aiometrics.hotspots import hotspots as worst
 from aiometrics.http_messages import Request, Response
@@ -29,6 +30,7 @@ from aiometrics.snapshot import Snapshot
 from aiometrics.text import Renderer
 from aiometrics.version import __version__
 from aiometrics.watchdog import Watchdog
+from aiometrics.web_config import path_of
 
 _FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
 
@@ -102,6 +104,7 @@ class Exporter(Tracing):
             on_error=report,
             request_timeout=options.request_timeout,
             max_connections=options.max_connections,
+            guard=Guard(path_of(options.web_config)) if options.web_config else None,
         )
 
     @property
@@ -173,6 +176,7 @@ def start_exporter(
     addr: str | None = None,
     *,
     registry: CollectorRegistry | None = REGISTRY,
+    web_config: str | os.PathLike[str] | None = None,
     segment_buckets: Iterable[float] | None = None,
     wait_buckets: Iterable[float] | None = None,
     blocking_threshold: float | None = None,
@@ -196,6 +200,9 @@ def start_exporter(
         Where to serve: 9400 on ``"0.0.0.0"``. Port 0 takes any free one.
     ``registry``
         The application's ``prometheus_client`` registry, whose metrics follow ours on the page; ``None`` for ours alone.
+    ``web_config``
+        A file that asks for TLS, clients' certificates or passwords, in the format of Prometheus's exporter-toolkit; it takes the extra
+        ``web``.
     ``segment_buckets``, ``wait_buckets``
         Bucket bounds in seconds: of segments and delays, and of waits and tasks.
     ``blocking_threshold``
@@ -213,8 +220,9 @@ def start_exporter(
     ``watchdog``, ``watchdog_interval``
         Whether a thread looks for the lines that block a loop (yes), and every how many seconds it does (0.05).
 
-    Raises ``TypeError`` or ``ValueError`` if an option is wrong, ``OSError`` if the port cannot be bound, and ``RuntimeError`` if an
-    exporter runs already; in each case nothing was changed.
+    Raises ``TypeError`` or ``ValueError`` if an option or the file ``web_config`` is wrong, ``ModuleNotFoundError`` if a package is
+    missing for the latter, ``OSError`` if the port cannot be bound, and ``RuntimeError`` if an exporter runs already; in each case
+    nothing was changed.
     """
     given = {name: value for name, value in locals().items() if name != "registry"}
     with _lock:

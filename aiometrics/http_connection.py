@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
 
 from aiometrics.http_messages import HEAD_END, Head, RequestError, check_start, encode, parse_head, plain
-
-if TYPE_CHECKING:
-    import ssl
+from aiometrics.tls import Tls
 
 _RECEIVE_BYTES = 16384
 #: What is read and thrown away after an error, so that the client gets to see it: a reset could overtake the answer.
@@ -37,7 +35,7 @@ class _Deadline:
 
 
 class Connection:
-    """Serves one client on ``sock``, which stays the caller's to close; ``answer`` turns a request into the bytes of a response.
+    """Serves one client on ``sock``; ``answer`` turns a request into the bytes of a response, ``tls`` says how to encrypt, if at all.
 
     A request must arrive within ``request_timeout`` seconds in all, the TLS handshake before the first one included, and so must its
     answer be taken. Between requests the connection may idle for ``idle_timeout`` seconds.
@@ -48,28 +46,58 @@ class Connection:
         sock: socket.socket,
         answer: Callable[[Head], bytes],
         *,
+        client: str,
         request_timeout: float,
         idle_timeout: float,
-        tls: bool,
+        tls: Callable[[], Tls] | None,
     ) -> None:
+        #: The client's address, without its port.
+        self.client = client
+        #: The monotonic time since when it is the client's turn, to take an answer and to ask again; ``None`` while it is ours.
+        self.client_since: float | None = time.monotonic()
+        #: Whether it has ended or is about to, since :meth:`close` or :meth:`cut` was called.
+        self.over = False
         self._sock = sock
         self._answer = answer
         self._request_timeout = request_timeout
         self._idle_timeout = idle_timeout
         self._tls = tls
         self._buffer = bytearray()
+        #: Held by who closes, cuts or exchanges the socket: nobody may touch a descriptor that is another's by then.
+        self._changing = threading.Lock()
 
     def serve(self) -> None:
         """Answer requests until either side has had enough. What ``answer`` raises comes through; what the network does, does not."""
         deadline = _Deadline(self._request_timeout)
         with suppress(OSError):
             if self._tls:
-                deadline.limit(self._sock)
-                cast("ssl.SSLSocket", self._sock).do_handshake()
+                self._begin_tls(self._tls(), deadline)
             while self._exchange(deadline):
                 if not self._buffer:
                     self._receive(_Deadline(self._idle_timeout))
                 deadline = _Deadline(self._request_timeout)
+
+    def cut(self) -> None:
+        """From any thread: whatever :meth:`serve` waits for on the network fails, and it returns."""
+        self.over = True
+        with self._changing, suppress(OSError):  # the client was faster
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # an SSLSocket's own would drop to plain text
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self.over = True
+        with self._changing:
+            self._sock.close()
+
+    def forget(self) -> None:
+        """As :meth:`close`, in a forked child, where whoever held the lock is not."""
+        self._sock.close()
+
+    def _begin_tls(self, tls: Tls, deadline: _Deadline) -> None:
+        with self._changing:
+            self._sock = encrypted = tls.wrap(self._sock)
+        deadline.limit(encrypted)
+        tls.shake_hands(encrypted)
 
     def _exchange(self, deadline: _Deadline) -> bool:
         """Answer one request; whether another may follow."""
@@ -83,7 +111,10 @@ class Connection:
             if self._buffer:
                 self._send(encode(plain(HTTPStatus.REQUEST_TIMEOUT), keep_alive=False))
             return False
-        self._send(self._answer(head))
+        self.client_since = None
+        answer = self._answer(head)
+        self.client_since = time.monotonic()
+        self._send(answer)
         return head.keep_alive
 
     def _receive_request(self, deadline: _Deadline) -> Head:

@@ -14,7 +14,7 @@ DEFAULT_PORT = 9400
 LONGEST_SECONDS = 1e9
 SEGMENT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 #: What an exporter does with the numbers, and not how they come about.
-_OF_THE_EXPORTER = ("port", "addr", "request_timeout", "max_connections", "watchdog", "watchdog_interval")
+_OF_THE_EXPORTER = ("port", "addr", "web_config", "request_timeout", "max_connections", "watchdog", "watchdog_interval")
 WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 
 
@@ -24,6 +24,7 @@ class Options:
 
     port: int = DEFAULT_PORT
     addr: str = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from another host
+    web_config: str = ""
     segment_buckets: tuple[float, ...] = SEGMENT_BUCKETS
     wait_buckets: tuple[float, ...] = WAIT_BUCKETS
     blocking_threshold: float = 0.1
@@ -41,6 +42,7 @@ class Options:
     def __post_init__(self) -> None:
         _check_port(self.port)
         _check_text("addr", self.addr)
+        _check_path("web_config", self.web_config)
         _check_buckets("segment_buckets", self.segment_buckets)
         _check_buckets("wait_buckets", self.wait_buckets)
         _check_seconds("blocking_threshold", self.blocking_threshold)
@@ -79,6 +81,11 @@ def _check_text(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a string, not {value!r}")
     if not value:
         raise ValueError(f"{name} must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only")
+
+
+def _check_path(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be the path of a file, not {value!r}")
 
 
 def _check_flag(name: str, value: object) -> None:
@@ -182,4 +189,6 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     for name in ("segment_buckets", "wait_buckets", "application", "library"):
         if name in explicit:
             explicit[name] = _tuple(name, explicit[name])
+    if isinstance(explicit.get("web_config"), os.PathLike):
+        explicit["web_config"] = os.fspath(explicit["web_config"])
     return Options(**{**_from_environment(environ), **explicit})

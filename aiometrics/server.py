@@ -9,19 +9,18 @@ import socket
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aiometrics.guard import Guard
 from aiometrics.http_connection import Connection
 from aiometrics.http_messages import Head, Request, Response, encode, plain
 from aiometrics.negotiation import accepts_gzip
-
-if TYPE_CHECKING:
-    import ssl
 
 __all__ = ["MetricsServer", "Request", "Response", "Route"]
 
@@ -32,6 +31,8 @@ _METHODS = ("GET", "HEAD")
 _BACKLOG = 128
 #: Pause after a failure to accept, which for want of file descriptors would otherwise repeat at once.
 _ACCEPT_PAUSE_SECONDS = 1.0
+#: How long the acceptor waits for a thread that has nothing left to do.
+_LEAVE_SECONDS = 1.0
 #: How long ``close`` waits, in all, for threads that are inside a route.
 _JOIN_SECONDS = 2.0
 #: Metrics compress twenty to one at level 1; level 6 takes three times as long for a tenth less.
@@ -49,10 +50,11 @@ class MetricsServer:
 
     The port is bound here and answered from :meth:`start` on. A request must arrive within ``request_timeout`` seconds in all, however
     its bytes are spread, and so must its answer be taken; between requests a connection may idle for ``idle_timeout`` seconds, which by
-    default is longer than the usual scrape intervals. Beyond ``max_connections`` a client gets 503 and no thread.
+    default is longer than the usual scrape intervals. Beyond ``max_connections`` the client that has kept us waiting longest has to go
+    for the next one; where none does, because all are being answered, a client gets 503 and no thread.
 
-    ``authorize`` sees every request first, and a response that it returns is the answer. What it or a route raises goes to ``on_error``
-    with the probe's name ``"http"``, and the client gets 500. With ``ssl_context`` only TLS is spoken.
+    ``guard`` says whether TLS is spoken, and sees every request first: a response that it returns is the answer. What it or a route
+    raises goes to ``on_error`` with the probe's name ``"http"``, and the client gets 500.
 
     Raises ``OSError``, with the number that the system gave, if the address cannot be bound.
     """
@@ -67,8 +69,7 @@ class MetricsServer:
         request_timeout: float = 10.0,
         idle_timeout: float = 75.0,
         max_connections: int = 16,
-        ssl_context: ssl.SSLContext | None = None,
-        authorize: Callable[[Request], Response | None] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._listener = _listen(addr, port)
         self._waker, self._wakened = socket.socketpair()
@@ -78,12 +79,12 @@ class MetricsServer:
         self._request_timeout = request_timeout
         self._idle_timeout = idle_timeout
         self._max_connections = max_connections
-        self._ssl_context = ssl_context
-        self._authorize = authorize
+        self._guard = guard
+        self._tls = guard.tls if guard and guard.encrypted else None
         self._pid = os.getpid()
         self._closing = threading.Event()
-        self._lock = threading.RLock()
-        self._connections: dict[threading.Thread, socket.socket] = {}
+        #: Changed by the acceptor alone.
+        self._connections: dict[threading.Thread, Connection] = {}
         self._acceptor = threading.Thread(target=self._accept_until_closed, name="aiometrics-http", daemon=True)
 
     @property
@@ -95,7 +96,7 @@ class MetricsServer:
     def url(self) -> str:
         """The address as a browser on this machine takes it, without a path; a loopback one if every interface is bound."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._address[0], self._address[0])  # noqa: S104 - compared, not bound
-        scheme = "https" if self._ssl_context else "http"
+        scheme = "https" if self._tls else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def start(self) -> None:
@@ -115,8 +116,8 @@ class MetricsServer:
         if not inherited:
             self._stop_connections()
             return
-        for sock in self._connections.values():
-            sock.close()
+        for connection in self._connections.values():
+            connection.forget()
 
     def _stop_accepting(self) -> None:
         self._closing.set()
@@ -125,12 +126,10 @@ class MetricsServer:
         _join([self._acceptor])
 
     def _stop_connections(self) -> None:
-        with self._lock:
-            threads = list(self._connections)
-            for sock in self._connections.values():
-                with suppress(OSError):  # the client was faster
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # an SSLSocket's own would drop to plain text
-        _join(threads)
+        connections = self._connections.copy()
+        for connection in connections.values():
+            connection.cut()
+        _join(connections)
 
     def _accept_until_closed(self) -> None:
         with _Selector() as selector:
@@ -147,55 +146,71 @@ class MetricsServer:
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, address = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # the client has gone again
             return
-        if len(self._connections) >= self._max_connections:
+        if not self._make_room():
             self._refuse(sock)
             return
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._ssl_context:  # detaches the socket; the handshake is left to the connection's thread
-                sock = self._ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         except OSError:  # as above
             sock.close()
             return
-        self._spawn(sock)
+        self._spawn(sock, address[0])
+
+    def _make_room(self) -> bool:
+        """Whether one more connection may be served, which may be at the cost of another."""
+        self._connections = {thread: connection for thread, connection in self._connections.items() if thread.is_alive()}
+        if len(self._connections) < self._max_connections:
+            return True
+        leaving = self._leaving()
+        if leaving is None:
+            return False
+        leaving.join(_LEAVE_SECONDS)
+        return not leaving.is_alive()
+
+    def _leaving(self) -> threading.Thread | None:
+        """A thread whose connection is over, if need be that of the client that has kept us waiting longest."""
+        for thread, connection in self._connections.items():
+            if connection.over:
+                return thread
+        victim = _longest_waited_for(self._connections)
+        if victim is not None:
+            self._connections[victim].cut()
+        return victim
 
     def _refuse(self, sock: socket.socket) -> None:
         with sock, suppress(OSError):
             sock.settimeout(0)
-            if not self._ssl_context:
+            if not self._tls:
                 sock.send(encode(plain(HTTPStatus.SERVICE_UNAVAILABLE, (("Retry-After", "1"),)), keep_alive=False))
             sock.recv(_RECEIVE_BYTES)  # unread bytes would turn the close into a reset, which could overtake the answer
 
-    def _spawn(self, sock: socket.socket) -> None:
-        thread = threading.Thread(target=self._serve, args=(sock,), name="aiometrics-http-client", daemon=True)
-        with self._lock:
-            self._connections[thread] = sock
-        try:
-            thread.start()
-        except RuntimeError:  # no thread to be had
-            self._forget(thread)
-            raise
-
-    def _serve(self, sock: socket.socket) -> None:
+    def _spawn(self, sock: socket.socket, client: str) -> None:
         connection = Connection(
             sock,
             self._answer,
+            client=client,
             request_timeout=self._request_timeout,
             idle_timeout=self._idle_timeout,
-            tls=self._ssl_context is not None,
+            tls=self._tls,
         )
+        thread = threading.Thread(target=self._serve, args=(connection,), name="aiometrics-http-client", daemon=True)
+        self._connections[thread] = connection
+        try:
+            thread.start()
+        except RuntimeError:  # no thread to be had
+            connection.close()
+            raise
+
+    def _serve(self, connection: Connection) -> None:
         try:
             connection.serve()
+        except Exception as error:  # noqa: BLE001 - the interpreter would print it to the application's output
+            self._report(error)
         finally:
-            self._forget(threading.current_thread())
-
-    def _forget(self, thread: threading.Thread) -> None:
-        """Close a connection; under the lock, so that ``close`` never touches a descriptor that has been reused."""
-        with self._lock:
-            self._connections.pop(thread).close()
+            connection.close()
 
     def _answer(self, head: Head) -> bytes:
         request = head.request
@@ -207,7 +222,7 @@ class MetricsServer:
             return encoded(plain(HTTPStatus.INTERNAL_SERVER_ERROR))
 
     def _response(self, request: Request) -> Response:
-        if self._authorize and (refusal := self._authorize(request)):
+        if self._guard and (refusal := self._guard.authorize(request)):
             return refusal
         route = self._routes.get(request.path)
         if route is None:
@@ -252,6 +267,13 @@ def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _longest_waited_for(connections: Mapping[threading.Thread, Connection]) -> threading.Thread | None:
+    """Of the clients with most connections the one whose turn it has been for longest: one host alone drives out nobody else."""
+    counts = Counter(connection.client for connection in connections.values())
+    turns = {thread: (counts[each.client], -since) for thread, each in connections.items() if (since := each.client_since) is not None}
+    return max(turns, key=turns.__getitem__, default=None)
 
 
 def _compressed(response: Response, request: Request) -> Response:

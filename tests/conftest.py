@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from serving import Serve, http_threads
 
 from aiometrics.recorder import IMPLEMENTATIONS
 
@@ -41,3 +42,13 @@ def implementation(request: pytest.FixtureRequest) -> str:
     """The name of each recorder that is built here, one after the other."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """A factory of servers, closed after the test; none of their threads may outlive it."""
+    factory = Serve()
+    yield factory
+    for server in factory.servers:
+        server.close()
+    assert [] == http_threads()

@@ -15,6 +15,7 @@ def test_the_defaults() -> None:
         Options(
             port=9400,
             addr="0.0.0.0",  # noqa: S104 - the default
+            web_config="",
             segment_buckets=(0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0),
             wait_buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0),
             blocking_threshold=0.1,
@@ -48,6 +49,7 @@ SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 
         ({"port": True}, TypeError, "port must be an integer from 0 to 65535, not True"),
         ({"addr": 1}, TypeError, "addr must be a string, not 1"),
         ({"addr": ""}, ValueError, "addr must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"),
+        ({"web_config": 1}, TypeError, "web_config must be the path of a file, not 1"),
         ({"segment_buckets": ()}, ValueError, f"segment_buckets {ASCENDING} ()"),
         ({"segment_buckets": (2.0, 1.0)}, ValueError, f"segment_buckets {ASCENDING} (2.0, 1.0)"),
         ({"wait_buckets": (1.0, 1.0)}, ValueError, f"wait_buckets {ASCENDING} (1.0, 1.0)"),

@@ -11,123 +11,18 @@ import resource
 import select
 import signal
 import socket
-import ssl
 import struct
-import subprocess
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 import pytest
+from serving import GUARD_SECONDS, HUGE, LONG, ROUTES, Serve, Stuck, ask, ask_on, connect, exchange, http_threads, read_all, status_line
 
 from aiometrics import server as server_module
 from aiometrics.http_messages import MAX_BODY, MAX_HEAD, MAX_HEADERS, MAX_REQUEST_LINE
 from aiometrics.server import MetricsServer, Request, Response
-
-GUARD_SECONDS = 30.0  # a client that waits this long has found a hang
-LONG = b"asyncio_tasks 1\n" * 1000
-HUGE = bytes(64 << 20)
-
-Answer = tuple[int, http.client.HTTPMessage, bytes]
-
-
-def fail(request: Request) -> Response:
-    """A route with a defect."""
-    raise RuntimeError(f"secret of /srv/app/{request.path}")
-
-
-def echo(request: Request) -> Response:
-    """A route that tells what it got."""
-    return Response(200, f"{request.method} {request.path} {request.query} {request.headers.get('x-test')}".encode())
-
-
-ROUTES = {
-    "/": lambda _: Response(200, b"hello\n", "text/html; charset=utf-8", (("X-Extra", "1"),)),
-    "/echo": echo,
-    "/long": lambda _: Response(200, LONG),
-    "/huge": lambda _: Response(200, HUGE),
-    "/fail": fail,
-}
-
-
-@dataclass
-class Serve:
-    """Starts servers with the test's options; keeps what they report."""
-
-    servers: list[MetricsServer] = field(default_factory=list)
-    errors: list[tuple[str, BaseException]] = field(default_factory=list)
-    reported: threading.Event = field(default_factory=threading.Event)
-
-    def __call__(self, addr: str = "127.0.0.1", port: int = 0, **options: Any) -> MetricsServer:
-        """A server that answers."""
-        options = {"routes": ROUTES, "on_error": self.on_error, **options}
-        server = MetricsServer(addr, port, **options)
-        self.servers.append(server)
-        server.start()
-        return server
-
-    def on_error(self, probe: str, error: BaseException) -> None:
-        """Keep one report."""
-        self.errors.append((probe, error))
-        self.reported.set()
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """A factory of servers, closed after the test; none of their threads may outlive it."""
-    factory = Serve()
-    yield factory
-    for server in factory.servers:
-        server.close()
-    assert [] == http_threads()
-
-
-def http_threads(name: str = "aiometrics-http") -> list[threading.Thread]:
-    """The server threads of this process whose name starts with ``name``."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
-
-
-def connect(server: MetricsServer) -> socket.socket:
-    """A client's socket."""
-    return socket.create_connection(("127.0.0.1", server.port), timeout=GUARD_SECONDS)
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Everything until the server closes."""
-    received = bytearray()
-    while data := sock.recv(1 << 20):
-        received += data
-    return bytes(received)
-
-
-def exchange(server: MetricsServer, data: bytes) -> bytes:
-    """Send raw bytes and return all that comes back until the server closes."""
-    with connect(server) as sock:
-        sock.sendall(data)
-        return read_all(sock)
-
-
-def ask_on(connection: http.client.HTTPConnection, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
-    """One request over an open connection."""
-    connection.request(method, path, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
-    response = connection.getresponse()
-    return response.status, response.headers, response.read()
-
-
-def ask(server: MetricsServer, path: str, method: str = "GET", **headers: str) -> Answer:
-    """One request over a connection of its own."""
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
-        return ask_on(connection, path, method, None, **headers)
-
-
-def status_line(answer: bytes) -> str:
-    """The first line of a raw answer."""
-    return answer.partition(b"\r\n")[0].decode()
-
 
 # Answers
 
@@ -254,17 +149,6 @@ def test_nothing_is_printed(serve: Serve, capfd: pytest.CaptureFixture[str]) -> 
     assert ("", "") == capfd.readouterr()
 
 
-def test_authorize_comes_first(serve: Serve) -> None:
-    """A refusal answers known and unknown paths alike; no refusal leaves the request to its route."""
-
-    def authorize(request: Request) -> Response | None:
-        return None if request.headers.get("authorization") == "yes" else Response(401, b"", headers=(("WWW-Authenticate", "Basic"),))
-
-    server = serve(authorize=authorize)
-
-    assert [401, 401, 200] == [ask(server, "/")[0], ask(server, "/nowhere", "POST")[0], ask(server, "/", Authorization="yes")[0]]
-
-
 def test_it_answers_while_the_loop_is_blocked(serve: Serve) -> None:
     """A loop that is stuck in one segment can be scraped: the scrape happens inside that very segment."""
     server = serve()
@@ -379,16 +263,20 @@ def test_a_client_that_goes_away_is_nobodys_error(serve: Serve) -> None:
     assert [] == serve.errors
 
 
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
 def test_too_many_connections_are_refused(serve: Serve) -> None:
-    """Beyond the bound a client gets 503 and no thread; a place that becomes free is given away again."""
-    server = serve(max_connections=1)
+    """Where all that there may be are being answered a client gets 503 and no thread; a place that becomes free is given away again."""
+    stuck = Stuck()
+    server = serve(max_connections=1, routes={**ROUTES, "/stuck": stuck})
     with connect(server) as first:
-        first.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert select.select([first], [], [], GUARD_SECONDS)[0]
+        first.sendall(b"GET /stuck HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert stuck.entered.acquire(timeout=GUARD_SECONDS)
         refusal = exchange(server, b"")
         assert 1 == len(http_threads("aiometrics-http-client"))
-        first.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        assert 2 == read_all(first).count(b"HTTP/1.1 200 OK")
+        stuck.leave.set()
+        assert read_all(first).startswith(b"HTTP/1.1 200 OK")
     status, _, _ = ask(server, "/")
 
     assert "HTTP/1.1 503 Service Unavailable" == status_line(refusal)
@@ -397,17 +285,73 @@ def test_too_many_connections_are_refused(serve: Serve) -> None:
 
 
 def test_a_refusal_reaches_a_client_that_has_spoken(serve: Serve) -> None:
-    """A request that arrived before the refusal does not turn it into a reset; clients that connect early are served from the start on."""
-    server = MetricsServer("127.0.0.1", 0, ROUTES, on_error=serve.on_error, max_connections=1)
-    serve.servers.append(server)
-    with connect(server) as first, connect(server) as second:
-        for sock in (first, second):
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        server.start()
-        refusal = read_all(second)
+    """A request that arrived before the refusal does not turn it into a reset."""
+    stuck = Stuck()
+    server = serve(max_connections=1, routes={"/": stuck})
+    with connect(server) as first:
+        first.sendall(GET)
+        assert stuck.entered.acquire(timeout=GUARD_SECONDS)
+        refusal = exchange(server, GET)
+        stuck.leave.set()
         assert first.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
 
     assert "HTTP/1.1 503 Service Unavailable" == status_line(refusal)
+
+
+def test_clients_that_connect_early_are_served(serve: Serve) -> None:
+    """The port is bound before the server starts, and who asks there meanwhile gets an answer once it has."""
+    server = MetricsServer("127.0.0.1", 0, ROUTES, on_error=serve.on_error)
+    serve.servers.append(server)
+    with connect(server) as sock:
+        sock.sendall(GET)
+        server.start()
+        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+
+
+SILENT, SLOW, IDLE, REFUSED, DEAF = b"", b"GET / HT", GET, b"\0", b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("data", [SILENT, SLOW, IDLE, REFUSED, DEAF], ids=["silent", "slow to ask", "idle", "refused", "slow to read"])
+def test_who_keeps_us_waiting_longest_goes_first(serve: Serve, data: bytes) -> None:
+    """Where there is no room, the next client gets that of the one whose turn it has been for longest, whatever it should do."""
+    server = serve(max_connections=2, request_timeout=GUARD_SECONDS, idle_timeout=GUARD_SECONDS)
+    with connect(server) as first:
+        first.sendall(data)
+        if data in (IDLE, REFUSED, DEAF):
+            assert select.select([first], [], [], GUARD_SECONDS)[0]
+        with connect(server) as second:
+            assert 200 == ask(server, "/")[0]
+            assert len(read_all(first)) < len(HUGE)
+            second.sendall(GET)
+            assert second.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+
+    assert [] == serve.errors
+
+
+def test_a_host_with_many_connections_drives_out_nobody_else(serve: Serve) -> None:
+    """Whoever has most connections loses one, though another host has kept us waiting for longer."""
+    server = serve(max_connections=3, request_timeout=GUARD_SECONDS)
+    with connect(server, source="127.0.0.2") as other, connect(server) as first, connect(server) as second, connect(server):
+        assert b"" == read_all(first)
+        with connect(server):
+            assert b"" == read_all(second)
+            other.sendall(GET)
+            assert other.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_hundreds_of_silent_clients_keep_no_scraper_out(serve: Serve) -> None:
+    """Threads stay few, and who asks gets its answer, before, meanwhile and after."""
+    server = serve(request_timeout=GUARD_SECONDS)
+    with ExitStack() as stack:
+        statuses = []
+        for number in range(500):
+            stack.enter_context(connect(server))
+            if number % 100 == 0:
+                statuses.append(ask(server, "/")[0])
+        threads = len(http_threads("aiometrics-http-client"))
+
+    assert [200] * 5 == statuses
+    assert 16 >= threads
 
 
 def test_no_thread_to_be_had_is_survived(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -698,66 +642,3 @@ def in_forked_child(function: Callable[[], None]) -> int:
             os._exit(1)
         os._exit(0)
     return os.waitpid(pid, 0)[1]
-
-
-# TLS
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1 with its key, in one file."""
-    path = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    arguments = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
-    try:
-        subprocess.run([*command.split(), *arguments], cwd=path, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not on PATH: install it to run this test")
-    both = path / "both.pem"
-    both.write_text((path / "key.pem").read_text() + (path / "cert.pem").read_text())
-    return both
-
-
-@pytest.fixture
-def ssl_context(certificate: Path) -> ssl.SSLContext:
-    """The server's side of TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context
-
-
-def test_tls(serve: Serve, ssl_context: ssl.SSLContext, certificate: Path) -> None:
-    """With a context only TLS is spoken, the connection is kept, and large answers arrive whole."""
-    server = serve(ssl_context=ssl_context)
-    client_context = ssl.create_default_context(cafile=certificate)
-    connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS, context=client_context)
-    with closing(connection):
-        assert (200, b"hello\n") == ask_on(connection, "/")[::2]
-        assert HUGE == ask_on(connection, "/huge")[2]
-        assert 1 == len(http_threads("aiometrics-http-client"))
-
-    assert f"https://127.0.0.1:{server.port}" == server.url
-
-
-def test_plain_text_gets_nothing_from_tls(serve: Serve, ssl_context: ssl.SSLContext) -> None:
-    """A client that does not speak TLS is cut without a readable byte, also where it would be refused."""
-    server = serve(ssl_context=ssl_context, max_connections=1)
-    with connect(server) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        with suppress(ConnectionResetError):  # what TLS did not want to read is still there
-            assert b"HTTP" not in sock.recv(1 << 16)
-    for thread in http_threads("aiometrics-http-client"):
-        thread.join(GUARD_SECONDS)
-    with connect(server):
-        refusal = exchange(server, b"")
-
-    assert b"" == refusal
-    assert [] == serve.errors
-
-
-def test_a_stalled_handshake_is_cut(serve: Serve, ssl_context: ssl.SSLContext) -> None:
-    """The handshake counts against the first request's deadline and holds up nobody else."""
-    server = serve(ssl_context=ssl_context, request_timeout=0.05)
-
-    assert b"" == exchange(server, b"\x16\x03\x01\x02\x00")
-    assert [] == serve.errors

@@ -1,0 +1,43 @@
+"""The server's side of TLS: one context, and which of the clients with a certificate may come in."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Wraps accepted sockets. With ``allowed_sans`` a client's certificate must name one of them, whoever signed it."""
+
+    context: ssl.SSLContext
+    allowed_sans: frozenset[str] = frozenset()
+
+    def wrap(self, sock: socket.socket) -> ssl.SSLSocket:
+        """``sock`` as a socket that speaks TLS once :meth:`shake_hands` is through; ``sock`` itself is let go.
+
+        Raises ``OSError`` if the client has gone.
+        """
+        sock.getpeername()  # what wrap_socket would notice too, but Python 3.11 then loses the descriptor
+        return self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+
+    def shake_hands(self, sock: ssl.SSLSocket) -> None:
+        """Agree with the client. Raises ``OSError`` if that fails or the client is not one of those allowed."""
+        sock.do_handshake()
+        if self.allowed_sans and self.allowed_sans.isdisjoint(_names(sock.getpeercert() or {})):
+            raise ssl.SSLCertVerificationError("the client's certificate names none of client_allowed_sans")
+
+
+def _names(certificate: Mapping[str, Any]) -> Iterator[str]:
+    """Host names, addresses and URIs that a certificate is for, IP addresses in their shortest form."""
+    for kind, name in certificate.get("subjectAltName", ()):
+        if kind != "IP Address":
+            yield name
+            continue
+        with suppress(ValueError):  # neither IPv4 nor IPv6
+            yield str(ipaddress.ip_address(name.strip()))
