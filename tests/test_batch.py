@@ -15,7 +15,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +64,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         text = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.pushes.append(Push(self.command, self.path, dict(self.headers), text))
+        with suppress(ConnectionError):  # who pushes may have left
+            self._answer()
+
+    def _answer(self) -> None:
         while self.server.dripping and not self.server.released.wait(timeout=0.01):
             self.wfile.write(b"H")
         assert self.server.released.wait(timeout=60)

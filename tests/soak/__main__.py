@@ -1,0 +1,36 @@
+"""``python -m tests.soak tasks``: a long run under full load; exits with 1 if what it serves at the end is not exactly what happened."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from . import tasks
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    soaks = parser.add_subparsers(required=True, metavar="SOAK")
+    of_tasks = soaks.add_parser("tasks", help="tasks of every kind as fast as they go, and three scrapers")
+    of_tasks.add_argument("--seconds", type=float, default=60.0)
+    of_tasks.add_argument("--seed", type=int, default=1)
+    of_tasks.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
+    of_tasks.set_defaults(soak=lambda chosen: tasks.soak(chosen.seconds, chosen.seed, chosen.loop))
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run one soak and print what it found."""
+    chosen = _arguments()
+    print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores", flush=True)
+    outcome = chosen.soak(chosen)
+    print(*outcome.lines, sep="\n")
+    for problem in outcome.problems[:20]:
+        print(f"PROBLEM  {problem}")
+    print(f"{len(outcome.problems)} problems")
+    return 1 if outcome.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
