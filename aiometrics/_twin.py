@@ -23,7 +23,7 @@ from aiometrics.page import Page
 from aiometrics.snapshot import EAGER_CHILD, RAISE, RETURN
 
 COMPLETED, FAILED, CANCELLED = range(3)
-NEW, SUSPENDED, RUNNING, DONE = range(4)
+OFFERED, NEW, SUSPENDED, RUNNING, DONE = range(5)
 #: Places of dead code would pile up in the caches; past this many they start anew.
 CACHE_ENTRIES = 16_384
 #: Links of an await chain that are followed: more than the interpreter can nest, but an end to what leads back to itself.
@@ -57,7 +57,7 @@ class TracedCoroutine:
         self._recorder = recorder
         self._record = record
         self._created_ns = created_ns
-        self._state = NEW
+        self._state = OFFERED
         self._active_ns = 0
         #: The segment in progress: since when, without the time of eager children; what readers counted of it; what it interrupts.
         self._since_ns = 0
@@ -108,6 +108,10 @@ class TracedCoroutine:
             raise
         if timed:
             self._recorder.end(self, GeneratorExit())
+
+    def admit(self) -> None:
+        """There is a task for this coroutine."""
+        self._recorder.admit(self)
 
     def abandon(self) -> None:
         """There will be no task for this coroutine."""
@@ -183,27 +187,30 @@ class Recorder:
         if self.retired or not _is_coroutine(coro) or not self._sampled():
             return coro
         try:
-            record = self._record_of(coro)
-            base = self._layout.coroutine(record)
-            self._words[base + COROUTINE["created"]] += 1
-            self._words[base + COROUTINE["live"]] += 1
-            return TracedCoroutine(coro, self, record, self._clock())
+            return TracedCoroutine(coro, self, self._record_of(coro), self._clock())
         except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
             return coro
 
-    def abandon(self, traced: TracedCoroutine) -> None:
-        """Forget a coroutine whose task could not be created."""
-        if self.retired or traced._state != NEW:
+    def admit(self, traced: TracedCoroutine) -> None:
+        """Count a task, now that it is there: one that starts eagerly is at its first step."""
+        if traced._state != OFFERED:
             return
-        traced._state = DONE
-        base = self._layout.coroutine(traced._record)
-        self._words[base + COROUTINE["created"]] -= 1
-        self._words[base + COROUTINE["live"]] -= 1
+        traced._state = NEW
+        if not self.retired:
+            base = self._layout.coroutine(traced._record)
+            self._words[base + COROUTINE["created"]] += 1
+            self._words[base + COROUTINE["live"]] += 1
+
+    @staticmethod
+    def abandon(traced: TracedCoroutine) -> None:
+        """Forget a coroutine whose task could not be created."""
+        if traced._state == OFFERED:
+            traced._state = DONE
 
     def resume(self, traced: TracedCoroutine) -> bool:
         """A segment begins, and with it the wait or the start delay ends. Tells whether the step is timed at all."""
-        if self.retired or traced._state not in (NEW, SUSPENDED):
+        if self.retired or traced._state in (RUNNING, DONE):
             return False
         try:
             now = self._clock()
@@ -338,7 +345,8 @@ class Recorder:
         self._words[histogram + 1 + bisect_left(bounds_ns, duration_ns)] += 1
 
     def _end_wait(self, traced: TracedCoroutine, now: int) -> None:
-        if traced._state == NEW:
+        if traced._state != SUSPENDED:
+            self.admit(traced)
             self._observe(self._layout.start_delay, self._layout.segment_bounds_ns, now - traced._created_ns)
             return
         self._observe(self._layout.waits(traced._point), self._layout.wait_bounds_ns, now - traced._suspended_ns)

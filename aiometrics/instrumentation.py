@@ -149,11 +149,6 @@ class Instrumentation:
         """The recorder of ``loop``, or ``None`` if it is not to be traced. Never raises."""
         return (self._tenants.get(id(loop)) or self._adopt(loop)).recorder
 
-    @staticmethod
-    def abandon(traced: Any) -> None:
-        """The task for ``traced`` could not be created."""
-        traced.abandon()
-
     def snapshot(self) -> Snapshot:
         """What all pages say now."""
         self.refresh()
@@ -186,7 +181,7 @@ class Instrumentation:
         if self._seams:
             return
         core = self._implementation.core
-        tasks = c_seams(core, self.recorder_of) or python_seams(self.trace, self.abandon)
+        tasks = c_seams(core, self.recorder_of) or python_seams(self.trace)
         running = RunningLoopSeam(self._loop_started, self._loop_stopped)
         collections = GarbageCollectionSeam(self._vitals_of, self.clock, self.faults)
         for seam in (*tasks, HandleSeam(core, self.recorder_of), running, collections, self._handlers):
@@ -211,7 +206,7 @@ class Instrumentation:
         covered = tuple(seam.loop_class for seam in self._seams if isinstance(seam, CreateTaskSeam))
         if not covered or issubclass(loop_class, covered):
             return
-        self._put(CreateTaskSeam(loop_class, self.trace, self.abandon))
+        self._put(CreateTaskSeam(loop_class, self.trace))
 
     def _adopt(self, loop: Any) -> _Tenant:
         with self._lock:

@@ -15,9 +15,9 @@ from asyncio import _get_running_loop, tasks
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-#: ``trace(loop, coro)`` is the coroutine to hand to the task; ``abandon(coro)`` says that there will be no task.
+#: ``trace(loop, coro)`` is the coroutine to hand to the task. If that is another one, it is then told of its task by ``admit()``, or
+#: that there is none by ``abandon()``.
 Trace = Callable[[Any, Any], Any]
-Abandon = Callable[[Any], None]
 Lookup = Callable[[Any], Any]
 
 
@@ -67,12 +67,12 @@ class MethodSeam:
 class CreateTaskSeam(MethodSeam):
     """The method ``create_task``."""
 
-    def __init__(self, loop_class: type, trace: Trace, abandon: Abandon) -> None:
+    def __init__(self, loop_class: type, trace: Trace) -> None:
         original = loop_class.create_task  # type: ignore[attr-defined]
-        super().__init__(loop_class, "create_task", _tracing_create_task(original, trace, abandon))
+        super().__init__(loop_class, "create_task", _tracing_create_task(original, trace))
 
 
-def _tracing_create_task(original: Callable[..., Any], trace: Trace, abandon: Abandon) -> Callable[..., Any]:
+def _tracing_create_task(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
     @functools.wraps(original)
     def create_task(loop: Any, coro: Any, *args: Any, **kwargs: Any) -> Any:
         traced = trace(loop, coro)
@@ -81,12 +81,14 @@ def _tracing_create_task(original: Callable[..., Any], trace: Trace, abandon: Ab
             task = original(loop, traced, *args, **kwargs)
         except BaseException:
             if traced is not coro:
-                abandon(traced)
+                traced.abandon()
             raise
         finally:
             _offer.coro = outer
         if traced is not coro and _left_behind(task, traced):
-            abandon(traced)
+            traced.abandon()
+        elif traced is not coro:
+            traced.admit()
         return _created_elsewhere(task)
 
     return create_task
@@ -144,9 +146,9 @@ class TaskTypeSeam:
 class TaskNameSeam:
     """The name ``asyncio.Task``: a type in its place whose instances are those of the original."""
 
-    def __init__(self, trace: Trace, abandon: Abandon) -> None:
+    def __init__(self, trace: Trace) -> None:
         self._original = tasks.Task
-        self._stand_in = _stand_in(tasks.Task, trace, abandon)
+        self._stand_in = _stand_in(tasks.Task, trace)
 
     def install(self) -> None:
         """Put the stand-in where the name is looked up."""
@@ -163,7 +165,7 @@ class TaskNameSeam:
                 vars(module)["Task"] = new
 
 
-def _stand_in(original: Any, trace: Trace, abandon: Abandon) -> type:
+def _stand_in(original: Any, trace: Trace) -> type:
     # Not only a type, so that the application may derive from it and from an abstract class.
     class Meta(abc.ABCMeta):
         def __call__(cls, coro: Any, *args: Any, **kwargs: Any) -> Any:
@@ -171,11 +173,14 @@ def _stand_in(original: Any, trace: Trace, abandon: Abandon) -> type:
             traced = coro if loop is None or coro is _offer.coro else trace(loop, coro)
             construct = original if cls is Task else super().__call__
             try:
-                return _created_elsewhere(construct(traced, *args, **kwargs))
+                task = construct(traced, *args, **kwargs)
             except BaseException:
                 if traced is not coro:
-                    abandon(traced)
+                    traced.abandon()
                 raise
+            if traced is not coro:
+                traced.admit()
+            return _created_elsewhere(task)
 
         def __instancecheck__(cls, instance: Any) -> bool:
             return isinstance(instance, original) if cls is Task else super().__instancecheck__(instance)
@@ -193,8 +198,8 @@ def c_seams(core: Any, lookup: Lookup) -> list[Seam]:
     return [TaskTypeSeam(core, lookup)] if core is not None and _C_TASK is tasks.Task else []
 
 
-def python_seams(trace: Trace, abandon: Abandon) -> list[Seam]:
+def python_seams(trace: Trace) -> list[Seam]:
     """The seams for every loop, those of uvloop included if it is imported; if it comes later it takes the stand-in."""
     uvloop = sys.modules.get("uvloop")
     classes = [asyncio.BaseEventLoop, *([uvloop.Loop] if uvloop is not None else [])]
-    return [TaskNameSeam(trace, abandon), *(CreateTaskSeam(loop_class, trace, abandon) for loop_class in classes)]
+    return [TaskNameSeam(trace), *(CreateTaskSeam(loop_class, trace) for loop_class in classes)]

@@ -88,8 +88,10 @@ init_traced(PyObject *task, PyObject *args, PyObject *kwargs, PyObject *traced)
     int result = hook.original(task, changed, kwargs);
     Py_DECREF(changed);
     if (result < 0) {
-        Traced *abandoned = (Traced *)traced;
-        recorder_abandon(abandoned->recorder, abandoned);
+        recorder_abandon((Traced *)traced);
+    }
+    else {
+        recorder_admit(((Traced *)traced)->recorder, (Traced *)traced);
     }
     return result;
 }

@@ -281,7 +281,7 @@ tell(Recorder *self, int32_t point, int64_t segment_ns)
 int
 recorder_resume(Recorder *self, Traced *traced)
 {
-    if (self->retired || (traced->state != NEW && traced->state != SUSPENDED)) {
+    if (self->retired || traced->state == RUNNING || traced->state == DONE) {
         return 0;
     }
     int64_t now;
@@ -289,12 +289,13 @@ recorder_resume(Recorder *self, Traced *traced)
         return fail(self);
     }
     page_begin(&self->page);
-    if (traced->state == NEW) {
-        observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
-    }
-    else {
+    if (traced->state == SUSPENDED) {
         observe(page_waits(&self->page, traced->point), &self->page.wait, now - traced->since_ns);
         unlink_waiting(self, traced);
+    }
+    else {
+        recorder_admit(self, traced);
+        observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
     }
     enter(self, traced, now);
     page_end(&self->page);
@@ -485,13 +486,7 @@ trace(Recorder *self, PyObject *coro)
     if (record < 0 || clock_read(self->clock, &now) < 0) {
         return NULL;
     }
-    PyObject *traced = traced_new(coro, self, record, now);
-    if (traced != NULL && !self->retired) {
-        int64_t *words = page_coroutine(&self->page, record);
-        words[COROUTINE_CREATED] += 1;
-        words[COROUTINE_LIVE] += 1;
-    }
-    return traced;
+    return traced_new(coro, self, record, now);
 }
 
 /* Whether a task takes it; if not, or if it cannot be told, asyncio shall say so. */
@@ -524,17 +519,28 @@ recorder_trace(Recorder *self, PyObject *coro)
     return traced != NULL ? traced : fail(self) < 0 ? NULL : Py_NewRef(coro);
 }
 
-/* Forgets a coroutine whose task could not be created. */
+/* Counts a task, now that it is there: one that starts eagerly is at its first step. */
 void
-recorder_abandon(Recorder *self, Traced *traced)
+recorder_admit(Recorder *self, Traced *traced)
 {
-    if (self->retired || traced->state != NEW) {
+    if (traced->state != OFFERED) {
         return;
     }
-    traced->state = DONE;
-    int64_t *words = page_coroutine(&self->page, traced->record);
-    words[COROUTINE_CREATED] -= 1;
-    words[COROUTINE_LIVE] -= 1;
+    traced->state = NEW;
+    if (!self->retired) {
+        int64_t *words = page_coroutine(&self->page, traced->record);
+        words[COROUTINE_CREATED] += 1;
+        words[COROUTINE_LIVE] += 1;
+    }
+}
+
+/* Forgets a coroutine whose task could not be created. */
+void
+recorder_abandon(Traced *traced)
+{
+    if (traced->state == OFFERED) {
+        traced->state = DONE;
+    }
 }
 
 /* --- the type ----------------------------------------------------------------------------------------------------------------- */

@@ -16,7 +16,8 @@
 #include "page.h"
 #include "table.h"
 
-typedef enum { NEW, SUSPENDED, RUNNING, DONE } State;
+/* OFFERED: whether there will be a task is not known yet. */
+typedef enum { OFFERED, NEW, SUSPENDED, RUNNING, DONE } State;
 typedef enum { COMPLETED, FAILED, CANCELLED } Status;
 typedef enum { AT_RETURN, AT_RAISE, AT_EAGER_CHILD, PSEUDO_POINTS } PseudoPoint;
 
@@ -71,7 +72,8 @@ int recorder_init_module(PyObject *module);
 int traced_init_module(PyObject *module);
 
 PyObject *recorder_trace(Recorder *self, PyObject *coro);
-void recorder_abandon(Recorder *self, Traced *traced);
+void recorder_admit(Recorder *self, Traced *traced);
+void recorder_abandon(Traced *traced);
 /* These are -1 with an exception only where an interrupt of the application came while Python ran for us. The first of each pair tells
    whether the rest is timed at all. */
 int recorder_resume(Recorder *self, Traced *traced);

@@ -20,7 +20,7 @@ traced_new(PyObject *coro, Recorder *recorder, int32_t record, int64_t created_n
     self->active_ns = self->since_ns = self->paused_ns = self->counted_ns = 0;
     self->record = record;
     self->point = 0;
-    self->state = NEW;
+    self->state = OFFERED;
     PyObject_GC_Track((PyObject *)self);
     return (PyObject *)self;
 }
@@ -43,7 +43,7 @@ traced_dealloc(Traced *self)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
-    if (self->state != DONE) {
+    if (self->state != DONE && self->state != OFFERED) {
         recorder_lose(self->recorder, self);
     }
     Py_DECREF(self->coro);
@@ -134,10 +134,17 @@ method_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-method_abandon(PyObject *object, PyObject *Py_UNUSED(ignored))
+method_admit(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Traced *self = (Traced *)object;
-    recorder_abandon(self->recorder, self);
+    recorder_admit(self->recorder, self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+method_abandon(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    recorder_abandon((Traced *)object);
     Py_RETURN_NONE;
 }
 
@@ -194,6 +201,7 @@ static PyMethodDef traced_methods[] = {
     {"send", method_send, METH_O, "Resume the coroutine, as coroutine.send."},
     {"throw", method_throw, METH_VARARGS, "Raise inside the coroutine, as coroutine.throw."},
     {"close", method_close, METH_NOARGS, "Close the coroutine, as coroutine.close."},
+    {"admit", method_admit, METH_NOARGS, "There is a task for this coroutine."},
     {"abandon", method_abandon, METH_NOARGS, "There will be no task for this coroutine."},
     {NULL, NULL, 0, NULL},
 };

@@ -183,6 +183,36 @@ def test_a_factory_that_refuses_leaves_no_task_behind(implementation: str) -> No
     assert {"main": 1} == run(implementation, asyncio.SelectorEventLoop, main)
 
 
+def test_a_task_that_cannot_be_created_is_never_counted(implementation: str) -> None:
+    """Not even while it is tried: a counter does not fall."""
+    during: list[dict[str, int]] = []
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        created = {entry.coroutine: entry.created for entry in instrumentation.snapshot().coroutines}
+        during.append({name.rpartition(".")[2]: count for name, count in created.items() if name.startswith(__name__) and count})
+        raise RuntimeError("no more tasks")
+
+    class Name:
+        """Cannot be read, which is tried when the task is half made."""
+
+        __str__ = refuse
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        name: Any = Name()
+        loop.set_task_factory(refuse)
+        for create in (loop.create_task, lambda coro: asyncio.Task(coro, loop=loop, name=name)):
+            coro = works()
+            with pytest.raises(RuntimeError, match="no more tasks"):
+                await create(coro)
+            coro.close()
+        loop.set_task_factory(None)
+
+    with every_loop(implementation) as instrumentation:
+        asyncio.run(main())
+    assert [{"main": 1}] * 2 == during
+
+
 def test_a_sampled_task_is_drawn_once(implementation: str) -> None:
     """However many seams its construction passes: with one in two, half of the tasks are traced."""
 
