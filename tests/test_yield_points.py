@@ -130,6 +130,23 @@ def test_options_name_what_counts_as_application_and_as_library(implementation: 
     assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(other, name(call))
 
 
+def test_a_task_that_cancels_itself_and_returns_has_completed(implementation: str) -> None:
+    """What counts is how the coroutine ended; asyncio calls the task cancelled all the same."""
+
+    async def cancels() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        tasks.append(task)
+
+    tasks: list[asyncio.Task[Any]] = []
+    seen = record(implementation, cancels())
+    assert [True] == [task.cancelled() for task in tasks]
+    assert {"completed": 1, "failed": 0, "cancelled": 0} == {
+        status: histogram.count for status, histogram in seen.coroutine(name(cancels)).wall.items()
+    }
+
+
 def test_a_task_ends_at_return_or_raise(implementation: str) -> None:
     """The last segment has no await: pseudo points name it, also for a coroutine that never awaits."""
 
