@@ -9,6 +9,7 @@ from __future__ import annotations
 from aiometrics.batch import Job, start_job
 from aiometrics.exporter import Collector, Exporter, hotspots, instrument, snapshot, start_exporter, uninstrument
 from aiometrics.recorder import IMPLEMENTATION
+from aiometrics.request import Request, current_request, request
 from aiometrics.version import __version__
 
 __all__ = [
@@ -16,9 +17,12 @@ __all__ = [
     "Collector",
     "Exporter",
     "Job",
+    "Request",
     "__version__",
+    "current_request",
     "hotspots",
     "instrument",
+    "request",
     "snapshot",
     "start_exporter",
     "start_job",

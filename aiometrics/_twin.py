@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from aiometrics import _scope
 from aiometrics.callbacks import identity
 from aiometrics.chain import awaited_by, code_of, frame_of, opaque
 from aiometrics.clock import Clock, monotonic
@@ -42,11 +43,13 @@ class TracedCoroutine:
         "_active_ns",
         "_counted_ns",
         "_created_ns",
+        "_divided_ns",
         "_outer",
         "_paused_ns",
         "_point",
         "_record",
         "_recorder",
+        "_scope",
         "_since_ns",
         "_state",
         "_suspended_ns",
@@ -68,6 +71,9 @@ class TracedCoroutine:
         #: The yield point, and since when.
         self._point = 0
         self._suspended_ns = 0
+        #: The request that its time belongs to, and what of the segment in progress does not: it was charged already, or to none.
+        self._scope: _scope.Scope | None = None
+        self._divided_ns = 0
 
     def send(self, value: Any) -> Any:
         """Resume the coroutine, as ``coroutine.send``."""
@@ -181,6 +187,7 @@ class Recorder:
         self._points: dict[tuple[Any, ...], int] = {}
         #: Per yield point, when each task suspended there began to wait, oldest first. Tasks by identity: nothing is kept alive.
         self._waiting: dict[int, OrderedDict[int, int]] = {}
+        self._request_waits: dict[tuple[int, int], int] = {}
 
     def trace(self, coro: Any) -> Any:
         """``coro``, or what stands for it from now on: a task is being created."""
@@ -258,6 +265,7 @@ class Recorder:
                 self._observe(self._layout.active(traced._record, status), self._layout.wait_bounds_ns, traced._active_ns)
                 self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
             self._tell(point, segment_ns)
+            _scope.detach(traced)
         except BaseException as failure:  # noqa: BLE001 - as above
             self._fail(failure)
 
@@ -302,6 +310,7 @@ class Recorder:
             self._words[base + COROUTINE["destroyed_pending"]] += 1
             if traced._state == SUSPENDED:
                 self._unlink(traced)
+            _scope.detach(traced)
         except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
 
@@ -348,9 +357,15 @@ class Recorder:
         if traced._state != SUSPENDED:
             self.admit(traced)
             self._observe(self._layout.start_delay, self._layout.segment_bounds_ns, now - traced._created_ns)
+            _scope.attach(traced, self)
             return
-        self._observe(self._layout.waits(traced._point), self._layout.wait_bounds_ns, now - traced._suspended_ns)
+        self._waited(traced, traced._point, now - traced._suspended_ns)
         self._unlink(traced)
+
+    def _waited(self, traced: TracedCoroutine, point: int, wait_ns: int) -> None:
+        self._observe(self._layout.waits(point), self._layout.wait_bounds_ns, wait_ns)
+        if traced._scope is not None:
+            traced._scope.charge_wait(point, wait_ns)
 
     def _enter(self, traced: TracedCoroutine, now: int) -> None:
         """Begin the segment; one that is in progress, whose eager child this is, stands still meanwhile."""
@@ -368,8 +383,7 @@ class Recorder:
         if outer is not None and self._current is traced:
             paused_ns = now - outer._paused_ns
             outer._since_ns += paused_ns
-            waits = self._layout.waits(self._directory.pseudo_point(outer._record, EAGER_CHILD))
-            self._observe(waits, self._layout.wait_bounds_ns, paused_ns)
+            self._waited(outer, self._directory.pseudo_point(outer._record, EAGER_CHILD), paused_ns)
         self._unchain(traced)
 
     def _unchain(self, traced: TracedCoroutine) -> None:
@@ -411,6 +425,9 @@ class Recorder:
         segment_ns = now - traced._since_ns
         traced._active_ns += segment_ns
         self._observe(self._layout.segments(point), self._layout.segment_bounds_ns, segment_ns)
+        if traced._scope is not None:
+            traced._scope.charge_segment(point, segment_ns - traced._divided_ns, blocking=segment_ns >= self._threshold_ns)
+            traced._divided_ns = 0
         if segment_ns >= self._threshold_ns:
             self._block(traced, point, segment_ns)
         self._leave(traced, now)
@@ -472,6 +489,14 @@ class Recorder:
             point = self._directory.callback(callback)
             _keep(self._points, key, point)
         return point
+
+    def _request_wait(self, request: int, point: int) -> int:
+        key = (request, point)
+        record = self._request_waits.get(key)
+        if record is None:
+            record = self._directory.request_wait(request, point)
+            _keep(self._request_waits, key, record)
+        return record
 
     def _kind_of(self, link: Any, code: types.CodeType) -> int:
         kind = self._kinds.get(code)

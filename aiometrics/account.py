@@ -1,20 +1,25 @@
-"""What a process has to tell that is of none of its loops: internal errors, and tasks that nobody traces. One of its pages takes it."""
+"""What a process has to tell that is of none of its loops: errors, tasks nobody traces, scopes outside. One of its pages takes it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from aiometrics.catalogue import SCOPE_ERRORS
 from aiometrics.faults import Faults
 from aiometrics.layout import VITALS
 from aiometrics.pages import Slot
+
+_OUTSIDE = SCOPE_ERRORS.index("outside_loop")
 
 
 class Account:
     """Writes to the first page of the process. What there is no page for yet, it tells itself."""
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, outside_loop: Callable[[], int]) -> None:
         self._faults = faults
+        self._outside_loop = outside_loop
+        self._outside_written = outside_loop()
         self._written: Counter[str] = Counter()
         #: Unless it is in a page.
         self.untraced_tasks = 0
@@ -30,6 +35,9 @@ class Account:
         for probe, count in self.errors().items():
             slots[0].errors.add(probe, count)
             self._written[probe] += count
+        outside = self._outside_loop()
+        page.words[page.layout.scope_errors + _OUTSIDE] += outside - self._outside_written
+        self._outside_written = outside
 
     def errors(self) -> dict[str, int]:
         """Internal errors that are in no page, by probe."""

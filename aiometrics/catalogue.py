@@ -15,9 +15,12 @@ YIELD_POINT = ("coroutine", "yield_point", "awaits")
 COROUTINE = ("coroutine",)
 TASK = ("coroutine", "status")
 LOOP = ("loop",)
+REQUEST = ("request",)
 
 #: How a task's coroutine can end, in the order in which pages store it.
 STATUSES = ("completed", "failed", "cancelled")
+#: What can be wrong with the use of request scopes, in the order in which pages store it.
+SCOPE_ERRORS = ("abandoned", "out_of_order", "foreign_task", "foreign_loop", "invalid", "outside_loop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,49 @@ BLOCK_SAMPLES = Metric(
     "application and the library function that it called, if any. A call that never releases the GIL is sampled once, when it returns. "
     "At most 100 places per loop, the rest is (other).",
 )
+REQUEST_WALL_SECONDS = Metric(
+    "asyncio_request_wall_seconds",
+    "histogram",
+    (*REQUEST, "status"),
+    "Scope of a request entered to left, by how it was left.",
+)
+REQUEST_ACTIVE_SECONDS = Metric(
+    "asyncio_request_active_seconds",
+    "histogram",
+    REQUEST,
+    "Loop time that one request took in all its tasks, child tasks included, until its scope was left.",
+)
+REQUEST_BACKGROUND_SECONDS = Metric(
+    "asyncio_request_background_seconds_total",
+    "counter",
+    REQUEST,
+    "Loop time of tasks of a request after its scope was left: children that outlive it. All of it if the scope was never left.",
+)
+REQUEST_WAIT_SECONDS = Metric(
+    "asyncio_request_wait_seconds_total",
+    "counter",
+    (*REQUEST, "awaits"),
+    "Waits of all tasks of a request that ended before its scope was left, by what was awaited; counted when it is left. "
+    "Tasks that wait at the same time add up.",
+)
+REQUESTS_IN_PROGRESS = Metric(
+    "asyncio_requests_in_progress",
+    "gauge",
+    REQUEST,
+    "Scopes of requests that were entered and not left yet.",
+)
+REQUEST_OBJECTIVE_SECONDS = Metric(
+    "asyncio_request_objective_seconds",
+    "gauge",
+    REQUEST,
+    "Wall seconds that a request of this type may take: its objective, if it has one.",
+)
+REQUEST_OBJECTIVE_VIOLATIONS = Metric(
+    "asyncio_request_objective_violations_total",
+    "counter",
+    REQUEST,
+    "Requests that took longer than their objective, each once; those in progress count from the first scrape that finds them over it.",
+)
 BUILD_INFO = Metric(
     "aiometrics_build_info",
     "gauge",
@@ -212,13 +258,22 @@ OVERFLOW = Metric(
     "aiometrics_overflow_total",
     "counter",
     ("kind",),
-    "Names that found no room and were counted under (other): coroutine, yield_point, string; or loops beyond max_loops: loop.",
+    "Names that found no room and were counted under (other): coroutine, yield_point, request, request_wait, string; "
+    "or loops beyond max_loops: loop.",
 )
 ERRORS = Metric(
     "aiometrics_errors_total",
     "counter",
     ("probe",),
     "Internal errors by probe. The first of each is logged, with what becomes of the probe; the application is not affected.",
+)
+REQUEST_SCOPE_ERRORS = Metric(
+    "aiometrics_request_scope_errors_total",
+    "counter",
+    ("kind",),
+    "Request scopes that were not used as meant: never left (abandoned), left before an inner one (out_of_order), left in another task "
+    "(foreign_task), entered or left where no traced loop runs (outside_loop), tasks of another loop started inside (foreign_loop), "
+    "a type, id or objective that is none (invalid).",
 )
 UNTRACED_TASKS = Metric(
     "aiometrics_untraced_tasks",
@@ -257,11 +312,19 @@ CATALOGUE: tuple[Metric, ...] = (
     EXECUTOR_THREADS,
     EXECUTOR_QUEUE_ITEMS,
     BLOCK_SAMPLES,
+    REQUEST_WALL_SECONDS,
+    REQUEST_ACTIVE_SECONDS,
+    REQUEST_BACKGROUND_SECONDS,
+    REQUEST_WAIT_SECONDS,
+    REQUESTS_IN_PROGRESS,
+    REQUEST_OBJECTIVE_SECONDS,
+    REQUEST_OBJECTIVE_VIOLATIONS,
     BUILD_INFO,
     SCRAPE_DURATION,
     SERIES,
     OVERFLOW,
     ERRORS,
+    REQUEST_SCOPE_ERRORS,
     UNTRACED_TASKS,
     SAMPLE_RATIO,
 )

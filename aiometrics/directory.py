@@ -10,8 +10,11 @@ from aiometrics.faults import Faults
 from aiometrics.layout import CALLBACKS
 from aiometrics.page import Page
 from aiometrics.places import Kind, Places
+from aiometrics.snapshot import CALLBACK, IN_REQUEST, OTHER
 
 PROBE = "naming"
+#: Types of requests that are known by name, refused ones included, before those are forgotten: more than any page has room for.
+MANY_REQUESTS = 200_000
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -29,6 +32,11 @@ class Directory:
         self._faults = faults
         self._coroutines: dict[str, int] = {}
         self._points: dict[tuple[int, str, str], int] = {}
+        self._requests: dict[str, int] = {OTHER: 0}
+        self._request_waits: dict[tuple[int, str], int] = {}
+        #: Names by number.
+        self._coroutine_names: dict[int, str] = {0: OTHER, CALLBACKS: CALLBACK}
+        self._labels: dict[int, tuple[str, str, str]] = {0: (OTHER, OTHER, OTHER)}
 
     def kind(self, obj: Any) -> int:
         """Whose code ``obj`` runs, as a :class:`~aiometrics.places.Kind`."""
@@ -47,6 +55,7 @@ class Directory:
         if number is None:
             number = self._page.add_coroutine(name)
             self._remember(self._coroutines, name, number)
+            self._coroutine_names.setdefault(number, name)
         return number
 
     def yield_point(self, coroutine: int, owner: Any, callee: Any, yielded: Any) -> int:
@@ -67,6 +76,29 @@ class Directory:
         names = self._ask(None, callbacks.names, callback)
         return 0 if names is None else self._point(CALLBACKS, *names)
 
+    def request(self, name: str) -> int:
+        """The record of a type of request."""
+        number = self._requests.get(name)
+        if number is None:
+            number = self._page.add_request(name)
+            if len(self._requests) >= MANY_REQUESTS:
+                self._requests = {known: record for known, record in self._requests.items() if record or known == OTHER}
+            self._requests[name] = number
+        return number
+
+    def request_wait(self, request: int, point: int) -> int:
+        """The record of what requests of that record wait for at a yield point."""
+        awaits = self.labels(point)[2]
+        number = self._request_waits.get((request, awaits))
+        if number is None:
+            number = self._page.add_request_wait(request, awaits)
+            self._remember(self._request_waits, (request, awaits), number)
+        return number
+
+    def labels(self, key: int) -> tuple[str, str, str]:
+        """``(coroutine, yield_point, awaits)`` of a yield point, or of ``~record``, the pseudo point ``(request)`` of that coroutine."""
+        return self._labels[key] if key >= 0 else (self._coroutine_names[~key], IN_REQUEST, IN_REQUEST)
+
     def _ask(self, otherwise: E, question: Callable[..., T], *subjects: Any) -> T | E:
         if self._faults.tripped(PROBE):
             return otherwise
@@ -84,6 +116,7 @@ class Directory:
         if number is None:
             number = self._page.add_yield_point(*key)
             self._remember(self._points, key, number)
+            self._labels.setdefault(number, (self._coroutine_names[coroutine], yield_point, awaits))
         return number
 
     @staticmethod

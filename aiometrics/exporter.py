@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -184,6 +185,9 @@ def start_exporter(
     max_yield_points: int | None = None,
     max_coroutines: int | None = None,
     max_loops: int | None = None,
+    max_requests: int | None = None,
+    objectives: Mapping[str, float] | None = None,
+    request_id: ContextVar[Any] | None = None,
     application: Sequence[str] | None = None,
     library: Sequence[str] | None = None,
     request_timeout: float | None = None,
@@ -213,6 +217,12 @@ def start_exporter(
         Room for names, 1000 and 256 per loop; what does not fit is counted as ``(other)``.
     ``max_loops``
         Loops that are traced at a time: 16.
+    ``max_requests``
+        Room for types of requests, 100 per loop; see :class:`aiometrics.request`.
+    ``objectives``
+        Wall seconds that requests of a type may take, by type.
+    ``request_id``
+        A context variable of the application that has the id of the request, where scopes are given none.
     ``application``, ``library``
         Module prefixes that count as the application, or as a library, whatever their files' places say.
     ``request_timeout``, ``max_connections``

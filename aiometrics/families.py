@@ -122,11 +122,21 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield catalogue.EXECUTOR_QUEUE_ITEMS, _known((loop.loop, loop.executor_queue_items) for loop in loops)
     yield catalogue.BLOCK_SAMPLES, (((loop.loop, place), count) for loop in loops for place, count in loop.block_samples.items())
 
+    requests = snapshot.requests
+    yield catalogue.REQUEST_WALL_SECONDS, (((e.request, status), distribution(h)) for e in requests for status, h in e.wall.items())
+    yield catalogue.REQUEST_ACTIVE_SECONDS, (((entry.request,), distribution(entry.active)) for entry in requests)
+    yield catalogue.REQUEST_BACKGROUND_SECONDS, (((entry.request,), seconds(entry.background_ns)) for entry in requests)
+    yield catalogue.REQUEST_WAIT_SECONDS, ((entry.labels, seconds(entry.wait_ns)) for entry in snapshot.request_waits)
+    yield catalogue.REQUESTS_IN_PROGRESS, (((entry.request,), entry.in_progress) for entry in requests)
+    yield catalogue.REQUEST_OBJECTIVE_SECONDS, _known_seconds((entry.request, entry.objective_ns) for entry in requests)
+    yield catalogue.REQUEST_OBJECTIVE_VIOLATIONS, (((e.request,), e.violations) for e in requests if e.objective_ns is not None)
+
     python = (platform.python_implementation(), platform.python_version())
     yield catalogue.BUILD_INFO, [((facts.version, facts.implementation, *python), 1)]
     yield catalogue.SCRAPE_DURATION, [((), seconds(facts.scrape_ns))]
     yield catalogue.OVERFLOW, (((kind,), count) for kind, count in snapshot.overflow.items())
     yield catalogue.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())
+    yield catalogue.REQUEST_SCOPE_ERRORS, (((kind,), count) for kind, count in snapshot.scope_errors.items())
     yield catalogue.UNTRACED_TASKS, [((), snapshot.untraced_tasks)]
     yield catalogue.SAMPLE_RATIO, [((), snapshot.sample_ratio)]
 
@@ -144,12 +154,12 @@ def _loop_times(loops: Iterable[Loop]) -> Iterator[Row]:
 
 
 def _known(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
-    """Rows of the loops that have the value."""
-    return (((loop,), value) for loop, value in values if value is not None)
+    """Rows of the names that have the value."""
+    return (((name,), value) for name, value in values if value is not None)
 
 
 def _known_seconds(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
-    return (((loop,), seconds(ns)) for loop, ns in values if ns is not None)
+    return (((name,), seconds(ns)) for name, ns in values if ns is not None)
 
 
 def plain(value: Value) -> tuple[float | Distribution, Exemplar | None]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiometrics import reader
+from aiometrics import reader, request
 from aiometrics.account import Account
 from aiometrics.census import untraced_tasks
 from aiometrics.clock import Clock, monotonic
@@ -25,6 +25,7 @@ from aiometrics.pages import Pages, Slot
 from aiometrics.pauses import GarbageCollectionSeam
 from aiometrics.places import Places
 from aiometrics.recorder import CHOSEN, Implementation
+from aiometrics.request import Home, Observer
 from aiometrics.seams import CreateTaskSeam, Seam, c_seams, python_seams
 from aiometrics.snapshot import Snapshot
 from aiometrics.timing import LoopTiming, RunningLoopSeam, time_turns
@@ -42,6 +43,7 @@ class _Tenant:
     recorder: Any
     slot: Slot | None
     timing: LoopTiming | None = None
+    home: Home | None = None
 
 
 class Instrumentation:
@@ -66,14 +68,19 @@ class Instrumentation:
         self._unix_clock = unix_clock
         self.places = Places(options.application, options.library)
         self._pages = Pages(
-            of_seconds(options.segment_buckets, options.wait_buckets, options.max_coroutines, options.max_yield_points),
+            of_seconds(
+                options.segment_buckets, options.wait_buckets, options.max_coroutines, options.max_yield_points, options.max_requests
+            ),
             options.max_loops,
             blocking_threshold_ns=options.blocking_threshold_ns,
             weight=options.weight,
             places=self.places,
+            objectives=options.objectives,
             faults=self.faults,
         )
-        self._account = Account(self.faults)
+        self._account = Account(self.faults, request.outside_loop)
+        #: Called with each request that is finished, in its task; must be quick. One that raises is counted, and not called again.
+        self.request_observers: list[Observer] = []
         self._tenants: dict[int, _Tenant] = {}
         self._departed: deque[_Tenant] = deque()
         self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -117,6 +124,7 @@ class Instrumentation:
         with self._lock:
             self._every_loop = False
             self._chosen.clear()
+            request.disconnect(self._home_of)
             while self._seams:
                 self._seams.pop().remove()
             for tenant in self._tenants.values():
@@ -128,6 +136,7 @@ class Instrumentation:
         self._lock = threading.RLock()
         self._every_loop = False
         self._chosen.clear()
+        request.disconnect(self._home_of)
         while self._seams:
             self._seams.pop().remove()
         for tenant in self._tenants.values():
@@ -171,6 +180,7 @@ class Instrumentation:
             slots = self._pages.all()
             for slot in slots:
                 slot.vitals.refresh()
+                slot.ledger.count_overdue(self.clock())
             self._account.write(slots, untraced)
 
     def slots(self) -> list[Slot]:
@@ -180,6 +190,7 @@ class Instrumentation:
     def _install(self) -> None:
         if self._seams:
             return
+        request.connect(self._home_of)
         core = self._implementation.core
         tasks = c_seams(core, self.recorder_of) or python_seams(self.trace)
         running = RunningLoopSeam(self._loop_started, self._loop_stopped)
@@ -228,6 +239,8 @@ class Instrumentation:
             self._handlers.cover(type(loop))
             tenant.recorder = self._recorder(loop, tenant.slot)
             tenant.timing = self._timing(loop, tenant.slot)
+            if self._implementation.core is None:  # until the C core knows scopes too
+                tenant.home = self._home(tenant.recorder, tenant.slot)
 
     def _wanted(self, loop: Any) -> bool:
         return (self._every_loop or loop in self._chosen) and not loop.is_closed()
@@ -235,6 +248,23 @@ class Instrumentation:
     def _recorder(self, loop: Any, slot: Slot) -> Any:
         blocked = _harm(weakref.ref(loop), slot, self._exemplars)
         return self._implementation.recorder(slot.page, slot.directory, self.faults, clock=self.clock, blocked=blocked)
+
+    def _home(self, recorder: Any, slot: Slot) -> Home:
+        return Home(
+            recorder,
+            slot.directory,
+            slot.ledger,
+            request.kind_of_request(self._implementation.scope),
+            self.clock,
+            self._unix_clock,
+            self.faults,
+            self.request_observers,
+            self.options.request_id,
+        )
+
+    def _home_of(self, loop: Any) -> Home | None:
+        """Where requests on ``loop`` are recorded; ``None`` if it is not traced."""
+        return (self._tenants.get(id(loop)) or self._adopt(loop)).home
 
     def _timing(self, loop: Any, slot: Slot) -> LoopTiming | None:
         return time_turns(loop, lambda: self._implementation.turns(slot.page, self.clock, self.faults))

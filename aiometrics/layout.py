@@ -3,12 +3,12 @@
 A page is an array of 8-byte signed words in native byte order, followed by the bytes of its strings::
 
     header | segment bounds | wait bounds | loop record | vitals | block samples | errors
-        | coroutine records | yield point records | strings
+        | coroutine records | yield point records | scope errors | request records | request wait records | strings
 
-Record 0 of coroutines and of yield points is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its sum in ns, then one
-count per bucket, the last one unbounded. Block samples and errors are tables of notes: a count, and the name that is counted, in place.
-A string is one word: its offset in the string area, shifted left by 32, plus its length in bytes. The string area begins with room for the
-loop's name, the only string that may change.
+Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its sum in ns, then one count per bucket,
+the last one unbounded. Block samples and errors are tables of notes: a count, and the name that is counted, in place. Scope errors are one
+count for each kind. A string is one word: its offset in the string area, shifted left by 32, plus its length in bytes. The string area
+begins with room for the loop's name, the only string that may change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from aiometrics.catalogue import STATUSES
+from aiometrics.catalogue import SCOPE_ERRORS, STATUSES
 
 MAGIC = int.from_bytes(b"aiometr\0", "little")
 VERSION = 2
@@ -57,6 +57,11 @@ HEADER = _numbered(
     "overflow_yield_point",
     "overflow_string",
     "overflow_loop",
+    "max_requests",
+    "requests",
+    "request_waits",
+    "overflow_request",
+    "overflow_request_wait",
 )
 LOOP = _numbered(
     "sequence",  # odd while the writer is at work: what a reader copies then does not add up
@@ -100,6 +105,17 @@ NOTE_WORDS = len(NOTE) + NOTE_BYTES // WORD
 MAX_PLACES, MAX_PROBES = 101, 33
 COROUTINE = _numbered("name", "created", "live", "destroyed_pending", "running_ns")
 YIELD_POINT = _numbered("coroutine", "yield_point", "awaits", "blocking_ns", "inflicted_wait_ns", "suspended", "oldest_ns")
+REQUEST = _numbered(
+    "name",
+    "objective_ns",  # 0 if it has none
+    "background_ns",
+    "in_progress",
+    "violations",  # found by the loop, when a scope was left
+    "overdue",  # found by a reader, while it was not: only readers write this word
+)
+REQUEST_WAIT = _numbered("request", "awaits", "wait_ns")
+#: Different things that are awaited, for each type of request that there is room for.
+WAITS_PER_REQUEST = 8
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,7 @@ class Layout:
     wait_bounds_ns: tuple[int, ...]
     max_coroutines: int
     max_yield_points: int
+    max_requests: int
 
     @cached_property
     def segment_words(self) -> int:
@@ -177,14 +194,39 @@ class Layout:
         return len(YIELD_POINT) + self.segment_words + self.wait_words
 
     @cached_property
+    def scope_errors(self) -> int:
+        """Where the counts of scope errors start."""
+        return self.yield_points + (self.max_yield_points + 1) * self.yield_point_words
+
+    @cached_property
+    def requests(self) -> int:
+        """Where the request records start."""
+        return self.scope_errors + len(SCOPE_ERRORS)
+
+    @cached_property
+    def request_words(self) -> int:
+        """Size of a request record: its scalars, then the histograms of wall times by status, then that of active times."""
+        return len(REQUEST) + (len(STATUSES) + 1) * self.wait_words
+
+    @cached_property
+    def request_waits(self) -> int:
+        """Where the request wait records start."""
+        return self.requests + (self.max_requests + 1) * self.request_words
+
+    @property
+    def max_request_waits(self) -> int:
+        """How many request wait records there can be, beside (other)."""
+        return WAITS_PER_REQUEST * self.max_requests
+
+    @cached_property
     def strings(self) -> int:
         """Where the string area starts."""
-        return self.yield_points + (self.max_yield_points + 1) * self.yield_point_words
+        return self.request_waits + (self.max_request_waits + 1) * len(REQUEST_WAIT)
 
     @cached_property
     def string_bytes(self) -> int:
         """Size of the string area in bytes, a whole number of words."""
-        return STRING_BYTES_PER_NAME * (self.max_coroutines + 2 * self.max_yield_points + 4)
+        return STRING_BYTES_PER_NAME * (self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 4)
 
     @cached_property
     def size(self) -> int:
@@ -215,6 +257,22 @@ class Layout:
         """The histogram of waits of a yield point."""
         return self.segments(number) + self.segment_words
 
+    def request(self, number: int) -> int:
+        """Where request record ``number`` starts."""
+        return self.requests + number * self.request_words
+
+    def request_wall(self, number: int, status: int) -> int:
+        """The histogram of wall times of requests that were left with that status."""
+        return self.request(number) + len(REQUEST) + status * self.wait_words
+
+    def request_active(self, number: int) -> int:
+        """The histogram of active times of requests."""
+        return self.request_wall(number, len(STATUSES))
+
+    def request_wait(self, number: int) -> int:
+        """Where request wait record ``number`` starts."""
+        return self.request_waits + number * len(REQUEST_WAIT)
+
 
 def pending_ns(since_ns: int, counted_ns: int, looked_ns: int, threshold_ns: int) -> int:
     """What the last look counted as blocking of the segment in progress, and the recorder has not made final yet.
@@ -230,11 +288,12 @@ def elapsed_ns(since_ns: int, seen_ns: int) -> int:
     return max(0, seen_ns - since_ns) if since_ns else 0
 
 
-def of_seconds(segment: Sequence[float], wait: Sequence[float], max_coroutines: int, max_yield_points: int) -> Layout:
+def of_seconds(segment: Sequence[float], wait: Sequence[float], max_coroutines: int, max_yield_points: int, max_requests: int) -> Layout:
     """A layout with bucket bounds given in seconds."""
     return Layout(
         tuple(round(bound * 1_000_000_000) for bound in segment),
         tuple(round(bound * 1_000_000_000) for bound in wait),
         max_coroutines,
         max_yield_points,
+        max_requests,
     )

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from aiometrics.catalogue import STATUSES
+from aiometrics.catalogue import SCOPE_ERRORS, STATUSES
 from aiometrics.reader import OVERFLOWS, PageView
-from aiometrics.snapshot import Coroutine, Snapshot, YieldPoint
+from aiometrics.snapshot import Coroutine, RequestType, RequestWait, Snapshot, YieldPoint
 
 
 def merged(pages: Sequence[PageView], *, taken_ns: int, errors: Mapping[str, int], untraced_tasks: int, sample_ratio: float) -> Snapshot:
@@ -18,6 +18,9 @@ def merged(pages: Sequence[PageView], *, taken_ns: int, errors: Mapping[str, int
         loops=tuple(page.loop for page in pages),
         coroutines=merged_coroutines(pages),
         yield_points=merged_yield_points(pages),
+        requests=merged_requests(pages),
+        request_waits=merged_request_waits(pages),
+        scope_errors=merged_counts((dict.fromkeys(SCOPE_ERRORS, 0), *(page.scope_errors for page in pages))),
         overflow=merged_overflow(pages),
         errors=merged_counts((*(page.errors for page in pages), errors)),
         untraced_tasks=sum(page.untraced_tasks for page in pages) + untraced_tasks,
@@ -45,6 +48,25 @@ def merged_yield_points(views: Iterable[PageView]) -> tuple[YieldPoint, ...]:
     return tuple(found.values())
 
 
+def merged_requests(views: Iterable[PageView]) -> tuple[RequestType, ...]:
+    """The types of requests on all pages, those of one name added up."""
+    found: dict[str, RequestType] = {}
+    for view in views:
+        for entry in view.requests:
+            known = found.get(entry.request)
+            found[entry.request] = entry if known is None else _add_requests(known, entry)
+    return tuple(found.values())
+
+
+def merged_request_waits(views: Iterable[PageView]) -> tuple[RequestWait, ...]:
+    """What requests waited for, over all pages."""
+    found: dict[tuple[str, str], int] = {}
+    for view in views:
+        for entry in view.request_waits:
+            found[entry.labels] = found.get(entry.labels, 0) + entry.wait_ns
+    return tuple(RequestWait(*labels, wait_ns) for labels, wait_ns in found.items())
+
+
 def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
     """Names and loops that found no room, by kind, over all pages."""
     return merged_counts((dict.fromkeys(OVERFLOWS, 0), *(view.overflow for view in views)))
@@ -66,6 +88,18 @@ def _add_coroutines(one: Coroutine, two: Coroutine) -> Coroutine:
         one.destroyed_pending + two.destroyed_pending,
         {status: one.wall[status] + two.wall[status] for status in STATUSES},
         {status: one.active[status] + two.active[status] for status in STATUSES},
+    )
+
+
+def _add_requests(one: RequestType, two: RequestType) -> RequestType:
+    return RequestType(
+        one.request,
+        {status: one.wall[status] + two.wall[status] for status in STATUSES},
+        one.active + two.active,
+        one.background_ns + two.background_ns,
+        one.in_progress + two.in_progress,
+        two.objective_ns if one.objective_ns is None else one.objective_ns,
+        one.violations + two.violations,
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from aiometrics.clock import SECOND_NS
@@ -32,6 +35,9 @@ class Options:
     max_yield_points: int = 1000
     max_coroutines: int = 256
     max_loops: int = 16
+    max_requests: int = 100
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    request_id: ContextVar[Any] | None = None
     application: tuple[str, ...] = ()
     library: tuple[str, ...] = ()
     request_timeout: float = 10.0
@@ -50,6 +56,9 @@ class Options:
         _check_count("max_yield_points", self.max_yield_points, 1, 100_000)
         _check_count("max_coroutines", self.max_coroutines, 1, 100_000)
         _check_count("max_loops", self.max_loops, 1, 1000)
+        _check_count("max_requests", self.max_requests, 1, 10_000)
+        _check_objectives(self.objectives, self.max_requests)
+        _check_variable("request_id", self.request_id)
         _check_prefixes("application", self.application)
         _check_prefixes("library", self.library)
         _check_seconds("request_timeout", self.request_timeout)
@@ -131,6 +140,24 @@ def _check_prefixes(name: str, prefixes: tuple[object, ...]) -> None:
             raise TypeError(f"{name} must be module prefixes such as ('shop', 'acme.billing'), not {prefixes!r}")
 
 
+def _check_objectives(objectives: object, most: int) -> None:
+    if not isinstance(objectives, Mapping):
+        raise TypeError(f"objectives must be seconds by type of request, such as {{'GET /orders/{{id}}': 0.25}}, not {objectives!r}")
+    for name, seconds in objectives.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"each key of objectives must be a type of request, such as 'GET /orders/{{id}}', not {name!r}")
+        _check_seconds(f"the objective of {name!r}", seconds)
+    if len(objectives) > most:
+        raise ValueError(
+            f"objectives are of {len(objectives)} types of requests: raise max_requests, which is {most}, to that number at least"
+        )
+
+
+def _check_variable(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, ContextVar):
+        raise TypeError(f"{name} must be a contextvars.ContextVar, not {value!r}")
+
+
 def _number(text: str) -> float:
     """A number, or a fraction such as 1/10."""
     numerator, slash, denominator = text.partition("/")
@@ -150,6 +177,23 @@ def _strings(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _objectives(text: str) -> dict[str, float]:
+    """``type=seconds`` separated by commas, or a JSON object where types have commas."""
+    if text.startswith("{"):
+        return dict(json.loads(text))
+    pairs = (part.rpartition("=") for part in _strings(text))
+    return {name.strip(): float(seconds) for name, _, seconds in pairs}
+
+
+def _variable(text: str) -> Any:
+    """The variable that ``module:name`` names."""
+    module, _, name = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(text) from error
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": _number,
@@ -157,20 +201,22 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "bool": _flag,
     "tuple[float, ...]": _floats,
     "tuple[str, ...]": _strings,
+    "Mapping[str, float]": _objectives,
+    "ContextVar[Any] | None": _variable,
 }
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for field in fields(Options):
-        variable = f"AIOMETRICS_{field.name.upper()}"
+    for option in fields(Options):
+        variable = f"AIOMETRICS_{option.name.upper()}"
         text = environ.get(variable, "").strip()
         if not text:
             continue
         try:
-            values[field.name] = _PARSERS[str(field.type)](text)
+            values[option.name] = _PARSERS[str(option.type)](text)
         except (ValueError, KeyError, ZeroDivisionError):
-            raise ValueError(f"environment variable {variable}={text!r} is not a valid {field.type}") from None
+            raise ValueError(f"environment variable {variable}={text!r} is not a valid {option.type}") from None
     return values
 
 

@@ -15,6 +15,8 @@ from aiometrics.layout import (
     LOOP_NAME_BYTES,
     MAGIC,
     OWN_COROUTINES,
+    REQUEST,
+    REQUEST_WAIT,
     UNKNOWN,
     VERSION,
     VITAL_GAUGES,
@@ -51,8 +53,8 @@ class _Writing:
 class Page:
     """Private memory of ``layout.size`` bytes, zeroed; the system provides each part of it when it is first written.
 
-    ``words`` is the view that recorders write through. Records are only ever added: :meth:`add_coroutine` and
-    :meth:`add_yield_point` return a record's number, or 0, which is ``(other)``, when the page is full.
+    ``words`` is the view that recorders write through. Records are only ever added: :meth:`add_coroutine`, :meth:`add_yield_point`,
+    :meth:`add_request` and :meth:`add_request_wait` return a record's number, or 0, which is ``(other)``, when the page is full.
     """
 
     def __init__(self, layout: Layout, *, blocking_threshold_ns: int, weight: int = 1) -> None:
@@ -71,6 +73,7 @@ class Page:
             "wait_bounds": len(layout.wait_bounds_ns),
             "max_coroutines": layout.max_coroutines,
             "max_yield_points": layout.max_yield_points,
+            "max_requests": layout.max_requests,
             "string_bytes": layout.string_bytes,
             "strings_used": LOOP_NAME_BYTES,
             "weight": weight,
@@ -92,8 +95,11 @@ class Page:
         self.words[self.layout.coroutine(CALLBACKS) + COROUTINE["name"]] = self._string(CALLBACK)
         for field in ("yield_point", "awaits"):
             self.words[self.layout.yield_point(0) + YIELD_POINT[field]] = other
+        self.words[self.layout.request(0) + REQUEST["name"]] = other
+        self.words[self.layout.request_wait(0) + REQUEST_WAIT["awaits"]] = other
         self.words[HEADER["coroutines"]] = OWN_COROUTINES
-        self.words[HEADER["yield_points"]] = 1
+        for kind in ("yield_points", "requests", "request_waits"):
+            self.words[HEADER[kind]] = 1
 
     def copy(self) -> bytes:
         """All bytes at a moment when they add up, or as they are if that does not come soon. For any thread."""
@@ -130,6 +136,8 @@ class Page:
         for number in range(words[HEADER["yield_points"]]):
             words[layout.yield_point(number) + YIELD_POINT["suspended"]] = 0
             words[layout.yield_point(number) + YIELD_POINT["oldest_ns"]] = 0
+        for number in range(words[HEADER["requests"]]):
+            words[layout.request(number) + REQUEST["in_progress"]] = 0
 
     def add_coroutine(self, name: str) -> int:
         """The number of a new coroutine record."""
@@ -157,6 +165,34 @@ class Page:
         self.words[record + YIELD_POINT["coroutine"]] = coroutine
         self.words[record + YIELD_POINT["yield_point"]], self.words[record + YIELD_POINT["awaits"]] = refs
         self.words[HEADER["yield_points"]] = number + 1
+        return number
+
+    def add_request(self, name: str) -> int:
+        """The number of a new request record."""
+        number = self.words[HEADER["requests"]]
+        if number > self.layout.max_requests:
+            self.words[HEADER["overflow_request"]] += 1
+            return 0
+        ref = self._string(name)
+        if not ref:
+            return 0
+        self.words[self.layout.request(number) + REQUEST["name"]] = ref
+        self.words[HEADER["requests"]] = number + 1
+        return number
+
+    def add_request_wait(self, request: int, awaits: str) -> int:
+        """The number of a new request wait record."""
+        number = self.words[HEADER["request_waits"]]
+        if number > self.layout.max_request_waits:
+            self.words[HEADER["overflow_request_wait"]] += 1
+            return 0
+        ref = self._string(awaits)
+        if not ref:
+            return 0
+        record = self.layout.request_wait(number)
+        self.words[record + REQUEST_WAIT["request"]] = request
+        self.words[record + REQUEST_WAIT["awaits"]] = ref
+        self.words[HEADER["request_waits"]] = number + 1
         return number
 
     def look(self, now_ns: int) -> None:

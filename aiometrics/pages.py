@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
 from aiometrics.layout import HEADER, MAX_PROBES, Layout
+from aiometrics.ledger import Ledger
 from aiometrics.page import Page
 from aiometrics.places import Places
 from aiometrics.snapshot import Exemplar
@@ -24,6 +26,7 @@ class Slot:
 
     page: Page
     directory: Directory
+    ledger: Ledger
     vitals: Vitals
     errors: Tally
     name: str
@@ -34,12 +37,23 @@ class Slot:
 class Pages:
     """At most ``max_loops`` pages, so that memory is bounded however many loops come and go; counters never fall."""
 
-    def __init__(self, layout: Layout, max_loops: int, *, blocking_threshold_ns: int, weight: int, places: Places, faults: Faults) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        max_loops: int,
+        *,
+        blocking_threshold_ns: int,
+        weight: int,
+        places: Places,
+        objectives: Mapping[str, float],
+        faults: Faults,
+    ) -> None:
         self._layout = layout
         self._max_loops = max_loops
         self._blocking_threshold_ns = blocking_threshold_ns
         self._weight = weight
         self._places = places
+        self._objectives = objectives
         self._faults = faults
         self._slots: list[Slot] = []
         self._lock = threading.Lock()
@@ -60,6 +74,7 @@ class Pages:
         """The loop is gone."""
         with self._lock:
             slot.page.close()
+            slot.ledger.clear()
             slot.vitals.end()
             slot.free = True
 
@@ -83,6 +98,7 @@ class Pages:
         if len(self._slots) < self._max_loops:
             page = Page(self._layout, blocking_threshold_ns=self._blocking_threshold_ns, weight=self._weight)
             directory = Directory(page, self._places, self._faults)
-            self._slots.append(Slot(page, directory, Vitals(page), Tally(page, self._layout.errors, MAX_PROBES), name))
+            ledger, errors = Ledger(page, directory, self._objectives), Tally(page, self._layout.errors, MAX_PROBES)
+            self._slots.append(Slot(page, directory, ledger, Vitals(page), errors, name))
             return self._slots[-1]
         return free[0] if free else None

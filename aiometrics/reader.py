@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from types import MappingProxyType
 
-from aiometrics.catalogue import STATUSES
+from aiometrics.catalogue import SCOPE_ERRORS, STATUSES
 from aiometrics.layout import (
     COROUTINE,
     GENERATIONS,
@@ -20,6 +20,8 @@ from aiometrics.layout import (
     NOTE_BYTES,
     NOTE_WORDS,
     OWN_COROUTINES,
+    REQUEST,
+    REQUEST_WAIT,
     UNKNOWN,
     VERSION,
     VITALS,
@@ -29,11 +31,24 @@ from aiometrics.layout import (
     elapsed_ns,
     pending_ns,
 )
-from aiometrics.snapshot import CALLBACK, RUNNING, Coroutine, Exemplar, Histogram, Loop, Running, YieldPoint
+from aiometrics.snapshot import (
+    CALLBACK,
+    OTHER,
+    RUNNING,
+    Coroutine,
+    Exemplar,
+    Histogram,
+    Loop,
+    RequestType,
+    RequestWait,
+    Running,
+    YieldPoint,
+    total,
+)
 
 _MAX_BOUNDS = 64
 _MAX_RECORDS = 1_000_000
-OVERFLOWS = ("coroutine", "yield_point", "string", "loop")
+OVERFLOWS = ("coroutine", "yield_point", "request", "request_wait", "string", "loop")
 _NONE: Mapping[int, Exemplar] = MappingProxyType({})
 
 
@@ -52,6 +67,9 @@ class PageView:
     overflow: Mapping[str, int]
     errors: Mapping[str, int]
     untraced_tasks: int
+    requests: tuple[RequestType, ...]
+    request_waits: tuple[RequestWait, ...]
+    scope_errors: Mapping[str, int]
 
 
 def read(data: bytes, now_ns: int, unix_ns: int, exemplars: Mapping[int, Exemplar] = _NONE) -> PageView:
@@ -72,7 +90,12 @@ class _Decoder:
         self._now_ns = now_ns
         self._layout = _layout_of(data)
         self._words = memoryview(data)[: self._layout.strings * WORD].cast("q")
-        self._used = {"coroutines": self._count("coroutines", OWN_COROUTINES), "yield_points": self._count("yield_points", 1)}
+        self._used = {
+            "coroutines": self._count("coroutines", self._layout.max_coroutines + OWN_COROUTINES),
+            "yield_points": self._count("yield_points", self._layout.max_yield_points + 1),
+            "requests": self._count("requests", self._layout.max_requests + 1),
+            "request_waits": self._count("request_waits", self._layout.max_request_waits + 1),
+        }
         self._strings_used = self._header("strings_used")
         self._weight = self._header("weight")
         if not 0 <= self._strings_used <= self._layout.string_bytes:
@@ -81,6 +104,7 @@ class _Decoder:
     def view(self) -> PageView:
         names = tuple(self._text(self._coroutine(number, "name")) for number in range(self._used["coroutines"]))
         points = tuple(self._yield_point(number, names) for number in range(self._used["yield_points"]))
+        requests = tuple(self._text(self._request(number, "name")) for number in range(self._used["requests"]))
         return PageView(
             self._loop_record(names),
             tuple(self._coroutine_record(number, name) for number, name in enumerate(names) if self._coroutine(number, "created")),
@@ -88,6 +112,9 @@ class _Decoder:
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
             self._notes(self._layout.errors, MAX_PROBES),
             max(0, self._vital("untraced_tasks")),
+            tuple(entry for number, name in enumerate(requests) if _used(entry := self._request_type(number, name))),
+            self._request_waits(requests),
+            {kind: self._words[self._layout.scope_errors + number] for number, kind in enumerate(SCOPE_ERRORS)},
         )
 
     def _header(self, name: str) -> int:
@@ -118,9 +145,12 @@ class _Decoder:
     def _coroutine(self, number: int, name: str) -> int:
         return self._words[self._layout.coroutine(number) + COROUTINE[name]]
 
-    def _count(self, name: str, own: int) -> int:
-        count, capacity = self._header(name), self._header(f"max_{name}") + own
-        if not own <= count <= capacity:
+    def _request(self, number: int, name: str) -> int:
+        return self._words[self._layout.request(number) + REQUEST[name]]
+
+    def _count(self, name: str, capacity: int) -> int:
+        count = self._header(name)
+        if not (OWN_COROUTINES if name == "coroutines" else 1) <= count <= capacity:
             raise PageError(f"a page with room for {capacity} {name} cannot have {count}")
         return count
 
@@ -221,6 +251,30 @@ class _Decoder:
             self._exemplars.get(number),
         )
 
+    def _request_type(self, number: int, name: str) -> RequestType:
+        layout, bounds_ns = self._layout, self._layout.wait_bounds_ns
+        active = self._histogram(layout.request_active(number), bounds_ns, 1)
+        return RequestType(
+            name,
+            {status: self._histogram(layout.request_wall(number, code), bounds_ns, 1) for code, status in enumerate(STATUSES)},
+            replace(active, sum_ns=active.sum_ns * self._weight),
+            self._request(number, "background_ns") * self._weight,
+            self._request(number, "in_progress"),
+            self._request(number, "objective_ns") or None,
+            self._request(number, "violations") + self._request(number, "overdue"),
+        )
+
+    def _request_waits(self, requests: tuple[str, ...]) -> tuple[RequestWait, ...]:
+        other, *others = (self._request_wait(number, requests) for number in range(self._used["request_waits"]))
+        return (other, *others) if other.wait_ns else tuple(others)
+
+    def _request_wait(self, number: int, requests: tuple[str, ...]) -> RequestWait:
+        start = self._layout.request_wait(number)
+        request, awaits, wait_ns = self._words[start : start + len(REQUEST_WAIT)].tolist()
+        if not 0 <= request < len(requests):
+            raise PageError(f"request wait {number} belongs to request {request}, but there are {len(requests)}")
+        return RequestWait(requests[request], self._text(awaits), wait_ns * self._weight)
+
     def _running_points(self, names: tuple[str, ...]) -> Iterable[YieldPoint]:
         layout, pending_ns, current = self._layout, self._pending_ns(), self._loop("segment_coroutine")
         for number, name in enumerate(names):
@@ -243,7 +297,7 @@ def _layout_of(data: bytes) -> Layout:
     if words[HEADER["version"]] != VERSION:
         raise PageError(f"a page of version {words[HEADER['version']]}; this reader knows version {VERSION}")
     counts = [words[HEADER[name]] for name in ("segment_bounds", "wait_bounds")]
-    capacities = [words[HEADER[name]] for name in ("max_coroutines", "max_yield_points")]
+    capacities = [words[HEADER[name]] for name in ("max_coroutines", "max_yield_points", "max_requests")]
     if not all(1 <= count <= _MAX_BOUNDS for count in counts) or not all(1 <= count <= _MAX_RECORDS for count in capacities):
         raise PageError(f"a page with {counts} bucket bounds and room for {capacities} records is out of range")
     if words[HEADER["weight"]] < 1:
@@ -265,3 +319,8 @@ def _empty(bounds_ns: tuple[int, ...]) -> Histogram:
 def _met(point: YieldPoint) -> bool:
     """Whether anything ever happened there; only ``(other)`` exists before it is met."""
     return bool(point.segments.count or point.waits.count or point.suspended)
+
+
+def _used(entry: RequestType) -> bool:
+    """Whether there is such a type: only ``(other)`` exists before it is met."""
+    return entry.request != OTHER or bool(entry.in_progress or entry.background_ns or total(entry.wall.values()).count)

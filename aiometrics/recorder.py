@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiometrics import _twin
+from aiometrics._scope import Scope
 from aiometrics.turns import Turns
 
 logger = logging.getLogger("aiometrics")
@@ -18,16 +19,17 @@ _OFF = frozenset({"", "0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """One of the twins: what records a loop's tasks, what stands for a coroutine, what times a loop's turns, and the C module, if any."""
+    """One of the twins: what records a loop's tasks, stands for a coroutine, is charged for a request, times turns, and the C module."""
 
     name: str
     recorder: Any
     traced: type
+    scope: type
     turns: Any
     core: Any = None
 
 
-PYTHON = Implementation("python", _twin.Recorder, _twin.TracedCoroutine, Turns)
+PYTHON = Implementation("python", _twin.Recorder, _twin.TracedCoroutine, Scope, Turns)
 
 
 def _refusal() -> str | None:
@@ -50,7 +52,7 @@ def _c() -> Implementation | None:
     except ImportError as error:
         logger.info("the recorder runs in Python, which costs microseconds per step: the C core does not load: %s", error)
         return None
-    return Implementation("c", _core.Recorder, _core.TracedCoroutine, _core.Turns, _core)
+    return Implementation("c", _core.Recorder, _core.TracedCoroutine, Scope, _core.Turns, _core)
 
 
 IMPLEMENTATIONS = {found.name: found for found in (PYTHON, _c()) if found is not None}

@@ -11,6 +11,8 @@ RETURN, RAISE, EAGER_CHILD, RUNNING = "(return)", "(raise)", "(eager child)", "(
 OTHER = "(other)"
 #: The pseudo coroutine of callbacks that are no steps of tasks.
 CALLBACK = "(callback)"
+#: What a request took of a segment that was in progress when a scope was entered or left.
+IN_REQUEST = "(request)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,33 @@ class Coroutine:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestType:
+    """All requests of one type; ``wall`` is keyed by status. ``objective_ns`` is ``None`` if it has none."""
+
+    request: str
+    wall: Mapping[str, Histogram]
+    active: Histogram
+    background_ns: int
+    in_progress: int
+    objective_ns: int | None
+    violations: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestWait:
+    """What the requests of one type waited for."""
+
+    request: str
+    awaits: str
+    wait_ns: int
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """``(request, awaits)``."""
+        return (self.request, self.awaits)
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """The segment in progress: which coroutine, for how long by now, and what of it is still to be counted as blocking."""
 
@@ -133,6 +162,10 @@ class Snapshot:
     loops: tuple[Loop, ...] = ()
     coroutines: tuple[Coroutine, ...] = ()
     yield_points: tuple[YieldPoint, ...] = ()
+    requests: tuple[RequestType, ...] = ()
+    request_waits: tuple[RequestWait, ...] = ()
+    #: Misuses of request scopes, by kind.
+    scope_errors: Mapping[str, int] = field(default_factory=dict)
     #: Names that found no room, by kind.
     overflow: Mapping[str, int] = field(default_factory=dict)
     #: Internal errors, by probe.
@@ -149,6 +182,16 @@ class Snapshot:
             if entry.coroutine == name:
                 return entry
         raise KeyError(f"no coroutine {name!r}; known: {sorted(entry.coroutine for entry in self.coroutines)}")
+
+    def request(self, name: str) -> RequestType:
+        """The record of one type of request.
+
+        Raises ``KeyError`` naming the known types if there is none of that name.
+        """
+        for entry in self.requests:
+            if entry.request == name:
+                return entry
+        raise KeyError(f"no request {name!r}; known: {sorted(entry.request for entry in self.requests)}")
 
     def yield_points_of(self, coroutine: str) -> tuple[YieldPoint, ...]:
         """The yield points of one coroutine, in the order they were first met."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from aiometrics.catalogue import STATUSES
+from aiometrics.catalogue import SCOPE_ERRORS, STATUSES
 from aiometrics.families import Facts
 from aiometrics.layout import Layout
 from aiometrics.page import Page
-from aiometrics.snapshot import Coroutine, Exemplar, Histogram, Loop, Snapshot, YieldPoint
+from aiometrics.snapshot import Coroutine, Exemplar, Histogram, Loop, RequestType, RequestWait, Snapshot, YieldPoint
 
 BOUNDS_NS = (1_000_000, 100_000_000, 1_000_000_000)
 FACTS = Facts(version="1.2.3", implementation="python", scrape_ns=2_500_000)
 
 
-LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=4)
+LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=4, max_requests=2)
 
 
 def page(layout: Layout = LAYOUT, **options: int) -> Page:
@@ -60,6 +60,21 @@ def coroutine(
     """One coroutine without finished tasks, but for the statuses given."""
     none = dict.fromkeys(STATUSES, histogram())
     return Coroutine(name, created, live, destroyed_pending, none | dict(wall or {}), none | dict(active or {}))
+
+
+def request(
+    name: str = "GET /orders/{id}",
+    *,
+    wall: Mapping[str, Histogram] | None = None,
+    active: Histogram | None = None,
+    background_ns: int = 0,
+    in_progress: int = 0,
+    objective_ns: int | None = None,
+    violations: int = 0,
+) -> RequestType:
+    """One type of request that nobody made yet, but for what is given."""
+    walls = dict.fromkeys(STATUSES, histogram()) | dict(wall or {})
+    return RequestType(name, walls, active or histogram(), background_ns, in_progress, objective_ns, violations)
 
 
 def loop(
@@ -114,7 +129,13 @@ def shop() -> Snapshot:
             yield_point("(running)", awaits="", blocking_ns=400_000_000),
             yield_point('shop/"quoted"\\größe.py:1 f\nx', coroutine='shop."quoted"\\path\nline {brace}, größe', awaits="# EOF"),
         ),
-        overflow={"coroutine": 0, "yield_point": 3, "string": 0, "loop": 0},
+        requests=(
+            request(wall={"completed": busy}, active=busy, background_ns=1, in_progress=2, objective_ns=250_000_000, violations=3),
+            request('POST "größe"\\\n'),
+        ),
+        request_waits=(RequestWait("GET /orders/{id}", "asyncio.sleep", 90_000_001), RequestWait("GET /orders/{id}", "# EOF", 0)),
+        scope_errors={**dict.fromkeys(SCOPE_ERRORS, 0), "abandoned": 1, "outside_loop": 2},
+        overflow={"coroutine": 0, "yield_point": 3, "request": 0, "request_wait": 0, "string": 0, "loop": 0},
         errors={"recorder": 1},
         untraced_tasks=4,
         sample_ratio=0.25,

@@ -110,7 +110,7 @@ def test_other_interpreters_of_the_process_get_the_python_recorder(core: Any) ->
 
 def page(**header: int) -> Page:
     """A small page, with words of its header changed."""
-    made = Page(of_seconds((0.1,), (1.0, 2.0), 2, 3), blocking_threshold_ns=1)
+    made = Page(of_seconds((0.1,), (1.0, 2.0), 2, 3, 4), blocking_threshold_ns=1)
     for name, value in header.items():
         made.words[HEADER[name]] = value
     return made

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aiometrics.context import current_scope
 from aiometrics.options import SEGMENT_BUCKETS, WAIT_BUCKETS, Options, resolve
 
 
@@ -23,6 +24,9 @@ def test_the_defaults() -> None:
             max_yield_points=1000,
             max_coroutines=256,
             max_loops=16,
+            max_requests=100,
+            objectives={},
+            request_id=None,
             application=(),
             library=(),
             request_timeout=10.0,
@@ -72,6 +76,17 @@ SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 
         ({"max_yield_points": 0}, ValueError, "max_yield_points must be from 1 to 100000, not 0"),
         ({"max_coroutines": 100_001}, ValueError, "max_coroutines must be from 1 to 100000, not 100001"),
         ({"max_coroutines": 1.5}, TypeError, "max_coroutines must be an integer from 1 to 100000, not 1.5"),
+        ({"max_requests": 0}, ValueError, "max_requests must be from 1 to 10000, not 0"),
+        ({"objectives": 1}, TypeError, "objectives must be seconds by type of request, such as {'GET /orders/{id}': 0.25}, not 1"),
+        ({"objectives": {1: 1}}, TypeError, "each key of objectives must be a type of request, such as 'GET /orders/{id}', not 1"),
+        ({"objectives": {"GET /": 0}}, ValueError, f"the objective of 'GET /' {SECONDS} 0"),
+        ({"objectives": {"GET /": "1"}}, TypeError, "the objective of 'GET /' must be a number, not '1'"),
+        (
+            {"objectives": {"a": 1, "b": 1}, "max_requests": 1},
+            ValueError,
+            "objectives are of 2 types of requests: raise max_requests, which is 1, to that number at least",
+        ),
+        ({"request_id": "id"}, TypeError, "request_id must be a contextvars.ContextVar, not 'id'"),
         ({"application": "shop"}, TypeError, "application must be a sequence, not 'shop'"),
         ({"application": [1]}, TypeError, "application must be module prefixes such as ('shop', 'acme.billing'), not (1,)"),
         ({"library": [""]}, TypeError, "library must be module prefixes such as ('shop', 'acme.billing'), not ('',)"),
@@ -109,6 +124,10 @@ def test_an_unknown_option_is_refused() -> None:
         ("AIOMETRICS_MAX_YIELD_POINTS", "7", "max_yield_points", 7),
         ("AIOMETRICS_MAX_COROUTINES", "8", "max_coroutines", 8),
         ("AIOMETRICS_MAX_LOOPS", "9", "max_loops", 9),
+        ("AIOMETRICS_MAX_REQUESTS", "10", "max_requests", 10),
+        ("AIOMETRICS_OBJECTIVES", "GET /a=0.25, b=c = 1", "objectives", {"GET /a": 0.25, "b=c": 1.0}),
+        ("AIOMETRICS_OBJECTIVES", '{"GET /a,b": 2}', "objectives", {"GET /a,b": 2}),
+        ("AIOMETRICS_REQUEST_ID", "aiometrics.context:current_scope", "request_id", current_scope),
         ("AIOMETRICS_APPLICATION", "shop, acme.billing", "application", ("shop", "acme.billing")),
         ("AIOMETRICS_LIBRARY", "vendored", "library", ("vendored",)),
         ("AIOMETRICS_REQUEST_TIMEOUT", "2.5", "request_timeout", 2.5),
@@ -137,6 +156,10 @@ def test_an_explicit_argument_wins_over_the_environment() -> None:
         ("AIOMETRICS_SAMPLE", "half", "float"),
         ("AIOMETRICS_WAIT_BUCKETS", "1,two", "tuple[float, ...]"),
         ("AIOMETRICS_WATCHDOG", "perhaps", "bool"),
+        ("AIOMETRICS_OBJECTIVES", "GET /", "Mapping[str, float]"),
+        ("AIOMETRICS_OBJECTIVES", "{GET /: 1}", "Mapping[str, float]"),
+        ("AIOMETRICS_REQUEST_ID", "aiometrics.context:nothing", "ContextVar[Any] | None"),
+        ("AIOMETRICS_REQUEST_ID", "no_module", "ContextVar[Any] | None"),
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, text: str, kind: str) -> None:

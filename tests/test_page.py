@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import LAYOUT, page
 
-from aiometrics.catalogue import STATUSES
+from aiometrics.catalogue import SCOPE_ERRORS, STATUSES
 from aiometrics.faults import Faults
 from aiometrics.handles import HandleSeam
 from aiometrics.layout import (
@@ -25,6 +25,8 @@ from aiometrics.layout import (
     NOTE_BYTES,
     NOTE_WORDS,
     OWN_COROUTINES,
+    REQUEST,
+    REQUEST_WAIT,
     VERSION,
     VITALS,
     WORD,
@@ -66,6 +68,14 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
         yield layout.yield_point(number), len(YIELD_POINT)
         yield layout.segments(number), len(layout.segment_bounds_ns) + 2
         yield layout.waits(number), len(layout.wait_bounds_ns) + 2
+    yield layout.scope_errors, len(SCOPE_ERRORS)
+    for number in range(layout.max_requests + 1):
+        yield layout.request(number), len(REQUEST)
+        for status in range(len(STATUSES)):
+            yield layout.request_wall(number, status), len(layout.wait_bounds_ns) + 2
+        yield layout.request_active(number), len(layout.wait_bounds_ns) + 2
+    for number in range(layout.max_request_waits + 1):
+        yield layout.request_wait(number), len(REQUEST_WAIT)
     yield layout.strings, layout.string_bytes // WORD
 
 
@@ -74,10 +84,11 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     st.lists(st.integers(1, 10**18), min_size=1, max_size=64, unique=True),
     st.integers(1, 50),
     st.integers(1, 50),
+    st.integers(1, 50),
 )
-def test_the_parts_of_a_page_lie_side_by_side(segment: list[int], wait: list[int], coroutines: int, points: int) -> None:
+def test_the_parts_of_a_page_lie_side_by_side(segment: list[int], wait: list[int], coroutines: int, points: int, requests: int) -> None:
     """Without gap or overlap, from the first word to the last, for any buckets and capacities."""
-    layout = Layout(tuple(sorted(segment)), tuple(sorted(wait)), coroutines, points)
+    layout = Layout(tuple(sorted(segment)), tuple(sorted(wait)), coroutines, points, requests)
     found = list(regions(layout))
     assert [start + size for start, size in found[:-1]] == [start for start, _ in found[1:]]
     assert 0 == found[0][0]
@@ -94,14 +105,15 @@ def test_the_c_core_has_the_same_offsets() -> None:
 
 def test_bounds_are_rounded_to_nanoseconds() -> None:
     """Options are in seconds, pages in ns."""
-    assert Layout((100_000, 1_000_000_000), (1,), 2, 3) == of_seconds((0.0001, 1), (1e-9,), 2, 3)
+    assert Layout((100_000, 1_000_000_000), (1,), 2, 3, 4) == of_seconds((0.0001, 1), (1e-9,), 2, 3, 4)
 
 
 def test_a_new_page_is_empty() -> None:
     """Nothing happened yet, so nothing but the loop shows."""
     view = read(bytes(page().memory), now_ns=7, unix_ns=1_000_007)
     assert ("MainThread", 0, 1_000_007, None) == (view.loop.loop, view.loop.blocking_ns, view.loop.heartbeat_ns, view.loop.running)
-    assert ((), (), {"coroutine": 0, "yield_point": 0, "string": 0, "loop": 0}) == (view.coroutines, view.yield_points, view.overflow)
+    nothing = {"coroutine": 0, "yield_point": 0, "request": 0, "request_wait": 0, "string": 0, "loop": 0}
+    assert ((), (), nothing) == (view.coroutines, view.yield_points, view.overflow)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +174,7 @@ def test_what_finds_no_record_goes_to_other_and_is_counted(implementation: str) 
     # One segment per await and one at the end of each of the five tasks.
     assert (1 + 3 + 2) + 5 == total(point.segments for point in seen.yield_points).count
     # (return) of works, both second lines; others is one new code, though two tasks ran it.
-    assert {"coroutine": 1, "yield_point": 3, "string": 0, "loop": 0} == seen.overflow
+    assert {"coroutine": 1, "yield_point": 3, "request": 0, "request_wait": 0, "string": 0, "loop": 0} == seen.overflow
 
 
 @pytest.mark.usefixtures("tasks_only")
@@ -179,7 +191,7 @@ def test_overflow_counts_names_not_events(implementation: str) -> None:
     with traced_loop(implementation=implementation, max_yield_points=1) as traced:
         traced.run(main())
         seen = traced.snapshot()
-    assert {"coroutine": 0, "yield_point": 3, "string": 0, "loop": 0} == seen.overflow
+    assert {"coroutine": 0, "yield_point": 3, "request": 0, "request_wait": 0, "string": 0, "loop": 0} == seen.overflow
 
 
 def test_strings_that_find_no_room_are_counted() -> None:
@@ -190,7 +202,7 @@ def test_strings_that_find_no_room_are_counted() -> None:
     assert (0, 0) == (made.add_coroutine("y"), made.add_yield_point(OWN_COROUTINES, "y", "z"))
     assert 1 == made.add_yield_point(OWN_COROUTINES, "x" * room, "(other)")
     view = read(bytes(made.memory), 0, 0)
-    assert {"coroutine": 0, "yield_point": 0, "string": 3, "loop": 0} == view.overflow
+    assert {"coroutine": 0, "yield_point": 0, "request": 0, "request_wait": 0, "string": 3, "loop": 0} == view.overflow
 
 
 def test_a_coroutine_without_a_record_takes_no_room() -> None:
@@ -200,7 +212,8 @@ def test_a_coroutine_without_a_record_takes_no_room() -> None:
         made.add_coroutine(f"c{number}")
     used = made.words[HEADER["strings_used"]]
     assert (0, used) == (made.add_coroutine("one more"), made.words[HEADER["strings_used"]])
-    assert {"coroutine": 1, "yield_point": 0, "string": 0, "loop": 0} == read(bytes(made.memory), 0, 0).overflow
+    overflow = {"coroutine": 1, "yield_point": 0, "request": 0, "request_wait": 0, "string": 0, "loop": 0}
+    assert overflow == read(bytes(made.memory), 0, 0).overflow
 
 
 def test_the_name_of_the_loop_may_change_for_ever() -> None:
@@ -247,10 +260,10 @@ USED = LOOP_NAME_BYTES + len("(other)(callback)cpa")
         (bytes(page().memory)[:-1], f"{LAYOUT.size - 1} bytes are not a stats page"),
         (b"\0" * LAYOUT.size, "not a stats page: the magic number is missing"),
         (_header(version=VERSION + 1), f"a page of version {VERSION + 1}; this reader knows version {VERSION}"),
-        (_header(segment_bounds=0), r"a page with \[0, 3\] bucket bounds and room for \[3, 4\] records is out of range"),
+        (_header(segment_bounds=0), r"a page with \[0, 3\] bucket bounds and room for \[3, 4, 2\] records is out of range"),
         (_header(wait_bounds=65), r"a page with \[2, 65\] bucket bounds and room"),
-        (_header(max_coroutines=0), r"room for \[0, 4\] records is out of range"),
-        (_header(max_yield_points=1_000_001), r"room for \[3, 1000001\] records is out of range"),
+        (_header(max_coroutines=0), r"room for \[0, 4, 2\] records is out of range"),
+        (_header(max_yield_points=1_000_001), r"room for \[3, 1000001, 2\] records is out of range"),
         (_header(weight=0), "a page whose tasks count 0 times each"),
         (_header(segment_bounds=64, wait_bounds=64)[: (len(HEADER) + 9) * WORD], f"{(len(HEADER) + 9) * WORD} bytes are too few"),
         (_header(max_coroutines=4), f"a page of {LAYOUT.size} bytes that should have"),
@@ -358,7 +371,7 @@ def test_sampled_tasks_count_as_many_times_as_they_stand_for(implementation: str
 
 def pages(max_loops: int = 2) -> Pages:
     """Pages of a process, without a recorder."""
-    return Pages(LAYOUT, max_loops, blocking_threshold_ns=100, weight=1, places=Places(), faults=Faults())
+    return Pages(LAYOUT, max_loops, blocking_threshold_ns=100, weight=1, places=Places(), objectives={}, faults=Faults())
 
 
 def test_loops_at_a_time_have_names_of_their_own() -> None:
@@ -469,8 +482,8 @@ def test_pages_of_several_loops_are_added_up() -> None:
     assert ("shop.other", 1) == (other.coroutine, other.created)
     (point_view,) = merged_yield_points(views)
     assert (3, 4698) == (point_view.suspended, point_view.oldest_suspension_ns)
-    assert {"coroutine": 0, "yield_point": 0, "string": 3, "loop": 0} == merged_overflow(views)
-    assert {"coroutine": 0, "yield_point": 0, "string": 0, "loop": 0} == merged_overflow([])
+    assert {"coroutine": 0, "yield_point": 0, "request": 0, "request_wait": 0, "string": 3, "loop": 0} == merged_overflow(views)
+    assert {"coroutine": 0, "yield_point": 0, "request": 0, "request_wait": 0, "string": 0, "loop": 0} == merged_overflow([])
 
 
 def test_histograms_with_other_buckets_are_not_added() -> None:
@@ -490,7 +503,7 @@ def test_a_snapshot_knows_its_coroutines_by_name() -> None:
 
 def test_memory_is_bounded_at_the_defaults() -> None:
     """A loop's page fits into 2 MB."""
-    defaults = of_seconds((0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5), (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), 256, 1000)
+    defaults = of_seconds((0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5), (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), 256, 1000, 100)
     assert 2_000_000 > defaults.size
     assert all(start < end for start, end in pairwise((0, defaults.loop, defaults.coroutines, defaults.yield_points, defaults.strings)))
 

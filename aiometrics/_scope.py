@@ -1,0 +1,247 @@
+"""Request scopes in pure Python: what the tasks of one request take, charged to it as their segments and waits end.
+
+The readable specification of ``csrc/scope.c``. A task belongs to one scope at a time: the one that its context had at its first step, or
+the innermost one that was entered in the task itself and not left yet. A segment in which that changes is divided there: what belongs to
+the scope that is interrupted or left is charged at the pseudo point ``(request)``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from aiometrics.catalogue import SCOPE_ERRORS
+from aiometrics.context import current_scope
+from aiometrics.layout import CALLBACKS, REQUEST, REQUEST_WAIT
+
+if TYPE_CHECKING:
+    from aiometrics._twin import Recorder, TracedCoroutine
+
+NEW, OPEN, LEFT = range(3)
+#: Places that are told apart within one request; the rest is (other).
+MAX_POINTS = 64
+#: Scopes that are open around one another. Beyond, the outermost is taken for one that nobody will leave.
+MAX_NESTED = 64
+OTHER_POINT = 0
+_ABANDONED, _OUT_OF_ORDER, _FOREIGN_TASK, _FOREIGN_LOOP = (
+    SCOPE_ERRORS.index(kind) for kind in ("abandoned", "out_of_order", "foreign_task", "foreign_loop")
+)
+
+#: Key of a place (a yield point, or ``~record`` for the pseudo point ``(request)`` of that coroutine), segments, then ns: active,
+#: waiting, and active in blocking segments.
+Charge = tuple[int, int, int, int, int]
+
+
+class Scope:
+    """One request on one loop. Until it is entered, and once its recorder is retired, it measures nothing."""
+
+    __slots__ = ("__weakref__", "_charges", "_entered_in", "_record", "_recorder", "_state", "entered_ns", "outer")
+
+    def __init__(self) -> None:
+        self._state = NEW
+        self._recorder: Recorder | None = None
+        self._record = 0
+        #: Count, active, wait and blocking ns by key.
+        self._charges: dict[int, list[int]] = {}
+        #: The task that entered it.
+        self._entered_in: weakref.ref[TracedCoroutine] | None = None
+        #: Clock reading of the moment it was entered.
+        self.entered_ns = 0
+        #: The scope that goes on when this one is left.
+        self.outer: Scope | None = None
+
+    def enter(self, recorder: Recorder, record: int) -> bool:
+        """Begin, as a request of that record, in the task that runs. Tells whether it is measured. Once only."""
+        if recorder.retired or self._state != NEW:
+            return False
+        try:
+            self._enter(recorder, record, recorder._clock())
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            recorder._fail(error)
+        return not recorder.retired
+
+    def _enter(self, recorder: Recorder, record: int, now: int) -> None:
+        task = _task_in_progress(recorder)
+        self._recorder, self._record, self.entered_ns, self._state = recorder, record, now, OPEN
+        around = task._scope if task is not None else None
+        self.outer = around or _open_in_context()
+        with recorder.page.writing:
+            recorder._words[recorder._layout.request(record) + REQUEST["in_progress"]] += 1
+            if task is not None:
+                divide(task, now)
+                task._scope = self
+                self._entered_in = weakref.ref(task)
+            self._cut()
+
+    def leave(self, status: int) -> int:
+        """End with that status. Wall time in ns, or -1 if nothing is measured any more."""
+        recorder = self._recorder
+        if recorder is None or recorder.retired or self._state != OPEN:
+            self._state = LEFT
+            return -1
+        wall_ns = -1
+        try:
+            now = recorder._clock()
+            if self._leave(recorder, status, now):
+                wall_ns = now - self.entered_ns
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            recorder._fail(error)
+        self._state = LEFT
+        self.outer = None
+        return wall_ns
+
+    def _leave(self, recorder: Recorder, status: int, now: int) -> bool:
+        waits = [(recorder._request_wait(self._record, key), charge[2]) for key, charge in self._charges.items() if charge[2]]
+        if recorder.retired:  # while the waits were named: the page may be another's now
+            return False
+        layout, words = recorder._layout, recorder._words
+        with recorder.page.writing:
+            for task in _in_progress(recorder):
+                if task._scope is self:
+                    divide(task, now)
+            self._unlink(recorder)
+            self._state = LEFT
+            words[layout.request(self._record) + REQUEST["in_progress"]] -= 1
+            recorder._observe(layout.request_wall(self._record, status), layout.wait_bounds_ns, now - self.entered_ns)
+            recorder._observe(layout.request_active(self._record), layout.wait_bounds_ns, self._active_ns())
+            for number, wait_ns in waits:
+                words[layout.request_wait(number) + REQUEST_WAIT["wait_ns"]] += wait_ns
+        return True
+
+    def charges(self) -> list[Charge]:
+        """What was charged by now, in the order in which the places were met."""
+        return [(key, *charge) for key, charge in self._charges.items()]  # type: ignore[misc]  # four of them
+
+    def abandoned(self) -> None:
+        """Called when it turns out that nobody will leave the scope; for subclasses."""
+
+    def __del__(self) -> None:
+        if self._state == OPEN:
+            self._abandon()
+
+    def charge_segment(self, key: int, segment_ns: int, *, blocking: bool) -> None:
+        """A segment of one of the tasks ended, or this scope's part of it."""
+        recorder = self._recorder
+        if recorder is None:
+            return
+        if self._state != OPEN:
+            recorder._words[recorder._layout.request(self._record) + REQUEST["background_ns"]] += segment_ns
+            return
+        charge = self._charge(key)
+        charge[0] += 1
+        charge[1] += segment_ns
+        charge[3] += segment_ns if blocking else 0
+
+    def charge_wait(self, point: int, wait_ns: int) -> None:
+        """One of the tasks waited."""
+        if self._state == OPEN:
+            self._charge(point)[2] += wait_ns
+
+    def _charge(self, key: int) -> list[int]:
+        charge = self._charges.get(key)
+        if charge is None:
+            if len(self._charges) >= MAX_POINTS:
+                key = OTHER_POINT
+            charge = self._charges.setdefault(key, [0, 0, 0, 0])
+        return charge
+
+    def _active_ns(self) -> int:
+        return sum(charge[1] for charge in self._charges.values())
+
+    def _unlink(self, recorder: Recorder) -> None:
+        """Take it from among the scopes of the task that entered it, and count it if that is another one or has an inner one open."""
+        task = None if self._entered_in is None else self._entered_in()
+        if task is not _task_in_progress(recorder):
+            _count(recorder, _FOREIGN_TASK)
+        if task is None:
+            return
+        if task._scope is self:
+            task._scope = _of(recorder, self.outer)
+            return
+        if task is _task_in_progress(recorder):
+            _count(recorder, _OUT_OF_ORDER)
+        inner = task._scope
+        while inner is not None and inner.outer is not self:
+            inner = inner.outer
+        if inner is not None:
+            inner.outer = self.outer
+
+    def _cut(self) -> None:
+        """Give up the outermost scope where too many are open."""
+        inner: Scope = self
+        for _ in range(MAX_NESTED):
+            if inner.outer is None:
+                return
+            inner = inner.outer
+        outermost, inner.outer = inner.outer, None
+        if outermost is not None:
+            outermost._abandon()
+
+    def _abandon(self) -> None:
+        state, self._state = self._state, LEFT
+        recorder = self._recorder
+        if state == OPEN and recorder is not None and not recorder.retired:
+            base = recorder._layout.request(self._record)
+            recorder._words[base + REQUEST["in_progress"]] -= 1
+            recorder._words[base + REQUEST["background_ns"]] += self._active_ns()
+            _count(recorder, _ABANDONED)
+        self.abandoned()
+
+
+def attach(task: TracedCoroutine, recorder: Recorder) -> None:
+    """At the first step of a task: it belongs to the scope of its context."""
+    scope = current_scope.get(None)
+    if not isinstance(scope, Scope) or scope._recorder is None:
+        return
+    if scope._recorder is recorder:
+        task._scope, task._divided_ns = scope, 0
+    elif not scope._recorder.retired:
+        _count(recorder, _FOREIGN_LOOP)
+
+
+def detach(task: TracedCoroutine) -> None:
+    """The task is over, and what it did not leave it will not leave any more."""
+    scope = task._scope
+    while scope is not None:
+        if scope._entered_in is not None and scope._entered_in() is task:
+            scope._entered_in = None
+        scope = scope.outer
+    task._scope = None
+
+
+def divide(task: TracedCoroutine, now: int) -> None:
+    """Charge the segment in progress to the task's scope by now; the rest may be another's."""
+    until = now if task is task._recorder._current else task._paused_ns
+    elapsed_ns = until - task._since_ns
+    if task._scope is not None:
+        task._scope.charge_segment(~task._record, elapsed_ns - task._divided_ns, blocking=elapsed_ns >= task._recorder._threshold_ns)
+    task._divided_ns = elapsed_ns
+
+
+def _in_progress(recorder: Recorder) -> Iterator[TracedCoroutine]:
+    """The segments in progress, from the innermost on."""
+    task = recorder._current
+    while task is not None:
+        yield task
+        task = task._outer
+
+
+def _task_in_progress(recorder: Recorder) -> TracedCoroutine | None:
+    """The task that runs, ``None`` in a callback."""
+    task = recorder._current
+    return None if task is None or task._record == CALLBACKS else task
+
+
+def _open_in_context() -> Any:
+    scope = current_scope.get(None)
+    return scope if isinstance(scope, Scope) and scope._state != LEFT else None
+
+
+def _of(recorder: Recorder, scope: Any) -> Any:
+    """``scope``, if its time is recorded there."""
+    return scope if scope is not None and scope._recorder is recorder else None
+
+
+def _count(recorder: Recorder, error: int) -> None:
+    recorder._words[recorder._layout.scope_errors + error] += 1

@@ -1,0 +1,79 @@
+"""Objectives of the requests of one page: which of the open ones are over theirs, each counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+from typing import NamedTuple
+
+from aiometrics.catalogue import SCOPE_ERRORS
+from aiometrics.clock import SECOND_NS
+from aiometrics.directory import Directory
+from aiometrics.layout import REQUEST
+from aiometrics.page import Page
+
+_INVALID = SCOPE_ERRORS.index("invalid")
+
+
+class _Deadline(NamedTuple):
+    at_ns: int
+    record: int
+
+
+class Ledger:
+    """The types of requests on a page, and the deadlines of those in progress.
+
+    A violation is counted by whoever takes its deadline out of the table first: the loop, when the scope is left, or a reader that finds it
+    passed. Taking it is one operation of a dictionary, so that neither waits for the other; each has a word of its own to count in.
+    """
+
+    def __init__(self, page: Page, directory: Directory, objectives: Mapping[str, float]) -> None:
+        self._page = page
+        self._directory = directory
+        self._objectives_ns = {name: round(seconds * SECOND_NS) for name, seconds in objectives.items()}
+        self._deadlines: dict[int, _Deadline] = {}
+        self._numbers = count(1)
+        for name, objective_ns in self._objectives_ns.items():
+            self.set_objective(directory.request(name), objective_ns)
+
+    def record(self, name: str) -> int:
+        """The record of a type of request."""
+        return self._directory.request(name)
+
+    def objective_ns(self, name: str) -> int | None:
+        """What the options say of that type."""
+        return self._objectives_ns.get(name)
+
+    def set_objective(self, record: int, objective_ns: int) -> None:
+        """Show the objective of a type; where scopes bring their own, the one of the last."""
+        self._page.words[self._page.layout.request(record) + REQUEST["objective_ns"]] = objective_ns
+
+    def promise(self, record: int, at_ns: int) -> int:
+        """A scope of that type is to be left by ``at_ns``. The number under which it keeps or breaks that."""
+        number = next(self._numbers)
+        self._deadlines[number] = _Deadline(at_ns, record)
+        return number
+
+    def keep(self, number: int, left_ns: int) -> None:
+        """The scope was left."""
+        deadline = self._deadlines.pop(number, None)
+        if deadline is not None and left_ns > deadline.at_ns:
+            self._page.words[self._page.layout.request(deadline.record) + REQUEST["violations"]] += 1
+
+    def forget(self, number: int) -> None:
+        """The scope will not be left any more."""
+        self._deadlines.pop(number, None)
+
+    def count_invalid(self) -> None:
+        """A type or an objective was given that is none."""
+        self._page.words[self._page.layout.scope_errors + _INVALID] += 1
+
+    def count_overdue(self, now_ns: int) -> None:
+        """Count those in progress that are over their objective. For readers, one at a time."""
+        for number, deadline in self._deadlines.copy().items():
+            if now_ns > deadline.at_ns and self._deadlines.pop(number, None) is not None:
+                self._page.words[self._page.layout.request(deadline.record) + REQUEST["overdue"]] += 1
+
+    def clear(self) -> None:
+        """The loop is gone, and so is everything that was in progress on it."""
+        self._deadlines.clear()
