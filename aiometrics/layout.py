@@ -23,6 +23,8 @@ MAGIC = int.from_bytes(b"aiometr\0", "little")
 VERSION = 2
 WORD = 8
 STRING_BYTES_PER_NAME = 128
+#: Of a longer name the rest is cut: what one reference to it can make a reader write must have a bound.
+NAME_BYTES = 1024
 LOOP_NAME_BYTES = STRING_BYTES_PER_NAME
 #: What is not known, where 0 would be a number like any other.
 UNKNOWN = -1

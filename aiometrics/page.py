@@ -14,6 +14,7 @@ from aiometrics.layout import (
     LOOP_COUNTERS,
     LOOP_NAME_BYTES,
     MAGIC,
+    NAME_BYTES,
     OWN_COROUTINES,
     REQUEST,
     REQUEST_WAIT,
@@ -244,7 +245,7 @@ class Page:
         ref = self._refs.get(text)
         if ref is not None:
             return ref
-        data = text.encode("utf-8", "backslashreplace")
+        data = text.encode("utf-8", "backslashreplace")[:NAME_BYTES]
         used = self.words[HEADER["strings_used"]]
         if used + len(data) > self.layout.string_bytes:
             self.words[HEADER["overflow_string"]] += 1

@@ -16,6 +16,7 @@ from aiometrics.layout import (
     MAGIC,
     MAX_PLACES,
     MAX_PROBES,
+    NAME_BYTES,
     NOTE,
     NOTE_BYTES,
     NOTE_WORDS,
@@ -158,6 +159,8 @@ class _Decoder:
         start, length = ref >> 32, ref & 0xFFFF_FFFF
         if ref < 0 or start + length > self._strings_used:
             raise PageError(f"string reference {ref:#x} points outside the {self._strings_used} bytes in use")
+        if length > NAME_BYTES:
+            raise PageError(f"a name of at most {NAME_BYTES} bytes cannot have {length}")
         base = self._layout.strings * WORD + start
         return self._data[base : base + length].decode("utf-8", "replace")
 
@@ -306,6 +309,8 @@ def _layout_of(data: bytes) -> Layout:
     if ends[-1] > len(words):
         raise PageError(f"{len(data)} bytes are too few for the bucket bounds")
     segment_ns, wait_ns = (tuple(words[start:end].tolist()) for start, end in pairwise(ends))
+    if not all(1 <= lower < upper for bounds in (segment_ns, wait_ns) for lower, upper in pairwise((*bounds, bounds[-1] + 1))):
+        raise PageError(f"bucket bounds must ascend from 1 ns on, not be {segment_ns} and {wait_ns}")
     layout = Layout(segment_ns, wait_ns, *capacities)
     if layout.size != len(data) or words[HEADER["size"]] != len(data) or words[HEADER["string_bytes"]] != layout.string_bytes:
         raise PageError(f"a page of {len(data)} bytes that should have {layout.size}")

@@ -21,6 +21,7 @@ from aiometrics.layout import (
     LOOP_NAME_BYTES,
     MAX_PLACES,
     MAX_PROBES,
+    NAME_BYTES,
     NOTE,
     NOTE_BYTES,
     NOTE_WORDS,
@@ -197,8 +198,9 @@ def test_overflow_counts_names_not_events(implementation: str) -> None:
 def test_strings_that_find_no_room_are_counted() -> None:
     """When the string area is full, a new name goes to (other); known ones go on."""
     made = page()
-    room = LAYOUT.string_bytes - LOOP_NAME_BYTES - len("(other)(callback)")
-    assert OWN_COROUTINES == made.add_coroutine("x" * room)
+    room = LAYOUT.string_bytes - LOOP_NAME_BYTES - len("(other)(callback)") - NAME_BYTES
+    assert 0 < room < NAME_BYTES
+    assert (OWN_COROUTINES, OWN_COROUTINES + 1) == (made.add_coroutine("w" * NAME_BYTES), made.add_coroutine("x" * room))
     assert (0, 0) == (made.add_coroutine("y"), made.add_yield_point(OWN_COROUTINES, "y", "z"))
     assert 1 == made.add_yield_point(OWN_COROUTINES, "x" * room, "(other)")
     view = read(bytes(made.memory), 0, 0)

@@ -1,0 +1,50 @@
+"""``python -m tests.fuzz pages --cases 1000000``: the reader against broken pages. Ends with 1 if anything was found."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections import Counter
+from pathlib import Path
+
+from . import pages
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    targets = parser.add_subparsers(required=True, metavar="TARGET")
+    found = targets.add_parser("pages", help="the reader against broken pages")
+    found.add_argument("--cases", type=int, default=100_000)
+    found.add_argument("--jobs", type=int, default=1, help="processes, each with a part of the cases and a seed of its own")
+    found.add_argument("--seed", type=int, default=1)
+    found.add_argument("--keep", type=Path, metavar="DIR", help="where to write the pages that found something")
+    found.set_defaults(run=_pages)
+    return parser.parse_args()
+
+
+def _pages(options: argparse.Namespace) -> int:
+    parts = [(options.cases // options.jobs, options.seed + job) for job in range(options.jobs)]
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        reports = pool.starmap(pages.campaign, parts)
+    for job, report in enumerate(reports):
+        print(
+            f"job {job}: {report.cases} cases in {report.seconds:.0f} s; {report.taken} taken, {report.rendered} of them rendered; "
+            f"{report.branches} branches, {report.corpus} pages kept; slowest case {report.slowest_seconds * 1e3:.1f} ms; "
+            f"peak memory {report.early_kib / 1024:.1f} MiB after a tenth, {report.late_kib / 1024:.1f} MiB in the end"
+        )
+    for refusal, count in sum((report.refusals for report in reports), Counter[str]()).most_common():
+        print(f"{count:9} {refusal}")
+    findings = {trace: data for report in reports for trace, data in report.findings.items()}
+    for number, (trace, data) in enumerate(findings.items()):
+        print(f"\nfinding {number}:\n{trace}")
+        if options.keep:
+            options.keep.mkdir(parents=True, exist_ok=True)
+            (options.keep / f"finding-{number}.page").write_bytes(data)
+    print(f"{sum(report.cases for report in reports)} cases, {len(findings)} findings")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    options = _arguments()
+    sys.exit(options.run(options))

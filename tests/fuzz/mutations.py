@@ -1,0 +1,150 @@
+"""Pages that are broken in some way: from noise to a single field with just the wrong number in it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from random import Random
+
+from aiometrics.layout import (
+    COROUTINE,
+    HEADER,
+    LOOP,
+    NOTE,
+    NOTE_WORDS,
+    OWN_COROUTINES,
+    REQUEST,
+    REQUEST_WAIT,
+    VITALS,
+    WORD,
+    YIELD_POINT,
+    Layout,
+)
+
+_LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
+_NUMBERS = (0, 1, 2, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1_000_000, 1_000_001)
+#: Of records, in the order in which a layout takes them.
+_CAPACITIES = ("max_coroutines", "max_yield_points", "max_requests")
+_REFERENCES = {"name", "yield_point", "awaits"}
+
+
+class Mutator:
+    """Makes new pages of old ones. The same ``random`` makes the same pages."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._ways = (
+            self._noise,
+            self._flip,
+            self._cut,
+            self._stuff,
+            self._splice,
+            self._resize,
+            *[self._field] * 16,
+            *[self._reference] * 4,
+        )
+
+    def __call__(self, page: bytes, other: bytes) -> bytes:
+        """``page`` after one or a few changes, some of them with parts of ``other``."""
+        data = bytearray(page)
+        for _ in range(self._random.choice((1, 1, 1, 2, 3, 8))):
+            data = self._random.choice(self._ways)(data, other)
+        return bytes(data)
+
+    def _noise(self, _: bytearray, __: bytes) -> bytearray:
+        return bytearray(self._random.randbytes(self._random.choice((0, 7, 8, 160, 1000, 4096))))
+
+    def _flip(self, data: bytearray, _other: bytes) -> bytearray:
+        for _ in range(self._random.randint(1, 8)):
+            if data:
+                data[self._random.randrange(len(data))] ^= 1 << self._random.randrange(8)
+        return data
+
+    def _cut(self, data: bytearray, _: bytes) -> bytearray:
+        """Fewer bytes, or more: whole words, or not."""
+        size = self._random.choice((0, len(data) // 2, len(data) - 1, len(data) - WORD, self._random.randint(0, len(data))))
+        return data + bytes(WORD) if self._random.random() < 0.2 else data[: max(0, size)]
+
+    def _stuff(self, data: bytearray, _: bytes) -> bytearray:
+        """Noise in a part of it."""
+        start = self._random.randint(0, len(data))
+        some = self._random.randbytes(min(self._random.randint(1, 64), len(data) - start))
+        data[start : start + len(some)] = some
+        return data
+
+    def _splice(self, data: bytearray, other: bytes) -> bytearray:
+        start, size = self._random.randint(0, min(len(data), len(other))), self._random.randint(1, 4096)
+        data[start : start + size] = other[start : start + size]
+        return data
+
+    def _resize(self, data: bytearray, _: bytes) -> bytearray:
+        """Other buckets and other room, with the size that goes with them."""
+        bounds = [sorted(self._random.sample(range(1, 10_000), self._random.choice((1, 1, 2, 3, 64)))) for _ in range(2)]
+        capacities = {name: self._random.randint(1, 6) for name in _CAPACITIES}
+        layout = Layout(tuple(bounds[0]), tuple(bounds[1]), **capacities)
+        data = data[: layout.size] + bytes(max(0, layout.size - len(data)))
+        sizes = {"size": layout.size, "string_bytes": layout.string_bytes, "segment_bounds": len(bounds[0]), "wait_bounds": len(bounds[1])}
+        for name, number in (sizes | capacities).items():
+            _store(data, HEADER[name], number)
+        for place, bound in enumerate((*bounds[0], *bounds[1]), layout.bounds):
+            _store(data, place, bound)
+        return data
+
+    def _field(self, data: bytearray, _: bytes) -> bytearray:
+        """One field with another number."""
+        place = self._random.choice(list(_fields(_layout_of(data))))
+        before = _load(data, place)
+        _store(data, place, self._random.choice((before + 1, before - 1, -before, self._number(), self._number())))
+        return data
+
+    def _reference(self, data: bytearray, _: bytes) -> bytearray:
+        """A string somewhere else, or longer."""
+        layout = _layout_of(data)
+        used = _load(data, HEADER["strings_used"])
+        start, length = (self._random.choice((0, 1, 128, used, used - 1, used + 1, abs(self._number()))) for _ in range(2))
+        reference = (start << 32 | length & 0xFFFF_FFFF) & _HIGHEST
+        places = [start + fields[name] for start, fields in _records(layout) for name in _REFERENCES & fields.keys()]
+        _store(data, self._random.choice((HEADER["loop_name"], *sorted(places))), reference)
+        return data
+
+    def _number(self) -> int:
+        number = self._random.choice((*_NUMBERS, _LOWEST, _HIGHEST, self._random.randint(_LOWEST, _HIGHEST)))
+        return number if self._random.random() < 0.7 else -number
+
+
+def _layout_of(data: bytearray) -> Layout:
+    """Where the fields of a page probably are, whatever has become of it."""
+    counts = {name: _load(data, HEADER[name]) for name in ("segment_bounds", "wait_bounds", *_CAPACITIES)}
+    segment, wait, *capacities = (count if 1 <= count <= 64 else 1 for count in counts.values())
+    return Layout((1,) * segment, (1,) * wait, *capacities)
+
+
+def _records(layout: Layout) -> Iterator[tuple[int, dict[str, int]]]:
+    """Where the first few records of each kind start, and what fields they have."""
+    yield from ((layout.coroutine(number), COROUTINE) for number in range(OWN_COROUTINES + 2))
+    for number in range(3):
+        yield layout.yield_point(number), YIELD_POINT
+        yield layout.request(number), REQUEST
+        yield layout.request_wait(number), REQUEST_WAIT
+
+
+def _fields(layout: Layout) -> Iterator[int]:
+    """The words that mean something by themselves, and some of histograms."""
+    yield from HEADER.values()
+    yield from range(layout.bounds, layout.loop)
+    yield from (layout.loop + field for field in LOOP.values())
+    yield from (layout.vitals + field for field in VITALS.values())
+    for table in (layout.samples, layout.errors):
+        yield from (table + note * NOTE_WORDS + field for note in range(3) for field in NOTE.values())
+    for start, fields in _records(layout):
+        yield from range(start, start + len(fields) + 3)
+
+
+def _load(data: bytearray, place: int) -> int:
+    return int(struct.unpack_from("q", data, place * WORD)[0]) if (place + 1) * WORD <= len(data) else 0
+
+
+def _store(data: bytearray, place: int, number: int) -> None:
+    """Where there is such a word: a page may have been cut."""
+    if (place + 1) * WORD <= len(data):
+        struct.pack_into("q", data, place * WORD, max(_LOWEST, min(_HIGHEST, number)))

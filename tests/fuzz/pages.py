@@ -1,0 +1,146 @@
+"""Broken pages against the reader: it may refuse them, and nothing else. What it takes must come out as text that parses."""
+
+from __future__ import annotations
+
+import re
+import resource
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from aiometrics import merge, reader, text
+from aiometrics.families import Facts
+from aiometrics.layout import NAME_BYTES, VITALS, Layout
+from aiometrics.merge import merged
+from aiometrics.page import Page
+from aiometrics.reader import PageError, PageView
+from aiometrics.tally import Tally
+from aiometrics.text import Renderer
+
+from .branches import Branches
+from .mutations import Mutator
+
+NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
+LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=3, max_requests=2)
+#: Of the pages that the reader takes one in so many is rendered too, and each that took a new branch.
+_RENDERED = 20
+_CORPUS = 5000
+_NUMBERS = re.compile(r"-?(0x[0-9a-f]+|[0-9]+)(, -?[0-9]+)*,?")
+
+
+@dataclass
+class Report:
+    """What a campaign did, and what it found."""
+
+    cases: int = 0
+    taken: int = 0
+    rendered: int = 0
+    #: Why pages were refused, without the numbers, and how often.
+    refusals: Counter[str] = field(default_factory=Counter)
+    #: Tracebacks of what must not happen, with the pages that made it.
+    findings: dict[str, bytes] = field(default_factory=dict)
+    branches: int = 0
+    corpus: int = 0
+    seconds: float = 0.0
+    #: Of CPU.
+    slowest_seconds: float = 0.0
+    #: The most memory that the process ever had, in KiB: after the first tenth of the cases, and in the end.
+    early_kib: int = 0
+    late_kib: int = 0
+
+
+def seeds() -> list[bytes]:
+    """Pages as recorders write them: an empty one, a full one, one of a loop in the middle of a block."""
+    full = Page(LAYOUT, blocking_threshold_ns=100, weight=4)
+    full.open("MainThread")
+    for number in range(3):
+        coroutine = full.add_coroutine(f"shop.größe.handle_{number}")
+        full.add_yield_point(coroutine, f"shop/db.py:{number} fetch", "asyncio.sleep")
+        full.add_request_wait(full.add_request(f"GET /{number}"), "asyncio.sleep")
+    start = LAYOUT.coroutines
+    for place in range(start, LAYOUT.strings):
+        if not full.words[place]:
+            full.words[place] = place - start
+    Tally(full, LAYOUT.samples, 3).add("shop/db.py:1 fetch > re.match", 3)
+    Tally(full, LAYOUT.errors, 3).add("naming", 2)
+    blocked = bytearray(full.copy())
+    words = memoryview(blocked)[: LAYOUT.strings * 8].cast("q")
+    for offset, value in enumerate((2, NOW_NS - 500, 2, 50, NOW_NS - 100, 7, 1, NOW_NS - 900, 0, 5, 6, 7, 8, NOW_NS - 100)):
+        words[LAYOUT.loop + offset] = value
+    for vital in VITALS.values():
+        words[LAYOUT.vitals + vital] = 3
+    empty = Page(LAYOUT, blocking_threshold_ns=100)
+    return [empty.copy(), full.copy(), bytes(blocked)]
+
+
+def campaign(cases: int, seed: int, read: Callable[[bytes, int, int], PageView] = reader.read) -> Report:
+    """Try so many pages. Those that make ``read`` take a branch for the first time are what later ones are made of."""
+    random = Random(seed)  # noqa: S311 - it is to be repeated
+    mutate, corpus, report = Mutator(random), seeds(), Report()
+    started = time.perf_counter()
+    with Branches(reader, merge) as branches:
+        for data in corpus:
+            _try(data, read, report, render=True)
+        for number in range(cases):
+            known = len(branches)
+            data = mutate(random.choice(corpus), random.choice(corpus))
+            _try(data, read, report, render=report.taken % _RENDERED == 0)
+            if len(branches) > known and len(corpus) < _CORPUS:
+                corpus.append(data)
+                _try(data, read, report, render=True)
+            if number == cases // 10:
+                report.early_kib = _peak_kib()
+        report.branches = len(branches)
+    report.corpus, report.late_kib, report.seconds = len(corpus), _peak_kib(), time.perf_counter() - started
+    return report
+
+
+def _try(data: bytes, read: Callable[[bytes, int, int], PageView], report: Report, *, render: bool) -> None:
+    report.cases += 1
+    started = time.thread_time()
+    try:
+        view = read(data, NOW_NS, UNIX_NS)
+        report.taken += 1
+        _check_size(view)
+        if render:
+            report.rendered += 1
+            _render(view)
+    except PageError as error:
+        report.refusals[_NUMBERS.sub("N", str(error))] += 1
+    except Exception:  # noqa: BLE001 - this is what we are looking for
+        report.findings.setdefault(traceback.format_exc(), data)
+    report.slowest_seconds = max(report.slowest_seconds, time.thread_time() - started)
+
+
+def _check_size(view: PageView) -> None:
+    """A page must not be able to say more than was written into it."""
+    names = [view.loop.loop, *(entry.coroutine for entry in view.coroutines)]
+    names += [name for point in view.yield_points for name in point.labels]
+    names += [name for wait in view.request_waits for name in (wait.request, wait.awaits)]
+    longest = max(map(len, names))
+    if longest > NAME_BYTES:
+        raise AssertionError(f"a name of {longest} characters")
+
+
+def _render(view: PageView) -> None:
+    snapshot = merged([view, view], taken_ns=UNIX_NS, errors={}, untraced_tasks=0, sample_ratio=1.0)
+    renderer = Renderer(on_error=_raise, pause=_go_on)
+    pages = {form: b"".join(renderer.slices(snapshot, Facts("1.2.3", "python"), form)) for form in (text.TEXT, text.OPENMETRICS)}
+    list(parse_text(pages[text.TEXT].decode()))
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _go_on() -> None:
+    pass
+
+
+def _peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,55 @@
+"""A short run of the attacks in ``tests/fuzz``; ``python -m tests.fuzz`` makes long ones."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz import pages
+
+from aiometrics import reader
+from aiometrics.layout import NAME_BYTES
+from aiometrics.page import Page
+from aiometrics.reader import PageError, PageView, read
+
+
+def test_the_reader_refuses_broken_pages_and_does_nothing_else() -> None:
+    """Some thousand pages: none is worse than refused, all kinds of refusals occur, and what is taken can be rendered."""
+    report = pages.campaign(3000, seed=7)
+
+    assert {} == report.findings
+    assert 3000 < report.cases
+    assert 300 < report.taken
+    assert 20 < report.rendered
+    assert 15 < len(report.refusals)
+
+
+def test_the_campaign_finds_what_there_is_to_find() -> None:
+    """A reader that forgets one check is caught."""
+
+    def careless(data: bytes, now_ns: int, unix_ns: int) -> PageView:
+        try:
+            return read(data, now_ns, unix_ns)
+        except PageError as error:
+            if "belongs to coroutine" in str(error):
+                raise IndexError(str(error)) from None
+            raise
+
+    found = pages.campaign(1000, 7, read=careless).findings
+
+    assert found
+    assert all("IndexError" in trace for trace in found)
+    for data in found.values():
+        with pytest.raises(PageError, match="belongs to coroutine"):
+            read(data, pages.NOW_NS, pages.UNIX_NS)
+
+
+def test_a_page_says_no_more_than_was_written_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One long string, named by every record of a page, would make a reader write gigabytes: names have a limit, on both sides."""
+    page = Page(pages.LAYOUT, blocking_threshold_ns=100)
+    number = page.add_coroutine("x" * (NAME_BYTES + 5))
+    page.words[page.layout.coroutine(number) + 1] = 1
+    (named,) = (entry.coroutine for entry in read(page.copy(), 0, 0).coroutines)
+
+    assert "x" * NAME_BYTES == named
+    monkeypatch.setattr(reader, "NAME_BYTES", NAME_BYTES - 1)
+    with pytest.raises(PageError, match="a name of at most 1023 bytes cannot have 1024"):
+        read(page.copy(), 0, 0)
