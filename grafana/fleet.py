@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from grafana import thresholds
 from grafana.frame import add_row, frame
-from grafana.panels import Column, PanelBuilder, big_number, drill_down, instance_link, lines, ranking, spread, stripes
+from grafana.panels import Column, PanelBuilder, big_number, drill_down, instance_link, lines, ranking, request_link, spread, stripes
 from grafana.queries import JOB, LOOP, leading, select, top
 
 BUSY_RECORD = "job_instance_loop:asyncio_loop_active_seconds:rate5m"
@@ -33,6 +33,7 @@ def fleet() -> Dashboard:
     add_row(board, "Which service is in trouble?", services())
     add_row(board, "Which instance is in trouble?", instances())
     add_row(board, "Which code is it?", code())
+    add_row(board, "Which requests pay for it?", requests())
     return board
 
 
@@ -163,6 +164,31 @@ def code() -> list[PanelBuilder]:
             {"job": "Service", "yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"},
             [Column("Parked", top(f"({of_service('job_yield_point:asyncio_wait_seconds_sum:rate5m')})"), bar=True)],
             links=[drill_down("__data.fields.Coroutine")],
+        ),
+    ]
+
+
+def requests() -> list[PanelBuilder]:
+    """Types of requests of whole services."""
+    late = "job_request:asyncio_request_objective_violations"
+    took = "job_request:asyncio_request_wall_seconds"
+    worst = top(f"({of_service(f'{late}:ratio_rate5m')})")
+    return [
+        ranking(
+            "Which requests miss their objective, over the fleet?",
+            "Types of requests over all instances of a service, by the share that misses its objective now. At 14.4 % of an hour, 6 % of "
+            "six hours or 1 % of three days an alert fires.",
+            {"job": "Service", "request": "Request"},
+            [
+                Column("Missed %", worst, thresholds.MISSED, bar=True),
+                Column("In 1 h %", also(f"{late}:ratio_rate1h", worst), thresholds.MISSED),
+                Column("In 6 h %", also(f"{late}:ratio_rate6h", worst), thresholds.MISSED),
+                Column("Objective ms", also("job_request:asyncio_request_objective_seconds:max", worst)),
+                Column("p99 ms", also(f"{took}:p99_rate5m", worst)),
+                Column("Requests/s", also(f"{took}_count:rate5m", worst)),
+                Column("In progress", also("job_request:asyncio_requests_in_progress:sum", worst)),
+            ],
+            links=[request_link("__data.fields.Request")],
         ),
     ]
 

@@ -69,6 +69,7 @@ def _variables() -> list[dashboard.DatasourceVariable | dashboard.QueryVariable 
         _picker("instance", "Instance", 'label_values(aiometrics_build_info{job=~"$job"}, instance)', "Their processes"),
         _picker("loop", "Loop", f"label_values(asyncio_loop_heartbeat_timestamp_seconds{{{chosen}}}, loop)", "Event loops, by thread"),
         _picker("coroutine", "Coroutine", f"label_values(asyncio_tasks_created_total{{{chosen}}}, coroutine)", "Root coroutines of tasks"),
+        _picker("request", "Request", f"label_values(asyncio_requests_in_progress{{{chosen}}}, request)", "Types of requests"),
         dashboard.CustomVariable("topk")
         .label("Top")
         .description("How many rows and series a ranking shows")

@@ -24,6 +24,7 @@ from grafana.queries import (
     top,
     total,
 )
+from grafana.requests import requests
 
 POINT_HEADINGS = {"yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"}
 TO_COROUTINE = drill_down("__data.fields.Coroutine")
@@ -41,18 +42,20 @@ OLDEST_AGE = f"time() - (min({OLDEST_RECORDED}) or min({OLDEST_OF_CHOSEN} > 0))"
 
 
 def hotspots() -> Dashboard:
-    """Health, starvation, who burns the loop, who waits, what is stuck."""
+    """Health, starvation, who burns the loop, who waits, what is stuck, which requests are slow."""
     board = frame(
         "aiometrics-hotspots",
         "asyncio / Hotspots",
-        "Which line starves the event loop, where tasks wait, and what is stuck. Read it from top to bottom. Over all instances, yield "
-        "points and coroutines are shown by what the recording rules recorded over 5 minutes; pick instances for their own rates.",
+        "Which line starves the event loop, where tasks wait, what is stuck, and which requests pay for it. Read it from top to bottom. "
+        "Over all instances, yield points, coroutines and requests are shown by what the recording rules recorded over 5 minutes; pick "
+        "instances for their own rates.",
     )
     add_row(board, "Is anything wrong?", health())
     add_row(board, "Is the loop starved?", starvation())
     add_row(board, "Who burns the loop?", burners())
     add_row(board, "Who waits, and for what?", waiters())
     add_row(board, "What is stuck or leaking?", stuck())
+    add_row(board, "Which requests are slow, and why?", requests())
     return board
 
 

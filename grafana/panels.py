@@ -44,7 +44,10 @@ from grafana.thresholds import GREEN, NONE
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 #: Carries what the reader has picked to the dashboard that a link opens.
-CARRIED = "${__url_time_range}&var-datasource=${datasource}&${job:queryparam}&${instance:queryparam}&${loop:queryparam}&var-topk=${topk}"
+CARRIED = (
+    "${__url_time_range}&var-datasource=${datasource}&${job:queryparam}&${instance:queryparam}&${loop:queryparam}"
+    "&${request:queryparam}&var-topk=${topk}"
+)
 
 PanelBuilder = Builder[Panel]
 
@@ -75,8 +78,17 @@ def drill_down(label: str) -> dashboard.DashboardLink:
 
 def instance_link(label: str) -> dashboard.DashboardLink:
     """A link to the hotspots of the instance that ``label``, a Grafana expression for its name, stands for."""
-    carried = CARRIED.replace("${instance:queryparam}", f"var-instance=${{{label}:percentencode}}")
-    return dashboard.DashboardLink("Hotspots of this instance").type(DashboardLinkType.LINK).url(f"/d/aiometrics-hotspots?{carried}")
+    return _hotspots_of("instance", label)
+
+
+def request_link(label: str) -> dashboard.DashboardLink:
+    """A link to the hotspots with nothing but the type of request that ``label``, a Grafana expression for it, stands for."""
+    return _hotspots_of("request", label)
+
+
+def _hotspots_of(variable: str, label: str) -> dashboard.DashboardLink:
+    carried = CARRIED.replace(f"${{{variable}:queryparam}}", f"var-{variable}=${{{label}:percentencode}}")
+    return dashboard.DashboardLink(f"Hotspots of this {variable}").type(DashboardLinkType.LINK).url(f"/d/aiometrics-hotspots?{carried}")
 
 
 def big_number(

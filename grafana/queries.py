@@ -11,6 +11,7 @@ JOB = 'job=~"$job",instance=~"$instance"'
 CHOSEN = 'every!~"$instance"'
 LOOP = f'{JOB},loop=~"$loop"'
 COROUTINE = f'{JOB},coroutine=~"$coroutine"'
+REQUEST = f'{JOB},request=~"$request"'
 #: At every step of a chart the same: the time range that the dashboard shows, up to its end. Prometheus evaluates it once.
 WHOLE_RANGE = "[$__range] @ end()"
 POINT = "coroutine, yield_point, awaits"

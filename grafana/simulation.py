@@ -11,10 +11,13 @@ import struct
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 SCRAPE_SECONDS = 30
 POINTS_PER_COROUTINE = 10
 DETAILED = 1
+REQUESTS = tuple(f"GET /shop/{number}/{{id}}" for number in range(20))
+AWAITED = ("asyncpg.Connection.fetch", "asyncio.sleep", "redis.Client.get", "Future")
 SEGMENT_BUCKETS = ("0.0001", "0.001", "0.01", "0.05", "0.1", "0.5", "1.0", "5.0", "+Inf")
 WAIT_BUCKETS = ("0.001", "0.01", "0.05", "0.1", "0.5", "1.0", "5.0", "10.0", "60.0", "+Inf")
 STATUSES = ("completed", "failed", "cancelled")
@@ -120,9 +123,9 @@ class Fleet:
                 yield series(base | labels, chance.choice(counters))
             for name in RECORDED:
                 yield series(base | {"__name__": name, "loop": "MainThread"}, chance.choice(shares))
-            for labels in counters_of(self.points):
+            for labels in chain(counters_of(self.points), request_counters()):
                 yield series(base | labels, chance.choice(counters))
-            for labels in gauges_of(self.points):
+            for labels in chain(gauges_of(self.points), request_gauges()):
                 kind = since if "oldest" in labels["__name__"] else alive
                 yield series(base | labels, chance.choice(kind))
 
@@ -194,7 +197,7 @@ def point_labels(number: int) -> Labels:
     return {
         "coroutine": f"shop.handlers.Handler{coroutine}.handle_request",
         "yield_point": f"shop/handlers_{coroutine}.py:{10 + number % POINTS_PER_COROUTINE * 7} Handler{coroutine}.step",
-        "awaits": ("asyncpg.Connection.fetch", "asyncio.sleep", "Future", "redis.Client.get")[number % 4],
+        "awaits": AWAITED[number % len(AWAITED)],
     }
 
 
@@ -229,3 +232,22 @@ def gauges_of(points: int) -> Iterator[Labels]:
         yield {"__name__": "asyncio_oldest_suspension_timestamp_seconds"} | labels
         if number % POINTS_PER_COROUTINE == 0:
             yield {"__name__": "asyncio_tasks", "coroutine": labels["coroutine"]}
+
+
+def request_counters() -> Iterator[Labels]:
+    """Counters and histograms of the types of requests."""
+    for labels in ({"request": request} for request in REQUESTS):
+        for status in STATUSES:
+            yield from histogram("asyncio_request_wall_seconds", labels | {"status": status}, WAIT_BUCKETS)
+        yield from histogram("asyncio_request_active_seconds", labels, ())
+        yield {"__name__": "asyncio_request_background_seconds_total"} | labels
+        yield {"__name__": "asyncio_request_objective_violations_total"} | labels
+        for awaited in AWAITED:
+            yield {"__name__": "asyncio_request_wait_seconds_total", "awaits": awaited} | labels
+
+
+def request_gauges() -> Iterator[Labels]:
+    """Requests in progress, and objectives."""
+    for request in REQUESTS:
+        yield {"__name__": "asyncio_requests_in_progress", "request": request}
+        yield {"__name__": "asyncio_request_objective_seconds", "request": request}

@@ -12,6 +12,11 @@ BLOCKED_TICKET = 1 * BLOCKED_BUDGET
 BLOCKED_PAGE_SLOW = 6 * BLOCKED_BUDGET
 BLOCKED_PAGE_FAST = 14.4 * BLOCKED_BUDGET
 
+#: Share of the requests of a type that may miss its objective: what is left of 99 %.
+MISSED_BUDGET = 0.01
+#: How many times faster than that the budget is spent where the ticket and the two pages come.
+BURN_TICKET, BURN_PAGE_SLOW, BURN_PAGE_FAST = 1, 6, 14.4
+
 #: Active share of a loop over which it is saturated.
 SATURATED = 0.9
 
@@ -44,6 +49,8 @@ def steps(*limits: tuple[float, str]) -> list[Threshold]:
 
 
 BLOCKED = steps((BLOCKED_TICKET, YELLOW), (BLOCKED_PAGE_SLOW, ORANGE), (BLOCKED_PAGE_FAST, RED))
+BURN = steps((BURN_TICKET, YELLOW), (BURN_PAGE_SLOW, ORANGE), (BURN_PAGE_FAST, RED))
+MISSED = steps((BURN_TICKET * MISSED_BUDGET, YELLOW), (BURN_PAGE_SLOW * MISSED_BUDGET, ORANGE), (BURN_PAGE_FAST * MISSED_BUDGET, RED))
 FAILED = steps((FAILING, RED))
 HOTSPOT = steps((HOT, RED))
 IN_LINE = steps((STARVED_BY_SCHEDULER, RED))

@@ -19,7 +19,7 @@ from aiometrics.catalogue import CATALOGUE
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
-VARIABLES = ["datasource", "job", "instance", "loop", "coroutine", "topk"]
+VARIABLES = ["datasource", "job", "instance", "loop", "coroutine", "request", "topk"]
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?=\{)")
 
 #: Panels whose thresholds are those of alerts.
@@ -129,19 +129,21 @@ def test_labels_in_queries_exist() -> None:
     assert set() == (matched | grouped) - known
 
 
-def test_hotspots_of_all_instances_read_recorded_series() -> None:
-    """Over all instances no panel computes the rate of a yield point or a coroutine: the raw side of each query then finds nothing."""
+@pytest.mark.parametrize("label", ["coroutine", "request"])
+def test_hotspots_of_all_instances_read_recorded_series(label: str) -> None:
+    """Over all instances no panel computes rates of what there are many of: the raw side of each query then finds nothing."""
     expressions = [target["expr"] for panel in panels(boards()["hotspots"]) for target in panel["targets"]]
     selectors = [found for text in expressions for found in re.findall(r"(\w[\w:]*)\{([^}]*)\}", text)]
-    raw = [name for name, matchers in selectors if "coroutine=~" in matchers and ":" not in name and 'every!~"$instance"' not in matchers]
-    assert [] == raw
+    raw = [(name, matchers) for name, matchers in selectors if f"{label}=~" in matchers and ":" not in name]
+    assert raw
+    assert [] == [name for name, matchers in raw if 'every!~"$instance"' not in matchers]
 
 
 def test_all_instances_are_one_regular_expression() -> None:
     """The value of All is `.*`: queries tell all instances from some by it, and a list of thousands of names would be slow."""
     for board in boards().values():
         pickers = [variable for variable in board["templating"]["list"] if variable["type"] == "query"]
-        assert [".*"] * 4 == [variable["allValue"] for variable in pickers]
+        assert [".*"] * 5 == [variable["allValue"] for variable in pickers]
 
 
 def test_fleet_reads_only_recorded_series() -> None:
@@ -186,6 +188,24 @@ def test_stuck_is_what_the_alert_calls_stuck() -> None:
     assert patient in score
 
 
+def test_budgets_of_requests_are_spent_as_fast_as_the_alerts_say() -> None:
+    """Burn rates change colour at the factors of the ticket and of the two pages, and shares at what these make of the budget."""
+    alerts = rules("alert")
+    shares = [first_limit(alerts[f"AsyncioRequestObjective{name}"]) for name in ("BudgetSpent", "SlowBurn", "FastBurn")]
+    burn = next(panel for panel in all_panels() if panel["title"] == "How fast is each error budget spent?")
+    table = next(panel for panel in all_panels() if panel["title"] == "Which requests miss their objective?")
+    (budget,) = set(re.findall(r"\) >= 0\) / ([\d.]+) and", burn["targets"][0]["expr"]))
+    (steps,) = (
+        {one["id"]: one["value"] for one in override["properties"]}["thresholds"]["steps"]
+        for override in table["fieldConfig"]["overrides"]
+        if override["matcher"]["options"]["names"] == ["Missed %"]
+    )
+    assert [pytest.approx(share / float(budget)) for share in shares] == [
+        step["value"] for step in burn["fieldConfig"]["defaults"]["thresholds"]["steps"][1:]
+    ]
+    assert [pytest.approx(100 * share) for share in shares] == [step["value"] for step in steps[1:]]
+
+
 def test_histograms_show_exemplars() -> None:
     """Every chart over buckets asks for exemplars, the way from a slow bucket to its trace."""
     charts = [panel for panel in all_panels() if panel["type"] in {"timeseries", "heatmap"}]
@@ -216,7 +236,7 @@ def test_links_open_a_dashboard_with_what_was_picked() -> None:
         carried = {name.removeprefix("var-") for name, _ in parse_qsl(url.query)}
         carried |= {part[2:].split(":")[0] for part in url.query.split("&") if part.startswith("${") and part.endswith(":queryparam}")}
         assert url.path.removeprefix("/d/") in uids
-        assert {"datasource", "job", "instance", "loop", "topk"} <= carried
+        assert {"datasource", "job", "instance", "loop", "request", "topk"} <= carried
         assert "${__url_time_range}" in url.query
 
 

@@ -64,7 +64,7 @@ def blocks(language: str, section: str) -> list[str]:
 
 def names_in(*queries: str) -> set[str]:
     """Our metrics and the recorded series that the queries mention."""
-    bare = re.sub(r'"[^"]*"', "", "\n".join(queries))
+    bare = re.sub(r'"[^"]*"|\[[^\]]*\]', "", "\n".join(queries))
     return {token for token in re.findall(r"[a-zA-Z_:][\w:]*", bare) if token.startswith(("asyncio_", "aiometrics_")) or ":" in token}
 
 
