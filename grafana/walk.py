@@ -4,7 +4,7 @@
 
 A table is sorted by the column that is about such faults.
 Needs a Prometheus that has scraped ``python -m aiometrics demo`` with all faults on for two minutes. Prints one line for each fault and
-exits 1 if a first row does not name the guilty function, or a line outside of it.
+exits 1 if a first row does not name the guilty function or route, or a line outside of the function.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from typing import Any
 from grafana.generate import ROOT
 from grafana.prometheus import Prometheus, Window, panels
 
-#: By fault: panel of the hotspots dashboard, number of the column to sort by, label that names the culprit, its function.
+#: By fault: panel of the hotspots dashboard, number of the column to sort by, label that names the culprit, its function or its route.
 STEPS = {
     "blocking": ("Which yield points do most harm?", 6, "yield_point", "charge_card"),
+    "blocking, by route": ("Which requests take the loop's time?", 2, "request", "POST /checkout"),
     "cpu": ("Which yield points do most harm?", 3, "yield_point", "rank_results"),
     "tiny": ("Who gives the loop back too often?", 0, "yield_point", "write_rows"),
     "slow": ("Where is a wait longest?", 0, "yield_point", "acquire"),
+    "slow, by route": ("Which requests miss their objective?", 0, "request", "GET /orders/{number}"),
     "stuck": ("Which await is stuck?", 0, "yield_point", "wait_for_confirmation"),
     "failing": ("Which tasks fail, or vanish?", 0, "coroutine", "send_receipt"),
     "failing, cancelled": ("Which tasks fail, or vanish?", 1, "coroutine", "ask_warehouse"),

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from aiometrics.demo.faults import Fault, legend
 from aiometrics.demo.load import load
-from aiometrics.demo.service import Shop
+from aiometrics.demo.service import OBJECTIVES, Shop
 from aiometrics.exporter import Exporter, start_exporter
 from aiometrics.hotspots import hotspots
 from aiometrics.snapshot import Snapshot
@@ -89,7 +89,7 @@ def run(settings: Settings) -> int:
     Ctrl-C ends it with ``KeyboardInterrupt`` after everything it started has been stopped.
     """
     try:
-        exporter = start_exporter(port=settings.port, addr=settings.addr, application=["aiometrics.demo"])
+        exporter = start_exporter(port=settings.port, addr=settings.addr, application=["aiometrics.demo"], objectives=OBJECTIVES)
     except OSError as error:
         return _fail(error.strerror)
     except ValueError as error:
