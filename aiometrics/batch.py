@@ -31,7 +31,7 @@ PROBE = "delivery"
 logger = logging.getLogger("aiometrics")
 
 #: Gauges that hold on after the job is over. What the others said of its last moment would stand there for ever, and look like a hung loop.
-_LASTING = frozenset(metric.family for metric in (catalogue.BUILD_INFO, catalogue.SAMPLE_RATIO))
+_LASTING = frozenset(metric.family for metric in (catalogue.BUILD_INFO, catalogue.SAMPLE_RATIO, catalogue.REQUEST_OBJECTIVE_SECONDS))
 _MOMENTARY = frozenset(metric.family for metric in catalogue.CATALOGUE if metric.kind == "gauge") - _LASTING
 
 

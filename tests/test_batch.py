@@ -31,7 +31,7 @@ from aiometrics.delivery import Textfile
 
 LOCAL = "127.0.0.1"
 WORKS = f"{__name__}.works"
-LASTING = {"aiometrics_build_info", "aiometrics_sample_ratio"}
+LASTING = {"aiometrics_build_info", "aiometrics_sample_ratio", "asyncio_request_objective_seconds"}
 
 
 class Push(NamedTuple):
