@@ -1,9 +1,9 @@
-"""What a process has to tell that is of none of its loops: errors, tasks nobody traces, scopes outside. One of its pages takes it."""
+"""What a process has to tell that is of none of its loops: errors, untraced tasks, scopes outside, records. One of its pages takes it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiometrics.catalogue import SCOPE_ERRORS
 from aiometrics.faults import Faults
@@ -16,9 +16,11 @@ _OUTSIDE = SCOPE_ERRORS.index("outside_loop")
 class Account:
     """Writes to the first page of the process. What there is no page for yet, it tells itself."""
 
-    def __init__(self, faults: Faults, outside_loop: Callable[[], int]) -> None:
+    def __init__(self, faults: Faults, outside_loop: Callable[[], int], records: Callable[[], Mapping[tuple[str, str], int]]) -> None:
         self._faults = faults
         self._outside_loop = outside_loop
+        self._records = records
+        self._records_written: Mapping[tuple[str, str], int] = {}
         self._outside_written = outside_loop()
         self._written: Counter[str] = Counter()
         #: Unless it is in a page.
@@ -38,6 +40,10 @@ class Account:
         outside = self._outside_loop()
         page.words[page.layout.scope_errors + _OUTSIDE] += outside - self._outside_written
         self._outside_written = outside
+        records = self._records()
+        for key, count in records.items():
+            page.words[page.layout.vitals + VITALS["_".join(key)]] += count - self._records_written.get(key, 0)
+        self._records_written = records
 
     def errors(self) -> dict[str, int]:
         """Internal errors that are in no page, by probe."""

@@ -23,6 +23,11 @@ STATUSES = ("completed", "failed", "cancelled")
 SCOPE_ERRORS = ("abandoned", "out_of_order", "foreign_task", "foreign_loop", "invalid", "outside_loop")
 
 
+#: What is written of single requests, and what can become of it, in the order in which pages store the counts.
+RECORD_KINDS = ("slow_request", "trace")
+RECORD_OUTCOMES = ("written", "dropped")
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One metric family: ``name`` as samples of a counter or gauge carry it, ``labels`` in the order they are written."""
@@ -241,6 +246,13 @@ REQUEST_OBJECTIVE_VIOLATIONS = Metric(
     REQUEST,
     "Requests that took longer than their objective, each once; those in progress count from the first scrape that finds them over it.",
 )
+RECORDS = Metric(
+    "aiometrics_request_records_total",
+    "counter",
+    ("kind", "outcome"),
+    "Records of single requests, of each kind (slow_request: an event in the log; trace: the spans of OpenTelemetry): written, or dropped "
+    "because what writes them is too slow or fails. No request waits for it.",
+)
 BUILD_INFO = Metric(
     "aiometrics_build_info",
     "gauge",
@@ -325,6 +337,7 @@ CATALOGUE: tuple[Metric, ...] = (
     OVERFLOW,
     ERRORS,
     REQUEST_SCOPE_ERRORS,
+    RECORDS,
     UNTRACED_TASKS,
     SAMPLE_RATIO,
 )

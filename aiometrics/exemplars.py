@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
+from aiometrics.catalogue import STATUSES
 from aiometrics.clock import Clock
 from aiometrics.families import encodable
 from aiometrics.faults import Faults
-from aiometrics.snapshot import Exemplar
+from aiometrics.request import FinishedRequest, current_request
+from aiometrics.snapshot import Exemplar, RequestType
 
 PROBE = "exemplars"
 #: What OpenMetrics allows for all names and values together.
@@ -17,7 +20,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Exemplars:
-    """Finds what leads from a sample to the trace that it was taken in. Asked only for samples that are slow.
+    """Finds what leads from a slow sample to the request, and to the trace, that it was taken in; asked in the context of its task.
 
     An error counts as one of the probe ``exemplars``, and no exemplar is found from then on.
     """
@@ -26,19 +29,46 @@ class Exemplars:
         self._unix_clock = unix_clock
         self._faults = faults
 
-    def of(self, value_ns: int) -> Exemplar | None:
-        """The exemplar of a sample that was taken just now, in the context that this is called in; ``None`` if nothing leads there.
+    def of_segment(self, segment_ns: int) -> Exemplar | None:
+        """The exemplar of a segment that ended just now; ``None`` if nothing leads there. Never raises."""
+        current = current_request()
+        return self.of(segment_ns, None if current is None else current.id)
 
-        Never raises.
-        """
+    def of(self, value_ns: int, request_id: str | None) -> Exemplar | None:
+        """The exemplar of a sample that was taken just now; ``None`` if nothing leads there. Never raises."""
         if self._faults.tripped(PROBE):
             return None
         try:
-            labels = exemplar_labels(None, trace_of_context())
+            labels = exemplar_labels(request_id, trace_of_context())
             return Exemplar(labels, value_ns, self._unix_clock()) if labels else None
         except Exception as error:  # noqa: BLE001 - never the application's problem
             self._faults.report(PROBE, error)
             return None
+
+
+class SlowWalls:
+    """The last slow request of each type and status: over its objective, or over ``limit_ns`` if its type has none."""
+
+    def __init__(self, exemplars: Exemplars, limit_ns: int, max_types: int) -> None:
+        self._exemplars = exemplars
+        self._limit_ns = limit_ns
+        self._capacity = max_types * len(STATUSES)
+        self._kept: dict[tuple[str, str], Exemplar] = {}
+
+    def __call__(self, finished: FinishedRequest) -> None:
+        """A request is over; this is still its context."""
+        limit_ns = self._limit_ns if finished.objective_ns is None else finished.objective_ns
+        key = finished.request, finished.status
+        if finished.wall_ns <= limit_ns or (len(self._kept) >= self._capacity and key not in self._kept):
+            return
+        exemplar = self._exemplars.of(finished.wall_ns, finished.id)
+        if exemplar is not None:
+            self._kept[key] = exemplar
+
+    def marked(self, entry: RequestType) -> RequestType:
+        """The record of a type with its exemplars. For any thread."""
+        found = {status: self._kept[entry.request, status] for status in STATUSES if (entry.request, status) in self._kept}
+        return replace(entry, exemplars=found) if found else entry
 
 
 def exemplar_labels(request_id: str | None, trace: tuple[str, str] | None) -> Labels:

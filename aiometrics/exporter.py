@@ -188,6 +188,7 @@ def start_exporter(
     max_requests: int | None = None,
     objectives: Mapping[str, float] | None = None,
     request_id: ContextVar[Any] | None = None,
+    slow_request: float | None = None,
     application: Sequence[str] | None = None,
     library: Sequence[str] | None = None,
     request_timeout: float | None = None,
@@ -223,6 +224,9 @@ def start_exporter(
         Wall seconds that requests of a type may take, by type.
     ``request_id``
         A context variable of the application that has the id of the request, where scopes are given none.
+    ``slow_request``
+        Wall seconds from which on a request, if its type has no objective, is logged to ``aiometrics.slow_requests``; those over their
+        objective are in any case.
     ``application``, ``library``
         Module prefixes that count as the application, or as a library, whatever their files' places say.
     ``request_timeout``, ``max_connections``

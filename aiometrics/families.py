@@ -123,7 +123,10 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield catalogue.BLOCK_SAMPLES, (((loop.loop, place), count) for loop in loops for place, count in loop.block_samples.items())
 
     requests = snapshot.requests
-    yield catalogue.REQUEST_WALL_SECONDS, (((e.request, status), distribution(h)) for e in requests for status, h in e.wall.items())
+    yield (
+        catalogue.REQUEST_WALL_SECONDS,
+        (((e.request, status), _exemplified(distribution(h), e.exemplars.get(status))) for e in requests for status, h in e.wall.items()),
+    )
     yield catalogue.REQUEST_ACTIVE_SECONDS, (((entry.request,), distribution(entry.active)) for entry in requests)
     yield catalogue.REQUEST_BACKGROUND_SECONDS, (((entry.request,), seconds(entry.background_ns)) for entry in requests)
     yield catalogue.REQUEST_WAIT_SECONDS, ((entry.labels, seconds(entry.wait_ns)) for entry in snapshot.request_waits)
@@ -137,6 +140,7 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield catalogue.OVERFLOW, (((kind,), count) for kind, count in snapshot.overflow.items())
     yield catalogue.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())
     yield catalogue.REQUEST_SCOPE_ERRORS, (((kind,), count) for kind, count in snapshot.scope_errors.items())
+    yield catalogue.RECORDS, snapshot.records.items()
     yield catalogue.UNTRACED_TASKS, [((), snapshot.untraced_tasks)]
     yield catalogue.SAMPLE_RATIO, [((), snapshot.sample_ratio)]
 

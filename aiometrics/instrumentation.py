@@ -7,19 +7,21 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiometrics import reader, request
 from aiometrics.account import Account
+from aiometrics.catalogue import RECORD_KINDS
 from aiometrics.census import untraced_tasks
 from aiometrics.clock import Clock, monotonic
-from aiometrics.exemplars import Exemplars
+from aiometrics.exemplars import Exemplars, SlowWalls
 from aiometrics.faults import OFF_FOR_LOOP, Faults
 from aiometrics.handles import HandleSeam
 from aiometrics.layout import YIELD_POINT, of_seconds
 from aiometrics.merge import merged
 from aiometrics.options import Options
+from aiometrics.outbox import Outbox
 from aiometrics.page import Page
 from aiometrics.pages import Pages, Slot
 from aiometrics.pauses import GarbageCollectionSeam
@@ -27,6 +29,7 @@ from aiometrics.places import Places
 from aiometrics.recorder import CHOSEN, Implementation
 from aiometrics.request import Home, Observer
 from aiometrics.seams import CreateTaskSeam, Seam, c_seams, python_seams
+from aiometrics.slow_requests import SlowRequests
 from aiometrics.snapshot import Snapshot
 from aiometrics.timing import LoopTiming, RunningLoopSeam, time_turns
 from aiometrics.unhandled import ExceptionHandlerSeam
@@ -78,15 +81,18 @@ class Instrumentation:
             objectives=options.objectives,
             faults=self.faults,
         )
-        self._account = Account(self.faults, request.outside_loop)
+        #: Writes records of single requests.
+        self.outbox = Outbox(RECORD_KINDS, self.faults)
+        self._account = Account(self.faults, request.outside_loop, self.outbox.counts)
+        self._exemplars = Exemplars(unix_clock, self.faults)
+        self._slow_walls = SlowWalls(self._exemplars, options.slow_request_ns or options.blocking_threshold_ns, options.max_requests)
         #: Called with each request that is finished, in its task; must be quick. One that raises is counted, and not called again.
-        self.request_observers: list[Observer] = []
+        self.request_observers: list[Observer] = [self._slow_walls, SlowRequests(self.outbox, options.slow_request_ns)]
         self._tenants: dict[int, _Tenant] = {}
         self._departed: deque[_Tenant] = deque()
         self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
         self._every_loop = False
         self._seams: list[Seam] = []
-        self._exemplars = Exemplars(unix_clock, self.faults)
         self._handlers = ExceptionHandlerSeam(self._unhandled)
         self._lock = threading.RLock()
 
@@ -130,6 +136,7 @@ class Instrumentation:
             for tenant in self._tenants.values():
                 self._evict(tenant)
             self._tenants.clear()
+        self.outbox.stop()
 
     def forget(self) -> None:
         """As :meth:`remove`, in a forked child: without the locks, which other threads may have held."""
@@ -164,13 +171,14 @@ class Instrumentation:
         now_ns, unix_ns = self.clock(), self._unix_clock()
         slots = self._pages.all()
         views = [reader.read(_copy(slot.page, now_ns), now_ns, unix_ns, slot.exemplars) for slot in slots]
-        return merged(
+        seen = merged(
             views,
             taken_ns=unix_ns,
             errors=self._account.errors(),
             untraced_tasks=self._account.untraced_tasks,
             sample_ratio=1 / self.options.weight,
         )
+        return replace(seen, requests=tuple(map(self._slow_walls.marked, seen.requests)))
 
     def refresh(self) -> None:
         """Write into the pages what nobody writes there as it happens."""
@@ -337,7 +345,7 @@ def _harm(loop: Callable[[], Any], slot: Slot, exemplars: Exemplars) -> Callable
         slot.vitals.seen_here()
         ready = len(getattr(loop(), "_ready", ()))
         page.words[page.layout.yield_point(record) + YIELD_POINT["inflicted_wait_ns"]] += segment_ns * ready
-        exemplar = exemplars.of(segment_ns)
+        exemplar = exemplars.of_segment(segment_ns)
         if exemplar is not None:
             slot.exemplars[record] = exemplar
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from aiometrics.catalogue import SCOPE_ERRORS, STATUSES
+from aiometrics.catalogue import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 
 MAGIC = int.from_bytes(b"aiometr\0", "little")
 VERSION = 2
@@ -91,7 +91,8 @@ VITALS = _numbered(
     "thread_runqueue_ns",
     *(f"gc_pause_{generation}_ns" for generation in range(GENERATIONS)),
     "unhandled_exceptions",
-    "untraced_tasks",  # of the whole process, in one of its pages
+    "untraced_tasks",  # as are the next, of the whole process, in one of its pages
+    *(f"{kind}_{outcome}" for kind in RECORD_KINDS for outcome in RECORD_OUTCOMES),
     "ready_handles",
     "scheduled_timers",
     "executor_threads",

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
+from typing import TypeVar
 
-from aiometrics.catalogue import SCOPE_ERRORS, STATUSES
+from aiometrics.catalogue import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.reader import OVERFLOWS, PageView
 from aiometrics.snapshot import Coroutine, RequestType, RequestWait, Snapshot, YieldPoint
+
+K = TypeVar("K")
 
 
 def merged(pages: Sequence[PageView], *, taken_ns: int, errors: Mapping[str, int], untraced_tasks: int, sample_ratio: float) -> Snapshot:
@@ -23,6 +27,7 @@ def merged(pages: Sequence[PageView], *, taken_ns: int, errors: Mapping[str, int
         scope_errors=merged_counts((dict.fromkeys(SCOPE_ERRORS, 0), *(page.scope_errors for page in pages))),
         overflow=merged_overflow(pages),
         errors=merged_counts((*(page.errors for page in pages), errors)),
+        records=merged_counts((dict.fromkeys(product(RECORD_KINDS, RECORD_OUTCOMES), 0), *(page.records for page in pages))),
         untraced_tasks=sum(page.untraced_tasks for page in pages) + untraced_tasks,
         sample_ratio=sample_ratio,
     )
@@ -72,9 +77,9 @@ def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
     return merged_counts((dict.fromkeys(OVERFLOWS, 0), *(view.overflow for view in views)))
 
 
-def merged_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def merged_counts(counts: Iterable[Mapping[K, int]]) -> dict[K, int]:
     """Counts of one name added up."""
-    found: Counter[str] = Counter()
+    found: Counter[K] = Counter()
     for more in counts:
         found.update(more)
     return dict(found)

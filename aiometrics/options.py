@@ -38,6 +38,7 @@ class Options:
     max_requests: int = 100
     objectives: Mapping[str, float] = field(default_factory=dict)
     request_id: ContextVar[Any] | None = None
+    slow_request: float | None = None
     application: tuple[str, ...] = ()
     library: tuple[str, ...] = ()
     request_timeout: float = 10.0
@@ -59,6 +60,8 @@ class Options:
         _check_count("max_requests", self.max_requests, 1, 10_000)
         _check_objectives(self.objectives, self.max_requests)
         _check_variable("request_id", self.request_id)
+        if self.slow_request is not None:
+            _check_seconds("slow_request", self.slow_request)
         _check_prefixes("application", self.application)
         _check_prefixes("library", self.library)
         _check_seconds("request_timeout", self.request_timeout)
@@ -79,6 +82,11 @@ class Options:
     def blocking_threshold_ns(self) -> int:
         """The blocking threshold in ns."""
         return round(self.blocking_threshold * SECOND_NS)
+
+    @property
+    def slow_request_ns(self) -> int | None:
+        """What a request may take whose type has no objective, in ns."""
+        return None if self.slow_request is None else round(self.slow_request * SECOND_NS)
 
 
 def _check_port(port: object) -> None:
@@ -197,6 +205,7 @@ def _variable(text: str) -> Any:
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": _number,
+    "float | None": _number,
     "str": str,
     "bool": _flag,
     "tuple[float, ...]": _floats,

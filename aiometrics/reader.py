@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from types import MappingProxyType
 
-from aiometrics.catalogue import SCOPE_ERRORS, STATUSES
+from aiometrics.catalogue import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.layout import (
     COROUTINE,
     GENERATIONS,
@@ -64,10 +64,12 @@ class PageView:
     loop: Loop
     coroutines: tuple[Coroutine, ...]
     yield_points: tuple[YieldPoint, ...]
-    #: What its process noted there: names and loops that found no room by kind, internal errors by probe, tasks that nobody traces.
+    #: What its process noted there: names and loops that found no room by kind, internal errors by probe, tasks that nobody traces,
+    #: records of single requests by kind and outcome.
     overflow: Mapping[str, int]
     errors: Mapping[str, int]
     untraced_tasks: int
+    records: Mapping[tuple[str, str], int]
     requests: tuple[RequestType, ...]
     request_waits: tuple[RequestWait, ...]
     scope_errors: Mapping[str, int]
@@ -113,6 +115,7 @@ class _Decoder:
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
             self._notes(self._layout.errors, MAX_PROBES),
             max(0, self._vital("untraced_tasks")),
+            {(kind, outcome): self._vital(f"{kind}_{outcome}") for kind in RECORD_KINDS for outcome in RECORD_OUTCOMES},
             tuple(entry for number, name in enumerate(requests) if _used(entry := self._request_type(number, name))),
             self._request_waits(requests),
             {kind: self._words[self._layout.scope_errors + number] for number, kind in enumerate(SCOPE_ERRORS)},

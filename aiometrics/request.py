@@ -10,9 +10,9 @@ import functools
 import inspect
 import threading
 from asyncio import CancelledError, _get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,7 +49,7 @@ class Charge(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FinishedRequest:
-    """A request whose scope was left. ``started`` is Unix time in ns; ``active_ns`` is the sum over ``points``."""
+    """A request that is over. ``started`` is Unix time in ns; ``active_ns`` is the sum over ``points``."""
 
     request: str
     id: str | None
@@ -58,7 +58,15 @@ class FinishedRequest:
     wall_ns: int
     active_ns: int
     objective_ns: int | None
-    points: tuple[Charge, ...]
+    attributes: Mapping[str, Any]
+    #: What it was charged with by key, and what the labels of a key are: most requests are not asked for more.
+    charges: Sequence[tuple[int, int, int, int, int]]
+    labels: Callable[[int], tuple[str, str, str]] = field(repr=False)
+
+    @property
+    def points(self) -> tuple[Charge, ...]:
+        """What it took at each yield point, in the order in which they were met. For any thread."""
+        return tuple(Charge(*self.labels(key), *numbers) for key, *numbers in self.charges)
 
 
 Observer = Callable[[FinishedRequest], None]
@@ -71,6 +79,8 @@ class Request:
     # What each kind of it has, beside what its scope has.
     type: str
     objective_ns: int | None
+    #: What else is worth knowing of this one request, in names of OpenTelemetry or the Elastic Common Schema. Never becomes a label.
+    attributes: dict[str, Any]
     _id: object
     _id_at_entry: object
     _home: Home | None
@@ -133,7 +143,7 @@ _homes = _Homes()
 @functools.cache
 def kind_of_request(scope: type[Any]) -> type[Any]:
     """The class of requests on the scopes of one of the recorders."""
-    slots = ("_home", "_id", "_id_at_entry", "_promise", "_thread", "objective_ns", "type")
+    slots = ("attributes", "_home", "_id", "_id_at_entry", "_promise", "_thread", "objective_ns", "type")
     return type("Request", (Request, scope), {"__slots__": slots, "__module__": __name__, "abandoned": _abandoned})
 
 
@@ -234,7 +244,7 @@ def _entered(given_type: object, given_id: object, objective: object) -> Request
     entered: Any = kind_of_request(CHOSEN.scope)() if home is None else home.kind()
     entered._home, entered._promise, entered._thread = home, 0, threading.get_ident()
     entered._id, entered._id_at_entry = given_id, None
-    entered.type, entered.objective_ns = "", None
+    entered.type, entered.objective_ns, entered.attributes = "", None, {}
     if home is not None:
         try:
             _begin(entered, home, given_type, objective)
@@ -293,10 +303,21 @@ def _abandoned(self: Any) -> None:
 
 
 def _finished(left: Any, home: Home, status: str, wall_ns: int) -> FinishedRequest:
-    points = tuple(Charge(*home.directory.labels(key), *numbers) for key, *numbers in left.charges())
+    charges = left.charges()
     started = home.unix_clock() - (home.clock() - left.entered_ns)
-    active_ns = sum(point.active_ns for point in points)
-    return FinishedRequest(left.type, left.id, status, started, wall_ns, active_ns, left.objective_ns, points)
+    active_ns = sum(charge[2] for charge in charges)
+    return FinishedRequest(
+        request=left.type,
+        id=left.id,
+        status=status,
+        started=started,
+        wall_ns=wall_ns,
+        active_ns=active_ns,
+        objective_ns=left.objective_ns,
+        attributes=left.attributes,
+        charges=charges,
+        labels=home.directory.labels,
+    )
 
 
 def _tell(home: Home, finished: FinishedRequest) -> None:

@@ -95,6 +95,8 @@ class RequestType:
     in_progress: int
     objective_ns: int | None
     violations: int
+    #: The last slow request, by status.
+    exemplars: Mapping[str, Exemplar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,8 @@ class Snapshot:
     overflow: Mapping[str, int] = field(default_factory=dict)
     #: Internal errors, by probe.
     errors: Mapping[str, int] = field(default_factory=dict)
+    #: Records of single requests, by kind and outcome.
+    records: Mapping[tuple[str, str], int] = field(default_factory=dict)
     untraced_tasks: int = 0
     sample_ratio: float = 1.0
 

@@ -137,6 +137,7 @@ def shop() -> Snapshot:
         scope_errors={**dict.fromkeys(SCOPE_ERRORS, 0), "abandoned": 1, "outside_loop": 2},
         overflow={"coroutine": 0, "yield_point": 3, "request": 0, "request_wait": 0, "string": 0, "loop": 0},
         errors={"recorder": 1},
+        records={("slow_request", "written"): 6, ("slow_request", "dropped"): 1, ("trace", "written"): 0, ("trace", "dropped"): 0},
         untraced_tasks=4,
         sample_ratio=0.25,
     )

@@ -126,7 +126,7 @@ def test_the_table_of_options_has_the_defaults() -> None:
     environ = {variable: default.replace("none", "") for _, variable, default, _ in rows(README, "argument")}
     assert Options() == resolve({}, environ)
     given = {name for name, value in environ.items() if value}
-    unset = {f"AIOMETRICS_{name}" for name in ("APPLICATION", "LIBRARY", "OBJECTIVES", "REQUEST_ID", "WEB_CONFIG")}
+    unset = {f"AIOMETRICS_{name}" for name in ("APPLICATION", "LIBRARY", "OBJECTIVES", "REQUEST_ID", "SLOW_REQUEST", "WEB_CONFIG")}
     assert unset == environ.keys() - given
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from samples import FACTS, histogram, yield_point
 
+from aiometrics import request
 from aiometrics.collector import Collector
 from aiometrics.exemplars import MAX_CHARACTERS, Exemplars, exemplar_labels, trace_of_context
 from aiometrics.faults import Faults
@@ -175,5 +177,95 @@ def test_an_error_of_the_tracer_is_counted_once_and_ends_the_search(monkeypatch:
     monkeypatch.setattr(trace, "get_current_span", broken)
     faults = Faults()
     exemplars = Exemplars(lambda: 0, faults)
-    assert [None, None] == [exemplars.of(1), exemplars.of(2)]
+    assert [None, None] == [exemplars.of_segment(1), exemplars.of_segment(2)]
     assert ({"exemplars": 1}, [1]) == (faults.counts(), asked)
+
+
+def test_a_blocking_segment_of_a_request_is_kept_with_its_id() -> None:
+    """Also in a child task of it, and beside the trace."""
+
+    async def child(traced: TracedLoop) -> None:
+        traced.clock.advance(0.5)
+
+    async def main(traced: TracedLoop) -> None:
+        with request("GET /", id="REQ-001"), TracerProvider().get_tracer("test").start_as_current_span("server"):
+            await asyncio.create_task(child(traced))
+
+    with traced_loop(implementation="python") as traced:
+        traced.run(main(traced))
+        (exemplar,) = kept(traced).values()
+    assert ("request_id", "trace_id", "span_id") == tuple(name for name, _ in exemplar.labels)
+    assert "REQ-001" == dict(exemplar.labels)["request_id"]
+
+
+def walls(traced: TracedLoop) -> dict[tuple[str, str], tuple[str, int]]:
+    """The exemplars of requests by type and status: id and wall ns."""
+    return {
+        (entry.request, status): (dict(exemplar.labels)["request_id"], exemplar.value_ns)
+        for entry in traced.snapshot().requests
+        for status, exemplar in entry.exemplars.items()
+    }
+
+
+async def take(seconds: float, kind: str = "GET /", **options: Any) -> None:
+    """A request that waits."""
+    with request(kind, **options):
+        await asyncio.sleep(seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options", "expected"),
+    [
+        (0.1, {}, False),
+        (0.2, {}, True),
+        (0.2, {"blocking_threshold": 0.3}, False),
+        (0.2, {"slow_request": 0.3}, False),
+        (0.4, {"slow_request": 0.3}, True),
+        (0.2, {"objectives": {"GET /": 0.15}}, True),
+        (0.2, {"objectives": {"GET /": 0.2}}, False),
+    ],
+)
+def test_which_requests_are_slow_enough(seconds: float, options: dict[str, Any], expected: bool) -> None:  # noqa: FBT001 - a case
+    """Over the objective of the type; without one over the threshold for slow requests; without that over that for blocks."""
+    with traced_loop(implementation="python", **options) as traced:
+        traced.run(take(seconds, id="REQ-1"))
+        assert expected == bool(walls(traced))
+
+
+def test_the_last_slow_request_of_each_status_is_kept() -> None:
+    """One that is quick, or has no id, takes nobody's place."""
+
+    async def fail() -> None:
+        with request("GET /", id="bad"):
+            await asyncio.sleep(3)
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        for seconds, number in ((1, 1), (2, 2), (0, 3)):
+            await take(seconds, id=number)
+        await take(5)
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+
+    with traced_loop(implementation="python") as traced:
+        traced.run(main())
+        assert {("GET /", "completed"): ("2", 2_000_000_000), ("GET /", "failed"): ("bad", 3_000_000_000)} == walls(traced)
+        page_text = page(traced.snapshot(), OPENMETRICS)
+    marked = [line.partition(" # ")[::2] for line in page_text.splitlines() if line.startswith("asyncio_request_wall") and " # " in line]
+    assert [
+        ('asyncio_request_wall_seconds_bucket{request="GET /",status="completed",le="5.0"} 4', '{request_id="2"} 2.0 4.000000000'),
+        ('asyncio_request_wall_seconds_bucket{request="GET /",status="failed",le="5.0"} 1', '{request_id="bad"} 3.0 12.000000000'),
+    ] == marked
+
+
+def test_types_that_found_no_room_take_no_memory() -> None:
+    """Exemplars are as bounded as the types are."""
+
+    async def main() -> None:
+        for number in range(20):
+            await take(1, f"GET /{number}", id=number)
+
+    with traced_loop(implementation="python", max_requests=2) as traced:
+        traced.run(main())
+        assert {"GET /0", "GET /1"} == {kind for kind, _ in walls(traced)}
+        assert 6 == len(traced.instrumentation._slow_walls._kept)

@@ -1,7 +1,4 @@
-"""OpenTelemetry: our metrics as observable instruments, for programs that push them.
-
-Needs the extra ``aiometrics-exporter[otel]`` and an SDK that the program sets up. Nothing of it is on unless it is called.
-"""
+"""Our metrics as observable instruments of OpenTelemetry, for programs that push them."""
 
 from __future__ import annotations
 

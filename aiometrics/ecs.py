@@ -1,0 +1,57 @@
+"""Log records as JSON in the names of the Elastic Common Schema, one object per line, which Elasticsearch and Loki index as they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aiometrics.clock import SECOND_NS
+
+VERSION = "8.11.0"
+
+
+class EcsFormatter(logging.Formatter):
+    """Formats any record as one line of JSON with flat, dotted ECS names; a mapping in its attribute ``ecs`` adds fields of its own.
+
+    What JSON does not know is written as its ``str()``, and what UTF-8 cannot carry as ``?``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON, without a line break."""
+        fields = {
+            "@timestamp": timestamp(round(record.created * 1_000_000) * 1000),
+            "log.level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "ecs.version": VERSION,
+            "log.logger": record.name,
+            "process.pid": record.process,
+            "process.thread.name": record.threadName,
+            **self._error(record),
+            **_own(record),
+        }
+        return json.dumps(fields, ensure_ascii=False, default=str).encode(errors="replace").decode()
+
+    def _error(self, record: logging.LogRecord) -> dict[str, str]:
+        if not record.exc_info or record.exc_info[1] is None:
+            return {}
+        error = record.exc_info[1]
+        return {
+            "error.type": f"{type(error).__module__}.{type(error).__qualname__}",
+            "error.message": str(error),
+            "error.stack_trace": self.formatException(record.exc_info),
+        }
+
+
+def timestamp(unix_ns: int) -> str:
+    """A time of day as ISO 8601 in UTC with microseconds."""
+    seconds, ns = divmod(unix_ns, SECOND_NS)
+    moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=ns // 1000)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _own(record: logging.LogRecord) -> Mapping[str, Any]:
+    own = getattr(record, "ecs", None)
+    return own if isinstance(own, Mapping) else {}
