@@ -57,7 +57,7 @@ class Scope:
             return False
         try:
             self._enter(recorder, record, recorder._clock())
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             recorder._fail(error)
         return not recorder.retired
 
@@ -65,7 +65,7 @@ class Scope:
         task = _task_in_progress(recorder)
         self._recorder, self._record, self.entered_ns, self._state = recorder, record, now, OPEN
         around = task._scope if task is not None else None
-        self.outer = around or _open_in_context()
+        self.outer = around or _open_in_context(self)
         with recorder.page.writing:
             recorder._words[recorder._layout.request(record) + REQUEST["in_progress"]] += 1
             if task is not None:
@@ -82,19 +82,19 @@ class Scope:
             return -1
         wall_ns = -1
         try:
-            now = recorder._clock()
-            if self._leave(recorder, status, now):
-                wall_ns = now - self.entered_ns
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+            wall_ns = self._leave(recorder, status)
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             recorder._fail(error)
-        self._state = LEFT
-        self.outer = None
+        finally:
+            self._state = LEFT
+            self.outer = None
         return wall_ns
 
-    def _leave(self, recorder: Recorder, status: int, now: int) -> bool:
-        waits = [(recorder._request_wait(self._record, key), charge[2]) for key, charge in self._charges.items() if charge[2]]
-        if recorder.retired:  # while the waits were named: the page may be another's now
-            return False
+    def _leave(self, recorder: Recorder, status: int) -> int:
+        waits = [(recorder._request_wait(self._record, key), charge[2]) for key, charge in list(self._charges.items()) if charge[2]]
+        now = recorder._clock()
+        if recorder.retired or self._state != OPEN:  # while the waits were named: the page may be another's now
+            return -1
         layout, words = recorder._layout, recorder._words
         with recorder.page.writing:
             for task in _in_progress(recorder):
@@ -107,7 +107,7 @@ class Scope:
             recorder._observe(layout.request_active(self._record), layout.wait_bounds_ns, self._active_ns())
             for number, wait_ns in waits:
                 words[layout.request_wait(number) + REQUEST_WAIT["wait_ns"]] += wait_ns
-        return True
+        return now - self.entered_ns
 
     def charges(self) -> list[Charge]:
         """What was charged by now, in the order in which the places were met."""
@@ -168,25 +168,28 @@ class Scope:
             inner.outer = self.outer
 
     def _cut(self) -> None:
-        """Give up the outermost scope where too many are open."""
+        """Give up what is further out than a scope can have around it."""
         inner: Scope = self
         for _ in range(MAX_NESTED):
             if inner.outer is None:
                 return
             inner = inner.outer
         outermost, inner.outer = inner.outer, None
-        if outermost is not None:
+        while outermost is not None:
             outermost._abandon()
+            outermost = outermost.outer
 
     def _abandon(self) -> None:
         state, self._state = self._state, LEFT
+        self._entered_in = None
         recorder = self._recorder
         if state == OPEN and recorder is not None and not recorder.retired:
             base = recorder._layout.request(self._record)
             recorder._words[base + REQUEST["in_progress"]] -= 1
             recorder._words[base + REQUEST["background_ns"]] += self._active_ns()
             _count(recorder, _ABANDONED)
-        self.abandoned()
+        if state == OPEN:
+            self.abandoned()
 
 
 def attach(task: TracedCoroutine, recorder: Recorder) -> None:
@@ -233,9 +236,10 @@ def _task_in_progress(recorder: Recorder) -> TracedCoroutine | None:
     return None if task is None or task._record == CALLBACKS else task
 
 
-def _open_in_context() -> Any:
+def _open_in_context(entered: Scope) -> Any:
+    """The scope of the context, if it is another one, and not left."""
     scope = current_scope.get(None)
-    return scope if isinstance(scope, Scope) and scope._state != LEFT else None
+    return scope if isinstance(scope, Scope) and scope is not entered and scope._state != LEFT else None
 
 
 def _of(recorder: Recorder, scope: Any) -> Any:

@@ -247,8 +247,7 @@ class Instrumentation:
             self._handlers.cover(type(loop))
             tenant.recorder = self._recorder(loop, tenant.slot)
             tenant.timing = self._timing(loop, tenant.slot)
-            if self._implementation.core is None:  # until the C core knows scopes too
-                tenant.home = self._home(tenant.recorder, tenant.slot)
+            tenant.home = self._home(tenant.recorder, tenant.slot)
 
     def _wanted(self, loop: Any) -> bool:
         return (self._every_loop or loop in self._chosen) and not loop.is_closed()

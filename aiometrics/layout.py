@@ -117,6 +117,7 @@ REQUEST = _numbered(
     "overdue",  # found by a reader, while it was not: only readers write this word
 )
 REQUEST_WAIT = _numbered("request", "awaits", "wait_ns")
+SCOPE_ERROR = _numbered(*SCOPE_ERRORS)
 #: Different things that are awaited, for each type of request that there is room for.
 WAITS_PER_REQUEST = 8
 

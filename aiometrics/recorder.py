@@ -52,7 +52,7 @@ def _c() -> Implementation | None:
     except ImportError as error:
         logger.info("the recorder runs in Python, which costs microseconds per step: the C core does not load: %s", error)
         return None
-    return Implementation("c", _core.Recorder, _core.TracedCoroutine, Scope, _core.Turns, _core)
+    return Implementation("c", _core.Recorder, _core.TracedCoroutine, _core.Scope, _core.Turns, _core)
 
 
 IMPLEMENTATIONS = {found.name: found for found in (PYTHON, _c()) if found is not None}

@@ -1,6 +1,7 @@
 #include "handle.h"
 #include "hook.h"
 #include "recorder.h"
+#include "scope.h"
 #include "turns.h"
 
 static PyMethodDef methods[] = {
@@ -23,6 +24,7 @@ static const Offset offsets[] = {
     {"HEADER", "wait_bounds", HEADER_WAIT_BOUNDS},
     {"HEADER", "max_coroutines", HEADER_MAX_COROUTINES},
     {"HEADER", "max_yield_points", HEADER_MAX_YIELD_POINTS},
+    {"HEADER", "max_requests", HEADER_MAX_REQUESTS},
     {"HEADER", "weight", HEADER_WEIGHT},
     {"HEADER", "blocking_threshold_ns", HEADER_BLOCKING_THRESHOLD_NS},
     {"LOOP", "sequence", LOOP_SEQUENCE},
@@ -50,6 +52,21 @@ static const Offset offsets[] = {
     {"YIELD_POINT", "inflicted_wait_ns", POINT_INFLICTED_WAIT_NS},
     {"YIELD_POINT", "suspended", POINT_SUSPENDED},
     {"YIELD_POINT", "oldest_ns", POINT_OLDEST_NS},
+    {"REQUEST", "name", REQUEST_NAME},
+    {"REQUEST", "objective_ns", REQUEST_OBJECTIVE_NS},
+    {"REQUEST", "background_ns", REQUEST_BACKGROUND_NS},
+    {"REQUEST", "in_progress", REQUEST_IN_PROGRESS},
+    {"REQUEST", "violations", REQUEST_VIOLATIONS},
+    {"REQUEST", "overdue", REQUEST_OVERDUE},
+    {"REQUEST_WAIT", "request", REQUEST_WAIT_REQUEST},
+    {"REQUEST_WAIT", "awaits", REQUEST_WAIT_AWAITS},
+    {"REQUEST_WAIT", "wait_ns", REQUEST_WAIT_WAIT_NS},
+    {"SCOPE_ERROR", "abandoned", SCOPE_ABANDONED},
+    {"SCOPE_ERROR", "out_of_order", SCOPE_OUT_OF_ORDER},
+    {"SCOPE_ERROR", "foreign_task", SCOPE_FOREIGN_TASK},
+    {"SCOPE_ERROR", "foreign_loop", SCOPE_FOREIGN_LOOP},
+    {"SCOPE_ERROR", "invalid", SCOPE_INVALID},
+    {"SCOPE_ERROR", "outside_loop", SCOPE_OUTSIDE_LOOP},
 };
 
 static int
@@ -92,7 +109,8 @@ execute(PyObject *module)
     if (!in_main_interpreter()) {
         return -1;
     }
-    if (locate_init() < 0 || callback_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 || turns_init_module(module) < 0) {
+    if (locate_init() < 0 || callback_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 ||
+        scope_init_module(module) < 0 || turns_init_module(module) < 0) {
         return -1;
     }
     return add_layout(module);

@@ -6,14 +6,14 @@ static int
 header_open(Page *page)
 {
     const int64_t *header = page->buffer.buf;
-    if (page->buffer.len <= HEADER_BLOCKING_THRESHOLD_NS * WORD_BYTES) {
+    if (page->buffer.len <= HEADER_MAX_REQUESTS * WORD_BYTES) {
         PyErr_Format(PyExc_ValueError, "a page has a header, for which %zd bytes are not enough", page->buffer.len);
         return -1;
     }
     const struct {
         int word, most;
     } limits[] = {{HEADER_SEGMENT_BOUNDS, MAX_BOUNDS}, {HEADER_WAIT_BOUNDS, MAX_BOUNDS}, {HEADER_MAX_COROUTINES, MAX_RECORDS},
-                  {HEADER_MAX_YIELD_POINTS, MAX_RECORDS}, {HEADER_WEIGHT, INT_MAX}};
+                  {HEADER_MAX_YIELD_POINTS, MAX_RECORDS}, {HEADER_MAX_REQUESTS, MAX_RECORDS}, {HEADER_WEIGHT, INT_MAX}};
     for (size_t place = 0; place < Py_ARRAY_LENGTH(limits); place++) {
         long long number = header[limits[place].word];
         if (number < 1 || number > limits[place].most) {
@@ -25,8 +25,11 @@ header_open(Page *page)
     page->wait.words = (Py_ssize_t)header[HEADER_WAIT_BOUNDS] + 2;
     page->coroutine_words = COROUTINE_SCALARS + 2 * STATUSES * page->wait.words;
     page->point_words = POINT_SCALARS + page->segment.words + page->wait.words;
+    page->request_words = REQUEST_SCALARS + (STATUSES + 1) * page->wait.words;
     page->last_coroutine = (Py_ssize_t)header[HEADER_MAX_COROUTINES] + 1;
     page->last_point = (Py_ssize_t)header[HEADER_MAX_YIELD_POINTS];
+    page->last_request = (Py_ssize_t)header[HEADER_MAX_REQUESTS];
+    page->last_request_wait = WAITS_PER_REQUEST * page->last_request;
     page->threshold_ns = header[HEADER_BLOCKING_THRESHOLD_NS];
     page->weight = header[HEADER_WEIGHT];
     return 0;
@@ -64,12 +67,16 @@ static int
 parts_open(Page *page, PyObject *layout)
 {
     Py_ssize_t coroutines = (page->last_coroutine + 1) * page->coroutine_words, points = (page->last_point + 1) * page->point_words;
+    Py_ssize_t requests = (page->last_request + 1) * page->request_words, waits = (page->last_request_wait + 1) * REQUEST_WAIT_WORDS;
     const int64_t *bounds = part(page, layout, "bounds", page->segment.words + page->wait.words - 4);
     if (bounds == NULL || (page->loop = part(page, layout, "loop", LOOP_EVENTS_WAITING + 1)) == NULL ||
         (page->start_delay = part(page, layout, "start_delay", page->segment.words)) == NULL ||
         (page->iterations = part(page, layout, "iterations", page->segment.words)) == NULL ||
         (page->coroutines = part(page, layout, "coroutines", coroutines)) == NULL ||
-        (page->points = part(page, layout, "yield_points", points)) == NULL) {
+        (page->points = part(page, layout, "yield_points", points)) == NULL ||
+        (page->scope_errors = part(page, layout, "scope_errors", SCOPE_ERRORS)) == NULL ||
+        (page->requests = part(page, layout, "requests", requests)) == NULL ||
+        (page->request_waits = part(page, layout, "request_waits", waits)) == NULL) {
         return -1;
     }
     bounds_open(&page->segment, bounds);

@@ -8,16 +8,21 @@
 
 #define MAX_BOUNDS 64
 #define STATUSES 3
+#define WAITS_PER_REQUEST 8
 #define CALLBACKS 1 /* the coroutine record of callbacks */
 #define WORD_BYTES ((Py_ssize_t)sizeof(int64_t))
 
 enum { HEADER_SEGMENT_BOUNDS = 5, HEADER_WAIT_BOUNDS, HEADER_MAX_COROUTINES, HEADER_MAX_YIELD_POINTS, HEADER_WEIGHT = 13,
-       HEADER_BLOCKING_THRESHOLD_NS };
+       HEADER_BLOCKING_THRESHOLD_NS, HEADER_MAX_REQUESTS = 20 };
 enum { LOOP_SEQUENCE, LOOP_SEGMENT_SINCE_NS, LOOP_SEGMENT_COROUTINE, LOOP_SEGMENT_COUNTED_NS, LOOP_LOOKED_NS, LOOP_BLOCKING_NS,
        LOOP_TIMED, LOOP_TURN_SINCE_NS, LOOP_POLL_SINCE_NS, LOOP_ACTIVE_NS, LOOP_IDLE_NS, LOOP_EVENTS, LOOP_EVENTS_WAITING };
 enum { COROUTINE_NAME, COROUTINE_CREATED, COROUTINE_LIVE, COROUTINE_DESTROYED_PENDING, COROUTINE_RUNNING_NS, COROUTINE_SCALARS };
 enum { POINT_COROUTINE, POINT_YIELD_POINT, POINT_AWAITS, POINT_BLOCKING_NS, POINT_INFLICTED_WAIT_NS, POINT_SUSPENDED,
        POINT_OLDEST_NS, POINT_SCALARS };
+enum { REQUEST_NAME, REQUEST_OBJECTIVE_NS, REQUEST_BACKGROUND_NS, REQUEST_IN_PROGRESS, REQUEST_VIOLATIONS, REQUEST_OVERDUE,
+       REQUEST_SCALARS };
+enum { REQUEST_WAIT_REQUEST, REQUEST_WAIT_AWAITS, REQUEST_WAIT_WAIT_NS, REQUEST_WAIT_WORDS };
+enum { SCOPE_ABANDONED, SCOPE_OUT_OF_ORDER, SCOPE_FOREIGN_TASK, SCOPE_FOREIGN_LOOP, SCOPE_INVALID, SCOPE_OUTSIDE_LOOP, SCOPE_ERRORS };
 
 /* Bucket bounds in ns, with a last one that nothing exceeds. */
 typedef struct {
@@ -32,10 +37,16 @@ typedef struct {
     int64_t *iterations;
     int64_t *coroutines;
     int64_t *points;
+    int64_t *scope_errors;
+    int64_t *requests;
+    int64_t *request_waits;
     Py_ssize_t coroutine_words;
     Py_ssize_t point_words;
+    Py_ssize_t request_words;
     Py_ssize_t last_coroutine; /* the highest number a record can have */
     Py_ssize_t last_point;
+    Py_ssize_t last_request;
+    Py_ssize_t last_request_wait;
     Bounds segment;
     Bounds wait;
     int64_t threshold_ns;
@@ -105,6 +116,30 @@ static inline int64_t *
 page_waits(const Page *page, int32_t number)
 {
     return page_segments(page, number) + page->segment.words;
+}
+
+static inline int64_t *
+page_request(const Page *page, int32_t number)
+{
+    return page->requests + number * page->request_words;
+}
+
+static inline int64_t *
+page_request_wall(const Page *page, int32_t number, int status)
+{
+    return page_request(page, number) + REQUEST_SCALARS + status * page->wait.words;
+}
+
+static inline int64_t *
+page_request_active(const Page *page, int32_t number)
+{
+    return page_request_wall(page, number, STATUSES);
+}
+
+static inline int64_t *
+page_request_wait(const Page *page, int32_t number)
+{
+    return page->request_waits + number * REQUEST_WAIT_WORDS;
 }
 
 #endif

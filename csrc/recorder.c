@@ -3,6 +3,7 @@
 #include "errors.h"
 #include "hook.h"
 #include "recorder.h"
+#include "scope.h"
 
 #include <structmember.h>
 
@@ -70,8 +71,8 @@ retire(Recorder *self)
 /* An error of ours: reported and gone, and this recorder with it; what was true of the tasks at this moment is not known any more.
    Nothing happens to a recorder that was retired while Python ran for it: its page may belong to somebody else.
    The application's own error must have been put aside. -1 with an exception if it was an interrupt, which is the application's. */
-static int
-fail(Recorder *self)
+int
+recorder_fail(Recorder *self)
 {
     PyObject *error = error_taken();
     if (!self->retired) {
@@ -112,6 +113,19 @@ pseudo_point(Recorder *self, int32_t record, PseudoPoint which)
         *known = number_within(answer, self->page.last_point);
     }
     return *known;
+}
+
+int32_t
+recorder_request_wait(Recorder *self, int32_t request, int32_t point)
+{
+    Key key = {self->page_object, NULL, NULL, (uint64_t)(uint32_t)request << 32 | (uint32_t)point};
+    int32_t record = table_get(&self->request_waits, key);
+    if (record != TABLE_MISS) {
+        return record;
+    }
+    PyObject *answer = PyObject_CallMethod(self->directory, "request_wait", "ii", (int)request, (int)point);
+    record = number_within(answer, self->page.last_request_wait);
+    return record < 0 || table_put(&self->request_waits, key, record) < 0 ? -1 : record;
 }
 
 /* --- what the page shows ------------------------------------------------------------------------------------------------------ */
@@ -213,6 +227,15 @@ unchain(Recorder *self, Traced *traced)
     show(self, self->current);
 }
 
+static inline void
+waited(Recorder *self, const Traced *traced, int32_t point, int64_t wait_ns)
+{
+    observe(page_waits(&self->page, point), &self->page.wait, wait_ns);
+    if (traced->scope != NULL) {
+        scope_charge_wait(traced->scope, point, wait_ns);
+    }
+}
+
 /* A segment ends; the one that it interrupted goes on. */
 static void
 leave(Recorder *self, Traced *traced, int64_t now)
@@ -221,7 +244,7 @@ leave(Recorder *self, Traced *traced, int64_t now)
     if (outer != NULL && self->current == traced) {
         int64_t paused_ns = now - outer->paused_ns;
         outer->since_ns += paused_ns;
-        observe(page_waits(&self->page, self->pseudo[outer->record][AT_EAGER_CHILD]), &self->page.wait, paused_ns);
+        waited(self, outer, self->pseudo[outer->record][AT_EAGER_CHILD], paused_ns);
     }
     unchain(self, traced);
 }
@@ -243,6 +266,10 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
     int64_t segment_ns = now - traced->since_ns;
     traced->active_ns += segment_ns;
     observe(page_segments(&self->page, point), &self->page.segment, segment_ns);
+    if (traced->scope != NULL) {
+        scope_charge_segment(traced->scope, point, segment_ns - traced->divided_ns, segment_ns >= self->page.threshold_ns);
+        traced->divided_ns = 0;
+    }
     if (segment_ns >= self->page.threshold_ns) {
         block(self, traced, point, segment_ns);
     }
@@ -286,16 +313,19 @@ recorder_resume(Recorder *self, Traced *traced)
     }
     int64_t now;
     if (clock_read(self->clock, &now) < 0 || self->retired) {
-        return fail(self);
+        return recorder_fail(self);
     }
     page_begin(&self->page);
     if (traced->state == SUSPENDED) {
-        observe(page_waits(&self->page, traced->point), &self->page.wait, now - traced->since_ns);
+        waited(self, traced, traced->point, now - traced->since_ns);
         unlink_waiting(self, traced);
     }
     else {
         recorder_admit(self, traced);
         observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
+        if (scope_ever_entered) {
+            scope_attach(self, traced);
+        }
     }
     enter(self, traced, now);
     page_end(&self->page);
@@ -326,7 +356,7 @@ suspend(Recorder *self, Traced *traced, PyObject *yielded)
 int
 recorder_suspend(Recorder *self, Traced *traced, PyObject *yielded)
 {
-    return !self->retired && suspend(self, traced, yielded) < 0 ? fail(self) : 0;
+    return !self->retired && suspend(self, traced, yielded) < 0 ? recorder_fail(self) : 0;
 }
 
 static int
@@ -357,7 +387,10 @@ recorder_end(Recorder *self, Traced *traced, Status status)
         return 0;
     }
     Pending pending = pending_save();
-    int result = end(self, traced, status) < 0 ? fail(self) : 0;
+    int result = end(self, traced, status) < 0 ? recorder_fail(self) : 0;
+    if (traced->scope != NULL) {
+        scope_detach(traced);
+    }
     pending_restore(pending, result);
     return result;
 }
@@ -381,7 +414,7 @@ recorder_enter_callback(Recorder *self, Traced *frame)
         return 0;
     }
     if (clock_read(self->clock, &now) < 0 || self->retired) {
-        return fail(self);
+        return recorder_fail(self);
     }
     frame->record = CALLBACKS;
     page_begin(&self->page);
@@ -414,7 +447,7 @@ recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback)
         return 0;
     }
     Pending pending = pending_save();
-    int result = leave_callback(self, frame, callback) < 0 ? fail(self) : 0;
+    int result = leave_callback(self, frame, callback) < 0 ? recorder_fail(self) : 0;
     pending_restore(pending, result);
     return result;
 }
@@ -516,7 +549,7 @@ recorder_trace(Recorder *self, PyObject *coro)
         return Py_NewRef(coro);
     }
     PyObject *traced = trace(self, coro);
-    return traced != NULL ? traced : fail(self) < 0 ? NULL : Py_NewRef(coro);
+    return traced != NULL ? traced : recorder_fail(self) < 0 ? NULL : Py_NewRef(coro);
 }
 
 /* Counts a task, now that it is there: one that starts eagerly is at its first step. */
@@ -548,7 +581,7 @@ recorder_abandon(Traced *traced)
 static int
 tables_open(Recorder *self)
 {
-    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points};
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         if (table_open(tables[number]) < 0) {
             return -1;
@@ -603,7 +636,7 @@ recorder_traverse(Recorder *self, visitproc visit, void *arg)
     Py_VISIT(self->faults);
     Py_VISIT(self->clock);
     Py_VISIT(self->blocked);
-    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points};
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         int result = table_traverse(tables[number], visit, arg);
         if (result) {
@@ -621,7 +654,7 @@ recorder_dealloc(Recorder *self)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
-    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points};
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         table_close(tables[number]);
     }

@@ -22,6 +22,7 @@ typedef enum { COMPLETED, FAILED, CANCELLED } Status;
 typedef enum { AT_RETURN, AT_RAISE, AT_EAGER_CHILD, PSEUDO_POINTS } PseudoPoint;
 
 typedef struct Recorder Recorder;
+typedef struct Scope Scope;
 
 typedef struct Traced {
     PyObject_HEAD
@@ -29,12 +30,14 @@ typedef struct Traced {
     Recorder *recorder;
     PyObject *weakrefs;
     struct Traced *outer;          /* whose segment this one interrupts; it is on the C stack, so this is no reference */
+    Scope *scope;                  /* the request that its time belongs to, or NULL */
     struct Traced *older, *newer;  /* among the tasks suspended at the same point; nobody is kept alive by it */
     int64_t created_ns;
     int64_t active_ns;
     int64_t since_ns;     /* RUNNING: when the segment began, moved up by the time of its eager children; SUSPENDED: since when */
     int64_t paused_ns;    /* when the eager child that runs now began */
     int64_t counted_ns;   /* of the segment, what readers counted under (running) */
+    int64_t divided_ns;   /* of the segment, what does not belong to `scope`: it was charged already, or to none */
     int32_t record;
     int32_t point;
     State state;
@@ -62,6 +65,7 @@ struct Recorder {
     Table hops;    /* type -> how the await chain goes on */
     Table transports; /* type -> whether it may be a transport of asyncio's */
     Table points;  /* record, code, instruction and callee -> yield point */
+    Table request_waits; /* request and yield point -> where its waits are added */
     uint64_t draw;
     int retired;
 };
@@ -83,6 +87,12 @@ int recorder_enter_callback(Recorder *self, Traced *frame);
 int recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback);
 void recorder_lose(Recorder *self, Traced *traced);
 Status recorder_status(void);
+
+/* An error of ours, in flight or not: see recorder.c. -1 with an exception if it was an interrupt. */
+int recorder_fail(Recorder *self);
+
+/* Where waits of requests at a yield point are added; -1 with an exception. */
+int32_t recorder_request_wait(Recorder *self, int32_t request, int32_t point);
 
 /* The record number in `answer`, which is released; -1 with an exception if it is no number from 0 to `most`. */
 int32_t number_within(PyObject *answer, Py_ssize_t most);

@@ -1,5 +1,6 @@
 /* A coroutine as a task sees it: forwards everything, times each step. */
 #include "recorder.h"
+#include "scope.h"
 
 #include <structmember.h>
 
@@ -16,8 +17,9 @@ traced_new(PyObject *coro, Recorder *recorder, int32_t record, int64_t created_n
     self->recorder = (Recorder *)Py_NewRef((PyObject *)recorder);
     self->weakrefs = NULL;
     self->outer = self->older = self->newer = NULL;
+    self->scope = NULL;
     self->created_ns = created_ns;
-    self->active_ns = self->since_ns = self->paused_ns = self->counted_ns = 0;
+    self->active_ns = self->since_ns = self->paused_ns = self->counted_ns = self->divided_ns = 0;
     self->record = record;
     self->point = 0;
     self->state = OFFERED;
@@ -32,6 +34,7 @@ traced_traverse(Traced *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->coro);
     Py_VISIT(self->recorder);
+    Py_VISIT(self->scope);
     return 0;
 }
 
@@ -46,6 +49,7 @@ traced_dealloc(Traced *self)
     if (self->state != DONE && self->state != OFFERED) {
         recorder_lose(self->recorder, self);
     }
+    scope_detach(self);
     Py_DECREF(self->coro);
     Py_DECREF(self->recorder);
     PyObject_GC_Del(self);

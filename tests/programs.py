@@ -6,8 +6,9 @@ import asyncio
 import sys
 import types
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from aiometrics.catalogue import STATUSES
 from aiometrics.layout import VITALS, WORD
 from aiometrics.page import Page
 from aiometrics.recorder import IMPLEMENTATION
+from aiometrics.request import FinishedRequest, request
 from aiometrics.snapshot import Snapshot
 from aiometrics.testing import TracedLoop, traced_loop
 
@@ -29,6 +31,24 @@ Ops = list[Op]
 
 class Oops(Exception):  # noqa: N818 - what the application calls its errors is its own affair
     """The programs' own error."""
+
+
+@dataclass(eq=False)
+class Visit:
+    """What is true of one request."""
+
+    type: str
+    entered_ns: int
+    active_ns: int = 0
+    background_ns: int = 0
+    #: ``None`` while it lasts.
+    wall_ns: int | None = None
+    #: Whether only the task that entered it took part, and in nothing else meanwhile: then it has no other time than that task's.
+    alone: bool = True
+
+
+#: The request that the code works for, as the programs themselves keep account of it.
+visit_of: ContextVar[Visit | None] = ContextVar("visit_of", default=None)
 
 
 @dataclass(eq=False)
@@ -67,9 +87,14 @@ class Run:
         self.lives: dict[asyncio.Task[None], Life] = {}
         self.all_lives: list[Life] = []
         self.spawned: list[asyncio.Task[None]] = []
+        self.visits: list[Visit] = []
+        self.finished: list[FinishedRequest] = []
+        #: Scopes that were entered by hand, to be left by whoever comes to do it.
+        self.open: list[request] = []
         self.problems: list[str] = []
         self.blocking_ns = 0
         self._interrupted = 0
+        traced.instrumentation.request_observers.append(self.finished.append)
 
     async def live(self, life: Life, ops: Ops) -> None:
         """The whole life of a task."""
@@ -86,8 +111,7 @@ class Run:
         for op in ops:
             match op:
                 case ("pass", ns):
-                    life.active_ns += ns
-                    self.traced.clock.advance_ns(ns)
+                    self.work(life, ns)
                 case ("yield",):
                     await asyncio.sleep(0)
                 case ("sleep", ms):
@@ -117,10 +141,43 @@ class Run:
                 case ("catch", inner):
                     with suppress(Oops):
                         await self.execute(life, inner)
+                case ("request", name, inner):
+                    with self.visit(name):
+                        await self.execute(life, inner)
+                case ("enter", name):
+                    self.open.append(request(name))
+                    self.open[-1].__enter__()
+                case ("leave", which) if self.open:
+                    self.open.pop(which % len(self.open)).__exit__(None, None, None)
                 case ("raise",):
                     raise Oops
                 case ("look",):
                     self.look()
+
+    def work(self, life: Life, ns: int) -> None:
+        """Let a task take the loop for so long."""
+        life.active_ns += ns
+        visit = visit_of.get()
+        if visit is not None and visit.wall_ns is None:
+            visit.active_ns += ns
+        elif visit is not None:
+            visit.background_ns += ns
+        self.traced.clock.advance_ns(ns)
+
+    @contextmanager
+    def visit(self, name: str) -> Iterator[None]:
+        """A request."""
+        around = visit_of.get()
+        if around is not None:
+            around.alone = False
+        self.visits.append(Visit(name, self.traced.clock.now_ns))
+        visit, token = self.visits[-1], visit_of.set(self.visits[-1])
+        with request(name):
+            try:
+                yield
+            finally:
+                visit.wall_ns = self.traced.clock.now_ns - visit.entered_ns
+        visit_of.reset(token)
 
     async def items(self, life: Life, ops: Ops) -> AsyncGenerator[int, None]:
         """An asynchronous generator that awaits on its way."""
@@ -142,6 +199,9 @@ class Run:
 
     def admit(self, life: Life, construct: Callable[[Any], asyncio.Task[None]], ops: Ops) -> asyncio.Task[None]:
         """Construct the task of ``life``, which may run at once, inside the step that is in progress."""
+        visit = visit_of.get()
+        if visit is not None:
+            visit.alone = False
         self.all_lives.append(life)
         self._interrupted += 1
         task = construct(ROOTS[life.root](self, life, ops))
@@ -164,6 +224,10 @@ class Run:
         self._expect("blocking", sum(point.blocking_ns for point in seen.yield_points), seen.loops[0].blocking_ns)
         self._expect("blocking does not fall", max(self.blocking_ns, seen.loops[0].blocking_ns), seen.loops[0].blocking_ns)
         self.blocking_ns = seen.loops[0].blocking_ns
+        visits = Counter(visit.type for visit in self.visits if visit.wall_ns is None)
+        in_progress_now = {entry.request: entry.in_progress for entry in seen.requests if entry.in_progress}
+        if not any(seen.scope_errors.values()):
+            self._expect("requests in progress", dict(visits + Counter(entered._type for entered in self.open)), in_progress_now)
 
     def _expect(self, what: str, expected: object, actual: object) -> None:
         if expected != actual:
@@ -239,6 +303,7 @@ def perform(ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = Fal
 
 _ROOT = st.sampled_from(sorted(ROOTS))
 _WHICH = st.integers(0, 7)
+_TYPE = st.sampled_from(["GET /", "POST /orders"])
 _LEAF = st.one_of(
     st.tuples(st.just("pass"), st.sampled_from([0, 1, 99_999, 100_000, 7_000_000, 60_000_000, 100_000_000, 250_000_000])),
     st.just(("yield",)),
@@ -247,6 +312,11 @@ _LEAF = st.one_of(
     st.just(("raise",)),
     st.tuples(st.sampled_from(["cancel", "wait", "join"]), _WHICH),
 )
+
+
+_ENTER_OR_LEAVE = st.one_of(st.tuples(st.just("enter"), _TYPE), st.tuples(st.just("leave"), _WHICH))
+#: Scopes that are entered and left anywhere: half of what is done.
+_MISUSE = st.booleans().flatmap(lambda scope: _ENTER_OR_LEAVE if scope else _LEAF)
 
 
 def _nested(inner: st.SearchStrategy[Ops]) -> st.SearchStrategy[Ops]:
@@ -258,6 +328,7 @@ def _nested(inner: st.SearchStrategy[Ops]) -> st.SearchStrategy[Ops]:
             st.tuples(st.just("spawn"), st.sampled_from(["create_task", "ensure_future", "Task", "eager"]), _ROOT, inner),
             st.tuples(st.just("group"), _ROOT, inner, inner),
             st.tuples(st.just("catch"), inner),
+            st.tuples(st.just("request"), _TYPE, inner),
         ),
         max_size=5,
     )
@@ -265,3 +336,5 @@ def _nested(inner: st.SearchStrategy[Ops]) -> st.SearchStrategy[Ops]:
 
 #: Programs: nested lists of operations.
 PROGRAMS: st.SearchStrategy[Ops] = st.recursive(st.lists(_LEAF, max_size=4), _nested, max_leaves=14)
+#: The same, with scopes of requests entered and left in any task and in any order.
+MISUSES: st.SearchStrategy[Ops] = st.recursive(st.lists(_MISUSE, max_size=6), _nested, max_leaves=14)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from programs import PROGRAMS, ROOTS, Ops, Result, name_of, perform
+from programs import MISUSES, PROGRAMS, ROOTS, Ops, Result, name_of, perform
 
 from aiometrics.catalogue import STATUSES
 from aiometrics.recorder import IMPLEMENTATIONS
@@ -48,6 +48,28 @@ def check_counts(result: Result) -> None:
     assert sum(entry.created for entry in result.snapshot.coroutines) == result.snapshot.loops[0].start_delay.count
 
 
+def check_requests(result: Result) -> None:
+    """A request's active seconds are those of all its tasks until it was left, the rest is background; one task's time is tiled."""
+    visits, snapshot = result.run.visits, result.snapshot
+    for name in {visit.type for visit in visits}:
+        entry, own = snapshot.request(name), [visit for visit in visits if visit.type == name]
+        assert sum(visit.active_ns for visit in own) == entry.active.sum_ns
+        assert sum(visit.background_ns for visit in own) == entry.background_ns
+        assert sum(visit.wall_ns or 0 for visit in own) == total(entry.wall.values()).sum_ns
+        assert (len(own), len(own), 0) == (total(entry.wall.values()).count, entry.active.count, entry.in_progress)
+    finished = result.run.finished
+    assert sorted((visit.type, visit.wall_ns, visit.active_ns) for visit in visits) == sorted(
+        (found.request, found.wall_ns, found.active_ns) for found in finished
+    )
+    assert sum(point.wait_ns for found in finished for point in found.points) == sum(wait.wait_ns for wait in snapshot.request_waits)
+    alone = [found for found in finished if sum(visit.entered_ns == found.started for visit in visits) == 1]
+    for found in alone:
+        (visit,) = (visit for visit in visits if visit.entered_ns == found.started)
+        if visit.alone:
+            assert found.wall_ns == found.active_ns + sum(point.wait_ns for point in found.points)
+    assert not any(snapshot.scope_errors.values())
+
+
 @EXAMPLES
 @given(program=PROGRAMS, eager=st.booleans())
 def test_the_laws_hold_for_every_program(implementation: str, program: Ops, *, eager: bool) -> None:
@@ -57,11 +79,25 @@ def test_the_laws_hold_for_every_program(implementation: str, program: Ops, *, e
     check_tiling(result)
     check_active(result)
     check_counts(result)
+    check_requests(result)
+
+
+@EXAMPLES
+@given(program=MISUSES, eager=st.booleans())
+def test_scopes_that_are_misused_harm_nothing_else(implementation: str, program: Ops, *, eager: bool) -> None:
+    """Wherever scopes are entered and left, every other number is true."""
+    result = perform(program, implementation=implementation, eager=eager)
+    assert [] == result.run.problems
+    check_tiling(result)
+    check_active(result)
+    check_counts(result)
 
 
 @EXAMPLES
 @given(
-    program=PROGRAMS, eager=st.booleans(), options=st.sampled_from([{}, {"max_yield_points": 3, "max_coroutines": 1}, {"sample": 1 / 2}])
+    program=st.one_of(PROGRAMS, MISUSES),
+    eager=st.booleans(),
+    options=st.sampled_from([{}, {"max_yield_points": 3, "max_coroutines": 1, "max_requests": 1}, {"sample": 1 / 2}]),
 )
 def test_every_implementation_writes_the_same_page(program: Ops, *, eager: bool, options: dict[str, float]) -> None:
     """The recorders are twins: one program leaves the same bytes with each of them."""

@@ -28,6 +28,7 @@ from aiometrics.layout import (
     OWN_COROUTINES,
     REQUEST,
     REQUEST_WAIT,
+    SCOPE_ERROR,
     VERSION,
     VITALS,
     WORD,
@@ -99,9 +100,17 @@ def test_the_parts_of_a_page_lie_side_by_side(segment: list[int], wait: list[int
 def test_the_c_core_has_the_same_offsets() -> None:
     """The words that C names are those that Python declares."""
     core = IMPLEMENTATIONS["c"].core if "c" in IMPLEMENTATIONS else pytest.skip("the C core is not built here")
-    declared = {"HEADER": HEADER, "LOOP": LOOP, "COROUTINE": COROUTINE, "YIELD_POINT": YIELD_POINT}
+    declared = {
+        "HEADER": HEADER,
+        "LOOP": LOOP,
+        "COROUTINE": COROUTINE,
+        "YIELD_POINT": YIELD_POINT,
+        "SCOPE_ERROR": SCOPE_ERROR,
+        "REQUEST": REQUEST,
+        "REQUEST_WAIT": REQUEST_WAIT,
+    }
     assert {key: declared[key[0]][key[1]] for key in core.LAYOUT} == core.LAYOUT
-    assert {"LOOP", "COROUTINE", "YIELD_POINT", "HEADER"} == {record for record, _ in core.LAYOUT}
+    assert declared.keys() == {record for record, _ in core.LAYOUT}
 
 
 def test_bounds_are_rounded_to_nanoseconds() -> None:

@@ -27,7 +27,7 @@ def charged(finished: FinishedRequest) -> list[tuple[str, int, int, int]]:
     ]
 
 
-def test_a_request_is_its_code_and_every_task_started_inside() -> None:
+def test_a_request_is_its_code_and_every_task_started_inside(implementation: str) -> None:
     """Active time of all its tasks until it is left, wall time, waits; what they take later is background."""
 
     async def child(traced: TracedLoop) -> None:
@@ -49,7 +49,7 @@ def test_a_request_is_its_code_and_every_task_started_inside() -> None:
         assert current_request() is None
         await task
 
-    with traced_loop(implementation="python") as traced:
+    with traced_loop(implementation=implementation) as traced:
         found = observed(traced)
         traced.run(handler(traced))
         seen = traced.snapshot()
@@ -76,7 +76,7 @@ def test_outside_of_a_traced_loop_nothing_is_measured() -> None:
     assert current_request() is None
 
 
-def test_objectives_count_each_violation_once() -> None:
+def test_objectives_count_each_violation_once(implementation: str) -> None:
     """A request in progress that is over its objective counts when somebody looks, and not again when it is left."""
 
     async def handler(traced: TracedLoop) -> list[int]:
@@ -91,7 +91,7 @@ def test_objectives_count_each_violation_once() -> None:
             await asyncio.sleep(0.6)
         return [*counts, traced.snapshot().request("slow").violations]
 
-    with traced_loop(implementation="python", objectives={"slow": 0.5}) as traced:
+    with traced_loop(implementation=implementation, objectives={"slow": 0.5}) as traced:
         assert [0, 1, 1, 2] == traced.run(handler(traced))
 
 
