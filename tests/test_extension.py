@@ -78,7 +78,7 @@ def core() -> Any:
 def test_c_and_python_mean_the_same_words(core: Any) -> None:
     """Every offset that C was compiled with is the one that the layout declares."""
     assert {(record, field): vars(layout)[record][field] for record, field in core.LAYOUT} == core.LAYOUT
-    assert {"HEADER", "LOOP", "COROUTINE", "YIELD_POINT"} == {record for record, _ in core.LAYOUT}
+    assert {"HEADER", "LOOP", "COROUTINE", "YIELD_POINT", "SCOPE_ERROR", "REQUEST", "REQUEST_WAIT"} == {record for record, _ in core.LAYOUT}
 
 
 @pytest.mark.parametrize("because", WITHOUT_THE_CORE)
