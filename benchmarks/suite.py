@@ -11,6 +11,7 @@ from pathlib import Path
 
 import live
 import memory
+import owners
 import plot
 import price
 import scrape
@@ -23,6 +24,7 @@ SECTIONS = {
     "price": price.run,
     "instructions": instructions,
     "services": services.run,
+    "owners": owners.run,
     "memory": memory.run,
     "live": live.run,
     "scrape": scrape.run,
