@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import subprocess
 import sys
-import threading
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
+import live
 import pytest
-import yaml
+from live import Prometheus, running
 
 from aiometrics.catalogue import CATALOGUE
 from aiometrics.demo.catalogue import Catalogue
@@ -50,32 +46,12 @@ SHOP = "{yield_point=~'aiometrics/demo/.*'}"
 MEAN_WAIT = "(asyncio_wait_seconds_sum / asyncio_wait_seconds_count)"
 
 
-class Prometheus(NamedTuple):
+class Culprits(Prometheus):
     """A Prometheus that scrapes the demo."""
-
-    url: str
-    deadline: float
-
-    def get(self, path: str, **parameters: str) -> Any:
-        """The ``data`` of an API call."""
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:  # noqa: S310 - to itself
-            return json.load(answer)["data"]
-
-    def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each series that the instant query returns, the largest value first."""
-        found = [(series["metric"], float(series["value"][1])) for series in self.get("query", query=query)["result"]]
-        return sorted(found, key=lambda entry: entry[1], reverse=True)
 
     def culprits(self, query: str) -> list[str]:
         """The functions that the series of the query name, the worst first."""
         return [culprit(labels) for labels, _ in self.ask(query)]
-
-    def until(self, accept: Callable[[Any], bool], question: Callable[[], Any]) -> Any:
-        """The first answer that is accepted, or the last one when the time is up."""
-        waiting = threading.Event()
-        while not accept(answer := question()) and time.monotonic() < self.deadline:
-            waiting.wait(0.25)
-        return answer
 
 
 def culprit(labels: dict[str, str]) -> str:
@@ -92,26 +68,6 @@ def culprit(labels: dict[str, str]) -> str:
     return place["name"] if int(place["line"]) in range(first, first + len(lines)) else place[0]
 
 
-@contextmanager
-def running(*program: str | Path, announces: Collection[str]) -> Iterator[str]:
-    """A program, and what it printed until all its announcements were there; what else it prints is read and dropped."""
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        try:
-            printed = ""
-            while not all(announcement in printed for announcement in announces):
-                line = process.stdout.readline()
-                assert line, f"{program[0]} ended before it announced {announces}: {printed}"
-                printed += line
-            reader = threading.Thread(target=process.stdout.read)
-            reader.start()
-            yield printed
-        finally:
-            process.terminate()
-            process.wait()
-        reader.join()
-
-
 @pytest.fixture(scope="module")
 def demo() -> Iterator[str]:
     """The address of the metrics of a demo with all faults."""
@@ -122,25 +78,11 @@ def demo() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(demo: str, binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(demo: str, binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Culprits]:
     """Prometheus with the repository's configuration: only the target, the intervals and with them the places of the rules are others."""
-    directory = tmp_path_factory.mktemp("prometheus")
-    configuration = yaml.safe_load((root / "prometheus.yml").read_text(encoding="utf-8"))
-    for pattern in configuration["rule_files"]:
-        for path in root.glob(pattern):
-            rules = yaml.safe_load(path.read_text(encoding="utf-8"))
-            for group in rules["groups"]:
-                group["interval"] = "1s"
-            (directory / path.name).write_text(yaml.safe_dump(rules), encoding="utf-8")
-    configuration["rule_files"] = [str(directory / "*.rules.yml"), str(directory / "*.alerts.yml")]
-    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    configuration["scrape_configs"][0]["static_configs"][0]["targets"] = [urllib.parse.urlsplit(demo).netloc]
-    config_file = directory / "prometheus.yml"
-    config_file.write_text(yaml.safe_dump(configuration), encoding="utf-8")
-    options = (f"--config.file={config_file}", f"--storage.tsdb.path={directory / 'data'}", "--web.listen-address=127.0.0.1:0")
-    with running(binary("prometheus"), *options, announces=['msg="Listening on"', "Server is ready"]) as printed:
-        address = printed.split('msg="Listening on" address=')[1].split()[0]
-        yield Prometheus(f"http://{address}", time.monotonic() + SECONDS)
+    target = {"demo": urllib.parse.urlsplit(demo).netloc}
+    with live.prometheus(binary("prometheus"), root, tmp_path_factory.mktemp("prometheus"), target, seconds=SECONDS) as found:
+        yield Culprits(found.url, found.deadline)
 
 
 def total(metric: str, selector: str = "", *, by: str = "yield_point") -> str:
@@ -170,14 +112,14 @@ QUESTIONS: dict[str, tuple[str, int, set[str]]] = {
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_the_first_rows_name_the_guilty_functions(question: str, prometheus: Prometheus) -> None:
+def test_the_first_rows_name_the_guilty_functions(question: str, prometheus: Culprits) -> None:
     """The answer to each question begins with the functions that have the fault, at lines inside of them."""
     query, rows, expected = QUESTIONS[question]
     found = prometheus.until(lambda culprits: expected <= set(culprits[:rows]), lambda: prometheus.culprits(query))
     assert expected == expected & set(found[:rows]), found
 
 
-def test_a_call_that_blocks_for_120_ms_makes_segments_of_at_least_that(prometheus: Prometheus) -> None:
+def test_a_call_that_blocks_for_120_ms_makes_segments_of_at_least_that(prometheus: Culprits) -> None:
     """The mean segment of the function that sleeps on the loop is no shorter than its sleep."""
     charging = "{yield_point=~'.* Payments.charge_card'}"
     query = f"asyncio_segment_seconds_sum{charging} / asyncio_segment_seconds_count{charging} >= 0"
@@ -185,7 +127,7 @@ def test_a_call_that_blocks_for_120_ms_makes_segments_of_at_least_that(prometheu
     assert [True] == [mean_seconds >= 0.12 for _, mean_seconds in found], found
 
 
-def test_the_watchdog_names_the_line_that_blocks(prometheus: Prometheus) -> None:
+def test_the_watchdog_names_the_line_that_blocks(prometheus: Culprits) -> None:
     """Not the await that ends the block, but the call of ``time.sleep`` before it."""
     query = "sum by (blocked_at) (asyncio_block_samples_total{blocked_at=~'.* Payments.charge_card.*'}) > 0"
     found = prometheus.until(bool, lambda: [labels["blocked_at"] for labels, _ in prometheus.ask(query)])
@@ -196,13 +138,13 @@ def test_the_watchdog_names_the_line_that_blocks(prometheus: Prometheus) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU time of another thread is read from Linux")
-def test_a_blocked_loop_is_active_without_a_cpu(prometheus: Prometheus) -> None:
+def test_a_blocked_loop_is_active_without_a_cpu(prometheus: Culprits) -> None:
     """While the loop sleeps in ``time.sleep`` it is active, but its thread takes no CPU time."""
     query = "asyncio_loop_time_seconds_total{state='active'} - on (loop) asyncio_loop_thread_cpu_seconds_total > 0"
     assert ["MainThread"] == prometheus.until(bool, lambda: [labels["loop"] for labels, _ in prometheus.ask(query)])
 
 
-def test_what_tasks_wait_for(prometheus: Prometheus) -> None:
+def test_what_tasks_wait_for(prometheus: Culprits) -> None:
     """By what is awaited, the queue for the pool shows as the semaphore that it is."""
     query = f"topk(4, {total('asyncio_wait_seconds_sum', by='awaits')})"
     expected = "asyncio.Semaphore.acquire"
@@ -210,7 +152,7 @@ def test_what_tasks_wait_for(prometheus: Prometheus) -> None:
     assert expected in found
 
 
-def test_how_much_of_the_loop_is_blocked(prometheus: Prometheus) -> None:
+def test_how_much_of_the_loop_is_blocked(prometheus: Culprits) -> None:
     """The loop's share of blocked time is what its yield points say together, the segment in progress included."""
     query = "sum(asyncio_blocking_seconds_total) - sum(asyncio_loop_blocking_seconds_total)"
     blocked = prometheus.until(lambda found: bool(found) and found[0][1] > 0, lambda: prometheus.ask("asyncio_loop_blocking_seconds_total"))
@@ -218,7 +160,7 @@ def test_how_much_of_the_loop_is_blocked(prometheus: Prometheus) -> None:
     assert [0] == [round(value, 6) for _, value in prometheus.ask(query)]
 
 
-def test_an_objective_for_one_kind_of_task(prometheus: Prometheus) -> None:
+def test_an_objective_for_one_kind_of_task(prometheus: Culprits) -> None:
     """Whoever promises the warehouses' answers within 10 ms misses it every time: they take 15 ms and more."""
     finished = "{coroutine=~'.*ask_warehouse',status='completed'}"
     kept = "{coroutine=~'.*ask_warehouse',status='completed',le='0.01'}"
@@ -226,14 +168,14 @@ def test_an_objective_for_one_kind_of_task(prometheus: Prometheus) -> None:
     assert [1.0] == prometheus.until(lambda found: found == [1.0], lambda: [value for _, value in prometheus.ask(query)])
 
 
-def test_tasks_start_late_behind_a_blocked_loop(prometheus: Prometheus) -> None:
+def test_tasks_start_late_behind_a_blocked_loop(prometheus: Culprits) -> None:
     """The 99th percentile of start delays is there as soon as tasks were started, by the name of the loop's thread."""
     query = "histogram_quantile(0.99, rate(asyncio_loop_start_delay_seconds_bucket[1m])) > 0"
     found = prometheus.until(bool, lambda: [labels["loop"] for labels, _ in prometheus.ask(query)])
     assert ["MainThread"] == found
 
 
-def test_every_task_is_traced_and_no_probe_failed(prometheus: Prometheus) -> None:
+def test_every_task_is_traced_and_no_probe_failed(prometheus: Culprits) -> None:
     """The demo starts its exporter first, so that no task of it is missed; and nothing goes wrong inside of aiometrics."""
     found = prometheus.until(bool, lambda: prometheus.ask("aiometrics_untraced_tasks"))
     assert [0] == [value for _, value in found]
@@ -241,7 +183,7 @@ def test_every_task_is_traced_and_no_probe_failed(prometheus: Prometheus) -> Non
     assert [0] * 6 == [value for _, value in prometheus.ask("aiometrics_overflow_total")]
 
 
-def test_prometheus_understands_every_family(prometheus: Prometheus) -> None:
+def test_prometheus_understands_every_family(prometheus: Culprits) -> None:
     """The target is up, and Prometheus knows type and help of each family of the catalogue as the catalogue has them."""
     prometheus.until(lambda found: found == [1], lambda: [value for _, value in prometheus.ask("up")])
     known = {name: (entry[0]["type"], entry[0]["help"]) for name, entry in prometheus.get("metadata").items()}
@@ -250,7 +192,7 @@ def test_prometheus_understands_every_family(prometheus: Prometheus) -> None:
     }
 
 
-def test_rules_evaluate_on_what_the_demo_exports(prometheus: Prometheus) -> None:
+def test_rules_evaluate_on_what_the_demo_exports(prometheus: Culprits) -> None:
     """Recorded series name the same culprits, and no rule fails."""
     query = "topk(4, job_yield_point:asyncio_segment_seconds_sum:rate5m)"
     expected = "Payments.charge_card"
