@@ -16,6 +16,7 @@ import plot
 import price
 import scrape
 import services
+import truth
 from contenders import CONTENDERS, OURS, Unavailable
 from instructions import run as instructions
 from plan import Plan
@@ -25,6 +26,7 @@ SECTIONS = {
     "instructions": instructions,
     "services": services.run,
     "owners": owners.run,
+    "truth": truth.run,
     "memory": memory.run,
     "live": live.run,
     "scrape": scrape.run,

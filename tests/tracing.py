@@ -9,6 +9,8 @@ from typing import Any
 from aiometrics.instrumentation import Instrumentation
 from aiometrics.options import resolve
 from aiometrics.recorder import IMPLEMENTATIONS
+from aiometrics.testing import TracedLoop
+from aiometrics.watchdog import Watchdog
 
 
 @contextmanager
@@ -21,3 +23,20 @@ def every_loop(implementation: str, **options: Any) -> Generator[Instrumentation
     finally:
         made.remove()
     assert {} == made.faults.counts()
+
+
+class Stall:
+    """Holds a loop in virtual time, while a watchdog looks whenever it wants to."""
+
+    def __init__(self, traced: TracedLoop) -> None:
+        self.traced = traced
+        made = traced.instrumentation
+        threshold_ns = made.options.blocking_threshold_ns
+        self.dog = Watchdog(made.slots, made.places, made.faults, threshold_ns=threshold_ns, interval=0.05, clock=traced.clock)
+
+    def __call__(self, ms: int) -> None:
+        clock = self.traced.clock
+        ends_ns = clock() + ms * 1_000_000
+        while clock() < ends_ns:
+            clock.advance_ns(min(self.dog.look(), ends_ns - clock()))
+        self.dog.look()
