@@ -200,45 +200,62 @@ def side_work() -> list[PanelBuilder]:
     ]
 
 
+def health(
+    title: str, description: str, expression: str, unit: str = "short", limits: Sequence[Threshold] = thresholds.NONE
+) -> PanelBuilder:
+    """One of the eight numbers that an exporter tells about itself."""
+    return big_number(title, description, expression, unit=unit, limits=limits, span=3)
+
+
 def exporter() -> list[PanelBuilder]:
     """What the exporter says about itself."""
+    dropped = select("aiometrics_request_records_total", f'outcome="dropped",{JOB}')
     return [
-        big_number(
+        health(
             "How many series are exported?",
             "Samples of one scrape, the most of any instance. The capacity options bound it.",
             f"max({select('aiometrics_series', JOB)})",
-            unit="short",
         ),
-        big_number(
+        health(
             "How long does a scrape take to write?",
             "Wall time of the slowest instance, with the pauses in which it lets the loop run. Keep it far under the scrape timeout.",
             f"max({select('aiometrics_scrape_duration_seconds', JOB)})",
             unit="s",
         ),
-        big_number(
+        health(
             "What share of tasks is traced?",
             "The lowest sampling ratio. Below 100 %, numbers are unbiased estimates.",
             f"min({select('aiometrics_sample_ratio', JOB)})",
             unit="percentunit",
         ),
-        big_number(
+        health(
             "How many tasks are not traced?",
             "Live tasks that are not traced: older than the exporter, sampled out, or missed.",
             total(select("aiometrics_untraced_tasks", JOB)),
-            unit="short",
         ),
-        big_number(
+        health(
             "Did names find no room?",
-            "Names counted under (other) since the start. Raise max_yield_points or max_coroutines.",
+            "Names counted under (other) since the start. Raise max_yield_points, max_coroutines or max_requests.",
             total(select("aiometrics_overflow_total", JOB)),
-            unit="short",
             limits=thresholds.ANY,
         ),
-        big_number(
+        health(
             "Did a probe fail?",
-            "Internal errors since the start. The log says whether the failing probe is off; its metrics then stand still.",
+            "Internal errors since the start. The failing probe is off, and its metrics stand still.",
             f"{total(select('aiometrics_errors_total', JOB))} or vector(0)",
-            unit="short",
+            limits=thresholds.ANY,
+        ),
+        health(
+            "Are request scopes misused?",
+            "Scopes since the start that were never left, left too early or in another task, or had no proper type. The documentation of "
+            "aiometrics_request_scope_errors_total says what the numbers of such requests are.",
+            total(select("aiometrics_request_scope_errors_total", JOB)),
+            limits=thresholds.ANY,
+        ),
+        health(
+            "Are records of requests dropped?",
+            "Slow-request events and traces since the start that were not written, because what writes them is too slow or fails.",
+            total(dropped),
             limits=thresholds.ANY,
         ),
         ranking(
