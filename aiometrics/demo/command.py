@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Self
 
 from aiohttp import web
 
+from aiometrics import slow_requests
 from aiometrics.demo.faults import Fault, legend
 from aiometrics.demo.load import load
 from aiometrics.demo.service import OBJECTIVES, Shop
@@ -94,6 +96,8 @@ def run(settings: Settings) -> int:
         return _fail(error.strerror)
     except ValueError as error:
         return _fail(error)
+    # Two dozen a second would be all that one sees of the tables.
+    slow_requests.logger.setLevel(logging.ERROR)
     with exporter, socket.create_server(("127.0.0.1", 0)) as listener:
         shop_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         _say(_welcome(settings, shop_url, exporter))
