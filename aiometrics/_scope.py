@@ -16,7 +16,8 @@ from aiometrics.context import current_scope
 from aiometrics.layout import CALLBACKS, REQUEST, REQUEST_WAIT
 
 if TYPE_CHECKING:
-    from aiometrics._twin import Recorder, TracedCoroutine
+    from aiometrics._traced import TracedCoroutine
+    from aiometrics._twin import Recorder
 
 NEW, OPEN, LEFT = range(3)
 #: Places that are told apart within one request; the rest is (other).
@@ -91,7 +92,7 @@ class Scope:
         return wall_ns
 
     def _leave(self, recorder: Recorder, status: int) -> int:
-        waits = [(recorder._request_wait(self._record, key), charge[2]) for key, charge in list(self._charges.items()) if charge[2]]
+        waits = [(recorder._naming.request_wait(self._record, key), charge[2]) for key, charge in list(self._charges.items()) if charge[2]]
         now = recorder._clock()
         if recorder.retired or self._state != OPEN:  # while the waits were named: the page may be another's now
             return -1

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiometrics import reader, request
+from aiometrics import reader
 from aiometrics.account import Account
 from aiometrics.catalogue import RECORD_KINDS
 from aiometrics.census import untraced_tasks
 from aiometrics.clock import Clock, monotonic
 from aiometrics.exemplars import Exemplars, SlowWalls
 from aiometrics.faults import OFF_FOR_LOOP, Faults
+from aiometrics.finished import Observers
 from aiometrics.handles import HandleSeam
+from aiometrics.homes import HOMES, Home
 from aiometrics.layout import YIELD_POINT, of_seconds
 from aiometrics.merge import merged
 from aiometrics.options import Options
@@ -27,7 +29,7 @@ from aiometrics.pages import Pages, Slot
 from aiometrics.pauses import GarbageCollectionSeam
 from aiometrics.places import Places
 from aiometrics.recorder import CHOSEN, Implementation
-from aiometrics.request import Home, Observer
+from aiometrics.request import kind_of_request
 from aiometrics.seams import CreateTaskSeam, Seam, c_seams, python_seams
 from aiometrics.slow_requests import SlowRequests
 from aiometrics.snapshot import Snapshot
@@ -83,11 +85,13 @@ class Instrumentation:
         )
         #: Writes records of single requests.
         self.outbox = Outbox(RECORD_KINDS, self.faults)
-        self._account = Account(self.faults, request.outside_loop, self.outbox.counts)
+        self._account = Account(self.faults, lambda: HOMES.missed, self.outbox.counts)
         self._exemplars = Exemplars(unix_clock, self.faults)
-        self._slow_walls = SlowWalls(self._exemplars, options.slow_request_ns or options.blocking_threshold_ns, options.max_requests)
-        #: Called with each request that is finished, in its task; must be quick. One that raises is counted, and not called again.
-        self.request_observers: list[Observer] = [self._slow_walls, SlowRequests(self.outbox, options.slow_request_ns)]
+        slow_ns = options.slow_request_ns or options.blocking_threshold_ns
+        self._slow_walls = SlowWalls(self._exemplars, slow_ns, options.max_requests)
+        #: Whom to tell of requests that are over.
+        self.request_observers = Observers(slow_ns, self.faults)
+        self.request_observers.slow += [self._slow_walls, SlowRequests(self.outbox, options.slow_request_ns)]
         self._tenants: dict[int, _Tenant] = {}
         self._departed: deque[_Tenant] = deque()
         self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -130,7 +134,7 @@ class Instrumentation:
         with self._lock:
             self._every_loop = False
             self._chosen.clear()
-            request.disconnect(self._home_of)
+            HOMES.disconnect(self._home_of)
             while self._seams:
                 self._seams.pop().remove()
             for tenant in self._tenants.values():
@@ -143,7 +147,7 @@ class Instrumentation:
         self._lock = threading.RLock()
         self._every_loop = False
         self._chosen.clear()
-        request.disconnect(self._home_of)
+        HOMES.disconnect(self._home_of)
         while self._seams:
             self._seams.pop().remove()
         for tenant in self._tenants.values():
@@ -198,7 +202,7 @@ class Instrumentation:
     def _install(self) -> None:
         if self._seams:
             return
-        request.connect(self._home_of)
+        HOMES.connect(self._home_of)
         core = self._implementation.core
         tasks = c_seams(core, self.recorder_of) or python_seams(self.trace)
         running = RunningLoopSeam(self._loop_started, self._loop_stopped)
@@ -261,7 +265,7 @@ class Instrumentation:
             recorder,
             slot.directory,
             slot.ledger,
-            request.kind_of_request(self._implementation.scope),
+            kind_of_request(self._implementation.scope),
             self.clock,
             self._unix_clock,
             self.faults,

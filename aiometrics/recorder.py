@@ -10,6 +10,7 @@ from typing import Any
 
 from aiometrics import _twin
 from aiometrics._scope import Scope
+from aiometrics._traced import TracedCoroutine
 from aiometrics.turns import Turns
 
 logger = logging.getLogger("aiometrics")
@@ -29,7 +30,7 @@ class Implementation:
     core: Any = None
 
 
-PYTHON = Implementation("python", _twin.Recorder, _twin.TracedCoroutine, Scope, Turns)
+PYTHON = Implementation("python", _twin.Recorder, TracedCoroutine, Scope, Turns)
 
 
 def _refusal() -> str | None:

@@ -20,7 +20,7 @@ _RUNNERS = frozenset(
     {("asyncio.base_events", "BaseEventLoop._run_once"), ("asyncio.events", "Handle._run"), ("asyncio.runners", "Runner.run")}
 )
 #: What stands between a loop, its tasks and their coroutines because of us.
-_OURS = frozenset({"aiometrics._twin", "aiometrics.handles", "aiometrics.seams"})
+_OURS = frozenset({"aiometrics._traced", "aiometrics._twin", "aiometrics.handles", "aiometrics.seams"})
 _ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
 
 

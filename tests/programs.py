@@ -94,7 +94,7 @@ class Run:
         self.problems: list[str] = []
         self.blocking_ns = 0
         self._interrupted = 0
-        traced.instrumentation.request_observers.append(self.finished.append)
+        traced.instrumentation.request_observers.every.append(self.finished.append)
 
     async def live(self, life: Life, ops: Ops) -> None:
         """The whole life of a task."""

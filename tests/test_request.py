@@ -15,7 +15,7 @@ SECOND = 1_000_000_000
 def observed(traced: TracedLoop) -> list[FinishedRequest]:
     """The requests that are finished from now on."""
     found: list[FinishedRequest] = []
-    traced.instrumentation.request_observers.append(found.append)
+    traced.instrumentation.request_observers.every.append(found.append)
     return found
 
 

@@ -62,7 +62,7 @@ def without_recorder(notes: Notes) -> Notes:
 def frames(error: BaseException) -> list[str]:
     """The functions that a traceback names, but for the recorder in Python, which cannot help to be among them."""
     found = traceback.extract_tb(error.__traceback__)
-    return [f" {frame.name}" for frame in found if not frame.filename.endswith("_twin.py")]
+    return [f" {frame.name}" for frame in found if not frame.filename.endswith("_traced.py")]
 
 
 def observe(function: Scenario, tracing: AbstractContextManager[Any], *, debug: bool) -> Notes:

@@ -1,0 +1,67 @@
+"""Where the requests of a loop are recorded, and how a scope finds that."""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from aiometrics.clock import Clock
+from aiometrics.directory import Directory
+from aiometrics.faults import Faults
+from aiometrics.finished import Observers
+from aiometrics.ledger import Ledger
+
+PROBE = "request"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Home:
+    """Where the requests of one loop are recorded."""
+
+    recorder: Any
+    directory: Directory
+    ledger: Ledger
+    #: The kind of request that this recorder knows.
+    kind: type[Any]
+    clock: Clock
+    unix_clock: Clock
+    faults: Faults
+    observers: Observers
+    request_id: ContextVar[Any] | None
+
+
+#: Answers with the home of the requests of a loop, or ``None``.
+Source = Callable[[Any], Home | None]
+
+
+class Homes:
+    """The homes of all loops that are traced in this process, and how often a scope found none."""
+
+    def __init__(self) -> None:
+        self._sources: list[Source] = []
+        self.missed = 0
+
+    def connect(self, source: Source) -> None:
+        """Let scopes find the loops that ``source`` knows."""
+        self._sources.append(source)
+
+    def disconnect(self, source: Source) -> None:
+        """Undo :meth:`connect`; without effect if it was not connected."""
+        if source in self._sources:
+            self._sources.remove(source)
+
+    def here(self) -> Home | None:
+        """The home of requests of the loop that runs in this thread; ``None``, which is counted, if there is none."""
+        loop = _get_running_loop()
+        for source in () if loop is None else tuple(self._sources):
+            found = source(loop)
+            if found is not None and not found.faults.tripped(PROBE):
+                return found
+        self.missed += 1
+        return None
+
+
+HOMES = Homes()
