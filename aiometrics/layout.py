@@ -66,7 +66,7 @@ HEADER = _numbered(
     "overflow_request_wait",
 )
 LOOP = _numbered(
-    "sequence",  # odd while the writer is at work: what a reader copies then does not add up
+    "finished",  # updates of the page that are complete; the first word here, because a copy goes from the first to the last
     "segment_since_ns",  # when the segment in progress began, moved up by the time of its eager children; 0 if none
     "segment_coroutine",
     "segment_counted_ns",  # what of it was counted under (running) before an eager child interrupted it
@@ -81,9 +81,10 @@ LOOP = _numbered(
     "events_waiting",
     "seen_ns",  # when a reader last looked at all: up to then the turn or the wait in progress has been counted
     "segments_before_ns",  # segments that active_ns has already, from before this loop
+    "started",  # updates that were begun: one more than are complete means that what a reader copied does not add up
 )
 #: What a page goes on from when another loop takes it over; everything else of the loop record is true only of the moment.
-LOOP_COUNTERS = frozenset({"sequence", "blocking_ns", "active_ns", "idle_ns", "events", "events_waiting", "segments_before_ns"})
+LOOP_COUNTERS = frozenset({"finished", "blocking_ns", "active_ns", "idle_ns", "events", "events_waiting", "segments_before_ns", "started"})
 GENERATIONS = 3
 #: What is known of a loop without its recorder; UNKNOWN where the loop or the system does not tell.
 VITALS = _numbered(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 from aiometrics.layout import (
@@ -31,24 +30,25 @@ from aiometrics.layout import (
 from aiometrics.snapshot import CALLBACK, OTHER
 
 _STRING_SHIFT = 32
+_STARTED, _FINISHED = LOOP["started"], LOOP["finished"]
 #: How often, and how far apart, a copy is tried while the writer is at work.
 _COPIES, _COPY_PAUSE_SECONDS = 50, 100e-6
 
 
 class _Writing:
-    """Keeps the sequence of a page odd while it is entered."""
+    """Counts an update of a page as started when it is entered, and as finished when it is left."""
 
-    __slots__ = ("_sequence", "_words")
+    __slots__ = ("_loop", "_words")
 
-    def __init__(self, words: memoryview[int], sequence: int) -> None:
+    def __init__(self, words: memoryview[int], loop: int) -> None:
         self._words = words
-        self._sequence = sequence
+        self._loop = loop
 
     def __enter__(self) -> None:
-        self._words[self._sequence] += 1
+        self._words[self._loop + _STARTED] += 1
 
     def __exit__(self, *exc_info: object) -> None:
-        self._words[self._sequence] += 1
+        self._words[self._loop + _FINISHED] += 1
 
 
 class Page:
@@ -63,9 +63,8 @@ class Page:
         self.memory = bytearray(layout.size)
         self.words = memoryview(self.memory)[: layout.strings * WORD].cast("q")
         self._refs: dict[str, int] = {}
-        self._sequence = layout.loop + LOOP["sequence"]
         #: ``with page.writing:`` marks the page as not adding up meanwhile, see :meth:`copy`.
-        self.writing = _Writing(self.words, self._sequence)
+        self.writing = _Writing(self.words, layout.loop)
         header = {
             "version": VERSION,
             "size": layout.size,
@@ -106,14 +105,14 @@ class Page:
         """All bytes at a moment when they add up, or as they are if that does not come soon. For any thread."""
         for _ in range(_COPIES):
             data = bytes(self.memory)
-            if not self._sequence_of(data) & 1:
+            if self._adds_up(data):
                 return data
             time.sleep(_COPY_PAUSE_SECONDS)
         return bytes(self.memory)
 
-    def _sequence_of(self, data: bytes) -> int:
-        start = self._sequence * WORD
-        return int.from_bytes(data[start : start + WORD], sys.byteorder)
+    def _adds_up(self, data: bytes) -> bool:
+        words = memoryview(data)[self.layout.loop * WORD :][: len(LOOP) * WORD].cast("q")
+        return words[_FINISHED] == words[_STARTED]
 
     def open(self, loop_name: str) -> None:
         """Start to write for a loop; counters of an earlier loop on this page go on."""
@@ -227,9 +226,13 @@ class Page:
             words[loop + LOOP["active_ns"]] += self._seen_ns("turn_since_ns")
             words[loop + LOOP["idle_ns"]] += self._seen_ns("poll_since_ns")
         else:
-            owned_ns = segments_ns - words[loop + LOOP["segments_before_ns"]] + self._seen_ns("segment_since_ns")
+            owned_ns = segments_ns - words[loop + LOOP["segments_before_ns"]] + self._blocked_ns()
             words[loop + LOOP["active_ns"]] += owned_ns * words[HEADER["weight"]]
         words[loop + LOOP["segments_before_ns"]] = segments_ns
+
+    def _blocked_ns(self) -> int:
+        since_ns, looked_ns = (self.words[self.layout.loop + LOOP[field]] for field in ("segment_since_ns", "looked_ns"))
+        return pending_ns(since_ns, 0, looked_ns, self.words[HEADER["blocking_threshold_ns"]])
 
     def _seen_ns(self, field: str) -> int:
         since_ns, seen_ns = (self.words[self.layout.loop + LOOP[name]] for name in (field, "seen_ns"))

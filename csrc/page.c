@@ -69,7 +69,7 @@ parts_open(Page *page, PyObject *layout)
     Py_ssize_t coroutines = (page->last_coroutine + 1) * page->coroutine_words, points = (page->last_point + 1) * page->point_words;
     Py_ssize_t requests = (page->last_request + 1) * page->request_words, waits = (page->last_request_wait + 1) * REQUEST_WAIT_WORDS;
     const int64_t *bounds = part(page, layout, "bounds", page->segment.words + page->wait.words - 4);
-    if (bounds == NULL || (page->loop = part(page, layout, "loop", LOOP_EVENTS_WAITING + 1)) == NULL ||
+    if (bounds == NULL || (page->loop = part(page, layout, "loop", LOOP_STARTED + 1)) == NULL ||
         (page->start_delay = part(page, layout, "start_delay", page->segment.words)) == NULL ||
         (page->iterations = part(page, layout, "iterations", page->segment.words)) == NULL ||
         (page->coroutines = part(page, layout, "coroutines", coroutines)) == NULL ||

@@ -14,8 +14,9 @@
 
 enum { HEADER_SEGMENT_BOUNDS = 5, HEADER_WAIT_BOUNDS, HEADER_MAX_COROUTINES, HEADER_MAX_YIELD_POINTS, HEADER_WEIGHT = 13,
        HEADER_BLOCKING_THRESHOLD_NS, HEADER_MAX_REQUESTS = 20 };
-enum { LOOP_SEQUENCE, LOOP_SEGMENT_SINCE_NS, LOOP_SEGMENT_COROUTINE, LOOP_SEGMENT_COUNTED_NS, LOOP_LOOKED_NS, LOOP_BLOCKING_NS,
-       LOOP_TIMED, LOOP_TURN_SINCE_NS, LOOP_POLL_SINCE_NS, LOOP_ACTIVE_NS, LOOP_IDLE_NS, LOOP_EVENTS, LOOP_EVENTS_WAITING };
+enum { LOOP_FINISHED, LOOP_SEGMENT_SINCE_NS, LOOP_SEGMENT_COROUTINE, LOOP_SEGMENT_COUNTED_NS, LOOP_LOOKED_NS, LOOP_BLOCKING_NS,
+       LOOP_TIMED, LOOP_TURN_SINCE_NS, LOOP_POLL_SINCE_NS, LOOP_ACTIVE_NS, LOOP_IDLE_NS, LOOP_EVENTS, LOOP_EVENTS_WAITING,
+       LOOP_STARTED = LOOP_EVENTS_WAITING + 3 };
 enum { COROUTINE_NAME, COROUTINE_CREATED, COROUTINE_LIVE, COROUTINE_DESTROYED_PENDING, COROUTINE_RUNNING_NS, COROUTINE_SCALARS };
 enum { POINT_COROUTINE, POINT_YIELD_POINT, POINT_AWAITS, POINT_BLOCKING_NS, POINT_INFLICTED_WAIT_NS, POINT_SUSPENDED,
        POINT_OLDEST_NS, POINT_SCALARS };
@@ -56,11 +57,11 @@ typedef struct {
 int page_open(Page *page, PyObject *object);
 void page_close(Page *page);
 
-/* Between page_begin and page_end the page does not add up, which a reader sees by the odd sequence. */
+/* Between page_begin and page_end the page does not add up, which a reader sees by the two counts. */
 static inline void
 page_begin(const Page *page)
 {
-    page->loop[LOOP_SEQUENCE] += 1;
+    page->loop[LOOP_STARTED] += 1;
     atomic_thread_fence(memory_order_release);
 }
 
@@ -68,7 +69,7 @@ static inline void
 page_end(const Page *page)
 {
     atomic_thread_fence(memory_order_release);
-    page->loop[LOOP_SEQUENCE] += 1;
+    page->loop[LOOP_FINISHED] += 1;
 }
 
 static inline void

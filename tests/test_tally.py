@@ -161,22 +161,22 @@ def test_active_time_of_a_loop_that_cannot_be_timed_goes_on_with_one_that_can() 
 
     _segment(made, 100)
     words[LAYOUT.loop + LOOP["segment_since_ns"]] = 1_000
-    made.look(1_050)
-    assert (300, None) == times()
+    made.look(1_100)
+    assert (400, None) == times()
     made.close()
-    assert (300, None) == times()
+    assert (400, None) == times()
     made.open("timed")
     words[LAYOUT.loop + LOOP["timed"]] = 1
     _segment(made, 30)
     words[LAYOUT.loop + LOOP["active_ns"]] += 40
     words[LAYOUT.loop + LOOP["poll_since_ns"]] = 2_000
     made.look(2_007)
-    assert (340, 7) == times()
+    assert (440, 7) == times()
     made.close()
     made.open("untimed")
-    assert (340, 7) == times()
+    assert (440, 7) == times()
     _segment(made, 5)
-    assert (350, 7) == times()
+    assert (450, 7) == times()
 
 
 def test_looks_do_not_go_back() -> None:
