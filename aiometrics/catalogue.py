@@ -158,6 +158,12 @@ LOOP_HEARTBEAT = Metric(
     "Unix time at which the loop last showed life. A loop that is idle is alive now; a loop inside one segment was last alive "
     "when it began.",
 )
+LOOP_PROCESS_ID = Metric(
+    "asyncio_loop_process_id",
+    "gauge",
+    LOOP,
+    "Process that runs this loop; 0 if the loop is closed or its process is gone. What it counted until then stays.",
+)
 LOOP_THREAD_CPU_SECONDS = Metric(
     "asyncio_loop_thread_cpu_seconds_total",
     "counter",
@@ -296,6 +302,15 @@ UNTRACED_TASKS = Metric(
 )
 SAMPLE_RATIO = Metric("aiometrics_sample_ratio", "gauge", (), "Share of the tasks that are traced; each of them counts 1/ratio times.")
 
+SKIPPED_PAGES = Metric(
+    "aiometrics_skipped_pages",
+    "gauge",
+    ("reason",),
+    "Page files of the shared directory that this scrape left out: version, another version of aiometrics wrote it; options, it has other "
+    "buckets, capacities, sample or threshold; damaged; foreign, it is not a file of this user alone; unreadable. "
+    "Absent without a shared directory.",
+)
+
 CATALOGUE: tuple[Metric, ...] = (
     SEGMENT_SECONDS,
     WAIT_SECONDS,
@@ -317,6 +332,7 @@ CATALOGUE: tuple[Metric, ...] = (
     LOOP_SCHEDULED_TIMERS,
     LOOP_BLOCKING_SECONDS,
     LOOP_HEARTBEAT,
+    LOOP_PROCESS_ID,
     LOOP_THREAD_CPU_SECONDS,
     LOOP_THREAD_RUNQUEUE_SECONDS,
     LOOP_GC_PAUSE_SECONDS,
@@ -340,4 +356,5 @@ CATALOGUE: tuple[Metric, ...] = (
     RECORDS,
     UNTRACED_TASKS,
     SAMPLE_RATIO,
+    SKIPPED_PAGES,
 )

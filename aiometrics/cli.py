@@ -10,7 +10,8 @@ from pathlib import Path
 
 from aiometrics.assets import export
 from aiometrics.demo.faults import Fault, parse_faults
-from aiometrics.options import DEFAULT_PORT
+from aiometrics.options import DEFAULT_PORT, resolve
+from aiometrics.sidecar import serve
 from aiometrics.version import __version__
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -83,6 +84,25 @@ def _export_assets(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "serve the pages of a shared directory, whatever the processes of the service do; options also come from AIOMETRICS_*"
+    parser = commands.add_parser("serve", help=about, description=about.capitalize() + ".")
+    parser.add_argument("--directory", metavar="DIR", help="the directory given to start_exporter(); it need not be there yet")
+    parser.add_argument("--port", type=_port, help=f"port of /metrics, 0 for a free one (default: {DEFAULT_PORT})")
+    parser.add_argument("--addr", help="address of /metrics (default: 0.0.0.0, every interface)")
+    parser.add_argument("--web-config", metavar="FILE", help="TLS, clients' certificates and passwords, as for exporter-toolkit")
+    parser.set_defaults(run=_serve)
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    given = {"directory": chosen.directory, "port": chosen.port, "addr": chosen.addr, "web_config": chosen.web_config}
+    try:
+        serve(resolve(given))
+    except (OSError, TypeError, ValueError, ModuleNotFoundError) as error:
+        return _fail(str(error))
+    return 0
+
+
 def _fail(message: str) -> int:
     sys.stderr.write(f"aiometrics: {message}\n")
     return 1
@@ -111,4 +131,4 @@ def _faults(text: str) -> frozenset[Fault]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-_COMMANDS = (_add_demo, _add_export_assets)
+_COMMANDS = (_add_demo, _add_export_assets, _add_serve)

@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Metric as PrometheusMetric
-from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector as PrometheusCollector
 from prometheus_client.samples import Exemplar as PrometheusExemplar
@@ -54,6 +54,18 @@ class Collector(PrometheusCollector):
             return
         for metric, rows in families(*self._source()):
             yield _filled(metric, rows)
+
+
+class Multiprocess:
+    """The metrics that all processes of the application left in the directory ``PROMETHEUS_MULTIPROC_DIR``."""
+
+    def collect(self) -> Iterable[PrometheusMetric]:
+        """Every family with its samples. Raises what ``prometheus_client`` raises, as ``ValueError`` if the directory is not there."""
+        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - few need it
+
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry.collect()
 
 
 class Application:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from aiometrics import callbacks
 from aiometrics.faults import Faults
 from aiometrics.layout import CALLBACKS
-from aiometrics.page import Page
+from aiometrics.page import Page, stored
 from aiometrics.places import Kind, Places
 from aiometrics.snapshot import CALLBACK, IN_REQUEST, OTHER
 
@@ -30,13 +30,15 @@ class Directory:
         self._page = page
         self._places = places
         self._faults = faults
-        self._coroutines: dict[str, int] = {}
-        self._points: dict[tuple[int, str, str], int] = {}
-        self._requests: dict[str, int] = {OTHER: 0}
-        self._request_waits: dict[tuple[int, str], int] = {}
+        self._coroutines = {name: number for number, name in page.coroutines()}
+        self._points = {names: number for number, names in page.yield_points()}
+        self._requests = {OTHER: 0, **{name: number for number, name in page.requests()}}
+        self._request_waits = {names: number for number, names in page.request_waits()}
         #: Names by number.
-        self._coroutine_names: dict[int, str] = {0: OTHER, CALLBACKS: CALLBACK}
-        self._labels: dict[int, tuple[str, str, str]] = {0: (OTHER, OTHER, OTHER)}
+        self._coroutine_names = {0: OTHER, CALLBACKS: CALLBACK, **dict(page.coroutines())}
+        self._labels = {0: (OTHER, OTHER, OTHER)}
+        for number, (coroutine, yield_point, awaits) in page.yield_points():
+            self._labels[number] = self._coroutine_names[coroutine], yield_point, awaits
 
     def kind(self, obj: Any) -> int:
         """Whose code ``obj`` runs, as a :class:`~aiometrics.places.Kind`."""
@@ -53,7 +55,7 @@ class Directory:
             return 0
         number = self._coroutines.get(name)
         if number is None:
-            number = self._page.add_coroutine(name)
+            number = self._coroutines.get(stored(name)) or self._page.add_coroutine(name)
             self._remember(self._coroutines, name, number)
             self._coroutine_names.setdefault(number, name)
         return number
@@ -80,7 +82,7 @@ class Directory:
         """The record of a type of request."""
         number = self._requests.get(name)
         if number is None:
-            number = self._page.add_request(name)
+            number = self._requests.get(stored(name)) or self._page.add_request(name)
             if len(self._requests) >= MANY_REQUESTS:
                 self._requests = {known: record for known, record in self._requests.items() if record or known == OTHER}
             self._requests[name] = number
@@ -91,7 +93,7 @@ class Directory:
         awaits = self.labels(point)[2]
         number = self._request_waits.get((request, awaits))
         if number is None:
-            number = self._page.add_request_wait(request, awaits)
+            number = self._request_waits.get((request, stored(awaits))) or self._page.add_request_wait(request, awaits)
             self._remember(self._request_waits, (request, awaits), number)
         return number
 
@@ -114,7 +116,7 @@ class Directory:
         key = (coroutine, yield_point, awaits)
         number = self._points.get(key)
         if number is None:
-            number = self._page.add_yield_point(*key)
+            number = self._points.get((coroutine, stored(yield_point), stored(awaits))) or self._page.add_yield_point(*key)
             self._remember(self._points, key, number)
             self._labels.setdefault(number, (self._coroutine_names[coroutine], yield_point, awaits))
         return number

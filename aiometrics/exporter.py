@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import sys
 import threading
@@ -10,30 +9,26 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import partial
 from typing import Any, Self
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY
 
-from aiometrics import collector, negotiation, text
+from aiometrics import collector
+from aiometrics.collector import Multiprocess, Registry
 from aiometrics.families import Facts
-from aiometrics.faults import STAYS_ON, Faults
-from aiometrics.guard import Guard
+from aiometrics.faults import Faults
 from aiometrics.hotspots import Hotspots
 from aiometrics.hotspots import hotspots as worst
-from aiometrics.http_messages import Request, Response
 from aiometrics.instrumentation import Instrumentation
+from aiometrics.keeper import Keeper
 from aiometrics.options import Options, resolve
 from aiometrics.places import main_package
 from aiometrics.recorder import IMPLEMENTATION
-from aiometrics.server import MetricsServer
+from aiometrics.shelf import Shelf
+from aiometrics.site import Site
 from aiometrics.snapshot import Snapshot
-from aiometrics.text import Renderer
 from aiometrics.version import __version__
 from aiometrics.watchdog import Watchdog
-from aiometrics.web_config import path_of
-
-_FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
 
 
 class Tracing:
@@ -91,22 +86,19 @@ class Tracing:
 
 
 class Exporter(Tracing):
-    """A running exporter: tracing, and the server that answers scrapes. Made by :func:`start_exporter`; a context manager that stops it."""
+    """A running exporter: tracing, and the server that answers scrapes. Made by :func:`start_exporter`; a context manager that stops it.
 
-    def __init__(self, options: Options, instrumentation: Instrumentation, registry: CollectorRegistry | None) -> None:
+    With a shared directory, :attr:`port` may be another process's to serve; this one takes over when that one is gone.
+    """
+
+    def __init__(self, options: Options, instrumentation: Instrumentation, registry: Registry | None) -> None:
         super().__init__(options, instrumentation)
-        report = partial(instrumentation.faults.report, outcome=STAYS_ON)
-        self._renderer = Renderer(registry, on_error=partial(report, "registry"))
-        self._scrape_ns = 0
-        self._server = MetricsServer(
-            options.addr,
-            options.port,
-            {"/": self._index, "/metrics": self._metrics, "/-/healthy": self._healthy},
-            on_error=report,
-            request_timeout=options.request_timeout,
-            max_connections=options.max_connections,
-            guard=Guard(path_of(options.web_config)) if options.web_config else None,
-        )
+        self._site = Site(options, self.snapshot, registry, instrumentation.faults, implementation=IMPLEMENTATION)
+        self._keeper: Keeper | None = None
+        if options.directory:
+            self._site.try_to_bind()
+        else:
+            self._site.bind()
 
     @property
     def in_the_way(self) -> str:
@@ -116,44 +108,53 @@ class Exporter(Tracing):
     @property
     def port(self) -> int:
         """The port that is served, also if 0 was asked for."""
-        return self._server.port
+        return self._site.port
 
     @property
     def url(self) -> str:
         """The address of the metrics as this machine reaches it."""
-        return f"{self._server.url}/metrics"
+        return self._site.url
 
     def start(self) -> None:
         """Begin to serve, then to trace; :func:`start_exporter` has done both."""
-        self._server.start()
+        self._site.start()
+        self._start_keeper()
         super().start()
 
     def forget(self) -> None:
         """As :meth:`stop`, in a forked child, for the port: the parent serves on."""
         super().forget()
-        self._server.close()
+        self._site.forget()
+
+    def go_on(self) -> None:
+        """In a forked child, after :meth:`forget`: trace its loops too, on pages of its own. Threads begin with its first loop."""
+        self._stopped = False
+        self._watchdog = _watchdog(self._instrumentation, self.options) if self.options.watchdog else None
+        self._keeper = None
+        self._instrumentation.on_loop = self._start_threads
+        self._instrumentation.instrument_every_loop()
+
+    def _start_threads(self) -> None:
+        self._instrumentation.on_loop = _nothing
+        if self._watchdog is not None:
+            self._watchdog.start()
+        self._start_keeper()
+
+    def _start_keeper(self) -> None:
+        if self.options.directory:
+            self._keeper = Keeper(self._beat, self.faults)
+            self._keeper.start()
+
+    def _beat(self) -> None:
+        """Keep what other processes read up to date, and the port in sight."""
+        self._instrumentation.refresh()
+        self._site.take_over()
 
     def _end(self) -> None:
-        self._server.close()
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._site.close()
         super()._end()
-
-    def _facts(self) -> Facts:
-        return Facts(__version__, IMPLEMENTATION, self._scrape_ns)
-
-    def _metrics(self, request: Request) -> Response:
-        start_ns = time.perf_counter_ns()
-        chosen = negotiation.choose_format(request.headers.get("accept"))
-        body = b"".join(self._renderer.slices(self.snapshot(), self._facts(), _FORMATS[chosen]))
-        self._scrape_ns = time.perf_counter_ns() - start_ns
-        return Response(200, body, chosen.content_type)
-
-    def _index(self, _: Request) -> Response:
-        title = html.escape(f"aiometrics {__version__} ({IMPLEMENTATION})")
-        page = f'<!DOCTYPE html><html lang="en"><title>{title}</title><h1>{title}</h1><p><a href="/metrics">Metrics</a></p></html>\n'
-        return Response(200, page.encode(), "text/html; charset=utf-8")
-
-    def _healthy(self, _: Request) -> Response:
-        return Response(200, b"OK\n")
 
 
 class _Active:
@@ -176,7 +177,7 @@ def start_exporter(
     port: int | None = None,
     addr: str | None = None,
     *,
-    registry: CollectorRegistry | None = REGISTRY,
+    registry: Registry | None = REGISTRY,
     web_config: str | os.PathLike[str] | None = None,
     segment_buckets: Iterable[float] | None = None,
     wait_buckets: Iterable[float] | None = None,
@@ -195,6 +196,7 @@ def start_exporter(
     max_connections: int | None = None,
     watchdog: bool | None = None,
     watchdog_interval: float | None = None,
+    directory: str | os.PathLike[str] | None = None,
 ) -> Exporter:
     """Trace every task that any event loop of this process creates from now on, and serve the numbers on ``/metrics``.
 
@@ -234,9 +236,13 @@ def start_exporter(
     ``watchdog``, ``watchdog_interval``
         Whether a thread looks for the lines that block a loop (yes), and every how many seconds it does (0.05).
 
+    ``directory``
+        Where all processes of the service keep their pages, such as ``"/run/aiometrics"`` (``AIOMETRICS_DIR``). One of them has the port
+        and answers for all; when it is gone, another takes over. Forked children go on by themselves. It must belong to the service alone.
+
     Raises ``TypeError`` or ``ValueError`` if an option or the file ``web_config`` is wrong, ``ModuleNotFoundError`` if a package is
-    missing for the latter, ``OSError`` if the port cannot be bound, and ``RuntimeError`` if an exporter runs already; in each case
-    nothing was changed.
+    missing for the latter, ``OSError`` if the port cannot be bound or the directory cannot be used, and ``RuntimeError`` if an exporter
+    runs already; in each case nothing was changed.
     """
     given = {name: value for name, value in locals().items() if name != "registry"}
     with _lock:
@@ -244,7 +250,7 @@ def start_exporter(
             raise RuntimeError(_active.tracing.in_the_way)
         options = _with_callers(resolve(given))
         instrumentation = _adopted(options)
-        exporter = Exporter(options, instrumentation, registry)
+        exporter = Exporter(options, instrumentation, _of_all_processes(registry) if options.directory else registry)
         exporter.start()
         _active.instrumentation, _active.tracing = instrumentation, exporter
         return exporter
@@ -255,7 +261,7 @@ def start_tracing() -> tuple[Tracing, bool]:
     with _lock:
         if _active.tracing is not None:
             return _active.tracing, False
-        options = _with_callers(resolve({}))
+        options = _own(_with_callers(resolve({})))
         instrumentation = _adopted(options)
         tracing = Tracing(options, instrumentation)
         tracing.start()
@@ -270,7 +276,7 @@ def instrument(loop: Any) -> None:
     """
     with _lock:
         if _active.instrumentation is None:
-            _active.instrumentation = Instrumentation(_with_callers(resolve({})))
+            _active.instrumentation = Instrumentation(_own(_with_callers(resolve({}))))
         _active.instrumentation.instrument(loop)
 
 
@@ -321,12 +327,34 @@ def _adopted(options: Options) -> Instrumentation:
     """The instrumentation that ``instrument(loop)`` already made, whose numbers go on, or a new one."""
     running = _active.instrumentation
     if running is None:
-        return Instrumentation(options)
+        return Instrumentation(options, shelf=_shelf(options))
     if not running.options.measures_as(options):
         raise RuntimeError(
             f"instrument(loop) already traces with {running.options}: uninstrument(loop) first, or give the same options, not {options}"
         )
     return running
+
+
+def _shelf(options: Options) -> Shelf | None:
+    if not options.directory:
+        return None
+    shelf = Shelf(os.path.abspath(options.directory))  # noqa: PTH100 - whatever the process changes its directory to
+    shelf.prepare()
+    return shelf
+
+
+def _own(options: Options) -> Options:
+    """Without the directory: only an exporter keeps what is shared up to date."""
+    return replace(options, directory="")
+
+
+def _of_all_processes(registry: Registry | None) -> Registry | None:
+    """The application's metrics of all its processes, if ``prometheus_client`` collects them."""
+    return Multiprocess() if registry is REGISTRY and "PROMETHEUS_MULTIPROC_DIR" in os.environ else registry
+
+
+def _nothing() -> None:
+    """Nothing waits for a loop."""
 
 
 def _watchdog(instrumentation: Instrumentation, options: Options) -> Watchdog:
@@ -360,13 +388,16 @@ def _top_package(module_globals: dict[str, Any]) -> str:
 
 
 def _after_fork() -> None:
-    """A forked child has none of the threads; it starts without an exporter, and may start its own."""
+    """A forked child has none of the threads. With a directory its exporter goes on; else it has none, and may start its own."""
     global _active, _lock
     inherited, _active, _lock = _active, _Active(), threading.RLock()
     if inherited.tracing is not None:
         inherited.tracing.forget()
     if inherited.instrumentation is not None:
         inherited.instrumentation.forget()
+    if isinstance(inherited.tracing, Exporter) and inherited.tracing.options.directory:
+        _active.instrumentation, _active.tracing = inherited.instrumentation, inherited.tracing
+        inherited.tracing.go_on()
 
 
 if hasattr(os, "register_at_fork"):

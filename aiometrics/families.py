@@ -113,6 +113,7 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield catalogue.LOOP_SCHEDULED_TIMERS, _known((loop.loop, loop.scheduled_timers) for loop in loops)
     yield catalogue.LOOP_BLOCKING_SECONDS, (((loop.loop,), seconds(loop.blocking_ns)) for loop in loops)
     yield catalogue.LOOP_HEARTBEAT, (((loop.loop,), seconds(loop.heartbeat_ns)) for loop in loops if loop.heartbeat_ns)
+    yield catalogue.LOOP_PROCESS_ID, (((loop.loop,), loop.process_id) for loop in loops)
 
     yield catalogue.LOOP_THREAD_CPU_SECONDS, _known_seconds((loop.loop, loop.thread_cpu_ns) for loop in loops)
     yield catalogue.LOOP_THREAD_RUNQUEUE_SECONDS, _known_seconds((loop.loop, loop.thread_runqueue_ns) for loop in loops)
@@ -143,6 +144,7 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield catalogue.RECORDS, snapshot.records.items()
     yield catalogue.UNTRACED_TASKS, [((), snapshot.untraced_tasks)]
     yield catalogue.SAMPLE_RATIO, [((), snapshot.sample_ratio)]
+    yield catalogue.SKIPPED_PAGES, (((reason,), count) for reason, count in snapshot.skipped_pages.items())
 
 
 def _awaited(point: YieldPoint) -> bool:

@@ -33,6 +33,11 @@ class Faults:
         if first:
             logger.error("internal error in probe %r, %s; the application is not affected", probe, outcome, exc_info=error)
 
+    def forget(self) -> None:
+        """In a forked child: nothing has happened there yet, and whoever holds the lock is not there."""
+        self._lock = threading.RLock()
+        self._counts.clear()
+
     def tripped(self, probe: str) -> bool:
         """Whether ``probe`` has ever failed."""
         return probe in self._counts

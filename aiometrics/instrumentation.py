@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiometrics import reader
 from aiometrics.account import Account
 from aiometrics.catalogue import RECORD_KINDS
 from aiometrics.census import untraced_tasks
@@ -24,15 +23,16 @@ from aiometrics.layout import YIELD_POINT, of_seconds
 from aiometrics.merge import merged
 from aiometrics.options import Options
 from aiometrics.outbox import Outbox
-from aiometrics.page import Page
 from aiometrics.pages import Pages, Slot
 from aiometrics.pauses import GarbageCollectionSeam
 from aiometrics.places import Places
 from aiometrics.recorder import CHOSEN, Implementation
 from aiometrics.request import kind_of_request
 from aiometrics.seams import CreateTaskSeam, Seam, c_seams, python_seams
+from aiometrics.shelf import Shelf
 from aiometrics.slow_requests import SlowRequests
 from aiometrics.snapshot import Snapshot
+from aiometrics.terms import Terms
 from aiometrics.timing import LoopTiming, RunningLoopSeam, time_turns
 from aiometrics.unhandled import ExceptionHandlerSeam
 from aiometrics.vitals import Vitals
@@ -54,7 +54,8 @@ class _Tenant:
 class Instrumentation:
     """Traces the tasks of chosen loops, or of every loop of the process, while it is installed.
 
-    ``clock`` times everything and ``unix_clock`` turns its readings into times of day; both are ns.
+    ``clock`` times everything and ``unix_clock`` turns its readings into times of day; both are ns. With a ``shelf``, which must have been
+    prepared, pages are shared there.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Instrumentation:
         unix_clock: Clock = time.time_ns,
         faults: Faults | None = None,
         implementation: Implementation = CHOSEN,
+        shelf: Shelf | None = None,
     ) -> None:
         self.options = options
         self.faults = Faults() if faults is None else faults
@@ -73,25 +75,24 @@ class Instrumentation:
         self._unix_clock = unix_clock
         self.places = Places(options.application, options.library)
         self._pages = Pages(
-            of_seconds(
-                options.segment_buckets, options.wait_buckets, options.max_coroutines, options.max_yield_points, options.max_requests
-            ),
+            _terms(options),
             options.max_loops,
-            blocking_threshold_ns=options.blocking_threshold_ns,
-            weight=options.weight,
             places=self.places,
             objectives=options.objectives,
             faults=self.faults,
+            shelf=shelf,
         )
         #: Writes records of single requests.
         self.outbox = Outbox(RECORD_KINDS, self.faults)
-        self._account = Account(self.faults, lambda: HOMES.missed, self.outbox.counts)
+        self._account = self._new_account()
         self._exemplars = Exemplars(unix_clock, self.faults)
         slow_ns = options.slow_request_ns or options.blocking_threshold_ns
         self._slow_walls = SlowWalls(self._exemplars, slow_ns, options.max_requests)
         #: Whom to tell of requests that are over.
         self.request_observers = Observers(slow_ns, self.faults)
         self.request_observers.slow += [self._slow_walls, SlowRequests(self.outbox, options.slow_request_ns)]
+        #: Called with each loop that is about to be traced.
+        self.on_loop: Callable[[], None] = _nothing
         self._tenants: dict[int, _Tenant] = {}
         self._departed: deque[_Tenant] = deque()
         self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -140,11 +141,13 @@ class Instrumentation:
             for tenant in self._tenants.values():
                 self._evict(tenant)
             self._tenants.clear()
+            self._pages.leave()
         self.outbox.stop()
 
     def forget(self) -> None:
-        """As :meth:`remove`, in a forked child: without the locks, which other threads may have held."""
+        """As :meth:`remove`, in a forked child: without the locks, which other threads may have held, and with nothing measured yet."""
         self._lock = threading.RLock()
+        self.faults.forget()
         self._every_loop = False
         self._chosen.clear()
         HOMES.disconnect(self._home_of)
@@ -157,6 +160,9 @@ class Instrumentation:
                 tenant.timing.remove()
         self._tenants.clear()
         self._departed.clear()
+        self._pages.forget()
+        self.outbox.forget()
+        self._account = self._new_account()
 
     def trace(self, loop: Any, coro: Any) -> Any:
         """What a new task of ``loop`` shall run instead of ``coro``: itself, if it is not to be traced."""
@@ -169,18 +175,21 @@ class Instrumentation:
         """The recorder of ``loop``, or ``None`` if it is not to be traced. Never raises."""
         return (self._tenants.get(id(loop)) or self._adopt(loop)).recorder
 
+    def _new_account(self) -> Account:
+        return Account(self.faults, lambda: HOMES.missed, self.outbox.counts)
+
     def snapshot(self) -> Snapshot:
-        """What all pages say now."""
+        """What all pages say now; with a directory, those of all its processes."""
         self.refresh()
-        now_ns, unix_ns = self.clock(), self._unix_clock()
-        slots = self._pages.all()
-        views = [reader.read(_copy(slot.page, now_ns), now_ns, unix_ns, slot.exemplars) for slot in slots]
+        unix_ns = self._unix_clock()
+        pages, skipped = self._pages.views(self.clock(), unix_ns)
         seen = merged(
-            views,
+            pages,
             taken_ns=unix_ns,
             errors=self._account.errors(),
             untraced_tasks=self._account.untraced_tasks,
             sample_ratio=1 / self.options.weight,
+            skipped_pages=skipped,
         )
         return replace(seen, requests=tuple(map(self._slow_walls.marked, seen.requests)))
 
@@ -191,6 +200,7 @@ class Instrumentation:
             self._sweep()
             slots = self._pages.all()
             for slot in slots:
+                slot.page.see(self.clock())
                 slot.vitals.refresh()
                 slot.ledger.count_overdue(self.clock())
             self._account.write(slots, untraced)
@@ -246,6 +256,7 @@ class Instrumentation:
     def _house(self, tenant: _Tenant, loop: Any) -> None:
         self._cover(type(loop))
         tenant.slot = self._pages.claim(threading.current_thread().name)
+        self.on_loop()
         if tenant.slot is not None:
             tenant.slot.vitals.begin(tenant.loop)
             self._handlers.cover(type(loop))
@@ -325,9 +336,15 @@ class Instrumentation:
             del self._tenants[number]
 
 
-def _copy(page: Page, now_ns: int) -> bytes:
-    page.look(now_ns)
-    return page.copy()
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def _terms(options: Options) -> Terms:
+    layout = of_seconds(
+        options.segment_buckets, options.wait_buckets, options.max_coroutines, options.max_yield_points, options.max_requests
+    )
+    return Terms(layout, options.blocking_threshold_ns, options.weight)
 
 
 def _reference(loop: Any, gone: Callable[[Any], None]) -> Callable[[], Any]:

@@ -64,6 +64,7 @@ HEADER = _numbered(
     "request_waits",
     "overflow_request",
     "overflow_request_wait",
+    "opened_unix_ns",  # when the latest loop moved in
 )
 LOOP = _numbered(
     "finished",  # updates of the page that are complete; the first word here, because a copy goes from the first to the last

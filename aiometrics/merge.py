@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from types import MappingProxyType
 from typing import TypeVar
 
 from aiometrics.catalogue import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
@@ -13,9 +14,23 @@ from aiometrics.reader import OVERFLOWS, PageView
 from aiometrics.snapshot import Coroutine, RequestType, RequestWait, Snapshot, YieldPoint
 
 K = TypeVar("K")
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
-def merged(pages: Sequence[PageView], *, taken_ns: int, errors: Mapping[str, int], untraced_tasks: int, sample_ratio: float) -> Snapshot:
+def labelled(view: PageView, loop: str) -> PageView:
+    """``view``, its loop called ``loop``."""
+    return replace(view, loop=replace(view.loop, loop=loop))
+
+
+def merged(
+    pages: Sequence[PageView],
+    *,
+    taken_ns: int,
+    sample_ratio: float,
+    errors: Mapping[str, int] = _NONE,
+    untraced_tasks: int = 0,
+    skipped_pages: Mapping[str, int] = _NONE,
+) -> Snapshot:
     """What all pages say, and errors and untraced tasks that are in none of them."""
     return Snapshot(
         taken_ns=taken_ns,
@@ -30,6 +45,7 @@ def merged(pages: Sequence[PageView], *, taken_ns: int, errors: Mapping[str, int
         records=merged_counts((dict.fromkeys(product(RECORD_KINDS, RECORD_OUTCOMES), 0), *(page.records for page in pages))),
         untraced_tasks=sum(page.untraced_tasks for page in pages) + untraced_tasks,
         sample_ratio=sample_ratio,
+        skipped_pages=skipped_pages,
     )
 
 

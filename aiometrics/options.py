@@ -45,11 +45,13 @@ class Options:
     max_connections: int = 16
     watchdog: bool = True
     watchdog_interval: float = 0.05
+    directory: str = ""
 
     def __post_init__(self) -> None:
         _check_port(self.port)
         _check_text("addr", self.addr)
         _check_path("web_config", self.web_config)
+        _check_path("directory", self.directory)
         _check_buckets("segment_buckets", self.segment_buckets)
         _check_buckets("wait_buckets", self.wait_buckets)
         _check_seconds("blocking_threshold", self.blocking_threshold)
@@ -102,7 +104,7 @@ def _check_text(name: str, value: object) -> None:
 
 def _check_path(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be the path of a file, not {value!r}")
+        raise TypeError(f"{name} must be a path, not {value!r}")
 
 
 def _check_flag(name: str, value: object) -> None:
@@ -215,10 +217,15 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 }
 
 
+def variable_of(option: str) -> str:
+    """The environment variable of an option."""
+    return "AIOMETRICS_DIR" if option == "directory" else f"AIOMETRICS_{option.upper()}"
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for option in fields(Options):
-        variable = f"AIOMETRICS_{option.name.upper()}"
+        variable = variable_of(option.name)
         text = environ.get(variable, "").strip()
         if not text:
             continue
@@ -244,6 +251,7 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     for name in ("segment_buckets", "wait_buckets", "application", "library"):
         if name in explicit:
             explicit[name] = _tuple(name, explicit[name])
-    if isinstance(explicit.get("web_config"), os.PathLike):
-        explicit["web_config"] = os.fspath(explicit["web_config"])
+    for name in ("web_config", "directory"):
+        if isinstance(explicit.get(name), os.PathLike):
+            explicit[name] = os.fspath(explicit[name])
     return Options(**{**_from_environment(environ), **explicit})

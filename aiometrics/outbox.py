@@ -58,6 +58,12 @@ class Outbox:
         if thread is not threading.current_thread():
             thread.join(_STOP_SECONDS)
 
+    def forget(self) -> None:
+        """In a forked child: the parent does what waits, and counts it."""
+        self._giving = threading.Lock()
+        self._jobs = self._thread = None
+        self._done, self._dropped = dict.fromkeys(self._done, 0), dict.fromkeys(self._done, 0)
+
     def _started(self) -> _Jobs:
         jobs = self._jobs = SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(jobs,), name="aiometrics-outbox", daemon=True)

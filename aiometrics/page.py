@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from mmap import mmap
 
 from aiometrics.layout import (
     CALLBACKS,
@@ -29,10 +31,22 @@ from aiometrics.layout import (
 )
 from aiometrics.snapshot import CALLBACK, OTHER
 
-_STRING_SHIFT = 32
+_STRING_SHIFT, _STRING_LENGTH = 32, 0xFFFF_FFFF
 _STARTED, _FINISHED = LOOP["started"], LOOP["finished"]
 #: How often, and how far apart, a copy is tried while the writer is at work.
 _COPIES, _COPY_PAUSE_SECONDS = 50, 100e-6
+
+
+Memory = bytearray | mmap
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")[:NAME_BYTES]
+
+
+def stored(text: str) -> str:
+    """``text`` as it is read back from a page."""
+    return _encoded(text).decode("utf-8", "replace")
 
 
 class _Writing:
@@ -52,23 +66,31 @@ class _Writing:
 
 
 class Page:
-    """Private memory of ``layout.size`` bytes, zeroed; the system provides each part of it when it is first written.
+    """A block of ``layout.size`` bytes: memory of its own, or ``memory``, which is zeroed or has a page of the same layout already.
+
+    Such a page is continued: its counters go on, and what was true only of the moment when it was left is forgotten.
 
     ``words`` is the view that recorders write through. Records are only ever added: :meth:`add_coroutine`, :meth:`add_yield_point`,
     :meth:`add_request` and :meth:`add_request_wait` return a record's number, or 0, which is ``(other)``, when the page is full.
     """
 
-    def __init__(self, layout: Layout, *, blocking_threshold_ns: int, weight: int = 1) -> None:
+    def __init__(self, layout: Layout, blocking_threshold_ns: int, weight: int = 1, *, memory: Memory | None = None) -> None:
         self.layout = layout
-        self.memory = bytearray(layout.size)
+        self.memory: Memory = bytearray(layout.size) if memory is None else memory
         self.words = memoryview(self.memory)[: layout.strings * WORD].cast("q")
         self._refs: dict[str, int] = {}
         #: ``with page.writing:`` marks the page as not adding up meanwhile, see :meth:`copy`.
         self.writing = _Writing(self.words, layout.loop)
+        if self.words[HEADER["magic"]] == MAGIC:
+            self._continue()
+        else:
+            self._begin(blocking_threshold_ns, weight)
+
+    def _begin(self, blocking_threshold_ns: int, weight: int) -> None:
+        layout = self.layout
         header = {
             "version": VERSION,
             "size": layout.size,
-            "pid": os.getpid(),
             "segment_bounds": len(layout.segment_bounds_ns),
             "wait_bounds": len(layout.wait_bounds_ns),
             "max_coroutines": layout.max_coroutines,
@@ -88,6 +110,25 @@ class Page:
         for name in ("thread_cpu_ns", "thread_runqueue_ns"):
             self.words[layout.vitals + VITALS[name]] = UNKNOWN
         self.words[HEADER["magic"]] = MAGIC
+
+    def _continue(self) -> None:
+        loop = self.layout.loop
+        # Whoever wrote it last may have died in the middle of an update.
+        self.words[loop + _FINISHED] = self.words[loop + _STARTED]
+        self.close()
+        for place in self._string_places():
+            self._refs[self.text(self.words[place])] = self.words[place]
+
+    def _string_places(self) -> Iterator[int]:
+        for number in range(self.words[HEADER["coroutines"]]):
+            yield self.layout.coroutine(number) + COROUTINE["name"]
+        for number in range(self.words[HEADER["yield_points"]]):
+            yield self.layout.yield_point(number) + YIELD_POINT["yield_point"]
+            yield self.layout.yield_point(number) + YIELD_POINT["awaits"]
+        for number in range(self.words[HEADER["requests"]]):
+            yield self.layout.request(number) + REQUEST["name"]
+        for number in range(self.words[HEADER["request_waits"]]):
+            yield self.layout.request_wait(number) + REQUEST_WAIT["awaits"]
 
     def _store_own(self) -> None:
         other = self._string(OTHER)
@@ -120,13 +161,19 @@ class Page:
         start = self.layout.strings * WORD
         self.memory[start : start + len(data)] = data
         self.words[HEADER["loop_name"]] = len(data)
+        self.words[HEADER["opened_unix_ns"]] = time.time_ns()
+        self.words[HEADER["pid"]] = os.getpid()
         self.words[HEADER["live"]] = 1
 
     def close(self) -> None:
         """Stop: the loop is gone, and so is everything that was true of it only now. Counters stay."""
+        with self.writing:
+            self.settle()
+            self._settle_times()
+            self._forget_moment()
+
+    def _forget_moment(self) -> None:
         words, layout = self.words, self.layout
-        self.settle()
-        self._settle_times()
         words[HEADER["live"]] = 0
         for field in LOOP.keys() - LOOP_COUNTERS:
             words[layout.loop + LOOP[field]] = 0
@@ -138,6 +185,35 @@ class Page:
             words[layout.yield_point(number) + YIELD_POINT["oldest_ns"]] = 0
         for number in range(words[HEADER["requests"]]):
             words[layout.request(number) + REQUEST["in_progress"]] = 0
+
+    def coroutines(self) -> Iterator[tuple[int, str]]:
+        """Number and name of each coroutine record but our own."""
+        for number in range(OWN_COROUTINES, self.words[HEADER["coroutines"]]):
+            yield number, self.text(self.words[self.layout.coroutine(number) + COROUTINE["name"]])
+
+    def yield_points(self) -> Iterator[tuple[int, tuple[int, str, str]]]:
+        """Number, and coroutine and names, of each yield point record but our own."""
+        for number in range(1, self.words[HEADER["yield_points"]]):
+            record = self.layout.yield_point(number)
+            coroutine, *refs = (self.words[record + YIELD_POINT[field]] for field in ("coroutine", "yield_point", "awaits"))
+            yield_point, awaits = map(self.text, refs)
+            yield number, (coroutine, yield_point, awaits)
+
+    def requests(self) -> Iterator[tuple[int, str]]:
+        """Number and name of each request record but our own."""
+        for number in range(1, self.words[HEADER["requests"]]):
+            yield number, self.text(self.words[self.layout.request(number) + REQUEST["name"]])
+
+    def request_waits(self) -> Iterator[tuple[int, tuple[int, str]]]:
+        """Number, and request and what is awaited, of each record of a request's waits but our own."""
+        for number in range(1, self.words[HEADER["request_waits"]]):
+            record = self.layout.request_wait(number)
+            yield number, (self.words[record + REQUEST_WAIT["request"]], self.text(self.words[record + REQUEST_WAIT["awaits"]]))
+
+    def text(self, ref: int) -> str:
+        """The text that a word of this page refers to."""
+        start = self.layout.strings * WORD + (ref >> _STRING_SHIFT)
+        return self.memory[start : start + (ref & _STRING_LENGTH)].decode("utf-8", "replace")
 
     def add_coroutine(self, name: str) -> int:
         """The number of a new coroutine record."""
@@ -248,7 +324,7 @@ class Page:
         ref = self._refs.get(text)
         if ref is not None:
             return ref
-        data = text.encode("utf-8", "backslashreplace")[:NAME_BYTES]
+        data = _encoded(text)
         used = self.words[HEADER["strings_used"]]
         if used + len(data) > self.layout.string_bytes:
             self.words[HEADER["overflow_string"]] += 1

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
-from aiometrics.layout import HEADER, MAX_PROBES, Layout
+from aiometrics.layout import HEADER, MAX_PROBES
 from aiometrics.ledger import Ledger
+from aiometrics.merge import labelled
 from aiometrics.page import Page
 from aiometrics.places import Places
+from aiometrics.reader import PageView, read
+from aiometrics.shelf import Held, Shelf
 from aiometrics.snapshot import Exemplar
 from aiometrics.tally import Tally
+from aiometrics.terms import Terms
 from aiometrics.vitals import Vitals
 
 
@@ -32,42 +36,47 @@ class Slot:
     name: str
     free: bool = False
     exemplars: dict[int, Exemplar] = field(default_factory=dict)
+    #: Where the page is on the shelf.
+    held: Held | None = None
 
 
 class Pages:
-    """At most ``max_loops`` pages, so that memory is bounded however many loops come and go; counters never fall."""
+    """At most ``max_loops`` pages, so that memory is bounded however many loops come and go; counters never fall.
+
+    With a ``shelf`` the pages are there, where other processes read them and, once this one is gone, go on with them.
+    """
 
     def __init__(
         self,
-        layout: Layout,
+        terms: Terms,
         max_loops: int,
         *,
-        blocking_threshold_ns: int,
-        weight: int,
         places: Places,
         objectives: Mapping[str, float],
         faults: Faults,
+        shelf: Shelf | None = None,
     ) -> None:
-        self._layout = layout
+        self._terms = terms
         self._max_loops = max_loops
-        self._blocking_threshold_ns = blocking_threshold_ns
-        self._weight = weight
         self._places = places
         self._objectives = objectives
         self._faults = faults
+        self._shelf = shelf
         self._slots: list[Slot] = []
         self._lock = threading.Lock()
 
     def claim(self, thread_name: str) -> Slot | None:
-        """A page for a loop of that thread: one that a loop of the same name left, else a new one, else any that is free."""
+        """A page for a loop of that thread: one that a loop of the same name left, else a new one, else any that is free.
+
+        On a shelf loops have numbers for names, and any free page will do. Raises ``OSError`` if the shelf has none.
+        """
         with self._lock:
-            name = self._unique(thread_name)
-            slot = self._free_slot(name)
+            slot = self._of_name(self._unique(thread_name)) if self._shelf is None else self._of_shelf(self._shelf)
             if slot is None:
                 self._slots[0].page.words[HEADER["overflow_loop"]] += 1
                 return None
-            slot.name, slot.free = name, False
-            slot.page.open(name)
+            slot.free = False
+            slot.page.open(thread_name if slot.held else slot.name)
             return slot
 
     def release(self, slot: Slot) -> None:
@@ -78,9 +87,35 @@ class Pages:
             slot.vitals.end()
             slot.free = True
 
+    def leave(self) -> None:
+        """All loops are gone, and what is on the shelf is left to others."""
+        with self._lock:
+            if self._shelf is not None:
+                self._let_go()
+
+    def forget(self) -> None:
+        """In a forked child: the pages are the parent's."""
+        self._lock = threading.Lock()
+        self._let_go()
+
     def all(self) -> list[Slot]:
         """Every page that a loop ever wrote to. Takes no lock: slots are only ever added."""
         return list(self._slots)
+
+    def views(self, now_ns: int, unix_ns: int) -> tuple[list[PageView], Mapping[str, int]]:
+        """What all pages say, those of other processes on the shelf included, and how many of the latter were left out, by reason."""
+        own = {slot.name: labelled(_view(slot, now_ns, unix_ns), slot.name) for slot in self.all()}
+        if self._shelf is None:
+            return list(own.values()), {}
+        shelved = self._shelf.read({int(name) for name in own}, self._terms, now_ns, unix_ns)
+        found = {**{int(name): view for name, view in own.items()}, **shelved.pages}
+        return [found[number] for number in sorted(found)], shelved.skipped
+
+    def _let_go(self) -> None:
+        for slot in self._slots:
+            if slot.held is not None:
+                slot.held.release()
+        self._slots = []
 
     def _unique(self, thread_name: str) -> str:
         taken = {slot.name for slot in self._slots if not slot.free}
@@ -90,15 +125,35 @@ class Pages:
             name = f"{thread_name}-{number}"
         return name
 
-    def _free_slot(self, name: str) -> Slot | None:
-        free = [slot for slot in self._slots if slot.free]
-        for slot in free:
-            if slot.name == name:
-                return slot
-        if len(self._slots) < self._max_loops:
-            page = Page(self._layout, blocking_threshold_ns=self._blocking_threshold_ns, weight=self._weight)
-            directory = Directory(page, self._places, self._faults)
-            ledger, errors = Ledger(page, directory, self._objectives), Tally(page, self._layout.errors, MAX_PROBES)
-            self._slots.append(Slot(page, directory, ledger, Vitals(page), errors, name))
-            return self._slots[-1]
-        return free[0] if free else None
+    def _of_name(self, name: str) -> Slot | None:
+        slot = next((slot for slot in self._slots if slot.free and slot.name == name), None)
+        if slot is None and len(self._slots) < self._max_loops:
+            slot = self._added(Page(*self._terms), name)
+        if slot is None:
+            slot = self._free()
+        if slot is not None:
+            slot.name = name
+        return slot
+
+    def _of_shelf(self, shelf: Shelf) -> Slot | None:
+        slot = self._free()
+        if slot is None and len(self._slots) < self._max_loops:
+            held = shelf.take(self._terms)
+            slot = self._added(held.page, str(held.number))
+            slot.held = held
+        return slot
+
+    def _free(self) -> Slot | None:
+        return next((slot for slot in self._slots if slot.free), None)
+
+    def _added(self, page: Page, name: str) -> Slot:
+        directory = Directory(page, self._places, self._faults)
+        errors = Tally(page, self._terms.layout.errors, MAX_PROBES)
+        slot = Slot(page, directory, Ledger(page, directory, self._objectives), Vitals(page), errors, name)
+        self._slots.append(slot)
+        return slot
+
+
+def _view(slot: Slot, now_ns: int, unix_ns: int) -> PageView:
+    slot.page.look(now_ns)
+    return read(slot.page.copy(), now_ns, unix_ns, slot.exemplars)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
 from types import MappingProxyType
 
 from aiometrics.catalogue import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
@@ -13,7 +12,6 @@ from aiometrics.layout import (
     GENERATIONS,
     HEADER,
     LOOP,
-    MAGIC,
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
@@ -24,11 +22,10 @@ from aiometrics.layout import (
     REQUEST,
     REQUEST_WAIT,
     UNKNOWN,
-    VERSION,
+    VITAL_GAUGES,
     VITALS,
     WORD,
     YIELD_POINT,
-    Layout,
     elapsed_ns,
     pending_ns,
 )
@@ -46,15 +43,10 @@ from aiometrics.snapshot import (
     YieldPoint,
     total,
 )
+from aiometrics.terms import Buffer, PageError, terms_of
 
-_MAX_BOUNDS = 64
-_MAX_RECORDS = 1_000_000
 OVERFLOWS = ("coroutine", "yield_point", "request", "request_wait", "string", "loop")
 _NONE: Mapping[int, Exemplar] = MappingProxyType({})
-
-
-class PageError(ValueError):
-    """The bytes are not a page that this version can read; the message says what is wrong with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +67,25 @@ class PageView:
     scope_errors: Mapping[str, int]
 
 
-def read(data: bytes, now_ns: int, unix_ns: int, exemplars: Mapping[int, Exemplar] = _NONE) -> PageView:
+def read(data: Buffer, now_ns: int, unix_ns: int, exemplars: Mapping[int, Exemplar] = _NONE, *, alive: bool = True) -> PageView:
     """Decode a copy of a page, taken when the clock showed ``now_ns`` and the time of day was ``unix_ns``.
 
-    ``exemplars`` are what is known, beyond the page, of single segments, by the number of the yield point that they ended at.
+    ``exemplars`` are what is known, beyond the page, of single segments, by the number of the yield point that they ended at. Of a page
+    whose writer is no longer ``alive``, what was true only of the moment is left out.
 
     Raises :class:`PageError` if it is not a page, or one whose offsets point outside of it.
     """
-    return _Decoder(data, unix_ns - now_ns, now_ns, exemplars).view()
+    return _Decoder(data, unix_ns - now_ns, now_ns, exemplars, alive=alive).view()
 
 
 class _Decoder:
-    def __init__(self, data: bytes, unix_offset_ns: int, now_ns: int, exemplars: Mapping[int, Exemplar]) -> None:
+    def __init__(self, data: Buffer, unix_offset_ns: int, now_ns: int, exemplars: Mapping[int, Exemplar], *, alive: bool) -> None:
         self._data = data
+        self._alive = alive
         self._exemplars = exemplars
         self._unix_offset_ns = unix_offset_ns
         self._now_ns = now_ns
-        self._layout = _layout_of(data)
+        self._layout = terms_of(data, len(data)).layout
         self._words = memoryview(data)[: self._layout.strings * WORD].cast("q")
         self._used = {
             "coroutines": self._count("coroutines", self._layout.max_coroutines + OWN_COROUTINES),
@@ -114,7 +108,7 @@ class _Decoder:
             (*(point for point in points if _met(point)), *self._running_points(names)),
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
             self._notes(self._layout.errors, MAX_PROBES),
-            max(0, self._vital("untraced_tasks")),
+            self._vital("untraced_tasks") if self._alive else 0,
             {(kind, outcome): self._vital(f"{kind}_{outcome}") for kind in RECORD_KINDS for outcome in RECORD_OUTCOMES},
             tuple(entry for number, name in enumerate(requests) if _used(entry := self._request_type(number, name))),
             self._request_waits(requests),
@@ -132,7 +126,7 @@ class _Decoder:
 
     def _if_known(self, name: str) -> int | None:
         value = self._vital(name)
-        return None if value == UNKNOWN else value
+        return None if value == UNKNOWN or (name in VITAL_GAUGES and not self._alive) else value
 
     def _notes(self, start: int, capacity: int) -> dict[str, int]:
         """A table of notes: each name with its count."""
@@ -188,7 +182,7 @@ class _Decoder:
             self._histogram(layout.start_delay, bounds_ns, self._weight),
             self._loop("blocking_ns") + self._pending_ns(),
             self._heartbeat_ns(),
-            Running(self._running_name(names), self._now_ns - since) if since else None,
+            Running(self._running_name(names), self._now_ns - since) if since and self._alive else None,
             self._histogram(layout.iterations, bounds_ns, 1),
             self._loop("active_ns") + (self._elapsed_ns("turn_since_ns") if timed else self._owned_ns()),
             self._loop("idle_ns") + self._elapsed_ns("poll_since_ns") if ever_timed else None,
@@ -203,6 +197,7 @@ class _Decoder:
             self._if_known("executor_threads"),
             self._if_known("executor_queue_items"),
             self._notes(layout.samples, MAX_PLACES),
+            self._header("pid") if self._alive and self._header("live") else 0,
         )
 
     def _elapsed_ns(self, field: str) -> int:
@@ -221,7 +216,7 @@ class _Decoder:
     def _heartbeat_ns(self) -> int:
         """When the loop last showed life: now if it is idle; else when its turn, or where turns are not timed its segment, began."""
         turn, poll = self._loop("turn_since_ns"), self._loop("poll_since_ns")
-        if not self._header("live") or (self._loop("timed") and not turn and not poll):
+        if not self._alive or not self._header("live") or (self._loop("timed") and not turn and not poll):
             return 0
         busy_since = turn if self._loop("timed") else self._loop("segment_since_ns")
         return (busy_since or self._now_ns) + self._unix_offset_ns
@@ -237,7 +232,7 @@ class _Decoder:
         return Coroutine(
             name,
             self._coroutine(number, "created") * self._weight,
-            self._coroutine(number, "live") * self._weight,
+            self._coroutine(number, "live") * self._weight if self._alive else 0,
             self._coroutine(number, "destroyed_pending") * self._weight,
             {status: self._histogram(layout.wall(number, code), bounds_ns, self._weight) for code, status in enumerate(STATUSES)},
             {status: self._histogram(layout.active(number, code), bounds_ns, self._weight) for code, status in enumerate(STATUSES)},
@@ -257,8 +252,8 @@ class _Decoder:
             self._histogram(layout.waits(number), layout.wait_bounds_ns, weight),
             blocking * weight,
             inflicted * weight,
-            suspended * weight,
-            oldest + self._unix_offset_ns if oldest else 0,
+            suspended * weight if self._alive else 0,
+            oldest + self._unix_offset_ns if oldest and self._alive else 0,
             self._exemplars.get(number),
         )
 
@@ -270,7 +265,7 @@ class _Decoder:
             {status: self._histogram(layout.request_wall(number, code), bounds_ns, 1) for code, status in enumerate(STATUSES)},
             replace(active, sum_ns=active.sum_ns * self._weight),
             self._request(number, "background_ns") * self._weight,
-            self._request(number, "in_progress"),
+            self._request(number, "in_progress") if self._alive else 0,
             self._request(number, "objective_ns") or None,
             self._request(number, "violations") + self._request(number, "overdue"),
         )
@@ -297,32 +292,6 @@ class _Decoder:
     def _weight_of(self, coroutine: str) -> int:
         """How often a record counts: tasks may be sampled, callbacks never are."""
         return 1 if coroutine == CALLBACK else self._weight
-
-
-def _layout_of(data: bytes) -> Layout:
-    if len(data) < len(HEADER) * WORD or len(data) % WORD:
-        raise PageError(f"{len(data)} bytes are not a stats page")
-    words = memoryview(data).cast("q")
-    if words[HEADER["magic"]] != MAGIC:
-        raise PageError("not a stats page: the magic number is missing")
-    if words[HEADER["version"]] != VERSION:
-        raise PageError(f"a page of version {words[HEADER['version']]}; this reader knows version {VERSION}")
-    counts = [words[HEADER[name]] for name in ("segment_bounds", "wait_bounds")]
-    capacities = [words[HEADER[name]] for name in ("max_coroutines", "max_yield_points", "max_requests")]
-    if not all(1 <= count <= _MAX_BOUNDS for count in counts) or not all(1 <= count <= _MAX_RECORDS for count in capacities):
-        raise PageError(f"a page with {counts} bucket bounds and room for {capacities} records is out of range")
-    if words[HEADER["weight"]] < 1:
-        raise PageError(f"a page whose tasks count {words[HEADER['weight']]} times each")
-    ends = list(accumulate((len(HEADER), *counts)))
-    if ends[-1] > len(words):
-        raise PageError(f"{len(data)} bytes are too few for the bucket bounds")
-    segment_ns, wait_ns = (tuple(words[start:end].tolist()) for start, end in pairwise(ends))
-    if not all(1 <= lower < upper for bounds in (segment_ns, wait_ns) for lower, upper in pairwise((*bounds, bounds[-1] + 1))):
-        raise PageError(f"bucket bounds must ascend from 1 ns on, not be {segment_ns} and {wait_ns}")
-    layout = Layout(segment_ns, wait_ns, *capacities)
-    if layout.size != len(data) or words[HEADER["size"]] != len(data) or words[HEADER["string_bytes"]] != layout.string_bytes:
-        raise PageError(f"a page of {len(data)} bytes that should have {layout.size}")
-    return layout
 
 
 def _empty(bounds_ns: tuple[int, ...]) -> Histogram:

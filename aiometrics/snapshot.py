@@ -153,6 +153,8 @@ class Loop:
     executor_queue_items: int | None = None
     #: Samples of the watchdog, by place.
     block_samples: Mapping[str, int] = field(default_factory=dict)
+    #: The process that runs it; 0 once the loop or its process is gone.
+    process_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,8 @@ class Snapshot:
     records: Mapping[tuple[str, str], int] = field(default_factory=dict)
     untraced_tasks: int = 0
     sample_ratio: float = 1.0
+    #: Page files of the shared directory that were left out, by reason; empty without one.
+    skipped_pages: Mapping[str, int] = field(default_factory=dict)
 
     def coroutine(self, name: str) -> Coroutine:
         """The record of one coroutine.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from aiometrics.clock import SECOND_NS, Clock, monotonic
 from aiometrics.faults import Faults
-from aiometrics.layout import COROUTINE, LOOP, WORD
+from aiometrics.layout import COROUTINE, LOOP
 from aiometrics.page import Page
 from aiometrics.pages import Slot
 from aiometrics.places import Places
@@ -208,6 +208,4 @@ def _since_ns(page: Page) -> int:
 
 def _coroutine_name(page: Page) -> str:
     number = _word(page, "segment_coroutine")
-    ref = page.words[page.layout.coroutine(number) + COROUTINE["name"]]
-    start = page.layout.strings * WORD + (ref >> 32)
-    return page.memory[start : start + (ref & 0xFFFF_FFFF)].decode("utf-8", "replace")
+    return page.text(page.words[page.layout.coroutine(number) + COROUTINE["name"]])

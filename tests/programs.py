@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from aiometrics.catalogue import STATUSES
-from aiometrics.layout import VITALS, WORD
+from aiometrics.layout import HEADER, VITALS, WORD
 from aiometrics.page import Page
 from aiometrics.recorder import IMPLEMENTATION
 from aiometrics.request import FinishedRequest, request
@@ -282,9 +282,10 @@ class Result:
 
 
 def recorded(page: Page) -> bytes:
-    """The bytes of a page but for its vitals, which are of real threads."""
-    start = page.layout.vitals * WORD
-    return bytes(page.memory[:start]) + bytes(page.memory[start + len(VITALS) * WORD :])
+    """The bytes of a page but for its vitals, which are of real threads, and the time at which it was opened."""
+    memory, start = bytearray(page.memory), page.layout.vitals * WORD
+    memoryview(memory).cast("q")[HEADER["opened_unix_ns"]] = 0
+    return bytes(memory[:start] + memory[start + len(VITALS) * WORD :])
 
 
 def perform(ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = False, **options: Any) -> Result:

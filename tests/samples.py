@@ -18,9 +18,9 @@ FACTS = Facts(version="1.2.3", implementation="python", scrape_ns=2_500_000)
 LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=4, max_requests=2)
 
 
-def page(layout: Layout = LAYOUT, **options: int) -> Page:
+def page(layout: Layout = LAYOUT, *, blocking_threshold_ns: int = 100, weight: int = 1) -> Page:
     """An empty page that a loop was opened on."""
-    made = Page(layout, **{"blocking_threshold_ns": 100, **options})
+    made = Page(layout, blocking_threshold_ns=blocking_threshold_ns, weight=weight)
     made.open("MainThread")
     return made
 
@@ -140,4 +140,5 @@ def shop() -> Snapshot:
         records={("slow_request", "written"): 6, ("slow_request", "dropped"): 1, ("trace", "written"): 0, ("trace", "dropped"): 0},
         untraced_tasks=4,
         sample_ratio=0.25,
+        skipped_pages={"damaged": 1, "foreign": 0},
     )

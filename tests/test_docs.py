@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from aiometrics.catalogue import CATALOGUE, Metric
-from aiometrics.options import Options, resolve
+from aiometrics.options import Options, resolve, variable_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -117,7 +117,7 @@ def test_the_example_for_gunicorn_gives_each_worker_its_port(monkeypatch: pytest
 
 def test_the_table_of_options_has_every_option_in_its_order() -> None:
     """Argument and environment variable of each field, and no row without one."""
-    expected = [(field.name, f"AIOMETRICS_{field.name.upper()}") for field in fields(Options)]
+    expected = [(field.name, variable_of(field.name)) for field in fields(Options)]
     assert expected == [(argument, variable) for argument, variable, *_ in rows(README, "argument")]
 
 
@@ -126,7 +126,7 @@ def test_the_table_of_options_has_the_defaults() -> None:
     environ = {variable: default.replace("none", "") for _, variable, default, _ in rows(README, "argument")}
     assert Options() == resolve({}, environ)
     given = {name for name, value in environ.items() if value}
-    unset = {f"AIOMETRICS_{name}" for name in ("APPLICATION", "LIBRARY", "OBJECTIVES", "REQUEST_ID", "SLOW_REQUEST", "WEB_CONFIG")}
+    unset = {f"AIOMETRICS_{name}" for name in ("APPLICATION", "DIR", "LIBRARY", "OBJECTIVES", "REQUEST_ID", "SLOW_REQUEST", "WEB_CONFIG")}
     assert unset == environ.keys() - given
 
 

@@ -8,7 +8,8 @@ from fuzz import pages
 from aiometrics import reader
 from aiometrics.layout import NAME_BYTES
 from aiometrics.page import Page
-from aiometrics.reader import PageError, PageView, read
+from aiometrics.reader import PageView, read
+from aiometrics.terms import PageError
 
 
 def test_the_reader_refuses_broken_pages_and_does_nothing_else() -> None:

@@ -40,9 +40,10 @@ from aiometrics.layout import (
 from aiometrics.merge import merged_coroutines, merged_overflow, merged_yield_points
 from aiometrics.pages import Pages
 from aiometrics.places import Places
-from aiometrics.reader import PageError, read
+from aiometrics.reader import read
 from aiometrics.recorder import IMPLEMENTATIONS
 from aiometrics.snapshot import Histogram, Snapshot, total
+from aiometrics.terms import PageError, Terms
 from aiometrics.testing import ManualClock, TracedLoop, traced_loop
 
 
@@ -382,7 +383,7 @@ def test_sampled_tasks_count_as_many_times_as_they_stand_for(implementation: str
 
 def pages(max_loops: int = 2) -> Pages:
     """Pages of a process, without a recorder."""
-    return Pages(LAYOUT, max_loops, blocking_threshold_ns=100, weight=1, places=Places(), objectives={}, faults=Faults())
+    return Pages(Terms(LAYOUT, 100, 1), max_loops, places=Places(), objectives={}, faults=Faults())
 
 
 def test_loops_at_a_time_have_names_of_their_own() -> None:

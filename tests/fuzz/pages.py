@@ -18,8 +18,9 @@ from aiometrics.families import Facts
 from aiometrics.layout import NAME_BYTES, VITALS, Layout
 from aiometrics.merge import merged
 from aiometrics.page import Page
-from aiometrics.reader import PageError, PageView
+from aiometrics.reader import PageView
 from aiometrics.tally import Tally
+from aiometrics.terms import PageError
 from aiometrics.text import Renderer
 
 from .branches import Branches

@@ -1,0 +1,269 @@
+"""The shared directory: a numbered file for the page of each loop, of all processes of a service."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import stat
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from aiometrics import slotfile
+from aiometrics.layout import HEADER, WORD
+from aiometrics.merge import labelled
+from aiometrics.mounts import filesystem_of, in_memory
+from aiometrics.page import Page
+from aiometrics.reader import PageView, read
+from aiometrics.slotfile import REASONS, Copy, Locked, Reason, Unusable
+from aiometrics.terms import PageError, PageVersionError, Terms, terms_of, version_of
+
+logger = logging.getLogger("aiometrics")
+
+#: More loops than one machine runs; a bound for what is read.
+MAX_SLOTS = 1000
+_NAME = re.compile(r"(0|[1-9][0-9]{0,2})\.page")
+#: Longer than a reader takes to find out whether a slot is free, which it does by locking it.
+_READER_SECONDS = 0.002
+
+
+class DirectoryError(OSError):
+    """The directory cannot be used; the message says why, and what to do."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A slot that this process holds, and its page."""
+
+    number: int
+    page: Page
+    _locked: Locked
+
+    def release(self) -> None:
+        """Leave it to the next. The page must not be written any more."""
+        self._locked.release()
+
+
+class Shelved(NamedTuple):
+    """What slots say: pages by number, and how many files were left out for which reason."""
+
+    pages: Mapping[int, PageView]
+    skipped: Mapping[str, int]
+    #: Of all the pages, whose loops are called by their numbers; ``None`` if there is none.
+    terms: Terms | None
+
+
+class Shelf:
+    """The directory at ``path``. What it has to complain about it logs once."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._complaints: set[str] = set()
+
+    def prepare(self) -> None:
+        """Make the directory if need be, and warn if it is not in memory.
+
+        Raises :class:`DirectoryError` if it cannot be made, belongs to somebody else, or others can write there.
+        """
+        if not slotfile.SUPPORTED:
+            raise DirectoryError(f"the directory {self.path!r} cannot be shared: this system has no flock(). Leave the directory out")
+        with suppress(FileExistsError):
+            self._make()
+        self.check()
+        filesystem = filesystem_of(self.path)
+        if filesystem is not None and not in_memory(filesystem):
+            self._complain(
+                f"the directory {self.path!r} is on {filesystem}: a loop may stall while its page is written to the disk. "
+                "Use one in memory, such as /run/aiometrics or /dev/shm/aiometrics"
+            )
+
+    def check(self, *, there: bool = True) -> None:
+        """Raises :class:`DirectoryError` if the directory belongs to somebody else, others can write there, or it must be ``there``."""
+        try:
+            with self._opened():
+                pass
+        except DirectoryError as error:
+            if there or error.errno != errno.ENOENT:
+                raise
+
+    def take(self, terms: Terms) -> Held:
+        """A slot for a loop: one that a dead process left, so that its counters go on; else one that is of no use any more, or a new one.
+
+        Raises ``OSError`` if there is none to be had.
+        """
+        with self._opened() as directory:
+            held = self._left(directory, terms)
+            if held is None:
+                time.sleep(_READER_SECONDS)
+                held = self._left(directory, terms) or self._new(directory, terms)
+            return held
+
+    def read(self, own: Collection[int], terms: Terms | None, now_ns: int, unix_ns: int) -> Shelved:
+        """What all slots but our ``own`` say. Those of other terms are skipped; without ``terms``, the newest page sets them.
+
+        Never raises: what cannot be read is skipped, counted, and logged once. While there is no directory, there is nothing to read.
+        """
+        skipped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+        copies: dict[int, Copy] = {}
+        pages: dict[int, PageView] = {}
+
+        @contextmanager
+        def skipping(name: str) -> Iterator[None]:
+            try:
+                yield
+            except (Unusable, PageError, OSError) as error:
+                if isinstance(error, DirectoryError) and error.errno == errno.ENOENT:
+                    return
+                reason = _reason(error)
+                skipped[reason] += 1
+                self._complain(f"{Path(self.path) / name} is left out ({reason}): {error}")
+
+        with skipping(""), self._opened() as directory:
+            for number in self._numbers(directory):
+                with skipping(_name(number)):
+                    copied = None if number in own else slotfile.copy(directory, _name(number), now_ns)
+                    if copied is not None:
+                        copies[number] = copied
+        terms = _newest(copies.values()) if terms is None else terms
+        for number, (data, alive) in copies.items():
+            with skipping(_name(number)):
+                if terms_of(data, len(data)) != terms:
+                    raise Unusable("options", "it was written with other buckets, capacities, sample or blocking threshold")
+                pages[number] = labelled(read(data, now_ns, unix_ns, alive=alive), str(number))
+        return Shelved(pages, skipped, terms)
+
+    def _make(self) -> None:
+        try:
+            Path(self.path).mkdir(mode=0o700)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            advice = f"Make it for user {os.geteuid()}, with mode 0700"
+            raise DirectoryError(error.errno, f"cannot make the directory {self.path!r}: {error.strerror}. {advice}") from None
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        try:
+            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DirectoryError(error.errno, f"cannot open the directory {self.path!r}: {error.strerror}") from None
+        try:
+            self._check(os.fstat(directory))
+            yield directory
+        finally:
+            os.close(directory)
+
+    def _check(self, found: os.stat_result) -> None:
+        if found.st_uid != os.geteuid():
+            raise DirectoryError(
+                f"the directory {self.path!r} belongs to user {found.st_uid}, and this process to user {os.geteuid()}: "
+                "run all processes of the service as one user, and give them a directory of that user"
+            )
+        if found.st_mode & 0o022:
+            raise DirectoryError(
+                f"others can write to the directory {self.path!r}, whose mode is {stat.filemode(found.st_mode)}: "
+                "use one that belongs to the service alone, and chmod it to 0700"
+            )
+
+    @staticmethod
+    def _numbers(directory: int) -> list[int]:
+        found = map(_NAME.fullmatch, os.listdir(directory))
+        return sorted(int(match[1]) for match in found if match)
+
+    def _left(self, directory: int, terms: Terms) -> Held | None:
+        """A slot that nobody holds: one that can be continued, else one that is of use to nobody, neither a process nor a reader."""
+        left: dict[int, object] = {}
+        used: set[object] = set()
+        for number in self._numbers(directory):
+            with suppress(Unusable, OSError):
+                locked = slotfile.lock(directory, _name(number))
+                if locked is None:
+                    used.add(_begins_as(*slotfile.head(directory, _name(number))))
+                    continue
+                left[number] = _is(locked.content())
+                if left[number] == terms:
+                    return self._held(number, locked, terms)
+                locked.release()
+        return self._begun(directory, (number for number, what in left.items() if what is None or what not in used), terms)
+
+    def _new(self, directory: int, terms: Terms) -> Held:
+        known = set(self._numbers(directory))
+        held = self._begun(directory, (number for number in range(MAX_SLOTS) if number not in known), terms)
+        if held is None:
+            raise DirectoryError(f"all {MAX_SLOTS} slots of {self.path!r} are taken: give each service a directory of its own")
+        return held
+
+    def _begun(self, directory: int, numbers: Iterable[int], terms: Terms) -> Held | None:
+        """The first of these slots that can be had, empty."""
+        for number in numbers:
+            locked = slotfile.lock(directory, _name(number))
+            if locked is None:
+                continue
+            try:
+                locked.clear(terms.layout.size)
+            except BaseException:
+                locked.remove()
+                locked.release()
+                raise
+            return self._held(number, locked, terms)
+        return None
+
+    @staticmethod
+    def _held(number: int, locked: Locked, terms: Terms) -> Held:
+        try:
+            return Held(number, Page(*terms, memory=locked.memory(terms.layout.size)), locked)
+        except BaseException:
+            locked.release()
+            raise
+
+    def _complain(self, message: str) -> None:
+        if message not in self._complaints:
+            self._complaints.add(message)
+            logger.warning("%s", message)
+
+
+def _name(number: int) -> str:
+    return f"{number}.page"
+
+
+def _is(content: bytes) -> object:
+    """What pages must have in common that the same processes read: the terms, or of another version that. ``None`` if nobody reads it."""
+    try:
+        read(content, 0, 0)
+    except PageVersionError:
+        return version_of(content)
+    except PageError:
+        return None
+    return terms_of(content, len(content))
+
+
+def _begins_as(start: bytes, size: int) -> object:
+    """What a page of that size that begins like this is, as far as that tells."""
+    try:
+        return terms_of(start, size)
+    except PageError:
+        return version_of(start)
+
+
+def _newest(copies: Iterable[Copy]) -> Terms | None:
+    """The terms of the page that was opened last, a live one if there is any."""
+
+    def opened(copied: Copy) -> tuple[bool, int]:
+        return copied.alive, memoryview(copied.data)[: len(HEADER) * WORD].cast("q")[HEADER["opened_unix_ns"]]
+
+    newest = max(copies, key=opened, default=None)
+    return None if newest is None else terms_of(newest.data, len(newest.data))
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, Unusable):
+        return error.reason
+    if isinstance(error, PageVersionError):
+        return "version"
+    return "damaged" if isinstance(error, PageError) else "unreadable"

@@ -1,0 +1,126 @@
+"""What a port shows: the metrics, a page for people, and one for probes."""
+
+from __future__ import annotations
+
+import errno
+import html
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from aiometrics import negotiation, text
+from aiometrics.collector import Registry
+from aiometrics.families import Facts
+from aiometrics.faults import STAYS_ON, Faults
+from aiometrics.guard import Guard
+from aiometrics.http_messages import Request, Response
+from aiometrics.options import Options
+from aiometrics.server import MetricsServer
+from aiometrics.snapshot import Snapshot
+from aiometrics.text import Renderer
+from aiometrics.version import __version__
+from aiometrics.web_config import path_of
+
+logger = logging.getLogger("aiometrics")
+
+_FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
+
+
+class Site:
+    """The snapshots of ``source()`` and the metrics of ``registry``, served as ``options`` say from :meth:`open` to :meth:`close`."""
+
+    def __init__(
+        self,
+        options: Options,
+        source: Callable[[], Snapshot],
+        registry: Registry | None,
+        faults: Faults,
+        *,
+        implementation: str,
+    ) -> None:
+        self._options = options
+        self._source = source
+        self._implementation = implementation
+        self._report = partial(faults.report, outcome=STAYS_ON)
+        self._renderer = Renderer(registry, on_error=partial(self._report, "registry"))
+        self._guard = self._new_guard()
+        self._server: MetricsServer | None = None
+        self._stands_by = False
+        self._scrape_ns = 0
+
+    @property
+    def port(self) -> int:
+        """The port that is served, also if 0 was asked for; while another process has it, the one that was asked for."""
+        return self._options.port if self._server is None else self._server.port
+
+    @property
+    def url(self) -> str:
+        """The address of the metrics as this machine reaches it."""
+        base = f"http://127.0.0.1:{self.port}" if self._server is None else self._server.url
+        return f"{base}/metrics"
+
+    def bind(self) -> None:
+        """Take the port. Raises ``OSError`` if it cannot be had."""
+        self._server = MetricsServer(
+            self._options.addr,
+            self._options.port,
+            {"/": self._index, "/metrics": self._metrics, "/-/healthy": self._healthy},
+            on_error=self._report,
+            request_timeout=self._options.request_timeout,
+            max_connections=self._options.max_connections,
+            guard=self._guard or self._new_guard(),
+        )
+
+    def try_to_bind(self) -> bool:
+        """Take the port unless somebody has it. Raises ``OSError`` if it cannot be had for another reason."""
+        try:
+            self.bind()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            if not self._stands_by:
+                logger.info("port %s is taken, by another process of this service I suppose: this one stands by", self.port)
+            self._stands_by = True
+            return False
+        return True
+
+    def start(self) -> None:
+        """Answer, if the port is ours."""
+        if self._server is not None:
+            self._server.start()
+
+    def take_over(self) -> None:
+        """Take the port and answer, once nobody else does."""
+        if self._server is None and self.try_to_bind():
+            logger.info("port %s has become free: this process answers there now", self.port)
+            self.start()
+
+    def close(self) -> None:
+        """Free the port; in a forked child, let go of it."""
+        if self._server is not None:
+            self._server.close()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the port, which the parent serves, and of what its threads had locked."""
+        self.close()
+        self._server = self._guard = None
+
+    def _new_guard(self) -> Guard | None:
+        return Guard(path_of(self._options.web_config)) if self._options.web_config else None
+
+    def _metrics(self, request: Request) -> Response:
+        start_ns = time.perf_counter_ns()
+        chosen = negotiation.choose_format(request.headers.get("accept"))
+        facts = Facts(__version__, self._implementation, self._scrape_ns)
+        body = b"".join(self._renderer.slices(self._source(), facts, _FORMATS[chosen]))
+        self._scrape_ns = time.perf_counter_ns() - start_ns
+        return Response(200, body, chosen.content_type)
+
+    def _index(self, _: Request) -> Response:
+        title = html.escape(f"aiometrics {__version__} ({self._implementation})")
+        page = f'<!DOCTYPE html><html lang="en"><title>{title}</title><h1>{title}</h1><p><a href="/metrics">Metrics</a></p></html>\n'
+        return Response(200, page.encode(), "text/html; charset=utf-8")
+
+    def _healthy(self, _: Request) -> Response:
+        return Response(200, b"OK\n")
