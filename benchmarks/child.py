@@ -13,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, Unavailable, environment
+from contender import Unavailable
+from contenders import CONTENDERS, environment
 
 LIMIT_SECONDS = 600
 

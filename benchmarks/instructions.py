@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import child
-from contenders import BARE, LOOPS, CCore, Contender, Unavailable
+from contender import LOOPS, Contender, Unavailable
+from contenders import BARE, CCore
 from plan import Plan
 from table import Table
 from workloads import workloads

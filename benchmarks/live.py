@@ -7,7 +7,8 @@ from collections import defaultdict
 from time import process_time_ns
 
 import child
-from contenders import BARE, LOOPS, Contender, Unavailable
+from contender import LOOPS, Contender, Unavailable
+from contenders import BARE
 from plan import Plan
 from samples import quartiles, ratios
 from table import Table

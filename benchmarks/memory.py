@@ -10,7 +10,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import child
-from contenders import BARE, LOOPS, Contender, Unavailable
+from contender import LOOPS, Contender, Unavailable
+from contenders import BARE
 from places import visitor
 from plan import Plan
 from samples import quartiles

@@ -13,7 +13,8 @@ from typing import Any
 
 import child
 import wrk
-from contenders import CCore, Contender, Unavailable
+from contender import Contender, Unavailable
+from contenders import CCore
 from plan import Plan
 from samples import quartiles
 from service import SERVERS, SERVICES

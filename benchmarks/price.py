@@ -9,7 +9,8 @@ from time import process_time_ns
 from typing import Any
 
 import child
-from contenders import BARE, CONTENDERS, LOOPS, Contender, Unavailable
+from contender import LOOPS, Contender, Unavailable
+from contenders import BARE, CONTENDERS
 from plan import Plan
 from samples import quartiles, ratios
 from table import Table
@@ -55,7 +56,7 @@ def run(plan: Plan) -> Table:
                     continue
                 plan.progress(f"price list, round {number + 1} of {plan.rounds}: {name} on {loop}")
                 try:
-                    answer = child.run("price", name, loop, scale=plan.scale)
+                    answer = child.run("price", name, loop, scale=plan.scale * CONTENDERS[name].effort)
                 except (Unavailable, RuntimeError) as error:
                     absent[f"{name} on {loop}"] = str(error)
                     continue

@@ -12,7 +12,8 @@ from time import perf_counter
 from typing import Any
 
 import child
-from contenders import CCore, Contender, Unavailable
+from contender import Contender, Unavailable
+from contenders import CCore
 from places import visitor
 from plan import Plan
 from samples import percentile, quartiles

@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import Any
 
-from contenders import CONTENDERS, Unavailable
+from contender import Unavailable
+from contenders import CONTENDERS
 
 SERVERS = ("aiohttp", "uvicorn")
 HELLO = "Hello, world!"

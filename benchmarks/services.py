@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import wrk
-from contenders import BARE, LOOPS, Unavailable, environment
+from contender import LOOPS, Unavailable
+from contenders import BARE, environment
 from plan import Plan
 from samples import quartiles, ratios
 from service import SERVERS

@@ -17,7 +17,8 @@ import price
 import scrape
 import services
 import truth
-from contenders import CONTENDERS, OURS, Unavailable
+from contender import Unavailable
+from contenders import CONTENDERS, OURS
 from instructions import run as instructions
 from plan import Plan
 

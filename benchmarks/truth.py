@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import Any
 
 import child
-from contenders import LOOPS, CCore, Contender, Unavailable
+from contender import LOOPS, Contender, Unavailable
+from contenders import CCore
 from plan import Plan
 from table import Table
 
