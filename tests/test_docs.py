@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -66,8 +65,8 @@ def python(directory: Path, *arguments: str) -> str:
 
 
 def examples() -> list[str]:
-    """The programs of the README: every Python block that is neither a test nor a server's configuration."""
-    return [block for block in blocks(README, "python") if "def test_" not in block and "def post_fork" not in block]
+    """The programs of the README: every Python block that is no test."""
+    return [block for block in blocks(README, "python") if "def test_" not in block]
 
 
 def test_the_first_example_traces_the_service(shop: Path) -> None:
@@ -96,23 +95,6 @@ def test_the_example_of_a_test_passes(shop: Path) -> None:
     assert "1 passed" in python(
         shop, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "--rootdir", str(shop), "test_example.py"
     )
-
-
-def test_the_example_for_gunicorn_gives_each_worker_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hook of the configuration takes the first port that no other worker has."""
-    (example,) = [block for block in blocks(README, "python") if "def post_fork" in block]
-    taken: list[int] = []
-
-    def start_exporter(port: int) -> int:
-        if port in taken:
-            raise OSError(port)
-        taken.append(port)
-        return port
-
-    monkeypatch.setattr("aiometrics.start_exporter", start_exporter)
-    names: dict[str, Any] = {}
-    exec(compile(example, "gunicorn.conf.py", "exec"), names)  # noqa: S102 - it is ours
-    assert [9400, 9401, 9402] == [names["post_fork"](None, None) for _ in range(3)]
 
 
 def test_the_table_of_options_has_every_option_in_its_order() -> None:

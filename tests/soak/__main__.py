@@ -1,4 +1,4 @@
-"""``python -m tests.soak tasks``: a long run under full load; exits with 1 if what it serves at the end is not exactly what happened."""
+"""``python -m tests.soak tasks`` or ``workers``: full load for long; exits with 1 if what is served is not exactly what happened."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from . import tasks
+from . import tasks, workers
 
 
 def _arguments() -> argparse.Namespace:
@@ -17,6 +17,12 @@ def _arguments() -> argparse.Namespace:
     of_tasks.add_argument("--seed", type=int, default=1)
     of_tasks.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
     of_tasks.set_defaults(soak=lambda chosen: tasks.soak(chosen.seconds, chosen.seed, chosen.loop))
+    of_workers = soaks.add_parser("workers", help="gunicorn with two workers under load, and a Prometheus")
+    of_workers.add_argument("--seconds", type=float, default=60.0)
+    of_workers.add_argument(
+        "--kills", type=int, default=0, help="how often the owner of the metrics' port is killed (default: %(default)s)"
+    )
+    of_workers.set_defaults(soak=lambda chosen: workers.soak(chosen.seconds, chosen.kills))
     return parser.parse_args()
 
 

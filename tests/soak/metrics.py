@@ -55,6 +55,10 @@ class Page:
             sums[found[label]] += ns
         return dict(sums)
 
+    def counters(self) -> set[str]:
+        """The names of all samples that must never fall."""
+        return {name for name, _ in self.samples if name.endswith(_SUFFIXES)}
+
     def fallen(self, earlier: Page) -> list[str]:
         """The counters that are less than they were, or gone."""
         return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import statistics
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from .metrics import OPENMETRICS, TEXT, Page, fetch
+from .outcome import Outcome
+from .scraper import Scraper, told, watching
 
 LOAD = Path(__file__).with_name("load.py")
 STATUSES = ("completed", "failed", "cancelled")
@@ -31,46 +32,17 @@ PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
-class Scraper:
-    """Scrapes every second; remembers how long each took, and every counter that fell."""
+class Memory:
+    """What a process has in RAM, every second."""
 
-    port: int
-    accept: str
-    compressed: bool
-    seconds: list[float] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    page: Page = field(default_factory=Page)
+    pid: int
+    resident: list[int] = field(default_factory=list)
 
-    def run(self, over: threading.Event, every: float = 1.0) -> None:
+    def run(self, over: threading.Event) -> None:
         """Until it is over."""
-        while not over.wait(every):
-            started = time.perf_counter()
-            try:
-                page = fetch(self.port, accept=self.accept, compressed=self.compressed)
-            except (OSError, http.client.HTTPException) as error:
-                self.problems.append(f"a scrape failed: {error!r}")
-                continue
-            self.seconds.append(time.perf_counter() - started)
-            self.problems += page.fallen(self.page)
-            self.page = page
-
-
-@dataclass
-class Outcome:
-    """What a soak has found; it held if there are no problems."""
-
-    lines: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def expect(self, what: str, expected: object, actual: object) -> None:
-        """One more thing that must be equal."""
-        if expected != actual:
-            self.problems.append(f"{what}: expected {expected}, found {actual}")
-
-    def demand(self, what: str, *, held: bool) -> None:
-        """One more thing that must be so."""
-        if not held:
-            self.problems.append(what)
+        while not over.wait(1.0):
+            pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
+            self.resident.append(int(pages) * PAGE_SIZE)
 
 
 def soak(seconds: float, seed: int, loop: str) -> Outcome:
@@ -80,29 +52,23 @@ def soak(seconds: float, seed: int, loop: str) -> Outcome:
     with _load(seconds, seed, loop) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        over, scrapers = threading.Event(), [Scraper(port, accept, compressed) for accept, compressed in SCRAPERS]
-        resident: list[int] = []
-        threads = [threading.Thread(target=scraper.run, args=(over,)) for scraper in scrapers]
-        threads.append(threading.Thread(target=_watch, args=(process.pid, resident, over)))
-        for thread in threads:
-            thread.start()
-        account = json.loads(process.stdout.readline())
-        took = time.monotonic() - started
-        over.set()
-        for thread in threads:
-            thread.join()
+        memory = Memory(process.pid)
+        scrapers = [Scraper(port, accept, compressed) for accept, compressed in SCRAPERS]
+        with watching([*scrapers, memory]):
+            account = json.loads(process.stdout.readline())
+            took = time.monotonic() - started
         page = fetch(port)
     _check_accounts(outcome, page, account)
     _check_laws(outcome, page)
-    _check_memory(outcome, resident)
+    _check_memory(outcome, memory.resident)
     for scraper in scrapers:
-        outcome.problems += scraper.problems
-        outcome.problems += page.fallen(scraper.page)
+        scraper.see(page)
+        outcome.problems += scraper.failures + scraper.fallen
     made = int(page.sum("asyncio_tasks_created_total"))
     outcome.lines[:0] = [
         f"{took:.0f} s on {loop}, seed {seed}: {made} tasks, {made / took:.0f} a second",
         f"ended: {dict(sum(map(Counter, account['ended'].values()), Counter()))}",
-        f"scrapes: {_scrapes(scrapers)}",
+        f"scrapes: {told(scrapers)}",
     ]
     return outcome
 
@@ -116,11 +82,6 @@ def _load(seconds: float, seed: int, loop: str) -> Iterator[subprocess.Popen[str
         except BaseException:
             process.kill()
             raise
-
-
-def _watch(pid: int, resident: list[int], over: threading.Event, every: float = 1.0) -> None:
-    while not over.wait(every):
-        resident.append(int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * PAGE_SIZE)
 
 
 def _check_accounts(outcome: Outcome, page: Page, account: dict[str, Any]) -> None:
@@ -175,11 +136,3 @@ def _check_memory(outcome: Outcome, resident: list[int]) -> None:
         f"memory in MiB from start to end: {told}; growth {(late - early) / MEBIBYTE:+.2f}, highest {max(resident) / MEBIBYTE:.1f}"
     )
     outcome.demand(f"memory grew from {early} to {late} bytes", held=late - early <= GROWTH_BYTES)
-
-
-def _scrapes(scrapers: list[Scraper]) -> str:
-    seconds = sorted(took for scraper in scrapers for took in scraper.seconds)
-    if not seconds:
-        return "none"
-    median, p99 = (1000 * seconds[round(share * (len(seconds) - 1))] for share in (0.5, 0.99))
-    return f"{len(seconds)}, median {median:.0f} ms, p99 {p99:.0f} ms, worst {1000 * seconds[-1]:.0f} ms"

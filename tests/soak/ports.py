@@ -1,0 +1,46 @@
+"""Ports of this machine: one for several processes to share, and who listens on it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LOCAL = "127.0.0.1"
+_LISTENS = "0A"
+
+
+@contextmanager
+def reserved() -> Iterator[int]:
+    """A port that nobody else is given meanwhile: it is bound and not listened on, so that a server of ours still may."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((LOCAL, 0))
+        port: int = holder.getsockname()[1]
+        yield port
+
+
+def owner(port: int, parent: int) -> int | None:
+    """Which child of the process ``parent`` listens on a port."""
+    inode = _listening(port)
+    return None if inode is None else next((child for child in _children(parent) if _has(child, inode)), None)
+
+
+def _listening(port: int) -> str | None:
+    """The inode of the socket."""
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(f":{port:04X}") and fields[3] == _LISTENS:
+            return fields[9]
+    return None
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+def _has(pid: int, inode: str) -> bool:
+    with suppress(OSError):  # it is gone
+        return any(str(entry.readlink()) == f"socket:[{inode}]" for entry in Path(f"/proc/{pid}/fd").iterdir())
+    return False

@@ -1,0 +1,150 @@
+"""The soak of workers: gunicorn under load, the owner of the metrics' port killed now and then, and a real Prometheus that looks on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .fleet import Fleet, answers, fleet, until
+from .metrics import Page, fetch
+from .outcome import Outcome
+from .prometheus import Prometheus, prometheus
+from .scraper import Scraper, told, watching
+
+WORKERS = 2
+CONNECTIONS = 16
+WORK = "service.work"
+#: What ``rate()`` looks at.
+WINDOW_SECONDS = 10
+#: How far ``rate()``, which extrapolates, may be over what the workers counted themselves in as many seconds.
+SPIKE = 1.25
+
+
+@dataclass
+class Pulse:
+    """Asks the port fifty times a second whether anybody is there, and remembers when somebody was."""
+
+    port: int
+    answers: list[tuple[float, bool]] = field(default_factory=list)
+
+    def run(self, over: threading.Event) -> None:
+        """Until it is over."""
+        while not over.wait(0.02):
+            asked = time.monotonic()
+            self.answers.append((asked, answers(self.port)))
+
+    def silence(self, since: float) -> float | None:
+        """Seconds from then to the first question that was answered; ``None`` if there was none yet."""
+        return next((asked - since for asked, answered in list(self.answers) if answered and asked > since), None)
+
+
+@dataclass
+class Rates:
+    """What the workers themselves count, every second."""
+
+    workers: Fleet
+    created: list[tuple[float, int]] = field(default_factory=list)
+
+    def run(self, over: threading.Event) -> None:
+        """Until it is over."""
+        while not over.wait(1.0):
+            self.created.append((time.monotonic(), self.workers.counted()["created"]))
+
+    def highest(self, seconds: float) -> float:
+        """The highest rate over any readings at least so many seconds apart, or from the first to the last if none are."""
+        later = ((start, next((end for end in self.created if end[0] - start[0] >= seconds), None)) for start in self.created)
+        spans = [(start, end) for start, end in later if end is not None] or [(self.created[0], self.created[-1])]
+        return max((after - before) / (end - start) for (start, before), (end, after) in spans)
+
+
+def soak(seconds: float, kills: int) -> Outcome:
+    """Load two workers for so long, kill the owner of the port so often, and hold the port to what the workers counted."""
+    wrk, binary = (shutil.which(name) or "" for name in ("wrk", "prometheus"))
+    if not wrk or not binary:
+        raise FileNotFoundError("wrk and prometheus are needed: install them (Debian: apt-get install wrk prometheus)")
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, fleet(Path(directory), WORKERS) as workers:
+        pulse, rates, scraper = Pulse(workers.metrics_port), Rates(workers), Scraper(workers.metrics_port)
+        started = time.monotonic()
+        with prometheus(binary, workers.metrics_port, Path(directory)) as server:
+            with watching([pulse, rates, scraper]), _load(wrk, workers, seconds):
+                silences = [_kill(outcome, workers, pulse, started + seconds * (number + 1) / (kills + 1)) for number in range(kills)]
+                time.sleep(max(0.0, started + seconds - time.monotonic()))
+            until(lambda: _settled(workers), "the workers to come to rest")
+            page = fetch(workers.metrics_port)
+            scraper.see(page)
+            _check_rates(outcome, server, page, rates)
+        _check_totals(outcome, page, workers.counted(), kills)
+    outcome.problems += scraper.fallen
+    outcome.demand("somebody failed to answer without having been killed", held=bool(kills) or not scraper.failures)
+    outcome.lines.append(f"scrapes: {told([scraper])}; without an answer: {len(scraper.failures)}")
+    if kills:
+        outcome.lines.append(
+            f"seconds without an answer after each kill -9 of the owner: {', '.join(f'{silence:.2f}' for silence in silences)}"
+        )
+    return outcome
+
+
+@contextmanager
+def _load(wrk: str, workers: Fleet, seconds: float) -> Iterator[None]:
+    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{int(seconds)}s", f"http://127.0.0.1:{workers.port}/"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL):
+        yield
+
+
+def _kill(outcome: Outcome, workers: Fleet, pulse: Pulse, at: float) -> float:
+    """Kill the owner of the port then, and wait for another and for a new worker; seconds without an answer."""
+    time.sleep(max(0.0, at - time.monotonic()))
+    owner, started = workers.owner(), workers.started()
+    if owner is None:
+        outcome.problems.append("nobody owned the port")
+        return float("inf")
+    killed = time.monotonic()
+    os.kill(owner, signal.SIGKILL)
+    until(lambda: pulse.silence(killed) is not None, "another worker to take the port")
+    until(lambda: workers.started() > started, "a new worker")
+    outcome.demand(f"{owner} still owns the port", held=workers.owner() != owner)
+    return pulse.silence(killed) or 0.0
+
+
+def _check_totals(outcome: Outcome, page: Page, counted: dict[str, int], kills: int) -> None:
+    """Equal; a worker that is killed between its count and that of its metrics leaves the two one apart."""
+    shown = {
+        "created": page.sum("asyncio_tasks_created_total", coroutine=WORK),
+        "completed": page.sum("asyncio_task_wall_seconds_count", coroutine=WORK, status="completed"),
+        "failed": page.sum("asyncio_task_wall_seconds_count", coroutine=WORK, status="failed"),
+        "waits": page.sum("asyncio_wait_seconds_count", coroutine=WORK),
+    }
+    for name, count in counted.items():
+        outcome.demand(f"{name}: the workers counted {count}, the port shows {shown[name]}", held=abs(count - shown[name]) <= kills)
+        outcome.lines.append(f"{name}: the workers counted {count}, the port shows {shown[name]:.0f}")
+    loops = set(page.by("loop", "asyncio_loop_start_delay_seconds_count"))
+    outcome.lines.append(f"loops: {sorted(loops)}")
+    outcome.expect("loops", WORKERS, len(loops))
+    outcome.expect("internal errors", 0, page.sum("aiometrics_errors_total"))
+
+
+def _check_rates(outcome: Outcome, server: Prometheus, page: Page, rates: Rates) -> None:
+    until(lambda: server.number('up{job="soak"}') == 1, "Prometheus to reach the port")
+    for name in page.counters():
+        outcome.expect(f"resets of {name} that Prometheus saw", 0, server.number(f"sum(resets({name}[1h]))"))
+    rate = f'sum(rate(asyncio_tasks_created_total{{coroutine="{WORK}"}}[{WINDOW_SECONDS}s]))'
+    shown, counted = server.number(f"max_over_time({rate}[1h:1s])"), rates.highest(WINDOW_SECONDS)
+    outcome.lines.append(f"highest rate() in Prometheus: {shown:.0f}/s; that the workers counted: {counted:.0f}/s")
+    outcome.demand(f"rate() shows a spike: {shown} after {counted}", held=0 < shown <= SPIKE * counted)
+
+
+def _settled(workers: Fleet) -> bool:
+    """Whether nothing happened any more in a moment."""
+    before = workers.counted()
+    time.sleep(0.5)
+    return before == workers.counted()
