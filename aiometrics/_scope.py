@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from aiometrics._traced import TracedCoroutine
     from aiometrics._twin import Recorder
 
-NEW, OPEN, LEFT = range(3)
+NEW, OPEN, OVER, LEFT = range(4)
 #: Places that are told apart within one request; the rest is (other).
 MAX_POINTS = 64
 #: Scopes that are open around one another. Beyond, the outermost is taken for one that nobody will leave.
 MAX_NESTED = 64
+#: Tasks, and steps, that a scope can keep if it is asked to.
+MAX_JOURNAL = 1000
 OTHER_POINT = 0
 _ABANDONED, _OUT_OF_ORDER, _FOREIGN_TASK, _FOREIGN_LOOP = (
     SCOPE_ERRORS.index(kind) for kind in ("abandoned", "out_of_order", "foreign_task", "foreign_loop")
@@ -34,10 +36,39 @@ _ABANDONED, _OUT_OF_ORDER, _FOREIGN_TASK, _FOREIGN_LOOP = (
 Charge = tuple[int, int, int, int, int]
 
 
+#: A task: its number, that of the task that created it (0 if it was none), the record of its coroutine, and when it was created.
+Entry = tuple[int, int, int, int]
+#: Number of the task, key of the place, when the segment, or the scope's part of it, began, and when it ended.
+Step = tuple[int, int, int, int]
+
+
+class _Journal:
+    """The tasks of a scope and their steps, each of them up to a bound."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Entry] = []
+        self.steps: list[Step] = []
+        self.dropped = 0
+
+    def add_task(self, task: TracedCoroutine) -> None:
+        """A task belongs to the scope from now on."""
+        self._add(self.tasks, (task._number, task._creator, task._record, task._created_ns))
+
+    def add_step(self, task: TracedCoroutine, key: int, begin_ns: int, end_ns: int) -> None:
+        """A step of one of them ended."""
+        self._add(self.steps, (task._number, key, begin_ns, end_ns))
+
+    def _add(self, entries: list[tuple[int, int, int, int]], entry: tuple[int, int, int, int]) -> None:
+        if len(entries) < MAX_JOURNAL:
+            entries.append(entry)
+        else:
+            self.dropped += 1
+
+
 class Scope:
     """One request on one loop. Until it is entered, and once its recorder is retired, it measures nothing."""
 
-    __slots__ = ("__weakref__", "_charges", "_entered_in", "_record", "_recorder", "_state", "entered_ns", "outer")
+    __slots__ = ("__weakref__", "_charges", "_entered_in", "_journal", "_record", "_recorder", "_state", "entered_ns", "outer")
 
     def __init__(self) -> None:
         self._state = NEW
@@ -47,6 +78,7 @@ class Scope:
         self._charges: dict[int, list[int]] = {}
         #: The task that entered it.
         self._entered_in: weakref.ref[TracedCoroutine] | None = None
+        self._journal: _Journal | None = None
         #: Clock reading of the moment it was entered.
         self.entered_ns = 0
         #: The scope that goes on when this one is left.
@@ -75,40 +107,68 @@ class Scope:
                 self._entered_in = weakref.ref(task)
             self._cut()
 
+    def end(self, status: int) -> int:
+        """End with that status; what its tasks take from now on is background. Wall time in ns, or -1 if nothing is measured any more."""
+        return -1 if self._state == OVER else self._finish(status, last=False)
+
     def leave(self, status: int) -> int:
-        """End with that status. Wall time in ns, or -1 if nothing is measured any more."""
-        recorder = self._recorder
-        if recorder is None or recorder.retired or self._state != OPEN:
-            self._state = LEFT
-            return -1
-        wall_ns = -1
+        """End with that status, unless it has ended, and give the task back to the scope around. As :meth:`end`."""
         try:
-            wall_ns = self._leave(recorder, status)
-        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
-            recorder._fail(error)
+            return self._finish(status, last=True)
         finally:
             self._state = LEFT
             self.outer = None
-        return wall_ns
 
-    def _leave(self, recorder: Recorder, status: int) -> int:
-        waits = [(recorder._naming.request_wait(self._record, key), charge[2]) for key, charge in list(self._charges.items()) if charge[2]]
+    def _finish(self, status: int, *, last: bool) -> int:
+        recorder = self._recorder
+        if recorder is None or recorder.retired or self._state not in (OPEN, OVER):
+            return -1
+        try:
+            return self._count_finished(recorder, status, last=last)
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+            recorder._fail(error)
+            return -1
+
+    def _count_finished(self, recorder: Recorder, status: int, *, last: bool) -> int:
+        state, waits = self._state, self._named_waits(recorder)
         now = recorder._clock()
-        if recorder.retired or self._state != OPEN:  # while the waits were named: the page may be another's now
+        if recorder.retired or self._state != state:  # while the waits were named: the page may be another's now
             return -1
         layout, words = recorder._layout, recorder._words
         with recorder.page.writing:
             for task in _in_progress(recorder):
                 if task._scope is self:
                     divide(task, now)
-            self._unlink(recorder)
-            self._state = LEFT
+            if last:
+                self._unlink(recorder)
+            self._state = LEFT if last else OVER
+            if state == OVER:
+                return -1
             words[layout.request(self._record) + REQUEST["in_progress"]] -= 1
             recorder._observe(layout.request_wall(self._record, status), layout.wait_bounds_ns, now - self.entered_ns)
             recorder._observe(layout.request_active(self._record), layout.wait_bounds_ns, self._active_ns())
             for number, wait_ns in waits:
                 words[layout.request_wait(number) + REQUEST_WAIT["wait_ns"]] += wait_ns
         return now - self.entered_ns
+
+    def _named_waits(self, recorder: Recorder) -> list[tuple[int, int]]:
+        """The records of what was waited for, and how long; none if that was counted."""
+        if self._state != OPEN:
+            return []
+        return [(recorder._naming.request_wait(self._record, key), charge[2]) for key, charge in list(self._charges.items()) if charge[2]]
+
+    def keep_journal(self) -> None:
+        """From now on keep each step of its tasks, as far as there is room."""
+        if self._journal is not None:
+            return
+        self._journal = _Journal()
+        if self._entered_in is not None and (task := self._entered_in()) is not None:
+            self._journal.add_task(task)
+
+    def journal(self) -> tuple[list[Entry], list[Step], int] | None:
+        """Tasks, steps, and how many of both found no room; ``None`` if it was not kept. Times are clock readings."""
+        journal = self._journal
+        return None if journal is None else (journal.tasks, journal.steps, journal.dropped)
 
     def charges(self) -> list[Charge]:
         """What was charged by now, in the order in which the places were met."""
@@ -121,8 +181,8 @@ class Scope:
         if self._state == OPEN:
             self._abandon()
 
-    def charge_segment(self, key: int, segment_ns: int, *, blocking: bool) -> None:
-        """A segment of one of the tasks ended, or this scope's part of it."""
+    def charge_segment(self, task: TracedCoroutine, key: int, segment_ns: int, until_ns: int) -> None:
+        """A segment of one of the tasks, or this scope's part of it, ended then, having lasted so long."""
         recorder = self._recorder
         if recorder is None:
             return
@@ -132,7 +192,9 @@ class Scope:
         charge = self._charge(key)
         charge[0] += 1
         charge[1] += segment_ns
-        charge[3] += segment_ns if blocking else 0
+        charge[3] += segment_ns if until_ns - task._since_ns >= recorder._threshold_ns else 0
+        if self._journal is not None:
+            self._journal.add_step(task, key, until_ns - segment_ns, until_ns)
 
     def charge_wait(self, point: int, wait_ns: int) -> None:
         """One of the tasks waited."""
@@ -200,6 +262,8 @@ def attach(task: TracedCoroutine, recorder: Recorder) -> None:
         return
     if scope._recorder is recorder:
         task._scope, task._divided_ns = scope, 0
+        if scope._journal is not None and scope._state == OPEN:
+            scope._journal.add_task(task)
     elif not scope._recorder.retired:
         _count(recorder, _FOREIGN_LOOP)
 
@@ -219,7 +283,7 @@ def divide(task: TracedCoroutine, now: int) -> None:
     until = now if task is task._recorder._current else task._paused_ns
     elapsed_ns = until - task._since_ns
     if task._scope is not None:
-        task._scope.charge_segment(~task._record, elapsed_ns - task._divided_ns, blocking=elapsed_ns >= task._recorder._threshold_ns)
+        task._scope.charge_segment(task, ~task._record, elapsed_ns - task._divided_ns, until)
     task._divided_ns = elapsed_ns
 
 

@@ -21,7 +21,9 @@ class TracedCoroutine:
         "_active_ns",
         "_counted_ns",
         "_created_ns",
+        "_creator",
         "_divided_ns",
+        "_number",
         "_outer",
         "_paused_ns",
         "_point",
@@ -38,6 +40,8 @@ class TracedCoroutine:
         self._recorder = recorder
         self._record = record
         self._created_ns = created_ns
+        #: One for each task, from 1 on, and that of the task that created it; 0 for callbacks, and for what they create.
+        self._number = self._creator = 0
         self._state = OFFERED
         self._active_ns = 0
         #: The segment in progress: since when, without the time of eager children; what readers counted of it; what it interrupts.

@@ -57,6 +57,8 @@ class Recorder:
         self._threshold_ns = page.words[HEADER["blocking_threshold_ns"]]
         self._weight = page.words[HEADER["weight"]]
         self._draw = _SEED
+        #: Tasks that were traced by now.
+        self._traced = 0
         self._current: TracedCoroutine | None = None
         self._naming = Naming(directory)
         self._waiting = Waiting(page)
@@ -66,10 +68,13 @@ class Recorder:
         if self.retired or not _is_coroutine(coro) or not self._sampled():
             return coro
         try:
-            return TracedCoroutine(coro, self, self._naming.coroutine(coro), self._clock())
+            traced = TracedCoroutine(coro, self, self._naming.coroutine(coro), self._clock())
         except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
             return coro
+        self._traced += 1
+        traced._number, traced._creator = self._traced, 0 if self._current is None else self._current._number
+        return traced
 
     def admit(self, traced: TracedCoroutine) -> None:
         """Count a task, now that it is there: one that starts eagerly is at its first step."""
@@ -287,7 +292,7 @@ class Recorder:
         traced._active_ns += segment_ns
         self._observe(self._layout.segments(point), self._layout.segment_bounds_ns, segment_ns)
         if traced._scope is not None:
-            traced._scope.charge_segment(point, segment_ns - traced._divided_ns, blocking=segment_ns >= self._threshold_ns)
+            traced._scope.charge_segment(traced, point, segment_ns - traced._divided_ns, now)
             traced._divided_ns = 0
         if segment_ns >= self._threshold_ns:
             self._block(traced, point, segment_ns)

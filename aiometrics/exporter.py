@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from aiometrics import collector
 from aiometrics.collector import Multiprocess, Registry
 from aiometrics.families import Facts
-from aiometrics.faults import Faults
+from aiometrics.faults import STAYS_ON, Faults
 from aiometrics.hotspots import Hotspots
 from aiometrics.hotspots import hotspots as worst
 from aiometrics.instrumentation import Instrumentation
@@ -321,6 +321,13 @@ def collected() -> tuple[Snapshot, Facts]:
     instrumentation = _active.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
     return current, Facts(__version__, IMPLEMENTATION)
+
+
+def report(probe: str, error: BaseException) -> None:
+    """Count and log an error of ours in what runs beside the recorders, and goes on. Never raises."""
+    instrumentation = _active.instrumentation
+    faults = Faults() if instrumentation is None else instrumentation.faults
+    faults.report(probe, error, STAYS_ON)
 
 
 def _adopted(options: Options) -> Instrumentation:

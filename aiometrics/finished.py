@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from aiometrics.faults import STAYS_ON, Faults
+from aiometrics.journal import Journal, Step, TaskEntry
 
 PROBE = "request_observer"
+
+_Row = tuple[int, int, int, int]
 
 
 class Charge(NamedTuple):
@@ -38,11 +41,27 @@ class FinishedRequest:
     #: What it was charged with by key, and what the labels of a key are: most requests are not asked for more.
     charges: Sequence[tuple[int, int, int, int, int]]
     labels: Callable[[int], tuple[str, str, str]] = field(repr=False)
+    #: Tasks, steps and how many were dropped, if they were kept, and the clock's reading when the request was entered.
+    kept: tuple[list[_Row], list[_Row], int] | None = None
+    entered_ns: int = 0
 
     @property
     def points(self) -> tuple[Charge, ...]:
         """What it took at each yield point, in the order in which they were met. For any thread."""
         return tuple(Charge(*self.labels(key), *numbers) for key, *numbers in self.charges)
+
+    @property
+    def journal(self) -> Journal:
+        """What its tasks did, step by step, if it was traced. For any thread."""
+        if self.kept is None:
+            return Journal()
+        tasks, steps, dropped = self.kept
+        since = self.entered_ns
+        return Journal(
+            tuple(TaskEntry(number, creator, self.labels(~record)[0], at_ns - since) for number, creator, record, at_ns in tasks),
+            tuple(Step(number, *self.labels(key)[1:], begin_ns - since, end_ns - since) for number, key, begin_ns, end_ns in steps),
+            dropped,
+        )
 
 
 Observer = Callable[[FinishedRequest], None]

@@ -13,6 +13,7 @@ from aiometrics.directory import Directory
 from aiometrics.faults import Faults
 from aiometrics.finished import Observers
 from aiometrics.ledger import Ledger
+from aiometrics.outbox import Outbox
 
 PROBE = "request"
 
@@ -30,6 +31,8 @@ class Home:
     unix_clock: Clock
     faults: Faults
     observers: Observers
+    #: Takes what is to be done about single requests.
+    outbox: Outbox
     request_id: ContextVar[Any] | None
 
 

@@ -281,6 +281,7 @@ class Instrumentation:
             self._unix_clock,
             self.faults,
             self.request_observers,
+            self.outbox,
             self.options.request_id,
         )
 

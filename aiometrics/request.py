@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from aiometrics import traces
 from aiometrics.catalogue import STATUSES
 from aiometrics.clock import SECOND_NS
 from aiometrics.context import current_scope
@@ -22,6 +23,7 @@ from aiometrics.homes import HOMES, PROBE, Home
 from aiometrics.ledger import Ledger
 from aiometrics.options import LONGEST_SECONDS
 from aiometrics.recorder import CHOSEN
+from aiometrics.traces import Trace
 
 if TYPE_CHECKING:
     from aiometrics._scope import Scope
@@ -54,6 +56,8 @@ class Request(Scope):
     #: Under which the ledger knows its deadline, 0 if it has none.
     _promise: int
     _thread: int
+    #: If it is traced.
+    _trace: Trace | None
 
     @property
     def id(self) -> str | None:
@@ -62,6 +66,17 @@ class Request(Scope):
         if given is None and self._home is not None and self._home.request_id is not None:
             given = self._home.request_id.get(self._id_at_entry)
         return None if given is None else text(given, LONGEST_ID)
+
+    def finish(self, status: str = "completed") -> None:
+        """End the request here, before its block is left: the response was sent, and what its tasks take from now on is background.
+
+        ``status`` is ``completed``, ``failed`` or ``cancelled``; any other counts as a scope error, and as ``failed``. Only the first end
+        counts.
+        """
+        code = STATUSES.index(status) if status in STATUSES else None
+        if code is None and self._home is not None:
+            self._home.ledger.count_invalid()
+        self._over(_FAILED if code is None else code, self.end)
 
     def __repr__(self) -> str:
         return f"<aiometrics.Request {self.type!r}>"
@@ -82,20 +97,40 @@ class Request(Scope):
             ledger.set_objective(record, objective_ns)
         if home.request_id is not None:
             self._id_at_entry = home.request_id.get(None)
-        if self.enter(home.recorder, record) and objective_ns is not None:
+        if not self.enter(home.recorder, record):
+            return
+        if objective_ns is not None:
             self.objective_ns = objective_ns
             self._promise = ledger.promise(record, self.entered_ns + objective_ns)
+        self._trace = traces.begin(self, home.faults, home.outbox)
 
-    def _end(self, home: Home, status: int) -> None:
-        wall_ns = self.leave(status)
+    def _over(self, status: int, end: Callable[[int], int]) -> None:
+        """End it by ``end(status)``, which is one of the two ways in which scopes end."""
+        home = self._home
+        if home is None:
+            return
+        if self._thread != threading.get_ident():
+            HOMES.missed += 1
+            return
+        try:
+            self._tell(home, status, end(status))
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            _report(home, error)
+
+    def _tell(self, home: Home, status: int, wall_ns: int) -> None:
+        """Tell who wants to know that it took so long; -1 if it had ended before, or is not measured."""
         if wall_ns < 0:
             home.ledger.forget(self._promise)
             return
         if self._promise:
             home.ledger.keep(self._promise, self.entered_ns + wall_ns)
         observers = home.observers.of(wall_ns, self.objective_ns)
-        if observers:
-            home.observers.tell(observers, self._finished(home, STATUSES[status], wall_ns))
+        if not observers and self._trace is None:
+            return
+        finished = self._finished(home, STATUSES[status], wall_ns)
+        home.observers.tell(observers, finished)
+        if self._trace is not None:
+            self._trace.end(finished)
 
     def _finished(self, home: Home, status: str, wall_ns: int) -> FinishedRequest:
         charges = self.charges()
@@ -110,13 +145,15 @@ class Request(Scope):
             attributes=self.attributes,
             charges=charges,
             labels=home.directory.labels,
+            kept=self.journal(),
+            entered_ns=self.entered_ns,
         )
 
 
 @functools.cache
 def kind_of_request(scope: type[Any]) -> type[Any]:
     """The class of requests on the scopes of one of the recorders."""
-    slots = ("_home", "_id", "_id_at_entry", "_promise", "_thread", "attributes", "objective_ns", "type")
+    slots = ("_home", "_id", "_id_at_entry", "_promise", "_thread", "_trace", "attributes", "objective_ns", "type")
     return type("Request", (Request, scope), {"__slots__": slots, "__module__": __name__})
 
 
@@ -192,7 +229,7 @@ def _entered(given_type: object, given_id: object, objective: object) -> Request
     home = HOMES.here()
     entered: Request = kind_of_request(CHOSEN.scope)() if home is None else home.kind()
     entered._home, entered._promise, entered._thread = home, 0, threading.get_ident()
-    entered._id, entered._id_at_entry = given_id, None
+    entered._id, entered._id_at_entry, entered._trace = given_id, None, None
     entered.type, entered.objective_ns, entered.attributes = "", None, {}
     try:
         if home is None:
@@ -208,16 +245,10 @@ def _entered(given_type: object, given_id: object, objective: object) -> Request
 def _leave(left: Request, status: int) -> None:
     if current_scope.get(None) is left:
         current_scope.set(left.outer)
-    home = left._home
-    if home is None:
-        return
-    if left._thread != threading.get_ident():
-        HOMES.missed += 1
-        return
-    try:
-        left._end(home, status)
-    except Exception as error:  # noqa: BLE001 - never the application's problem
-        _report(home, error)
+    left._over(status, left.leave)
+    trace, left._trace = left._trace, None
+    if trace is not None:
+        trace.leave()
 
 
 def _report(home: Home | None, error: Exception) -> None:

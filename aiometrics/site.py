@@ -5,26 +5,22 @@ from __future__ import annotations
 import errno
 import html
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 
-from aiometrics import negotiation, text
 from aiometrics.collector import Registry
 from aiometrics.families import Facts
 from aiometrics.faults import STAYS_ON, Faults
 from aiometrics.guard import Guard
 from aiometrics.http_messages import Request, Response
 from aiometrics.options import Options
+from aiometrics.scrapes import Scrapes
 from aiometrics.server import MetricsServer
 from aiometrics.snapshot import Snapshot
-from aiometrics.text import Renderer
 from aiometrics.version import __version__
 from aiometrics.web_config import path_of
 
 logger = logging.getLogger("aiometrics")
-
-_FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
 
 
 class Site:
@@ -40,14 +36,12 @@ class Site:
         implementation: str,
     ) -> None:
         self._options = options
-        self._source = source
-        self._implementation = implementation
+        self._title = f"aiometrics {__version__} ({implementation})"
         self._report = partial(faults.report, outcome=STAYS_ON)
-        self._renderer = Renderer(registry, on_error=partial(self._report, "registry"))
+        self._scrapes = Scrapes(lambda: (source(), Facts(__version__, implementation)), registry, partial(self._report, "registry"))
         self._guard = self._new_guard()
         self._server: MetricsServer | None = None
         self._stands_by = False
-        self._scrape_ns = 0
 
     @property
     def port(self) -> int:
@@ -110,15 +104,10 @@ class Site:
         return Guard(path_of(self._options.web_config)) if self._options.web_config else None
 
     def _metrics(self, request: Request) -> Response:
-        start_ns = time.perf_counter_ns()
-        chosen = negotiation.choose_format(request.headers.get("accept"))
-        facts = Facts(__version__, self._implementation, self._scrape_ns)
-        body = b"".join(self._renderer.slices(self._source(), facts, _FORMATS[chosen]))
-        self._scrape_ns = time.perf_counter_ns() - start_ns
-        return Response(200, body, chosen.content_type)
+        return self._scrapes.answer(request.headers.get("accept"))
 
     def _index(self, _: Request) -> Response:
-        title = html.escape(f"aiometrics {__version__} ({self._implementation})")
+        title = html.escape(self._title)
         page = f'<!DOCTYPE html><html lang="en"><title>{title}</title><h1>{title}</h1><p><a href="/metrics">Metrics</a></p></html>\n'
         return Response(200, page.encode(), "text/html; charset=utf-8")
 

@@ -267,7 +267,7 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
     traced->active_ns += segment_ns;
     observe(page_segments(&self->page, point), &self->page.segment, segment_ns);
     if (traced->scope != NULL) {
-        scope_charge_segment(traced->scope, point, segment_ns - traced->divided_ns, segment_ns >= self->page.threshold_ns);
+        scope_charge_segment(traced->scope, traced, point, segment_ns - traced->divided_ns, now);
         traced->divided_ns = 0;
     }
     if (segment_ns >= self->page.threshold_ns) {

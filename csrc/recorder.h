@@ -32,6 +32,8 @@ typedef struct Traced {
     struct Traced *outer;          /* whose segment this one interrupts; it is on the C stack, so this is no reference */
     Scope *scope;                  /* the request that its time belongs to, or NULL */
     struct Traced *older, *newer;  /* among the tasks suspended at the same point; nobody is kept alive by it */
+    int64_t number;       /* one for each task, from 1 on; 0 for callbacks */
+    int64_t creator;      /* the number of the task that created it, 0 if it was none */
     int64_t created_ns;
     int64_t active_ns;
     int64_t since_ns;     /* RUNNING: when the segment began, moved up by the time of its eager children; SUSPENDED: since when */
@@ -67,6 +69,7 @@ struct Recorder {
     Table points;  /* record, code, instruction and callee -> yield point */
     Table request_waits; /* request and yield point -> where its waits are added */
     uint64_t draw;
+    int64_t traced; /* tasks that were traced by now */
     int retired;
 };
 

@@ -57,16 +57,20 @@ charge_of(Scope *self, int32_t key)
 }
 
 void
-scope_charge_segment(Scope *self, int32_t key, int64_t segment_ns, int blocking)
+scope_charge_segment(Scope *self, const Traced *traced, int32_t key, int64_t segment_ns, int64_t until_ns)
 {
+    const Page *page = &self->recorder->page;
     if (self->state != SCOPE_OPEN) {
-        page_request(&self->recorder->page, self->record)[REQUEST_BACKGROUND_NS] += segment_ns;
+        page_request(page, self->record)[REQUEST_BACKGROUND_NS] += segment_ns;
         return;
     }
     Charge *charge = charge_of(self, key);
     charge->segments += 1;
     charge->active_ns += segment_ns;
-    charge->blocking_ns += blocking ? segment_ns : 0;
+    charge->blocking_ns += until_ns - traced->since_ns >= page->threshold_ns ? segment_ns : 0;
+    if (self->journal != NULL) {
+        journal_add(self->journal, &self->journal->steps, traced->number, key, until_ns - segment_ns, until_ns);
+    }
 }
 
 void
@@ -103,9 +107,18 @@ divide(Recorder *recorder, Traced *traced, int64_t now)
     int64_t until = traced == recorder->current ? now : traced->paused_ns;
     int64_t elapsed_ns = until - traced->since_ns;
     if (traced->scope != NULL) {
-        scope_charge_segment(traced->scope, ~traced->record, elapsed_ns - traced->divided_ns, elapsed_ns >= recorder->page.threshold_ns);
+        scope_charge_segment(traced->scope, traced, ~traced->record, elapsed_ns - traced->divided_ns, until);
     }
     traced->divided_ns = elapsed_ns;
+}
+
+/* A task belongs to the scope from now on. */
+static void
+journal_task(Scope *self, const Traced *traced)
+{
+    if (self->journal != NULL && self->state == SCOPE_OPEN) {
+        journal_add(self->journal, &self->journal->tasks, traced->number, traced->creator, traced->record, traced->created_ns);
+    }
 }
 
 void
@@ -123,6 +136,7 @@ scope_attach(Recorder *recorder, Traced *traced)
     if (scope != NULL && scope->recorder == recorder) {
         traced->scope = (Scope *)Py_NewRef(value);
         traced->divided_ns = 0;
+        journal_task(scope, traced);
     }
     else if (scope != NULL && scope->recorder != NULL && !scope->recorder->retired) {
         recorder->page.scope_errors[SCOPE_FOREIGN_LOOP] += 1;
@@ -160,11 +174,12 @@ tell_abandoned(Scope *self)
 static void
 abandon(Scope *self)
 {
-    if (self->state != SCOPE_OPEN) {
-        return;
-    }
+    int was_open = self->state == SCOPE_OPEN;
     self->state = SCOPE_LEFT;
     self->entered_in = NULL;
+    if (!was_open) {
+        return;
+    }
     if (!self->recorder->retired) {
         const Page *page = &self->recorder->page;
         page_request(page, self->record)[REQUEST_IN_PROGRESS] -= 1;
@@ -299,30 +314,13 @@ name_waits(Scope *self)
     return 0;
 }
 
-/* Whether it was measured; -1 with an exception, or without one if the recorder was retired while Python ran. */
-static int
-leave(Scope *self, int status, int64_t *wall_ns)
+/* Counts a request that is over. */
+static void
+count(Scope *self, int status, int64_t wall_ns)
 {
-    Recorder *recorder = self->recorder;
-    Page *page = &recorder->page;
-    int64_t now;
-    if (name_waits(self) < 0 || clock_read(recorder->clock, &now) < 0 || recorder->retired) {
-        return -1;
-    }
-    if (self->state != SCOPE_OPEN) {
-        return 0;
-    }
-    *wall_ns = now - self->entered_ns;
-    page_begin(page);
-    for (Traced *traced = recorder->current; traced != NULL; traced = traced->outer) {
-        if (traced->scope == self) {
-            divide(recorder, traced, now);
-        }
-    }
-    Scope *held = unlink_scope(self);
-    self->state = SCOPE_LEFT;
+    Page *page = &self->recorder->page;
     page_request(page, self->record)[REQUEST_IN_PROGRESS] -= 1;
-    observe(page_request_wall(page, self->record, status), &page->wait, *wall_ns);
+    observe(page_request_wall(page, self->record, status), &page->wait, wall_ns);
     observe(page_request_active(page, self->record), &page->wait, active_ns(self));
     for (int32_t place = 0; place < self->used; place++) {
         const Charge *charge = &self->charges[place];
@@ -330,9 +328,37 @@ leave(Scope *self, int status, int64_t *wall_ns)
             page_request_wait(page, charge->wait_record)[REQUEST_WAIT_WAIT_NS] += charge->wait_ns;
         }
     }
-    page_end(page);
+}
+
+/* Ends the request, unless it has ended, and if this is the `last` of it takes the scope from its task. -1 with an exception, or without
+   one if the recorder was retired while Python ran. */
+static int
+finish(Scope *self, int status, int last, int64_t *wall_ns)
+{
+    Recorder *recorder = self->recorder;
+    int was_open = self->state == SCOPE_OPEN;
+    int64_t now;
+    if ((was_open && name_waits(self) < 0) || clock_read(recorder->clock, &now) < 0 || recorder->retired) {
+        return -1;
+    }
+    if ((self->state == SCOPE_OPEN) != was_open || self->state == SCOPE_LEFT) {
+        return 0;
+    }
+    page_begin(&recorder->page);
+    for (Traced *traced = recorder->current; traced != NULL; traced = traced->outer) {
+        if (traced->scope == self) {
+            divide(recorder, traced, now);
+        }
+    }
+    Scope *held = last ? unlink_scope(self) : NULL;
+    self->state = last ? SCOPE_LEFT : SCOPE_OVER;
+    if (was_open) {
+        *wall_ns = now - self->entered_ns;
+        count(self, status, *wall_ns);
+    }
+    page_end(&recorder->page);
     Py_XDECREF(held);
-    return 1;
+    return 0;
 }
 
 /* --- the type ----------------------------------------------------------------------------------------------------------------- */
@@ -369,6 +395,7 @@ scope_dealloc(Scope *self)
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->outer);
     PyMem_Free(self->charges);
+    journal_free(self->journal);
     Py_XDECREF(self->recorder);
     type->tp_free(self);
     Py_DECREF(type);
@@ -397,20 +424,76 @@ method_enter(PyObject *object, PyObject *args)
     return PyBool_FromLong(entered > 0);
 }
 
+/* `given` as a status; -1 with an exception if it is none. */
+static int
+status_given(PyObject *given)
+{
+    long status = PyLong_AsLong(given);
+    if (status >= 0 && status < STATUSES) {
+        return (int)status;
+    }
+    if (!PyErr_Occurred()) {
+        PyErr_Format(PyExc_ValueError, "status %ld is not one of %d", status, STATUSES);
+    }
+    return -1;
+}
+
+static PyObject *
+method_end(PyObject *object, PyObject *given)
+{
+    Scope *self = (Scope *)object;
+    int64_t wall_ns = -1;
+    int status = status_given(given);
+    if (status < 0) {
+        return NULL;
+    }
+    if (self->state == SCOPE_OPEN && !self->recorder->retired && finish(self, status, 0, &wall_ns) < 0
+        && recorder_fail(self->recorder) < 0) {
+        return NULL;
+    }
+    return PyLong_FromLongLong(wall_ns);
+}
+
 static PyObject *
 method_leave(PyObject *object, PyObject *given)
 {
     Scope *self = (Scope *)object;
-    long status = PyLong_AsLong(given);
-    if (status < 0 || status >= STATUSES) {
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "status %ld is not one of %d", status, STATUSES);
-    }
     int64_t wall_ns = -1;
-    int left = self->state == SCOPE_OPEN && !self->recorder->retired ? leave(self, (int)status, &wall_ns) : 0;
-    int interrupted = left < 0 ? recorder_fail(self->recorder) : 0;
+    int status = status_given(given);
+    if (status < 0) {
+        return NULL;
+    }
+    int measured = (self->state == SCOPE_OPEN || self->state == SCOPE_OVER) && !self->recorder->retired;
+    int interrupted = measured && finish(self, status, 1, &wall_ns) < 0 ? recorder_fail(self->recorder) : 0;
     self->state = SCOPE_LEFT;
     Py_CLEAR(self->outer);
     return interrupted ? NULL : PyLong_FromLongLong(wall_ns);
+}
+
+static PyObject *
+method_keep_journal(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    Scope *self = (Scope *)object;
+    if (self->journal == NULL) {
+        self->journal = journal_new();
+        if (self->journal == NULL) {
+            return PyErr_NoMemory();
+        }
+        if (self->entered_in != NULL) {
+            journal_task(self, self->entered_in);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+method_journal(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    const Scope *self = (const Scope *)object;
+    if (self->journal == NULL) {
+        Py_RETURN_NONE;
+    }
+    return journal_build(self->journal);
 }
 
 static PyObject *
@@ -445,7 +528,10 @@ get_outer(PyObject *object, void *Py_UNUSED(closure))
 
 static PyMethodDef scope_methods[] = {
     {"enter", method_enter, METH_VARARGS, "Begin, as a request of that record, in the task that runs. Tells whether it is measured. Once only."},
-    {"leave", method_leave, METH_O, "End with that status. Wall time in ns, or -1 if nothing is measured any more."},
+    {"end", method_end, METH_O, "End with that status; what its tasks take from now on is background. Wall time in ns, or -1."},
+    {"leave", method_leave, METH_O, "End with that status, unless it has ended, and give the task back to the scope around. As end()."},
+    {"keep_journal", method_keep_journal, METH_NOARGS, "From now on keep each step of its tasks, as far as there is room."},
+    {"journal", method_journal, METH_NOARGS, "Tasks, steps, and how many of both found no room; None if it was not kept."},
     {"charges", method_charges, METH_NOARGS, "What was charged by now, in the order in which the places were met."},
     {"abandoned", method_abandoned, METH_NOARGS, "Called when it turns out that nobody will leave the scope; for subclasses."},
     {NULL, NULL, 0, NULL},

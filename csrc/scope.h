@@ -3,6 +3,7 @@
 #ifndef AIOMETRICS_SCOPE_H
 #define AIOMETRICS_SCOPE_H
 
+#include "journal.h"
 #include "recorder.h"
 
 #define SCOPE_POINTS 64 /* places that are told apart within one request; the rest is (other) */
@@ -23,10 +24,11 @@ typedef struct Scope {
     struct Scope *outer; /* which goes on when this one is left */
     Traced *entered_in;  /* the task that entered it; NULL once that is over, which it is told, so that this is no reference */
     Charge *charges;
+    Journal *journal;    /* NULL unless it is kept */
     int64_t entered_ns;
     int32_t record;
     int32_t used, room; /* of charges */
-    enum { SCOPE_NEW, SCOPE_OPEN, SCOPE_LEFT } state;
+    enum { SCOPE_NEW, SCOPE_OPEN, SCOPE_OVER, SCOPE_LEFT } state;
 } Scope;
 
 extern int scope_ever_entered;
@@ -38,8 +40,8 @@ void scope_attach(Recorder *recorder, Traced *traced);
 /* The task is over. May run Python. */
 void scope_detach(Traced *traced);
 
-/* A segment of one of its tasks ended, or its part of one; if it was left already, that is background. */
-void scope_charge_segment(Scope *scope, int32_t key, int64_t segment_ns, int blocking);
+/* A segment of one of its tasks ended then, or its part of one, having lasted so long; if the request is over, that is background. */
+void scope_charge_segment(Scope *scope, const Traced *traced, int32_t key, int64_t segment_ns, int64_t until_ns);
 /* One of its tasks waited. */
 void scope_charge_wait(Scope *scope, int32_t point, int64_t wait_ns);
 

@@ -18,6 +18,8 @@ traced_new(PyObject *coro, Recorder *recorder, int32_t record, int64_t created_n
     self->weakrefs = NULL;
     self->outer = self->older = self->newer = NULL;
     self->scope = NULL;
+    self->number = ++recorder->traced;
+    self->creator = recorder->current == NULL ? 0 : recorder->current->number;
     self->created_ns = created_ns;
     self->active_ns = self->since_ns = self->paused_ns = self->counted_ns = self->divided_ns = 0;
     self->record = record;

@@ -10,17 +10,20 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iter
 from contextlib import aclosing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
 
 from aiometrics.catalogue import STATUSES
 from aiometrics.layout import HEADER, VITALS, WORD
+from aiometrics.outbox import Job
 from aiometrics.page import Page
 from aiometrics.recorder import IMPLEMENTATION
-from aiometrics.request import FinishedRequest, request
+from aiometrics.request import FinishedRequest, Request, request
 from aiometrics.snapshot import Snapshot
 from aiometrics.testing import TracedLoop, traced_loop
+from aiometrics.traces import set_tracer
 
 COMPLETED, FAILED, CANCELLED = STATUSES
 EAGER = sys.version_info >= (3, 12)
@@ -43,8 +46,14 @@ class Visit:
     background_ns: int = 0
     #: ``None`` while it lasts.
     wall_ns: int | None = None
+    measured: Request | None = None
     #: Whether only the task that entered it took part, and in nothing else meanwhile: then it has no other time than that task's.
     alone: bool = True
+
+    def end(self, now_ns: int) -> None:
+        """It is over, unless it was."""
+        if self.wall_ns is None:
+            self.wall_ns = now_ns - self.entered_ns
 
 
 #: The request that the code works for, as the programs themselves keep account of it.
@@ -89,8 +98,9 @@ class Run:
         self.spawned: list[asyncio.Task[None]] = []
         self.visits: list[Visit] = []
         self.finished: list[FinishedRequest] = []
-        #: Scopes that were entered by hand, to be left by whoever comes to do it.
+        #: Scopes that were entered by hand, to be left by whoever comes to do it; and the requests of those that are not over.
         self.open: list[request] = []
+        self.ongoing: dict[request, Request] = {}
         self.problems: list[str] = []
         self.blocking_ns = 0
         self._interrupted = 0
@@ -146,9 +156,15 @@ class Run:
                         await self.execute(life, inner)
                 case ("enter", name):
                     self.open.append(request(name))
-                    self.open[-1].__enter__()
+                    self.ongoing[self.open[-1]] = self.open[-1].__enter__()
                 case ("leave", which) if self.open:
-                    self.open.pop(which % len(self.open)).__exit__(None, None, None)
+                    left = self.open.pop(which % len(self.open))
+                    self.ongoing.pop(left, None)
+                    left.__exit__(None, None, None)
+                case ("finish", "entered") if self.ongoing:
+                    self.ongoing.popitem()[1].finish()
+                case ("finish", "visited"):
+                    self.finish()
                 case ("raise",):
                     raise Oops
                 case ("look",):
@@ -164,6 +180,13 @@ class Run:
             visit.background_ns += ns
         self.traced.clock.advance_ns(ns)
 
+    def finish(self) -> None:
+        """The request that the code works for is over, though nobody leaves it yet."""
+        visit = visit_of.get()
+        if visit is not None and visit.measured is not None:
+            visit.measured.finish()
+            visit.end(self.traced.clock.now_ns)
+
     @contextmanager
     def visit(self, name: str) -> Iterator[None]:
         """A request."""
@@ -172,11 +195,11 @@ class Run:
             around.alone = False
         self.visits.append(Visit(name, self.traced.clock.now_ns))
         visit, token = self.visits[-1], visit_of.set(self.visits[-1])
-        with request(name):
+        with request(name) as visit.measured:
             try:
                 yield
             finally:
-                visit.wall_ns = self.traced.clock.now_ns - visit.entered_ns
+                visit.end(self.traced.clock.now_ns)
         visit_of.reset(token)
 
     async def items(self, life: Life, ops: Ops) -> AsyncGenerator[int, None]:
@@ -227,7 +250,7 @@ class Run:
         visits = Counter(visit.type for visit in self.visits if visit.wall_ns is None)
         in_progress_now = {entry.request: entry.in_progress for entry in seen.requests if entry.in_progress}
         if not any(seen.scope_errors.values()):
-            self._expect("requests in progress", dict(visits + Counter(entered._type for entered in self.open)), in_progress_now)
+            self._expect("requests in progress", dict(visits + Counter(entered._type for entered in self.ongoing)), in_progress_now)
 
     def _expect(self, what: str, expected: object, actual: object) -> None:
         if expected != actual:
@@ -288,9 +311,34 @@ def recorded(page: Page) -> bytes:
     return bytes(memory[:start] + memory[start + len(VITALS) * WORD :])
 
 
+class Keeper:
+    """Has the steps of each request kept."""
+
+    def begin(self, request: Request) -> Request:
+        """Of this one too."""
+        return request
+
+    def end(self, kept: Request, finished: FinishedRequest) -> Job:  # noqa: ARG002 - as a tracer is asked
+        """They are in ``finished``."""
+        return partial(getattr, finished, "journal")
+
+    def leave(self, kept: Request) -> None:
+        """Nothing is to be put back."""
+
+
+@contextmanager
+def kept_steps() -> Iterator[None]:
+    """The steps of all requests are kept meanwhile."""
+    set_tracer(Keeper())
+    try:
+        yield
+    finally:
+        set_tracer(None)
+
+
 def perform(ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = False, **options: Any) -> Result:
     """Run a program from start to end on a loop of its own, with the eager task factory if ``eager`` and there is one."""
-    with traced_loop(implementation=implementation, **options) as traced:
+    with kept_steps(), traced_loop(implementation=implementation, **options) as traced:
         if eager and EAGER:
             traced.loop.set_task_factory(vars(asyncio)["eager_task_factory"])
         run, life = Run(traced), Life("main")
@@ -312,10 +360,13 @@ _LEAF = st.one_of(
     st.just(("look",)),
     st.just(("raise",)),
     st.tuples(st.sampled_from(["cancel", "wait", "join"]), _WHICH),
+    st.just(("finish", "visited")),
 )
 
 
-_ENTER_OR_LEAVE = st.one_of(st.tuples(st.just("enter"), _TYPE), st.tuples(st.just("leave"), _WHICH))
+_ENTER_OR_LEAVE = st.one_of(
+    st.tuples(st.just("enter"), _TYPE), st.tuples(st.just("leave"), _WHICH), st.just(("finish", "entered")), st.just(("finish", "visited"))
+)
 #: Scopes that are entered and left anywhere: half of what is done.
 _MISUSE = st.booleans().flatmap(lambda scope: _ENTER_OR_LEAVE if scope else _LEAF)
 

@@ -181,7 +181,7 @@ def test_an_error_of_the_tracer_is_counted_once_and_ends_the_search(monkeypatch:
     assert ({"exemplars": 1}, [1]) == (faults.counts(), asked)
 
 
-def test_a_blocking_segment_of_a_request_is_kept_with_its_id() -> None:
+def test_a_blocking_segment_of_a_request_is_kept_with_its_id(implementation: str) -> None:
     """Also in a child task of it, and beside the trace."""
 
     async def child(traced: TracedLoop) -> None:
@@ -191,7 +191,7 @@ def test_a_blocking_segment_of_a_request_is_kept_with_its_id() -> None:
         with request("GET /", id="REQ-001"), TracerProvider().get_tracer("test").start_as_current_span("server"):
             await asyncio.create_task(child(traced))
 
-    with traced_loop(implementation="python") as traced:
+    with traced_loop(implementation=implementation) as traced:
         traced.run(main(traced))
         (exemplar,) = kept(traced).values()
     assert ("request_id", "trace_id", "span_id") == tuple(name for name, _ in exemplar.labels)
@@ -225,14 +225,14 @@ async def take(seconds: float, kind: str = "GET /", **options: Any) -> None:
         (0.2, {"objectives": {"GET /": 0.2}}, False),
     ],
 )
-def test_which_requests_are_slow_enough(seconds: float, options: dict[str, Any], expected: bool) -> None:  # noqa: FBT001 - a case
+def test_which_requests_are_slow_enough(implementation: str, seconds: float, options: dict[str, Any], expected: bool) -> None:  # noqa: FBT001 - a case
     """Over the objective of the type; without one over the threshold for slow requests; without that over that for blocks."""
-    with traced_loop(implementation="python", **options) as traced:
+    with traced_loop(implementation=implementation, **options) as traced:
         traced.run(take(seconds, id="REQ-1"))
         assert expected == bool(walls(traced))
 
 
-def test_the_last_slow_request_of_each_status_is_kept() -> None:
+def test_the_last_slow_request_of_each_status_is_kept(implementation: str) -> None:
     """One that is quick, or has no id, takes nobody's place."""
 
     async def fail() -> None:
@@ -247,7 +247,7 @@ def test_the_last_slow_request_of_each_status_is_kept() -> None:
         with pytest.raises(ZeroDivisionError):
             await fail()
 
-    with traced_loop(implementation="python") as traced:
+    with traced_loop(implementation=implementation) as traced:
         traced.run(main())
         assert {("GET /", "completed"): ("2", 2_000_000_000), ("GET /", "failed"): ("bad", 3_000_000_000)} == walls(traced)
         page_text = page(traced.snapshot(), OPENMETRICS)
@@ -258,14 +258,14 @@ def test_the_last_slow_request_of_each_status_is_kept() -> None:
     ] == marked
 
 
-def test_types_that_found_no_room_take_no_memory() -> None:
+def test_types_that_found_no_room_take_no_memory(implementation: str) -> None:
     """Exemplars are as bounded as the types are."""
 
     async def main() -> None:
         for number in range(20):
             await take(1, f"GET /{number}", id=number)
 
-    with traced_loop(implementation="python", max_requests=2) as traced:
+    with traced_loop(implementation=implementation, max_requests=2) as traced:
         traced.run(main())
         assert {"GET /0", "GET /1"} == {kind for kind, _ in walls(traced)}
         assert 6 == len(traced.instrumentation._slow_walls._kept)

@@ -67,6 +67,11 @@ def check_requests(result: Result) -> None:
         (visit,) = (visit for visit in visits if visit.entered_ns == found.started)
         if visit.alone:
             assert found.wall_ns == found.active_ns + sum(point.wait_ns for point in found.points)
+    for found in finished:
+        steps = found.journal.steps
+        assert found.active_ns == sum(step.end_ns - step.begin_ns for step in steps)
+        assert {step.task for step in steps} <= {task.number for task in found.journal.tasks}
+        assert all(0 <= step.begin_ns <= step.end_ns <= found.wall_ns for step in steps)
     assert not any(snapshot.scope_errors.values())
 
 
@@ -100,10 +105,11 @@ def test_scopes_that_are_misused_harm_nothing_else(implementation: str, program:
     options=st.sampled_from([{}, {"max_yield_points": 3, "max_coroutines": 1, "max_requests": 1}, {"sample": 1 / 2}]),
 )
 def test_every_implementation_writes_the_same_page(program: Ops, *, eager: bool, options: dict[str, float]) -> None:
-    """The recorders are twins: one program leaves the same bytes with each of them."""
-    reference, *others = [perform(program, implementation=name, eager=eager, **options).page for name in sorted(IMPLEMENTATIONS)]
+    """The recorders are twins: one program leaves the same bytes with each of them, and the same steps of its requests."""
+    reference, *others = [perform(program, implementation=name, eager=eager, **options) for name in sorted(IMPLEMENTATIONS)]
     for other in others:
-        assert reference == other
+        assert reference.page == other.page
+        assert [found.kept for found in reference.run.finished] == [found.kept for found in other.run.finished]
 
 
 def test_both_implementations_are_compared_where_both_are_built() -> None:

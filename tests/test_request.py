@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from aiometrics import current_request, request
@@ -99,3 +100,123 @@ def test_a_charge_is_a_plain_tuple() -> None:
     """Seven values in the order in which they are documented."""
     names: Any = Charge._fields
     assert ("coroutine", "yield_point", "awaits", "segments", "active_ns", "wait_ns", "blocking_ns") == names
+
+
+def test_a_request_may_be_over_before_its_block(implementation: str) -> None:
+    """Its wall time ends there, once; what its tasks go on to take is background, also the task that is still inside."""
+
+    async def handler(traced: TracedLoop) -> None:
+        with request("GET /") as current:
+            traced.clock.advance(0.1)
+            current.finish("failed")
+            traced.clock.advance(0.2)
+            current.finish()
+            assert current is current_request()
+            await asyncio.sleep(1)
+            traced.clock.advance(0.4)
+        traced.clock.advance(0.8)
+
+    with traced_loop(implementation=implementation, objectives={"GET /": 0.5}) as traced:
+        found = observed(traced)
+        traced.run(handler(traced))
+        seen = traced.snapshot()
+    entry = seen.request("GET /")
+    assert (1, 0) == (entry.wall["failed"].count, entry.wall["completed"].count)
+    assert (100_000_000, 100_000_000, 600_000_000) == (entry.wall["failed"].sum_ns, entry.active.sum_ns, entry.background_ns)
+    assert (0, 0) == (entry.in_progress, entry.violations)
+    assert ["failed"] == [finished.status for finished in found]
+    assert not any(seen.scope_errors.values())
+
+
+def test_a_child_may_say_that_the_request_is_over(implementation: str) -> None:
+    """It is no error that another task than the one that entered it does."""
+
+    async def child(traced: TracedLoop) -> None:
+        traced.clock.advance(0.1)
+        current = current_request()
+        assert current is not None
+        current.finish()
+        traced.clock.advance(0.2)
+
+    async def handler(traced: TracedLoop) -> None:
+        with request("GET /"):
+            await asyncio.create_task(child(traced))
+            traced.clock.advance(0.4)
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(handler(traced))
+        seen = traced.snapshot()
+    entry = seen.request("GET /")
+    assert (100_000_000, 600_000_000) == (entry.active.sum_ns, entry.background_ns)
+    assert not any(seen.scope_errors.values())
+
+
+def test_a_status_that_is_none_counts_as_failed(implementation: str) -> None:
+    """And as an error of who uses the scope."""
+
+    async def handler() -> None:
+        with request("GET /") as current:
+            current.finish("done")
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(handler())
+        seen = traced.snapshot()
+    assert (1, 1) == (seen.request("GET /").wall["failed"].count, seen.scope_errors["invalid"])
+
+
+def test_outside_of_a_traced_loop_a_request_may_finish_too() -> None:
+    """Nothing is measured, and nothing raised."""
+    with request("nightly") as current:
+        current.finish()
+
+
+def test_observers_are_told_what_else_is_known(implementation: str) -> None:
+    """Attributes that the code inside sets, which are no labels."""
+
+    async def handler() -> None:
+        with request("GET /") as current:
+            current.attributes["url.path"] = "/orders/7"
+
+    with traced_loop(implementation=implementation) as traced:
+        found = observed(traced)
+        traced.run(handler())
+    assert [{"url.path": "/orders/7"}] == [finished.attributes for finished in found]
+
+
+def test_a_worker_counts_each_job_through_the_decorator(implementation: str) -> None:
+    """Workers that take jobs from a queue, one task each for many of them, as those of a task queue do."""
+
+    async def worker(traced: TracedLoop, jobs: asyncio.Queue[tuple[str, float]]) -> None:
+        @request("send_receipt")
+        async def send_receipt(seconds: float) -> None:
+            traced.clock.advance(0.01)
+            await asyncio.sleep(seconds)
+
+        @request("rebuild_index")
+        async def rebuild_index(seconds: float) -> None:
+            traced.clock.advance(seconds)
+            raise ZeroDivisionError
+
+        handlers = {"send_receipt": send_receipt, "rebuild_index": rebuild_index}
+        while True:
+            name, seconds = await jobs.get()
+            with suppress(ZeroDivisionError):
+                await handlers[name](seconds)
+            jobs.task_done()
+
+    async def main(traced: TracedLoop) -> None:
+        jobs: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+        workers = [asyncio.create_task(worker(traced, jobs)) for _ in range(2)]
+        for job in [("send_receipt", 1.0), ("rebuild_index", 0.25)] * 3:
+            jobs.put_nowait(job)
+        await jobs.join()
+        for one in workers:
+            one.cancel()
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        seen = traced.snapshot()
+    receipts, index = seen.request("send_receipt"), seen.request("rebuild_index")
+    assert (3, 30_000_000) == (receipts.wall["completed"].count, receipts.active.sum_ns)
+    assert (3, 750_000_000) == (index.wall["failed"].count, index.active.sum_ns)
+    assert not any(seen.scope_errors.values())

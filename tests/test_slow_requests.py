@@ -18,7 +18,6 @@ from aiometrics.outbox import CAPACITY
 from aiometrics.slow_requests import MAX_POINTS
 from aiometrics.testing import TracedLoop, traced_loop
 
-IMPLEMENTATION = "python"
 PARTS = ("active", "wait", "blocking")
 
 
@@ -65,7 +64,7 @@ def records(traced: TracedLoop) -> tuple[int, int]:
     return counts["slow_request", "written"], counts["slow_request", "dropped"]
 
 
-def test_the_event_of_one_slow_request(written: Written) -> None:
+def test_the_event_of_one_slow_request(implementation: str, written: Written) -> None:
     """All of it: times, status, id, trace, attributes, and where the time went, worst first."""
     tracer = TracerProvider().get_tracer("test")
 
@@ -81,7 +80,7 @@ def test_the_event_of_one_slow_request(written: Written) -> None:
             context = span.get_span_context()
             return f"{context.trace_id:032x}", f"{context.span_id:016x}"
 
-    with traced_loop(implementation=IMPLEMENTATION, objectives={"GET /orders/{id}": 0.25}) as traced:
+    with traced_loop(implementation=implementation, objectives={"GET /orders/{id}": 0.25}) as traced:
         trace, span = traced.run(handler(traced))
         traced.instrumentation.outbox.stop()
         assert (1, 0) == records(traced)
@@ -142,9 +141,9 @@ def test_the_event_of_one_slow_request(written: Written) -> None:
         (0.6, {"objectives": {"POST /orders": 0.5}}, 0),
     ],
 )
-def test_which_requests_are_slow(written: Written, seconds: float, options: dict[str, Any], expected: int) -> None:
+def test_which_requests_are_slow(implementation: str, written: Written, seconds: float, options: dict[str, Any], expected: int) -> None:
     """Those over the objective of their type, or over the threshold if it has none; without either none."""
-    with traced_loop(implementation=IMPLEMENTATION, **options) as traced:
+    with traced_loop(implementation=implementation, **options) as traced:
         traced.run(take(seconds))
         traced.instrumentation.outbox.stop()
     assert expected == len(written.lines)
@@ -153,7 +152,7 @@ def test_which_requests_are_slow(written: Written, seconds: float, options: dict
 @pytest.mark.parametrize(
     ("error", "status", "outcome"), [(ValueError, "failed", "failure"), (asyncio.CancelledError, "cancelled", "unknown")]
 )
-def test_how_it_ended(written: Written, error: type[BaseException], status: str, outcome: str) -> None:
+def test_how_it_ended(implementation: str, written: Written, error: type[BaseException], status: str, outcome: str) -> None:
     """Failed requests and cancelled ones are slow as any other."""
 
     async def fail() -> None:
@@ -165,7 +164,7 @@ def test_how_it_ended(written: Written, error: type[BaseException], status: str,
         with pytest.raises(error):
             await fail()
 
-    with traced_loop(implementation=IMPLEMENTATION) as traced:
+    with traced_loop(implementation=implementation) as traced:
         traced.run(handler())
         traced.instrumentation.outbox.stop()
     (event,) = written.events
@@ -173,12 +172,12 @@ def test_how_it_ended(written: Written, error: type[BaseException], status: str,
     assert {"labels.request_id", "trace.id", "span.id"}.isdisjoint(event)
 
 
-def test_only_the_worst_places_are_told(written: Written) -> None:
+def test_only_the_worst_places_are_told(implementation: str, written: Written) -> None:
     """An event has a bound; the rest is counted."""
     program = "async def handler(request, sleep):\n with request('GET /', objective=0.1):\n" + "  await sleep(1)\n" * (MAX_POINTS + 7)
     names: dict[str, Any] = {}
     exec(compile(program, "shop/handlers.py", "exec"), names)  # noqa: S102 - it is ours
-    with traced_loop(implementation=IMPLEMENTATION) as traced:
+    with traced_loop(implementation=implementation) as traced:
         traced.run(names["handler"](request, asyncio.sleep))
         traced.instrumentation.outbox.stop()
     (event,) = written.events
@@ -187,7 +186,7 @@ def test_only_the_worst_places_are_told(written: Written) -> None:
     assert event["aiometrics.yield_points_left_out"] > 0
 
 
-def test_nobody_waits_for_a_handler_that_hangs(written: Written) -> None:
+def test_nobody_waits_for_a_handler_that_hangs(implementation: str, written: Written) -> None:
     """Requests go on and end; what there is no room for is dropped and counted, and the rest is written when it gets on."""
     written.gate.clear()
 
@@ -197,7 +196,7 @@ def test_nobody_waits_for_a_handler_that_hangs(written: Written) -> None:
         for _ in range(CAPACITY + 5):
             await take(1)
 
-    with traced_loop(implementation=IMPLEMENTATION, slow_request=0.5) as traced:
+    with traced_loop(implementation=implementation, slow_request=0.5) as traced:
         traced.run(main())
         assert (0, 5) == records(traced)
         assert CAPACITY + 6 == traced.snapshot().request("GET /orders/{id}").wall["completed"].count
@@ -206,11 +205,11 @@ def test_nobody_waits_for_a_handler_that_hangs(written: Written) -> None:
         assert (CAPACITY + 1, 5) == records(traced)
 
 
-def test_a_logger_that_is_off_costs_nothing() -> None:
+def test_a_logger_that_is_off_costs_nothing(implementation: str) -> None:
     """Who wants no warnings has no thread for them."""
     logging.getLogger("aiometrics.slow_requests").setLevel(logging.ERROR)
     try:
-        with traced_loop(implementation=IMPLEMENTATION, slow_request=0.5) as traced:
+        with traced_loop(implementation=implementation, slow_request=0.5) as traced:
             traced.run(take(1))
             assert (0, 0) == records(traced)
     finally:

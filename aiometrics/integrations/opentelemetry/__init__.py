@@ -1,4 +1,4 @@
-"""OpenTelemetry: our metrics as its instruments.
+"""OpenTelemetry: our metrics as its instruments, and requests as its spans.
 
 Needs the extra ``aiometrics-exporter[otel]`` and an SDK that the program sets up. Nothing of it is on unless it is called.
 """
@@ -6,5 +6,6 @@ Needs the extra ``aiometrics-exporter[otel]`` and an SDK that the program sets u
 from __future__ import annotations
 
 from aiometrics.integrations.opentelemetry.metrics import observe_metrics
+from aiometrics.integrations.opentelemetry.spans import trace_requests
 
-__all__ = ["observe_metrics"]
+__all__ = ["observe_metrics", "trace_requests"]

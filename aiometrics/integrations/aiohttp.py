@@ -1,0 +1,81 @@
+"""aiohttp's server: requests by route, the exporter in its cleanup context, and metrics that it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from aiometrics.exporter import collected, report, start_exporter
+from aiometrics.integrations.routes import request_type
+from aiometrics.request import request as request_scope
+from aiometrics.scrapes import Scrapes
+
+
+def request_middleware(*, id_header: str = "X-Request-ID") -> Middleware:
+    """A middleware for which each request is a request scope whose type is method and route, as ``GET /orders/{id}``, or ``(unmatched)``.
+
+    It is over when the handler has returned its response. It ``failed`` with an exception or a status of 500 or more, and was ``cancelled``
+    if its task was, or if the client had gone away by then. Its id is the value of the header ``id_header``. Websockets pass: what one
+    message costs, a scope around its handling tells.
+    """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await handler(request)
+        resource = request.match_info.route.resource
+        kind = request_type(request.method, None if resource is None else resource.canonical)
+        with request_scope(kind, id=request.headers.get(id_header)) as current:
+            current.attributes |= {"http.request.method": request.method, "url.path": request.path}
+            try:
+                response = await handler(request)
+            except web.HTTPException as answer:
+                current.attributes["http.response.status_code"] = answer.status
+                current.finish(_status(request, answer.status))
+                raise
+            current.attributes["http.response.status_code"] = response.status
+            current.finish(_status(request, response.status))
+            return response
+
+    return middleware
+
+
+def _status(http: web.Request, status_code: int) -> str:
+    if http.transport is None:
+        return "cancelled"
+    return "failed" if status_code >= 500 else "completed"
+
+
+def exporter_context(**options: Any) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Runs an exporter as long as the application: ``app.cleanup_ctx.append(exporter_context())``.
+
+    ``options`` are those of ``start_exporter``.
+    """
+
+    async def context(_: web.Application) -> AsyncIterator[None]:
+        with start_exporter(**options):
+            yield
+
+    return context
+
+
+def metrics_handler(registry: CollectorRegistry | None = REGISTRY) -> Handler:
+    """The metrics as a handler, to be routed to, as ``/metrics`` for example.
+
+    It shows what is traced at the time of each scrape, then the application's ``prometheus_client`` registry. While the loop is blocked it
+    does not answer, so that what blocks a loop for longer than a scrape may take is in no scrape: ``start_exporter`` has a port of its own
+    for that.
+    """
+    scrapes = Scrapes(collected, registry, partial(report, "registry"))
+
+    async def handler(http: web.Request) -> web.StreamResponse:
+        answer = await asyncio.to_thread(scrapes.answer, http.headers.get("Accept"))
+        return web.Response(body=answer.body, headers={"Content-Type": answer.content_type})
+
+    return handler

@@ -1,0 +1,167 @@
+"""ASGI applications, Starlette and FastAPI among them: requests by route, the exporter in their lifespan, and metrics that they serve."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from aiometrics.exporter import collected, report, start_exporter
+from aiometrics.http_messages import Response
+from aiometrics.integrations.routes import request_type, routes_of, template
+from aiometrics.request import Request, request
+from aiometrics.scrapes import Scrapes
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+#: Marks a connection that a middleware of ours, further out, has taken already.
+_TAKEN = "aiometrics.request"
+_BODIES = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+
+
+class RequestMiddleware:
+    """Each HTTP request is a request scope whose type is method and route, as ``GET /orders/{id}``, or ``(unmatched)``.
+
+    It is over when the last byte of the response was sent; what its tasks do afterwards, background tasks included, is background.
+    It ``failed`` with an exception or a status of 500 or more, and was ``cancelled`` if the client went away before. Its id is the value
+    of the header ``id_header``. ``route(scope)`` tells the path template, ``None`` for no match, where the application has no ``routes``
+    to look at, or others than are looked at. Lifespan and websockets pass: what one message of a websocket costs, a scope around its
+    handling tells.
+    """
+
+    def __init__(self, app: App, *, route: Callable[[Scope], str | None] | None = None, id_header: str = "x-request-id") -> None:
+        self.app = app
+        self._route = self._matched if route is None else route
+        self._id_header = id_header.lower().encode("latin-1")
+        self._routes: Iterable[Any] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection."""
+        if scope["type"] != "http" or _TAKEN in scope:
+            await self.app(scope, receive, send)
+            return
+        scope[_TAKEN] = True
+        with request(request_type(scope["method"], self._template(scope)), id=header(scope, self._id_header)) as current:
+            current.attributes |= {"http.request.method": scope["method"], "url.path": scope["path"]}
+            exchange = _Exchange(current, receive, send)
+            try:
+                await self.app(scope, exchange.receive, exchange.send)
+            except BaseException as error:
+                exchange.end(error)
+                raise
+            exchange.end(None)
+
+    def _template(self, scope: Scope) -> str | None:
+        try:
+            return self._route(scope)
+        except Exception as error:  # noqa: BLE001 - routes of any framework were asked, or what the application gave
+            report("route", error)
+            return None
+
+    def _matched(self, scope: Scope) -> str | None:
+        if self._routes is None:
+            self._routes = routes_of(scope.get("app", self.app)) or ()
+        return template(self._routes, scope)
+
+
+class _Exchange:
+    """What passes between server and application, and what it says of how the request ended."""
+
+    def __init__(self, current: Request, receive: Receive, send: Send) -> None:
+        self._current = current
+        self._receive = receive
+        self._send = send
+        self._status_code: int | None = None
+        self._complete = False
+        self._disconnected = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._complete:
+            self._disconnected = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:  # how a server says that there is nobody to send to
+            self._disconnected = True
+            raise
+        if message["type"] == "http.response.start":
+            self._status_code = message["status"]
+        elif message["type"] in _BODIES and not message.get("more_body", False):
+            self._complete = True
+            self.end(None)
+
+    def end(self, error: BaseException | None) -> None:
+        """The request is over, unless it was before."""
+        if self._status_code is not None:
+            self._current.attributes["http.response.status_code"] = self._status_code
+        self._current.finish(self._status(error))
+
+    def _status(self, error: BaseException | None) -> str:
+        if self._disconnected or isinstance(error, CancelledError):
+            return "cancelled"
+        answered = self._complete and self._status_code is not None and self._status_code < 500
+        return "completed" if error is None and answered else "failed"
+
+
+def exporter_lifespan(inner: Lifespan | None = None, /, **options: Any) -> Lifespan:
+    """A lifespan for Starlette and FastAPI that runs an exporter as long as the application: ``FastAPI(lifespan=exporter_lifespan())``.
+
+    ``options`` are those of ``start_exporter``; ``inner`` is the application's own lifespan, which runs inside.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Any]:
+        with start_exporter(**options):
+            if inner is None:
+                yield
+                return
+            async with inner(app) as state:
+                yield state
+
+    return lifespan
+
+
+def make_asgi_app(registry: CollectorRegistry | None = REGISTRY) -> App:
+    """The metrics as an application, to be mounted, as ``/metrics`` for example.
+
+    It shows what is traced at the time of each scrape, then the application's ``prometheus_client`` registry. While the loop is blocked it
+    does not answer, so that what blocks a loop for longer than a scrape may take is in no scrape: ``start_exporter`` has a port of its own
+    for that.
+    """
+    scrapes = Scrapes(collected, registry, partial(report, "registry"))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as servers call it
+        if scope["type"] != "http":
+            raise RuntimeError(f"the metrics are served over http, not over {scope['type']!r}: mount them under a path of their own")
+        if scope["method"] not in ("GET", "HEAD"):
+            answer = Response(405, b"Method Not Allowed\n", headers=(("allow", "GET, HEAD"),))
+        else:
+            answer = await asyncio.to_thread(scrapes.answer, header(scope, b"accept"))
+        headers = [("content-type", answer.content_type), ("content-length", str(len(answer.body))), *answer.headers]
+        encoded = [(name.encode(), value.encode()) for name, value in headers]
+        await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+
+    return app
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first value of a header, whose name is given in lower case."""
+    for found, value in scope["headers"]:
+        if found == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None

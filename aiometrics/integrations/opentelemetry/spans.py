@@ -1,0 +1,162 @@
+"""Requests as spans of OpenTelemetry: one for the request, one for each of its tasks, and what the tasks did inside."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from typing import Any, Literal
+
+from opentelemetry import context as contexts
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, StatusCode, Tracer, TracerProvider, get_current_span, get_tracer, set_span_in_context
+
+from aiometrics.clock import SECOND_NS
+from aiometrics.finished import FinishedRequest
+from aiometrics.journal import Step, TaskEntry
+from aiometrics.outbox import Job
+from aiometrics.request import Request
+from aiometrics.traces import set_tracer
+from aiometrics.version import __version__
+
+Detail = Literal["events", "spans"]
+
+_SCOPE = "aiometrics"
+_PLACE = re.compile(r"(?P<path>.+):(?P<line>\d+) (?P<function>.+)", re.DOTALL)
+
+
+def trace_requests(tracer_provider: TracerProvider | None = None, *, sample: float = 1.0, detail: Detail | None = "events") -> None:
+    """Give requests to OpenTelemetry as spans, from now on; ``sample`` is the share of them that its own sampler is asked about at all.
+
+    The span of a request is the current one inside of it, and its parent is the one that was current around it. When the request is over it
+    gets a child for each of its tasks, nested as the tasks started each other. What a task did is an event in its span for each segment,
+    with the wait after it, or with ``detail="spans"`` a child span for each of both, or with ``None`` nothing. Places are attributes
+    ``code.*``. Spans are made and ended by another thread. Without ``tracer_provider`` it is the program's global one.
+
+    Raises ``ValueError`` if an option is wrong.
+    """
+    if not 0 < sample <= 1:
+        raise ValueError(f"sample must be over 0 and at most 1, the share of requests that become spans, not {sample!r}")
+    if detail not in ("events", "spans", None):
+        raise ValueError(f"detail must be 'events', 'spans' or None, not {detail!r}")
+    set_tracer(RequestTracer(get_tracer(_SCOPE, __version__, tracer_provider), sample, detail))
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The span of a request that is in progress."""
+
+    span: Span
+    started: int
+    around: Context
+
+
+class RequestTracer:
+    """Begins the span of a request with it, in its context, and has the rest made when it is over."""
+
+    def __init__(self, tracer: Tracer, sample: float, detail: Detail | None) -> None:
+        self._tracer = tracer
+        self._sample = sample
+        self._detail = detail
+
+    def begin(self, request: Request) -> _Open | None:
+        """The request was entered just now; ``None`` if nobody wants its span."""
+        if self._sample < 1 and random.random() >= self._sample:  # noqa: S311 - a sample, not a secret
+            return None
+        around, started = contexts.get_current(), time.time_ns()
+        span = self._tracer.start_span(request.type, around, start_time=started)
+        if not span.is_recording():
+            return None
+        contexts.attach(set_span_in_context(span, around))
+        return _Open(span, started, around)
+
+    def leave(self, opened: _Open) -> None:
+        """Its block is left: what was current around it is so again."""
+        if get_current_span() is opened.span:
+            contexts.attach(opened.around)
+
+    def end(self, opened: _Open, finished: FinishedRequest) -> Job:
+        """The request is over: what to do about it, elsewhere."""
+        return partial(_Tree(self._tracer, self._detail, opened, finished).write)
+
+
+class _Tree:
+    """The spans of one finished request."""
+
+    def __init__(self, tracer: Tracer, detail: Detail | None, opened: _Open, finished: FinishedRequest) -> None:
+        self._tracer = tracer
+        self._detail = detail
+        self._opened = opened
+        self._finished = finished
+
+    def write(self) -> None:
+        """Make them all, and end them."""
+        journal = self._finished.journal
+        steps: dict[int, list[Step]] = {task.number: [] for task in journal.tasks}
+        for step in journal.steps:
+            steps.setdefault(step.task, []).append(step)
+        spans: dict[int, Span] = {}
+        for task in journal.tasks:
+            spans[task.number] = self._task(task, steps[task.number], spans.get(task.parent, self._opened.span))
+        self._end_request(journal.dropped)
+
+    def _end_request(self, dropped: int) -> None:
+        finished, span = self._finished, self._opened.span
+        attributes: dict[str, Any] = {
+            "aiometrics.request.type": finished.request,
+            "aiometrics.request.status": finished.status,
+            "aiometrics.active_seconds": finished.active_ns / SECOND_NS,
+            "aiometrics.steps_dropped": dropped,
+            **finished.attributes,
+        }
+        if finished.id is not None:
+            attributes["aiometrics.request.id"] = finished.id
+        span.set_attributes(attributes)
+        if finished.status == "failed":
+            span.set_status(StatusCode.ERROR)
+        span.end(self._at(finished.wall_ns))
+
+    def _task(self, task: TaskEntry, steps: list[Step], parent: Span) -> Span:
+        begin_ns = max(0, task.created_ns)
+        attributes = {
+            "code.function.name": task.coroutine,
+            "aiometrics.active_seconds": sum(step.end_ns - step.begin_ns for step in steps) / SECOND_NS,
+        }
+        span = self._begin(task.coroutine, parent, begin_ns, attributes)
+        for step, following in zip_longest(steps, steps[1:]):
+            self._step(span, step, following)
+        span.end(self._at(steps[-1].end_ns if steps else begin_ns))
+        return span
+
+    def _step(self, span: Span, step: Step, following: Step | None) -> None:
+        """A segment, and the wait until the one that follows."""
+        place = _place(step)
+        if self._detail == "events":
+            durations = {"aiometrics.segment_seconds": (step.end_ns - step.begin_ns) / SECOND_NS}
+            if following is not None:
+                durations["aiometrics.wait_seconds"] = (following.begin_ns - step.end_ns) / SECOND_NS
+            span.add_event("segment", place | durations, self._at(step.begin_ns))
+        elif self._detail == "spans":
+            self._begin("segment", span, step.begin_ns, place).end(self._at(step.end_ns))
+            if following is not None:
+                self._begin(f"wait {step.awaits}", span, step.end_ns, place).end(self._at(following.begin_ns))
+
+    def _begin(self, name: str, parent: Span, begin_ns: int, attributes: dict[str, Any]) -> Span:
+        return self._tracer.start_span(name, set_span_in_context(parent, Context()), attributes=attributes, start_time=self._at(begin_ns))
+
+    def _at(self, ns: int) -> int:
+        """The Unix time of a moment of the request."""
+        return self._opened.started + ns
+
+
+def _place(step: Step) -> dict[str, Any]:
+    """Where a segment ended, as attributes."""
+    attributes: dict[str, Any] = {"aiometrics.yield_point": step.yield_point, "aiometrics.awaits": step.awaits}
+    place = _PLACE.fullmatch(step.yield_point)
+    if place is not None:
+        attributes["code.file.path"], attributes["code.line.number"] = place["path"], int(place["line"])
+        attributes["code.function.name"] = place["function"]
+    return attributes

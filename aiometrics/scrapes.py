@@ -1,0 +1,36 @@
+"""What a scrape is answered with: the page in the format that it asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from aiometrics import negotiation, text
+from aiometrics.collector import Registry
+from aiometrics.families import Source
+from aiometrics.http_messages import Response
+from aiometrics.text import Renderer
+
+_FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
+
+
+class Scrapes:
+    """Answers scrapes with what ``source`` gives, and the families of the application's ``registry`` after it.
+
+    Several threads may ask at a time. What goes wrong in the application's collectors goes to ``on_error``, which must not raise.
+    """
+
+    def __init__(self, source: Source, registry: Registry | None, on_error: Callable[[Exception], None]) -> None:
+        self._source = source
+        self._renderer = Renderer(registry, on_error=on_error)
+        self._previous_ns = 0
+
+    def answer(self, accept: str | None) -> Response:
+        """The page, in the format that the header ``Accept`` of the request prefers."""
+        start_ns = time.perf_counter_ns()
+        chosen = negotiation.choose_format(accept)
+        snapshot, facts = self._source()
+        body = b"".join(self._renderer.slices(snapshot, replace(facts, scrape_ns=self._previous_ns), _FORMATS[chosen]))
+        self._previous_ns = time.perf_counter_ns() - start_ns
+        return Response(200, body, chosen.content_type)

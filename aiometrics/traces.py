@@ -1,0 +1,83 @@
+"""Who makes traces of single requests, if anybody does: one tracer in a process, which OpenTelemetry's integration sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiometrics.faults import Faults
+from aiometrics.finished import FinishedRequest
+from aiometrics.outbox import Job, Outbox
+
+if TYPE_CHECKING:
+    from aiometrics.request import Request
+
+PROBE = "request_tracer"
+KIND = "trace"
+
+
+class Tracer(Protocol):
+    """Makes traces of requests: called in the task of the request, where it must be quick."""
+
+    def begin(self, request: Request) -> Any:
+        """What it keeps of a request that was entered just now; ``None`` if that is not to be traced."""
+
+    def end(self, kept: Any, finished: FinishedRequest) -> Job:
+        """The request is over: what to do about it, by another thread."""
+
+    def leave(self, kept: Any) -> None:
+        """The block of the request is left."""
+
+
+class _Chosen:
+    tracer: Tracer | None = None
+
+
+def set_tracer(tracer: Tracer | None) -> None:
+    """Have requests that are entered from now on traced by ``tracer``, or by none."""
+    _Chosen.tracer = tracer
+
+
+class Trace:
+    """One request that is traced. A tracer that raises is counted as the probe ``request_tracer``, and asked nothing any more."""
+
+    __slots__ = ("_faults", "_kept", "_outbox", "_tracer")
+
+    def __init__(self, tracer: Tracer, kept: Any, faults: Faults, outbox: Outbox) -> None:
+        self._tracer = tracer
+        self._kept = kept
+        self._faults = faults
+        self._outbox = outbox
+
+    def end(self, finished: FinishedRequest) -> None:
+        """The request is over. Never raises."""
+        with _asked(self._faults):
+            self._outbox.put(KIND, self._tracer.end(self._kept, finished))
+
+    def leave(self) -> None:
+        """The block of the request is left. Never raises."""
+        with _asked(self._faults):
+            self._tracer.leave(self._kept)
+
+
+def begin(request: Request, faults: Faults, outbox: Outbox) -> Trace | None:
+    """The trace of a request that was entered just now, whose steps are kept from now on; ``None`` if nobody wants it. Never raises."""
+    tracer = _Chosen.tracer
+    if tracer is None:
+        return None
+    with _asked(faults):
+        kept = tracer.begin(request)
+        if kept is not None:
+            request.keep_journal()
+            return Trace(tracer, kept, faults, outbox)
+    return None
+
+
+@contextmanager
+def _asked(faults: Faults) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, the application did not ask for it
+        _Chosen.tracer = None
+        faults.report(PROBE, error)

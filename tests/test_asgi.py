@@ -1,0 +1,483 @@
+"""The middleware for ASGI on real servers and frameworks: what the metrics say of each request, to the nanosecond."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException
+from frameworks import Answer, Client, uvicorn_serves
+from prometheus_client import CollectorRegistry, Gauge
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+import aiometrics
+from aiometrics import current_request
+from aiometrics.integrations.asgi import RequestMiddleware, exporter_lifespan, make_asgi_app
+from aiometrics.request import FinishedRequest
+from aiometrics.snapshot import Snapshot
+from aiometrics.testing import TracedLoop, traced_loop
+
+MS = 1_000_000
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Service:
+    """An application on a loop in virtual time, whose handlers take as much of it as they are asked to."""
+
+    def __init__(self, traced: TracedLoop) -> None:
+        self.traced = traced
+        self.finished: list[FinishedRequest] = []
+        self.over = asyncio.Event()
+        self.background: list[asyncio.Task[None]] = []
+        self.gone = asyncio.Event()
+        traced.instrumentation.request_observers.every.append(self.see)
+
+    def see(self, finished: FinishedRequest) -> None:
+        """A request is over."""
+        self.finished.append(finished)
+        self.over.set()
+
+    async def work(self, ms: float) -> None:
+        """Take the loop for so long."""
+        self.traced.clock.advance(ms / 1000)
+
+    async def order(self, request: Request) -> Response:
+        """Takes 20 ms, and a child of it 30 ms."""
+        await self.work(20)
+        await asyncio.create_task(self.work(30))
+        return PlainTextResponse(str(request.path_params["id"]))
+
+    async def outlived(self, _: Request) -> Response:
+        """Takes 1 ms; a task that it leaves behind goes on for 40 ms."""
+        await self.work(1)
+        self.background.append(asyncio.create_task(self.late()))
+        return PlainTextResponse("soon")
+
+    async def late(self) -> None:
+        """Goes on once the request is over."""
+        await self.over.wait()
+        await self.work(40)
+
+    async def group(self, _: Request) -> Response:
+        """A group of which one task takes 5 ms and fails, another waits and is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.fail())
+            group.create_task(asyncio.sleep(3600))
+        raise AssertionError
+
+    async def fail(self) -> None:
+        """Takes 5 ms and fails."""
+        await self.work(5)
+        raise ZeroDivisionError
+
+    async def after(self, _: Request) -> Response:
+        """Answers, and then takes 50 ms in a background task."""
+        return PlainTextResponse("done", background=BackgroundTask(self.work, 50))
+
+    async def stream(self, _: Request) -> Response:
+        """Sends one chunk, then nothing more as long as somebody listens."""
+
+        async def chunks() -> AsyncIterator[str]:
+            try:
+                yield "first"
+                await asyncio.Event().wait()
+            finally:
+                self.gone.set()
+
+        return StreamingResponse(chunks())
+
+    async def unavailable(self, _: Request) -> Response:
+        """Answers that it cannot."""
+        return PlainTextResponse("later", status_code=503)
+
+    @property
+    def routes(self) -> list[Route]:
+        """Each under its own name."""
+        handlers = self.outlived, self.group, self.after, self.stream, self.unavailable
+        return [Route("/orders/{id:int}", self.order), *(Route(f"/{handler.__name__}", handler) for handler in handlers)]
+
+    def starlette(self) -> Starlette:
+        """The application with the middleware."""
+        app = Starlette(routes=self.routes)
+        app.add_middleware(RequestMiddleware)
+        return app
+
+
+def serve(implementation: str, scenario: Callable[[Service, Client], Coroutine[Any, Any, Any]], **options: Any) -> tuple[Service, Snapshot]:
+    """What was measured while one client did its part with the application on uvicorn."""
+
+    async def main(service: Service) -> None:
+        async with uvicorn_serves(service.starlette()) as port, Client(port) as client:
+            await scenario(service, client)
+
+    with traced_loop(implementation=implementation, **options) as traced:
+        service = Service(traced)
+        traced.run(main(service))
+        return service, traced.snapshot()
+
+
+def told(snapshot: Snapshot) -> dict[str, tuple[dict[str, int], int, int]]:
+    """Of each type: how many of each status, active and background ms."""
+    return {
+        entry.request: (
+            {status: wall.count for status, wall in entry.wall.items() if wall.count},
+            entry.active.sum_ns // MS,
+            entry.background_ns // MS,
+        )
+        for entry in snapshot.requests
+    }
+
+
+def test_requests_on_one_connection_are_told_apart(implementation: str) -> None:
+    """Kept alive, three requests of two types: each with its own time, that of child tasks included."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        assert [Answer(200, "1"), Answer(200, "2")] == [await client.get(f"/orders/{number}") for number in (1, 2)]
+        assert 404 == (await client.get("/nothing/7")).status
+
+    service, snapshot = serve(implementation, scenario)
+    assert {"GET /orders/{id}": ({"completed": 2}, 100, 0), "(unmatched)": ({"completed": 1}, 0, 0)} == told(snapshot)
+    assert 0 == sum(entry.in_progress for entry in snapshot.requests)
+    assert not any(snapshot.scope_errors.values())
+    assert [
+        {"http.request.method": "GET", "url.path": "/orders/1", "http.response.status_code": 200},
+        {"http.request.method": "GET", "url.path": "/orders/2", "http.response.status_code": 200},
+        {"http.request.method": "GET", "url.path": "/nothing/7", "http.response.status_code": 404},
+    ] == [finished.attributes for finished in service.finished]
+
+
+def test_a_task_that_outlives_its_request_is_background(implementation: str) -> None:
+    """What it takes after the response counts for the type, and not as active time of a request."""
+
+    async def scenario(service: Service, client: Client) -> None:
+        assert 200 == (await client.get("/outlived")).status
+        await asyncio.gather(*service.background)
+
+    _, snapshot = serve(implementation, scenario)
+    assert {"GET /outlived": ({"completed": 1}, 1, 40)} == told(snapshot)
+
+
+def test_background_tasks_of_the_framework_are_background(implementation: str) -> None:
+    """They run after the response in the task of the request: it is over before."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        assert Answer(200, "done") == await client.get("/after")
+
+    service, snapshot = serve(implementation, scenario, objectives={"GET /after": 0.04})
+    assert {"GET /after": ({"completed": 1}, 0, 50)} == told(snapshot)
+    assert 0 == snapshot.request("GET /after").violations
+    assert not any(snapshot.scope_errors.values())
+    assert 1 == len(service.finished)
+
+
+def test_a_task_group_that_fails_is_a_failed_request(implementation: str) -> None:
+    """The exception of one task cancels the others and ends the request; what they took is its own."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        assert 500 == (await client.get("/group")).status
+
+    _, snapshot = serve(implementation, scenario)
+    assert {"GET /group": ({"failed": 1}, 5, 0)} == told(snapshot)
+    assert 1 == snapshot.coroutine("asyncio.tasks.sleep").wall["cancelled"].count
+
+
+def test_a_client_that_goes_away_cancels_its_request(implementation: str) -> None:
+    """In the middle of a response that is streamed."""
+
+    async def scenario(service: Service, client: Client) -> None:
+        await client.ask("/stream")
+        await client.head()
+        assert "first" == await client.chunk()
+        assert 1 == service.traced.snapshot().request("GET /stream").in_progress
+        await client.__aexit__(None, None, None)
+        await service.gone.wait()
+        await service.over.wait()
+
+    _, snapshot = serve(implementation, scenario)
+    assert {"GET /stream": ({"cancelled": 1}, 0, 0)} == told(snapshot)
+    assert 0 == snapshot.request("GET /stream").in_progress
+
+
+def test_an_answer_of_500_or_more_is_a_failure(implementation: str) -> None:
+    """Whether it comes of an exception or not; what is the client's fault is none."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        asked = ("/unavailable", "GET"), ("/orders/x", "GET"), ("/orders/1", "PUT")
+        assert [503, 404, 405] == [(await client.get(*each)).status for each in asked]
+
+    _, snapshot = serve(implementation, scenario)
+    assert {
+        "GET /unavailable": ({"failed": 1}, 0, 0),
+        "(unmatched)": ({"completed": 1}, 0, 0),
+        "PUT /orders/{id}": ({"completed": 1}, 0, 0),
+    } == told(snapshot)
+
+
+def test_the_id_is_that_of_the_header(implementation: str) -> None:
+    """Cut to 64 characters, as ids are; without the header there is none."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        await client.get("/orders/1", X_Request_ID="REQ-001")
+        await client.get("/orders/1", X_REQUEST_id="x" * 100)
+        await client.get("/orders/1")
+
+    service, _ = serve(implementation, scenario)
+    assert ["REQ-001", "x" * 64, None] == [finished.id for finished in service.finished]
+
+
+class Calls:
+    """Applications that are called directly, without a server, on a traced loop in virtual time."""
+
+    def __init__(self, traced: TracedLoop) -> None:
+        self.traced = traced
+        self.finished: list[FinishedRequest] = []
+        traced.instrumentation.request_observers.every.append(self.finished.append)
+
+    def __call__(self, app: Any, path: str = "/", *, method: str = "GET", kind: str = "http", send: Any = None) -> list[Any]:
+        """What an application sends in answer to one request without a body."""
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def keep(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": kind, "method": method, "path": path, "query_string": b"", "root_path": "", "headers": []}
+        self.traced.run(app(scope, receive, send or keep))
+        return sent
+
+    @property
+    def types(self) -> list[tuple[str, str]]:
+        """Type and status of each request."""
+        return [(finished.request, finished.status) for finished in self.finished]
+
+
+@pytest.fixture
+def calls(implementation: str) -> Iterator[Calls]:
+    """A traced loop to call applications on."""
+    with traced_loop(implementation=implementation) as traced:
+        yield Calls(traced)
+
+
+def answering(**start: Any) -> Callable[..., Coroutine[Any, Any, None]]:
+    """An application that sends a response at once."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001 - as it is called
+        await send({"type": "http.response.start", "status": 200, "headers": [], **start})
+        await send({"type": "http.response.body", "body": b"found"})
+
+    return app
+
+
+def test_routes_of_fastapi_are_types_with_the_prefixes_of_their_routers(calls: Calls) -> None:
+    """As OpenAPI shows them; errors that handlers raise on purpose have the status that they name."""
+    items, app = APIRouter(prefix="/items"), FastAPI()
+
+    @items.get("/{item_id}")
+    async def item(item_id: int) -> int:
+        if item_id == 0:
+            raise HTTPException(404)
+        if item_id == 1:
+            raise HTTPException(502)
+        return item_id
+
+    app.include_router(items, prefix="/api")
+    app.add_middleware(RequestMiddleware)
+    for path in ("/api/items/7", "/api/items/0", "/api/items/1", "/api/items/seven", "/openapi.json"):
+        calls(app, path)
+    kind = "GET /api/items/{item_id}"
+    expected = [(kind, "completed"), (kind, "completed"), (kind, "failed"), (kind, "completed"), ("GET /openapi.json", "completed")]
+    assert expected == calls.types
+
+
+def test_background_tasks_of_fastapi_are_background(calls: Calls) -> None:
+    """Those that a handler adds to be run after its response."""
+    app = FastAPI()
+
+    async def work() -> None:
+        calls.traced.clock.advance(0.05)
+
+    @app.post("/mails")
+    async def mail(background: BackgroundTasks) -> None:
+        background.add_task(work)
+
+    app.add_middleware(RequestMiddleware)
+    calls(app, "/mails", method="POST")
+    assert {"POST /mails": ({"completed": 1}, 0, 50)} == told(calls.traced.snapshot())
+
+
+def test_middleware_that_runs_the_application_in_a_child_task_changes_nothing(calls: Calls) -> None:
+    """Starlette's BaseHTTPMiddleware, around ours and inside of it."""
+
+    class Slow(BaseHTTPMiddleware):
+        async def dispatch(self, request: Request, call_next: Any) -> Response:
+            response: Response = await call_next(request)
+            return response
+
+    for middleware in ((RequestMiddleware, Slow), (Slow, RequestMiddleware)):
+        service = Service(calls.traced)
+        app = Starlette(routes=service.routes)
+        for one in middleware:
+            app.add_middleware(one)
+        calls(app, "/after")
+        calls(app, "/orders/1")
+    assert {"GET /after": ({"completed": 2}, 0, 100), "GET /orders/{id}": ({"completed": 2}, 100, 0)} == told(calls.traced.snapshot())
+    assert not any(calls.traced.snapshot().scope_errors.values())
+
+
+def test_of_two_middlewares_the_outer_one_counts(calls: Calls) -> None:
+    """An application that has one, mounted in another that has one: one request."""
+    service = Service(calls.traced)
+    inner = service.starlette()
+    outer = Starlette(routes=[Mount("/shop/{tenant}", app=inner)])
+    outer.add_middleware(RequestMiddleware)
+    calls(outer, "/shop/acme/orders/1")
+    assert {"GET /shop/{tenant}/orders/{id}": ({"completed": 1}, 50, 0)} == told(calls.traced.snapshot())
+
+
+def test_it_may_be_around_the_application_as_well(calls: Calls) -> None:
+    """Then an exception is seen as the response that the framework made of it."""
+    service = Service(calls.traced)
+    app = RequestMiddleware(Starlette(routes=service.routes))
+    calls(app, "/orders/1")
+    with pytest.raises(ExceptionGroup):
+        calls(app, "/group")
+    assert [("GET /orders/{id}", "completed"), ("GET /group", "failed")] == calls.types
+    assert 500 == calls.finished[1].attributes["http.response.status_code"]
+
+
+def test_websockets_and_lifespan_pass(calls: Calls) -> None:
+    """A connection that lasts for hours is no request; a scope around what one message costs is."""
+
+    async def chat(websocket: WebSocket) -> None:
+        assert current_request() is None
+        with aiometrics.request("chat message"):
+            calls.traced.clock.advance(0.01)
+        await websocket.close()
+
+    app = Starlette(routes=[WebSocketRoute("/chat/{room}", chat)])
+    app.add_middleware(RequestMiddleware)
+    assert ["websocket.close"] == [message["type"] for message in calls(app, "/chat/lobby", kind="websocket")]
+    assert {"chat message": ({"completed": 1}, 10, 0)} == told(calls.traced.snapshot())
+
+
+def test_a_server_that_says_that_nobody_listens_cancels_the_request(calls: Calls) -> None:
+    """Servers of ASGI 2.4 raise when something is sent to a client that is gone."""
+
+    async def nobody(_: Any) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        calls(RequestMiddleware(answering(), route=lambda _: "/"), send=nobody)
+    assert [("GET /", "cancelled")] == calls.types
+
+
+def test_an_application_that_does_not_answer_has_failed(calls: Calls) -> None:
+    """The server sends 500 in its place."""
+
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        """Returns."""
+
+    calls(RequestMiddleware(silent, route=lambda _: "/"))
+    assert [("GET /", "failed")] == calls.types
+
+
+def test_files_that_the_server_sends_end_the_response(calls: Calls) -> None:
+    """With the extension by which an application names a file."""
+
+    async def file(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001 - as it is called
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.pathsend", "path": "/etc/hostname"})
+        calls.traced.clock.advance(1)
+
+    calls(RequestMiddleware(file, route=lambda _: "/"))
+    assert {"GET /": ({"completed": 1}, 0, 1000)} == told(calls.traced.snapshot())
+
+
+def test_other_frameworks_tell_their_routes_by_a_function(calls: Calls) -> None:
+    """Or not at all: without routes to look at every request is unmatched."""
+    calls(RequestMiddleware(answering(), route=lambda scope: scope["path"][:4] + "{id}"), "/ab/7")
+    calls(RequestMiddleware(answering()), "/ab/7")
+    assert [("GET /ab/{id}", "completed"), ("(unmatched)", "completed")] == calls.types
+
+
+def test_routes_that_cannot_be_asked_cost_no_request(calls: Calls, caplog: pytest.LogCaptureFixture) -> None:
+    """Another framework's routes are something else; that is logged, and the request is answered."""
+    app = answering()
+    app.routes = [object()]  # type: ignore[attr-defined]
+    assert b"found" == calls(RequestMiddleware(app))[1]["body"]
+    assert [("(unmatched)", "completed")] == calls.types
+    assert ["internal error in probe 'route', which stays on; the application is not affected"] == caplog.messages
+
+
+def test_outside_of_a_traced_loop_the_application_answers() -> None:
+    """The middleware may stay where nothing is measured."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = RequestMiddleware(answering(), route=lambda _: "/")
+    asyncio.run(app({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send))
+    assert 2 == len(sent)
+
+
+def test_metrics_may_be_mounted_and_the_exporter_run_in_the_lifespan() -> None:
+    """On uvicorn: what the lifespan starts is what the mounted page shows, with the registry of the application; then it is stopped."""
+    registry = CollectorRegistry()
+    Gauge("stock", "Books.", registry=registry).set(3)
+    lifespan = exporter_lifespan(port=0, addr="127.0.0.1", registry=None)
+    app = Starlette(routes=[Mount("/metrics", app=make_asgi_app(registry)), Mount("/", app=answering())], lifespan=lifespan)
+    app.add_middleware(RequestMiddleware)
+
+    async def main() -> None:
+        async with uvicorn_serves(app) as port, Client(port) as client:
+            assert 200 == (await client.get("/any")).status
+            status, text = await client.get("/metrics/")
+            assert (200, True) == (status, text.endswith("stock 3.0\n"))
+            assert 'asyncio_request_wall_seconds_count{request="GET /{path}",status="completed"} 1\n' in text
+            await client.ask("/metrics/", "HEAD", Accept="application/openmetrics-text;version=1.0.0")
+            status, headers = await client.head()
+            assert (200, "application/openmetrics-text") == (status, headers["content-type"].partition(";")[0])
+            assert 405 == (await client.get("/metrics/", "DELETE")).status
+
+    asyncio.run(main())
+    with pytest.raises(RuntimeError, match="nothing is instrumented"):
+        aiometrics.snapshot()
+
+
+def test_metrics_are_served_over_http_only(calls: Calls) -> None:
+    """Whoever mounts them over a websocket is told."""
+    with pytest.raises(RuntimeError, match="over http, not over 'websocket'"):
+        calls(make_asgi_app(None), kind="websocket")
+
+
+def test_the_lifespan_of_the_application_runs_inside_that_of_the_exporter() -> None:
+    """Its state reaches the application, and the exporter outlasts its end."""
+    seen: list[object] = []
+
+    @asynccontextmanager
+    async def own(app: Any) -> AsyncIterator[dict[str, int]]:
+        seen.append(app)
+        yield {"books": 3}
+        seen.append(aiometrics.snapshot().errors)
+
+    async def main() -> None:
+        async with exporter_lifespan(own, port=0, addr="127.0.0.1", registry=None)("the application") as state:
+            seen.append(state)
+
+    asyncio.run(main())
+    assert ["the application", {"books": 3}, {}] == seen
