@@ -23,7 +23,7 @@ from aiometrics.demo.catalogue import PRODUCTS, Catalogue
 from aiometrics.demo.delivery import Delivery
 from aiometrics.demo.faults import SYMPTOMS, Fault, legend
 from aiometrics.demo.payments import LOST_AT_MOST, Payments
-from aiometrics.demo.service import Shop
+from aiometrics.demo.service import OBJECTIVES, Shop
 from aiometrics.demo.storage import Orders, Pool, Stock
 from aiometrics.snapshot import YieldPoint
 from aiometrics.testing import TracedLoop, traced_loop
@@ -211,6 +211,14 @@ async def test_the_shop_serves() -> None:
         )
 
 
+def test_every_route_has_an_objective() -> None:
+    """The types of requests that the middleware makes of the shop's routes are those that have objectives, and no other."""
+    routes = Shop(frozenset()).application().router.routes()
+    assert set(OBJECTIVES) == {
+        f"{route.method} {route.resource.canonical}" for route in routes if route.resource and route.method != "HEAD"
+    }
+
+
 def test_the_legend_names_every_function() -> None:
     """The demo says which function to look for; without faults it says there are none."""
     lines = legend(frozenset(Fault)).splitlines()
@@ -263,6 +271,8 @@ def test_the_demo_shows_all_six_faults() -> None:
     expected = {function for symptom in SYMPTOMS.values() for function in symptom.functions}
     table = out[out.index("HOTSPOTS since the start") :]
     assert (expected, expected) == (shown(table), shown(page))
+    served = re.findall(r'^asyncio_request_wall_seconds_count\{request="(.*)",status="completed"\} [1-9]', page, flags=re.MULTILINE)
+    assert set(OBJECTIVES) == set(served)
 
 
 def test_ctrl_c_is_clean() -> None:

@@ -8,29 +8,18 @@ from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from aiometrics.demo.catalogue import Catalogue
 from aiometrics.demo.delivery import Delivery
 from aiometrics.demo.faults import Fault
 from aiometrics.demo.payments import Payments
 from aiometrics.demo.storage import Orders, Pool, Stock
-from aiometrics.request import request as request_scope
+from aiometrics.integrations.aiohttp import request_middleware
 
 _FEW_CONNECTIONS, _ENOUGH_CONNECTIONS = 2, 50
 
 #: Seconds that a request may take, by its type. The sound shop keeps all of them.
 OBJECTIVES = MappingProxyType({"GET /orders/{number}": 0.2, "GET /search": 0.2, "GET /export": 0.5, "POST /checkout": 0.5})
-
-
-@web.middleware
-async def scope_of_route(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Each request in a scope of its own, by the template of its route; what has no route is no request of ours."""
-    resource = request.match_info.route.resource
-    if resource is None:
-        return await handler(request)
-    async with request_scope(f"{request.method} {resource.canonical}"):
-        return await handler(request)
 
 
 class Shop:
@@ -47,7 +36,7 @@ class Shop:
 
     def application(self) -> web.Application:
         """The shop as an aiohttp application."""
-        app = web.Application(middlewares=[scope_of_route])
+        app = web.Application(middlewares=[request_middleware()])
         app.add_routes(
             [
                 web.get(r"/orders/{number:\d+}", self.order),
