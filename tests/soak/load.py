@@ -23,6 +23,7 @@ import aiometrics
 
 BATCH = 500
 TRICKLE = "trickle"
+REQUEST = "order"
 BLOCK_SECONDS = 0.15
 #: One in so many batches blocks the loop.
 BLOCKS_EVERY = 1000
@@ -40,6 +41,7 @@ class Account:
     def __init__(self) -> None:
         self.ended: dict[str, Counter[str]] = {}
         self.suspensions: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.blocked_seconds = 0.0
         self.unhandled = 0
 
@@ -50,7 +52,13 @@ class Account:
 
     def contents(self) -> dict[str, Any]:
         """As JSON."""
-        return {"ended": self.ended, "suspensions": self.suspensions, "blocked_seconds": self.blocked_seconds, "unhandled": self.unhandled}
+        return {
+            "ended": self.ended,
+            "suspensions": self.suspensions,
+            "requests": self.requests,
+            "blocked_seconds": self.blocked_seconds,
+            "unhandled": self.unhandled,
+        }
 
 
 def _status(task: Task) -> str:
@@ -111,15 +119,28 @@ async def stubborn(gate: asyncio.Event) -> None:
 
 
 async def parent(gate: asyncio.Event) -> None:
-    """Has children, and waits for each."""
-    children = [("child", asyncio.create_task(child(gate))) for _ in range(2)]
+    """A request with children. It waits for each, unless it fails or is cancelled before: then they outlive it."""
+    status = "failed"
     try:
-        for _, task in children:
-            if not task.done():
-                account.suspensions["parent"] += 1
-            await task
+        with aiometrics.request(REQUEST):
+            await _wait_for_children(gate)
+        status = "completed"
+    except asyncio.CancelledError:
+        status = "cancelled"
+        raise
     finally:
-        orphans.extend(children)
+        account.requests[status] += 1
+
+
+async def _wait_for_children(gate: asyncio.Event) -> None:
+    children = [("child", asyncio.create_task(child(gate))) for _ in range(2)]
+    orphans.extend(children)
+    for _, task in children:
+        if not task.done():
+            account.suspensions["parent"] += 1
+        await task
+        if random.random() < 0.1:  # noqa: S311 - no secret
+            raise Oops
 
 
 async def child(_: asyncio.Event) -> None:

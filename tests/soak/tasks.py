@@ -24,6 +24,7 @@ LOAD = Path(__file__).with_name("load.py")
 STATUSES = ("completed", "failed", "cancelled")
 #: Those of the second loop, whose tasks are destroyed before they are done and so have a start and no end.
 TRICKLE = {"__main__.trickle", "__main__.abandoned"}
+REQUEST_TIME = ("asyncio_request_active_seconds_sum", "asyncio_request_background_seconds_total")
 #: Accept header and compression of each scraper.
 SCRAPERS = ((OPENMETRICS, True), (OPENMETRICS, False), (TEXT, True))
 MEBIBYTE = 2**20
@@ -96,6 +97,10 @@ def _check_accounts(outcome: Outcome, page: Page, account: dict[str, Any]) -> No
         outcome.expect(f"{name} destroyed", ended.get("destroyed", 0), destroyed)
     for name, suspended in account["suspensions"].items():
         outcome.expect(f"waits of {name}", suspended, page.sum("asyncio_wait_seconds_count", coroutine=f"__main__.{name}"))
+    for status in STATUSES:
+        count = page.sum("asyncio_request_wall_seconds_count", status=status)
+        outcome.expect(f"requests {status}", account["requests"].get(status, 0), count)
+    outcome.expect("requests in progress", 0, page.sum("asyncio_requests_in_progress"))
     outcome.expect("unhandled exceptions", account["unhandled"], page.sum("asyncio_unhandled_exceptions_total"))
     blocked = page.sum("asyncio_blocking_seconds_total", coroutine="__main__.blocks")
     outcome.demand(f"blocked for {account['blocked_seconds']} s, shown as {blocked} s", held=account["blocked_seconds"] <= blocked)
@@ -119,6 +124,9 @@ def _check_laws(outcome: Outcome, page: Page) -> None:
     whole = sum(wall[coroutine] for coroutine in traced)
     outcome.expect("start delay + segments + waits, in ns", whole, parts)
     outcome.lines.append(f"wall time {whole} ns = start delay {start_delay} + segments and waits {parts - start_delay}")
+    requests = sum(page.ns_by("request", name)["order"] for name in REQUEST_TIME)
+    both = active["__main__.parent"] + active["__main__.child"]
+    outcome.demand(f"requests took {requests} ns, and their tasks only {both}", held=requests <= both)
     outcome.expect("suspended tasks", 0, page.sum("asyncio_suspended_tasks"))
     outcome.expect("names without room", 0, page.sum("aiometrics_overflow_total"))
     outcome.expect("internal errors", 0, page.sum("aiometrics_errors_total"))
