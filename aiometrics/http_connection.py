@@ -15,6 +15,8 @@ from aiometrics.tls import Tls
 _RECEIVE_BYTES = 16384
 #: What is read and thrown away after an error, so that the client gets to see it: a reset could overtake the answer.
 _LINGER_BYTES = 1 << 18
+#: What is not yet keeping us waiting: so long a client may take to ask for the first time, with TLS or without, and to take an answer.
+_SHAKING_SECONDS, _ASKING_SECONDS, _TAKING_SECONDS = 0.05, 0.02, 0.1
 
 
 class _Deadline:
@@ -37,6 +39,8 @@ class _Deadline:
 class Connection:
     """Serves one client on ``sock``; ``answer`` turns a request into the bytes of a response, ``tls`` says how to encrypt, if at all.
 
+    ``on_turn`` is called when the client's turn begins, and at the end.
+
     A request must arrive within ``request_timeout`` seconds in all, the TLS handshake before the first one included, and so must its
     answer be taken. Between requests the connection may idle for ``idle_timeout`` seconds.
     """
@@ -47,20 +51,24 @@ class Connection:
         answer: Callable[[Head], bytes],
         *,
         client: str,
+        on_turn: Callable[[], object],
         request_timeout: float,
         idle_timeout: float,
         tls: Callable[[], Tls] | None,
     ) -> None:
         #: The client's address, without its port.
         self.client = client
-        #: The monotonic time since when it is the client's turn, to take an answer and to ask again; ``None`` while it is ours.
-        self.client_since: float | None = time.monotonic()
+        #: Set from outside: the answer in the making is the last one.
+        self.leaving = False
+        #: Since when it is the client's turn, to ask or to take an answer, and how much of that it has for free; ``None`` if it is ours.
+        self._turn: tuple[float, float] | None = time.monotonic(), _SHAKING_SECONDS if tls else _ASKING_SECONDS
         #: Whether it has ended or is about to, since :meth:`close` or :meth:`cut` was called.
         self.over = False
         self._sock = sock
         self._answer = answer
         self._request_timeout = request_timeout
         self._idle_timeout = idle_timeout
+        self._on_turn = on_turn
         self._tls = tls
         self._buffer = bytearray()
         #: Held by who closes, cuts or exchanges the socket: nobody may touch a descriptor that is another's by then.
@@ -77,6 +85,14 @@ class Connection:
                     self._receive(_Deadline(self._idle_timeout))
                 deadline = _Deadline(self._request_timeout)
 
+    def waited_seconds(self) -> float | None:
+        """How long the client has kept us waiting, ``None`` if it has not."""
+        if self._turn is None:
+            return None
+        since, free = self._turn
+        waited = time.monotonic() - since
+        return waited if waited >= free else None
+
     def cut(self) -> None:
         """From any thread: whatever :meth:`serve` waits for on the network fails, and it returns."""
         self.over = True
@@ -88,6 +104,7 @@ class Connection:
         self.over = True
         with self._changing:
             self._sock.close()
+        self._on_turn()
 
     def forget(self) -> None:
         """As :meth:`close`, in a forked child, where whoever held the lock is not."""
@@ -111,11 +128,13 @@ class Connection:
             if self._buffer:
                 self._send(encode(plain(HTTPStatus.REQUEST_TIMEOUT), keep_alive=False))
             return False
-        self.client_since = None
+        self._turn = None
         answer = self._answer(head)
-        self.client_since = time.monotonic()
+        self._turn = time.monotonic(), _TAKING_SECONDS
+        self._on_turn()
         self._send(answer)
-        return head.keep_alive
+        self._turn = self._turn[0], 0.0
+        return head.keep_alive and not self.leaving
 
     def _receive_request(self, deadline: _Deadline) -> Head:
         """The next request, the body read and dropped, what follows it left in the buffer."""

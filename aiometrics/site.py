@@ -99,6 +99,7 @@ class Site:
         """In a forked child: let go of the port, which the parent serves, and of what its threads had locked."""
         self.close()
         self._server = self._guard = None
+        self._scrapes.forget()
 
     def _new_guard(self) -> Guard | None:
         return Guard(path_of(self._options.web_config)) if self._options.web_config else None

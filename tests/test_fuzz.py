@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from dataclasses import replace
+
 import pytest
-from fuzz import pages
+from fuzz import attacks, pages
+from serving import Serve, ask, http_threads
 
 from aiometrics import reader
 from aiometrics.layout import NAME_BYTES
 from aiometrics.page import Page
 from aiometrics.reader import PageView, read
+from aiometrics.server import Response
 from aiometrics.terms import PageError
+
+#: What no socket takes at once, compressed or not.
+LARGE = random.Random(1).randbytes(8 << 20)  # noqa: S311 - only its size matters
 
 
 def test_the_reader_refuses_broken_pages_and_does_nothing_else() -> None:
@@ -54,3 +63,18 @@ def test_a_page_says_no_more_than_was_written_into_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr(reader, "NAME_BYTES", NAME_BYTES - 1)
     with pytest.raises(PageError, match="a name of at most 1023 bytes cannot have 1024"):
         read(page.copy(), 0, 0)
+
+
+@pytest.mark.parametrize("attack", [attack for attack in attacks.ATTACKS.values() if not attack.guard], ids=lambda attack: attack.name)
+def test_the_endpoint_outlives_hostile_clients(serve: Serve, attack: attacks.Attack) -> None:
+    """Twice as many as there is room for, twice each: none is held on to, none is an error, and who asks then gets an answer."""
+    server = serve(routes={"/metrics": lambda _: Response(200, LARGE)}, request_timeout=0.1)
+    outcome = attacks.Outcome()
+    asyncio.run(attacks.attack(replace(attack, clients=32), server.port, outcome, times=2, pace_seconds=0.01))
+    status, _, _ = ask(server, "/metrics")
+
+    assert 200 == status
+    assert 64 == outcome.connections == outcome.answers.total()
+    assert "not connected" not in outcome.answers
+    assert 16 >= len(http_threads("aiometrics-http-client"))
+    assert [] == serve.errors

@@ -20,6 +20,7 @@ from contextlib import ExitStack, closing
 import pytest
 from serving import GUARD_SECONDS, HUGE, LONG, ROUTES, Serve, Stuck, ask, ask_on, connect, exchange, http_threads, read_all, status_line
 
+from aiometrics import http_connection, http_crowd
 from aiometrics import server as server_module
 from aiometrics.http_messages import MAX_BODY, MAX_HEAD, MAX_HEADERS, MAX_REQUEST_LINE
 from aiometrics.server import MetricsServer, Request, Response
@@ -312,8 +313,9 @@ SILENT, SLOW, IDLE, REFUSED, DEAF = b"", b"GET / HT", GET, b"\0", b"GET /huge HT
 
 
 @pytest.mark.parametrize("data", [SILENT, SLOW, IDLE, REFUSED, DEAF], ids=["silent", "slow to ask", "idle", "refused", "slow to read"])
-def test_who_keeps_us_waiting_longest_goes_first(serve: Serve, data: bytes) -> None:
+def test_who_keeps_us_waiting_longest_goes_first(serve: Serve, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no room, the next client gets that of the one whose turn it has been for longest, whatever it should do."""
+    monkeypatch.setattr(http_connection, "_TAKING_SECONDS", 0.0)
     server = serve(max_connections=2, request_timeout=GUARD_SECONDS, idle_timeout=GUARD_SECONDS)
     with connect(server) as first:
         first.sendall(data)
@@ -337,6 +339,35 @@ def test_a_host_with_many_connections_drives_out_nobody_else(serve: Serve) -> No
             assert b"" == read_all(second)
             other.sendall(GET)
             assert other.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_where_others_wait_for_room_nobody_is_answered_on_and_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that has asked for many things at once gets one of them, if all places are taken, and then the next client has its turn."""
+    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
+    stuck = Stuck()
+    server = serve(max_connections=1, routes={**ROUTES, "/stuck": stuck})
+    with connect(server) as greedy, connect(server) as next_one:
+        greedy.sendall(b"GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+        next_one.sendall(GET)
+        assert stuck.entered.acquire(timeout=GUARD_SECONDS)
+        (connection,) = server._crowd._connections.values()
+        while not connection.leaving:
+            os.sched_yield()
+        stuck.leave.set()
+
+        assert 1 == read_all(greedy).count(b"HTTP/1.1 200 OK")
+        assert next_one.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_who_has_only_just_come_is_not_driven_out(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client has a moment to ask before it counts as keeping us waiting, or the next one to come would always have its place."""
+    monkeypatch.setattr(http_connection, "_ASKING_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", 0.0)
+    server = serve(max_connections=1)
+    with connect(server) as first:
+        assert "HTTP/1.1 503 Service Unavailable" == status_line(exchange(server, b""))
+        first.sendall(GET)
+        assert first.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_hundreds_of_silent_clients_keep_no_scraper_out(serve: Serve) -> None:
@@ -570,6 +601,7 @@ def test_close_can_be_repeated(serve: Serve) -> None:
 def test_close_does_not_wait_forever_for_a_route(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A route that is stuck cannot hold up the application's shutdown."""
     monkeypatch.setattr(server_module, "_JOIN_SECONDS", 0.0)
+    monkeypatch.setattr(http_crowd, "_JOIN_SECONDS", 0.0)
     entered, leave = threading.Event(), threading.Event()
 
     def stuck(_: Request) -> Response:

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz pages --cases 1000000``: the reader against broken pages. Ends with 1 if anything was found."""
+"""``python -m tests.fuzz pages --cases 1000000`` or ``python -m tests.fuzz http``. Ends with 1 if anything was found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from . import pages
+from . import endpoint, pages
+from .attacks import ATTACKS
 
 
 def _arguments() -> argparse.Namespace:
@@ -20,6 +21,11 @@ def _arguments() -> argparse.Namespace:
     found.add_argument("--seed", type=int, default=1)
     found.add_argument("--keep", type=Path, metavar="DIR", help="where to write the pages that found something")
     found.set_defaults(run=_pages)
+    assailed = targets.add_parser("http", help="a busy service against hostile clients, each kind for some seconds")
+    assailed.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"some of {', '.join(ATTACKS)} (default: all)")
+    assailed.add_argument("--seconds", type=float, default=10.0)
+    assailed.add_argument("--pause", type=float, default=0.001, metavar="SECONDS", help="of the loop between two turns; 0 is a busy loop")
+    assailed.set_defaults(run=lambda options: min(1, endpoint.run(options.attacks, options.pause, options.seconds)))
     return parser.parse_args()
 
 

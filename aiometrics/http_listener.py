@@ -1,0 +1,47 @@
+"""The socket that the server listens on, bound where it is asked for, with errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any
+
+_BACKLOG = 128
+
+
+def listen(addr: str, port: int) -> socket.socket:
+    """A socket that listens there and does not block, IPv4 if the name has such an address.
+
+    Raises ``OSError``, with the number that the system gave and a text that names the fix, if the address cannot be bound.
+    """
+    try:
+        found = socket.getaddrinfo(addr, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda candidate: candidate[0] != socket.AF_INET)
+        return _bound(family, address)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot serve metrics on port {port} of {addr!r}: {error.strerror}{_advice(error)}") from None
+
+
+def _advice(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return ". Give another port, or port=0 for any free one; of several workers, each needs a port of its own"
+    if error.errno == errno.EACCES:
+        return ". Ports below 1024 need a privilege: give one from 1024 on, or port=0 for any free one"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return ". Give an address of this machine: '0.0.0.0' for all it has, '127.0.0.1' to be reached from this machine only"
+    return ""
+
+
+def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it would let two servers share the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+        sock.settimeout(0)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
