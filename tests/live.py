@@ -73,9 +73,19 @@ def running(*program: str | Path, announces: Collection[str]) -> Iterator[str]:
 
 @contextmanager
 def prometheus(
-    program: str, root: Path, directory: Path, targets: Mapping[str, str], *, seconds: float, every_ms: int = 1_000, shorter: int = 1
+    program: str,
+    root: Path,
+    directory: Path,
+    targets: Mapping[str, str],
+    *features: str,
+    seconds: float,
+    every_ms: int = 1_000,
+    shorter: int = 1,
 ) -> Iterator[Prometheus]:
-    """The configuration of the repository with these targets, by job, short intervals, and windows that are ``shorter`` times shorter."""
+    """The configuration of the repository with these targets, by job, short intervals, and windows that are ``shorter`` times shorter.
+
+    ``features`` are such that are not on by default.
+    """
     configuration = yaml.safe_load((root / "prometheus.yml").read_text(encoding="utf-8"))
     for pattern in configuration["rule_files"]:
         for path in root.glob(pattern):
@@ -89,7 +99,8 @@ def prometheus(
     file = directory / "prometheus.yml"
     file.write_text(yaml.safe_dump(configuration), encoding="utf-8")
     options = (f"--config.file={file}", f"--storage.tsdb.path={directory / 'data'}", "--web.listen-address=127.0.0.1:0")
-    with running(program, *options, announces=['msg="Listening on"', "Server is ready"]) as printed:
+    enabled = [f"--enable-feature={','.join(features)}"] if features else []
+    with running(program, *options, *enabled, announces=['msg="Listening on"', "Server is ready"]) as printed:
         address = printed.split('msg="Listening on" address=')[1].split()[0]
         yield Prometheus(f"http://{address}", time.monotonic() + seconds)
 
