@@ -22,6 +22,7 @@ _WRAPPERS = {
     ("anyio._backends._asyncio", "wrapper"): "func",
     ("anyio._backends._asyncio", "_run_wrapped_task"): "coro",
     ("anyio._core._tasks", "_run_coro"): "self",
+    ("aiometrics.request", "scoped_coroutine"): "function",
 }
 #: Programs that run somebody else's application as ``python -m``: being ``__main__`` does not make them the application.
 _LAUNCHERS = frozenset(

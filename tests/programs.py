@@ -195,12 +195,12 @@ class Run:
             around.alone = False
         self.visits.append(Visit(name, self.traced.clock.now_ns))
         visit, token = self.visits[-1], visit_of.set(self.visits[-1])
-        with request(name) as visit.measured:
-            try:
+        try:
+            with request(name) as visit.measured:
                 yield
-            finally:
-                visit.end(self.traced.clock.now_ns)
-        visit_of.reset(token)
+        finally:
+            visit.end(self.traced.clock.now_ns)
+            visit_of.reset(token)
 
     async def items(self, life: Life, ops: Ops) -> AsyncGenerator[int, None]:
         """An asynchronous generator that awaits on its way."""

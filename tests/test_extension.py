@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from tracing import every_loop
 
-from aiometrics import layout
+from aiometrics import current_request, layout, request
+from aiometrics.context import current_scope
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
 from aiometrics.instrumentation import Instrumentation
@@ -28,6 +29,7 @@ from aiometrics.places import Places
 from aiometrics.recorder import IMPLEMENTATIONS, _refusal
 from aiometrics.testing import ManualClock, traced_loop
 
+EAGERLY: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 WITHOUT_THE_CORE = {
     "the environment": ("import os; os.environ['AIOMETRICS_NO_EXTENSIONS'] = '1'", "AIOMETRICS_NO_EXTENSIONS is set"),
     "a build without it": (
@@ -131,7 +133,7 @@ class Forged:
         self.layout = type("Parts", (), {name: getattr(page().layout, name) for name in PARTS} | parts)
 
 
-PARTS = ("bounds", "loop", "start_delay", "iterations", "coroutines", "yield_points")
+PARTS = ("bounds", "loop", "start_delay", "iterations", "coroutines", "yield_points", "scope_errors", "requests", "request_waits")
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -142,7 +144,7 @@ def test_a_page_whose_parts_lie_outside_of_it_is_refused(core: Any, part: str, s
         core.Recorder(Forged(page().memory, **{part: start}), None, None)
 
 
-@pytest.mark.parametrize("field", ["segment_bounds", "wait_bounds", "max_coroutines", "max_yield_points", "weight"])
+@pytest.mark.parametrize("field", ["segment_bounds", "wait_bounds", "max_coroutines", "max_yield_points", "max_requests", "weight"])
 @pytest.mark.parametrize("value", [0, -1, 2**40])
 def test_a_page_whose_header_makes_no_sense_is_refused(core: Any, field: str, value: int) -> None:
     """So is one whose numbers do not fit together."""
@@ -167,6 +169,83 @@ def test_only_a_recorder_makes_traced_coroutines(core: Any) -> None:
     """One without a recorder would have nowhere to write."""
     with pytest.raises(TypeError):
         core.TracedCoroutine()
+
+
+def test_a_scope_takes_what_it_is_given_at_its_word_only_if_that_can_be(implementation: str) -> None:
+    """Records that are in the page, statuses that there are; what it is asked twice, or too early, it does not do."""
+    core = IMPLEMENTATIONS[implementation]
+    made = page()
+    recorder = core.recorder(made, None, None)
+    scope: Any = core.scope()
+    assert (-1, [], None, 0) == (scope.leave(0), scope.charges(), scope.outer, scope.entered_ns)
+    assert not scope.enter(recorder, 1)
+    scope = core.scope()
+    if core.core is not None:
+        for wrong in ((), (recorder,), (None, 1), (recorder, None), (recorder, 1, 1)):
+            with pytest.raises(TypeError):
+                scope.enter(*wrong)
+        for record in (-1, 5, 2**40):
+            with pytest.raises((ValueError, OverflowError)):
+                scope.enter(recorder, record)
+    assert scope.enter(recorder, 4)
+    assert not scope.enter(recorder, 4)
+    if core.core is not None:
+        for status in (-1, 3, 2**40):
+            with pytest.raises((ValueError, OverflowError)):
+                scope.leave(status)
+    assert 0 <= scope.leave(2)
+    assert -1 == scope.leave(2)
+    other: Any = core.scope()
+    current_scope.set(other)
+    assert other.enter(recorder, 0)
+    assert None is other.outer
+    current_scope.set(None)
+    recorder.retire()
+    assert -1 == other.leave(0)
+    assert not core.scope().enter(recorder, 0)
+    cancelled = made.layout.request_wall(4, 2)
+    assert 1 == sum(made.words[cancelled + 1 : cancelled + made.layout.wait_words])
+
+
+class MeddlingDirectory(Directory):
+    """Something else happens when it is asked where waits go for the first time."""
+
+    meddle: Any
+
+    def request_wait(self, request: int, point: int) -> int:
+        """The record."""
+        meddle, self.meddle = self.meddle, lambda: None
+        meddle()
+        return super().request_wait(request, point)
+
+
+@pytest.mark.parametrize("what", ["retire", "leave", "charge"])
+def test_anything_may_happen_while_the_waits_of_a_request_are_named(implementation: str, what: str) -> None:
+    """The recorder goes, the scope is left, or new places are met: each wait is counted once, and nothing where it must not be."""
+
+    async def eager() -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        with request("GET /"):
+            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.5)
+            scope: Any = current_request()
+            directory: Any = traced.instrumentation.slots()[0].directory
+            directory.__class__ = MeddlingDirectory
+            directory.meddle = {
+                "retire": lambda: traced.instrumentation.uninstrument(traced.loop),
+                "leave": lambda: scope.leave(0),
+                "charge": lambda: [asyncio.Task(eager(), loop=traced.loop, **EAGERLY) for _ in range(3)],
+            }[what]
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.loop.run_until_complete(main())
+        traced.run(asyncio.sleep(1))
+        seen = traced.snapshot()
+    waited = {wait.awaits: wait.wait_ns for wait in seen.request_waits if wait.wait_ns}
+    assert ({} if what == "retire" else {"asyncio.sleep": 750_000_000}) == waited
+    assert (0 if what == "retire" else 1) == seen.request("GET /").wall["completed"].count
 
 
 def test_each_loop_has_its_tasks_whoever_constructs_them(implementation: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tracing import every_loop
 
+from aiometrics import request
 from aiometrics.recorder import IMPLEMENTATIONS
 
 #: Tasks per crowd; of that many, one kept object each could not be overlooked.
@@ -156,6 +157,56 @@ async def called_back() -> None:
         loop.call_soon([].append if number % 2 else "no function", number)  # type: ignore[arg-type]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
+
+
+@crowd
+async def serving_requests() -> None:
+    """Each serves one, with a child that outlives it."""
+
+    async def serves() -> None:
+        with request("GET /", objective=1):
+            child = asyncio.create_task(returns())
+            await returns()
+        await child
+
+    await asyncio.gather(*await spawn(serves))
+
+
+@crowd
+async def leaving_no_scope() -> None:
+    """Each enters one scope after the other, and leaves none."""
+
+    async def enters() -> None:
+        for _ in range(3):
+            request("GET /", objective=1).__enter__()
+            await returns()
+
+    await asyncio.gather(*await spawn(enters))
+
+
+@crowd
+async def leaving_the_scopes_of_others() -> None:
+    """Each leaves what its neighbour entered."""
+    scopes = [request("GET /", objective=1) for _ in range(CROWD)]
+
+    async def enters(number: int) -> None:
+        scopes[number].__enter__()
+        await asyncio.sleep(0)
+        scopes[number - 1].__exit__(None, None, None)
+        await asyncio.sleep(0)
+
+    await asyncio.gather(*(asyncio.create_task(enters(number)) for number in range(CROWD)))
+
+
+@crowd
+async def destroyed_inside_a_request() -> None:
+    """Each waits for ever in a scope whose id leads back to it, and is forgotten."""
+
+    async def visits() -> None:
+        with request("GET /", id=asyncio.current_task()):
+            await waits()
+
+    await spawn(visits)
 
 
 def alive(kind: type) -> str:

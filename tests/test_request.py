@@ -6,46 +6,25 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+import pytest
+from scopes import EAGERLY, SECOND, charged, errors, last, observed, times, work
+
 from aiometrics import current_request, request
-from aiometrics.request import Charge, FinishedRequest
+from aiometrics.finished import Charge, FinishedRequest
 from aiometrics.testing import TracedLoop, traced_loop
-
-SECOND = 1_000_000_000
-
-
-def observed(traced: TracedLoop) -> list[FinishedRequest]:
-    """The requests that are finished from now on."""
-    found: list[FinishedRequest] = []
-    traced.instrumentation.request_observers.every.append(found.append)
-    return found
-
-
-def charged(finished: FinishedRequest) -> list[tuple[str, int, int, int]]:
-    """What was charged, by the name of the yield point's function or the pseudo point: segments, active and waiting ns."""
-    return [
-        (point.yield_point.rpartition(" ")[2].rpartition(".")[2], point.segments, point.active_ns, point.wait_ns)
-        for point in finished.points
-    ]
 
 
 def test_a_request_is_its_code_and_every_task_started_inside(implementation: str) -> None:
     """Active time of all its tasks until it is left, wall time, waits; what they take later is background."""
-
-    async def child(traced: TracedLoop) -> None:
-        traced.clock.advance(0.5)
-        await asyncio.sleep(1)
-        traced.clock.advance(0.25)
-        await asyncio.sleep(2)
-        traced.clock.advance(0.125)
 
     async def handler(traced: TracedLoop) -> None:
         traced.clock.advance(3)
         with request("GET /orders/{id}", id=7) as current:
             assert current is current_request()
             traced.clock.advance(0.1)
-            task = asyncio.create_task(child(traced))
+            task = asyncio.create_task(work(traced, 0.5, 0.25, 0.125))
             await asyncio.sleep(0)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.1)
             traced.clock.advance(0.2)
         assert current_request() is None
         await task
@@ -55,51 +34,285 @@ def test_a_request_is_its_code_and_every_task_started_inside(implementation: str
         traced.run(handler(traced))
         seen = traced.snapshot()
     entry = seen.request("GET /orders/{id}")
-    assert (2_300_000_000, 1_050_000_000) == (entry.wall["completed"].sum_ns, entry.active.sum_ns)
+    assert (2_050_000_000, 1_050_000_000) == (entry.wall["completed"].sum_ns, entry.active.sum_ns)
     assert (125_000_000, 0) == (entry.background_ns, entry.in_progress)
-    assert {("GET /orders/{id}", "asyncio.sleep"): 3_000_000_000} == {wait.labels: wait.wait_ns for wait in seen.request_waits}
     (finished,) = found
     assert ("GET /orders/{id}", "7", "completed", 4 * SECOND) == (finished.request, finished.id, finished.status, finished.started)
+    assert [("handler", 0.1, 0.5), ("work", 0.75, 1.0), ("handler", 0.0, 1.25), ("(request)", 0.2, 0.0)] == charged(finished)
+    assert {("GET /orders/{id}", "asyncio.sleep"): 2_750_000_000} == {wait.labels: wait.wait_ns for wait in seen.request_waits}
+
+
+def test_one_task_serves_many_requests_in_turn(implementation: str) -> None:
+    """A connection that is kept alive: each request has its own part of the task, down to the middle of a segment."""
+
+    async def connection(traced: TracedLoop) -> None:
+        traced.clock.advance(5)
+        for name, seconds in (("GET /", 0.25), ("POST /", 0.5), ("GET /", 0.125)):
+            with request(name):
+                traced.clock.advance(seconds)
+            traced.clock.advance(7)
+        await asyncio.sleep(1)
+        with request("GET /"):
+            await work(traced, 0.25, 0.25)
+
+    with traced_loop(implementation=implementation) as traced:
+        found = observed(traced)
+        traced.run(connection(traced))
+        seen = traced.snapshot()
     assert [
-        ("handler", 1, 100_000_000, 500_000_000),
-        ("child", 1, 500_000_000, 1_000_000_000),
-        ("handler", 1, 0, 1_500_000_000),
-        ("child", 1, 250_000_000, 0),
-        ("(request)", 1, 200_000_000, 0),
-    ] == charged(finished)
-    assert finished.active_ns == sum(point.active_ns for point in finished.points)
+        ("GET /", "completed", 0.25, 0.25),
+        ("POST /", "completed", 0.5, 0.5),
+        ("GET /", "completed", 0.125, 0.125),
+        ("GET /", "completed", 1.5, 0.5),
+    ] == list(map(times, found))
+    assert (3, 0.875 * SECOND) == (seen.request("GET /").active.count, seen.request("GET /").active.sum_ns)
+    assert {} == errors(traced)
 
 
-def test_outside_of_a_traced_loop_nothing_is_measured() -> None:
-    """The block runs all the same."""
-    with request("nightly") as current:
-        assert current is current_request()
-    assert current_request() is None
+def test_an_inner_scope_has_its_time_to_itself(implementation: str) -> None:
+    """Each nanosecond belongs to one request; the outer one goes on when the inner one is left."""
+
+    async def handler(traced: TracedLoop) -> None:
+        with request("outer"):
+            traced.clock.advance(0.5)
+            with request("inner"):
+                assert "inner" == getattr(current_request(), "type", None)
+                await work(traced, 0.25, 0.25)
+            assert "outer" == getattr(current_request(), "type", None)
+            traced.clock.advance(0.125)
+
+    with traced_loop(implementation=implementation) as traced:
+        inner, outer = observed(traced), traced.run(handler(traced))
+        assert outer is None
+    assert [("inner", "completed", 1.5, 0.5), ("outer", "completed", 2.125, 0.625)] == list(map(times, inner))
+    assert [[("work", 0.25, 1.0), ("(request)", 0.25, 0.0)], [("(request)", 0.625, 0.0)]] == list(map(charged, inner))
 
 
-def test_objectives_count_each_violation_once(implementation: str) -> None:
+def test_a_failing_task_group_fails_the_request(implementation: str) -> None:
+    """What its tasks took counts, those that were cancelled because of the failure included."""
+
+    async def fails(traced: TracedLoop) -> None:
+        await asyncio.sleep(1)
+        traced.clock.advance(0.25)
+        raise ValueError
+
+    async def handler(traced: TracedLoop) -> None:
+        with request("GET /"):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails(traced))
+                group.create_task(work(traced, 0.5, 0, 0, 0))
+
+    with traced_loop(implementation=implementation) as traced:
+        found = observed(traced)
+        with pytest.raises(ExceptionGroup):
+            traced.run(handler(traced))
+    assert [("GET /", "failed", 1.25, 0.75)] == list(map(times, found))
+    assert {("handler", 0.0, 1.25), ("fails", 0.0, 1.0), ("(raise)", 0.25, 0.0), ("work", 0.5, 0.75)} == {
+        (place, active, wait) for place, active, wait in charged(found[0]) if active or wait
+    }
+
+
+def test_a_cancelled_request_says_so(implementation: str) -> None:
+    """As when a client goes away; what its shielded child goes on to do is background."""
+
+    async def handler(traced: TracedLoop) -> None:
+        async with request("GET /"):
+            await asyncio.shield(asyncio.create_task(work(traced, 0.5, 0.25)))
+
+    async def main(traced: TracedLoop) -> None:
+        task = asyncio.create_task(handler(traced))
+        await asyncio.sleep(0.75)
+        task.cancel()
+        await asyncio.sleep(9)
+
+    with traced_loop(implementation=implementation) as traced:
+        found = observed(traced)
+        traced.run(main(traced))
+        assert [("GET /", "cancelled", 0.75, 0.5)] == list(map(times, found))
+        assert 0.25 * SECOND == traced.snapshot().request("GET /").background_ns
+
+
+@pytest.mark.skipif(not EAGERLY, reason="eager tasks came with Python 3.12")
+def test_an_eager_child_counts_once(implementation: str) -> None:
+    """Its first segment runs inside its parent's, which waits meanwhile."""
+
+    async def handler(traced: TracedLoop) -> None:
+        with request("GET /"):
+            traced.clock.advance(0.5)
+            child = asyncio.Task(work(traced, 0.25, 0.125), loop=traced.loop, **EAGERLY)
+            traced.clock.advance(0.5)
+            await child
+
+    with traced_loop(implementation=implementation) as traced:
+        found = observed(traced)
+        traced.run(handler(traced))
+    assert [("GET /", "completed", 1.875, 1.375)] == list(map(times, found))
+    assert ("(eager child)", 0.0, 0.25) in charged(found[0])
+
+
+def test_blocking_segments_of_a_request_are_told_apart(implementation: str) -> None:
+    """Its share of segments of the threshold and more."""
+
+    async def handler(traced: TracedLoop) -> None:
+        traced.clock.advance(0.09)
+        with request("GET /"):
+            await work(traced, 0.02, 0.05, 0.3)
+
+    with traced_loop(implementation=implementation) as traced:
+        found = observed(traced)
+        traced.run(handler(traced))
+    assert [("work", 70_000_000, 20_000_000), ("(request)", 300_000_000, 300_000_000)] == [
+        (last(point.yield_point), point.active_ns, point.blocking_ns) for point in found[0].points
+    ]
+
+
+def test_a_scope_entered_in_a_callback_counts_the_tasks_it_starts(implementation: str) -> None:
+    """The callback itself belongs to no request."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def on_message(traced: TracedLoop) -> None:
+        with request("message"):
+            traced.clock.advance(0.5)
+            tasks.append(traced.loop.create_task(work(traced, 0.25)))
+
+    async def main(traced: TracedLoop) -> None:
+        traced.loop.call_soon(on_message, traced)
+        await asyncio.sleep(1)
+        await tasks[0]
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        entry = traced.snapshot().request("message")
+        assert (0.5 * SECOND, 0, 0.25 * SECOND) == (entry.wall["completed"].sum_ns, entry.active.sum_ns, entry.background_ns)
+        assert {} == errors(traced)
+
+
+def test_places_beyond_sixty_four_go_to_other(implementation: str) -> None:
+    """A request that suspends at ever new places takes no more memory for it, and loses no time."""
+    names: dict[str, Any] = {"asyncio": asyncio, "__name__": "many"}
+    lines = "\n".join(f"    clock.advance(1)\n    await asyncio.sleep({number})" for number in range(70))
+    code = compile(f"async def many(clock):\n{lines}", "many.py", "exec")
+    exec(code, names)  # noqa: S102 - seventy lines are no pleasure to read
+
+    async def handler(traced: TracedLoop) -> None:
+        with request("GET /"):
+            await names["many"](traced.clock)
+
+    with traced_loop(implementation=implementation) as traced:
+        found = observed(traced)
+        traced.run(handler(traced))
+    (finished,) = found
+    assert (65, ("(other)", 6.0, float(sum(range(64, 70))))) == (len(finished.points), charged(finished)[-1])
+    assert (70 * SECOND, finished.wall_ns) == (finished.active_ns, finished.active_ns + sum(point.wait_ns for point in finished.points))
+
+
+def test_types_beyond_the_capacity_go_to_other(implementation: str) -> None:
+    """Each that found no room is counted; nothing is lost."""
+
+    async def handler(traced: TracedLoop) -> None:
+        for name in ("a", "b", "c", "d", "c", "(other)"):
+            with request(name):
+                await work(traced, 0.5, 0)
+
+    with traced_loop(implementation=implementation, max_requests=2) as traced:
+        traced.run(handler(traced))
+        seen = traced.snapshot()
+    assert {"a": 1, "b": 1, "(other)": 4} == {entry.request: entry.active.count for entry in seen.requests}
+    assert 2 == seen.overflow["request"]
+    assert {"a": 1, "b": 1, "(other)": 4} == {wait.request: wait.wait_ns // SECOND for wait in seen.request_waits}
+
+
+def test_of_a_sample_of_tasks_sums_are_estimates(implementation: str) -> None:
+    """Every request counts; its time is what the traced tasks took, scaled in sums."""
+
+    async def main(traced: TracedLoop) -> None:
+        with request("GET /"):
+            await asyncio.gather(*(asyncio.create_task(work(traced, 0.5, 0)) for _ in range(400)))
+
+    with traced_loop(implementation=implementation, sample=1 / 4) as traced:
+        traced.run(main(traced))
+        seen = traced.snapshot()
+    sampled = next(entry for entry in seen.coroutines if entry.coroutine.endswith("work")).created
+    entry = seen.request("GET /")
+    assert (1, 1, sampled * SECOND // 2) == (entry.wall["completed"].count, entry.active.count, entry.active.sum_ns)
+
+
+# --- objectives -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_violation_counts_once_whoever_finds_it(implementation: str) -> None:
     """A request in progress that is over its objective counts when somebody looks, and not again when it is left."""
 
     async def handler(traced: TracedLoop) -> list[int]:
+        def violations() -> int:
+            return traced.snapshot().request("slow").violations
+
         with request("slow"):
-            counts = [traced.snapshot().request("slow").violations]
-            await asyncio.sleep(0.6)
-            counts.append(traced.snapshot().request("slow").violations)
-            counts.append(traced.snapshot().request("slow").violations)
+            counts = [violations()]
+            await asyncio.sleep(0.5)
+            counts.append(violations())
+            traced.clock.advance_ns(1)
+            counts += [violations(), violations()]
         with request("slow", objective=9):
-            await asyncio.sleep(8)
+            await asyncio.sleep(9)
         with request("slow"):
             await asyncio.sleep(0.6)
-        return [*counts, traced.snapshot().request("slow").violations]
+        return [*counts, violations()]
 
     with traced_loop(implementation=implementation, objectives={"slow": 0.5}) as traced:
-        assert [0, 1, 1, 2] == traced.run(handler(traced))
+        assert [0, 0, 1, 1, 2] == traced.run(handler(traced))
+
+
+def test_types_with_an_objective_are_there_from_the_start(implementation: str) -> None:
+    """With zeros, so that the first violation shows in a rate; types without one have no such series."""
+
+    async def main() -> None:
+        with request("fast"), request("own", objective=2):
+            pass
+
+    with traced_loop(implementation=implementation, objectives={"slow": 0.5}) as traced:
+        traced.run(main())
+        seen = traced.snapshot()
+    assert {"slow": (500_000_000, 0, 0), "fast": (None, 0, 1), "own": (2_000_000_000, 0, 1)} == {
+        entry.request: (entry.objective_ns, entry.violations, entry.active.count) for entry in seen.requests
+    }
+
+
+def test_who_asks_is_told_of_each_request_or_of_slow_ones(implementation: str) -> None:
+    """Slow is over the objective, or over the limit where there is none. Who raises is counted, and told nothing any more."""
+
+    async def handler() -> None:
+        for name, seconds in (("a", 1.0), ("a", 1.5), ("b", 0.5), ("b", 0.125)):
+            with request(name):
+                await asyncio.sleep(seconds)
+
+    with traced_loop(implementation=implementation, objectives={"a": 1}, blocking_threshold=0.25) as traced:
+        told, observers = [], traced.instrumentation.request_observers
+
+        def breaks(finished: FinishedRequest) -> None:
+            told.append(("breaks", finished.wall_ns))
+            raise ValueError
+
+        observers.slow += [lambda finished: told.append(("slow", finished.wall_ns)), breaks]
+        observers.every.append(lambda finished: told.append(("every", finished.wall_ns)))
+        traced.run(handler())
+        faults = traced.instrumentation.faults.counts()
+        traced.instrumentation.faults._counts.clear()
+    assert {"request_observer": 1} == faults
+    assert [
+        ("every", SECOND),
+        ("every", 1.5 * SECOND),
+        ("slow", 1.5 * SECOND),
+        ("breaks", 1.5 * SECOND),
+        ("every", 0.5 * SECOND),
+        ("slow", 0.5 * SECOND),
+        ("every", 0.125 * SECOND),
+    ] == told
 
 
 def test_a_charge_is_a_plain_tuple() -> None:
     """Seven values in the order in which they are documented."""
-    names: Any = Charge._fields
-    assert ("coroutine", "yield_point", "awaits", "segments", "active_ns", "wait_ns", "blocking_ns") == names
+    assert ["coroutine", "yield_point", "awaits", "segments", "active_ns", "wait_ns", "blocking_ns"] == list(Charge._fields)
 
 
 def test_a_request_may_be_over_before_its_block(implementation: str) -> None:
