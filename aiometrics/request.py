@@ -142,7 +142,7 @@ class Request(Scope):
             wall_ns=wall_ns,
             active_ns=sum(charge[2] for charge in charges),
             objective_ns=self.objective_ns,
-            attributes=self.attributes,
+            attributes=dict(self.attributes),  # for other threads: the code inside may go on to change them
             charges=charges,
             labels=home.directory.labels,
             kept=self.journal(),

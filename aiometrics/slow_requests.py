@@ -56,7 +56,7 @@ def _write(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | No
 def event(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | None) -> dict[str, Any]:
     """The fields of the event: ``event.duration`` in ns as the schema has it, our own durations in seconds."""
     ended = finished.started + finished.wall_ns
-    fields: dict[str, Any] = {
+    return {
         "@timestamp": ecs.timestamp(ended),
         "event.kind": "event",
         "event.module": "aiometrics",
@@ -68,18 +68,15 @@ def event(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | Non
         "event.duration": finished.wall_ns,
         "labels.request": finished.request,
         "labels.status": finished.status,
+        **({} if finished.id is None else {"labels.request_id": finished.id}),
         **finished.attributes,
+        **({} if trace is None else {"trace.id": trace[0], "span.id": trace[1]}),
         "aiometrics.allowed_seconds": limit_ns / SECOND_NS,
         "aiometrics.active_seconds": finished.active_ns / SECOND_NS,
         "aiometrics.blocking_seconds": sum(point.blocking_ns for point in finished.points) / SECOND_NS,
         "aiometrics.yield_points": [_point(point) for point in _worst(finished.points)],
         "aiometrics.yield_points_left_out": max(0, len(finished.points) - MAX_POINTS),
     }
-    if finished.id is not None:
-        fields["labels.request_id"] = finished.id
-    if trace is not None:
-        fields["trace.id"], fields["span.id"] = trace
-    return fields
 
 
 def _worst(points: Iterable[Charge]) -> list[Charge]:

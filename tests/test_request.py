@@ -384,11 +384,13 @@ def test_outside_of_a_traced_loop_a_request_may_finish_too() -> None:
 
 
 def test_observers_are_told_what_else_is_known(implementation: str) -> None:
-    """Attributes that the code inside sets, which are no labels."""
+    """Attributes that the code inside sets, which are no labels; as they were when the request was over."""
 
     async def handler() -> None:
         with request("GET /") as current:
             current.attributes["url.path"] = "/orders/7"
+            current.finish()
+            current.attributes["late"] = True
 
     with traced_loop(implementation=implementation) as traced:
         found = observed(traced)
