@@ -47,6 +47,8 @@ from aiometrics.terms import Buffer, PageError, terms_of
 
 OVERFLOWS = ("coroutine", "yield_point", "request", "request_wait", "string", "loop")
 _NONE: Mapping[int, Exemplar] = MappingProxyType({})
+#: A hundred years in ns.
+_MOST = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,17 @@ def read(data: Buffer, now_ns: int, unix_ns: int, exemplars: Mapping[int, Exempl
     Raises :class:`PageError` if it is not a page, or one whose offsets point outside of it.
     """
     return _Decoder(data, unix_ns - now_ns, now_ns, exemplars, alive=alive).view()
+
+
+def check_range(data: Buffer) -> None:
+    """Raises :class:`PageError` if a page that :func:`read` takes has a number so large that who goes on counting might overflow."""
+    layout = terms_of(data, len(data)).layout
+    words = memoryview(data)[: layout.strings * WORD].cast("q")
+    # In between are tables of notes, which have text among their words.
+    numbers = words[: layout.samples], words[layout.samples : layout.coroutines : NOTE_WORDS], words[layout.coroutines :]
+    for number in (found for some in numbers for found in (min(some), max(some))):
+        if abs(number) > _MOST:
+            raise PageError(f"a page never has more than {_MOST} of anything, and not {number}")
 
 
 class _Decoder:

@@ -20,7 +20,7 @@ from aiometrics.layout import HEADER, WORD
 from aiometrics.merge import labelled
 from aiometrics.mounts import filesystem_of, in_memory
 from aiometrics.page import Page
-from aiometrics.reader import PageView, read
+from aiometrics.reader import PageView, check_range, read
 from aiometrics.slotfile import REASONS, Copy, Locked, Reason, Unusable
 from aiometrics.terms import PageError, PageVersionError, Terms, terms_of, version_of
 
@@ -236,6 +236,7 @@ def _is(content: bytes) -> object:
     """What pages must have in common that the same processes read: the terms, or of another version that. ``None`` if nobody reads it."""
     try:
         read(content, 0, 0)
+        check_range(content)
     except PageVersionError:
         return version_of(content)
     except PageError:

@@ -22,13 +22,13 @@ LARGE = random.Random(1).randbytes(8 << 20)  # noqa: S311 - only its size matter
 
 
 def test_the_reader_refuses_broken_pages_and_does_nothing_else() -> None:
-    """Some thousand pages: none is worse than refused, all kinds of refusals occur, and what is taken can be rendered."""
+    """Some thousand pages: none is worse than refused, all kinds of refusals occur; what is taken can be rendered, and continued."""
     report = pages.campaign(3000, seed=7)
 
     assert {} == report.findings
     assert 3000 < report.cases
     assert 300 < report.taken
-    assert 20 < report.rendered
+    assert 20 < report.used
     assert 15 < len(report.refusals)
 
 

@@ -278,6 +278,22 @@ def test_pages_of_other_terms_are_neither_added_nor_continued(shelf: Shelf, take
     assert [0, 1] == [take(terms).number for _ in range(2)]
 
 
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(1 << 62, (1 << 62) + 1), (-(1 << 62), 1 - (1 << 62)), ((1 << 62) + 1, 1), (-(1 << 62) - 1, 1), ((1 << 63) - 1, 1)],
+)
+def test_a_page_with_impossible_numbers_is_not_continued(shelf: Shelf, take: Callable[..., Held], number: int, expected: int) -> None:
+    """A damaged counter must not overflow in the process that would go on with it: that one begins anew."""
+    held = take()
+    count(held.page, "shop.handle", number)
+    held.release()
+    again = take()
+    count(again.page, "shop.handle", 1)
+
+    assert 0 == again.number
+    assert {"shop.handle": (expected, 0)} == created(only(shelf))
+
+
 def test_without_terms_the_newest_page_sets_them(shelf: Shelf, take: Callable[..., Held]) -> None:
     """A live one, if there is any; with no page there are none."""
     assert shelf.read((), None, 0, 0).terms is None

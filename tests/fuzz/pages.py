@@ -9,28 +9,37 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from aiometrics import merge, reader, text
+from aiometrics import merge, reader, terms, text
 from aiometrics.families import Facts
-from aiometrics.layout import NAME_BYTES, VITALS, Layout
+from aiometrics.layout import LOOP, NAME_BYTES, VITALS, Layout
 from aiometrics.merge import merged
 from aiometrics.page import Page
 from aiometrics.reader import PageView
+from aiometrics.recorder import IMPLEMENTATIONS
 from aiometrics.tally import Tally
-from aiometrics.terms import PageError
+from aiometrics.terms import PageError, Terms
 from aiometrics.text import Renderer
 
 from .branches import Branches
+from .heirs import inherit
 from .mutations import Mutator
+from .shelves import directory, shelve
 
 NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
 LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=3, max_requests=2)
-#: Of the pages that the reader takes one in so many is rendered too, and each that took a new branch.
-_RENDERED = 20
+TERMS = Terms(LAYOUT, 100, 1)
+#: After so many pages that the reader took one is used too, if it takes that, and each that took a new branch.
+_USED = 20
+#: Of all pages one in so many is put into a shared directory.
+_SHELVED = 20
 _CORPUS = 5000
+
+Read = Callable[[bytes, int, int], PageView]
 _NUMBERS = re.compile(r"-?(0x[0-9a-f]+|[0-9]+)(, -?[0-9]+)*,?")
 
 
@@ -40,7 +49,8 @@ class Report:
 
     cases: int = 0
     taken: int = 0
-    rendered: int = 0
+    #: Of those taken: rendered, and gone on with.
+    used: int = 0
     #: Why pages were refused, without the numbers, and how often.
     refusals: Counter[str] = field(default_factory=Counter)
     #: Tracebacks of what must not happen, with the pages that made it.
@@ -57,7 +67,7 @@ class Report:
 
 def seeds() -> list[bytes]:
     """Pages as recorders write them: an empty one, a full one, one of a loop in the middle of a block."""
-    full = Page(LAYOUT, blocking_threshold_ns=100, weight=4)
+    full = Page(LAYOUT, blocking_threshold_ns=100, weight=1)
     full.open("MainThread")
     for number in range(3):
         coroutine = full.add_coroutine(f"shop.größe.handle_{number}")
@@ -71,29 +81,34 @@ def seeds() -> list[bytes]:
     Tally(full, LAYOUT.errors, 3).add("naming", 2)
     blocked = bytearray(full.copy())
     words = memoryview(blocked)[: LAYOUT.strings * 8].cast("q")
-    for offset, value in enumerate((2, NOW_NS - 500, 2, 50, NOW_NS - 100, 7, 1, NOW_NS - 900, 0, 5, 6, 7, 8, NOW_NS - 100)):
-        words[LAYOUT.loop + offset] = value
+    for number, word in enumerate(LOOP.values()):
+        words[LAYOUT.loop + word] = number
+    for name in ("segment_since_ns", "looked_ns", "turn_since_ns", "seen_ns"):
+        words[LAYOUT.loop + LOOP[name]] = NOW_NS - 500 + LOOP[name]
     for vital in VITALS.values():
         words[LAYOUT.vitals + vital] = 3
     empty = Page(LAYOUT, blocking_threshold_ns=100)
     return [empty.copy(), full.copy(), bytes(blocked)]
 
 
-def campaign(cases: int, seed: int, read: Callable[[bytes, int, int], PageView] = reader.read) -> Report:
+def campaign(cases: int, seed: int, read: Read = reader.read) -> Report:
     """Try so many pages. Those that make ``read`` take a branch for the first time are what later ones are made of."""
     random = Random(seed)  # noqa: S311 - it is to be repeated
     mutate, corpus, report = Mutator(random), seeds(), Report()
+    good = corpus.copy()
     started = time.perf_counter()
-    with Branches(reader, merge) as branches:
+    with Branches(reader, merge, terms) as branches, directory() as shelf:
         for data in corpus:
-            _try(data, read, report, render=True)
+            _try(report, data, partial(_use, report, data, read))
         for number in range(cases):
             known = len(branches)
-            data = mutate(random.choice(corpus), random.choice(corpus))
-            _try(data, read, report, render=report.taken % _RENDERED == 0)
+            data = mutate(random.choice(random.choice((good, corpus))), random.choice(corpus))
+            _try(report, data, partial(_use if report.taken % _USED == 0 else _read, report, data, read))
             if len(branches) > known and len(corpus) < _CORPUS:
                 corpus.append(data)
-                _try(data, read, report, render=True)
+                _try(report, data, partial(_use, report, data, read))
+            if number % _SHELVED == 0:
+                _try(report, data, partial(shelve, data, shelf, TERMS, NOW_NS, UNIX_NS))
             if number == cases // 10:
                 report.early_kib = _peak_kib()
         report.branches = len(branches)
@@ -101,21 +116,31 @@ def campaign(cases: int, seed: int, read: Callable[[bytes, int, int], PageView] 
     return report
 
 
-def _try(data: bytes, read: Callable[[bytes, int, int], PageView], report: Report, *, render: bool) -> None:
+def _try(report: Report, data: bytes, attempt: Callable[[], object]) -> None:
     report.cases += 1
     started = time.thread_time()
     try:
-        view = read(data, NOW_NS, UNIX_NS)
-        report.taken += 1
-        _check_size(view)
-        if render:
-            report.rendered += 1
-            _render(view)
+        attempt()
     except PageError as error:
         report.refusals[_NUMBERS.sub("N", str(error))] += 1
     except Exception:  # noqa: BLE001 - this is what we are looking for
         report.findings.setdefault(traceback.format_exc(), data)
     report.slowest_seconds = max(report.slowest_seconds, time.thread_time() - started)
+
+
+def _read(report: Report, data: bytes, read: Read) -> PageView:
+    view = read(data, NOW_NS, UNIX_NS)
+    report.taken += 1
+    _check_size(view)
+    return view
+
+
+def _use(report: Report, data: bytes, read: Read) -> None:
+    """What may become of a page that is taken: it is rendered, and other processes go on with it."""
+    _render(_read(report, data, read))
+    report.used += 1
+    for implementation in IMPLEMENTATIONS:
+        _render(read(inherit(data, TERMS, implementation), NOW_NS, UNIX_NS))
 
 
 def _check_size(view: PageView) -> None:
