@@ -294,7 +294,9 @@ class Recorder:
         if traced._scope is not None:
             traced._scope.charge_segment(traced, point, segment_ns - traced._divided_ns, now)
             traced._divided_ns = 0
-        if segment_ns >= self._threshold_ns:
+        looked_ns = self._words[self._loop + LOOP["looked_ns"]] - traced._since_ns
+        # A reader in another process may look between the end of the segment and this, and what it counted stays counted.
+        if segment_ns >= self._threshold_ns or looked_ns >= self._threshold_ns:
             self._block(traced, point, segment_ns)
         self._leave(traced, now)
         return segment_ns
@@ -306,9 +308,11 @@ class Recorder:
 
     def _block(self, traced: TracedCoroutine, point: int, segment_ns: int) -> None:
         self._settle(traced)
-        rest_ns = segment_ns - traced._counted_ns
-        self._words[self._layout.yield_point(point) + YIELD_POINT["blocking_ns"]] += rest_ns
-        self._words[self._loop + LOOP["blocking_ns"]] += rest_ns
+        counted_ns = min(traced._counted_ns, segment_ns)
+        self._words[self._layout.yield_point(point) + YIELD_POINT["blocking_ns"]] += segment_ns - counted_ns
+        self._words[self._loop + LOOP["blocking_ns"]] += segment_ns - counted_ns
+        if not self._words[self._loop + LOOP["timed"]]:
+            self._words[self._loop + LOOP["active_ns"]] -= counted_ns * self.page.words[HEADER["weight"]]
 
 
 def _is_coroutine(obj: Any) -> bool:

@@ -98,7 +98,9 @@ def _serve(chosen: argparse.Namespace) -> int:
     given = {"directory": chosen.directory, "port": chosen.port, "addr": chosen.addr, "web_config": chosen.web_config}
     try:
         serve(resolve(given))
-    except (OSError, TypeError, ValueError, ModuleNotFoundError) as error:
+    except OSError as error:
+        return _fail(error.strerror or str(error))
+    except (TypeError, ValueError, ModuleNotFoundError) as error:
         return _fail(str(error))
     return 0
 

@@ -30,6 +30,8 @@ from aiometrics.snapshot import Snapshot
 from aiometrics.version import __version__
 from aiometrics.watchdog import Watchdog
 
+PROBE = "exporter"
+
 
 class Tracing:
     """Every loop of the process traced and watched, and nothing served, until :meth:`stop`; a context manager that calls it."""
@@ -132,7 +134,10 @@ class Exporter(Tracing):
         self._watchdog = _watchdog(self._instrumentation, self.options) if self.options.watchdog else None
         self._keeper = None
         self._instrumentation.on_loop = self._start_threads
-        self._instrumentation.instrument_every_loop()
+        try:
+            self._instrumentation.instrument_every_loop()
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self.faults.report(PROBE, error)
 
     def _start_threads(self) -> None:
         self._instrumentation.on_loop = _nothing
@@ -147,7 +152,7 @@ class Exporter(Tracing):
 
     def _beat(self) -> None:
         """Keep what other processes read up to date, and the port in sight."""
-        self._instrumentation.refresh()
+        self._instrumentation.beat()
         self._site.take_over()
 
     def _end(self) -> None:

@@ -25,7 +25,7 @@ def listen(addr: str, port: int) -> socket.socket:
 
 def _advice(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return ". Give another port, or port=0 for any free one; of several workers, each needs a port of its own"
+        return ". Give another port, or port=0 for any free one; several workers need a port each, or a shared directory"
     if error.errno == errno.EACCES:
         return ". Ports below 1024 need a privilege: give one from 1024 on, or port=0 for any free one"
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):

@@ -205,6 +205,11 @@ class Instrumentation:
                 slot.ledger.count_overdue(self.clock())
             self._account.write(slots, untraced)
 
+    def beat(self) -> None:
+        """What is due every second where pages are shared."""
+        self.refresh()
+        self._pages.check()
+
     def slots(self) -> list[Slot]:
         """Every page that a loop ever wrote to."""
         return self._pages.all()

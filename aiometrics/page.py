@@ -293,6 +293,9 @@ class Page:
         words[loop + LOOP["segment_counted_ns"]] += pending
         words[self.layout.coroutine(words[loop + LOOP["segment_coroutine"]]) + COROUTINE["running_ns"]] += pending
         words[loop + LOOP["blocking_ns"]] += pending
+        if not words[loop + LOOP["timed"]]:
+            # The segment brings it when it ends, and takes this back.
+            words[loop + LOOP["active_ns"]] += pending * words[HEADER["weight"]]
 
     def _settle_times(self) -> None:
         """Make final what readers counted of the turn or the wait in progress: the loop is gone, and will not end it."""
@@ -302,13 +305,9 @@ class Page:
             words[loop + LOOP["active_ns"]] += self._seen_ns("turn_since_ns")
             words[loop + LOOP["idle_ns"]] += self._seen_ns("poll_since_ns")
         else:
-            owned_ns = segments_ns - words[loop + LOOP["segments_before_ns"]] + self._blocked_ns()
+            owned_ns = segments_ns - words[loop + LOOP["segments_before_ns"]]
             words[loop + LOOP["active_ns"]] += owned_ns * words[HEADER["weight"]]
         words[loop + LOOP["segments_before_ns"]] = segments_ns
-
-    def _blocked_ns(self) -> int:
-        since_ns, looked_ns = (self.words[self.layout.loop + LOOP[field]] for field in ("segment_since_ns", "looked_ns"))
-        return pending_ns(since_ns, 0, looked_ns, self.words[HEADER["blocking_threshold_ns"]])
 
     def _seen_ns(self, field: str) -> int:
         since_ns, seen_ns = (self.words[self.layout.loop + LOOP[name]] for name in (field, "seen_ns"))

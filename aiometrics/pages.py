@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from aiometrics import slotfile
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
 from aiometrics.layout import HEADER, MAX_PROBES
@@ -90,13 +91,24 @@ class Pages:
     def leave(self) -> None:
         """All loops are gone, and what is on the shelf is left to others."""
         with self._lock:
-            if self._shelf is not None:
-                self._let_go()
+            if self._shelf is None:
+                return
+            for slot in self._slots:
+                if slot.held is not None:
+                    slot.held.release()
+            self._slots = []
 
     def forget(self) -> None:
         """In a forked child: the pages are the parent's."""
         self._lock = threading.Lock()
-        self._let_go()
+        slotfile.let_go()
+        self._slots = []
+
+    def check(self) -> None:
+        """Say so if pages are not on the shelf any more."""
+        for slot in self.all():
+            if slot.held is not None and self._shelf is not None:
+                self._shelf.miss(slot.held)
 
     def all(self) -> list[Slot]:
         """Every page that a loop ever wrote to. Takes no lock: slots are only ever added."""
@@ -110,12 +122,6 @@ class Pages:
         shelved = self._shelf.read({int(name) for name in own}, self._terms, now_ns, unix_ns)
         found = {**{int(name): view for name, view in own.items()}, **shelved.pages}
         return [found[number] for number in sorted(found)], shelved.skipped
-
-    def _let_go(self) -> None:
-        for slot in self._slots:
-            if slot.held is not None:
-                slot.held.release()
-        self._slots = []
 
     def _unique(self, thread_name: str) -> str:
         taken = {slot.name for slot in self._slots if not slot.free}

@@ -219,12 +219,7 @@ class _Decoder:
     def _owned_ns(self) -> int:
         """What the loop did for tasks, as an estimate where not all of them are traced: all that is known of a loop without a selector."""
         segments_ns = sum(self._words[self._layout.segments(number)] for number in range(self._used["yield_points"]))
-        return (segments_ns - self._loop("segments_before_ns") + self._blocked_ns()) * self._weight
-
-    def _blocked_ns(self) -> int:
-        """Of the segment in progress, what was seen of it if it blocks."""
-        since_ns, looked_ns, threshold_ns = self._loop("segment_since_ns"), self._loop("looked_ns"), self._header("blocking_threshold_ns")
-        return pending_ns(since_ns, 0, looked_ns, threshold_ns)
+        return (segments_ns - self._loop("segments_before_ns") + self._pending_ns()) * self._weight
 
     def _heartbeat_ns(self) -> int:
         """When the loop last showed life: now if it is idle; else when its turn, or where turns are not timed its segment, began."""

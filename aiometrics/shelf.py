@@ -49,6 +49,11 @@ class Held:
         """Leave it to the next. The page must not be written any more."""
         self._locked.release()
 
+    @property
+    def deleted(self) -> bool:
+        """Whether somebody has deleted the file, so that nobody else reads it any more."""
+        return self._locked.deleted
+
 
 class Shelved(NamedTuple):
     """What slots say: pages by number, and how many files were left out for which reason."""
@@ -60,9 +65,14 @@ class Shelved(NamedTuple):
 
 
 class Shelf:
-    """The directory at ``path``. What it has to complain about it logs once."""
+    """The directory at ``path``. What it has to complain about it logs once.
+
+    Raises :class:`DirectoryError` where directories cannot be shared.
+    """
 
     def __init__(self, path: str) -> None:
+        if not slotfile.SUPPORTED:
+            raise DirectoryError(f"the directory {path!r} cannot be shared: this system has no flock(). Leave the directory out")
         self.path = path
         self._complaints: set[str] = set()
 
@@ -71,16 +81,15 @@ class Shelf:
 
         Raises :class:`DirectoryError` if it cannot be made, belongs to somebody else, or others can write there.
         """
-        if not slotfile.SUPPORTED:
-            raise DirectoryError(f"the directory {self.path!r} cannot be shared: this system has no flock(). Leave the directory out")
         with suppress(FileExistsError):
             self._make()
         self.check()
         filesystem = filesystem_of(self.path)
         if filesystem is not None and not in_memory(filesystem):
             self._complain(
+                "filesystem",
                 f"the directory {self.path!r} is on {filesystem}: a loop may stall while its page is written to the disk. "
-                "Use one in memory, such as /run/aiometrics or /dev/shm/aiometrics"
+                "Use one in memory, such as /run/aiometrics or /dev/shm/aiometrics",
             )
 
     def check(self, *, there: bool = True) -> None:
@@ -104,6 +113,16 @@ class Shelf:
                 held = self._left(directory, terms) or self._new(directory, terms)
             return held
 
+    def miss(self, held: Held) -> None:
+        """Complain if somebody deleted the file of a slot that this process holds."""
+        if held.deleted:
+            name = _name(held.number)
+            self._complain(
+                f"{name} deleted",
+                f"{Path(self.path) / name} was deleted while a loop of process {os.getpid()} writes to it: "
+                "whoever else has the port does not show that loop until the process is started again",
+            )
+
     def read(self, own: Collection[int], terms: Terms | None, now_ns: int, unix_ns: int) -> Shelved:
         """What all slots but our ``own`` say. Those of other terms are skipped; without ``terms``, the newest page sets them.
 
@@ -122,7 +141,7 @@ class Shelf:
                     return
                 reason = _reason(error)
                 skipped[reason] += 1
-                self._complain(f"{Path(self.path) / name} is left out ({reason}): {error}")
+                self._complain(f"{name} {reason}", f"{Path(self.path) / name} is left out ({reason}): {error}")
 
         with skipping(""), self._opened() as directory:
             for number in self._numbers(directory):
@@ -222,9 +241,9 @@ class Shelf:
             locked.release()
             raise
 
-    def _complain(self, message: str) -> None:
-        if message not in self._complaints:
-            self._complaints.add(message)
+    def _complain(self, subject: str, message: str) -> None:
+        if subject not in self._complaints:
+            self._complaints.add(subject)
             logger.warning("%s", message)
 
 

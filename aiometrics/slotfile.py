@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from mmap import mmap
@@ -27,8 +28,8 @@ Reason = Literal["damaged", "foreign", "options", "unreadable", "version"]
 REASONS: tuple[Reason, ...] = ("damaged", "foreign", "options", "unreadable", "version")
 #: More than the largest page that options allow.
 MAX_BYTES = 1 << 29
-#: How often a copy is taken while the writer is at work.
-_COPIES = 20
+#: How often a copy is taken while the writer is in the middle of an update, and how far apart: it may wait for a CPU, or be throttled.
+_COPIES, _COPY_PAUSE_SECONDS = 100, 2e-3
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -47,13 +48,22 @@ class Copy(NamedTuple):
     alive: bool
 
 
+#: Of the files that this process has locked.
+_descriptors: set[int] = set()
+
+
 class Locked:
-    """A file that is locked for this process, until :meth:`release` or its end."""
+    """A file that is locked for this process, once :meth:`attempt` said so, until :meth:`release` or its end."""
 
     def __init__(self, directory: int, name: str, descriptor: int) -> None:
         self._directory = directory
         self._name = name
         self._descriptor = descriptor
+        _descriptors.add(descriptor)
+
+    def attempt(self) -> bool:
+        """Whether the lock could be had, of the file that has the name still."""
+        return _try_lock(self._descriptor, exclusive=True) and _is_still(self._directory, self._name, self._descriptor)
 
     def content(self) -> bytes:
         """All bytes; none of a file that is too large."""
@@ -84,19 +94,31 @@ class Locked:
         """Delete the file."""
         os.unlink(self._name, dir_fd=self._directory)
 
+    @property
+    def deleted(self) -> bool:
+        """Whether nobody can find the file any more."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def release(self) -> None:
         """Let go of it."""
+        _descriptors.discard(self._descriptor)
         os.close(self._descriptor)
 
 
 def lock(directory: int, name: str) -> Locked | None:
     """The file, made if need be; ``None`` if another process has it. Raises :class:`Unusable` if it is no file of ours."""
-    descriptor = _open(directory, name, os.O_RDWR | os.O_CREAT)
-    with _closed_on_error(descriptor):
-        if _try_lock(descriptor, exclusive=True) and _is_still(directory, name, descriptor):
-            return Locked(directory, name, descriptor)
-    os.close(descriptor)
+    locked = Locked(directory, name, _open(directory, name, os.O_RDWR | os.O_CREAT))
+    if locked.attempt():
+        return locked
+    locked.release()
     return None
+
+
+def let_go() -> None:
+    """In a forked child: the locks are the parent's, and end with it, unless the child has their descriptors too."""
+    while _descriptors:
+        with suppress(OSError):  # closed by another thread of the parent, just before the fork
+            os.close(_descriptors.pop())
 
 
 def head(directory: int, name: str) -> tuple[bytes, int]:
@@ -171,6 +193,8 @@ class _File:
             # Time in progress is made final only when a block ends: then the records that were read may be of before or after.
             if complete and at_rest and loop[LOOP["blocking_ns"]] == later[LOOP["blocking_ns"]]:
                 return data
+            if not at_rest:
+                time.sleep(_COPY_PAUSE_SECONDS)
         return data
 
     def _taken(self, layout: Layout) -> tuple[bytearray, bool]:

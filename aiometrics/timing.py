@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from asyncio import events
 from collections.abc import Callable
 from typing import Any
@@ -58,12 +59,16 @@ class RunningLoopSeam:
     def __init__(self, started: Callable[[Any], None], stopped: Callable[[Any], None]) -> None:
         self._started = started
         self._stopped = stopped
+        self._pid = os.getpid()
         self._original = events._set_running_loop
         self._wrapper = self._set_running_loop
 
     def _set_running_loop(self, loop: Any, /) -> None:
         before = events._get_running_loop()
         self._original(loop)
+        if os.getpid() != self._pid:
+            # asyncio says in a forked child that the parent's loop does not run there, which the parent's page must not know.
+            return
         if before is not None and before is not loop:
             self._stopped(before)
         if loop is not None and loop is not before:

@@ -44,7 +44,7 @@ class Turns:
         now_ns = self._now()
         if now_ns is not None:
             with self._page.writing:
-                self._end_turn(now_ns)
+                self._end_turn(self._boundary(now_ns))
 
     def retire(self) -> None:
         """Write no more."""
@@ -84,6 +84,7 @@ class Turns:
         now_ns = self._now()
         if now_ns is not None:
             with self._page.writing:
+                now_ns = self._boundary(now_ns)
                 self._end_turn(now_ns)
                 self._set("poll_since_ns", now_ns)
 
@@ -92,12 +93,17 @@ class Turns:
         if not since_ns or now_ns is None:
             return
         with self._page.writing:
+            now_ns = self._boundary(now_ns)
             self._add("idle_ns", now_ns - since_ns)
             self._add("events", events)
             if waiting or now_ns - since_ns < WAITED_NS:
                 self._add("events_waiting", events)
             self._set("poll_since_ns", 0)
             self._set("turn_since_ns", now_ns)
+
+    def _boundary(self, now_ns: int) -> int:
+        """Between two parts of a turn: now, unless a reader in another process has counted the part that ends beyond that."""
+        return max(now_ns, self._get("seen_ns"))
 
     def _end_turn(self, now_ns: int) -> None:
         since_ns = self._get("turn_since_ns")

@@ -28,6 +28,7 @@ static const Offset offsets[] = {
     {"HEADER", "weight", HEADER_WEIGHT},
     {"HEADER", "blocking_threshold_ns", HEADER_BLOCKING_THRESHOLD_NS},
     {"LOOP", "finished", LOOP_FINISHED},
+    {"LOOP", "seen_ns", LOOP_SEEN_NS},
     {"LOOP", "started", LOOP_STARTED},
     {"LOOP", "segment_since_ns", LOOP_SEGMENT_SINCE_NS},
     {"LOOP", "segment_coroutine", LOOP_SEGMENT_COROUTINE},

@@ -179,7 +179,8 @@ unlink_waiting(Recorder *self, Traced *traced)
     point[POINT_SUSPENDED] -= 1;
 }
 
-/* Makes final what readers counted under (running) for the segment in progress. */
+/* Makes final what readers counted under (running) for the segment in progress. Where turns are not timed that is active time, too, which
+   the segment brings when it ends. */
 static void
 settle(Recorder *self, Traced *traced)
 {
@@ -191,6 +192,9 @@ settle(Recorder *self, Traced *traced)
     traced->counted_ns += counted_ns;
     page_coroutine(&self->page, traced->record)[COROUTINE_RUNNING_NS] += counted_ns;
     self->page.loop[LOOP_BLOCKING_NS] += counted_ns;
+    if (!self->page.loop[LOOP_TIMED]) {
+        self->page.loop[LOOP_ACTIVE_NS] += counted_ns * self->page.weight;
+    }
 }
 
 /* --- segments ----------------------------------------------------------------------------------------------------------------- */
@@ -253,9 +257,12 @@ static void
 block(Recorder *self, Traced *traced, int32_t point, int64_t segment_ns)
 {
     settle(self, traced);
-    int64_t rest_ns = segment_ns - traced->counted_ns;
-    page_point(&self->page, point)[POINT_BLOCKING_NS] += rest_ns;
-    self->page.loop[LOOP_BLOCKING_NS] += rest_ns;
+    int64_t counted_ns = Py_MIN(traced->counted_ns, segment_ns);
+    page_point(&self->page, point)[POINT_BLOCKING_NS] += segment_ns - counted_ns;
+    self->page.loop[LOOP_BLOCKING_NS] += segment_ns - counted_ns;
+    if (!self->page.loop[LOOP_TIMED]) {
+        self->page.loop[LOOP_ACTIVE_NS] -= counted_ns * self->page.weight;
+    }
 }
 
 /* Whatever may run Python comes before or after this, since any of it may step tasks: a finalizer can start an eager one.
@@ -270,7 +277,8 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
         scope_charge_segment(traced->scope, traced, point, segment_ns - traced->divided_ns, now);
         traced->divided_ns = 0;
     }
-    if (segment_ns >= self->page.threshold_ns) {
+    /* A reader in another process may look between the end of the segment and this, and what it counted stays counted. */
+    if (segment_ns >= self->page.threshold_ns || self->page.loop[LOOP_LOOKED_NS] - traced->since_ns >= self->page.threshold_ns) {
         block(self, traced, point, segment_ns);
     }
     leave(self, traced, now);

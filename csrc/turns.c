@@ -46,6 +46,13 @@ now_is(Turns *self, int64_t *now)
     return !self->retired;
 }
 
+/* The boundary between two parts of a turn: now, unless a reader in another process has counted the part that ends beyond that. */
+static int64_t
+boundary(const Turns *self, int64_t now)
+{
+    return Py_MAX(now, self->page.loop[LOOP_SEEN_NS]);
+}
+
 static void
 end_turn(Turns *self, int64_t now)
 {
@@ -66,6 +73,7 @@ enter(Turns *self)
     int timed = now_is(self, &now);
     if (timed > 0) {
         page_begin(&self->page);
+        now = boundary(self, now);
         end_turn(self, now);
         self->page.loop[LOOP_POLL_SINCE_NS] = now;
         page_end(&self->page);
@@ -82,8 +90,9 @@ leave(Turns *self, int64_t events, int waiting)
     if (timed <= 0) {
         return timed;
     }
-    int64_t idle_ns = now - loop[LOOP_POLL_SINCE_NS];
     page_begin(&self->page);
+    now = boundary(self, now);
+    int64_t idle_ns = now - loop[LOOP_POLL_SINCE_NS];
     loop[LOOP_IDLE_NS] += idle_ns;
     loop[LOOP_EVENTS] += events;
     if (waiting || idle_ns < WAITED_NS) {
@@ -234,7 +243,7 @@ turns_stop(PyObject *object, PyObject *Py_UNUSED(ignored))
     int timed = now_is(self, &now);
     if (timed > 0) {
         page_begin(&self->page);
-        end_turn(self, now);
+        end_turn(self, boundary(self, now));
         page_end(&self->page);
     }
     return timed < 0 ? NULL : Py_NewRef(Py_None);

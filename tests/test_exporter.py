@@ -301,7 +301,7 @@ async def main():
     os._exit(0)
 
 if __name__ == "__main__":
-    with aiometrics.start_exporter(0, "127.0.0.1", registry=None) as exporter:
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=None, blocking_threshold=1e6) as exporter:
         code = asyncio.run(main())
         import http.client
         connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=30)

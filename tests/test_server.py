@@ -522,7 +522,7 @@ def test_a_taken_port_is_an_error_that_names_the_fix(serve: Serve) -> None:
     assert errno.EADDRINUSE == caught.value.errno
     assert (
         f"cannot serve metrics on port {port} of '127.0.0.1': Address already in use. "
-        "Give another port, or port=0 for any free one; of several workers, each needs a port of its own"
+        "Give another port, or port=0 for any free one; several workers need a port each, or a shared directory"
     ) == caught.value.strerror
 
 

@@ -62,6 +62,11 @@ def files(shelf: Shelf) -> list[str]:
     return sorted(path.name for path in Path(shelf.path).iterdir())
 
 
+def messages(caplog: pytest.LogCaptureFixture, about: str) -> list[str]:
+    """What was logged of it."""
+    return [record.getMessage() for record in caplog.records if about in record.getMessage()]
+
+
 def only(shelf: Shelf, now_ns: int = 0) -> PageView:
     """What the only page of the shelf says, to a reader outside."""
     (view,) = shelf.read((), TERMS, now_ns, 0).pages.values()
@@ -238,7 +243,7 @@ def test_what_is_no_page_is_left_out(shelf: Shelf, take: Callable[..., Held], ca
     for _ in range(2):
         found = shelf.read((), TERMS, 0, 0)
         assert ([1], NONE | {reason: 1}) == (list(found.pages), found.skipped)
-    (line,) = [record.getMessage() for record in caplog.records if "0.page" in record.getMessage()]
+    (line,) = messages(caplog, "0.page")
     assert f"0.page is left out ({reason}): " in line
     assert (2 if reason == "foreign" else 0) == take().number
     assert {1, 2 if reason == "foreign" else 0} == set(shelf.read((), TERMS, 0, 0).pages)
@@ -358,6 +363,28 @@ def test_while_there_is_no_directory_there_is_nothing_to_read(shelf: Shelf, capl
     assert [] == caplog.records
     with pytest.raises(DirectoryError, match="cannot open the directory"):
         shelf.take(TERMS)
+
+
+def test_a_file_that_is_deleted_under_its_writer_is_complained_about(
+    shelf: Shelf, take: Callable[..., Held], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and it says what follows; the writer goes on."""
+    held = take()
+    shelf.miss(held)
+    assert [] == messages(caplog, "0.page")
+    (Path(shelf.path) / "0.page").unlink()
+    shelf.miss(held)
+    shelf.miss(held)
+    (line,) = messages(caplog, "0.page")
+    assert f"0.page was deleted while a loop of process {os.getpid()} writes to it: whoever else has the port does not show" in line
+    count(held.page, "shop.handle", 1)
+
+
+def test_a_system_without_locks_has_no_shelf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to do."""
+    monkeypatch.setattr("aiometrics.slotfile.SUPPORTED", False)
+    with pytest.raises(DirectoryError, match=r"the directory '/x' cannot be shared: this system has no flock\(\). Leave the directory out"):
+        Shelf("/x")
 
 
 def test_slots_are_bounded(take: Callable[..., Held], monkeypatch: pytest.MonkeyPatch) -> None:
