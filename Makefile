@@ -1,6 +1,7 @@
 # make demo [FOR=20] [PORT=9400]   a small shop with the classic faults, under load; prints its hotspots
 # make test [ARGS=...]             builds the package, installs it, and tests what is installed
 # make lint | bench | clean        style, types and layers | the tables of the README | remove what make made
+# make soak [ARGS='workers ...']   minutes of full load, and then what is served held to what happened (--help says more)
 # make dashboards                  writes the generated files under grafana/ and deploy/ anew
 #
 # Everything goes into VENV, made by the first PYTHON that is 3.11 or newer. WHEEL tests a wheel that is already built;
@@ -20,7 +21,7 @@ SOURCES := pyproject.toml setup.py MANIFEST.in README.md prometheus.yml $(wildca
 BUILD = $(BIN)/python -m build --outdir $(VENV)/dist >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }; \
 	grep 'building extension .* failed' $(VENV)/build.log || true
 
-.PHONY: demo test lint bench dashboards clean
+.PHONY: demo test soak lint bench dashboards clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -29,6 +30,9 @@ demo: $(INSTALLED)
 # From tests/, where no import can reach the sources.
 test: $(INSTALLED) $(VENV)/.group-test
 	cd tests && $(BIN)/pytest $(ARGS)
+
+soak: $(INSTALLED) $(VENV)/.group-test
+	$(BIN)/python -m tests.soak $(or $(ARGS),tasks)
 
 lint: $(INSTALLED) $(VENV)/.group-lint
 	$(BIN)/ruff check .
