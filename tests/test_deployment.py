@@ -184,6 +184,7 @@ SERVERS = {
     "uvicorn": (UVICORN, ASGI, r"running on http://127\.0\.0\.1:(\d+)", []),
     "hypercorn": (HYPERCORN, ASGI, r"Running on http://127\.0\.0\.1:(\d+)", []),
     "aiohttp": (AIOHTTP, WEB, r"Listening at: http://127\.0\.0\.1:(\d+)", []),
+    "aiohttp on uvloop": (AIOHTTP, WEB, r"Listening at: http://127\.0\.0\.1:(\d+)", ["--worker-class", "aiohttp.GunicornUVLoopWebWorker"]),
 }
 
 
@@ -193,7 +194,7 @@ def command(heading: str, *options: str) -> list[str]:
     program, *arguments = shlex.split(
         line.replace("0.0.0.0:8000", f"{LOCAL}:0").replace("--host 0.0.0.0 --port 8000", f"--host {LOCAL} --port 0")
     )
-    return [sys.executable, "-m", program, *options, *arguments]
+    return [sys.executable, "-m", program, *arguments, *options]
 
 
 @contextmanager
