@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
-from aiometrics.catalogue import STATUSES
 from aiometrics.clock import Clock
 from aiometrics.families import encodable
 from aiometrics.faults import Faults
-from aiometrics.request import FinishedRequest, current_request
-from aiometrics.snapshot import Exemplar, RequestType
+from aiometrics.finished import FinishedRequest
+from aiometrics.request import current_request
+from aiometrics.snapshot import Exemplar
 
 PROBE = "exemplars"
 #: What OpenMetrics allows for all names and values together.
@@ -45,30 +44,11 @@ class Exemplars:
             self._faults.report(PROBE, error)
             return None
 
-
-class SlowWalls:
-    """The last slow request of each type and status: over its objective, or over ``limit_ns`` if its type has none."""
-
-    def __init__(self, exemplars: Exemplars, limit_ns: int, max_types: int) -> None:
-        self._exemplars = exemplars
-        self._limit_ns = limit_ns
-        self._capacity = max_types * len(STATUSES)
-        self._kept: dict[tuple[str, str], Exemplar] = {}
-
-    def __call__(self, finished: FinishedRequest) -> None:
-        """A request is over; this is still its context."""
-        limit_ns = self._limit_ns if finished.objective_ns is None else finished.objective_ns
-        key = finished.request, finished.status
-        if finished.wall_ns <= limit_ns or (len(self._kept) >= self._capacity and key not in self._kept):
-            return
-        exemplar = self._exemplars.of(finished.wall_ns, finished.id)
+    def keep_wall(self, finished: FinishedRequest) -> None:
+        """A request is over that took too long; this is still its context."""
+        exemplar = self.of(finished.wall_ns, finished.id)
         if exemplar is not None:
-            self._kept[key] = exemplar
-
-    def marked(self, entry: RequestType) -> RequestType:
-        """The record of a type with its exemplars. For any thread."""
-        found = {status: self._kept[entry.request, status] for status in STATUSES if (entry.request, status) in self._kept}
-        return replace(entry, exemplars=found) if found else entry
+            finished.keep(exemplar)
 
 
 def exemplar_labels(request_id: str | None, trace: tuple[str, str] | None) -> Labels:

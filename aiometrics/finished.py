@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from aiometrics.faults import STAYS_ON, Faults
 from aiometrics.journal import Journal, Step, TaskEntry
+from aiometrics.snapshot import Exemplar
 
 PROBE = "request_observer"
 
@@ -41,6 +42,8 @@ class FinishedRequest:
     #: What it was charged with by key, and what the labels of a key are: most requests are not asked for more.
     charges: Sequence[tuple[int, int, int, int, int]]
     labels: Callable[[int], tuple[str, str, str]] = field(repr=False)
+    #: Keeps an exemplar of its wall time, where that was counted.
+    keep: Callable[[Exemplar], None] = field(repr=False)
     #: Tasks, steps and how many were dropped, if they were kept, and the clock's reading when the request was entered.
     kept: tuple[list[_Row], list[_Row], int] | None = None
     entered_ns: int = 0

@@ -13,6 +13,7 @@ from aiometrics.directory import Directory
 from aiometrics.faults import Faults
 from aiometrics.finished import Observers
 from aiometrics.ledger import Ledger
+from aiometrics.marks import Marks
 from aiometrics.outbox import Outbox
 
 PROBE = "request"
@@ -33,6 +34,7 @@ class Home:
     observers: Observers
     #: Takes what is to be done about single requests.
     outbox: Outbox
+    marks: Marks
     request_id: ContextVar[Any] | None
 
 

@@ -7,19 +7,20 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from aiometrics.account import Account
 from aiometrics.catalogue import RECORD_KINDS
 from aiometrics.census import untraced_tasks
 from aiometrics.clock import Clock, monotonic
-from aiometrics.exemplars import Exemplars, SlowWalls
+from aiometrics.exemplars import Exemplars
 from aiometrics.faults import OFF_FOR_LOOP, Faults
 from aiometrics.finished import Observers
 from aiometrics.handles import HandleSeam
 from aiometrics.homes import HOMES, Home
 from aiometrics.layout import YIELD_POINT, of_seconds
+from aiometrics.marks import SEGMENT
 from aiometrics.merge import merged
 from aiometrics.options import Options
 from aiometrics.outbox import Outbox
@@ -87,10 +88,9 @@ class Instrumentation:
         self._account = self._new_account()
         self._exemplars = Exemplars(unix_clock, self.faults)
         slow_ns = options.slow_request_ns or options.blocking_threshold_ns
-        self._slow_walls = SlowWalls(self._exemplars, slow_ns, options.max_requests)
         #: Whom to tell of requests that are over.
         self.request_observers = Observers(slow_ns, self.faults)
-        self.request_observers.slow += [self._slow_walls, SlowRequests(self.outbox, options.slow_request_ns)]
+        self.request_observers.slow += [self._exemplars.keep_wall, SlowRequests(self.outbox, options.slow_request_ns)]
         #: Called with each loop that is about to be traced.
         self.on_loop: Callable[[], None] = _nothing
         self._tenants: dict[int, _Tenant] = {}
@@ -183,7 +183,7 @@ class Instrumentation:
         self.refresh()
         unix_ns = self._unix_clock()
         pages, skipped = self._pages.views(self.clock(), unix_ns)
-        seen = merged(
+        return merged(
             pages,
             taken_ns=unix_ns,
             errors=self._account.errors(),
@@ -191,7 +191,6 @@ class Instrumentation:
             sample_ratio=1 / self.options.weight,
             skipped_pages=skipped,
         )
-        return replace(seen, requests=tuple(map(self._slow_walls.marked, seen.requests)))
 
     def refresh(self) -> None:
         """Write into the pages what nobody writes there as it happens."""
@@ -287,6 +286,7 @@ class Instrumentation:
             self.faults,
             self.request_observers,
             self.outbox,
+            slot.marks,
             self.options.request_id,
         )
 
@@ -373,6 +373,6 @@ def _harm(loop: Callable[[], Any], slot: Slot, exemplars: Exemplars) -> Callable
         page.words[page.layout.yield_point(record) + YIELD_POINT["inflicted_wait_ns"]] += segment_ns * ready
         exemplar = exemplars.of_segment(segment_ns)
         if exemplar is not None:
-            slot.exemplars[record] = exemplar
+            slot.marks.put(SEGMENT, record, exemplar)
 
     return blocked

@@ -2,13 +2,13 @@
 
 A page is an array of 8-byte signed words in native byte order, followed by the bytes of its strings::
 
-    header | segment bounds | wait bounds | loop record | vitals | block samples | errors
+    header | segment bounds | wait bounds | loop record | vitals | block samples | errors | exemplars
         | coroutine records | yield point records | scope errors | request records | request wait records | strings
 
 Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its sum in ns, then one count per bucket,
-the last one unbounded. Block samples and errors are tables of notes: a count, and the name that is counted, in place. Scope errors are one
-count for each kind. A string is one word: its offset in the string area, shifted left by 32, plus its length in bytes. The string area
-begins with room for the loop's name, the only string that may change.
+the last one unbounded. Block samples and errors are tables of notes: a count, and the name that is counted, in place; exemplars are notes
+without a count. Scope errors are one count for each kind. A string is one word: its offset in the string area, shifted left by 32, plus its
+length in bytes. The string area begins with room for the loop's name, the only string that may change.
 """
 
 from __future__ import annotations
@@ -108,6 +108,8 @@ NOTE_BYTES = 256
 NOTE_WORDS = len(NOTE) + NOTE_BYTES // WORD
 #: Notes in a table; the last one is (other).
 MAX_PLACES, MAX_PROBES = 101, 33
+#: Exemplars.
+MAX_MARKS = 64
 COROUTINE = _numbered("name", "created", "live", "destroyed_pending", "running_ns")
 YIELD_POINT = _numbered("coroutine", "yield_point", "awaits", "blocking_ns", "inflicted_wait_ns", "suspended", "oldest_ns")
 REQUEST = _numbered(
@@ -180,9 +182,14 @@ class Layout:
         return self.samples + MAX_PLACES * NOTE_WORDS
 
     @cached_property
+    def marks(self) -> int:
+        """Where the table of exemplars starts."""
+        return self.errors + MAX_PROBES * NOTE_WORDS
+
+    @cached_property
     def coroutines(self) -> int:
         """Where the coroutine records start."""
-        return self.errors + MAX_PROBES * NOTE_WORDS
+        return self.marks + MAX_MARKS * NOTE_WORDS
 
     @cached_property
     def coroutine_words(self) -> int:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from aiometrics.catalogue import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.reader import OVERFLOWS, PageView
-from aiometrics.snapshot import Coroutine, RequestType, RequestWait, Snapshot, YieldPoint
+from aiometrics.snapshot import Coroutine, Exemplar, RequestType, RequestWait, Snapshot, YieldPoint
 
 K = TypeVar("K")
 _NONE: Mapping[str, int] = MappingProxyType({})
@@ -121,7 +121,12 @@ def _add_requests(one: RequestType, two: RequestType) -> RequestType:
         one.in_progress + two.in_progress,
         two.objective_ns if one.objective_ns is None else one.objective_ns,
         one.violations + two.violations,
+        {status: found for status in STATUSES if (found := _newer(one.exemplars.get(status), two.exemplars.get(status))) is not None},
     )
+
+
+def _newer(*found: Exemplar | None) -> Exemplar | None:
+    return max((exemplar for exemplar in found if exemplar is not None), key=lambda exemplar: exemplar.unix_ns, default=None)
 
 
 def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
@@ -134,5 +139,5 @@ def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
         inflicted_wait_ns=one.inflicted_wait_ns + two.inflicted_wait_ns,
         suspended=one.suspended + two.suspended,
         oldest_suspension_ns=min(oldest, default=0),
-        exemplar=max((entry.exemplar for entry in (one, two) if entry.exemplar), key=lambda found: found.unix_ns, default=None),
+        exemplar=_newer(one.exemplar, two.exemplar),
     )

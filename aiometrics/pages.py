@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiometrics import slotfile
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
 from aiometrics.layout import HEADER, MAX_PROBES
 from aiometrics.ledger import Ledger
+from aiometrics.marks import Marks
 from aiometrics.merge import labelled
 from aiometrics.page import Page
 from aiometrics.places import Places
 from aiometrics.reader import PageView, read
 from aiometrics.shelf import Held, Shelf
-from aiometrics.snapshot import Exemplar
 from aiometrics.tally import Tally
 from aiometrics.terms import Terms
 from aiometrics.vitals import Vitals
@@ -24,19 +24,16 @@ from aiometrics.vitals import Vitals
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One page, the names on it, the loop name that it is used under, and what its recorder does not write.
-
-    ``exemplars`` are the last blocking segments that led to a request or a trace, by the number of the yield point that they ended at.
-    """
+    """One page, the names on it, the loop name that it is used under, and what its recorder does not write."""
 
     page: Page
     directory: Directory
     ledger: Ledger
     vitals: Vitals
     errors: Tally
+    marks: Marks
     name: str
     free: bool = False
-    exemplars: dict[int, Exemplar] = field(default_factory=dict)
     #: Where the page is on the shelf.
     held: Held | None = None
 
@@ -155,11 +152,11 @@ class Pages:
     def _added(self, page: Page, name: str) -> Slot:
         directory = Directory(page, self._places, self._faults)
         errors = Tally(page, self._terms.layout.errors, MAX_PROBES)
-        slot = Slot(page, directory, Ledger(page, directory, self._objectives), Vitals(page), errors, name)
+        slot = Slot(page, directory, Ledger(page, directory, self._objectives), Vitals(page), errors, Marks(page), name)
         self._slots.append(slot)
         return slot
 
 
 def _view(slot: Slot, now_ns: int, unix_ns: int) -> PageView:
     slot.page.look(now_ns)
-    return read(slot.page.copy(), now_ns, unix_ns, slot.exemplars)
+    return read(slot.page.copy(), now_ns, unix_ns)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from aiometrics.catalogue import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.layout import (
@@ -12,6 +11,7 @@ from aiometrics.layout import (
     GENERATIONS,
     HEADER,
     LOOP,
+    MAX_MARKS,
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
@@ -29,6 +29,7 @@ from aiometrics.layout import (
     elapsed_ns,
     pending_ns,
 )
+from aiometrics.marks import SEGMENT, WALL, Key, decoded
 from aiometrics.snapshot import (
     CALLBACK,
     OTHER,
@@ -46,7 +47,6 @@ from aiometrics.snapshot import (
 from aiometrics.terms import Buffer, PageError, terms_of
 
 OVERFLOWS = ("coroutine", "yield_point", "request", "request_wait", "string", "loop")
-_NONE: Mapping[int, Exemplar] = MappingProxyType({})
 #: A hundred years in ns.
 _MOST = 1 << 62
 
@@ -69,15 +69,14 @@ class PageView:
     scope_errors: Mapping[str, int]
 
 
-def read(data: Buffer, now_ns: int, unix_ns: int, exemplars: Mapping[int, Exemplar] = _NONE, *, alive: bool = True) -> PageView:
+def read(data: Buffer, now_ns: int, unix_ns: int, *, alive: bool = True) -> PageView:
     """Decode a copy of a page, taken when the clock showed ``now_ns`` and the time of day was ``unix_ns``.
 
-    ``exemplars`` are what is known, beyond the page, of single segments, by the number of the yield point that they ended at. Of a page
-    whose writer is no longer ``alive``, what was true only of the moment is left out.
+    Of a page whose writer is no longer ``alive``, what was true only of the moment is left out.
 
     Raises :class:`PageError` if it is not a page, or one whose offsets point outside of it.
     """
-    return _Decoder(data, unix_ns - now_ns, now_ns, exemplars, alive=alive).view()
+    return _Decoder(data, unix_ns - now_ns, now_ns, alive=alive).view()
 
 
 def check_range(data: Buffer) -> None:
@@ -92,10 +91,9 @@ def check_range(data: Buffer) -> None:
 
 
 class _Decoder:
-    def __init__(self, data: Buffer, unix_offset_ns: int, now_ns: int, exemplars: Mapping[int, Exemplar], *, alive: bool) -> None:
+    def __init__(self, data: Buffer, unix_offset_ns: int, now_ns: int, *, alive: bool) -> None:
         self._data = data
         self._alive = alive
-        self._exemplars = exemplars
         self._unix_offset_ns = unix_offset_ns
         self._now_ns = now_ns
         self._layout = terms_of(data, len(data)).layout
@@ -110,6 +108,7 @@ class _Decoder:
         self._weight = self._header("weight")
         if not 0 <= self._strings_used <= self._layout.string_bytes:
             raise PageError(f"the string area of {self._layout.string_bytes} bytes cannot have {self._strings_used} in use")
+        self._exemplars = dict(self._marks())
 
     def view(self) -> PageView:
         names = tuple(self._text(self._coroutine(number, "name")) for number in range(self._used["coroutines"]))
@@ -141,17 +140,28 @@ class _Decoder:
         value = self._vital(name)
         return None if value == UNKNOWN or (name in VITAL_GAUGES and not self._alive) else value
 
-    def _notes(self, start: int, capacity: int) -> dict[str, int]:
-        """A table of notes: each name with its count."""
-        found: dict[str, int] = {}
+    def _texts(self, start: int, capacity: int) -> Iterator[tuple[int, str]]:
+        """The notes of a table that are used, each with its text."""
         for note in range(start, start + capacity * NOTE_WORDS, NOTE_WORDS):
             length, text = self._words[note + NOTE["length"]], (note + len(NOTE)) * WORD
             if not 0 <= length <= NOTE_BYTES:
                 raise PageError(f"a note of at most {NOTE_BYTES} bytes cannot have {length}")
             if length:
-                name = self._data[text : text + length].decode("utf-8", "replace")
-                found[name] = found.get(name, 0) + self._words[note + NOTE["count"]]
+                yield note, self._data[text : text + length].decode("utf-8", "replace")
+
+    def _notes(self, start: int, capacity: int) -> dict[str, int]:
+        """A table of counts: each name with its own."""
+        found: dict[str, int] = {}
+        for note, name in self._texts(start, capacity):
+            found[name] = found.get(name, 0) + self._words[note + NOTE["count"]]
         return found
+
+    def _marks(self) -> Iterator[tuple[Key, Exemplar]]:
+        for _, text in self._texts(self._layout.marks, MAX_MARKS):
+            try:
+                yield decoded(text)
+            except ValueError as error:
+                raise PageError(str(error)) from None
 
     def _coroutine(self, number: int, name: str) -> int:
         return self._words[self._layout.coroutine(number) + COROUTINE[name]]
@@ -262,7 +272,7 @@ class _Decoder:
             inflicted * weight,
             suspended * weight if self._alive else 0,
             oldest + self._unix_offset_ns if oldest and self._alive else 0,
-            self._exemplars.get(number),
+            self._exemplars.get((SEGMENT, number)),
         )
 
     def _request_type(self, number: int, name: str) -> RequestType:
@@ -276,6 +286,7 @@ class _Decoder:
             self._request(number, "in_progress") if self._alive else 0,
             self._request(number, "objective_ns") or None,
             self._request(number, "violations") + self._request(number, "overdue"),
+            {status: mark for code, status in enumerate(STATUSES) if (mark := self._exemplars.get((WALL + code, number)))},
         )
 
     def _request_waits(self, requests: tuple[str, ...]) -> tuple[RequestWait, ...]:

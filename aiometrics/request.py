@@ -21,6 +21,7 @@ from aiometrics.context import current_scope
 from aiometrics.finished import Charge, FinishedRequest
 from aiometrics.homes import HOMES, PROBE, Home
 from aiometrics.ledger import Ledger
+from aiometrics.marks import WALL
 from aiometrics.options import LONGEST_SECONDS
 from aiometrics.recorder import CHOSEN
 from aiometrics.traces import Trace
@@ -127,17 +128,17 @@ class Request(Scope):
         observers = home.observers.of(wall_ns, self.objective_ns)
         if not observers and self._trace is None:
             return
-        finished = self._finished(home, STATUSES[status], wall_ns)
+        finished = self._finished(home, status, wall_ns)
         home.observers.tell(observers, finished)
         if self._trace is not None:
             self._trace.end(finished)
 
-    def _finished(self, home: Home, status: str, wall_ns: int) -> FinishedRequest:
+    def _finished(self, home: Home, status: int, wall_ns: int) -> FinishedRequest:
         charges = self.charges()
         return FinishedRequest(
             request=self.type,
             id=self.id,
-            status=status,
+            status=STATUSES[status],
             started=home.unix_clock() - (home.clock() - self.entered_ns),
             wall_ns=wall_ns,
             active_ns=sum(charge[2] for charge in charges),
@@ -145,6 +146,7 @@ class Request(Scope):
             attributes=dict(self.attributes),  # for other threads: the code inside may go on to change them
             charges=charges,
             labels=home.directory.labels,
+            keep=functools.partial(home.marks.put, WALL + status, home.ledger.record(self.type)),
             kept=self.journal(),
             entered_ns=self.entered_ns,
         )

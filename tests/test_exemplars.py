@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import samples
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
@@ -16,13 +17,19 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from samples import FACTS, histogram, yield_point
+from samples import FACTS, histogram, loop, yield_point
 
 from aiometrics import request
 from aiometrics.collector import Collector
 from aiometrics.exemplars import MAX_CHARACTERS, Exemplars, exemplar_labels, trace_of_context
 from aiometrics.faults import Faults
-from aiometrics.snapshot import Exemplar, Snapshot
+from aiometrics.layout import MAX_MARKS, NOTE, WORD, of_seconds
+from aiometrics.marks import SEGMENT, WALL, Key, Marks, decoded
+from aiometrics.merge import merged_requests, merged_yield_points
+from aiometrics.page import Page
+from aiometrics.reader import PageView, read
+from aiometrics.snapshot import Exemplar, RequestType, Snapshot
+from aiometrics.terms import PageError
 from aiometrics.testing import TracedLoop, traced_loop
 from aiometrics.text import OPENMETRICS, TEXT, Format, Renderer
 
@@ -258,14 +265,104 @@ def test_the_last_slow_request_of_each_status_is_kept(implementation: str) -> No
     ] == marked
 
 
-def test_types_that_found_no_room_take_no_memory(implementation: str) -> None:
-    """Exemplars are as bounded as the types are."""
+def test_types_that_found_no_room_share_an_exemplar(implementation: str) -> None:
+    """As they share all else."""
 
     async def main() -> None:
-        for number in range(20):
+        for number in range(5):
             await take(1, f"GET /{number}", id=number)
 
     with traced_loop(implementation=implementation, max_requests=2) as traced:
         traced.run(main())
-        assert {"GET /0", "GET /1"} == {kind for kind, _ in walls(traced)}
-        assert 6 == len(traced.instrumentation._slow_walls._kept)
+        assert {"GET /0": "0", "GET /1": "1", "(other)": "4"} == {kind: ident for (kind, _), (ident, _) in walls(traced).items()}
+
+
+@pytest.fixture
+def page_of_memory() -> Page:
+    """A page with room for two of everything."""
+    return Page(of_seconds([0.1], [0.1], 2, 2, 2), 100_000_000)
+
+
+def exemplar(number: int, request_id: str = "REQ") -> Exemplar:
+    """The exemplar that was taken as the one of that number."""
+    return Exemplar((("request_id", request_id), ("trace_id", TRACE[0]), ("span_id", TRACE[1])), number, 1_763_856_000_000_000_000 + number)
+
+
+def written(page: Page) -> dict[Key, Exemplar]:
+    """What the notes of a page say."""
+    marks = Marks(page)
+    return dict(decoded(marks._text(note)) for note in marks._notes.values())
+
+
+def test_the_oldest_exemplar_makes_room(page_of_memory: Page) -> None:
+    """A page holds 64; one that comes again counts from then on."""
+    marks = Marks(page_of_memory)
+    for number in range(MAX_MARKS):
+        marks.put(SEGMENT, number, exemplar(number))
+    marks.put(SEGMENT, 0, exemplar(100))
+    marks.put(WALL, 1, exemplar(101))
+    kept = written(page_of_memory)
+    assert MAX_MARKS == len(kept)
+    assert (exemplar(100), exemplar(101)) == (kept[SEGMENT, 0], kept[WALL, 1])
+    assert (SEGMENT, 1) not in kept
+
+
+def test_a_page_that_is_continued_goes_on_with_its_exemplars(page_of_memory: Page) -> None:
+    """In the order in which they were taken, wherever they stand."""
+    marks = Marks(page_of_memory)
+    for number in range(10, MAX_MARKS + 10):
+        marks.put(SEGMENT, number, exemplar(number))
+    marks.put(SEGMENT, 10, exemplar(1000))
+    Marks(page_of_memory).put(SEGMENT, 1, exemplar(1001))
+    assert {(SEGMENT, 11)} == {(SEGMENT, number) for number in range(10, MAX_MARKS + 10)} - written(page_of_memory).keys()
+
+
+@pytest.mark.parametrize(
+    ("request_id", "fits"), [("x" * 64, True), ("größe " * 10, True), ("a b\n - -", True), ("", True), ("\U0001f600" * 64, False)]
+)
+def test_any_id_that_fits_comes_back(page_of_memory: Page, request_id: str, *, fits: bool) -> None:
+    """What would have to be cut leads nowhere and is left out."""
+    Marks(page_of_memory).put(WALL + 2, 1, exemplar(1, request_id))
+    assert ({(WALL + 2, 1): exemplar(1, request_id)} if fits else {}) == written(page_of_memory)
+
+
+@pytest.mark.parametrize("text", ["1", "0 1 2 3 - -", "x 1 2 3 - - -", "0 -1 2 3 - - -", "0 1 2 ² - - -"])
+def test_a_note_that_is_no_exemplar_makes_no_page(page_of_memory: Page, text: str) -> None:
+    """A reader trusts nothing that it did not write."""
+    note = page_of_memory.layout.marks
+    start = (note + len(NOTE)) * WORD
+    page_of_memory.memory[start : start + len(text.encode())] = text.encode()
+    page_of_memory.words[note + NOTE["length"]] = len(text.encode())
+    with pytest.raises(PageError, match="no exemplar"):
+        read(page_of_memory.copy(), 0, 0)
+
+
+def test_exemplars_stand_in_the_page(implementation: str) -> None:
+    """Whoever has its bytes has them too: another process that serves them, or one that comes after the end."""
+
+    async def main(traced: TracedLoop) -> None:
+        with request("GET /", id="REQ-1"):
+            traced.clock.advance(0.5)
+            await asyncio.sleep(0)
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        (slot,) = traced.instrumentation.slots()
+        view = read(bytes(slot.page.memory), 0, 0)
+    found = [point.exemplar for point in view.yield_points if point.exemplar] + [*view.requests[0].exemplars.values()]
+    assert [(("request_id", "REQ-1"),)] * 2 == [mark.labels for mark in found]
+
+
+def test_of_two_pages_the_newer_exemplar_is_shown() -> None:
+    """Where loops, or processes, have records of the same name."""
+    views = [
+        PageView(loop(), (), (replace(SLOW, exemplar=exemplar(number)),), {}, {}, 0, {}, (request_type(exemplar(number)),), (), {})
+        for number in (2, 3, 1)
+    ]
+    (point,), (entry,) = merged_yield_points(views), merged_requests(views)
+    assert (exemplar(3), exemplar(3)) == (point.exemplar, entry.exemplars["failed"])
+
+
+def request_type(failed: Exemplar) -> RequestType:
+    """A type of request of which one was slow and failed."""
+    return replace(samples.request(), exemplars={"failed": failed})

@@ -19,6 +19,7 @@ from aiometrics.layout import (
     HEADER,
     LOOP,
     LOOP_NAME_BYTES,
+    MAX_MARKS,
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
@@ -62,6 +63,7 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     yield layout.vitals, len(VITALS)
     yield layout.samples, MAX_PLACES * NOTE_WORDS
     yield layout.errors, MAX_PROBES * NOTE_WORDS
+    yield layout.marks, MAX_MARKS * NOTE_WORDS
     for number in range(layout.max_coroutines + OWN_COROUTINES):
         yield layout.coroutine(number), len(COROUTINE)
         for histogram in (layout.wall, layout.active):

@@ -134,7 +134,7 @@ def _fields(layout: Layout) -> Iterator[int]:
     yield from range(layout.bounds, layout.loop)
     yield from (layout.loop + field for field in LOOP.values())
     yield from (layout.vitals + field for field in VITALS.values())
-    for table in (layout.samples, layout.errors):
+    for table in (layout.samples, layout.errors, layout.marks):
         yield from (table + note * NOTE_WORDS + field for note in range(3) for field in NOTE.values())
     for start, fields in _records(layout):
         yield from range(start, start + len(fields) + 3)

@@ -17,10 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from aiometrics import merge, reader, terms, text
 from aiometrics.families import Facts
 from aiometrics.layout import LOOP, NAME_BYTES, VITALS, Layout
+from aiometrics.marks import SEGMENT, WALL, Marks
 from aiometrics.merge import merged
 from aiometrics.page import Page
 from aiometrics.reader import PageView
 from aiometrics.recorder import IMPLEMENTATIONS
+from aiometrics.snapshot import Exemplar
 from aiometrics.tally import Tally
 from aiometrics.terms import PageError, Terms
 from aiometrics.text import Renderer
@@ -79,6 +81,9 @@ def seeds() -> list[bytes]:
             full.words[place] = place - start
     Tally(full, LAYOUT.samples, 3).add("shop/db.py:1 fetch > re.match", 3)
     Tally(full, LAYOUT.errors, 3).add("naming", 2)
+    marks = Marks(full)
+    for kind in (SEGMENT, WALL, WALL + 2):
+        marks.put(kind, 1, Exemplar((("request_id", "REQ-001"), ("trace_id", "a" * 32)), 250_000_000, UNIX_NS))
     blocked = bytearray(full.copy())
     words = memoryview(blocked)[: LAYOUT.strings * 8].cast("q")
     for number, word in enumerate(LOOP.values()):
