@@ -99,7 +99,7 @@ class Service:
         app.router.add_route("*", "/orders/{id:[0-9]+}", self.order)
         for handler in (self.outlived, self.group, self.hang, self.redirect, self.unavailable, self.socket):
             app.router.add_get(f"/{handler.__name__}", handler)
-        inner = web.Application()
+        inner = web.Application(middlewares=[request_middleware()])  # the one around it has counted already
         inner.router.add_get("/items/{id}", self.order)
         app.add_subapp("/shop", inner)
         return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from opentelemetry.trace import StatusCode, get_current_span
 
 from aiometrics import request
 from aiometrics.integrations.opentelemetry import trace_requests
+from aiometrics.outbox import CAPACITY
 from aiometrics.testing import TracedLoop, traced_loop
 from aiometrics.traces import set_tracer
 
@@ -314,6 +316,40 @@ def test_an_exporter_that_fails_reaches_nobody(traced: TracedLoop, caplog: pytes
     run(traced, handler(traced))
     assert 1 == traced.snapshot().request("GET /orders/{id}").wall["completed"].count
     assert {"Exception while exporting Span."} <= set(caplog.messages)
+
+
+class Hanging(SpanExporter):
+    """An exporter that waits for a collector that does not answer."""
+
+    def __init__(self) -> None:
+        self.reached, self.answer = threading.Event(), threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 - as it is called
+        self.reached.set()
+        self.answer.wait()
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        """Nothing is open."""
+
+
+def test_an_exporter_that_hangs_delays_nobody(traced: TracedLoop) -> None:
+    """Even one that OpenTelemetry calls at once: requests begin and end meanwhile, and those that find no room are counted."""
+    exporter = Hanging()
+    trace_requests(Spans(exporter).provider, detail=None)
+
+    async def main() -> None:
+        for number in range(CAPACITY + 3):
+            with request("GET /"):
+                await asyncio.sleep(0)
+            if number == 0:
+                exporter.reached.wait()
+
+    traced.run(main())
+    assert (0, 2) == tuple(traced.snapshot().records["trace", outcome] for outcome in ("written", "dropped"))
+    exporter.answer.set()
+    traced.instrumentation.outbox.stop()
+    assert CAPACITY + 1 == traced.snapshot().records["trace", "written"]
 
 
 def test_a_tracer_that_fails_is_not_asked_again(implementation: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,9 @@ from aiometrics.integrations.routes import request_type
 from aiometrics.request import request as request_scope
 from aiometrics.scrapes import Scrapes
 
+#: Marks a request that a middleware of ours, of an application further out, has taken already.
+_TAKEN: Any = web.RequestKey("aiometrics_taken", bool) if hasattr(web, "RequestKey") else "aiometrics_taken"
+
 
 def request_middleware(*, id_header: str = "X-Request-ID") -> Middleware:
     """A middleware for which each request is a request scope whose type is method and route, as ``GET /orders/{id}``, or ``(unmatched)``.
@@ -27,8 +30,9 @@ def request_middleware(*, id_header: str = "X-Request-ID") -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.headers.get("Upgrade", "").lower() == "websocket":
+        if request.headers.get("Upgrade", "").lower() == "websocket" or _TAKEN in request:
             return await handler(request)
+        request[_TAKEN] = True
         resource = request.match_info.route.resource
         kind = request_type(request.method, None if resource is None else resource.canonical)
         with request_scope(kind, id=request.headers.get(id_header)) as current:
