@@ -54,7 +54,7 @@ def soak(seconds: float, seed: int, loop: str) -> Outcome:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         memory = Memory(process.pid)
-        scrapers = [Scraper(port, accept, compressed) for accept, compressed in SCRAPERS]
+        scrapers = [Scraper(port, accept, compressed, every=min(1.0, seconds / 10)) for accept, compressed in SCRAPERS]
         with watching([*scrapers, memory]):
             account = json.loads(process.stdout.readline())
             took = time.monotonic() - started
