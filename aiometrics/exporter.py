@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 from prometheus_client import REGISTRY
@@ -22,6 +23,7 @@ from aiometrics.hotspots import hotspots as worst
 from aiometrics.instrumentation import Instrumentation
 from aiometrics.keeper import Keeper
 from aiometrics.options import Options, resolve
+from aiometrics.pace import give_way
 from aiometrics.places import main_package
 from aiometrics.recorder import IMPLEMENTATION
 from aiometrics.shelf import Shelf
@@ -95,7 +97,8 @@ class Exporter(Tracing):
 
     def __init__(self, options: Options, instrumentation: Instrumentation, registry: Registry | None) -> None:
         super().__init__(options, instrumentation)
-        self._site = Site(options, self.snapshot, registry, instrumentation.faults, implementation=IMPLEMENTATION)
+        source = partial(instrumentation.snapshot, give_way)
+        self._site = Site(options, source, registry, instrumentation.faults, implementation=IMPLEMENTATION)
         self._keeper: Keeper | None = None
         if options.directory:
             self._site.try_to_bind()

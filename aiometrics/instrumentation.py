@@ -24,6 +24,7 @@ from aiometrics.marks import SEGMENT
 from aiometrics.merge import merged
 from aiometrics.options import Options
 from aiometrics.outbox import Outbox
+from aiometrics.pace import Pause, no_pause
 from aiometrics.pages import Pages, Slot
 from aiometrics.pauses import GarbageCollectionSeam
 from aiometrics.places import Places
@@ -178,11 +179,11 @@ class Instrumentation:
     def _new_account(self) -> Account:
         return Account(self.faults, lambda: HOMES.missed, self.outbox.counts)
 
-    def snapshot(self) -> Snapshot:
-        """What all pages say now; with a directory, those of all its processes."""
+    def snapshot(self, pause: Pause = no_pause) -> Snapshot:
+        """What all pages say now; with a directory, those of all its processes. ``pause`` is called now and then."""
         self.refresh()
         unix_ns = self._unix_clock()
-        pages, skipped = self._pages.views(self.clock(), unix_ns)
+        pages, skipped = self._pages.views(self.clock(), unix_ns, pause)
         return merged(
             pages,
             taken_ns=unix_ns,
@@ -190,6 +191,7 @@ class Instrumentation:
             untraced_tasks=self._account.untraced_tasks,
             sample_ratio=1 / self.options.weight,
             skipped_pages=skipped,
+            pause=pause,
         )
 
     def refresh(self) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from types import MappingProxyType
 from typing import TypeVar
 
 from aiometrics.catalogue import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
+from aiometrics.pace import Pause, no_pause, paced
 from aiometrics.reader import OVERFLOWS, PageView
 from aiometrics.snapshot import Coroutine, Exemplar, RequestType, RequestWait, Snapshot, YieldPoint
 
 K = TypeVar("K")
+E = TypeVar("E")
 _NONE: Mapping[str, int] = MappingProxyType({})
 
 
@@ -30,14 +32,15 @@ def merged(
     errors: Mapping[str, int] = _NONE,
     untraced_tasks: int = 0,
     skipped_pages: Mapping[str, int] = _NONE,
+    pause: Pause = no_pause,
 ) -> Snapshot:
     """What all pages say, and errors and untraced tasks that are in none of them."""
     return Snapshot(
         taken_ns=taken_ns,
         loops=tuple(page.loop for page in pages),
-        coroutines=merged_coroutines(pages),
-        yield_points=merged_yield_points(pages),
-        requests=merged_requests(pages),
+        coroutines=merged_coroutines(pages, pause),
+        yield_points=merged_yield_points(pages, pause),
+        requests=merged_requests(pages, pause),
         request_waits=merged_request_waits(pages),
         scope_errors=merged_counts((dict.fromkeys(SCOPE_ERRORS, 0), *(page.scope_errors for page in pages))),
         overflow=merged_overflow(pages),
@@ -49,33 +52,30 @@ def merged(
     )
 
 
-def merged_coroutines(views: Iterable[PageView]) -> tuple[Coroutine, ...]:
+def merged_coroutines(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[Coroutine, ...]:
     """The coroutines of all pages, those of one name added up."""
-    found: dict[str, Coroutine] = {}
-    for view in views:
-        for entry in view.coroutines:
-            known = found.get(entry.coroutine)
-            found[entry.coroutine] = entry if known is None else _add_coroutines(known, entry)
-    return tuple(found.values())
+    entries = (entry for view in views for entry in view.coroutines)
+    return _added_up(paced(entries, pause), lambda entry: entry.coroutine, _add_coroutines)
 
 
-def merged_yield_points(views: Iterable[PageView]) -> tuple[YieldPoint, ...]:
+def merged_yield_points(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[YieldPoint, ...]:
     """The yield points of all pages, those with the same labels added up."""
-    found: dict[tuple[str, str, str], YieldPoint] = {}
-    for view in views:
-        for entry in view.yield_points:
-            known = found.get(entry.labels)
-            found[entry.labels] = entry if known is None else _add_yield_points(known, entry)
-    return tuple(found.values())
+    entries = (entry for view in views for entry in view.yield_points)
+    return _added_up(paced(entries, pause), lambda entry: entry.labels, _add_yield_points)
 
 
-def merged_requests(views: Iterable[PageView]) -> tuple[RequestType, ...]:
+def merged_requests(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[RequestType, ...]:
     """The types of requests on all pages, those of one name added up."""
-    found: dict[str, RequestType] = {}
-    for view in views:
-        for entry in view.requests:
-            known = found.get(entry.request)
-            found[entry.request] = entry if known is None else _add_requests(known, entry)
+    entries = (entry for view in views for entry in view.requests)
+    return _added_up(paced(entries, pause), lambda entry: entry.request, _add_requests)
+
+
+def _added_up(entries: Iterable[E], labels: Callable[[E], object], add: Callable[[E, E], E]) -> tuple[E, ...]:
+    found: dict[object, E] = {}
+    for entry in entries:
+        key = labels(entry)
+        known = found.get(key)
+        found[key] = entry if known is None else add(known, entry)
     return tuple(found.values())
 
 

@@ -13,6 +13,7 @@ from aiometrics.layout import HEADER, MAX_PROBES
 from aiometrics.ledger import Ledger
 from aiometrics.marks import Marks
 from aiometrics.merge import labelled
+from aiometrics.pace import Pause, no_pause
 from aiometrics.page import Page
 from aiometrics.places import Places
 from aiometrics.reader import PageView, read
@@ -111,12 +112,12 @@ class Pages:
         """Every page that a loop ever wrote to. Takes no lock: slots are only ever added."""
         return list(self._slots)
 
-    def views(self, now_ns: int, unix_ns: int) -> tuple[list[PageView], Mapping[str, int]]:
+    def views(self, now_ns: int, unix_ns: int, pause: Pause = no_pause) -> tuple[list[PageView], Mapping[str, int]]:
         """What all pages say, those of other processes on the shelf included, and how many of the latter were left out, by reason."""
-        own = {slot.name: labelled(_view(slot, now_ns, unix_ns), slot.name) for slot in self.all()}
+        own = {slot.name: labelled(_view(slot, now_ns, unix_ns, pause), slot.name) for slot in self.all()}
         if self._shelf is None:
             return list(own.values()), {}
-        shelved = self._shelf.read({int(name) for name in own}, self._terms, now_ns, unix_ns)
+        shelved = self._shelf.read({int(name) for name in own}, self._terms, now_ns, unix_ns, pause)
         found = {**{int(name): view for name, view in own.items()}, **shelved.pages}
         return [found[number] for number in sorted(found)], shelved.skipped
 
@@ -157,6 +158,6 @@ class Pages:
         return slot
 
 
-def _view(slot: Slot, now_ns: int, unix_ns: int) -> PageView:
+def _view(slot: Slot, now_ns: int, unix_ns: int, pause: Pause) -> PageView:
     slot.page.look(now_ns)
-    return read(slot.page.copy(), now_ns, unix_ns)
+    return read(slot.page.copy(), now_ns, unix_ns, pause=pause)

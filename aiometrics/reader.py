@@ -30,6 +30,7 @@ from aiometrics.layout import (
     pending_ns,
 )
 from aiometrics.marks import SEGMENT, WALL, Key, decoded
+from aiometrics.pace import Pause, no_pause, paced
 from aiometrics.snapshot import (
     CALLBACK,
     OTHER,
@@ -69,14 +70,14 @@ class PageView:
     scope_errors: Mapping[str, int]
 
 
-def read(data: Buffer, now_ns: int, unix_ns: int, *, alive: bool = True) -> PageView:
+def read(data: Buffer, now_ns: int, unix_ns: int, *, alive: bool = True, pause: Pause = no_pause) -> PageView:
     """Decode a copy of a page, taken when the clock showed ``now_ns`` and the time of day was ``unix_ns``.
 
-    Of a page whose writer is no longer ``alive``, what was true only of the moment is left out.
+    Of a page whose writer is no longer ``alive``, what was true only of the moment is left out. ``pause`` is called now and then.
 
     Raises :class:`PageError` if it is not a page, or one whose offsets point outside of it.
     """
-    return _Decoder(data, unix_ns - now_ns, now_ns, alive=alive).view()
+    return _Decoder(data, unix_ns - now_ns, now_ns, alive=alive).view(pause)
 
 
 def check_range(data: Buffer) -> None:
@@ -110,19 +111,23 @@ class _Decoder:
             raise PageError(f"the string area of {self._layout.string_bytes} bytes cannot have {self._strings_used} in use")
         self._exemplars = dict(self._marks())
 
-    def view(self) -> PageView:
+    def view(self, pause: Pause) -> PageView:
         names = tuple(self._text(self._coroutine(number, "name")) for number in range(self._used["coroutines"]))
-        points = tuple(self._yield_point(number, names) for number in range(self._used["yield_points"]))
+        points = tuple(self._yield_point(number, names) for number in paced(range(self._used["yield_points"]), pause))
         requests = tuple(self._text(self._request(number, "name")) for number in range(self._used["requests"]))
         return PageView(
             self._loop_record(names),
-            tuple(self._coroutine_record(number, name) for number, name in enumerate(names) if self._coroutine(number, "created")),
+            tuple(
+                self._coroutine_record(number, name)
+                for number, name in paced(enumerate(names), pause)
+                if self._coroutine(number, "created")
+            ),
             (*(point for point in points if _met(point)), *self._running_points(names)),
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
             self._notes(self._layout.errors, MAX_PROBES),
             self._vital("untraced_tasks") if self._alive else 0,
             {(kind, outcome): self._vital(f"{kind}_{outcome}") for kind in RECORD_KINDS for outcome in RECORD_OUTCOMES},
-            tuple(entry for number, name in enumerate(requests) if _used(entry := self._request_type(number, name))),
+            tuple(entry for number, name in paced(enumerate(requests), pause) if _used(entry := self._request_type(number, name))),
             self._request_waits(requests),
             {kind: self._words[self._layout.scope_errors + number] for number, kind in enumerate(SCOPE_ERRORS)},
         )

@@ -19,6 +19,7 @@ from aiometrics import slotfile
 from aiometrics.layout import HEADER, WORD
 from aiometrics.merge import labelled
 from aiometrics.mounts import filesystem_of, in_memory
+from aiometrics.pace import Pause, no_pause
 from aiometrics.page import Page
 from aiometrics.reader import PageView, check_range, read
 from aiometrics.slotfile import REASONS, Copy, Locked, Reason, Unusable
@@ -123,7 +124,7 @@ class Shelf:
                 "whoever else has the port does not show that loop until the process is started again",
             )
 
-    def read(self, own: Collection[int], terms: Terms | None, now_ns: int, unix_ns: int) -> Shelved:
+    def read(self, own: Collection[int], terms: Terms | None, now_ns: int, unix_ns: int, pause: Pause = no_pause) -> Shelved:
         """What all slots but our ``own`` say. Those of other terms are skipped; without ``terms``, the newest page sets them.
 
         Never raises: what cannot be read is skipped, counted, and logged once. While there is no directory, there is nothing to read.
@@ -154,7 +155,7 @@ class Shelf:
             with skipping(_name(number)):
                 if terms_of(data, len(data)) != terms:
                     raise Unusable("options", "it was written with other buckets, capacities, sample or blocking threshold")
-                pages[number] = labelled(read(data, now_ns, unix_ns, alive=alive), str(number))
+                pages[number] = labelled(read(data, now_ns, unix_ns, alive=alive, pause=pause), str(number))
         return Shelved(pages, skipped, terms)
 
     def _make(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ from aiometrics.catalogue import Metric
 from aiometrics.clock import SECOND_NS
 from aiometrics.collector import Application, FormatName, Registry
 from aiometrics.families import Distribution, Facts, Row, bound_text, encodable, families, plain, seconds
+from aiometrics.pace import Pause, give_way
 from aiometrics.snapshot import Exemplar, Snapshot
 
 #: Takes about 0.1 ms to write.
@@ -47,14 +47,6 @@ TEXT = Format("text", _text_header, b"", exemplars=False)
 OPENMETRICS = Format("openmetrics", _openmetrics_header, b"# EOF\n", exemplars=True)
 
 
-def give_way() -> None:
-    """Let another thread of the process run: sleep long enough for one that waits to wake up and take the interpreter.
-
-    How long ``time.sleep(0)`` takes is up to the platform.
-    """
-    time.sleep(50e-6)
-
-
 class Renderer:
     """Writes pages: our families, then those of the application's ``registry``, if any.
 
@@ -67,7 +59,7 @@ class Renderer:
         registry: Registry | None = None,
         *,
         on_error: Callable[[Exception], None],
-        pause: Callable[[], None] = give_way,
+        pause: Pause = give_way,
     ) -> None:
         self._application = None if registry is None else Application(registry, on_error=on_error)
         self._pause = pause

@@ -13,6 +13,7 @@ import pytest
 from samples import LAYOUT
 
 from aiometrics.layout import COROUTINE, HEADER, LOOP, REQUEST, VERSION, VITALS, WORD, YIELD_POINT, Layout
+from aiometrics.merge import merged
 from aiometrics.mounts import filesystem_of, in_memory
 from aiometrics.page import Page
 from aiometrics.reader import PageView
@@ -446,6 +447,24 @@ def test_a_page_whose_writer_never_rests_is_read_all_the_same(shelf: Shelf, take
     assert {"shop.handle": (5, 0)} == created(only(shelf))
     held.release()
     assert {"shop.handle": (5, 0)} == created(only(shelf))
+
+
+def test_a_reader_pauses_after_every_few_records(shelf: Shelf, take: Callable[..., Held]) -> None:
+    """When it decodes and when it adds up, if it is told how; else never."""
+    pauses: list[None] = []
+    for _ in range(2):
+        page = take().page
+        for number in range(3):
+            count(page, f"shop.handle{number}", 1)
+            page.words[LAYOUT.segments(page.add_yield_point(2, f"shop.py:{number} f", "g")) + 1] = 1
+            page.words[LAYOUT.request(page.add_request(f"GET /{number}")) + REQUEST["background_ns"]] = 1
+    pages = list(shelf.read((), TERMS, 0, 0, lambda: pauses.append(None)).pages.values())
+    # Of each page 5 coroutines, 4 yield points, and 3 requests, of which one is (other), in pieces of 4.
+    assert 2 * 2 == len(pauses)
+    seen = merged(pages, taken_ns=0, sample_ratio=1, pause=lambda: pauses.append(None))
+    # 6 coroutines, 6 yield points and 4 requests.
+    assert 2 * 2 + 3 == len(pauses)
+    assert merged(pages, taken_ns=0, sample_ratio=1) == seen
 
 
 def test_words_are_where_the_file_has_them(shelf: Shelf, take: Callable[..., Held]) -> None:
