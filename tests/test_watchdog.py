@@ -376,18 +376,19 @@ def test_our_own_work_is_never_the_place() -> None:
     assert "shop/main.py:2 main" == blocked_at([*application, *ours, *library], places)
 
 
-def test_a_look_while_the_harm_is_counted_blames_nobody(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The block is over then, and the loop's thread in our own code."""
+def test_nobody_is_blamed_while_the_harm_is_counted(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block is over by then, and the loop's thread in our own code."""
 
     async def main() -> None:
         (slot,) = watched.traced.instrumentation.slots()
-        monkeypatch.setattr(slot.vitals, "seen_here", watched.dog.look)
+        monkeypatch.setattr(slot.vitals, "seen_here", lambda: looks.append(watched.dog.look()))
         watched.work(100)
         await asyncio.sleep(0)
         monkeypatch.undo()
 
+    looks: list[int] = []
     watched.traced.run(main())
-    assert {UNKNOWN: 1} == watched.samples
+    assert ([100 * MS], {}) == (looks, watched.samples)
 
 
 def test_a_long_stack_is_cut() -> None:
