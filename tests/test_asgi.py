@@ -356,6 +356,31 @@ def test_it_may_be_around_the_application_as_well(calls: Calls) -> None:
     assert 500 == calls.finished[1].attributes["http.response.status_code"]
 
 
+def test_it_may_be_around_an_application_that_is_mounted(calls: Calls) -> None:
+    """Then its own routes count, and not those of the application around, which have other paths."""
+    inner = RequestMiddleware(Starlette(routes=Service(calls.traced).routes))
+    outer = Starlette(routes=[Mount("/shop", app=inner), Route("/orders/{number}", answering)])
+    calls(outer, "/shop/orders/1")
+    assert {"GET /orders/{id}": ({"completed": 1}, 50, 0)} == told(calls.traced.snapshot())
+
+
+def test_middleware_that_hides_what_it_wraps_is_looked_around(calls: Calls) -> None:
+    """The application itself says who it is."""
+
+    class Opaque:
+        def __init__(self, app: Any) -> None:
+            self._hidden = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self._hidden(scope, receive, send)
+
+    app = Starlette(routes=Service(calls.traced).routes)
+    app.add_middleware(Opaque)
+    app.add_middleware(RequestMiddleware)
+    calls(app, "/orders/1")
+    assert [("GET /orders/{id}", "completed")] == calls.types
+
+
 def test_websockets_and_lifespan_pass(calls: Calls) -> None:
     """A connection that lasts for hours is no request; a scope around what one message costs is."""
 

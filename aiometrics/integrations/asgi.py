@@ -70,7 +70,7 @@ class RequestMiddleware:
 
     def _matched(self, scope: Scope) -> str | None:
         if self._routes is None:
-            self._routes = routes_of(scope.get("app", self.app)) or ()
+            self._routes = routes_of(self.app) or routes_of(scope.get("app")) or ()
         return template(self._routes, scope)
 
 

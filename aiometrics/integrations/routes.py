@@ -31,9 +31,9 @@ def template(routes: Iterable[Any], scope: Scope) -> str | None:
     for route in _candidates(routes, _route_path(scope)):
         match, child_scope = route.matches(scope)
         if match.value == _FULL:
-            return _path(route, {**scope, **child_scope})
+            return _path(route, scope, child_scope)
         if match.value == _PARTIAL and partial is None:
-            partial = _path(route, {**scope, **child_scope})
+            partial = _path(route, scope, child_scope)
     return partial
 
 
@@ -63,13 +63,13 @@ def _route_path(scope: Scope) -> str:
     return rest if not rest or rest.startswith("/") else path
 
 
-def _path(route: Any, child_scope: Scope) -> str | None:
-    """The path of a route that matched; of a mount or host with routes, which of those matched decides."""
+def _path(route: Any, scope: Scope, child_scope: Scope) -> str | None:
+    """The path of a route that matched; of a mount or host with routes, that of theirs which does."""
     path: str | None = getattr(route, "path_format", None)
     inner = getattr(route, "routes", None)
     if not inner:
         return path
-    rest = template(inner, child_scope)
+    rest = template(inner, {**scope, **child_scope})
     # What a mount matches ends with the rest of the path; a host has no path.
     return None if rest is None else (path or "").removesuffix("/{path}") + rest
 
