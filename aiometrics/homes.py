@@ -46,22 +46,21 @@ class Homes:
     """The homes of all loops that are traced in this process, and how often a scope found none."""
 
     def __init__(self) -> None:
-        self._sources: list[Source] = []
+        self._sources: tuple[Source, ...] = ()
         self.missed = 0
 
     def connect(self, source: Source) -> None:
         """Let scopes find the loops that ``source`` knows."""
-        self._sources.append(source)
+        self._sources = (*self._sources, source)
 
     def disconnect(self, source: Source) -> None:
         """Undo :meth:`connect`; without effect if it was not connected."""
-        if source in self._sources:
-            self._sources.remove(source)
+        self._sources = tuple(known for known in self._sources if known != source)
 
     def here(self) -> Home | None:
         """The home of requests of the loop that runs in this thread; ``None``, which is counted, if there is none."""
         loop = _get_running_loop()
-        for source in () if loop is None else tuple(self._sources):
+        for source in () if loop is None else self._sources:
             found = source(loop)
             if found is not None and not found.faults.tripped(PROBE):
                 return found

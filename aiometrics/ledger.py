@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import count
-from typing import NamedTuple
 
 from aiometrics.catalogue import SCOPE_ERRORS
 from aiometrics.clock import SECOND_NS
@@ -13,11 +12,6 @@ from aiometrics.layout import REQUEST
 from aiometrics.page import Page
 
 _INVALID = SCOPE_ERRORS.index("invalid")
-
-
-class _Deadline(NamedTuple):
-    at_ns: int
-    record: int
 
 
 class Ledger:
@@ -31,7 +25,10 @@ class Ledger:
         self._page = page
         self._directory = directory
         self._objectives_ns = {name: round(seconds * SECOND_NS) for name, seconds in objectives.items()}
-        self._deadlines: dict[int, _Deadline] = {}
+        #: What was last shown, by record.
+        self._shown_ns: dict[int, int] = {}
+        #: By number: when the scope is to be left, and its record.
+        self._deadlines: dict[int, tuple[int, int]] = {}
         self._numbers = count(1)
         for name, objective_ns in self._objectives_ns.items():
             self.set_objective(directory.request(name), objective_ns)
@@ -46,19 +43,20 @@ class Ledger:
 
     def set_objective(self, record: int, objective_ns: int) -> None:
         """Show the objective of a type; where scopes bring their own, the one of the last."""
-        self._page.words[self._page.layout.request(record) + REQUEST["objective_ns"]] = objective_ns
+        if self._shown_ns.get(record) != objective_ns:
+            self._shown_ns[record] = self._page.words[self._page.layout.request(record) + REQUEST["objective_ns"]] = objective_ns
 
     def promise(self, record: int, at_ns: int) -> int:
         """A scope of that type is to be left by ``at_ns``. The number under which it keeps or breaks that."""
         number = next(self._numbers)
-        self._deadlines[number] = _Deadline(at_ns, record)
+        self._deadlines[number] = (at_ns, record)
         return number
 
     def keep(self, number: int, left_ns: int) -> None:
         """The scope was left."""
         deadline = self._deadlines.pop(number, None)
-        if deadline is not None and left_ns > deadline.at_ns:
-            self._page.words[self._page.layout.request(deadline.record) + REQUEST["violations"]] += 1
+        if deadline is not None and left_ns > deadline[0]:
+            self._page.words[self._page.layout.request(deadline[1]) + REQUEST["violations"]] += 1
 
     def forget(self, number: int) -> None:
         """The scope will not be left any more."""
@@ -70,9 +68,9 @@ class Ledger:
 
     def count_overdue(self, now_ns: int) -> None:
         """Count those in progress that are over their objective. For readers, one at a time."""
-        for number, deadline in self._deadlines.copy().items():
-            if now_ns > deadline.at_ns and self._deadlines.pop(number, None) is not None:
-                self._page.words[self._page.layout.request(deadline.record) + REQUEST["overdue"]] += 1
+        for number, (at_ns, record) in self._deadlines.copy().items():
+            if now_ns > at_ns and self._deadlines.pop(number, None) is not None:
+                self._page.words[self._page.layout.request(record) + REQUEST["overdue"]] += 1
 
     def clear(self) -> None:
         """The loop is gone, and so is everything that was in progress on it."""

@@ -14,6 +14,7 @@ import memory
 import owners
 import plot
 import price
+import scopes
 import scrape
 import services
 import truth
@@ -25,6 +26,7 @@ from plan import Plan
 SECTIONS = {
     "price": price.run,
     "instructions": instructions,
+    "scopes": scopes.run,
     "services": services.run,
     "owners": owners.run,
     "truth": truth.run,
