@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from aiometrics.batch import Job, start_job
-from aiometrics.exporter import Collector, Exporter, hotspots, instrument, snapshot, start_exporter, uninstrument
+from aiometrics.exporter import Exporter, start_exporter
 from aiometrics.recorder import IMPLEMENTATION
 from aiometrics.request import Request, current_request, request
+from aiometrics.tracing import Collector, hotspots, instrument, snapshot, uninstrument
 from aiometrics.version import __version__
 
 __all__ = [

@@ -21,10 +21,10 @@ from prometheus_client.registry import Collector as PrometheusCollector
 from aiometrics import catalogue
 from aiometrics.collector import Application, Collector
 from aiometrics.delivery import Destination, Handler, Pushgateway, Textfile, checked_labels
-from aiometrics.exporter import Tracing, start_tracing
 from aiometrics.families import Facts
 from aiometrics.faults import STAYS_ON
 from aiometrics.recorder import IMPLEMENTATION
+from aiometrics.tracing import Tracing, start_tracing
 from aiometrics.version import __version__
 
 PROBE = "delivery"

@@ -251,7 +251,7 @@ def test_untraced_again_without_a_server_everything_is_back() -> None:
         aiometrics.uninstrument(loop)
         loop.close()
     assert before == (asyncio.Task, asyncio.Task.__init__, vars(asyncio.BaseEventLoop)["create_task"])
-    aiometrics.exporter._active.instrumentation = None
+    aiometrics.tracing.active.instrumentation = None
 
 
 def test_the_callers_package_is_application_wherever_it_is_installed(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ exporter = start()
 
 async def main():
     await work(5)
-    (slot,) = exporter._instrumentation.slots()
+    (slot,) = exporter.instrumentation.slots()
     pending = asyncio.create_task(works())
     # Nobody but the child could write from here on: the parent waits for it, and its threads are stopped.
     exporter._keeper.stop()
@@ -135,7 +135,7 @@ async def main():
     try:
         await pending
         gc.collect()
-        exporter._instrumentation.refresh()
+        exporter.instrumentation.refresh()
         asyncio._set_running_loop(None)
         asyncio.run(work(3))
         exporter.stop()

@@ -11,10 +11,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from aiometrics.exporter import collected, report, start_exporter
+from aiometrics.exporter import start_exporter
 from aiometrics.integrations.routes import request_type
 from aiometrics.request import request as request_scope
 from aiometrics.scrapes import Scrapes
+from aiometrics.tracing import collected, report
 
 #: Marks a request that a middleware of ours, of an application further out, has taken already.
 _TAKEN: Any = web.RequestKey("aiometrics_taken", bool) if hasattr(web, "RequestKey") else "aiometrics_taken"

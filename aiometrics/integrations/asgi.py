@@ -11,11 +11,12 @@ from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from aiometrics.exporter import collected, report, start_exporter
+from aiometrics.exporter import start_exporter
 from aiometrics.http_messages import Response
 from aiometrics.integrations.routes import request_type, routes_of, template
 from aiometrics.request import Request, request
 from aiometrics.scrapes import Scrapes
+from aiometrics.tracing import collected, report
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

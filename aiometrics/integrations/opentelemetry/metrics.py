@@ -10,8 +10,8 @@ from typing import Any
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from aiometrics.catalogue import CATALOGUE, Metric
-from aiometrics.exporter import collected
 from aiometrics.families import Distribution, Row, Source, bound_text, encodable, families, plain
+from aiometrics.tracing import collected
 from aiometrics.version import __version__
 
 _SCOPE = "aiometrics"
