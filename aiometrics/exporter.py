@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from aiometrics.options import Options, resolve
 from aiometrics.pace import give_way
 from aiometrics.recorder import IMPLEMENTATION
 from aiometrics.site import Site
-from aiometrics.tracing import Tracing, active, adopted, watchdog_of, with_callers
+from aiometrics.tracing import Tracing, active, adopted, callers, watchdog_of, with_application
 
 PROBE = "exporter"
 
@@ -175,10 +175,22 @@ def start_exporter(
     runs already; in each case nothing was changed.
     """
     given = {name: value for name, value in locals().items() if name != "registry"}
+    return _start(given, registry, callers())
+
+
+def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable[[], Exporter]:
+    """What starts an exporter when it is called, on behalf of who calls this: it is their package that counts as the application.
+
+    For frameworks that start it later; the arguments are those of :func:`start_exporter`.
+    """
+    return partial(_start, options, registry, callers())
+
+
+def _start(given: Mapping[str, Any], registry: Registry | None, application: Iterable[str]) -> Exporter:
     with active.lock:
         if active.tracing is not None:
             raise RuntimeError(active.tracing.in_the_way)
-        options = with_callers(resolve(given))
+        options = with_application(resolve(given), application)
         instrumentation = adopted(options)
         exporter = Exporter(options, instrumentation, _of_all_processes(registry) if options.directory else registry)
         exporter.start()

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Self
 
@@ -130,7 +131,7 @@ def start_tracing() -> tuple[Tracing, bool]:
     with active.lock:
         if active.tracing is not None:
             return active.tracing, False
-        options = _own(with_callers(resolve({})))
+        options = _own(with_application(resolve({}), callers()))
         instrumentation = adopted(options)
         tracing = Tracing(options, instrumentation)
         tracing.start()
@@ -145,7 +146,7 @@ def instrument(loop: Any) -> None:
     """
     with active.lock:
         if active.instrumentation is None:
-            active.instrumentation = Instrumentation(_own(with_callers(resolve({}))))
+            active.instrumentation = Instrumentation(_own(with_application(resolve({}), callers())))
         active.instrumentation.instrument(loop)
 
 
@@ -192,10 +193,14 @@ def collected() -> tuple[Snapshot, Facts]:
     return current, Facts(__version__, IMPLEMENTATION)
 
 
+#: Where errors are counted while nothing is traced: only their log is seen.
+_unseen = Faults()
+
+
 def report(probe: str, error: BaseException) -> None:
     """Count and log an error of ours in what runs beside the recorders, and goes on. Never raises."""
     instrumentation = active.instrumentation
-    faults = Faults() if instrumentation is None else instrumentation.faults
+    faults = _unseen if instrumentation is None else instrumentation.faults
     faults.report(probe, error, STAYS_ON)
 
 
@@ -242,13 +247,18 @@ def _instrumented() -> Instrumentation:
     return active.instrumentation
 
 
-def with_callers(options: Options) -> Options:
-    """The packages of who called us and of the program itself count as application wherever they are installed."""
+def callers() -> list[str]:
+    """The packages of who called us and of the program itself: they count as application wherever they are installed."""
     frame = sys._getframe(1)  # noqa: SLF001 - inspect would read the source of every caller
     while frame.f_back is not None and _top_package(frame.f_globals) == "aiometrics":
         frame = frame.f_back
     tops = {_top_package(frame.f_globals), main_package()} - {None, "__main__", "aiometrics"}
-    return replace(options, application=(*options.application, *sorted(top for top in tops if top is not None)))
+    return sorted(top for top in tops if top is not None)
+
+
+def with_application(options: Options, packages: Iterable[str]) -> Options:
+    """``options``, with packages that count as application too."""
+    return replace(options, application=(*options.application, *packages))
 
 
 def _top_package(module_globals: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from aiometrics.integrations.aiohttp import exporter_context, metrics_handler, r
 from aiometrics.request import FinishedRequest
 from aiometrics.snapshot import Snapshot
 from aiometrics.testing import TracedLoop, traced_loop
+from aiometrics.tracing import active
 
 MS = 1_000_000
 
@@ -81,6 +82,10 @@ class Service:
         """Raises what is no error."""
         raise web.HTTPSeeOther("/")
 
+    async def forgetful(self, _: web.Request) -> web.Response:
+        """Returns nothing."""
+        return None  # type: ignore[return-value]  # that is the point
+
     async def unavailable(self, _: web.Request) -> web.Response:
         """Raises what is one."""
         raise web.HTTPServiceUnavailable
@@ -97,7 +102,7 @@ class Service:
         """The application with the middleware."""
         app = web.Application(middlewares=[request_middleware()])
         app.router.add_route("*", "/orders/{id:[0-9]+}", self.order)
-        for handler in (self.outlived, self.group, self.hang, self.redirect, self.unavailable, self.socket):
+        for handler in (self.outlived, self.group, self.hang, self.redirect, self.unavailable, self.forgetful, self.socket):
             app.router.add_get(f"/{handler.__name__}", handler)
         inner = web.Application(middlewares=[request_middleware()])  # the one around it has counted already
         inner.router.add_get("/items/{id}", self.order)
@@ -211,6 +216,17 @@ def test_responses_that_are_raised_count_by_their_status(implementation: str) ->
     assert {"GET /redirect": ({"completed": 1}, 0, 0), "GET /unavailable": ({"failed": 1}, 0, 0)} == told(snapshot)
 
 
+def test_a_handler_that_returns_nothing_has_failed(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The error is the one that the server makes of it without us."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        assert 500 == (await client.get("/forgetful")).status
+
+    _, snapshot = serve(implementation, scenario)
+    assert {"GET /forgetful": ({"failed": 1}, 0, 0)} == told(snapshot)
+    assert ["Missing return statement on request handler"] == [record.message for record in caplog.records if record.exc_info]
+
+
 def test_the_id_is_that_of_the_header(implementation: str) -> None:
     """Without it there is none."""
 
@@ -248,6 +264,10 @@ def test_metrics_may_be_routed_to_and_the_exporter_run_in_the_cleanup_context() 
         app.router.add_get("/metrics", metrics_handler(registry))
         app.router.add_get("/", hello)
         async with aiohttp_serves(app) as port, Client(port) as client:
+            tracing = active.tracing
+            assert tracing is not None
+            assert "aiohttp" not in tracing.options.application
+            assert __name__.partition(".")[0] in tracing.options.application
             assert Answer(200, "hello") == await client.get("/")
             status, text = await client.get("/metrics")
             assert (200, True) == (status, text.endswith("stock 3.0\n"))

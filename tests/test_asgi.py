@@ -21,10 +21,13 @@ from starlette.websockets import WebSocket
 
 import aiometrics
 from aiometrics import current_request
+from aiometrics.faults import Faults
 from aiometrics.integrations.asgi import RequestMiddleware, exporter_lifespan, make_asgi_app
+from aiometrics.places import main_package
 from aiometrics.request import FinishedRequest
 from aiometrics.snapshot import Snapshot
 from aiometrics.testing import TracedLoop, traced_loop
+from aiometrics.tracing import active
 
 MS = 1_000_000
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -436,12 +439,16 @@ def test_other_frameworks_tell_their_routes_by_a_function(calls: Calls) -> None:
     assert [("GET /ab/{id}", "completed"), ("(unmatched)", "completed")] == calls.types
 
 
-def test_routes_that_cannot_be_asked_cost_no_request(calls: Calls, caplog: pytest.LogCaptureFixture) -> None:
-    """Another framework's routes are something else; that is logged, and the request is answered."""
+def test_routes_that_cannot_be_asked_cost_no_request(
+    calls: Calls, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another framework's routes are something else; that is logged once, and the requests are answered."""
+    monkeypatch.setattr("aiometrics.tracing._unseen", Faults())
     app = answering()
     app.routes = [object()]  # type: ignore[attr-defined]
-    assert b"found" == calls(RequestMiddleware(app))[1]["body"]
-    assert [("(unmatched)", "completed")] == calls.types
+    for _ in range(2):
+        assert b"found" == calls(RequestMiddleware(app))[1]["body"]
+    assert [("(unmatched)", "completed")] * 2 == calls.types
     assert ["internal error in probe 'route', which stays on; the application is not affected"] == caplog.messages
 
 
@@ -460,6 +467,18 @@ def test_outside_of_a_traced_loop_the_application_answers() -> None:
     assert 2 == len(sent)
 
 
+def served_packages() -> set[str]:
+    """The packages that count as application for the exporter that runs."""
+    tracing = active.tracing
+    assert tracing is not None
+    return set(tracing.options.application)
+
+
+def own_package() -> set[str]:
+    """That of this file, which asked for the exporter, and of the program: not of the framework that starts it."""
+    return {__name__.partition(".")[0], main_package()} - {None, "__main__"}  # type: ignore[return-value]  # without None
+
+
 def test_metrics_may_be_mounted_and_the_exporter_run_in_the_lifespan() -> None:
     """On uvicorn: what the lifespan starts is what the mounted page shows, with the registry of the application; then it is stopped."""
     registry = CollectorRegistry()
@@ -470,6 +489,7 @@ def test_metrics_may_be_mounted_and_the_exporter_run_in_the_lifespan() -> None:
 
     async def main() -> None:
         async with uvicorn_serves(app) as port, Client(port) as client:
+            assert own_package() == served_packages()
             assert 200 == (await client.get("/any")).status
             status, text = await client.get("/metrics/")
             assert (200, True) == (status, text.endswith("stock 3.0\n"))

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from aiometrics.exporter import start_exporter
+from aiometrics.exporter import starter
 from aiometrics.integrations.routes import request_type
 from aiometrics.request import request as request_scope
 from aiometrics.scrapes import Scrapes
@@ -44,8 +44,9 @@ def request_middleware(*, id_header: str = "X-Request-ID") -> Middleware:
                 current.attributes["http.response.status_code"] = answer.status
                 current.finish(_status(request, answer.status))
                 raise
-            current.attributes["http.response.status_code"] = response.status
-            current.finish(_status(request, response.status))
+            status_code = getattr(response, "status", 500)  # what is no response is an error of which the server tells
+            current.attributes["http.response.status_code"] = status_code
+            current.finish(_status(request, status_code))
             return response
 
     return middleware
@@ -62,9 +63,10 @@ def exporter_context(**options: Any) -> Callable[[web.Application], AsyncIterato
 
     ``options`` are those of ``start_exporter``.
     """
+    start = starter(**options)
 
     async def context(_: web.Application) -> AsyncIterator[None]:
-        with start_exporter(**options):
+        with start():
             yield
 
     return context

@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from aiometrics.exporter import start_exporter
+from aiometrics.exporter import starter
 from aiometrics.http_messages import Response
 from aiometrics.integrations.routes import request_type, routes_of, template
 from aiometrics.request import Request, request
@@ -122,10 +122,11 @@ def exporter_lifespan(inner: Lifespan | None = None, /, **options: Any) -> Lifes
 
     ``options`` are those of ``start_exporter``; ``inner`` is the application's own lifespan, which runs inside.
     """
+    start = starter(**options)
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[Any]:
-        with start_exporter(**options):
+        with start():
             if inner is None:
                 yield
                 return
