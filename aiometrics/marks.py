@@ -36,9 +36,9 @@ class Marks:
             self._free.remove(note)
 
     def put(self, kind: int, number: int, exemplar: Exemplar) -> None:
-        """Keep the exemplar of that record; one that is too long for a note, as no id of ASCII is, is not kept."""
+        """Keep the exemplar of that record; one that is too long for a note, as no id of ASCII is, is not kept, nor one of ``-`` alone."""
         data = _encoded(kind, number, exemplar).encode("utf-8", "backslashreplace")
-        if len(data) > NOTE_BYTES:
+        if len(data) > NOTE_BYTES or all(value == _NONE for _, value in exemplar.labels):
             return
         note = self._note((kind, number))
         text = (note + len(NOTE)) * WORD
@@ -72,7 +72,7 @@ def decoded(text: str) -> tuple[Key, Exemplar]:
     """What the text of a note says. Raises ``ValueError`` if it is not one of an exemplar."""
     parts = text.split(" ", 3 + len(_NAMES))
     numbers, values = parts[:4], parts[4:]
-    if len(values) != len(_NAMES) or not all(map(_NUMBER.fullmatch, numbers)):
+    if len(values) != len(_NAMES) or not all(map(_NUMBER.fullmatch, numbers)) or all(value == _NONE for value in values):
         raise ValueError(f"a note of {len(text)} characters that is no exemplar")
     kind, number, value_ns, unix_ns = map(int, numbers)
     trace_id, span_id, request_id = zip(_NAMES, values, strict=True)

@@ -318,7 +318,8 @@ def test_a_page_that_is_continued_goes_on_with_its_exemplars(page_of_memory: Pag
 
 
 @pytest.mark.parametrize(
-    ("request_id", "fits"), [("x" * 64, True), ("größe " * 10, True), ("a b\n - -", True), ("", True), ("\U0001f600" * 64, False)]
+    ("request_id", "fits"),
+    [("x" * 64, True), ("größe " * 10, True), ("a b\n - -", True), ("", True), ("\U0001f600" * 64, False)],
 )
 def test_any_id_that_fits_comes_back(page_of_memory: Page, request_id: str, *, fits: bool) -> None:
     """What would have to be cut leads nowhere and is left out."""
@@ -326,7 +327,14 @@ def test_any_id_that_fits_comes_back(page_of_memory: Page, request_id: str, *, f
     assert ({(WALL + 2, 1): exemplar(1, request_id)} if fits else {}) == written(page_of_memory)
 
 
-@pytest.mark.parametrize("text", ["1", "0 1 2 3 - -", "x 1 2 3 - - -", "0 -1 2 3 - - -", "0 1 2 ² - - -"])
+def test_an_id_that_is_only_a_dash_leads_nowhere(page_of_memory: Page) -> None:
+    """Anybody may send that as a header: it is no exemplar, and the page can be read as before."""
+    Marks(page_of_memory).put(WALL, 1, Exemplar((("request_id", "-"),), 1, 1))
+    assert {} == written(page_of_memory)
+    read(page_of_memory.copy(), 0, 0)
+
+
+@pytest.mark.parametrize("text", ["1", "0 1 2 3 - -", "0 1 2 3 - - -", "x 1 2 3 - - -", "0 -1 2 3 - - -", "0 1 2 ² - - -"])
 def test_a_note_that_is_no_exemplar_makes_no_page(page_of_memory: Page, text: str) -> None:
     """A reader trusts nothing that it did not write."""
     note = page_of_memory.layout.marks

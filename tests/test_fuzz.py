@@ -28,8 +28,20 @@ def test_the_reader_refuses_broken_pages_and_does_nothing_else() -> None:
     assert {} == report.findings
     assert 3000 < report.cases
     assert 300 < report.taken
+    assert 100 < report.shown
     assert 20 < report.used
     assert 15 < len(report.refusals)
+
+
+def test_the_first_pages_are_good_ones() -> None:
+    """What is broken afterwards was whole before, and had something of everything in it."""
+    _, full, blocked = (read(data, pages.NOW_NS, pages.UNIX_NS) for data in pages.seeds())
+
+    assert (3, 3, 2, 4) == (len(full.coroutines) - 2, len(full.yield_points) - 6, len(full.requests) - 1, len(full.request_waits))
+    assert full.loop.block_samples
+    assert full.errors
+    assert any(point.exemplar for point in full.yield_points)
+    assert blocked.loop.running
 
 
 def test_the_campaign_finds_what_there_is_to_find() -> None:

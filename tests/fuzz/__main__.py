@@ -35,7 +35,8 @@ def _pages(options: argparse.Namespace) -> int:
         reports = pool.starmap(pages.campaign, parts)
     for job, report in enumerate(reports):
         print(
-            f"job {job}: {report.cases} cases in {report.seconds:.0f} s; {report.taken} taken, {report.used} of them used; "
+            f"job {job}: {report.cases} cases in {report.seconds:.0f} s; "
+            f"{report.taken} taken, {report.shown} of them rendered, {report.used} gone on with; "
             f"{report.branches} branches, {report.corpus} pages kept; slowest case {report.slowest_seconds * 1e3:.1f} ms; "
             f"peak memory {report.early_kib / 1024:.1f} MiB after a tenth, {report.late_kib / 1024:.1f} MiB in the end"
         )

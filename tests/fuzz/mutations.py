@@ -11,6 +11,7 @@ from aiometrics.layout import (
     HEADER,
     LOOP,
     NOTE,
+    NOTE_BYTES,
     NOTE_WORDS,
     OWN_COROUTINES,
     REQUEST,
@@ -23,6 +24,9 @@ from aiometrics.layout import (
 
 _LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
 _NUMBERS = (0, 1, 2, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1_000_000, 1_000_001)
+#: Of the texts of notes.
+_DIGITS = (b"0", b"1", b"2", b"250000000", b"9" * 19, b"9" * 20)
+_TEXTS = (b"-", b"-", b"-", b"REQ-001", b"(other)", b"", b'"\n# {\\', b"\xff\xe2\x80\xa8")
 #: Of records, in the order in which a layout takes them.
 _CAPACITIES = ("max_coroutines", "max_yield_points", "max_requests")
 _REFERENCES = {"name", "yield_point", "awaits"}
@@ -42,6 +46,7 @@ class Mutator:
             self._resize,
             *[self._field] * 16,
             *[self._reference] * 4,
+            *[self._note] * 4,
         )
 
     def __call__(self, page: bytes, other: bytes) -> bytes:
@@ -105,6 +110,19 @@ class Mutator:
         reference = (start << 32 | length & 0xFFFF_FFFF) & _HIGHEST
         places = [start + fields[name] for start, fields in _records(layout) for name in _REFERENCES & fields.keys()]
         _store(data, self._random.choice((HEADER["loop_name"], *sorted(places))), reference)
+        return data
+
+    def _note(self, data: bytearray, _: bytes) -> bytearray:
+        """Another text in one of the first notes of a table: one of an exemplar, more or less, or one that only looks like it."""
+        layout = _layout_of(data)
+        note = self._random.choice((layout.samples, layout.errors, layout.marks)) + self._random.randrange(4) * NOTE_WORDS
+        numbers = self._random.choices(_DIGITS, k=4)
+        texts = self._random.choices(_TEXTS, k=self._random.choice((1, 3, 3, 3, 4, 100)))
+        text = b" ".join(numbers + texts)[self._random.choice((0, 0, 0, 1)) : NOTE_BYTES]
+        _store(data, note + NOTE["count"], 1)
+        _store(data, note + NOTE["length"], len(text))
+        place = (note + len(NOTE)) * WORD
+        data[place : place + len(text)] = text
         return data
 
     def _number(self) -> int:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from aiometrics import merge, reader, terms, text
 from aiometrics.families import Facts
-from aiometrics.layout import LOOP, NAME_BYTES, VITALS, Layout
+from aiometrics.layout import LOOP, NAME_BYTES, REQUEST_WAIT, VITALS, YIELD_POINT, Layout
 from aiometrics.marks import SEGMENT, WALL, Marks
 from aiometrics.merge import merged
 from aiometrics.page import Page
@@ -35,13 +35,15 @@ from .shelves import directory, shelve
 NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
 LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=3, max_requests=2)
 TERMS = Terms(LAYOUT, 100, 1)
-#: After so many pages that the reader took one is used too, if it takes that, and each that took a new branch.
-_USED = 20
+#: After so many pages that the reader took one is rendered, or used in every way, if it takes that; and each that took a new branch.
+_SHOWN, _USED = 4, 40
 #: Of all pages one in so many is put into a shared directory.
 _SHELVED = 20
 _CORPUS = 5000
 
 Read = Callable[[bytes, int, int], PageView]
+_LABELS = r"\{([a-z_]+=\"([^\"\\]|\\[\"n\\])*\"(,|(?=\})))*\}"
+_SAMPLE = re.compile(rf"[a-z_]+({_LABELS})? \S+( # {_LABELS} \S+ \S+)?")
 _NUMBERS = re.compile(r"-?(0x[0-9a-f]+|[0-9]+)(, -?[0-9]+)*,?")
 
 
@@ -51,7 +53,8 @@ class Report:
 
     cases: int = 0
     taken: int = 0
-    #: Of those taken: rendered, and gone on with.
+    #: Of those taken: rendered, and of these gone on with.
+    shown: int = 0
     used: int = 0
     #: Why pages were refused, without the numbers, and how often.
     refusals: Counter[str] = field(default_factory=Counter)
@@ -75,10 +78,11 @@ def seeds() -> list[bytes]:
         coroutine = full.add_coroutine(f"shop.größe.handle_{number}")
         full.add_yield_point(coroutine, f"shop/db.py:{number} fetch", "asyncio.sleep")
         full.add_request_wait(full.add_request(f"GET /{number}"), "asyncio.sleep")
-    start = LAYOUT.coroutines
-    for place in range(start, LAYOUT.strings):
-        if not full.words[place]:
-            full.words[place] = place - start
+    owners = {LAYOUT.yield_point(number) + YIELD_POINT["coroutine"] for number in range(4)}
+    owners |= {LAYOUT.request_wait(number) + REQUEST_WAIT["request"] for number in range(4)}
+    for place in range(LAYOUT.coroutines, LAYOUT.strings):
+        if not full.words[place] and place not in owners:
+            full.words[place] = place - LAYOUT.coroutines
     Tally(full, LAYOUT.samples, 3).add("shop/db.py:1 fetch > re.match", 3)
     Tally(full, LAYOUT.errors, 3).add("naming", 2)
     marks = Marks(full)
@@ -88,6 +92,7 @@ def seeds() -> list[bytes]:
     words = memoryview(blocked)[: LAYOUT.strings * 8].cast("q")
     for number, word in enumerate(LOOP.values()):
         words[LAYOUT.loop + word] = number
+    words[LAYOUT.loop + LOOP["finished"]] = words[LAYOUT.loop + LOOP["started"]]
     for name in ("segment_since_ns", "looked_ns", "turn_since_ns", "seen_ns"):
         words[LAYOUT.loop + LOOP[name]] = NOW_NS - 500 + LOOP[name]
     for vital in VITALS.values():
@@ -108,7 +113,8 @@ def campaign(cases: int, seed: int, read: Read = reader.read) -> Report:
         for number in range(cases):
             known = len(branches)
             data = mutate(random.choice(random.choice((good, corpus))), random.choice(corpus))
-            _try(report, data, partial(_use if report.taken % _USED == 0 else _read, report, data, read))
+            way = _use if report.taken % _USED == 0 else _show if report.taken % _SHOWN == 0 else _read
+            _try(report, data, partial(way, report, data, read))
             if len(branches) > known and len(corpus) < _CORPUS:
                 corpus.append(data)
                 _try(report, data, partial(_use, report, data, read))
@@ -140,9 +146,15 @@ def _read(report: Report, data: bytes, read: Read) -> PageView:
     return view
 
 
-def _use(report: Report, data: bytes, read: Read) -> None:
-    """What may become of a page that is taken: it is rendered, and other processes go on with it."""
+def _show(report: Report, data: bytes, read: Read) -> None:
+    """A page that is taken can be rendered."""
     _render(_read(report, data, read))
+    report.shown += 1
+
+
+def _use(report: Report, data: bytes, read: Read) -> None:
+    """And other processes can go on with it."""
+    _show(report, data, read)
     report.used += 1
     for implementation in IMPLEMENTATIONS:
         _render(read(inherit(data, TERMS, implementation), NOW_NS, UNIX_NS))
@@ -163,6 +175,9 @@ def _render(view: PageView) -> None:
     renderer = Renderer(on_error=_raise, pause=_go_on)
     pages = {form: b"".join(renderer.slices(snapshot, Facts("1.2.3", "python"), form)) for form in (text.TEXT, text.OPENMETRICS)}
     list(parse_text(pages[text.TEXT].decode()))
+    for line in pages[text.OPENMETRICS].decode().split("\n"):
+        if line and not line.startswith("# ") and not _SAMPLE.fullmatch(line):
+            raise AssertionError(f"no line of OpenMetrics: {line!r}")
 
 
 def _raise(error: Exception) -> None:
