@@ -14,6 +14,7 @@ import memory
 import owners
 import plot
 import price
+import routes
 import scopes
 import scrape
 import services
@@ -26,6 +27,7 @@ from plan import Plan
 SECTIONS = {
     "price": price.run,
     "instructions": instructions,
+    "routes": routes.run,
     "scopes": scopes.run,
     "services": services.run,
     "owners": owners.run,
