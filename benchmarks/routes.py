@@ -164,8 +164,8 @@ def run(plan: Plan) -> Table:
             share = sum(seen["recorded"].values()) / seen["loop"]
             table.rows.append([f"{service}, {loop}", *(_cell(seen, route) for route in ROUTES_MS), f"{share:.3f}"])
     table.notes.append(
-        "A cell is what one request of the route took, background included, less what one takes that does nothing, over what its handler and "
-        "its child task took of the loop."
+        "A cell is what one request of the route took, background included, less what one takes that does nothing, over "
+        "what its handler and its child task took of the loop."
     )
     return table
 
