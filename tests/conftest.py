@@ -8,9 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from serving import Serve, http_threads
 
 from aiometrics.recorder import IMPLEMENTATIONS
+
+
+# No test fails because the machine is busy with others.
+settings.register_profile("patient", settings(), deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -113,13 +113,18 @@ def test_a_starved_loop_fires_and_names_the_function_and_the_line(prometheus: li
     assert place in [labels["blocked_at"] for labels, _ in samples]
 
 
+def shares(prometheus: live.Prometheus) -> dict[str, float]:
+    """How much of the time the loops of each job are active."""
+    return {labels["job"]: share for labels, share in prometheus.ask("job:asyncio_loop_active_seconds:avg_rate5m")}
+
+
 def test_idle_and_busy_loops_fire_nothing(prometheus: live.Prometheus) -> None:
     """Not even when what must last a quarter of an hour has, while the alert of the loop that is starved still fires.
 
     Where the machine has no CPU left for the busy loop, it is starved indeed: then the alert that blames the machine must be there.
     """
     prometheus.until(lambda found: bool(found) and found[0][1] >= SCRAPES, lambda: prometheus.ask("count_over_time(up{job='busy'}[1h])"))
-    active = {labels["job"]: share for labels, share in prometheus.ask("job:asyncio_loop_active_seconds:avg_rate5m")}
+    active = prometheus.until(lambda found: found.keys() >= {"idle", "busy"}, lambda: shares(prometheus))
     assert (True, True) == (active["idle"] < 0.1, active["busy"] > 0.75), active
     assert "AsyncioLoopStarvedFastBurn" in prometheus.firing("shop")
     assert {} == prometheus.firing("idle")

@@ -11,7 +11,7 @@ from aiometrics.catalogue import STATUSES
 from aiometrics.recorder import IMPLEMENTATIONS
 from aiometrics.snapshot import total
 
-EXAMPLES = settings(max_examples=150, deadline=None)
+EXAMPLES = settings(max_examples=150)
 
 
 def check_tiling(result: Result) -> None:

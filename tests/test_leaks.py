@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -207,6 +207,15 @@ async def destroyed_inside_a_request() -> None:
             await waits()
 
     await spawn(visits)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_but_what_is_new() -> Iterator[None]:
+    """The collector leaves alone what the other tests left: to look through it again and again took most of the time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def alive(kind: type) -> str:

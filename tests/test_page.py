@@ -326,7 +326,7 @@ WORDS = st.tuples(st.integers(0, len(FULL) // WORD - 1), st.integers(-(2**63), 2
 INTERESTING = st.tuples(st.integers(0, len(HEADER) + 60), st.one_of(st.integers(-2, 40), st.integers(-(2**63), 2**63 - 1)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(changes=st.lists(st.one_of(WORDS, INTERESTING), max_size=5), end=st.integers(0, len(FULL)), cut=st.booleans())
 def test_a_reader_survives_any_page(changes: list[tuple[int, int]], end: int, *, cut: bool) -> None:
     """Whatever words are overwritten and wherever the page is cut off: a view, or a PageError."""
@@ -341,7 +341,7 @@ def test_a_reader_survives_any_page(changes: list[tuple[int, int]], end: int, *,
     assert isinstance(view.loop.loop, str)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=4096))
 def test_a_reader_survives_any_bytes(data: bytes) -> None:
     """Random bytes are no page, and say so."""
@@ -349,7 +349,7 @@ def test_a_reader_survives_any_bytes(data: bytes) -> None:
         read(data, 0, 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, len(FULL) * 8 - 1))
 def test_a_reader_survives_a_flipped_bit(bit: int) -> None:
     """One bit that memory lost: a view, or a PageError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc
 import functools
+import os
 import subprocess
 import sys
 import sysconfig
@@ -451,7 +452,7 @@ def cython_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (folder / "quick.py").write_text(CYTHON)
     build = "from setuptools import setup; from Cython.Build import cythonize; setup(ext_modules=cythonize('quick.py', quiet=True))"
     command = [sys.executable, "-W", "ignore", "-c", build, "-q", "build_ext", "--inplace"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "CFLAGS": "-O0"})
     sys.path.insert(0, str(folder))
     try:
         import quick  # type: ignore[import-not-found]
