@@ -13,7 +13,6 @@ from serving import Serve, http_threads
 
 from aiometrics.recorder import IMPLEMENTATIONS
 
-
 # No test fails because the machine is busy with others.
 settings.register_profile("patient", settings(), deadline=None)
 settings.load_profile("patient")
