@@ -19,6 +19,8 @@ import pytest
 from aiometrics.demo.faults import SYMPTOMS, Fault
 from aiometrics.demo.payments import Payments
 
+pytestmark = pytest.mark.once
+
 SECONDS = 60
 #: An hour of the rules lasts half a minute.
 SHORTER = 120

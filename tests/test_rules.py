@@ -104,6 +104,7 @@ def test_rules_are_valid(binary: Callable[[str], str]) -> None:
     assert len(RECORDS) + len(ALERTS) == sum(map(int, re.findall(r"(\d+) rules found", checked)))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name.partition(".")[0])
 def test_rules_do_what_their_unit_tests_say(binary: Callable[[str], str], path: Path) -> None:
     """Alerts fire with these labels and texts, stay silent and clear; recording rules record these values."""
