@@ -263,7 +263,7 @@ BUILD_INFO = Metric(
     "aiometrics_build_info",
     "gauge",
     ("version", "implementation", "python_implementation", "python_version"),
-    "Always 1; the labels tell the version of aiometrics and of Python, and which recorder runs: c or python.",
+    "Always 1; the labels tell the version of aiometrics and of Python, and which recorder runs: c or python, or none beside the service.",
 )
 SCRAPE_DURATION = Metric(
     "aiometrics_scrape_duration_seconds",

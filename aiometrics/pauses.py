@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ class GarbageCollectionSeam:
         self._vitals_of = vitals_of
         self._clock = clock
         self._faults = faults
+        self._pid = os.getpid()
         # One collection runs at a time, in one thread from its start to its stop.
         self._since_ns: int | None = None
         self._callback = self._on_collection
@@ -46,6 +48,9 @@ class GarbageCollectionSeam:
             self._faults.report(PROBE, error)
 
     def _charge(self, generation: int, ns: int) -> None:
+        if os.getpid() != self._pid:
+            # A forked child that has not heard of the fork yet: the page is the parent's.
+            return
         loop = _get_running_loop()
         vitals = None if loop is None else self._vitals_of(loop)
         if vitals is not None:

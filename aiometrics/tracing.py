@@ -162,7 +162,7 @@ def uninstrument(loop: Any) -> None:
 
 
 def snapshot() -> Snapshot:
-    """All numbers of this process now. Raises ``RuntimeError`` if nothing was instrumented."""
+    """All numbers now: of this process, or of all that share its directory. Raises ``RuntimeError`` if nothing was instrumented."""
     return _instrumented().snapshot()
 
 
