@@ -121,6 +121,7 @@ async def main():
     await asyncio.sleep(0)
     {ends}
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
 aiometrics.start_job("nightly", grouping={{"shard": "3"}}, registry=None)
 asyncio.run(main())
 print("done")
@@ -130,8 +131,8 @@ ENDINGS = {
     "returns": ("pass", 0, "completed"),
     "raises": ("raise ValueError('the import failed')", 1, "failed"),
     "exits": ("sys.exit(3)", 3, "failed"),
-    "is terminated": (f"{CANCELLED_BY_SIGTERM}; os.kill(os.getpid(), signal.SIGTERM); await asyncio.sleep(60)", 1, "cancelled"),
-    "is interrupted": ("os.kill(os.getpid(), signal.SIGINT); await asyncio.sleep(60)", -signal.SIGINT, "cancelled"),
+    "is terminated": (f"{CANCELLED_BY_SIGTERM}; os.kill(os.getpid(), signal.SIGTERM); await asyncio.Event().wait()", 1, "cancelled"),
+    "is interrupted": ("os.kill(os.getpid(), signal.SIGINT); await asyncio.Event().wait()", -signal.SIGINT, "cancelled"),
 }
 
 
