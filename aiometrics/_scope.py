@@ -130,7 +130,7 @@ class Scope:
             return -1
 
     def _count_finished(self, recorder: Recorder, status: int, *, last: bool) -> int:
-        state, waits = self._state, self._named_waits(recorder)
+        state, waits = self._state, self._wait_records(recorder)
         now = recorder._clock()
         if recorder.retired or self._state != state:  # while the waits were named: the page may be another's now
             return -1
@@ -147,15 +147,17 @@ class Scope:
             words[layout.request(self._record) + REQUEST["in_progress"]] -= 1
             recorder._observe(layout.request_wall(self._record, status), layout.wait_bounds_ns, now - self.entered_ns)
             recorder._observe(layout.request_active(self._record), layout.wait_bounds_ns, self._active_ns())
-            for number, wait_ns in waits:
-                words[layout.request_wait(number) + REQUEST_WAIT["wait_ns"]] += wait_ns
+            for key, charge in self._charges.items():
+                # What came after the waits were named, while the clock was read, is (other).
+                words[layout.request_wait(waits.get(key, 0)) + REQUEST_WAIT["wait_ns"]] += charge[2]
         return now - self.entered_ns
 
-    def _named_waits(self, recorder: Recorder) -> list[tuple[int, int]]:
-        """The records of what was waited for, and how long; none if that was counted."""
+    def _wait_records(self, recorder: Recorder) -> dict[int, int]:
+        """The record of what was waited for, by key; of none if that was counted."""
         if self._state != OPEN:
-            return []
-        return [(recorder._naming.request_wait(self._record, key), charge[2]) for key, charge in list(self._charges.items()) if charge[2]]
+            return {}
+        waited = [key for key, charge in self._charges.items() if charge[2]]
+        return {key: recorder._naming.request_wait(self._record, key) for key in waited}
 
     def keep_journal(self) -> None:
         """From now on keep each step of its tasks, as far as there is room."""

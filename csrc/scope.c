@@ -324,8 +324,8 @@ count(Scope *self, int status, int64_t wall_ns)
     observe(page_request_active(page, self->record), &page->wait, active_ns(self));
     for (int32_t place = 0; place < self->used; place++) {
         const Charge *charge = &self->charges[place];
-        if (charge->wait_ns != 0) {
-            page_request_wait(page, charge->wait_record)[REQUEST_WAIT_WAIT_NS] += charge->wait_ns;
+        if (charge->wait_ns != 0) { /* one that came after they were named, while the clock was read, is (other) */
+            page_request_wait(page, Py_MAX(charge->wait_record, 0))[REQUEST_WAIT_WAIT_NS] += charge->wait_ns;
         }
     }
 }

@@ -219,6 +219,43 @@ class MeddlingDirectory(Directory):
         return super().request_wait(request, point)
 
 
+class MeddlingClock(ManualClock):
+    """Something else happens when it is read for the first time since it was told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meddle: Any = lambda: None
+
+    def __call__(self) -> int:
+        """The time."""
+        meddle, self.meddle = self.meddle, lambda: None
+        meddle()
+        return super().__call__()
+
+
+@pytest.mark.skipif(not EAGERLY, reason="eager tasks came with Python 3.12")
+def test_a_request_may_wait_while_its_end_is_timed(implementation: str) -> None:
+    """What nobody has named by then goes to (other)."""
+
+    async def eager() -> None:
+        clock.advance(0.5)
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        with request("GET /"):
+            await asyncio.sleep(0.25)
+            clock.meddle = lambda: asyncio.Task(eager(), loop=traced.loop, **EAGERLY)
+        await asyncio.sleep(0)
+
+    clock = MeddlingClock()
+    with traced_loop(clock=clock, implementation=implementation) as traced:
+        traced.run(main())
+        seen = traced.snapshot()
+    assert {("GET /", "asyncio.sleep"): 250_000_000, ("(other)", "(other)"): 500_000_000} == {
+        wait.labels: wait.wait_ns for wait in seen.request_waits
+    }
+
+
 @pytest.mark.parametrize("what", ["retire", "leave", "charge"])
 def test_anything_may_happen_while_the_waits_of_a_request_are_named(implementation: str, what: str) -> None:
     """The recorder goes, the scope is left, or new places are met: each wait is counted once, and nothing where it must not be."""

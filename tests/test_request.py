@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
+import uvloop
 from scopes import EAGERLY, SECOND, charged, errors, last, observed, times, work
+from tracing import every_loop
 
 from aiometrics import current_request, request
 from aiometrics.finished import Charge, FinishedRequest
@@ -40,6 +44,38 @@ def test_a_request_is_its_code_and_every_task_started_inside(implementation: str
     assert ("GET /orders/{id}", "7", "completed", 4 * SECOND) == (finished.request, finished.id, finished.status, finished.started)
     assert [("handler", 0.1, 0.5), ("work", 0.75, 1.0), ("handler", 0.0, 1.25), ("(request)", 0.2, 0.0)] == charged(finished)
     assert {("GET /orders/{id}", "asyncio.sleep"): 2_750_000_000} == {wait.labels: wait.wait_ns for wait in seen.request_waits}
+
+
+@pytest.mark.parametrize("make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_tasks_of_real_loops_belong_to_their_requests(implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Those of groups, of ``gather`` and their own children; on the loop's own time, of which a request takes no more than it lasts."""
+
+    async def leaf() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def branch() -> None:
+        await asyncio.gather(leaf(), leaf())
+
+    async def main() -> None:
+        with request("tree"):
+            async with asyncio.TaskGroup() as group:
+                for _ in range(2):
+                    group.create_task(branch())
+        await asyncio.create_task(leaf())
+
+    found: list[FinishedRequest] = []
+    with every_loop(implementation) as instrumentation, asyncio.Runner(loop_factory=make_loop) as runner:
+        instrumentation.request_observers.every.append(found.append)
+        runner.run(main())
+        seen = instrumentation.snapshot()
+    (tree,) = found
+    counted: Counter[str] = Counter()
+    for point in tree.points:
+        counted[last(point.yield_point)] += point.segments
+    assert {"leaf": 4 * 3, "branch": 2, "main": 1, "(return)": 4 + 2, "(request)": 1} == counted
+    assert 0 < tree.active_ns < tree.wall_ns
+    assert (0, {}) == (seen.request("tree").background_ns, {kind: count for kind, count in seen.scope_errors.items() if count})
 
 
 def test_one_task_serves_many_requests_in_turn(implementation: str) -> None:
