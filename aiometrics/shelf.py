@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import re
-import stat
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -15,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from aiometrics import slotfile
+from aiometrics import copies, slotfile
+from aiometrics.copies import Copy
 from aiometrics.layout import HEADER, WORD
 from aiometrics.merge import labelled
-from aiometrics.mounts import filesystem_of, in_memory
+from aiometrics.ownfile import REASONS, Reason, Unusable
 from aiometrics.pace import Pause, no_pause
 from aiometrics.page import Page
 from aiometrics.reader import PageView, check_range, read
-from aiometrics.slotfile import REASONS, Copy, Locked, Reason, Unusable
+from aiometrics.safe_directory import DirectoryError, SafeDirectory
+from aiometrics.slotfile import Locked
 from aiometrics.terms import PageError, PageVersionError, Terms, terms_of, version_of
 
 logger = logging.getLogger("aiometrics")
@@ -32,10 +33,6 @@ MAX_SLOTS = 1000
 _NAME = re.compile(r"(0|[1-9][0-9]{0,2})\.page")
 #: Longer than a reader takes to find out whether a slot is free, which it does by locking it.
 _READER_SECONDS = 0.002
-
-
-class DirectoryError(OSError):
-    """The directory cannot be used; the message says why, and what to do."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,38 +65,28 @@ class Shelved(NamedTuple):
 class Shelf:
     """The directory at ``path``. What it has to complain about it logs once.
 
-    Raises :class:`DirectoryError` where directories cannot be shared.
+    Raises :class:`~aiometrics.safe_directory.DirectoryError` where directories cannot be shared.
     """
 
     def __init__(self, path: str) -> None:
-        if not slotfile.SUPPORTED:
-            raise DirectoryError(f"the directory {path!r} cannot be shared: this system has no flock(). Leave the directory out")
+        self._directory = SafeDirectory(path)
         self.path = path
         self._complaints: set[str] = set()
 
     def prepare(self) -> None:
         """Make the directory if need be, and warn if it is not in memory.
 
-        Raises :class:`DirectoryError` if it cannot be made, belongs to somebody else, or others can write there.
+        Raises :class:`~aiometrics.safe_directory.DirectoryError` if it cannot be made, belongs to somebody else, or others can write there.
         """
-        with suppress(FileExistsError):
-            self._make()
-        self.check()
-        filesystem = filesystem_of(self.path)
-        if filesystem is not None and not in_memory(filesystem):
-            self._complain(
-                "filesystem",
-                f"the directory {self.path!r} is on {filesystem}: a loop may stall while its page is written to the disk. "
-                "Use one in memory, such as /run/aiometrics or /dev/shm/aiometrics",
-            )
+        self._directory.prepare()
 
-    def check(self, *, there: bool = True) -> None:
-        """Raises :class:`DirectoryError` if the directory belongs to somebody else, others can write there, or it must be ``there``."""
+    def check(self) -> None:
+        """Raises :class:`~aiometrics.safe_directory.DirectoryError` if the directory is there and cannot be used."""
         try:
-            with self._opened():
+            with self._directory.opened():
                 pass
         except DirectoryError as error:
-            if there or error.errno != errno.ENOENT:
+            if error.errno != errno.ENOENT:
                 raise
 
     def take(self, terms: Terms) -> Held:
@@ -107,7 +94,7 @@ class Shelf:
 
         Raises ``OSError`` if there is none to be had.
         """
-        with self._opened() as directory:
+        with self._directory.opened() as directory:
             held = self._left(directory, terms)
             if held is None:
                 time.sleep(_READER_SECONDS)
@@ -130,66 +117,32 @@ class Shelf:
         Never raises: what cannot be read is skipped, counted, and logged once. While there is no directory, there is nothing to read.
         """
         skipped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-        copies: dict[int, Copy] = {}
+        copied: dict[int, Copy] = {}
         pages: dict[int, PageView] = {}
-
-        @contextmanager
-        def skipping(name: str) -> Iterator[None]:
-            try:
-                yield
-            except (Unusable, PageError, OSError) as error:
-                if isinstance(error, DirectoryError) and error.errno == errno.ENOENT:
-                    return
-                reason = _reason(error)
-                skipped[reason] += 1
-                self._complain(f"{name} {reason}", f"{Path(self.path) / name} is left out ({reason}): {error}")
-
-        with skipping(""), self._opened() as directory:
+        with self._skipping(skipped, ""), self._directory.opened() as directory:
             for number in self._numbers(directory):
-                with skipping(_name(number)):
-                    copied = None if number in own else slotfile.copy(directory, _name(number), now_ns)
-                    if copied is not None:
-                        copies[number] = copied
-        terms = _newest(copies.values()) if terms is None else terms
-        for number, (data, alive) in copies.items():
-            with skipping(_name(number)):
+                with self._skipping(skipped, _name(number)):
+                    found = None if number in own else copies.copy(directory, _name(number), now_ns)
+                    if found is not None:
+                        copied[number] = found
+        terms = _newest(copied.values()) if terms is None else terms
+        for number, (data, alive) in copied.items():
+            with self._skipping(skipped, _name(number)):
                 if terms_of(data, len(data)) != terms:
                     raise Unusable("options", "it was written with other buckets, capacities, sample or blocking threshold")
                 pages[number] = labelled(read(data, now_ns, unix_ns, alive=alive, pause=pause), str(number))
         return Shelved(pages, skipped, terms)
 
-    def _make(self) -> None:
-        try:
-            Path(self.path).mkdir(mode=0o700)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            advice = f"Make it for user {os.geteuid()}, with mode 0700"
-            raise DirectoryError(error.errno, f"cannot make the directory {self.path!r}: {error.strerror}. {advice}") from None
-
     @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _skipping(self, skipped: Counter[str], name: str) -> Iterator[None]:
         try:
-            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise DirectoryError(error.errno, f"cannot open the directory {self.path!r}: {error.strerror}") from None
-        try:
-            self._check(os.fstat(directory))
-            yield directory
-        finally:
-            os.close(directory)
-
-    def _check(self, found: os.stat_result) -> None:
-        if found.st_uid != os.geteuid():
-            raise DirectoryError(
-                f"the directory {self.path!r} belongs to user {found.st_uid}, and this process to user {os.geteuid()}: "
-                "run all processes of the service as one user, and give them a directory of that user"
-            )
-        if found.st_mode & 0o022:
-            raise DirectoryError(
-                f"others can write to the directory {self.path!r}, whose mode is {stat.filemode(found.st_mode)}: "
-                "use one that belongs to the service alone, and chmod it to 0700"
-            )
+            yield
+        except (Unusable, PageError, OSError) as error:
+            if isinstance(error, DirectoryError) and error.errno == errno.ENOENT:
+                return
+            reason = _reason(error)
+            skipped[reason] += 1
+            self._complain(f"{name} {reason}", f"{Path(self.path) / name} is left out ({reason}): {error}")
 
     @staticmethod
     def _numbers(directory: int) -> list[int]:

@@ -54,7 +54,7 @@ class Sidecar:
 
     def start(self) -> None:
         """Take the port, and answer. Raises ``OSError`` if the port or the directory cannot be had."""
-        self._shelf.check(there=False)
+        self._shelf.check()
         self._site.bind()
         self._site.start()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from aiometrics.slotfile import SUPPORTED
+from aiometrics.ownfile import SUPPORTED
 
 pytestmark = pytest.mark.skipif(not SUPPORTED or not hasattr(os, "fork"), reason="this system cannot fork, or has no flock()")
 

@@ -14,9 +14,9 @@ from aiometrics.cli import main
 from aiometrics.faults import Faults
 from aiometrics.keeper import Keeper
 from aiometrics.options import resolve
+from aiometrics.ownfile import SUPPORTED
 from aiometrics.sidecar import Sidecar
 from aiometrics.site import Site
-from aiometrics.slotfile import SUPPORTED
 from aiometrics.snapshot import Snapshot
 
 SECONDS = 60

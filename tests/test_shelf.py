@@ -15,10 +15,11 @@ from samples import LAYOUT
 from aiometrics.layout import COROUTINE, HEADER, LOOP, REQUEST, VERSION, VITALS, WORD, YIELD_POINT, Layout
 from aiometrics.merge import merged
 from aiometrics.mounts import filesystem_of, in_memory
+from aiometrics.ownfile import REASONS, SUPPORTED
 from aiometrics.page import Page
 from aiometrics.reader import PageView
-from aiometrics.shelf import MAX_SLOTS, DirectoryError, Held, Shelf
-from aiometrics.slotfile import REASONS, SUPPORTED
+from aiometrics.safe_directory import DirectoryError
+from aiometrics.shelf import MAX_SLOTS, Held, Shelf
 from aiometrics.terms import Terms
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
@@ -359,7 +360,7 @@ def test_a_directory_of_somebody_else_is_refused(shelf: Shelf) -> None:
 def test_while_there_is_no_directory_there_is_nothing_to_read(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     """That is nothing to complain about; to take a slot is an error."""
     Path(shelf.path).rmdir()
-    shelf.check(there=False)
+    shelf.check()
     assert ({}, NONE) == shelf.read((), TERMS, 0, 0)[:2]
     assert [] == caplog.records
     with pytest.raises(DirectoryError, match="cannot open the directory"):
@@ -383,7 +384,7 @@ def test_a_file_that_is_deleted_under_its_writer_is_complained_about(
 
 def test_a_system_without_locks_has_no_shelf(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to do."""
-    monkeypatch.setattr("aiometrics.slotfile.SUPPORTED", False)
+    monkeypatch.setattr("aiometrics.safe_directory.SUPPORTED", False)
     with pytest.raises(DirectoryError, match=r"the directory '/x' cannot be shared: this system has no flock\(\). Leave the directory out"):
         Shelf("/x")
 
@@ -413,7 +414,7 @@ def test_a_file_that_finds_no_room_is_not_left_behind(shelf: Shelf, monkeypatch:
 def test_a_disk_is_warned_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Memory is not, nor what cannot be told."""
     kinds = iter(["tmpfs", None, "ext4", "ext4"])
-    monkeypatch.setattr("aiometrics.shelf.filesystem_of", lambda _: next(kinds))
+    monkeypatch.setattr("aiometrics.safe_directory.filesystem_of", lambda _: next(kinds))
     shelf = Shelf(str(tmp_path))
     with caplog.at_level(logging.WARNING, "aiometrics"):
         shelf.prepare()

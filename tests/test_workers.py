@@ -20,8 +20,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from aiometrics.merge import merged
+from aiometrics.ownfile import REASONS, SUPPORTED
 from aiometrics.shelf import Shelf
-from aiometrics.slotfile import REASONS, SUPPORTED
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
 
