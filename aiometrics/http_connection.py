@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 
-from aiometrics.http_messages import HEAD_END, Head, RequestError, check_start, encode, parse_head, plain
+from aiometrics.http_messages import HEAD_END, Head, Request, RequestError, check_start, encode, parse_head, plain
 from aiometrics.tls import Tls
 
 _RECEIVE_BYTES = 16384
@@ -37,9 +37,10 @@ class _Deadline:
 
 
 class Connection:
-    """Serves one client on ``sock``; ``answer`` turns a request into the bytes of a response, ``tls`` says how to encrypt, if at all.
+    """Serves one client on ``sock``.
 
-    ``on_turn`` is called when the client's turn begins, and at the end.
+    ``answer`` turns a request into the bytes of a response, and asks in the end whether the connection is kept. ``tls`` says how to
+    encrypt, if at all. ``on_turn`` is called when the client's turn begins, and at the end.
 
     A request must arrive within ``request_timeout`` seconds in all, the TLS handshake before the first one included, and so must its
     answer be taken. Between requests the connection may idle for ``idle_timeout`` seconds.
@@ -48,7 +49,7 @@ class Connection:
     def __init__(
         self,
         sock: socket.socket,
-        answer: Callable[[Head], bytes],
+        answer: Callable[[Request, Callable[[], bool]], bytes],
         *,
         client: str,
         on_turn: Callable[[], object],
@@ -129,7 +130,7 @@ class Connection:
                 self._send(encode(plain(HTTPStatus.REQUEST_TIMEOUT), keep_alive=False))
             return False
         self._turn = None
-        answer = self._answer(head)
+        answer = self._answer(head.request, lambda: head.keep_alive and not self.leaving)
         self._turn = time.monotonic(), _TAKING_SECONDS
         self._on_turn()
         self._send(answer)

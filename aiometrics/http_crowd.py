@@ -73,7 +73,7 @@ class Crowd:
             return True
         thread = self._ending() or self._driven_out()
         if thread is None:
-            self._ask_one_to_leave()
+            self._ask_all_to_leave()
             return False
         thread.join(_LEAVE_SECONDS)
         return not thread.is_alive()
@@ -83,21 +83,21 @@ class Crowd:
 
     def _driven_out(self) -> threading.Thread | None:
         """Of the clients with most connections the one that has kept us waiting longest: one host alone drives out nobody else."""
-        counts = self._counts()
-        waited = {
-            thread: (counts[each.client], seconds) for thread, each in self._connections.items() if (seconds := each.waited_seconds())
-        }
+        counts, waited = self._counts(), {}
+        for thread, connection in self._connections.items():
+            seconds = connection.waited_seconds()
+            if seconds is not None:
+                waited[thread] = counts[connection.client], seconds
         if not waited:
             return None
         thread = max(waited, key=waited.__getitem__)
         self._connections[thread].cut()
         return thread
 
-    def _ask_one_to_leave(self) -> None:
-        """All are being answered. One of them gets no more than that, or it could ask on and on, ahead of others."""
-        counts, connections = self._counts(), self._connections.values()
-        if not any(connection.leaving for connection in connections):
-            max(connections, key=lambda connection: counts[connection.client]).leaving = True
+    def _ask_all_to_leave(self) -> None:
+        """All are being answered, and get no more than that: they could ask on and on, ahead of others."""
+        for connection in self._connections.values():
+            connection.leaving = True
 
     def _counts(self) -> Counter[str]:
         """Connections by client."""

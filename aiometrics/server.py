@@ -10,14 +10,13 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from http import HTTPStatus
 
 from aiometrics.guard import Guard
 from aiometrics.http_connection import Connection
 from aiometrics.http_crowd import Crowd, join
 from aiometrics.http_listener import listen
-from aiometrics.http_messages import Head, Request, Response, encode, plain
+from aiometrics.http_messages import Request, Response, encode, plain
 from aiometrics.negotiation import accepts_gzip
 
 __all__ = ["MetricsServer", "Request", "Response", "Route"]
@@ -175,14 +174,14 @@ class MetricsServer:
         finally:
             connection.close()
 
-    def _answer(self, head: Head) -> bytes:
-        request = head.request
-        encoded = partial(encode, keep_alive=head.keep_alive, with_body=request.method != "HEAD")
+    def _answer(self, request: Request, kept: Callable[[], bool]) -> bytes:
+        with_body = request.method != "HEAD"
         try:
-            return encoded(self._compressed(self._response(request), request))
+            response = self._compressed(self._response(request), request)
+            return encode(response, keep_alive=kept(), with_body=with_body)
         except Exception as error:  # noqa: BLE001 - the client learns that it failed, the caller why
             self._report(error)
-            return encoded(plain(HTTPStatus.INTERNAL_SERVER_ERROR))
+            return encode(plain(HTTPStatus.INTERNAL_SERVER_ERROR), keep_alive=kept(), with_body=with_body)
 
     def _response(self, request: Request) -> Response:
         if self._guard and (refusal := self._guard.authorize(request)):

@@ -355,7 +355,9 @@ def test_where_others_wait_for_room_nobody_is_answered_on_and_on(serve: Serve, m
             os.sched_yield()
         stuck.leave.set()
 
-        assert 1 == read_all(greedy).count(b"HTTP/1.1 200 OK")
+        answer = read_all(greedy)
+        assert 1 == answer.count(b"HTTP/1.1 200 OK")
+        assert b"\r\nConnection: close\r\n" in answer
         assert next_one.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
 
 
