@@ -38,6 +38,8 @@ def observe_metrics(meter_provider: MeterProvider | None = None, *, buckets: boo
     Names are those of the OpenMetrics families, as ``asyncio_blocking_seconds``. OpenTelemetry has no observable histogram: each of ours
     is two counters, ``_count`` and ``_sum``, and with ``buckets`` a third, ``_bucket``, with the attribute ``le``. What one collection asks
     for is of one snapshot. Without ``meter_provider`` it is the program's global one.
+
+    With a shared directory that snapshot is of all processes: call this in one of them only, or what all push is a multiple.
     """
     meter = get_meter(_SCOPE, __version__, meter_provider)
     rounds = _Rounds(source)
