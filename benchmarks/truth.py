@@ -105,6 +105,8 @@ def account(url: str) -> Account:
 def _rows(sample: Any) -> Iterator[tuple[str, int]]:
     name, labels = sample.name, sample.labels
     place = labels.get("yield_point", labels.get("blocked_at", "")).partition(" > ")[0].rpartition(".")[2]
+    if place == "(running)":  # whatever else was in progress: the machine may have been busy
+        place = f"{labels['coroutine'].rpartition('.')[2]} (running)"
     match name, labels.get("le"):
         case "asyncio_blocking_seconds_total", _:
             yield f"{BLOCKING}, {place}", 1
@@ -160,10 +162,10 @@ def _compared(stalls: Stalls, said: Account, lasted: float, now: float) -> list[
         rows += [(f"{BLOCKING}, {name}", seconds), (f"{SEGMENTS}, {name}", times), (f"{HARM}, {name}", BEHIND * seconds)]
         rows += [(f"{SAMPLES}, {name}", times * LOOKS)] if lasted else []
     if lasted:
-        rows += [(f"{BLOCKING}, (running)", lasted), (f"{SAMPLES}, lasts", LONG_LOOKS), ("heartbeat age s", lasted)]
+        rows += [(f"{BLOCKING}, lasts (running)", lasted), (f"{SAMPLES}, lasts", LONG_LOOKS), ("heartbeat age s", lasted)]
         said["heartbeat age s"] = now - said["heartbeat"]
     else:
-        said[f"{BLOCKING}, lasts"] += said[f"{BLOCKING}, (running)"]
+        said[f"{BLOCKING}, lasts"] += said[f"{BLOCKING}, lasts (running)"]
     return [(row, true, said[row]) for row, true in rows]
 
 
@@ -186,6 +188,7 @@ def run(plan: Plan) -> Table:
     table.notes.append("Truth is the program's own `perf_counter`, shown of the first; in parentheses what was said less what was true.")
     table.notes.append("`during` is 2 s into the stall of 3 s; `after` is when it was over, `(running)` and the line together.")
     table.notes.append("uvloop does not show which handles are ready, hence no inflicted wait.")
+    table.notes.append("On a busy machine other segments than the stalls may block the loop too.")
     return table
 
 
