@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from fuzz import attacks, pages
+from fuzz import attacks, messages, pages
 from serving import Serve, ask, http_threads
 
 from aiometrics import reader
@@ -75,6 +75,15 @@ def test_a_page_says_no_more_than_was_written_into_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr(reader, "NAME_BYTES", NAME_BYTES - 1)
     with pytest.raises(PageError, match="a name of at most 1023 bytes cannot have 1024"):
         read(page.copy(), 0, 0)
+
+
+def test_broken_requests_are_refused_and_nothing_else() -> None:
+    """Some thousand: all kinds of refusals occur, and some requests survive."""
+    report = messages.campaign(5000, seed=3)
+
+    assert {} == report.findings
+    assert 500 < report.taken
+    assert {400, 411, 413, 414, 417, 431, 505} == set(report.refusals)
 
 
 @pytest.mark.parametrize("attack", [attack for attack in attacks.ATTACKS.values() if not attack.guard], ids=lambda attack: attack.name)

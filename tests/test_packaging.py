@@ -19,7 +19,7 @@ import aiometrics
 
 DISTRIBUTION = "aiometrics-exporter"
 INSTALLED = Path(aiometrics.__file__).parent
-FRAMEWORKS = ("aiohttp", "fastapi", "gunicorn", "opentelemetry", "starlette", "uvicorn", "uvloop")
+FRAMEWORKS = ("aiohttp", "bcrypt", "fastapi", "gunicorn", "opentelemetry", "starlette", "uvicorn", "uvloop")
 
 
 def python(*arguments: str, **environ: str) -> str:

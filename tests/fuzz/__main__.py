@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz pages --cases 1000000`` or ``python -m tests.fuzz http``. Ends with 1 if anything was found."""
+"""``python -m tests.fuzz pages --cases 1000000``, ``messages`` or ``http``. Ends with 1 if anything was found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from . import endpoint, pages
+from . import endpoint, messages, pages
 from .attacks import ATTACKS
 
 
@@ -21,6 +21,10 @@ def _arguments() -> argparse.Namespace:
     found.add_argument("--seed", type=int, default=1)
     found.add_argument("--keep", type=Path, metavar="DIR", help="where to write the pages that found something")
     found.set_defaults(run=_pages)
+    asked = targets.add_parser("messages", help="the parser of requests against broken ones")
+    asked.add_argument("--cases", type=int, default=100_000)
+    asked.add_argument("--seed", type=int, default=1)
+    asked.set_defaults(run=_messages)
     assailed = targets.add_parser("http", help="a busy service against hostile clients, each kind for some seconds")
     assailed.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"some of {', '.join(ATTACKS)} (default: all)")
     assailed.add_argument("--seconds", type=float, default=10.0)
@@ -50,6 +54,16 @@ def _pages(options: argparse.Namespace) -> int:
             (options.keep / f"finding-{number}.page").write_bytes(data)
     print(f"{sum(report.cases for report in reports)} cases, {len(findings)} findings")
     return 1 if findings else 0
+
+
+def _messages(options: argparse.Namespace) -> int:
+    report = messages.campaign(options.cases, options.seed)
+    for status, count in report.refusals.most_common():
+        print(f"{count:9} {status}")
+    for trace, data in report.findings.items():
+        print(f"\n{data!r}\n{trace}")
+    print(f"{report.cases} cases, {report.taken} taken, {report.branches} branches, {len(report.findings)} findings")
+    return 1 if report.findings else 0
 
 
 if __name__ == "__main__":
