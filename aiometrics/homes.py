@@ -51,7 +51,7 @@ class Homes:
 
     def connect(self, source: Source) -> None:
         """Let scopes find the loops that ``source`` knows."""
-        self._sources = (*self._sources, source)
+        self._sources = (source, *self._sources)
 
     def disconnect(self, source: Source) -> None:
         """Undo :meth:`connect`; without effect if it was not connected."""

@@ -113,7 +113,8 @@ def _created_elsewhere(task: Any) -> Any:
 class TaskTypeSeam:
     """The C type of tasks itself, by the C core: sees every construction, of subclasses too, and needs no other seam.
 
-    ``lookup(loop)`` is the recorder of a loop, or ``None``. Several may be installed; the first that knows a loop has it.
+    ``lookup(loop)`` is the recorder of a loop, or ``None``. Several may be installed; the last one that knows a loop has it, as with the
+    seams in Python, which wrap one another.
     """
 
     _lookups: ClassVar[list[Lookup]] = []
@@ -139,7 +140,7 @@ class TaskTypeSeam:
     def _first(cls, loop: Any) -> Any:
         """The recorder of a loop; a task that is given none takes the running one, or is the caller's mistake."""
         loop = _get_running_loop() if loop is None else loop
-        found = (lookup(loop) for lookup in cls._lookups) if loop is not None else ()
+        found = (lookup(loop) for lookup in reversed(cls._lookups)) if loop is not None else ()
         return next((recorder for recorder in found if recorder is not None), None)
 
 
@@ -166,8 +167,10 @@ class TaskNameSeam:
 
 
 def _stand_in(original: Any, trace: Trace) -> type:
-    # Not only a type, so that the application may derive from it and from an abstract class.
-    class Meta(abc.ABCMeta):
+    # Not only a type, so that the application may derive from it and from an abstract class. The original may be a stand-in itself.
+    base: Any = abc.ABCMeta if type(original) is type else type(original)
+
+    class Meta(base, type):  # type: ignore[misc]  # whichever it is
         def __call__(cls, coro: Any, *args: Any, **kwargs: Any) -> Any:
             loop = kwargs.get("loop") or _get_running_loop()
             traced = coro if loop is None or coro is _offer.coro else trace(loop, coro)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tracing import every_loop
 
+import aiometrics
 from aiometrics.clock import SECOND_NS
 from aiometrics.testing import ManualClock, traced_loop
 
@@ -89,3 +91,28 @@ def test_nothing_else_is_traced() -> None:
     with traced_loop() as traced:
         asyncio.run(works())
         assert () == traced.snapshot().coroutines
+
+
+def test_a_traced_loop_has_its_own_numbers_where_everything_is_traced_already(implementation: str) -> None:
+    """Its tasks, however they are made, and its requests; the other's go on as before."""
+
+    async def child() -> None:
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        class OwnTask(asyncio.Task[None]):
+            pass
+
+        with aiometrics.request("GET /"):
+            await asyncio.create_task(child())
+            await asyncio.Task(child())
+            await OwnTask(child())
+
+    name = f"{__name__}.{child.__qualname__}"
+    with every_loop(implementation) as outside:
+        with traced_loop(implementation=implementation) as traced:
+            traced.run(main())
+            seen = traced.snapshot()
+        assert name not in {entry.coroutine for entry in outside.snapshot().coroutines}
+    assert 3 == seen.coroutine(name).created
+    assert ["GET /"] == [entry.request for entry in seen.requests]
