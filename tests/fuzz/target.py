@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+from array import array
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +31,8 @@ class Target:
     def __init__(self, exporter: aiometrics.Exporter, pause_seconds: float) -> None:
         self._exporter = exporter
         self._pause_seconds = pause_seconds
-        self._turns: list[float] = []
+        #: Not a list, whose growth would show as memory.
+        self._turns = array("d")
 
     async def run(self) -> None:
         """Work and yield; the turn is the time of the work, less what the thread waited for a processor: others use this machine too."""
@@ -48,7 +50,7 @@ class Target:
         """Until there are no more lines."""
         for line in sys.stdin:
             if line.strip() == "begin":
-                self._turns = []
+                self._turns = array("d")
             else:
                 print(json.dumps(self._summary()), flush=True)
         os._exit(0)
