@@ -15,6 +15,8 @@ from aiometrics.tls import Tls
 _RECEIVE_BYTES = 16384
 #: What is read and thrown away after an error, so that the client gets to see it: a reset could overtake the answer.
 _LINGER_BYTES = 1 << 18
+#: For so long, where the time for its request is over already.
+_LINGER_SECONDS = 1.0
 #: What is not yet keeping us waiting: so long a client may take to ask for the first time, with TLS or without, and to take an answer.
 _SHAKING_SECONDS, _ASKING_SECONDS, _TAKING_SECONDS = 0.05, 0.02, 0.1
 
@@ -128,6 +130,7 @@ class Connection:
         except TimeoutError:
             if self._buffer:
                 self._send(encode(plain(HTTPStatus.REQUEST_TIMEOUT), keep_alive=False))
+                self._linger(_Deadline(_LINGER_SECONDS))
             return False
         self._turn = None
         answer = self._answer(head.request, lambda: head.keep_alive and not self.leaving)
