@@ -17,6 +17,8 @@ _RECEIVE_BYTES = 16384
 _LINGER_BYTES = 1 << 18
 #: For so long, where the time for its request is over already.
 _LINGER_SECONDS = 1.0
+#: From one answer on a connection to the next at least. Scrapes take longer.
+_PACE_SECONDS = 0.005
 #: What is not yet keeping us waiting: so long a client may take to ask for the first time, with TLS or without, and to take an answer.
 _SHAKING_SECONDS, _ASKING_SECONDS, _TAKING_SECONDS = 0.05, 0.02, 0.1
 
@@ -74,6 +76,7 @@ class Connection:
         self._on_turn = on_turn
         self._tls = tls
         self._buffer = bytearray()
+        self._next_at = 0.0
         #: Held by who closes, cuts or exchanges the socket: nobody may touch a descriptor that is another's by then.
         self._changing = threading.Lock()
 
@@ -132,6 +135,7 @@ class Connection:
                 self._send(encode(plain(HTTPStatus.REQUEST_TIMEOUT), keep_alive=False))
                 self._linger(_Deadline(_LINGER_SECONDS))
             return False
+        self._keep_pace()
         self._turn = None
         answer = self._answer(head.request, lambda: head.keep_alive and not self.leaving)
         self._turn = time.monotonic(), _TAKING_SECONDS
@@ -139,6 +143,11 @@ class Connection:
         self._send(answer)
         self._turn = self._turn[0], 0.0
         return head.keep_alive and not self.leaving
+
+    def _keep_pace(self) -> None:
+        """Who asks without end gets answers that the loop beside us does not notice."""
+        time.sleep(max(0.0, self._next_at - time.monotonic()))
+        self._next_at = time.monotonic() + _PACE_SECONDS
 
     def _receive_request(self, deadline: _Deadline) -> Head:
         """The next request, the body read and dropped, what follows it left in the buffer."""

@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from types import SimpleNamespace
 
 import pytest
 from serving import GUARD_SECONDS, HUGE, LONG, ROUTES, Serve, Stuck, ask, ask_on, connect, exchange, http_threads, read_all, status_line
@@ -24,6 +25,9 @@ from aiometrics import http_connection, http_crowd
 from aiometrics import server as server_module
 from aiometrics.http_messages import MAX_BODY, MAX_HEAD, MAX_HEADERS, MAX_REQUEST_LINE
 from aiometrics.server import MetricsServer, Request, Response
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
 
 # Answers
 
@@ -194,6 +198,15 @@ def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
     ]
 
 
+def test_who_asks_without_end_is_answered_at_a_pace(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two answers on a connection there is a pause, before the first there is none."""
+    pauses: list[float] = []
+    monkeypatch.setattr(http_connection, "time", SimpleNamespace(monotonic=lambda: 100.0, sleep=pauses.append))
+    exchange(serve(), GET * 2 + b"GET / HTTP/1.0\r\n\r\n")
+
+    assert [0.0, pytest.approx(http_connection._PACE_SECONDS), pytest.approx(http_connection._PACE_SECONDS)] == pauses
+
+
 @pytest.mark.parametrize(
     ("request_head", "expected"),
     [
@@ -262,9 +275,6 @@ def test_a_client_that_goes_away_is_nobodys_error(serve: Serve) -> None:
     server.close()
 
     assert [] == serve.errors
-
-
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 def test_too_many_connections_are_refused(serve: Serve) -> None:

@@ -109,6 +109,13 @@ async def greedy(client: Client) -> bytes:
     return answers
 
 
+async def pipeliner(client: Client) -> bytes:
+    """Sends requests for nothing as fast as answers come."""
+    await client.send(GET.replace(b"/metrics", b"/nothing") * 1000)
+    client.writer.write_eof()
+    return await client.listen()
+
+
 async def scanner(client: Client) -> bytes:
     """Connects and is gone."""
     client.writer.transport.abort()
@@ -153,6 +160,7 @@ ATTACKS = {
         Attack(scanner, 100),
         Attack(deaf, 100),
         Attack(greedy, _SOME),
+        Attack(pipeliner, _SOME),
         Attack(stalled_handshake, guard="tls"),
         Attack(noise, 100, guard="tls"),
         Attack(guesser, _SOME, guard="users"),
