@@ -52,7 +52,8 @@ class _File:
         if self._size > MAX_BYTES:
             raise PageError(f"a page of {self._size} bytes; the largest has {MAX_BYTES}")
         layout, threshold_ns, _ = terms_of(start, self._size)
-        if self._alive and writable:
+        # Who takes the page over holds it for a while before its loop does.
+        if self._alive and writable and _words(start, len(HEADER))[HEADER["live"]]:
             self._look(layout, threshold_ns, now_ns)
         return Copy(self._settled(layout), self._alive)
 

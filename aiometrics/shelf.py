@@ -159,10 +159,12 @@ class Shelf:
                 if locked is None:
                     used.add(_begins_as(*slotfile.head(directory, _name(number))))
                     continue
-                left[number] = _is(locked.content())
-                if left[number] == terms:
-                    return self._held(number, locked, terms)
+                with locked.released_on_error():
+                    what = _begins_as(*locked.head())
+                    if what == terms and _sound(locked.content(terms.layout.size)):
+                        return self._held(number, locked, terms)
                 locked.release()
+                left[number] = None if what == terms else what
         return self._begun(directory, (number for number, what in left.items() if what is None or what not in used), terms)
 
     def _new(self, directory: int, terms: Terms) -> Held:
@@ -178,22 +180,18 @@ class Shelf:
             locked = slotfile.lock(directory, _name(number))
             if locked is None:
                 continue
-            try:
-                locked.clear(terms.layout.size)
-            except BaseException:
-                locked.remove()
-                locked.release()
-                raise
-            return self._held(number, locked, terms)
+            with locked.released_on_error():
+                try:
+                    locked.clear(terms.layout.size)
+                    return self._held(number, locked, terms)
+                except BaseException:
+                    locked.remove()
+                    raise
         return None
 
     @staticmethod
     def _held(number: int, locked: Locked, terms: Terms) -> Held:
-        try:
-            return Held(number, Page(*terms, memory=locked.memory(terms.layout.size)), locked)
-        except BaseException:
-            locked.release()
-            raise
+        return Held(number, Page(*terms, memory=locked.memory(terms.layout.size)), locked)
 
     def _complain(self, subject: str, message: str) -> None:
         if subject not in self._complaints:
@@ -205,24 +203,24 @@ def _name(number: int) -> str:
     return f"{number}.page"
 
 
-def _is(content: bytes) -> object:
+def _begins_as(start: bytes, size: int) -> object:
     """What pages must have in common that the same processes read: the terms, or of another version that. ``None`` if nobody reads it."""
+    try:
+        return terms_of(start, size)
+    except PageVersionError:
+        return version_of(start)
+    except PageError:
+        return None
+
+
+def _sound(content: bytes) -> bool:
+    """Whether one can go on with a page."""
     try:
         read(content, 0, 0)
         check_range(content)
-    except PageVersionError:
-        return version_of(content)
     except PageError:
-        return None
-    return terms_of(content, len(content))
-
-
-def _begins_as(start: bytes, size: int) -> object:
-    """What a page of that size that begins like this is, as far as that tells."""
-    try:
-        return terms_of(start, size)
-    except PageError:
-        return version_of(start)
+        return False
+    return True
 
 
 def _newest(copies: Iterable[Copy]) -> Terms | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from mmap import mmap
 
-from aiometrics.ownfile import MAX_BYTES, Unusable, is_still, open_own, try_lock
-from aiometrics.terms import HEAD_BYTES
+from aiometrics.layout import HEADER, VERSION, WORD
+from aiometrics.ownfile import Unusable, is_still, open_own, try_lock, unlock
+from aiometrics.terms import HEAD_BYTES, version_of
 
 #: Of the files that this process has locked.
 _descriptors: set[int] = set()
@@ -23,13 +25,27 @@ class Locked:
         _descriptors.add(descriptor)
 
     def attempt(self) -> bool:
-        """Whether the lock could be had, of the file that has the name still."""
+        """Whether the lock could be had, of the file that has the name still.
+
+        At first as readers have it, who thus do not take for alive what is not in use yet.
+        """
+        if not try_lock(self._descriptor, exclusive=False):
+            return False
+        self._quieten()
         return try_lock(self._descriptor, exclusive=True) and is_still(self._directory, self._name, self._descriptor)
 
-    def content(self) -> bytes:
-        """All bytes; none of a file that is too large."""
-        size = os.fstat(self._descriptor).st_size
-        return os.pread(self._descriptor, size, 0) if size <= MAX_BYTES else b""
+    def _quieten(self) -> None:
+        """Note in the page that no loop writes it: who finds it locked would count the time since somebody did."""
+        if version_of(self.head()[0]) == VERSION:
+            os.pwrite(self._descriptor, bytes(WORD), HEADER["live"] * WORD)
+
+    def head(self) -> tuple[bytes, int]:
+        """As the function :func:`head`."""
+        return _head(self._descriptor)
+
+    def content(self, size: int) -> bytes:
+        """That many bytes of it."""
+        return os.pread(self._descriptor, size, 0)
 
     def clear(self, size: int) -> None:
         """Make it ``size`` bytes of zeros that have their room: a mapped hole kills its writer when the file system is full."""
@@ -61,9 +77,23 @@ class Locked:
         return os.fstat(self._descriptor).st_nlink == 0
 
     def release(self) -> None:
-        """Let go of it."""
-        _descriptors.discard(self._descriptor)
-        os.close(self._descriptor)
+        """Let go of it. Idempotent: the number of the descriptor may soon be another file's."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
+        with suppress(OSError):  # a file system without locks
+            unlock(descriptor)  # closing alone would not do: a child that is forked just now may have the descriptor too
+        _descriptors.discard(descriptor)
+        os.close(descriptor)
+
+    @contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Let go of it if the block raises."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
 
 
 def lock(directory: int, name: str) -> Locked | None:
@@ -72,8 +102,9 @@ def lock(directory: int, name: str) -> Locked | None:
     Raises :class:`~aiometrics.ownfile.Unusable` if it is no file of ours.
     """
     locked = Locked(directory, name, open_own(directory, name, os.O_RDWR | os.O_CREAT))
-    if locked.attempt():
-        return locked
+    with locked.released_on_error():
+        if locked.attempt():
+            return locked
     locked.release()
     return None
 
@@ -89,6 +120,10 @@ def head(directory: int, name: str) -> tuple[bytes, int]:
     """The first bytes, enough for :func:`~aiometrics.terms.terms_of`, and the size. Raises :class:`~aiometrics.ownfile.Unusable`."""
     descriptor = open_own(directory, name, os.O_RDONLY)
     try:
-        return os.pread(descriptor, HEAD_BYTES, 0), os.fstat(descriptor).st_size
+        return _head(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _head(descriptor: int) -> tuple[bytes, int]:
+    return os.pread(descriptor, HEAD_BYTES, 0), os.fstat(descriptor).st_size

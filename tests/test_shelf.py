@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from aiometrics.page import Page
 from aiometrics.reader import PageView
 from aiometrics.safe_directory import DirectoryError
 from aiometrics.shelf import MAX_SLOTS, Held, Shelf
+from aiometrics.slotfile import Locked
 from aiometrics.terms import Terms
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
@@ -48,15 +51,7 @@ def take(shelf: Shelf) -> Iterator[Callable[..., Held]]:
 
     yield take
     for held in taken:
-        with_no_complaint(held.release)
-
-
-def with_no_complaint(release: Callable[[], None]) -> None:
-    """It may have been released before."""
-    try:
-        release()
-    except OSError:
-        return
+        held.release()
 
 
 def files(shelf: Shelf) -> list[str]:
@@ -175,6 +170,31 @@ def test_a_block_that_was_shown_is_not_taken_back(shelf: Shelf, take: Callable[.
     take()
     shown.append(only(shelf, 12_000))
     assert [0, 500, 3_000, 3_000, 3_000] == [view.loop.blocking_ns for view in shown]
+
+
+@pytest.mark.parametrize("field", ["turn_since_ns", "poll_since_ns", "segment_since_ns"])
+@pytest.mark.parametrize("step", ["head", "content", "memory"])
+def test_time_in_which_nobody_held_a_slot_is_not_counted(
+    shelf: Shelf, take: Callable[..., Held], field: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not by a reader that comes while the next process takes the slot, at whatever step: it is locked, but not in use yet."""
+    held = take()
+    held.page.words[LAYOUT.loop + LOOP["timed"]] = 1
+    held.page.words[LAYOUT.loop + LOOP[field]] = 1_000
+    shown = [only(shelf, 1_500)]
+    held.release()
+    original = getattr(Locked, step)
+
+    def interrupted(locked: Locked, *args: Any) -> Any:
+        shown.append(only(shelf, 9_000))
+        return original(locked, *args)
+
+    monkeypatch.setattr(Locked, step, interrupted)
+    take()
+    shown.append(only(shelf, 12_000))
+    times = [max(view.loop.active_ns, view.loop.idle_ns or 0, view.loop.blocking_ns) for view in shown]
+    assert 3 <= len(times)
+    assert {500} == set(times)
 
 
 # --- what is left out
@@ -317,6 +337,26 @@ def test_other_files_are_no_business_of_ours(shelf: Shelf, take: Callable[..., H
         (Path(shelf.path) / name).write_text("mine")
     assert 0 == take().number
     assert ([0], NONE) == (list((found := shelf.read((), TERMS, 0, 0)).pages), found.skipped)
+
+
+@pytest.mark.parametrize("step", ["attempt", "head", "content", "memory"])
+def test_a_slot_that_cannot_be_had_is_let_go(shelf: Shelf, take: Callable[..., Held], step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the system refuses, nothing stays open or locked, and the next attempt has it, with its counters."""
+    held = take()
+    count(held.page, "shop.handle", 5)
+    held.release()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = len(list(Path("/dev/fd").iterdir()))
+    with monkeypatch.context() as broken:
+        broken.setattr(Locked, step, refused)
+        with suppress(OSError):
+            shelf.take(TERMS).release()
+    assert before == len(list(Path("/dev/fd").iterdir()))
+    assert 0 == take().number
+    assert {"shop.handle": (5, 0)} == created(shelf.read((), TERMS, 0, 0).pages[0])
 
 
 # --- the directory
