@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from aiometrics.layout import HEADER, LOOP, WORD, Layout
-from aiometrics.ownfile import MAX_BYTES, open_own, try_lock, unlock
-from aiometrics.terms import HEAD_BYTES, Buffer, PageError, terms_of
+from aiometrics.ownfile import MAX_BYTES, Unusable, open_own, try_lock, unlock
+from aiometrics.terms import HEAD_BYTES, Buffer, PageError, Terms, terms_of
 
 #: How often a copy is taken while the writer is in the middle of an update, and how far apart: it may wait for a CPU, or be throttled.
 _COPIES, _COPY_PAUSE_SECONDS = 100, 2e-3
@@ -22,17 +24,41 @@ class Copy(NamedTuple):
     alive: bool
 
 
-def copy(directory: int, name: str, now_ns: int) -> Copy | None:
-    """The page as it is now, after a look at ``now_ns``; ``None`` while a process is making it.
+class Head(NamedTuple):
+    """What the beginning of a page tells, and whether a process holds it."""
 
-    A look is left only where this process may write. Raises :class:`~aiometrics.ownfile.Unusable`, or :class:`~aiometrics.terms.PageError`.
+    alive: bool
+    opened_unix_ns: int
+    #: Whether a loop writes it; who takes a page over holds it for a while before its loop does.
+    live: bool
+    terms: Terms
+
+
+def head(directory: int, name: str) -> Head | None:
+    """Of the page as it is now; ``None`` while a process is making it. Raises as :func:`copy`."""
+    with _opened(directory, name, os.O_RDONLY) as file:
+        return file.head()
+
+
+def copy(directory: int, name: str, terms: Terms | None, now_ns: int) -> Copy | None:
+    """The page as it is now, after a look at ``now_ns``; ``None`` while a process is making it, and without ``terms``.
+
+    A look is left only where this process may write. Raises :class:`~aiometrics.ownfile.Unusable`, for other terms too, or
+    :class:`~aiometrics.terms.PageError`.
     """
     try:
-        descriptor, writable = open_own(directory, name, os.O_RDWR), True
+        with _opened(directory, name, os.O_RDWR) as file:
+            return file.copy(terms, now_ns, writable=True)
     except PermissionError:
-        descriptor, writable = open_own(directory, name, os.O_RDONLY), False
+        with _opened(directory, name, os.O_RDONLY) as file:
+            return file.copy(terms, now_ns, writable=False)
+
+
+@contextmanager
+def _opened(directory: int, name: str, flags: int) -> Iterator[_File]:
+    descriptor = open_own(directory, name, flags)
     try:
-        return _File(descriptor).copy(now_ns, writable=writable)
+        yield _File(descriptor)
     finally:
         os.close(descriptor)
 
@@ -45,17 +71,26 @@ class _File:
         self._size = os.fstat(descriptor).st_size
         self._alive = not self._free()
 
-    def copy(self, now_ns: int, *, writable: bool) -> Copy | None:
+    def head(self) -> Head | None:
         start = os.pread(self._descriptor, HEAD_BYTES, 0)
         if self._alive and not any(start[:WORD]):
             return None
         if self._size > MAX_BYTES:
             raise PageError(f"a page of {self._size} bytes; the largest has {MAX_BYTES}")
-        layout, threshold_ns, _ = terms_of(start, self._size)
-        # Who takes the page over holds it for a while before its loop does.
-        if self._alive and writable and _words(start, len(HEADER))[HEADER["live"]]:
-            self._look(layout, threshold_ns, now_ns)
-        return Copy(self._settled(layout), self._alive)
+        terms = terms_of(start, self._size)
+        words = _words(start, len(HEADER))
+        return Head(self._alive, words[HEADER["opened_unix_ns"]], bool(words[HEADER["live"]]), terms)
+
+    def copy(self, terms: Terms | None, now_ns: int, *, writable: bool) -> Copy | None:
+        head = self.head()
+        if head is None or terms is None:
+            return None
+        _check(head.terms, terms)
+        if head.alive and head.live and writable:
+            self._look(terms.layout, terms.blocking_threshold_ns, now_ns)
+        data = self._settled(terms.layout)
+        _check(terms_of(data, self._size), terms)  # somebody may have begun anew meanwhile
+        return Copy(data, self._alive)
 
     def _free(self) -> bool:
         """Whether nobody holds it. A process that would claim it at this very moment takes another, so the moment is short."""
@@ -68,10 +103,10 @@ class _File:
         """What :meth:`Page.look` does, from outside."""
         loop = self._loop(layout)
         since_ns = loop[LOOP["segment_since_ns"]]
-        if since_ns and now_ns - since_ns >= threshold_ns:
-            self._write(layout.loop + LOOP["looked_ns"], now_ns)
-        if now_ns > loop[LOOP["seen_ns"]]:
-            self._write(layout.loop + LOOP["seen_ns"], now_ns)
+        blocks = since_ns and now_ns - since_ns >= threshold_ns
+        for field in ("looked_ns", "seen_ns") if blocks else ("seen_ns",):
+            if now_ns > loop[LOOP[field]]:
+                self._write(layout.loop + LOOP[field], now_ns)
 
     def _settled(self, layout: Layout) -> bytearray:
         """A copy that adds up, or if the writer never rests, one in which no time is counted twice or not at all."""
@@ -123,3 +158,8 @@ def _words(data: Buffer, count: int) -> tuple[int, ...]:
     if len(data) < count * WORD:
         raise PageError("it was cut off while it was read")
     return struct.unpack_from(f"{count}q", data)
+
+
+def _check(found: Terms, terms: Terms) -> None:
+    if found != terms:
+        raise Unusable("options", "it was written with other buckets, capacities, sample or blocking threshold")

@@ -275,12 +275,16 @@ class Page:
         """Count what is in progress up to ``now_ns``; the segment as blocking, if it has reached the threshold."""
         since = self.words[self.layout.loop + LOOP["segment_since_ns"]]
         if since and now_ns - since >= self.words[HEADER["blocking_threshold_ns"]]:
-            self.words[self.layout.loop + LOOP["looked_ns"]] = now_ns
+            self._advance("looked_ns", now_ns)
         self.see(now_ns)
 
     def see(self, now_ns: int) -> None:
         """Count the turn or the wait in progress up to ``now_ns``, and leave the segment alone."""
-        place = self.layout.loop + LOOP["seen_ns"]
+        self._advance("seen_ns", now_ns)
+
+    def _advance(self, field: str, now_ns: int) -> None:
+        """Another reader may have looked later, and shown what it saw."""
+        place = self.layout.loop + LOOP[field]
         self.words[place] = max(self.words[place], now_ns)
 
     def settle(self) -> None:

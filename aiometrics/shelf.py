@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from aiometrics import copies, slotfile
 from aiometrics.copies import Copy
-from aiometrics.layout import HEADER, WORD
 from aiometrics.merge import labelled
 from aiometrics.ownfile import REASONS, Reason, Unusable
 from aiometrics.pace import Pause, no_pause
@@ -120,16 +119,15 @@ class Shelf:
         copied: dict[int, Copy] = {}
         pages: dict[int, PageView] = {}
         with self._skipping(skipped, ""), self._directory.opened() as directory:
-            for number in self._numbers(directory):
+            numbers = [number for number in self._numbers(directory) if number not in own]
+            terms = _newest(directory, numbers) if terms is None else terms
+            for number in numbers:
                 with self._skipping(skipped, _name(number)):
-                    found = None if number in own else copies.copy(directory, _name(number), now_ns)
+                    found = copies.copy(directory, _name(number), terms, now_ns)
                     if found is not None:
                         copied[number] = found
-        terms = _newest(copied.values()) if terms is None else terms
         for number, (data, alive) in copied.items():
             with self._skipping(skipped, _name(number)):
-                if terms_of(data, len(data)) != terms:
-                    raise Unusable("options", "it was written with other buckets, capacities, sample or blocking threshold")
                 pages[number] = labelled(read(data, now_ns, unix_ns, alive=alive, pause=pause), str(number))
         return Shelved(pages, skipped, terms)
 
@@ -223,14 +221,16 @@ def _sound(content: bytes) -> bool:
     return True
 
 
-def _newest(copies: Iterable[Copy]) -> Terms | None:
+def _newest(directory: int, numbers: Iterable[int]) -> Terms | None:
     """The terms of the page that was opened last, a live one if there is any."""
-
-    def opened(copied: Copy) -> tuple[bool, int]:
-        return copied.alive, memoryview(copied.data)[: len(HEADER) * WORD].cast("q")[HEADER["opened_unix_ns"]]
-
-    newest = max(copies, key=opened, default=None)
-    return None if newest is None else terms_of(newest.data, len(newest.data))
+    heads: list[copies.Head] = []
+    for number in numbers:
+        with suppress(Unusable, PageError, OSError):
+            found = copies.head(directory, _name(number))
+            if found is not None:
+                heads.append(found)
+    newest = max(heads, key=lambda head: (head.alive, head.opened_unix_ns), default=None)
+    return None if newest is None else newest.terms
 
 
 def _reason(error: Exception) -> Reason:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import stat
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -197,6 +198,19 @@ def test_time_in_which_nobody_held_a_slot_is_not_counted(
     assert {500} == set(times)
 
 
+def test_a_look_that_comes_late_takes_nothing_back(shelf: Shelf, take: Callable[..., Held]) -> None:
+    """Of two readers at a time, in the process or outside, the one that read the clock first may write last."""
+    page = take().page
+    page.words[LAYOUT.loop + LOOP["segment_since_ns"]] = 1_000
+    looks = (page.look, lambda now_ns: only(shelf, now_ns))
+    shown = []
+    for now_ns in (4_000, 1_500):
+        for look in looks:
+            look(now_ns)
+            shown.append(only(shelf).loop.blocking_ns)
+    assert [3_000] * 4 == shown
+
+
 # --- what is left out
 
 
@@ -329,6 +343,42 @@ def test_without_terms_the_newest_page_sets_them(shelf: Shelf, take: Callable[..
     assert (OTHER_TERMS, [1]) == (shelf.read((), None, 0, 0).terms, list(shelf.read((), None, 0, 0).pages))
     new.release()
     assert (TERMS, [0]) == (shelf.read((), None, 0, 0).terms, list(shelf.read((), None, 0, 0).pages))
+
+
+@pytest.mark.parametrize("terms", [TERMS, None], ids=["a process of the service", "a sidecar"])
+def test_what_is_left_out_is_not_copied(shelf: Shelf, take: Callable[..., Held], terms: Terms | None) -> None:
+    """A file of holes that says it is a page with room for very much costs no memory."""
+    take()
+    huge = Terms(Layout((1_000,), (2_000,), max_coroutines=1, max_yield_points=400_000, max_requests=1), 100, 1)
+    page = Page(*huge)
+    page.words[HEADER["yield_points"]] = 400_000
+    file = Path(shelf.path) / "1.page"
+    file.write_bytes(page.memory[:4096])
+    file.chmod(0o600)
+    os.truncate(file, huge.layout.size)
+    del page
+    tracemalloc.start()
+    try:
+        found = shelf.read((), terms, 0, 0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert ([0], NONE | {"options": 1}) == (list(found.pages), found.skipped)
+    assert huge.layout.size > 100 * peak
+
+
+def test_a_slot_that_is_begun_anew_while_it_is_read_is_left_out(
+    shelf: Shelf, take: Callable[..., Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is the same, but its numbers mean something else: they are not added to the others."""
+    page, preadv = take().page, os.preadv
+
+    def late(descriptor: int, buffers: Any, offset: int) -> int:
+        page.words[LAYOUT.bounds] = 11
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", late)
+    assert ({}, NONE | {"options": 1}) == shelf.read((), TERMS, 0, 0)[:2]
 
 
 def test_other_files_are_no_business_of_ours(shelf: Shelf, take: Callable[..., Held]) -> None:
