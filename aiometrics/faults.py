@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Callable
 
 logger = logging.getLogger("aiometrics")
 
@@ -17,11 +18,13 @@ class Faults:
     """Counts internal errors by probe.
 
     The first error of a probe is logged with its traceback to the logger ``aiometrics``. Whoever reports it switches the probe off, or
-    says that it does not; :meth:`tripped` tells whether there was any.
+    says that it does not; ``tripped(probe)`` tells whether there was any.
     """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        #: Whether a probe has ever failed: asked for every request, so that it is what asks the dictionary itself.
+        self.tripped: Callable[[str], bool] = self._counts.__contains__
         # Reentrant, because garbage collection may run a finalizer of ours in the middle.
         self._lock = threading.RLock()
 
@@ -37,10 +40,6 @@ class Faults:
         """In a forked child: nothing has happened there yet, and whoever holds the lock is not there."""
         self._lock = threading.RLock()
         self._counts.clear()
-
-    def tripped(self, probe: str) -> bool:
-        """Whether ``probe`` has ever failed."""
-        return probe in self._counts
 
     def counts(self) -> dict[str, int]:
         """Errors by probe."""

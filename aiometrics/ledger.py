@@ -14,6 +14,10 @@ from aiometrics.page import Page
 _INVALID = SCOPE_ERRORS.index("invalid")
 
 
+#: A type of requests: its name, its record, and what the options say of its objective.
+Kind = tuple[str, int, int | None]
+
+
 class Ledger:
     """The types of requests on a page, and the deadlines of those in progress.
 
@@ -25,6 +29,8 @@ class Ledger:
         self._page = page
         self._directory = directory
         self._objectives_ns = {name: round(seconds * SECOND_NS) for name, seconds in objectives.items()}
+        #: By name, those that have a record of their own.
+        self.kinds: dict[str, Kind] = {}
         #: What was last shown, by record.
         self._shown_ns: dict[int, int] = {}
         #: By number: when the scope is to be left, and its record.
@@ -33,13 +39,12 @@ class Ledger:
         for name, objective_ns in self._objectives_ns.items():
             self.set_objective(directory.request(name), objective_ns)
 
-    def record(self, name: str) -> int:
-        """The record of a type of request."""
-        return self._directory.request(name)
-
-    def objective_ns(self, name: str) -> int | None:
-        """What the options say of that type."""
-        return self._objectives_ns.get(name)
+    def kind(self, name: str) -> Kind:
+        """A type of requests by its name. Of one that found no room the directory is asked each time, which counts it."""
+        kind = name, self._directory.request(name), self._objectives_ns.get(name)
+        if kind[1]:
+            self.kinds[name] = kind
+        return kind
 
     def set_objective(self, record: int, objective_ns: int) -> None:
         """Show the objective of a type; where scopes bring their own, the one of the last."""

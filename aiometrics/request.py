@@ -89,13 +89,10 @@ class Request(Scope):
 
     def _begin(self, home: Home, given_type: object, objective: object) -> None:
         ledger = home.ledger
-        self.type = _type_name(given_type, ledger)
-        record = ledger.record(self.type)
-        objective_ns = _objective_ns(objective, ledger)
-        if objective_ns is None:
-            objective_ns = ledger.objective_ns(self.type)
-        else:
-            ledger.set_objective(record, objective_ns)
+        kind = ledger.kinds.get(given_type) if type(given_type) is str else None
+        self.type, record, objective_ns = kind or ledger.kind(_type_name(given_type, ledger))
+        if objective is not None:
+            objective_ns = _own_objective_ns(objective, record, ledger) or objective_ns
         if home.request_id is not None:
             self._id_at_entry = home.request_id.get(None)
         if not self.enter(home.recorder, record):
@@ -103,7 +100,8 @@ class Request(Scope):
         if objective_ns is not None:
             self.objective_ns = objective_ns
             self._promise = ledger.promise(record, self.entered_ns + objective_ns)
-        self._trace = traces.begin(self, home.faults, home.outbox)
+        if traces.CHOSEN.tracer is not None:
+            self._trace = traces.begin(self, home.faults, home.outbox)
 
     def _over(self, status: int, end: Callable[[int], int]) -> None:
         """End it by ``end(status)``, which is one of the two ways in which scopes end."""
@@ -114,15 +112,16 @@ class Request(Scope):
             HOMES.missed += 1
             return
         try:
-            self._tell(home, status, end(status))
+            wall_ns = end(status)
+            if wall_ns >= 0:
+                self._tell(home, status, wall_ns)
+            elif self._promise:  # it had ended before, or is not measured any more
+                home.ledger.forget(self._promise)
         except Exception as error:  # noqa: BLE001 - never the application's problem
             _report(home, error)
 
     def _tell(self, home: Home, status: int, wall_ns: int) -> None:
-        """Tell who wants to know that it took so long; -1 if it had ended before, or is not measured."""
-        if wall_ns < 0:
-            home.ledger.forget(self._promise)
-            return
+        """Tell who wants to know that it took so long."""
         if self._promise:
             home.ledger.keep(self._promise, self.entered_ns + wall_ns)
         observers = home.observers.of(wall_ns, self.objective_ns)
@@ -146,7 +145,7 @@ class Request(Scope):
             attributes=dict(self.attributes),  # for other threads: the code inside may go on to change them
             charges=charges,
             labels=home.directory.labels,
-            keep=functools.partial(home.marks.put, WALL + status, home.ledger.record(self.type)),
+            keep=functools.partial(home.marks.put, WALL + status, home.ledger.kind(self.type)[1]),
             kept=self.journal(),
             entered_ns=self.entered_ns,
         )
@@ -188,7 +187,7 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
         self._entered: list[Request] = []
 
     def __enter__(self) -> Request:
-        entered = _entered(self._type, self._id, self._objective)
+        entered = enter(self._type, self._id, self._objective)
         self._entered.append(entered)
         return entered
 
@@ -199,7 +198,7 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
         current = current_scope.get(None)
         left = current if current in self._entered else self._entered[-1]
         self._entered.remove(left)
-        _leave(left, _status(kind))
+        leave(left, _status(kind))
 
     async def __aenter__(self) -> Request:
         return self.__enter__()
@@ -226,8 +225,8 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
         return scoped_coroutine if inspect.iscoroutinefunction(function) else scoped_call  # type: ignore[return-value]
 
 
-def _entered(given_type: object, given_id: object, objective: object) -> Request:
-    """A scope that was entered; one that measures nothing where no traced loop runs."""
+def enter(given_type: object, given_id: object = None, objective: object = None) -> Request:
+    """A scope that was entered; one that measures nothing where no traced loop runs. For who leaves it in any case, by :func:`leave`."""
     home = HOMES.here()
     entered: Request = kind_of_request(CHOSEN.scope)() if home is None else home.kind()
     entered._home, entered._promise, entered._thread = home, 0, threading.get_ident()
@@ -244,7 +243,8 @@ def _entered(given_type: object, given_id: object, objective: object) -> Request
     return entered
 
 
-def _leave(left: Request, status: int) -> None:
+def leave(left: Request, status: int = _COMPLETED) -> None:
+    """Leave a scope, which ended with that status if it had not ended before."""
     if current_scope.get(None) is left:
         current_scope.set(left.outer)
     left._over(status, left.leave)
@@ -271,11 +271,12 @@ def _type_name(given: object, ledger: Ledger) -> str:
     return text(given, LONGEST_TYPE) or UNNAMED
 
 
-def _objective_ns(given: object, ledger: Ledger) -> int | None:
-    if given is None:
-        return None
+def _own_objective_ns(given: object, record: int, ledger: Ledger) -> int | None:
+    """What a scope says of itself, which from then on is shown for its type."""
     if isinstance(given, int | float) and not isinstance(given, bool) and 1e-9 <= given <= LONGEST_SECONDS:
-        return round(given * SECOND_NS)
+        objective_ns = round(given * SECOND_NS)
+        ledger.set_objective(record, objective_ns)
+        return objective_ns
     ledger.count_invalid()
     return None
 

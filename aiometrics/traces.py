@@ -34,9 +34,13 @@ class _Chosen:
     tracer: Tracer | None = None
 
 
+#: Who traces requests that are entered from now on.
+CHOSEN = _Chosen()
+
+
 def set_tracer(tracer: Tracer | None) -> None:
     """Have requests that are entered from now on traced by ``tracer``, or by none."""
-    _Chosen.tracer = tracer
+    CHOSEN.tracer = tracer
 
 
 class Trace:
@@ -63,7 +67,7 @@ class Trace:
 
 def begin(request: Request, faults: Faults, outbox: Outbox) -> Trace | None:
     """The trace of a request that was entered just now, whose steps are kept from now on; ``None`` if nobody wants it. Never raises."""
-    tracer = _Chosen.tracer
+    tracer = CHOSEN.tracer
     if tracer is None:
         return None
     with _asked(faults):
@@ -79,5 +83,5 @@ def _asked(faults: Faults) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - whatever it is, the application did not ask for it
-        _Chosen.tracer = None
+        CHOSEN.tracer = None
         faults.report(PROBE, error)

@@ -367,6 +367,23 @@ def test_it_may_be_around_an_application_that_is_mounted(calls: Calls) -> None:
     assert {"GET /orders/{id}": ({"completed": 1}, 50, 0)} == told(calls.traced.snapshot())
 
 
+def test_routes_may_be_added_while_requests_come(calls: Calls) -> None:
+    """Also to an application that had none when the first one came, and between others."""
+
+    async def found(_: Request) -> Response:
+        return PlainTextResponse("found")
+
+    app = Starlette()
+    app.add_middleware(RequestMiddleware)
+    calls(app, "/a")
+    for path in ("/a", "/b"):
+        app.router.routes.insert(0, Route(path, found))
+        calls(app, "/a")
+        calls(app, "/b")
+    expected = ["(unmatched)", "GET /a", "(unmatched)", "GET /a", "GET /b"]
+    assert expected == [kind for kind, _ in calls.types]
+
+
 def test_middleware_that_hides_what_it_wraps_is_looked_around(calls: Calls) -> None:
     """The application itself says who it is."""
 

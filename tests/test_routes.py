@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
+from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from aiometrics.integrations.routes import request_type, routes_of, template
+from aiometrics.integrations.routes import Routes, request_type, routes_of
 
 
 async def endpoint(_: Request) -> PlainTextResponse:
@@ -73,7 +75,7 @@ def connection(path: str, method: str = "GET", host: str = "example.org", kind: 
 )
 def test_templates_of_starlette(scope: dict[str, Any], expected: str | None) -> None:
     """Parameters by name and without their types, mounts and hosts looked into, order and methods as the router has them."""
-    assert expected == template(STARLETTE.routes, scope)
+    assert expected == Routes(STARLETTE).template(scope)
 
 
 def fastapi() -> FastAPI:
@@ -101,13 +103,59 @@ def fastapi() -> FastAPI:
 )
 def test_templates_of_fastapi(path: str, expected: str | None) -> None:
     """Prefixes of routers that were included are part of it."""
-    assert expected == template(fastapi().routes, connection(path))
+    assert expected == Routes(fastapi()).template(connection(path))
 
 
 @pytest.mark.parametrize("wrap", [lambda app: app, lambda app: Wrapper(Wrapper(app))], ids=["itself", "behind two"])
 def test_routes_are_found_behind_middleware(wrap: Callable[[Any], Any]) -> None:
     """Whoever keeps the application that it wraps under the usual name can be looked through."""
-    assert STARLETTE.routes == routes_of(wrap(STARLETTE))
+    found = routes_of(opaque, wrap(STARLETTE))
+    assert found is not None
+    assert "/orders/{id}" == found.template(connection("/orders/7"))
+
+
+@pytest.mark.parametrize("kept", [Router(), FastAPI(), included := APIRouter()], ids=["Starlette", "FastAPI", "included"])
+def test_routes_that_come_and_go_are_known_at_once(kept: Any) -> None:
+    """Also those of a router behind another one's entry: the application may add them whenever it likes."""
+    app = FastAPI()
+    app.include_router(included)
+    routes = Routes(app if kept is included else kept)
+    seen = [routes.template(connection("/late/7"))]
+    kept.add_route("/late/{id}", endpoint)
+    seen.append(routes.template(connection("/late/7")))
+    kept.add_route("/late/{id}/more", endpoint)
+    seen.append(routes.template(connection("/late/7/more")))
+    kept.routes[:] = []
+    if kept is not included:  # FastAPI itself goes on with what it has included
+        seen.append(routes.template(connection("/late/7")))
+    assert [None, "/late/{id}", "/late/{id}/more", None][: len(seen)] == seen
+
+
+def test_applications_that_are_mounted_may_get_their_routes_later() -> None:
+    """And may stand behind middleware there, which a mount itself does not look behind."""
+    late = Starlette()
+    routes = Routes(Router([Mount("/late", app=late), Mount("/hidden", app=CORSMiddleware(CORSMiddleware(late)))]))
+    assert ["/late/{path}", "/hidden/{path}"] == [routes.template(connection(path)) for path in ("/late/7", "/hidden/7")]
+    late.add_route("/{id}", endpoint)
+    assert ["/late/{id}", "/hidden/{id}"] == [routes.template(connection(path)) for path in ("/late/7", "/hidden/7")]
+
+
+def test_a_route_that_decides_by_more_than_the_path_is_asked() -> None:
+    """By a header, say: what its path looks like says nothing."""
+
+    class OfTenant(Route):
+        def matches(self, scope: Any) -> Any:
+            return super().matches(scope) if (b"host", b"acme.org") in scope["headers"] else (Match.NONE, {})
+
+    routes = Routes(Router([OfTenant("/{page}", endpoint), Route("/{anything}", endpoint)]))
+    assert ["/{page}", "/{anything}"] == [routes.template(connection("/7", host=host)) for host in ("acme.org", "example.org")]
+
+
+def test_an_expression_that_was_replaced_is_the_one_that_counts() -> None:
+    """As those do whose routes shall not tell upper from lower case."""
+    route = Route("/Orders/{id}", endpoint)
+    route.path_regex = re.compile(route.path_regex.pattern, re.IGNORECASE)
+    assert "/Orders/{id}" == Routes(Router([route])).template(connection("/oRDERS/7"))
 
 
 def test_an_application_without_routes_has_none() -> None:

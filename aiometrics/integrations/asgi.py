@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -13,8 +13,8 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from aiometrics.exporter import starter
 from aiometrics.http_messages import Response
-from aiometrics.integrations.routes import request_type, routes_of, template
-from aiometrics.request import Request, request
+from aiometrics.integrations.routes import Routes, request_type, routes_of
+from aiometrics.request import Request, enter, leave
 from aiometrics.scrapes import Scrapes
 from aiometrics.tracing import collected, report
 
@@ -44,7 +44,7 @@ class RequestMiddleware:
         self.app = app
         self._route = self._matched if route is None else route
         self._id_header = id_header.lower().encode("latin-1")
-        self._routes: Iterable[Any] | None = None
+        self._routes: Routes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -52,15 +52,18 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         scope[_TAKEN] = True
-        with request(request_type(scope["method"], self._template(scope)), id=header(scope, self._id_header)) as current:
-            current.attributes |= {"http.request.method": scope["method"], "url.path": scope["path"]}
-            exchange = _Exchange(current, receive, send)
-            try:
-                await self.app(scope, exchange.receive, exchange.send)
-            except BaseException as error:
-                exchange.end(error)
-                raise
-            exchange.end(None)
+        current = enter(request_type(scope["method"], self._template(scope)), header(scope, self._id_header))
+        current.attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
+        exchange = _Exchange(current, receive, send)
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        except BaseException as error:
+            exchange.done(error)
+            raise
+        else:
+            exchange.done(None)
+        finally:
+            leave(current)
 
     def _template(self, scope: Scope) -> str | None:
         try:
@@ -71,8 +74,8 @@ class RequestMiddleware:
 
     def _matched(self, scope: Scope) -> str | None:
         if self._routes is None:
-            self._routes = routes_of(self.app) or routes_of(scope.get("app")) or ()
-        return template(self._routes, scope)
+            self._routes = routes_of(self.app, scope.get("app"))
+        return None if self._routes is None else self._routes.template(scope)
 
 
 class _Exchange:
@@ -102,19 +105,17 @@ class _Exchange:
             self._status_code = message["status"]
         elif message["type"] in _BODIES and not message.get("more_body", False):
             self._complete = True
-            self.end(None)
+            self._end("completed" if self._status_code is not None and self._status_code < 500 else "failed")
 
-    def end(self, error: BaseException | None) -> None:
-        """The request is over, unless it was before."""
+    def done(self, error: BaseException | None) -> None:
+        """The application is done: if its response is not complete by now it has failed."""
+        if not self._complete:
+            self._end("cancelled" if isinstance(error, CancelledError) else "failed")
+
+    def _end(self, status: str) -> None:
         if self._status_code is not None:
             self._current.attributes["http.response.status_code"] = self._status_code
-        self._current.finish(self._status(error))
-
-    def _status(self, error: BaseException | None) -> str:
-        if self._disconnected or isinstance(error, CancelledError):
-            return "cancelled"
-        answered = self._complete and self._status_code is not None and self._status_code < 500
-        return "completed" if error is None and answered else "failed"
+        self._current.finish("cancelled" if self._disconnected else status)
 
 
 def exporter_lifespan(inner: Lifespan | None = None, /, **options: Any) -> Lifespan:
