@@ -88,13 +88,9 @@ class Exporter(Tracing):
 
     def _start_keeper(self) -> None:
         if self.options.directory:
-            self._keeper = Keeper(self._beat, self.faults)
+            # What other processes read is kept up to date, and the port in sight.
+            self._keeper = Keeper(self.faults, self.instrumentation.beat, self._site.take_over)
             self._keeper.start()
-
-    def _beat(self) -> None:
-        """Keep what other processes read up to date, and the port in sight."""
-        self.instrumentation.beat()
-        self._site.take_over()
 
     def _end(self) -> None:
         if self._keeper is not None:

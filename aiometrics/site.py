@@ -80,9 +80,15 @@ class Site:
         return True
 
     def start(self) -> None:
-        """Answer, if the port is ours."""
-        if self._server is not None:
+        """Answer, if the port is ours. Raises ``RuntimeError``, and frees it, if there is no thread to be had."""
+        if self._server is None:
+            return
+        try:
             self._server.start()
+        except BaseException:
+            self._server.close()
+            self._server = None
+            raise
 
     def take_over(self) -> None:
         """Take the port and answer, once nobody else does."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from aiometrics.background import Background
 from aiometrics.clock import SECOND_NS, Clock, monotonic
 from aiometrics.faults import Faults
 from aiometrics.layout import COROUTINE, LOOP
@@ -25,7 +25,6 @@ LASTING_NS = 5 * SECOND_NS
 #: Lines that are logged within a minute, at most.
 LINES, MINUTE_NS = 20, 60 * SECOND_NS
 MIN_PAUSE_NS = 1_000_000
-_STOP_SECONDS = 5.0
 _SINCE = LOOP["segment_since_ns"]
 
 
@@ -85,7 +84,7 @@ class Ration:
         return withheld
 
 
-class Watchdog:
+class Watchdog(Background):
     """Looks at the pages of ``slots()`` once it is started: whenever a segment can have reached the threshold.
 
     From then on it looks every ``interval`` seconds. Each look at a loop that blocks counts one sample at the place where its thread
@@ -111,18 +110,7 @@ class Watchdog:
         self._clock = clock
         self._incidents: dict[Slot, Incident] = {}
         self._ration = Ration()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="aiometrics-watchdog", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more. Waits for a look in progress, unless it is the one that calls."""
-        self._stopping.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(_STOP_SECONDS)
+        super().__init__("aiometrics-watchdog")
 
     def look(self) -> int:
         """Look at every loop once, and tell after how many ns to do so again."""

@@ -117,3 +117,10 @@ def ask(server: MetricsServer, path: str, method: str = "GET", **headers: str) -
 def status_line(answer: bytes) -> str:
     """The first line of a raw answer."""
     return answer.partition(b"\r\n")[0].decode()
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

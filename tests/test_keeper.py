@@ -6,15 +6,18 @@ import errno
 import logging
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
+from serving import free_port
 
 from aiometrics.cli import main
 from aiometrics.faults import Faults
 from aiometrics.keeper import Keeper
 from aiometrics.options import resolve
 from aiometrics.ownfile import SUPPORTED
+from aiometrics.server import MetricsServer
 from aiometrics.sidecar import Sidecar
 from aiometrics.site import Site
 from aiometrics.snapshot import Snapshot
@@ -37,7 +40,7 @@ def test_an_error_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
             third.set()
         raise LookupError("here")
 
-    keeper = Keeper(beat, faults, interval=1e-3)
+    keeper = Keeper(faults, beat, interval=1e-3)
     keeper.start()
     assert third.wait(SECONDS)
     keeper.stop()
@@ -56,12 +59,12 @@ def test_it_may_be_stopped_from_within() -> None:
         keeper.stop()
         stopped.set()
 
-    keeper = Keeper(beat, Faults(), interval=1e-3)
+    keeper = Keeper(Faults(), beat, interval=1e-3)
     keeper.start()
     assert stopped.wait(SECONDS)
     keeper._thread.join(SECONDS)
     assert not keeper._thread.is_alive()
-    Keeper(beat, Faults()).stop()
+    Keeper(Faults(), beat).stop()
 
 
 def test_a_port_is_taken_over_once_it_is_free(caplog: pytest.LogCaptureFixture) -> None:
@@ -83,6 +86,44 @@ def test_a_port_is_taken_over_once_it_is_free(caplog: pytest.LogCaptureFixture) 
     assert [f"port {port} is taken", f"port {port} has become free"] == [
         record.getMessage()[: len(f"port {port} has become free")].partition(",")[0] for record in caplog.records
     ]
+
+
+def test_a_port_that_cannot_be_served_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds no thread to answer with must not keep it from those who would; the next second it is tried again."""
+
+    def no_thread(_: MetricsServer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    port = free_port()
+    waiting, other = site(port), site(port)
+    with monkeypatch.context() as short:
+        short.setattr(MetricsServer, "start", no_thread)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            waiting.take_over()
+    assert other.try_to_bind()
+    other.close()
+    waiting.take_over()
+    with socket.create_connection(("127.0.0.1", port), SECONDS):
+        waiting.close()
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_one_duty_that_fails_keeps_it_from_no_other(broken: int) -> None:
+    """A loop that cannot be looked at is no reason not to take the port."""
+    faults, twice, calls = Faults(), threading.Event(), [0, 0]
+
+    def duty(number: int) -> None:
+        calls[number] += 1
+        if calls[1 - broken] == 2:
+            twice.set()
+        if number == broken:
+            raise LookupError("here")
+
+    keeper = Keeper(faults, partial(duty, 0), partial(duty, 1), interval=1e-3)
+    keeper.start()
+    assert twice.wait(SECONDS)
+    keeper.stop()
+    assert {"keeper": calls[broken]} == faults.counts()
 
 
 def test_an_address_that_cannot_be_had_is_an_error() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
+from serving import free_port
 
 from aiometrics.merge import merged
 from aiometrics.ownfile import REASONS, SUPPORTED
@@ -152,13 +152,6 @@ def samples(url: str) -> Samples:
 def sampled(text: str) -> Samples:
     """All samples of a page."""
     return {(sample.name, tuple(sample.labels.values())): sample.value for family in parse(text) for sample in family.samples}
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def by(found: Samples, name: str) -> dict[str, float]:
