@@ -7,10 +7,11 @@ import json
 import os
 import shutil
 import subprocess
-from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from importlib import import_module
+from statistics import median
 from time import monotonic_ns
 from typing import Any
 
@@ -18,39 +19,56 @@ import child
 from contender import LOOPS, Contender, Unavailable
 from contenders import CCore
 from plan import Plan
+from samples import quartiles
 from table import Table
 
-SECONDS = 5
-#: What a handler of each route takes of the loop: half of it itself, the other half in a child task. The first shows what the framework
-#: takes for itself.
+SECONDS = 4
+#: What a handler of each route takes of the loop: half of it itself, the other half in a child task. A request of the first takes what the
+#: framework does for any request, creating and awaiting that task included.
 NOTHING = "/nothing/{id}"
 ROUTES_MS = {NOTHING: 0, "/cheap/{id}": 4, "/fair/{id}": 8, "/dear/{id}": 16}
 CONNECTIONS = 4
+NOTES = (
+    "Medians of single requests: one in which the thread had to wait for a core counts no more than others. Their sum is the metric.",
+    "A request's own work is what its handler and its child task kept the loop for, as they measured it themselves.",
+    "Its active time has besides what the framework does for any request, which is all that a request without work takes.",
+    "What the loop did for no request was to take connections, to read and parse what came, and to poll. On uvloop polling is not seen.",
+)
+
+#: Under which a request keeps what it has worked.
+WORK = "work_ns"
+#: What :func:`measure` found.
+Seen = dict[str, Any]
 
 
 class Work:
-    """Takes the loop for known times, and keeps account of how long that really was."""
+    """Takes the loop for known times, and keeps account for each request of how long that really was, and of what was recorded of it."""
 
-    def __init__(self) -> None:
-        self.taken_ns: Counter[str] = Counter()
-        self.begun: Counter[str] = Counter()
+    def __init__(self, facade: Any) -> None:
+        self._facade = facade
+        #: By type of request: what each of them took for its work, and its active time, in ns.
+        self.requests: dict[str, list[tuple[int, int]]] = defaultdict(list)
 
     async def handle(self, route: str) -> None:
         """One request."""
-        self.begun[route] += 1
+        self._facade.current_request().attributes[WORK] = 0
         half_ns = ROUTES_MS[route] * 500_000
-        self._spin(route, half_ns)
-        await asyncio.create_task(self._child(route, half_ns))
+        self._spin(half_ns)
+        await asyncio.create_task(self._child(half_ns))
 
-    async def _child(self, route: str, ns: int) -> None:
+    async def _child(self, ns: int) -> None:
         await asyncio.sleep(0)
-        self._spin(route, ns)
+        self._spin(ns)
 
-    def _spin(self, route: str, ns: int) -> None:
+    def _spin(self, ns: int) -> None:
         since = monotonic_ns()
         while monotonic_ns() - since < ns:
             pass
-        self.taken_ns[route] += monotonic_ns() - since
+        self._facade.current_request().attributes[WORK] += monotonic_ns() - since
+
+    def finished(self, finished: Any) -> None:
+        """A request is over."""
+        self.requests[finished.request].append((finished.attributes[WORK], finished.active_ns))
 
 
 async def fastapi_service(work: Work, announce: Callable[[int], None]) -> None:
@@ -99,43 +117,48 @@ SERVICES: dict[str, Callable[[Work, Callable[[int], None]], Coroutine[Any, Any, 
 }
 
 
-def measure(contender: Contender, loop: str, *, service: str, scale: float = 1.0) -> dict[str, Any]:
+def measure(contender: Contender, loop: str, *, service: str, scale: float = 1.0) -> Seen:
     """What was recorded and what was true, in ns, by route; and the loop's active time meanwhile."""
     if not isinstance(contender, CCore):
         raise Unavailable("only aiometrics knows requests")
     contender.prepare()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     seconds = max(1, round(SECONDS * scale))
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
         return runner.run(_under_load(service, seconds, contender.facade()))
 
 
-async def _under_load(service: str, seconds: int, facade: Any) -> dict[str, Any]:
+async def _under_load(service: str, seconds: int, facade: Any) -> Seen:
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    work = Work()
+    work = Work(facade)
+    import_module("aiometrics.tracing").active.instrumentation.request_observers.every.append(work.finished)
     serving = asyncio.create_task(SERVICES[service](work, port.set_result))
     url = f"http://127.0.0.1:{await port}"
-    before = facade.snapshot().loops[0].active_ns
+    before = facade.snapshot().loops[0]
     await asyncio.to_thread(_load, url, seconds)
     while any(entry.in_progress for entry in facade.snapshot().requests):  # noqa: ASYNC110 - those that the load left behind
         await asyncio.sleep(0.01)
-    seen, true, handled = facade.snapshot(), dict(work.taken_ns), dict(work.begun)
+    seen = facade.snapshot()
     serving.cancel()
     with suppress(asyncio.CancelledError):
         await serving
-    recorded = {route: seen.request(f"GET {route}") for route in ROUTES_MS}
+    for entry in seen.requests:
+        if entry.active.sum_ns != sum(active_ns for _, active_ns in work.requests[entry.request]):
+            raise RuntimeError(f"the metric of {entry.request!r} is not the sum of its requests: {entry.active}")
+    after = seen.loops[0]
     return {
-        "recorded": {route: entry.active.sum_ns + entry.background_ns for route, entry in recorded.items()},
-        "requests": {route: entry.active.count for route, entry in recorded.items()},
-        "true": true,
-        "handled": handled,
-        "loop": seen.loops[0].active_ns - before,
+        "requests": {route: work.requests[f"GET {route}"] for route in ROUTES_MS},
+        "routes": sum(entry.active.sum_ns + entry.background_ns for entry in seen.requests),
+        "loop": after.active_ns - before.active_ns,
+        "waited": None if after.thread_runqueue_ns is None else after.thread_runqueue_ns - before.thread_runqueue_ns,
     }
 
 
 def _load(url: str, seconds: int) -> None:
     """All routes at once."""
     targets = [url + route.replace("{id}", "7") for route in ROUTES_MS]
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s"]
+    core = str(max(range(os.cpu_count() or 1)))
+    command = ["taskset", "-c", core, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s"]
     loads = [subprocess.Popen([*command, target], stdout=subprocess.PIPE) for target in targets]
     for load in loads:
         said, _ = load.communicate()
@@ -144,36 +167,51 @@ def _load(url: str, seconds: int) -> None:
 
 
 def run(plan: Plan) -> Table:
-    """Each service once on each loop."""
+    """Each service on each loop, once per round, in turn."""
     if shutil.which("wrk") is None:
         raise Unavailable("wrk is not installed (Debian: apt-get install wrk)")
-    found: dict[str, Any] = {}
+    found: dict[str, list[Seen]] = defaultdict(list)
     table = Table(
-        f"Loop time by route under load (wrk, {CONNECTIONS} connections to each route, {os.cpu_count()} cores), against what handlers take",
-        ["service", *(f"{route}, {ms} ms" for route, ms in ROUTES_MS.items()), "all routes / loop's active time"],
+        f"Loop time by route under load, median (quartiles) of {plan.rounds} rounds (wrk, {CONNECTIONS} connections to each route)",
+        ["service", "route", "requests", "own work, ms", "active, ms", "active / own", "less the framework / own"],
         data=found,
     )
-    for service in SERVICES:
-        for loop in LOOPS:
-            plan.progress(f"routes: {service} on {loop}")
-            try:
-                seen = found[f"{service}, {loop}"] = child.run("routes", CCore.name, loop, service=json.dumps(service), scale=plan.scale)
-            except Unavailable as error:
-                table.notes.append(f"{service} on {loop} did not run: {error}")
-                continue
-            share = sum(seen["recorded"].values()) / seen["loop"]
-            table.rows.append([f"{service}, {loop}", *(_cell(seen, route) for route in ROUTES_MS), f"{share:.3f}"])
-    table.notes.append(
-        "A cell is what one request of the route took, background included, less what one takes that does nothing, over "
-        "what its handler and its child task took of the loop."
-    )
+    for number in range(plan.rounds):
+        for service in SERVICES:
+            for loop in LOOPS:
+                plan.progress(f"routes, round {number + 1} of {plan.rounds}: {service} on {loop}")
+                try:
+                    seen = child.run("routes", CCore.name, loop, service=json.dumps(service), scale=plan.scale)
+                except Unavailable as error:
+                    table.notes.append(f"{service} on {loop} did not run: {error}")
+                    continue
+                found[f"{service}, {loop}"].append(seen)
+    for name, rounds in found.items():
+        table.rows += [[name, *_cells(rounds, route)] for route in ROUTES_MS]
+        table.notes.append(f"{name}: {_sums(rounds)}.")
+    table.notes += NOTES
     return table
 
 
-def _cell(seen: dict[str, Any], route: str) -> str:
-    count, handled = seen["requests"][route], seen["handled"][route]
-    of_framework_ns = seen["recorded"][NOTHING] / seen["requests"][NOTHING]
+def _sums(rounds: Sequence[Seen]) -> str:
+    """All routes against the loop, and what kept the thread of the loop from working."""
+    shares = quartiles([seen["routes"] / seen["loop"] for seen in rounds])
+    waited = [seen["waited"] / seen["loop"] for seen in rounds if seen["waited"] is not None]
+    queue = f"; of it the thread waited {quartiles(waited).format(3)} for a core" if waited else ""
+    return f"all routes together are {shares.format(3)} of the time in which the loop was active{queue}"
+
+
+def _cells(rounds: Sequence[Seen], route: str) -> list[str]:
+    """A request of a route: medians of each round."""
+    requests = [seen["requests"][route] for seen in rounds]
+    framework_ns = [median(active_ns for _, active_ns in seen["requests"][NOTHING]) for seen in rounds]
+    active = quartiles([median(active_ns for _, active_ns in each) / 1e6 for each in requests])
+    counted = [route, str(sum(map(len, requests)))]
     if route == NOTHING:
-        return f"{of_framework_ns / 1e6:.3f} ms each of {count}"
-    own_ns, true_ns = seen["recorded"][route] / count - of_framework_ns, seen["true"][route] / handled
-    return f"x{own_ns / true_ns:.4f} of {count} ({handled} handled)"
+        return [*counted, "0", active.format(3), "", ""]
+    own = quartiles([median(own_ns for own_ns, _ in each) / 1e6 for each in requests])
+    raw = quartiles([median(active_ns / own_ns for own_ns, active_ns in each) for each in requests])
+    net = quartiles(
+        [median((active_ns - less_ns) / own_ns for own_ns, active_ns in each) for each, less_ns in zip(requests, framework_ns, strict=True)]
+    )
+    return [*counted, own.format(3), active.format(3), raw.format(4), net.format(4)]
