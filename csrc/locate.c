@@ -90,19 +90,14 @@ consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
 }
 
 static inline Step
-follow_generator(Recorder *self, Choice *choice, PyObject **link, PyGetSetDef *awaits)
+follow_generator(Recorder *self, Choice *choice, PyObject **link)
 {
-    Step step = consider(self, choice, *link, chain_generator_code(*link));
+    Step step = consider(self, choice, *link, chain_code(*link));
     if (step != GOES_ON) {
         return step;
     }
-    PyObject *next = awaits->get(*link, awaits->closure);
-    if (next == NULL) {
-        return FAILED_WALK;
-    }
-    Py_DECREF(next); /* the frame keeps it */
-    *link = next;
-    return next == Py_None ? ENDED : GOES_ON;
+    *link = chain_awaited(*link);
+    return *link == NULL ? ENDED : GOES_ON;
 }
 
 /* Keeps objects alive until the walk ends; NULL stands for none. Making the list may collect garbage, which may run Python. */
@@ -183,8 +178,7 @@ walk(Recorder *self, Choice *choice, PyObject *root)
     *choice = (Choice){.owner = root, .kind = -1};
     PyObject *link = root;
     for (int depth = 0; depth < MAX_DEPTH; depth++) {
-        PyGetSetDef *awaits = chain_awaits(link);
-        Step step = awaits != NULL ? follow_generator(self, choice, &link, awaits) : follow_other(self, choice, &link);
+        Step step = chain_is_generator(link) ? follow_generator(self, choice, &link) : follow_other(self, choice, &link);
         if (step != GOES_ON) {
             return step;
         }
@@ -197,11 +191,11 @@ static Key
 key_of(const Traced *traced, const Choice *choice, PyObject *yielded)
 {
     int seen = choice->owner_code != NULL && chain_is_generator(choice->owner);
-    int lasti = seen ? chain_generator_lasti(choice->owner) : 0;
+    int lasti = seen ? chain_lasti(choice->owner) : 0;
     Key key = {choice->owner_code != NULL ? choice->owner_code : (PyObject *)Py_TYPE(choice->owner), NULL, (PyObject *)Py_TYPE(yielded),
                (uint64_t)(uint32_t)traced->record << 32 | (uint32_t)lasti};
     if (choice->callee != NULL) {
-        PyObject *code = chain_is_generator(choice->callee) ? chain_generator_code(choice->callee) : NULL;
+        PyObject *code = chain_is_generator(choice->callee) ? chain_code(choice->callee) : NULL;
         key.second = code != NULL ? code : (PyObject *)Py_TYPE(choice->callee);
     }
     return key;

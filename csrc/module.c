@@ -1,3 +1,4 @@
+#include "clock.h"
 #include "handle.h"
 #include "hook.h"
 #include "recorder.h"
@@ -8,6 +9,7 @@ static PyMethodDef methods[] = {
     {"hook", hook_install, METH_VARARGS, "hook(task_type, lookup): trace each new task of that type whose loop lookup(loop) has a recorder for."},
     {"unhook", hook_remove, METH_NOARGS, "unhook(): construct tasks as if nothing had been."},
     {"hook_handles", handle_hook, METH_O, "hook_handles(Handle): learn where a handle keeps its callback."},
+    {"monotonic_ns", clock_tell, METH_NOARGS, "monotonic_ns(): what is timed with where no clock was given."},
     {"run_handle", handle_run, METH_O, "run_handle(handle): run its callback in its context, timed if it is no step of a task."},
     {NULL, NULL, 0, NULL},
 };

@@ -97,6 +97,19 @@ table_reserve(Table *table)
     return 0;
 }
 
+/* Looks behind the front, and puts there what it finds. */
+int32_t
+table_find_one(Table *table, PyObject *first)
+{
+    size_t place = table_front_place(first);
+    int32_t value = table_get(table, (Key){first, NULL, NULL, 0});
+    if (value != TABLE_MISS) {
+        table->front[place].first = first;
+        table->front[place].value = value;
+    }
+    return value;
+}
+
 int
 table_put(Table *table, Key key, int32_t value)
 {

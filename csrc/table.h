@@ -70,20 +70,20 @@ table_get(const Table *table, Key key)
     }
 }
 
+int32_t table_find_one(Table *table, PyObject *first);
+
+static inline size_t
+table_front_place(PyObject *first)
+{
+    return (size_t)((uint64_t)(uintptr_t)first * UINT64_C(0x9E3779B97F4A7C15) >> (64 - TABLE_FRONT_BITS));
+}
+
 /* table_get for keys of one object. */
 static inline int32_t
 table_get_one(Table *table, PyObject *first)
 {
-    size_t place = (size_t)((uint64_t)(uintptr_t)first * UINT64_C(0x9E3779B97F4A7C15) >> (64 - TABLE_FRONT_BITS));
-    if (table->front[place].first == first) {
-        return table->front[place].value;
-    }
-    int32_t value = table_get(table, (Key){first, NULL, NULL, 0});
-    if (value != TABLE_MISS) {
-        table->front[place].first = first;
-        table->front[place].value = value;
-    }
-    return value;
+    size_t place = table_front_place(first);
+    return table->front[place].first == first ? table->front[place].value : table_find_one(table, first);
 }
 
 #endif

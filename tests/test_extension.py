@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from types import CodeType
@@ -163,6 +164,14 @@ def test_a_page_that_is_too_small_or_not_to_be_written_is_refused(core: Any) -> 
     for wrong in ((), (page(),), (page(), None), (None, None, None), (page(), None, None, None)):
         with pytest.raises((TypeError, AttributeError)):
             core.Recorder(*wrong)
+
+
+def test_the_clock_of_the_core_is_the_systems(core: Any) -> None:
+    """It never goes back, and is within a microsecond of what the system says before and after, while the anchor changes many times."""
+    readings = [(time.monotonic_ns(), core.monotonic_ns(), time.monotonic_ns()) for _ in range(200_000)]
+    ours = [reading for _, reading, _ in readings]
+    assert sorted(ours) == ours
+    assert [] == [(before, now, after) for before, now, after in readings if not before - 1_000 <= now <= after + 1_000]
 
 
 def test_only_a_recorder_makes_traced_coroutines(core: Any) -> None:
