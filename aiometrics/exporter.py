@@ -54,10 +54,14 @@ class Exporter(Tracing):
         return self._site.url
 
     def start(self) -> None:
-        """Begin to serve, then to trace; :func:`start_exporter` has done both."""
-        self._site.start()
-        self._start_keeper()
-        super().start()
+        """Begin to serve, then to trace; :func:`start_exporter` has done both. What it raises leaves nothing behind."""
+        try:
+            self._site.start()
+            self._start_keeper()
+            super().start()
+        except BaseException:
+            self._end()
+            raise
 
     def forget(self) -> None:
         """As :meth:`stop`, in a forked child, for the port: the parent serves on."""

@@ -19,9 +19,11 @@ from prometheus_client import CollectorRegistry, Counter, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector as PrometheusCollector
+from serving import free_port
 
 import aiometrics
 from aiometrics.catalogue import CATALOGUE
+from aiometrics.watchdog import Watchdog
 
 LOCAL = "127.0.0.1"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -352,3 +354,19 @@ def test_a_program_may_end_at_any_time(implementation: str, end: str) -> None:
 
     bare = re.sub("exporter = .*", "", PENDING).format(end="" if "exporter" in end else end)
     assert output(bare) == output(PENDING.format(end=end))
+
+
+def test_an_exporter_that_cannot_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No port, no thread and no tracing: another attempt may follow."""
+
+    def no_thread(_: Watchdog) -> None:
+        raise RuntimeError("can't start new thread")
+
+    port = free_port()
+    with monkeypatch.context() as short:
+        short.setattr(Watchdog, "start", no_thread)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            aiometrics.start_exporter(port, LOCAL, registry=None, directory=tmp_path / "shared")
+    assert [] == [thread.name for thread in threading.enumerate() if thread.name.startswith("aiometrics")]
+    with aiometrics.start_exporter(port, LOCAL, registry=None) as exporter:
+        assert port == exporter.port

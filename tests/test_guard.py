@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import http.client
 import logging
 import os
@@ -409,6 +410,26 @@ def test_a_change_that_makes_no_sense_leaves_all_as_it_was(  # noqa: PLR0917 - f
     assert logged.endswith("; what was read before stays in force")
     assert "hunter2" not in logged
     assert 401 == ask_tls(server, client)[0]
+
+
+def test_a_file_that_goes_while_it_is_read_leaves_all_as_it_was(
+    guard: Callable[[str], Guard], authority: trustme.CA, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Secrets are often replaced file by file: whoever asks at that moment is not turned away."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    standing = guard(TLS)
+    before = standing.tls()
+    issue(authority, directory)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ssl.SSLContext, "load_cert_chain", gone)
+        assert before is standing.tls()
+    (line,) = caplog.messages
+    assert line.endswith("No such file or directory; what was read before stays in force")
+    issue(authority, directory)
+    assert before is not standing.tls()
 
 
 # The exporter
