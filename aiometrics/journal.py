@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: Steps that are kept of one request.
-MAX_STEPS = 1000
-
 
 class TaskEntry(NamedTuple):
     """A task of the request: numbers are given as tasks are created, ``parent`` is the one that ran then, 0 if none did.

@@ -125,12 +125,13 @@ class Request(Scope):
         if self._promise:
             home.ledger.keep(self._promise, self.entered_ns + wall_ns)
         observers = home.observers.of(wall_ns, self.objective_ns)
-        if not observers and self._trace is None:
+        trace = self._trace if self._trace is not None and self._trace.recording else None
+        if not observers and trace is None:
             return
         finished = self._finished(home, status, wall_ns)
         home.observers.tell(observers, finished)
-        if self._trace is not None:
-            self._trace.end(finished)
+        if trace is not None:
+            trace.end(finished)
 
     def _finished(self, home: Home, status: int, wall_ns: int) -> FinishedRequest:
         charges = self.charges()

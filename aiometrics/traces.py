@@ -23,6 +23,9 @@ class Tracer(Protocol):
     def begin(self, request: Request) -> Any:
         """What it keeps of a request that was entered just now; ``None`` if that is not to be traced."""
 
+    def recording(self, kept: Any) -> bool:
+        """Whether it wants to know what the request did, and when it is over."""
+
     def end(self, kept: Any, finished: FinishedRequest) -> Job:
         """The request is over: what to do about it, by another thread."""
 
@@ -46,13 +49,15 @@ def set_tracer(tracer: Tracer | None) -> None:
 class Trace:
     """One request that is traced. A tracer that raises is counted as the probe ``request_tracer``, and asked nothing any more."""
 
-    __slots__ = ("_faults", "_kept", "_outbox", "_tracer")
+    __slots__ = ("_faults", "_kept", "_outbox", "_tracer", "recording")
 
     def __init__(self, tracer: Tracer, kept: Any, faults: Faults, outbox: Outbox) -> None:
         self._tracer = tracer
         self._kept = kept
         self._faults = faults
         self._outbox = outbox
+        #: Whether it is to be told of the end.
+        self.recording: bool = tracer.recording(kept)
 
     def end(self, finished: FinishedRequest) -> None:
         """The request is over. Never raises."""
@@ -66,15 +71,21 @@ class Trace:
 
 
 def begin(request: Request, faults: Faults, outbox: Outbox) -> Trace | None:
-    """The trace of a request that was entered just now, whose steps are kept from now on; ``None`` if nobody wants it. Never raises."""
+    """The trace of a request that was entered just now; if it is recording, its steps are kept from now on. ``None`` if nobody wants it.
+
+    Never raises.
+    """
     tracer = CHOSEN.tracer
     if tracer is None:
         return None
     with _asked(faults):
         kept = tracer.begin(request)
-        if kept is not None:
+        if kept is None:
+            return None
+        trace = Trace(tracer, kept, faults, outbox)
+        if trace.recording:
             request.keep_journal()
-            return Trace(tracer, kept, faults, outbox)
+        return trace
     return None
 
 

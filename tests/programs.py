@@ -318,6 +318,10 @@ class Keeper:
         """Of this one too."""
         return request
 
+    def recording(self, kept: Request) -> bool:  # noqa: ARG002 - as a tracer is asked
+        """All of them are."""
+        return True
+
     def end(self, kept: Request, finished: FinishedRequest) -> Job:  # noqa: ARG002 - as a tracer is asked
         """They are in ``finished``."""
         return partial(getattr, finished, "journal")

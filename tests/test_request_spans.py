@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, SamplingResult
 from opentelemetry.trace import StatusCode, get_current_span
 
 from aiometrics import request
@@ -255,17 +256,56 @@ def test_a_request_that_finishes_early_ends_its_span(traced: TracedLoop) -> None
 
 
 def test_requests_that_the_sampler_drops_leave_nothing(traced: TracedLoop) -> None:
-    """No journal is kept, no span is current, and nothing waits to be written."""
+    """No journal is kept, no span that is recorded is current, and nothing waits to be written."""
     spans = Spans(sampler=ALWAYS_OFF)
     trace_requests(spans.provider)
 
     async def main() -> None:
-        with request("GET /"):
-            assert get_current_span() is trace.INVALID_SPAN
+        with request("GET /") as current:
+            assert not get_current_span().is_recording()
+            assert current.journal() is None
             await asyncio.sleep(0)
+        assert get_current_span() is trace.INVALID_SPAN
 
     run(traced, main())
     assert ((), 0) == (spans.memory.get_finished_spans(), traced.snapshot().records["trace", "written"])
+
+
+class Without(Sampler):
+    """Drops spans of one name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def should_sample(self, parent_context: Context | None, trace_id: int, name: str, *rest: Any, **more: Any) -> SamplingResult:  # noqa: ARG002
+        """What becomes of a span without parent."""
+        return SamplingResult(Decision.DROP if name == self._name else Decision.RECORD_AND_SAMPLE)
+
+    def get_description(self) -> str:
+        """For whoever logs it."""
+        return "without"
+
+
+def test_spans_inside_of_a_request_that_is_dropped_are_dropped_with_it(traced: TracedLoop) -> None:
+    """They are no traces of their own: the sampler is told that their parent was not taken. Requests around are as they were."""
+    spans = Spans(sampler=ParentBased(Without("GET /")))
+    trace_requests(spans.provider)
+    tracer = spans.provider.get_tracer("application")
+
+    async def main() -> None:
+        with request("around"):
+            pass
+        with request("GET /"):
+            with tracer.start_as_current_span("query"):
+                await asyncio.sleep(0)
+            with request("inside"):
+                await asyncio.sleep(0)
+        with tracer.start_as_current_span("after"):
+            pass
+
+    run(traced, main())
+    assert ["around", "after"] == [span.name for span in spans.finished if span.parent is None]
+    assert {"around", "main", "after"} == {short(span) for span in spans.finished}
 
 
 def test_only_a_share_is_asked_about(traced: TracedLoop, monkeypatch: pytest.MonkeyPatch) -> None:

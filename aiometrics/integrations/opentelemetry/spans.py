@@ -6,7 +6,6 @@ import random
 import re
 import time
 from dataclasses import dataclass
-from functools import partial
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -63,15 +62,22 @@ class RequestTracer:
         self._detail = detail
 
     def begin(self, request: Request) -> _Open | None:
-        """The request was entered just now; ``None`` if nobody wants its span."""
+        """The request was entered just now; ``None`` if nobody wants its span.
+
+        A span that the sampler dropped is the current one all the same: what begins inside of it is to be dropped with it.
+        """
         if self._sample < 1 and random.random() >= self._sample:  # noqa: S311 - a sample, not a secret
             return None
         around, started = contexts.get_current(), time.time_ns()
         span = self._tracer.start_span(request.type, around, start_time=started)
-        if not span.is_recording():
+        if not span.get_span_context().is_valid:
             return None
         contexts.attach(set_span_in_context(span, around))
         return _Open(span, started, around)
+
+    def recording(self, opened: _Open) -> bool:
+        """Whether the sampler took it."""
+        return opened.span.is_recording()
 
     def leave(self, opened: _Open) -> None:
         """Its block is left: what was current around it is so again."""
@@ -80,7 +86,7 @@ class RequestTracer:
 
     def end(self, opened: _Open, finished: FinishedRequest) -> Job:
         """The request is over: what to do about it, elsewhere."""
-        return partial(_Tree(self._tracer, self._detail, opened, finished).write)
+        return _Tree(self._tracer, self._detail, opened, finished).write
 
 
 class _Tree:
