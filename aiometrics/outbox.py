@@ -29,8 +29,9 @@ class Outbox:
         self._capacity = capacity
         self._done = dict.fromkeys(kinds, 0)
         self._dropped = dict.fromkeys(self._done, 0)
-        #: Between those who give; the thread never takes it, so that they never wait for it.
-        self._giving = threading.Lock()
+        #: Between those who give; the thread never takes it, so that they never wait for it. Reentrant, because garbage collection in the
+        #: middle may end a request, and give as well.
+        self._giving = threading.RLock()
         self._jobs: _Jobs | None = None
         self._thread: threading.Thread | None = None
 
@@ -60,7 +61,7 @@ class Outbox:
 
     def forget(self) -> None:
         """In a forked child: the parent does what waits, and counts it."""
-        self._giving = threading.Lock()
+        self._giving = threading.RLock()
         self._jobs = self._thread = None
         self._done, self._dropped = dict.fromkeys(self._done, 0), dict.fromkeys(self._done, 0)
 

@@ -61,6 +61,22 @@ def test_work_is_done_in_order_by_another_thread(outbox: Outbox) -> None:
     assert (0, 0) == counts(outbox, "slow_request")
 
 
+def test_who_gives_may_be_interrupted_by_who_gives(outbox: Outbox, faults: Faults) -> None:
+    """Garbage collection may come at any point of it, and end a request that is to be told of as well."""
+    done: list[str] = []
+
+    def tripped(_: str) -> bool:
+        faults.tripped = lambda _: False
+        outbox.put("trace", partial(done.append, "of the garbage"))
+        return False
+
+    faults.tripped = tripped
+    outbox.put("slow_request", partial(done.append, "given"))
+    outbox.stop()
+    assert ["of the garbage", "given"] == done
+    assert [(1, 0), (1, 0)] == [counts(outbox, kind) for kind in ("trace", "slow_request")]
+
+
 def test_there_is_no_thread_before_there_is_work(outbox: Outbox) -> None:
     """Who never has a slow request pays for none."""
     assert [] == [thread for thread in threading.enumerate() if thread.name == "aiometrics-outbox"]
