@@ -164,7 +164,8 @@ class Scope:
         if self._journal is not None:
             return
         self._journal = _Journal()
-        if self._entered_in is not None and (task := self._entered_in()) is not None:
+        task = None if self._entered_in is None else self._entered_in()
+        if task is not None and self._state == OPEN and not task._recorder.retired:
             self._journal.add_task(task)
 
     def journal(self) -> tuple[list[Entry], list[Step], int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +33,11 @@ class EcsFormatter(logging.Formatter):
             **self._error(record),
             **_own(record),
         }
-        return json.dumps(fields, ensure_ascii=False, default=str).encode(errors="replace").decode()
+        try:
+            line = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=str)
+        except ValueError:
+            line = json.dumps(_finite(fields), ensure_ascii=False, default=str)
+        return line.encode(errors="replace").decode()
 
     def _error(self, record: logging.LogRecord) -> dict[str, str]:
         if not record.exc_info or record.exc_info[1] is None:
@@ -50,6 +55,15 @@ def timestamp(unix_ns: int) -> str:
     seconds, ns = divmod(unix_ns, SECOND_NS)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=ns // 1000)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with numbers like infinity as text, which JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _own(record: logging.LogRecord) -> Mapping[str, Any]:

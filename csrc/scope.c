@@ -479,7 +479,7 @@ method_keep_journal(PyObject *object, PyObject *Py_UNUSED(ignored))
         if (self->journal == NULL) {
             return PyErr_NoMemory();
         }
-        if (self->entered_in != NULL) {
+        if (self->entered_in != NULL && !self->recorder->retired) { /* then it may be gone: nobody keeps account any more */
             journal_task(self, self->entered_in);
         }
     }

@@ -427,6 +427,18 @@ def test_a_server_that_says_that_nobody_listens_cancels_the_request(calls: Calls
     assert [("GET /", "cancelled")] == calls.types
 
 
+def test_a_server_that_sends_no_headers_is_served(calls: Calls) -> None:
+    """As a test of the application's own may do: without the middleware it would be, too."""
+    sent: list[Any] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/"}
+    calls.traced.run(RequestMiddleware(answering(), route=lambda _: "/")(scope, Any, send))  # type: ignore[arg-type]
+    assert ([("GET /", "completed")], 2) == (calls.types, len(sent))
+
+
 def test_an_application_that_does_not_answer_has_failed(calls: Calls) -> None:
     """The server sends 500 in its place."""
 

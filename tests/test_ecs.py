@@ -53,6 +53,18 @@ def test_fields_of_the_record_are_added_and_win() -> None:
     assert "@timestamp" == next(iter(found))
 
 
+def test_numbers_that_json_does_not_know_are_texts() -> None:
+    """Whoever reads the line would refuse all of it because of one."""
+    own = {"ratio": float("nan"), "limits": [float("inf"), {"low": float("-inf"), "high": 1.5}]}
+    line = EcsFormatter().format(record(ecs=own))
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    found = json.loads(line, parse_constant=refuse)
+    assert {"ratio": "nan", "limits": ["inf", {"low": "-inf", "high": 1.5}]} == {name: found[name] for name in own}
+
+
 @pytest.mark.parametrize("own", [None, 7, ["a"]])
 def test_what_is_no_mapping_is_no_fields(own: object) -> None:
     """Another library may use the same name for something else."""

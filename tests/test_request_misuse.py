@@ -255,6 +255,24 @@ def test_a_loop_that_is_gone_takes_its_scopes_along(implementation: str) -> None
         assert {} == errors(traced)
 
 
+def test_a_scope_does_not_look_for_a_task_that_is_gone(implementation: str) -> None:
+    """Not where nobody has told it so: it was left open, the inner one was left, and both only after tracing had stopped."""
+    outer, inner = request("outer"), request("inner")
+
+    async def main(traced: TracedLoop) -> Request:
+        current = outer.__enter__()
+        inner.__enter__()
+        traced.instrumentation.uninstrument(traced.loop)
+        inner.__exit__(None, None, None)
+        return current
+
+    with traced_loop(implementation=implementation) as traced:
+        current = traced.loop.run_until_complete(main(traced))
+        gc.collect()
+        current.keep_journal()
+        assert ([], [], 0) == current.journal()
+
+
 def test_what_the_application_raises_goes_through(implementation: str) -> None:
     """The very exception, and no other."""
     raised = KeyError("ours")

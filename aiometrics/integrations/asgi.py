@@ -163,7 +163,7 @@ def make_asgi_app(registry: CollectorRegistry | None = REGISTRY) -> App:
 
 def header(scope: Scope, name: bytes) -> str | None:
     """The first value of a header, whose name is given in lower case."""
-    for found, value in scope["headers"]:
+    for found, value in scope.get("headers", ()):
         if found == name:
             text: str = value.decode("latin-1")
             return text
