@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 _QUALITY = re.compile(r"0(\.[0-9]*)?|1(\.0*)?")
+#: Elements of a header that are looked at. Scrapers send five; a head that is full of them is as much work as a page.
+_MAX_ELEMENTS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def accepts_gzip(accept_encoding: str | None) -> bool:
 
 def _choices(header: str) -> Iterator[_Choice]:
     """The well-formed elements of a header; one that is malformed is left out, for it says nothing we could rely on."""
-    for element in header.lower().split(","):
+    for element in header.lower().split(",", _MAX_ELEMENTS)[:_MAX_ELEMENTS]:
         name, *fields = (part.strip() for part in element.split(";"))
         parameters = {key.strip(): value.strip().strip('"') for key, _, value in (field.partition("=") for field in fields)}
         quality = parameters.pop("q", "1")

@@ -128,6 +128,13 @@ def test_a_malformed_element_does_not_spoil_the_rest() -> None:
     assert choose_format("text/plain;q=high,/;q=0.9,application/openmetrics-text;q=0.1") == OPENMETRICS
 
 
+@pytest.mark.parametrize(("before", "expected"), [(31, OPENMETRICS), (32, TEXT)])
+def test_only_so_many_elements_are_looked_at(before: int, expected: Format) -> None:
+    """Far more than any scraper sends: a head that is full of them must not cost as much as the page."""
+    assert expected == choose_format("a/b," * before + "application/openmetrics-text")
+    assert (expected is OPENMETRICS) == accepts_gzip("br," * before + "gzip")
+
+
 def test_content_types() -> None:
     """Each format announces its media type, its version and its character set; OpenMetrics also how its names are escaped."""
     assert TEXT.content_type == "text/plain; version=0.0.4; charset=utf-8"
