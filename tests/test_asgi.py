@@ -11,6 +11,7 @@ import pytest
 from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException
 from frameworks import Answer, Client, uvicorn_serves
 from prometheus_client import CollectorRegistry, Gauge
+from scenes import StarletteScenes, play, told
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -25,62 +26,16 @@ from aiometrics.faults import Faults
 from aiometrics.integrations.asgi import RequestMiddleware, exporter_lifespan, make_asgi_app
 from aiometrics.places import main_package
 from aiometrics.request import FinishedRequest
-from aiometrics.snapshot import Snapshot
 from aiometrics.testing import TracedLoop, traced_loop
 from aiometrics.tracing import active
 
-MS = 1_000_000
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
-
-class Service:
-    """An application on a loop in virtual time, whose handlers take as much of it as they are asked to."""
+class Service(StarletteScenes):
+    """Scenes that only ASGI has."""
 
     def __init__(self, traced: TracedLoop) -> None:
-        self.traced = traced
-        self.finished: list[FinishedRequest] = []
-        self.over = asyncio.Event()
-        self.background: list[asyncio.Task[None]] = []
+        super().__init__(traced)
         self.gone = asyncio.Event()
-        traced.instrumentation.request_observers.every.append(self.see)
-
-    def see(self, finished: FinishedRequest) -> None:
-        """A request is over."""
-        self.finished.append(finished)
-        self.over.set()
-
-    async def work(self, ms: float) -> None:
-        """Take the loop for so long."""
-        self.traced.clock.advance(ms / 1000)
-
-    async def order(self, request: Request) -> Response:
-        """Takes 20 ms, and a child of it 30 ms."""
-        await self.work(20)
-        await asyncio.create_task(self.work(30))
-        return PlainTextResponse(str(request.path_params["id"]))
-
-    async def outlived(self, _: Request) -> Response:
-        """Takes 1 ms; a task that it leaves behind goes on for 40 ms."""
-        await self.work(1)
-        self.background.append(asyncio.create_task(self.late()))
-        return PlainTextResponse("soon")
-
-    async def late(self) -> None:
-        """Goes on once the request is over."""
-        await self.over.wait()
-        await self.work(40)
-
-    async def group(self, _: Request) -> Response:
-        """A group of which one task takes 5 ms and fails, another waits and is cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.fail())
-            group.create_task(asyncio.sleep(3600))
-        raise AssertionError
-
-    async def fail(self) -> None:
-        """Takes 5 ms and fails."""
-        await self.work(5)
-        raise ZeroDivisionError
 
     async def after(self, _: Request) -> Response:
         """Answers, and then takes 50 ms in a background task."""
@@ -105,68 +60,7 @@ class Service:
     @property
     def routes(self) -> list[Route]:
         """Each under its own name."""
-        handlers = self.outlived, self.group, self.after, self.stream, self.unavailable
-        return [Route("/orders/{id:int}", self.order), *(Route(f"/{handler.__name__}", handler) for handler in handlers)]
-
-    def starlette(self) -> Starlette:
-        """The application with the middleware."""
-        app = Starlette(routes=self.routes)
-        app.add_middleware(RequestMiddleware)
-        return app
-
-
-def serve(implementation: str, scenario: Callable[[Service, Client], Coroutine[Any, Any, Any]], **options: Any) -> tuple[Service, Snapshot]:
-    """What was measured while one client did its part with the application on uvicorn."""
-
-    async def main(service: Service) -> None:
-        async with uvicorn_serves(service.starlette()) as port, Client(port) as client:
-            await scenario(service, client)
-
-    with traced_loop(implementation=implementation, **options) as traced:
-        service = Service(traced)
-        traced.run(main(service))
-        return service, traced.snapshot()
-
-
-def told(snapshot: Snapshot) -> dict[str, tuple[dict[str, int], int, int]]:
-    """Of each type: how many of each status, active and background ms."""
-    return {
-        entry.request: (
-            {status: wall.count for status, wall in entry.wall.items() if wall.count},
-            entry.active.sum_ns // MS,
-            entry.background_ns // MS,
-        )
-        for entry in snapshot.requests
-    }
-
-
-def test_requests_on_one_connection_are_told_apart(implementation: str) -> None:
-    """Kept alive, three requests of two types: each with its own time, that of child tasks included."""
-
-    async def scenario(_: Service, client: Client) -> None:
-        assert [Answer(200, "1"), Answer(200, "2")] == [await client.get(f"/orders/{number}") for number in (1, 2)]
-        assert 404 == (await client.get("/nothing/7")).status
-
-    service, snapshot = serve(implementation, scenario)
-    assert {"GET /orders/{id}": ({"completed": 2}, 100, 0), "(unmatched)": ({"completed": 1}, 0, 0)} == told(snapshot)
-    assert 0 == sum(entry.in_progress for entry in snapshot.requests)
-    assert not any(snapshot.scope_errors.values())
-    assert [
-        {"http.request.method": "GET", "url.path": "/orders/1", "http.response.status_code": 200},
-        {"http.request.method": "GET", "url.path": "/orders/2", "http.response.status_code": 200},
-        {"http.request.method": "GET", "url.path": "/nothing/7", "http.response.status_code": 404},
-    ] == [finished.attributes for finished in service.finished]
-
-
-def test_a_task_that_outlives_its_request_is_background(implementation: str) -> None:
-    """What it takes after the response counts for the type, and not as active time of a request."""
-
-    async def scenario(service: Service, client: Client) -> None:
-        assert 200 == (await client.get("/outlived")).status
-        await asyncio.gather(*service.background)
-
-    _, snapshot = serve(implementation, scenario)
-    assert {"GET /outlived": ({"completed": 1}, 1, 40)} == told(snapshot)
+        return [*super().routes, *(Route(f"/{handler.__name__}", handler) for handler in (self.after, self.stream, self.unavailable))]
 
 
 def test_background_tasks_of_the_framework_are_background(implementation: str) -> None:
@@ -175,22 +69,11 @@ def test_background_tasks_of_the_framework_are_background(implementation: str) -
     async def scenario(_: Service, client: Client) -> None:
         assert Answer(200, "done") == await client.get("/after")
 
-    service, snapshot = serve(implementation, scenario, objectives={"GET /after": 0.04})
+    service, snapshot = play(Service, implementation, scenario, objectives={"GET /after": 0.04})
     assert {"GET /after": ({"completed": 1}, 0, 50)} == told(snapshot)
     assert 0 == snapshot.request("GET /after").violations
     assert not any(snapshot.scope_errors.values())
     assert 1 == len(service.finished)
-
-
-def test_a_task_group_that_fails_is_a_failed_request(implementation: str) -> None:
-    """The exception of one task cancels the others and ends the request; what they took is its own."""
-
-    async def scenario(_: Service, client: Client) -> None:
-        assert 500 == (await client.get("/group")).status
-
-    _, snapshot = serve(implementation, scenario)
-    assert {"GET /group": ({"failed": 1}, 5, 0)} == told(snapshot)
-    assert 1 == snapshot.coroutine("asyncio.tasks.sleep").wall["cancelled"].count
 
 
 def test_a_client_that_goes_away_cancels_its_request(implementation: str) -> None:
@@ -205,7 +88,7 @@ def test_a_client_that_goes_away_cancels_its_request(implementation: str) -> Non
         await service.gone.wait()
         await service.over.wait()
 
-    _, snapshot = serve(implementation, scenario)
+    _, snapshot = play(Service, implementation, scenario)
     assert {"GET /stream": ({"cancelled": 1}, 0, 0)} == told(snapshot)
     assert 0 == snapshot.request("GET /stream").in_progress
 
@@ -217,24 +100,12 @@ def test_an_answer_of_500_or_more_is_a_failure(implementation: str) -> None:
         asked = ("/unavailable", "GET"), ("/orders/x", "GET"), ("/orders/1", "PUT")
         assert [503, 404, 405] == [(await client.get(*each)).status for each in asked]
 
-    _, snapshot = serve(implementation, scenario)
+    _, snapshot = play(Service, implementation, scenario)
     assert {
         "GET /unavailable": ({"failed": 1}, 0, 0),
         "(unmatched)": ({"completed": 1}, 0, 0),
         "PUT /orders/{id}": ({"completed": 1}, 0, 0),
     } == told(snapshot)
-
-
-def test_the_id_is_that_of_the_header(implementation: str) -> None:
-    """Cut to 64 characters, as ids are; without the header there is none."""
-
-    async def scenario(_: Service, client: Client) -> None:
-        await client.get("/orders/1", X_Request_ID="REQ-001")
-        await client.get("/orders/1", X_REQUEST_id="x" * 100)
-        await client.get("/orders/1")
-
-    service, _ = serve(implementation, scenario)
-    assert ["REQ-001", "x" * 64, None] == [finished.id for finished in service.finished]
 
 
 class Calls:
@@ -341,7 +212,7 @@ def test_middleware_that_runs_the_application_in_a_child_task_changes_nothing(ca
 def test_of_two_middlewares_the_outer_one_counts(calls: Calls) -> None:
     """An application that has one, mounted in another that has one: one request."""
     service = Service(calls.traced)
-    inner = service.starlette()
+    inner = service.application()
     outer = Starlette(routes=[Mount("/shop/{tenant}", app=inner)])
     outer.add_middleware(RequestMiddleware)
     calls(outer, "/shop/acme/orders/1")
