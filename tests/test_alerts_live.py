@@ -138,8 +138,10 @@ def test_a_starved_loop_fires_and_names_the_function_and_the_line(prometheus: li
 
 
 def shares(prometheus: live.Prometheus) -> dict[str, float]:
-    """How much of the time the loops of each job have been active so far."""
-    return {labels["job"]: share for labels, share in prometheus.ask("avg_over_time(job:asyncio_loop_active_seconds:avg_rate5m[1h])")}
+    """How much of the time the loops of each job have been active so far, of all the time that was counted: a late scrape is late for both."""
+    seconds = "sum by (job) (rate(asyncio_loop_time_seconds_total{}[5m]))"
+    active = seconds.format("{state='active'}")
+    return {labels["job"]: share for labels, share in prometheus.ask(f"{active} / {seconds.format('')}")}
 
 
 def test_idle_and_busy_loops_fire_nothing(prometheus: live.Prometheus) -> None:
