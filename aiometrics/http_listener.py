@@ -23,6 +23,12 @@ def listen(addr: str, port: int) -> socket.socket:
         raise type(error)(error.errno, f"cannot serve metrics on port {port} of {addr!r}: {error.strerror}{_advice(error)}") from None
 
 
+def url(addr: str, port: int, *, encrypted: bool) -> str:
+    """The address as a browser on this machine takes it, without a path; a loopback one if every interface is bound."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(addr, addr)  # noqa: S104 - compared, not bound
+    return f"{'https' if encrypted else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def _advice(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return ". Give another port, or port=0 for any free one; several workers need a port each, or a shared directory"

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from aiometrics.guard import Guard
 from aiometrics.http_connection import Connection
 from aiometrics.http_crowd import Crowd, join
-from aiometrics.http_listener import listen
+from aiometrics.http_listener import listen, url
 from aiometrics.http_messages import Request, Response, encode, plain
 from aiometrics.negotiation import accepts_gzip
 
@@ -89,9 +89,7 @@ class MetricsServer:
     @property
     def url(self) -> str:
         """The address as a browser on this machine takes it, without a path; a loopback one if every interface is bound."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._address[0], self._address[0])  # noqa: S104 - compared, not bound
-        scheme = "https" if self._tls else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return url(self._address[0], self.port, encrypted=self._tls is not None)
 
     def start(self) -> None:
         """Begin to answer."""

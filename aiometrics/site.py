@@ -12,6 +12,7 @@ from aiometrics.collector import Registry
 from aiometrics.families import Facts
 from aiometrics.faults import STAYS_ON, Faults
 from aiometrics.guard import Guard
+from aiometrics.http_listener import url
 from aiometrics.http_messages import Request, Response
 from aiometrics.options import Options
 from aiometrics.scrapes import Scrapes
@@ -40,6 +41,7 @@ class Site:
         self._report = partial(faults.report, outcome=STAYS_ON)
         self._scrapes = Scrapes(lambda: (source(), Facts(__version__, implementation)), registry, partial(self._report, "registry"))
         self._guard = self._new_guard()
+        self._encrypted = self._guard is not None and self._guard.encrypted
         self._server: MetricsServer | None = None
         self._stands_by = False
 
@@ -51,7 +53,7 @@ class Site:
     @property
     def url(self) -> str:
         """The address of the metrics as this machine reaches it."""
-        base = f"http://127.0.0.1:{self.port}" if self._server is None else self._server.url
+        base = url(self._options.addr, self.port, encrypted=self._encrypted) if self._server is None else self._server.url
         return f"{base}/metrics"
 
     def bind(self) -> None:

@@ -24,8 +24,12 @@ import trustme
 from serving import GUARD_SECONDS, HUGE, Answer, Serve, Stuck, ask, ask_on, connect, exchange, http_threads, status_line
 
 import aiometrics
+from aiometrics.faults import Faults
 from aiometrics.guard import Guard
+from aiometrics.options import resolve
 from aiometrics.server import MetricsServer
+from aiometrics.site import Site
+from aiometrics.snapshot import Snapshot
 
 PASSWORD = "wonderland"  # noqa: S105 - a test's
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
@@ -449,6 +453,20 @@ def test_the_exporter_is_guarded(guard: Callable[[str], Guard], directory: Path)
 
     assert [401] * 4 == denied
     assert [200, 200, 200, 404] == allowed
+
+
+def test_who_stands_by_knows_the_address_too(guard: Callable[[str], Guard], directory: Path) -> None:
+    """Another process has the port, of the address that was asked for, and speaks TLS as this one would."""
+    guard(TLS)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        options = resolve({"port": port, "addr": "localhost", "web_config": str(directory / "web.yml")}, {})
+        site = Site(options, lambda: Snapshot(0), None, Faults(), implementation="none")
+        assert not site.try_to_bind()
+
+    assert f"https://localhost:{port}/metrics" == site.url
 
 
 def test_a_bad_file_starts_nothing(directory: Path) -> None:
