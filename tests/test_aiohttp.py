@@ -31,6 +31,16 @@ class Service(AiohttpScenes):
         await self.go_on.wait()
         return web.Response(text="at last")
 
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Sends one part, and when it may go on another."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        self.reached.set()
+        await self.go_on.wait()
+        await response.write(b"last")
+        return response
+
     async def redirect(self, _: web.Request) -> web.Response:
         """Raises what is no error."""
         raise web.HTTPSeeOther("/")
@@ -54,7 +64,7 @@ class Service(AiohttpScenes):
     def application(self) -> web.Application:
         """The application with the middleware."""
         app = super().application()
-        for handler in (self.hang, self.redirect, self.unavailable, self.forgetful, self.socket):
+        for handler in (self.hang, self.stream, self.redirect, self.unavailable, self.forgetful, self.socket):
             app.router.add_get(f"/{handler.__name__}", handler)
         inner = web.Application(middlewares=[request_middleware()])  # the one around it has counted already
         inner.router.add_get("/items/{id}", self.order)
@@ -84,12 +94,13 @@ def test_a_method_that_nobody_knows_is_no_label(implementation: str) -> None:
     assert ["_OTHER /orders/{id}"] == [entry.request for entry in snapshot.requests]
 
 
+@pytest.mark.parametrize("handler", ["hang", "stream"])
 @pytest.mark.parametrize("handler_cancellation", [True, False])
-def test_a_client_that_goes_away_cancels_its_request(implementation: str, *, handler_cancellation: bool) -> None:
-    """Whether the server cancels the handler or lets it finish for nobody."""
+def test_a_client_that_goes_away_cancels_its_request(implementation: str, handler: str, *, handler_cancellation: bool) -> None:
+    """Whether the server cancels the handler, lets it finish for nobody, or tells it when it writes."""
 
     async def scenario(service: Service, client: Client) -> None:
-        await client.ask("/hang")
+        await client.ask(f"/{handler}")
         await service.reached.wait()
         await client.__aexit__(None, None, None)
         for _ in range(5):
@@ -98,7 +109,7 @@ def test_a_client_that_goes_away_cancels_its_request(implementation: str, *, han
         await service.over.wait()
 
     _, snapshot = play(Service, implementation, scenario, config={"handler_cancellation": handler_cancellation})
-    assert {"GET /hang": ({"cancelled": 1}, 0, 0)} == told(snapshot)
+    assert {f"GET /{handler}": ({"cancelled": 1}, 0, 0)} == told(snapshot)
 
 
 def test_responses_that_are_raised_count_by_their_status(implementation: str) -> None:

@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from aiometrics.exporter import starter
 from aiometrics.integrations.routes import request_type
+from aiometrics.request import Request
 from aiometrics.request import request as request_scope
 from aiometrics.scrapes import Scrapes
 from aiometrics.tracing import collected, report
@@ -41,21 +42,24 @@ def request_middleware(*, id_header: str = "X-Request-ID") -> Middleware:
             try:
                 response = await handler(request)
             except web.HTTPException as answer:
-                current.attributes["http.response.status_code"] = answer.status
-                current.finish(_status(request, answer.status))
+                _finish(current, request, answer.status)
                 raise
-            status_code = getattr(response, "status", 500)  # what is no response is an error of which the server tells
-            current.attributes["http.response.status_code"] = status_code
-            current.finish(_status(request, status_code))
+            except Exception:
+                if request.transport is None:  # which is what the handler met, if it went on to write
+                    current.finish("cancelled")
+                raise
+            _finish(current, request, getattr(response, "status", 500))  # what is no response is an error of which the server tells
             return response
 
     return middleware
 
 
-def _status(http: web.Request, status_code: int) -> str:
+def _finish(current: Request, http: web.Request, status_code: int) -> None:
+    current.attributes["http.response.status_code"] = status_code
     if http.transport is None:
-        return "cancelled"
-    return "failed" if status_code >= 500 else "completed"
+        current.finish("cancelled")
+    else:
+        current.finish("failed" if status_code >= 500 else "completed")
 
 
 def exporter_context(**options: Any) -> Callable[[web.Application], AsyncIterator[None]]:
