@@ -138,7 +138,7 @@ def test_a_starved_loop_fires_and_names_the_function_and_the_line(prometheus: li
 
 
 def shares(prometheus: live.Prometheus) -> dict[str, float]:
-    """How much of the time the loops of each job have been active so far, of all the time that was counted: a late scrape is late for both."""
+    """How much of the time counted so far the loops of each job were active: a late scrape is late for both."""
     seconds = "sum by (job) (rate(asyncio_loop_time_seconds_total{}[5m]))"
     active = seconds.format("{state='active'}")
     return {labels["job"]: share for labels, share in prometheus.ask(f"{active} / {seconds.format('')}")}
