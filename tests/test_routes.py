@@ -158,6 +158,20 @@ def test_an_expression_that_was_replaced_is_the_one_that_counts() -> None:
     assert "/Orders/{id}" == Routes(Router([route])).template(connection("/oRDERS/7"))
 
 
+def test_routes_that_cannot_be_read_are_not_forgotten() -> None:
+    """What is wrong with them is told each time, until it is right."""
+    router = Router([Route("/orders/{id}", endpoint)])
+    routes = Routes(router)
+    assert "/orders/{id}" == routes.template(connection("/orders/7"))
+    router.routes.append(broken := Route("/broken", endpoint))
+    broken.path_format = None  # type: ignore[assignment]
+    for _ in range(2):
+        with pytest.raises(AttributeError):
+            routes.template(connection("/orders/7"))
+    broken.path_format = "/broken"
+    assert "/broken" == routes.template(connection("/broken"))
+
+
 def test_an_application_without_routes_has_none() -> None:
     """Nor has middleware around it."""
     assert (None, None) == (routes_of(opaque), routes_of(Wrapper(opaque)))

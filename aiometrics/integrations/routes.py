@@ -74,8 +74,9 @@ class Routes:
         else:
             if self._seen:
                 return self._entries
-        self._seen = [(owner, tuple(owner.routes)) for owner in _owners(self._owner)]
+        seen = [(owner, tuple(owner.routes)) for owner in _owners(self._owner)]
         self._entries = [_entry(route) for route in _flat(self._owner.routes)]
+        self._seen = seen
         return self._entries
 
 
