@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -12,11 +10,10 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from aiometrics.exporter import starter
+from aiometrics.integrations.mounted import Mounted
 from aiometrics.integrations.routes import request_type
 from aiometrics.request import Request
 from aiometrics.request import request as request_scope
-from aiometrics.scrapes import Scrapes
-from aiometrics.tracing import collected, report
 
 #: Marks a request that a middleware of ours, of an application further out, has taken already.
 _TAKEN: Any = web.RequestKey("aiometrics_taken", bool) if hasattr(web, "RequestKey") else "aiometrics_taken"
@@ -83,10 +80,10 @@ def metrics_handler(registry: CollectorRegistry | None = REGISTRY) -> Handler:
     does not answer, so that what blocks a loop for longer than a scrape may take is in no scrape: ``start_exporter`` has a port of its own
     for that.
     """
-    scrapes = Scrapes(collected, registry, partial(report, "registry"))
+    mounted = Mounted(registry)
 
     async def handler(http: web.Request) -> web.StreamResponse:
-        answer = await asyncio.to_thread(scrapes.answer, http.headers.get("Accept"))
+        answer = await mounted.answer(http.headers.get("Accept"))
         return web.Response(body=answer.body, headers={"Content-Type": answer.content_type})
 
     return handler

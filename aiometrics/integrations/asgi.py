@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from aiometrics.exporter import starter
 from aiometrics.http_messages import Response
+from aiometrics.integrations.mounted import Mounted
 from aiometrics.integrations.routes import Routes, request_type, routes_of
 from aiometrics.request import Request, enter, leave
-from aiometrics.scrapes import Scrapes
-from aiometrics.tracing import collected, report
+from aiometrics.tracing import report
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -144,7 +142,7 @@ def make_asgi_app(registry: CollectorRegistry | None = REGISTRY) -> App:
     does not answer, so that what blocks a loop for longer than a scrape may take is in no scrape: ``start_exporter`` has a port of its own
     for that.
     """
-    scrapes = Scrapes(collected, registry, partial(report, "registry"))
+    mounted = Mounted(registry)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as servers call it
         if scope["type"] != "http":
@@ -152,7 +150,7 @@ def make_asgi_app(registry: CollectorRegistry | None = REGISTRY) -> App:
         if scope["method"] not in ("GET", "HEAD"):
             answer = Response(405, b"Method Not Allowed\n", headers=(("allow", "GET, HEAD"),))
         else:
-            answer = await asyncio.to_thread(scrapes.answer, header(scope, b"accept"))
+            answer = await mounted.answer(header(scope, b"accept"))
         headers = [("content-type", answer.content_type), ("content-length", str(len(answer.body))), *answer.headers]
         encoded = [(name.encode(), value.encode()) for name, value in headers]
         await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
