@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
@@ -21,7 +22,7 @@ class Outbox:
     """Does what it is given in a thread of its own, which starts with the first piece; at most ``capacity`` pieces wait.
 
     Each piece is of one of ``kinds``, by which is counted what was done and what was dropped. A piece that raises counts as dropped and
-    as an error of the probe ``outbox``, which is then off: from then on everything is dropped.
+    as an error of the probe ``outbox``, which is then off: from then on everything is dropped. At the end of the program it is stopped.
     """
 
     def __init__(self, kinds: Iterable[str], faults: Faults, capacity: int = CAPACITY) -> None:
@@ -38,8 +39,8 @@ class Outbox:
     def put(self, kind: str, job: Job) -> None:
         """Have ``job`` done soon, or drop it. For any thread; never waits for work, never raises."""
         with self._giving:
-            jobs = self._started() if self._jobs is None else self._jobs
-            if self._faults.tripped(PROBE) or jobs.qsize() >= self._capacity:
+            jobs = self._open()
+            if jobs is None or jobs.qsize() >= self._capacity:
                 self._dropped[kind] += 1
             else:
                 jobs.put((kind, job))
@@ -53,6 +54,7 @@ class Outbox:
         """End the thread when it has done what waits; returns then, but after 5 s at the latest. What is given later starts another."""
         with self._giving:
             jobs, thread, self._jobs = self._jobs, self._thread, None
+        atexit.unregister(self.stop)
         if jobs is None or thread is None:
             return
         jobs.put(None)
@@ -65,11 +67,25 @@ class Outbox:
         self._jobs = self._thread = None
         self._done, self._dropped = dict.fromkeys(self._done, 0), dict.fromkeys(self._done, 0)
 
-    def _started(self) -> _Jobs:
+    def _open(self) -> _Jobs | None:
+        """What is to be done, by a thread that runs; ``None`` if nothing is to be done any more."""
+        if self._faults.tripped(PROBE):
+            return None
+        if self._jobs is None:
+            self._start()
+        return self._jobs
+
+    def _start(self) -> None:
         jobs = self._jobs = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, args=(jobs,), name="aiometrics-outbox", daemon=True)
-        self._thread.start()
-        return jobs
+        thread = threading.Thread(target=self._run, args=(jobs,), name="aiometrics-outbox", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there are too many threads, or the interpreter is at its end
+            self._jobs = None
+            self._faults.report(PROBE, error)
+            return
+        self._thread = thread
+        atexit.register(self.stop)
 
     def _run(self, jobs: _Jobs) -> None:
         while (piece := jobs.get()) is not None:

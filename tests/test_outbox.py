@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -81,6 +83,39 @@ def test_there_is_no_thread_before_there_is_work(outbox: Outbox) -> None:
     """Who never has a slow request pays for none."""
     assert [] == [thread for thread in threading.enumerate() if thread.name == "aiometrics-outbox"]
     assert 0 == sum(outbox.counts().values())
+
+
+def test_where_no_thread_can_be_started_everything_is_dropped(
+    outbox: Outbox, faults: Faults, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gives does not notice: there may be too many threads, or the interpreter is at its end."""
+
+    def refuses(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuses)
+    for _ in range(2):
+        outbox.put("trace", lambda: None)
+    assert (0, 2) == counts(outbox, "trace")
+    assert {"outbox": 1} == faults.counts()
+    assert ["internal error in probe 'outbox', which is now off; the application is not affected"] == caplog.messages
+
+
+def test_at_the_end_of_the_program_all_work_is_done() -> None:
+    """Nobody may have stopped it: a program that starts an exporter need not."""
+    program = """
+import threading
+from functools import partial
+from aiometrics.faults import Faults
+from aiometrics.outbox import Outbox
+outbox, begun = Outbox(("trace",), Faults()), threading.Event()
+outbox.put("trace", begun.set)
+for number in range(500):
+    outbox.put("trace", partial(print, number))
+begun.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert list(map(str, range(500))) == done.stdout.splitlines()
 
 
 def test_what_finds_no_room_is_dropped_and_counted_by_kind(outbox: Outbox) -> None:
