@@ -20,20 +20,22 @@ from service import SERVERS
 from table import Table
 
 PATHS = {"hello": "/", "ten awaits": "/ten"}
-SLICES = 3
+SLICE_SECONDS = 2
 Measured = dict[str, dict[str, list[wrk.Load]]]
 
 
 @contextmanager
-def serving(server: str, loop: str, name: str) -> Iterator[tuple[int, str]]:
+def serving(server: str, loop: str, name: str, seed: int) -> Iterator[tuple[int, str]]:
     """A service in a process of its own, pinned to the first core: its process id and URL.
+
+    ``seed`` is that of its hashes.
 
     Raises ``Unavailable`` with the contender's words if it does not come up.
     """
     core = str(min(os.sched_getaffinity(0)))
     script = str(Path(__file__).with_name("service.py"))
     command = ["taskset", "-c", core, sys.executable, script, server, loop, name]
-    with subprocess.Popen(command, env=environment(name), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env={**environment(name), "PYTHONHASHSEED": str(seed)}, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101 - it was asked for
         try:
             said = process.stdout.readline().strip()
@@ -45,40 +47,41 @@ def serving(server: str, loop: str, name: str) -> Iterator[tuple[int, str]]:
 
 
 def run(plan: Plan) -> Table:
-    """All contenders of one service are up at once, idle but for the one under load; they take turns second by second."""
+    """All contenders of one service are up at once, idle but for the one under load; they take turns second by second.
+
+    Each round has new processes with other hashes: how memory happens to be laid out makes one process some percent faster than the next.
+    """
     if shutil.which("wrk") is None:
         raise Unavailable("wrk is not installed (Debian: apt-get install wrk)")
     measured: Measured = defaultdict(lambda: defaultdict(list))
     absent: dict[str, str] = {}
-    rounds = max(1, plan.rounds // 3)
-    for number in range(rounds):
+    for number in range(plan.rounds):
         for server in SERVERS:
             for loop in LOOPS:
-                plan.progress(f"services, round {number + 1} of {rounds}: {server} on {loop}")
-                _measure(plan, server, loop, measured, absent)
+                plan.progress(f"services, round {number + 1} of {plan.rounds}: {server} on {loop}")
+                _measure(plan, (server, loop), number, measured, absent)
     return _table(plan, measured, absent)
 
 
-def _measure(plan: Plan, server: str, loop: str, measured: Measured, absent: dict[str, str]) -> None:
+def _measure(plan: Plan, service: tuple[str, str], number: int, measured: Measured, absent: dict[str, str]) -> None:
     with ExitStack() as stack:
         up = {}
-        for name in plan.ours:
+        for name in plan.ours if number % 2 else plan.ours[::-1]:
             try:
-                up[name] = stack.enter_context(serving(server, loop, name))
+                up[name] = stack.enter_context(serving(*service, name, number))
             except Unavailable as error:
                 absent[name] = str(error)
         for pid, url in up.values():
             wrk.load(pid, url + "/ten", 1)
         for handler, path in PATHS.items():
-            for _ in range(SLICES):
-                for name, (pid, url) in up.items():
-                    measured[f"{server} {loop} {handler}"][name].append(wrk.load(pid, url + path, max(1, round(3 * plan.scale))))
+            for name, (pid, url) in up.items():
+                measured[" ".join((*service, handler))][name].append(wrk.load(pid, url + path, max(1, round(SLICE_SECONDS * plan.scale))))
 
 
 def _table(plan: Plan, measured: Measured, absent: dict[str, str]) -> Table:
     raw = {case: {name: [_raw(load) for load in loads] for name, loads in by_name.items()} for case, by_name in measured.items()}
     table = Table(
-        f"Services under load (wrk, {wrk.CONNECTIONS} connections; medians and quartiles of slices that take turns)",
+        f"Services under load (wrk, {wrk.CONNECTIONS} connections; medians and quartiles of rounds)",
         ["service", "contender", "requests/s", "ratio", "p99 ms", "ratio", "CPU us per request", "ratio"],
         data=raw,
     )
@@ -87,7 +90,7 @@ def _table(plan: Plan, measured: Measured, absent: dict[str, str]) -> Table:
         for name in plan.ours:
             if name in by_name:
                 table.rows.append([case, name, *_cells(by_name[name], bare)])
-    table.notes.append("Service and load each have a core; a ratio is to the bare slice of the same turn.")
+    table.notes.append("Service and load each have a core; a ratio is to the bare one of the same round.")
     table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     return table
 
