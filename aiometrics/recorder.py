@@ -8,7 +8,7 @@ import sysconfig
 from dataclasses import dataclass
 from typing import Any
 
-from aiometrics import _twin
+from aiometrics import _twin, layout
 from aiometrics._scope import Scope
 from aiometrics._traced import TracedCoroutine
 from aiometrics.turns import Turns
@@ -42,6 +42,13 @@ def _refusal() -> str | None:
     return None
 
 
+def _of_these_sources(core: Any) -> bool:
+    """Whether the core writes pages as they are read here; in a checkout it may be one that was built before a change."""
+    offsets = getattr(core, "LAYOUT", {})
+    declared = {(record, field): vars(layout).get(record, {}).get(field) for record, field in offsets}
+    return bool(offsets) and declared == offsets
+
+
 def _c() -> Implementation | None:
     """The C core, or ``None`` with the reason in the log."""
     refusal = _refusal()
@@ -52,6 +59,9 @@ def _c() -> Implementation | None:
         from aiometrics import _core  # noqa: PLC0415 - it may not be there
     except ImportError as error:
         logger.info("the recorder runs in Python, which costs microseconds per step: the C core does not load: %s", error)
+        return None
+    if not _of_these_sources(_core):
+        logger.warning("the recorder runs in Python, which is slow: the C core was built from other sources. Build it again")
         return None
     return Implementation("c", _core.Recorder, _core.TracedCoroutine, _core.Scope, _core.Turns, _core)
 

@@ -97,6 +97,15 @@ def test_where_the_core_cannot_run_python_does_and_says_so_once(because: str) ->
     assert "the core was not loaded" == loaded
 
 
+@pytest.mark.parametrize("offsets", [{}, {("LOOP", "finished"): 7}, {("LOOP", "forgotten"): 0}, {("FORGOTTEN", "finished"): 0}])
+def test_a_core_that_was_built_from_other_sources_is_left_alone(offsets: dict[tuple[str, str], int]) -> None:
+    """It would write pages that nobody reads as they were meant."""
+    arrangement = f"import types; stale = types.ModuleType('stale'); stale.LAYOUT = {offsets}; sys.modules['aiometrics._core'] = stale"
+    message, info, _ = python(FALLBACK.format(arrangement=arrangement))
+    assert message.endswith("the C core was built from other sources. Build it again")
+    assert 'implementation="python"' in info
+
+
 def test_an_extension_that_is_there_is_used() -> None:
     """Else every test of the C recorder would be left out in silence."""
     built = importlib.util.find_spec("aiometrics._core") is not None
