@@ -362,11 +362,11 @@ def test_an_exporter_that_cannot_start_leaves_nothing_behind(monkeypatch: pytest
     def no_thread(_: Watchdog) -> None:
         raise RuntimeError("can't start new thread")
 
-    port = free_port()
+    port, before = free_port(), set(threading.enumerate())
     with monkeypatch.context() as short:
         short.setattr(Watchdog, "start", no_thread)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             aiometrics.start_exporter(port, LOCAL, registry=None, directory=tmp_path / "shared")
-    assert [] == [thread.name for thread in threading.enumerate() if thread.name.startswith("aiometrics")]
+    assert [] == [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("aiometrics")]
     with aiometrics.start_exporter(port, LOCAL, registry=None) as exporter:
         assert port == exporter.port
