@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from aiometrics.integrations.aiohttp import metrics_handler
 from aiometrics.integrations.asgi import make_asgi_app
+from aiometrics.integrations.mounted import Mounted
 
 SECONDS = 60
 
@@ -68,6 +71,18 @@ def test_scrapes_take_no_thread_of_the_application(ask: Callable[[CollectorRegis
             await scrape
 
     assert 7 == asyncio.run(main())
+
+
+def test_what_nobody_serves_any_more_is_gone() -> None:
+    """With its threads: an application that is made for each test, say, leaves nothing behind."""
+    before, mounted = set(threading.enumerate()), Mounted(None)
+    asyncio.run(mounted.answer(None))
+    threads, gone = set(threading.enumerate()) - before, weakref.ref(mounted)
+    del mounted
+    gc.collect()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert (1, None, []) == (len(threads), gone(), [thread for thread in threads if thread.is_alive()])
 
 
 FORKED = """

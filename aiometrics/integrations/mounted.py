@@ -23,14 +23,14 @@ class Mounted:
     def __init__(self, registry: CollectorRegistry | None) -> None:
         self._registry = registry
         self._begin()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
-        """Also in a forked child, which has none of the threads, and nobody who finishes what they have begun."""
+        self._process = os.getpid()
         self._scrapes = Scrapes(collected, self._registry, partial(report, "registry"))
         self._threads = ThreadPoolExecutor(_MOST, "aiometrics-scrape")
 
     async def answer(self, accept: str | None) -> Response:
         """The page, in the format that the header ``Accept`` of the request prefers."""
+        if self._process != os.getpid():  # a forked child, which has none of the threads, and nobody who finishes what they have begun
+            self._begin()
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._scrapes.answer, accept)
