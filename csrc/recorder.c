@@ -267,7 +267,7 @@ block(Recorder *self, Traced *traced, int32_t point, int64_t segment_ns)
 
 /* Whatever may run Python comes before or after this, since any of it may step tasks: a finalizer can start an eager one.
    Returns how long the segment was. */
-static int64_t
+static inline int64_t
 finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
 {
     int64_t segment_ns = now - traced->since_ns;
@@ -289,7 +289,7 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
    tasks were stepped meanwhile, which moved `since_ns` up, the segment lasts until now. -1 with an exception, or without one if the
    recorder was retired while Python ran: then nothing of it may be touched any more, since tasks that went meanwhile are still in its
    lists. So it is with everything that may run Python. */
-static int
+static inline int
 prepare(Recorder *self, Traced *traced, int32_t point, int64_t since_ns, int64_t *now)
 {
     if (point < 0 || self->retired) {
@@ -302,7 +302,7 @@ prepare(Recorder *self, Traced *traced, int32_t point, int64_t since_ns, int64_t
 }
 
 /* After a segment was finished: tells who asked of those that block. -1 with an exception. */
-static int
+static inline int
 tell(Recorder *self, int32_t point, int64_t segment_ns)
 {
     if (segment_ns < self->page.threshold_ns || self->blocked == NULL) {
