@@ -11,6 +11,7 @@ from pathlib import Path
 
 import live
 import memory
+import middleware
 import owners
 import plot
 import price
@@ -29,6 +30,7 @@ SECTIONS = {
     "instructions": instructions,
     "routes": routes.run,
     "scopes": scopes.run,
+    "middleware": middleware.run,
     "services": services.run,
     "owners": owners.run,
     "truth": truth.run,
