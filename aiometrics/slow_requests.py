@@ -55,7 +55,7 @@ def _write(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | No
 
 def event(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | None) -> dict[str, Any]:
     """The fields of the event: ``event.duration`` in ns as the schema has it, our own durations in seconds."""
-    ended = finished.started + finished.wall_ns
+    ended, points = finished.started + finished.wall_ns, finished.points
     return {
         "@timestamp": ecs.timestamp(ended),
         "event.kind": "event",
@@ -73,9 +73,9 @@ def event(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | Non
         **({} if trace is None else {"trace.id": trace[0], "span.id": trace[1]}),
         "aiometrics.allowed_seconds": limit_ns / SECOND_NS,
         "aiometrics.active_seconds": finished.active_ns / SECOND_NS,
-        "aiometrics.blocking_seconds": sum(point.blocking_ns for point in finished.points) / SECOND_NS,
-        "aiometrics.yield_points": [_point(point) for point in _worst(finished.points)],
-        "aiometrics.yield_points_left_out": max(0, len(finished.points) - MAX_POINTS),
+        "aiometrics.blocking_seconds": sum(point.blocking_ns for point in points) / SECOND_NS,
+        "aiometrics.yield_points": [_point(point) for point in _worst(points)],
+        "aiometrics.yield_points_left_out": max(0, len(points) - MAX_POINTS),
     }
 
 
