@@ -89,15 +89,24 @@ consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
     return GOES_ON;
 }
 
+/* Through all generators that follow on each other, with the choice in registers: most chains are nothing else. */
 static inline Step
-follow_generator(Recorder *self, Choice *choice, PyObject **link)
+follow_generators(Recorder *self, Choice *choice, PyObject **link, int *depth)
 {
-    Step step = consider(self, choice, *link, chain_code(*link));
-    if (step != GOES_ON) {
-        return step;
+    Choice found = *choice;
+    PyObject *next = *link;
+    Step step = GOES_ON;
+    while (next != NULL && *depth < MAX_DEPTH && chain_is_generator(next)) {
+        step = consider(self, &found, next, chain_code(next));
+        if (step != GOES_ON) {
+            break;
+        }
+        next = chain_awaited(next);
+        ++*depth;
     }
-    *link = chain_awaited(*link);
-    return *link == NULL ? ENDED : GOES_ON;
+    *choice = found;
+    *link = next;
+    return next == NULL ? ENDED : step;
 }
 
 /* Keeps objects alive until the walk ends; NULL stands for none. Making the list may collect garbage, which may run Python. */
@@ -178,7 +187,10 @@ walk(Recorder *self, Choice *choice, PyObject *root)
     *choice = (Choice){.owner = root, .kind = -1};
     PyObject *link = root;
     for (int depth = 0; depth < MAX_DEPTH; depth++) {
-        Step step = chain_is_generator(link) ? follow_generator(self, choice, &link) : follow_other(self, choice, &link);
+        Step step = follow_generators(self, choice, &link, &depth);
+        if (step == GOES_ON && depth < MAX_DEPTH) {
+            step = follow_other(self, choice, &link);
+        }
         if (step != GOES_ON) {
             return step;
         }
