@@ -6,8 +6,13 @@ import errno
 import os
 import socket
 from typing import Any
+from weakref import WeakSet
+
+from aiometrics import forks
 
 _BACKLOG = 128
+#: A port is free when no process listens there any more, forked children included.
+_listening: WeakSet[socket.socket] = WeakSet()
 
 
 def listen(addr: str, port: int) -> socket.socket:
@@ -40,7 +45,9 @@ def _advice(error: OSError) -> str:
 
 
 def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    with forks.making:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        _listening.add(sock)
     try:
         if os.name == "posix":  # elsewhere it would let two servers share the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -51,3 +58,13 @@ def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _let_go() -> None:
+    """In a forked child: the parent listens on."""
+    for sock in list(_listening):
+        sock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiometrics import slotfile
 from aiometrics.directory import Directory
 from aiometrics.faults import Faults
 from aiometrics.layout import HEADER, MAX_PROBES
@@ -99,7 +98,6 @@ class Pages:
     def forget(self) -> None:
         """In a forked child: the pages are the parent's."""
         self._lock = threading.Lock()
-        slotfile.let_go()
         self._slots = []
 
     def check(self) -> None:

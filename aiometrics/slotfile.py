@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from mmap import mmap
 
+from aiometrics import forks
 from aiometrics.layout import HEADER, VERSION, WORD
 from aiometrics.ownfile import Unusable, is_still, open_own, try_lock, unlock
 from aiometrics.terms import HEAD_BYTES, version_of
@@ -101,19 +102,13 @@ def lock(directory: int, name: str) -> Locked | None:
 
     Raises :class:`~aiometrics.ownfile.Unusable` if it is no file of ours.
     """
-    locked = Locked(directory, name, open_own(directory, name, os.O_RDWR | os.O_CREAT))
+    with forks.making:
+        locked = Locked(directory, name, open_own(directory, name, os.O_RDWR | os.O_CREAT))
     with locked.released_on_error():
         if locked.attempt():
             return locked
     locked.release()
     return None
-
-
-def let_go() -> None:
-    """In a forked child: the locks are the parent's, and end with it, unless the child has their descriptors too."""
-    while _descriptors:
-        with suppress(OSError):  # closed by another thread of the parent, just before the fork
-            os.close(_descriptors.pop())
 
 
 def head(directory: int, name: str) -> tuple[bytes, int]:
@@ -127,3 +122,13 @@ def head(directory: int, name: str) -> tuple[bytes, int]:
 
 def _head(descriptor: int) -> tuple[bytes, int]:
     return os.pread(descriptor, HEAD_BYTES, 0), os.fstat(descriptor).st_size
+
+
+def _let_go() -> None:
+    """In a forked child: the locks are the parent's, and end with it, unless the child has their descriptors too."""
+    while _descriptors:
+        os.close(_descriptors.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

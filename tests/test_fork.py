@@ -301,3 +301,74 @@ def test_a_child_without_a_loop_pays_nothing(tmp_path: Path) -> None:
     found = run(tmp_path / "shared", WITHOUT_LOOP)
     assert 2 == found["asyncio_tasks_created_total", "__main__.works"]
     assert ["0.page"] == [path.name for path in (tmp_path / "shared").iterdir()]
+
+
+#: A thread stops where it has made something that nobody else knows of yet, and another one forks a child that lives on.
+IN_BETWEEN = """
+from aiometrics import server, slotfile
+from aiometrics.server import MetricsServer
+
+made, forking = threading.Event(), threading.Event()
+os.register_at_fork(before=forking.set)
+read, write = os.pipe()
+begun, begin = os.pipe()
+
+def stopping(original):
+    def stops(*args):
+        result = original(*args)
+        made.set()
+        assert forking.wait(60)
+        return result
+    return stops
+
+def forks_during(act):
+    thread = threading.Thread(target=act)
+    thread.start()
+    assert made.wait(60)
+    if not os.fork():
+        os.write(begin, b"x")
+        os.close(write)
+        os.close(1)
+        os.close(2)
+        os.read(read, 1)  # until it is told, or nobody is left who would
+        os._exit(0)
+    os.read(begun, 1)
+    thread.join()
+"""
+
+PORT = """
+server.listen = stopping(server.listen)
+servers = []
+forks_during(lambda: servers.append(MetricsServer("127.0.0.1", 0, {}, on_error=print)))
+servers[0].close()
+MetricsServer("127.0.0.1", servers[0].port, {}, on_error=print).close()
+os.write(write, b"x")
+"""
+
+
+def test_a_child_does_not_keep_a_port_that_was_being_bound() -> None:
+    """When its parent lets go of it, it is free for the others."""
+    assert {} == printed([sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGIN + IN_BETWEEN + PORT], dict(os.environ))
+
+
+SLOT = """
+from aiometrics.options import resolve
+from aiometrics.instrumentation import _terms
+from aiometrics.shelf import Shelf
+shelf, terms = Shelf(sys.argv[1]), _terms(resolve({}, {}))
+shelf.prepare()
+middle = os.fork()
+if not middle:
+    forking.clear()
+    slotfile.open_own = stopping(slotfile.open_own)
+    forks_during(lambda: shelf.take(terms))
+    os._exit(0)
+waited(middle)
+assert 0 == shelf.take(terms).number, os.listdir(sys.argv[1])
+os.write(write, b"x")
+"""
+
+
+def test_a_child_does_not_keep_a_slot_that_was_being_taken(tmp_path: Path) -> None:
+    """When its parent is gone, another takes it."""
+    assert {} == run(tmp_path / "shared", IN_BETWEEN + SLOT)
