@@ -39,8 +39,8 @@ chain_init(void)
 static PyObject *
 ask(PyObject *generator, PyGetSetDef *coro, PyGetSetDef *gen, PyGetSetDef *asyncgen)
 {
-    PyGetSetDef *getter = Py_IS_TYPE(generator, &PyCoro_Type) ? coro : Py_IS_TYPE(generator, &PyGen_Type) ? gen : asyncgen;
-    PyObject *answer = getter->get(generator, getter->closure);
+    PyGetSetDef *entry = Py_IS_TYPE(generator, &PyCoro_Type) ? coro : Py_IS_TYPE(generator, &PyGen_Type) ? gen : asyncgen;
+    PyObject *answer = entry->get(generator, entry->closure);
     if (answer == NULL) {
         PyErr_Clear();
         return NULL;
