@@ -94,6 +94,7 @@ class Instrumentation:
         self.request_observers.slow += [self._exemplars.keep_wall, SlowRequests(self.outbox, options.slow_request_ns)]
         #: Called with each loop that is about to be traced.
         self.on_loop: Callable[[], None] = _nothing
+        #: Garbage collection may take one out at any moment: what goes through them goes through a copy.
         self._tenants: dict[int, _Tenant] = {}
         self._departed: deque[_Tenant] = deque()
         self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -139,9 +140,9 @@ class Instrumentation:
             HOMES.disconnect(self._home_of)
             while self._seams:
                 self._seams.pop().remove()
-            for tenant in self._tenants.values():
-                self._evict(tenant)
-            self._tenants.clear()
+            for number in list(self._tenants):
+                self._gone(number)
+            self._sweep()
             self._pages.leave()
         self.outbox.stop()
 
@@ -154,7 +155,7 @@ class Instrumentation:
         HOMES.disconnect(self._home_of)
         while self._seams:
             self._seams.pop().remove()
-        for tenant in self._tenants.values():
+        for tenant in list(self._tenants.values()):
             if tenant.recorder is not None:
                 tenant.recorder.retire()
             if tenant.timing is not None:
@@ -324,7 +325,7 @@ class Instrumentation:
     def _sweep(self) -> None:
         """Free the pages of loops that were collected or closed."""
         with self._lock:
-            for number, tenant in list(self._tenants.items()):
+            for number, tenant in self._tenants.copy().items():
                 loop = tenant.loop() if tenant.slot is not None else None
                 if loop is not None and loop.is_closed():
                     self._gone(number)
@@ -340,8 +341,9 @@ class Instrumentation:
             self._pages.release(tenant.slot)
 
     def _forget_refusals(self) -> None:
-        for number in [number for number, tenant in self._tenants.items() if tenant.recorder is None]:
-            del self._tenants[number]
+        for number, tenant in self._tenants.copy().items():
+            if tenant.recorder is None:
+                self._tenants.pop(number, None)
 
 
 def _nothing() -> None:

@@ -33,7 +33,7 @@ class Slot:
     errors: Tally
     marks: Marks
     name: str
-    free: bool = False
+    free: bool = True
     #: Where the page is on the shelf.
     held: Held | None = None
 
@@ -61,7 +61,8 @@ class Pages:
         self._faults = faults
         self._shelf = shelf
         self._slots: list[Slot] = []
-        self._lock = threading.Lock()
+        # Reentrant, because garbage collection in the middle may run a finalizer of the application's that makes a loop.
+        self._lock = threading.RLock()
 
     def claim(self, thread_name: str) -> Slot | None:
         """A page for a loop of that thread: one that a loop of the same name left, else a new one, else any that is free.
@@ -73,6 +74,8 @@ class Pages:
             if slot is None:
                 self._slots[0].page.words[HEADER["overflow_loop"]] += 1
                 return None
+            if slot.held is None:
+                slot.name = self._unique(thread_name)
             slot.free = False
             slot.page.open(thread_name if slot.held else slot.name)
             return slot
@@ -97,7 +100,7 @@ class Pages:
 
     def forget(self) -> None:
         """In a forked child: the pages are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._slots = []
 
     def check(self) -> None:
@@ -133,8 +136,6 @@ class Pages:
             slot = self._added(Page(*self._terms), name)
         if slot is None:
             slot = self._free()
-        if slot is not None:
-            slot.name = name
         return slot
 
     def _of_shelf(self, shelf: Shelf) -> Slot | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from asyncio import events
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +13,18 @@ from aiometrics.turns import Turns
 
 
 class LoopTiming:
-    """The timed ``select`` of one loop's selector; :meth:`remove` puts the loop's own back, unless somebody has replaced it since."""
+    """The timed ``select`` of one loop's selector; :meth:`remove` puts the loop's own back, unless somebody has replaced it since.
+
+    A selector refers to its loop by what it waits for, so nothing here keeps it: a loop that nobody closed is garbage as ever.
+    """
 
     def __init__(self, loop: asyncio.BaseEventLoop, turns: Turns) -> None:
         self._turns = turns
-        self._selector: Any = loop._selector  # type: ignore[attr-defined]
-        self._own = vars(self._selector).get("select")
-        self._timed = turns.timed(self._selector.select)
-        self._selector.select = self._timed
+        selector: Any = loop._selector  # type: ignore[attr-defined]
+        timed: Any = turns.timed(selector.select)
+        self._selector, self._timed = weakref.ref(selector), weakref.ref(timed)
+        self._had_own = "select" in vars(selector)
+        selector.select = timed
         if loop.is_running():
             turns.start()
 
@@ -34,12 +39,13 @@ class LoopTiming:
     def remove(self) -> None:
         """Time no more."""
         self._turns.retire()
-        if vars(self._selector).get("select") is not self._timed:
+        selector, timed = self._selector(), self._timed()
+        if selector is None or timed is None or vars(selector).get("select") is not timed:
             return
-        if self._own is None:
-            del self._selector.select
+        if self._had_own:
+            selector.select = timed.__wrapped__
         else:
-            self._selector.select = self._own
+            del selector.select
 
 
 def time_turns(loop: Any, turns: Callable[[], Turns]) -> LoopTiming | None:

@@ -5,6 +5,7 @@ A turn is one pass of the loop: the selector is asked for events, which is idle 
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,7 @@ class Turns:
     def timed(self, select: Select) -> Select:
         """``select``, timed."""
 
+        @functools.wraps(select)
         def timed_select(*args: Any, **kwargs: Any) -> Any:
             self._enter()
             try:

@@ -22,6 +22,7 @@ typedef struct {
     PyObject_HEAD
     Turns *turns;
     PyObject *select;
+    PyObject *weakrefs;
     vectorcallfunc vectorcall;
 } TimedSelect;
 
@@ -149,6 +150,9 @@ timed_select_dealloc(TimedSelect *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
     Py_XDECREF(self->turns);
     Py_XDECREF(self->select);
     PyObject_GC_Del(self);
@@ -157,6 +161,7 @@ timed_select_dealloc(TimedSelect *self)
 
 static PyMemberDef timed_select_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(TimedSelect, vectorcall), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(TimedSelect, weakrefs), READONLY, NULL},
     {"__wrapped__", T_OBJECT, offsetof(TimedSelect, select), READONLY, "The selector's own method."},
     {NULL, 0, 0, 0, NULL},
 };
@@ -265,6 +270,7 @@ turns_timed(PyObject *object, PyObject *select)
     }
     timed->turns = (Turns *)Py_NewRef(object);
     timed->select = Py_NewRef(select);
+    timed->weakrefs = NULL;
     timed->vectorcall = timed_select_call;
     PyObject_GC_Track((PyObject *)timed);
     return (PyObject *)timed;

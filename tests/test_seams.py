@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
+import gc
 import sys
 import threading
 import weakref
@@ -14,8 +15,10 @@ import pytest
 import uvloop
 from tracing import every_loop
 
+from aiometrics import pages
 from aiometrics.instrumentation import Instrumentation
 from aiometrics.options import resolve
+from aiometrics.page import Page
 from aiometrics.recorder import IMPLEMENTATIONS
 from aiometrics.snapshot import Snapshot
 
@@ -393,6 +396,58 @@ def test_loops_are_not_kept_alive(implementation: str) -> None:
         del loop
         assert gone() is None
         assert [0] == [entry.heartbeat_ns for entry in instrumentation.snapshot().loops]
+
+
+def test_a_loop_that_nobody_closed_is_garbage(implementation: str) -> None:
+    """It warns and frees its files when it is collected, as it would untraced."""
+    with every_loop(implementation) as instrumentation:
+        loop = asyncio.SelectorEventLoop()
+        loop.run_until_complete(works())
+        gone = weakref.ref(loop)
+        del loop
+        with pytest.warns(ResourceWarning, match="unclosed event loop"):
+            gc.collect()
+        assert gone() is None
+        assert {"works": 1} == ended(instrumentation.snapshot())
+
+
+def test_loops_may_be_collected_while_everything_is_put_back(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage collection runs at any moment, and then each of them is still given up once."""
+    closed, close = [], Page.close
+
+    def collect_first(page: Page) -> None:
+        gc.collect()
+        closed.append(page)
+        close(page)
+
+    with every_loop(implementation) as instrumentation:
+        loops: list[Any] = [asyncio.SelectorEventLoop() for _ in range(3)]
+        for loop in loops:
+            loop.run_until_complete(works())
+            loop.itself = loop
+        for loop in loops:
+            loop.close()
+        used = [slot.page for slot in instrumentation.slots()]
+        del loop, loops
+        monkeypatch.setattr(Page, "close", collect_first)
+    assert sorted(map(id, used)) == sorted(map(id, closed))
+
+
+def test_a_loop_may_be_made_while_another_gets_its_page(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer of the application's may do so, whenever garbage is collected: each loop has a page under a name of its own."""
+    finalizers = [lambda: asyncio.run(works())]
+
+    def page(*args: Any) -> Page:
+        if finalizers:
+            finalizers.pop()()
+        return Page(*args)
+
+    monkeypatch.setattr(pages, "Page", page)
+    with every_loop(implementation) as instrumentation:
+        asyncio.run(works())
+        seen = instrumentation.snapshot()
+    name = threading.current_thread().name
+    assert ({name, f"{name}-2"}, {"works": 2}) == ({loop.loop for loop in seen.loops}, ended(seen))
 
 
 def test_a_task_that_is_not_traced_is_counted(implementation: str) -> None:
