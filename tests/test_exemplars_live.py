@@ -34,7 +34,7 @@ def test_prometheus_returns_the_exemplars(binary: Callable[[str], str], root: Pa
     with aiometrics.start_exporter(0, "127.0.0.1", registry=None, blocking_threshold=0.001, objectives={KIND: 0.001}) as exporter:
         trace_id, span_id = asyncio.run(handler(1))
         target = {"service": urllib.parse.urlsplit(exporter.url).netloc}
-        with live.prometheus(program, root, tmp_path, target, "exemplar-storage", seconds=30) as prometheus:
+        with live.prometheus(program, root, tmp_path, target, "exemplar-storage", seconds=120) as prometheus:
             now = time.time()
 
             def exemplars(query: str) -> list[dict[str, str]]:
