@@ -16,6 +16,7 @@ from typing import Any
 
 Lookup = Callable[[Any], Any]
 
+PROBE = "callbacks"
 _HELPER = "__aiometrics__"
 _RUNS_CALLBACK = "self._context.run(self._callback, *self._args)"
 

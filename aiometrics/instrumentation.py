@@ -17,6 +17,7 @@ from aiometrics.clock import Clock, monotonic
 from aiometrics.exemplars import Exemplars
 from aiometrics.faults import OFF_FOR_LOOP, Faults
 from aiometrics.finished import Observers
+from aiometrics.handles import PROBE as CALLBACKS_PROBE
 from aiometrics.handles import HandleSeam
 from aiometrics.homes import HOMES, Home
 from aiometrics.layout import YIELD_POINT, of_seconds
@@ -224,8 +225,16 @@ class Instrumentation:
         tasks = c_seams(core, self.recorder_of) or python_seams(self.trace)
         running = RunningLoopSeam(self._loop_started, self._loop_stopped)
         collections = GarbageCollectionSeam(self._vitals_of, self.clock, self.faults)
-        for seam in (*tasks, HandleSeam(core, self.recorder_of), running, collections, self._handlers):
+        for seam in (*tasks, *self._handle_seams(), running, collections, self._handlers):
             self._put(seam)
+
+    def _handle_seams(self) -> list[Seam]:
+        """None where the source of asyncio is missing, as in frozen programs, or says something else: then callbacks are not timed."""
+        try:
+            return [HandleSeam(self._implementation.core, self.recorder_of)]
+        except Exception as error:  # noqa: BLE001 - tasks are traced without it
+            self.faults.report(CALLBACKS_PROBE, error)
+            return []
 
     def _put(self, seam: Seam) -> None:
         seam.install()

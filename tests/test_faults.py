@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import sys
 from collections import deque
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from aiometrics import handles
 from aiometrics.clock import SECOND_NS
 from aiometrics.faults import OFF, OFF_FOR_LOOP, STAYS_ON, Faults
 from aiometrics.instrumentation import Instrumentation
@@ -213,6 +215,23 @@ def test_a_loop_that_cannot_be_looked_at_is_left_alone(implementation: str, capl
         assert ENDED == asyncio.run(application())
         seen = instrumentation.snapshot()
     assert ({"instrumentation": 1}, [message("instrumentation")]) == (seen.errors, logged(caplog))
+    assert 1 == seen.coroutine(f"{__name__}.application").created
+
+
+def test_without_the_source_of_asyncio_only_callbacks_are_untimed(
+    implementation: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen programs have none; their tasks are traced all the same."""
+
+    def getsource(_: object) -> str:
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr(inspect, "getsource", getsource)
+    handles._recompiled.cache_clear()
+    with faulty(implementation) as instrumentation:
+        assert ENDED == asyncio.run(application())
+        seen = instrumentation.snapshot()
+    assert ({"callbacks": 1}, [message("callbacks")]) == (seen.errors, logged(caplog))
     assert 1 == seen.coroutine(f"{__name__}.application").created
 
 
