@@ -9,7 +9,9 @@ PyObject *system_clock;
 
 #define ANCHOR_NS 1000000       /* the system is asked again after it */
 #define MOST_COUNTS_ASKING 512  /* while the system is asked; more, and something came between */
-#define PLAUSIBLE 1000 /* a scale does not change by more than this part of it */
+#define PLAUSIBLE 1000          /* a scale does not change by more than this part of it */
+#define LEAST_SCALE (UINT64_C(1) << 28) /* 16 counts in a nanosecond */
+#define MOST_SCALE (UINT64_C(1) << 34)  /* 4 ns in a count */
 
 __extension__ typedef unsigned __int128 Product;
 
@@ -40,7 +42,10 @@ measure_scale(uint64_t count, int64_t said_ns)
     }
     uint64_t scale = (uint64_t)(((Product)elapsed_ns << 32) / counted), known = clock_anchor.scale;
     uint64_t change = scale > known ? scale - known : known - scale;
-    return known == 0 || change < known / PLAUSIBLE ? scale : 0;
+    if (scale < LEAST_SCALE || scale > MOST_SCALE || (known != 0 && change >= known / PLAUSIBLE)) {
+        return 0;
+    }
+    return scale;
 }
 
 int64_t
