@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
-from collections.abc import Iterator, Sequence
+import operator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiometrics.places import Kind, Places, called, module_name, ours, place
 
@@ -22,6 +25,8 @@ _RUNNERS = frozenset(
 #: What stands between a loop, its tasks and their coroutines because of us.
 _OURS = frozenset({"aiometrics._traced", "aiometrics._twin", "aiometrics.handles", "aiometrics.seams"})
 _ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
+#: Whether garbage is collected wherever something is allocated, and not between two instructions.
+COLLECTS_ANYWHERE = sys.version_info < (3, 12)
 
 
 class Call(NamedTuple):
@@ -33,6 +38,30 @@ class Call(NamedTuple):
 
     def __str__(self) -> str:
         return place(self.code, self.line, self.module)
+
+
+def frame_of(ident: int) -> FrameType | None:
+    """What the thread of that number is executing; ``None`` if there is none."""
+    collects = COLLECTS_ANYWHERE and gc.isenabled()
+    return (_frames_uncollected() if collects else sys._current_frames()).get(ident)  # noqa: SLF001 - the documented way, for debuggers
+
+
+def _frames_uncollected() -> Mapping[int, FrameType]:
+    """The frames of all threads, while no garbage is collected.
+
+    They are looked up under a lock of the interpreter. If garbage is collected then, and one of its finalizers lets another thread run
+    that wants the lock too, all threads stand still for ever (python/cpython#106883). Between what ``map`` calls no thread comes.
+    """
+    frames: Mapping[int, FrameType]
+    steps: Any = (gc.isenabled, gc.disable, sys._current_frames, gc.enable)  # noqa: SLF001 - as above
+    try:
+        enabled, _, frames, _ = map(operator.call, steps)
+    except BaseException:
+        gc.enable()
+        raise
+    if not enabled:  # the application has disabled it just now
+        gc.disable()
+    return frames
 
 
 def calls(innermost: FrameType) -> list[Call]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from aiometrics.layout import COROUTINE, LOOP
 from aiometrics.page import Page
 from aiometrics.pages import Slot
 from aiometrics.places import Places
-from aiometrics.stack import UNKNOWN, Call, blocked_at, calls, shortened
+from aiometrics.stack import UNKNOWN, Call, blocked_at, calls, frame_of, shortened
 
 logger = logging.getLogger("aiometrics.blocked")
 
@@ -139,7 +138,7 @@ class Watchdog(Background):
     def _stack(slot: Slot, since_ns: int) -> list[Call] | None:
         """What the loop's thread is executing, or ``None`` if that may be the next segment's already."""
         ident = slot.vitals.ident
-        frame = None if ident is None else sys._current_frames().get(ident)  # noqa: SLF001 - the documented way, for debuggers
+        frame = None if ident is None else frame_of(ident)
         stack = [] if frame is None else calls(frame)
         return stack if _since_ns(slot.page) == since_ns else None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -17,16 +18,53 @@ from samples import page
 from tracing import every_loop
 
 import aiometrics
+from aiometrics import stack
 from aiometrics.faults import Faults
 from aiometrics.layout import LOOP
 from aiometrics.places import Places
 from aiometrics.snapshot import OTHER
-from aiometrics.stack import MAX_FRAMES, SHORT, UNKNOWN, Call, blocked_at, calls, shortened
+from aiometrics.stack import MAX_FRAMES, SHORT, UNKNOWN, Call, _frames_uncollected, blocked_at, calls, frame_of, shortened
 from aiometrics.testing import TracedLoop, traced_loop
 from aiometrics.vitals import Vitals
 from aiometrics.watchdog import LINES, MIN_PAUSE_NS, MINUTE_NS, Ration, Watchdog, blocked_ns, pause_ns
 
+
+@contextmanager
+def collecting(*, enabled: bool) -> Iterator[None]:
+    """Garbage collection on or off."""
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        yield
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
 MS = 1_000_000
+#: Threads come and go, garbage lets other threads run when it is collected, and a thread is looked at all the time.
+RESTLESS = """
+import os, sys, threading, warnings
+from aiometrics.stack import frame_of
+warnings.simplefilter("ignore")
+sys.setswitchinterval(1e-5)
+class Garbage:
+    def __init__(self):
+        self.itself, self.file = self, open(os.devnull)
+def start_threads():
+    while True:
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+def make_garbage():
+    while True:
+        Garbage()
+for work in (start_threads, start_threads, make_garbage):
+    threading.Thread(target=work, daemon=True).start()
+for _ in range(1_000_000):
+    frame_of(1)
+print("done", flush=True)
+os._exit(0)
+"""
 FILE = f"{__name__.replace('.', '/')}.py"
 
 
@@ -195,6 +233,52 @@ def test_a_thread_that_is_not_found_is_unknown(watched: Watched, monkeypatch: py
 
     watched.traced.run(main())
     assert {UNKNOWN: 1} == watched.samples
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="garbage is collected between instructions only")
+def test_threads_do_not_stop_for_ever_when_one_of_them_is_looked_at() -> None:
+    """As they do with sys._current_frames() alone, most times before it was called a million times."""
+    told = subprocess.run([sys.executable, "-c", RESTLESS], capture_output=True, text=True, timeout=120, check=False)
+    assert "done\n" == told.stdout, told.stderr
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_frames_are_looked_up_while_no_garbage_is_collected(monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:  # noqa: FBT001 - a parameter
+    """Where a collection could come in the middle, and stop all threads for ever; what the application has chosen is so again."""
+    seen: list[bool] = []
+
+    def frames() -> dict[int, FrameType]:
+        seen.append(gc.isenabled())
+        return {1: here_is}
+
+    here_is = sys._getframe()
+    monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
+    monkeypatch.setattr(sys, "_current_frames", frames)
+    with collecting(enabled=enabled):
+        assert (here_is, None) == (frame_of(1), frame_of(2))
+        assert enabled == gc.isenabled()
+    assert [False, False] == seen
+
+
+def test_garbage_is_collected_again_after_frames_could_not_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may be short."""
+
+    def frames() -> dict[int, FrameType]:
+        raise MemoryError
+
+    monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
+    monkeypatch.setattr(sys, "_current_frames", frames)
+    with collecting(enabled=True), pytest.raises(MemoryError):
+        frame_of(1)
+    assert gc.isenabled()
+
+
+def test_an_application_that_stops_collections_at_that_very_moment_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is disabled between the question and the look-up."""
+    monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
+    with collecting(enabled=False):
+        assert threading.get_ident() in _frames_uncollected()
+        assert not gc.isenabled()
 
 
 def test_one_line_is_logged_when_the_block_is_over(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
