@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -12,18 +13,41 @@ T = TypeVar("T")
 
 #: Records that are decoded or added up in one piece: about 0.1 ms of work.
 _PIECE = 4
+_MOMENT_SECONDS = 50e-6
+#: Lateness that is let pass in a pause, and that is borne in all within a window.
+_PROMPT_SECONDS, _PATIENCE_SECONDS, _WINDOW_SECONDS = 1e-3, 1.0, 10.0
 
 
 def no_pause() -> None:
     """For those who may not wait, such as a loop itself."""
 
 
-def give_way() -> None:
-    """Let another thread of the process run: sleep long enough for one that waits to wake up and take the interpreter.
+class GiveWay:
+    """Lets another thread of the process run, each time it is called, as long as that is a matter of a moment.
 
-    How long ``time.sleep(0)`` takes is up to the platform.
+    On a machine without a free processor each pause lasts until the thread gets one again, and a scrape has hundreds of them: it would
+    never be answered when it is needed most. So after a second of lateness within ten there are no pauses until these are over.
     """
-    time.sleep(50e-6)
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._patience = 0.0
+        self._renewed_at = -math.inf
+
+    def __call__(self) -> None:
+        """Sleep long enough for a thread that waits to wake up and take the interpreter; ``sleep(0)`` is what the platform makes of it."""
+        began = self._clock()
+        if began - self._renewed_at >= _WINDOW_SECONDS:
+            self._patience, self._renewed_at = _PATIENCE_SECONDS, began
+        if self._patience <= 0:
+            return
+        self._sleep(_MOMENT_SECONDS)
+        self._patience -= max(0.0, self._clock() - began - _PROMPT_SECONDS)
+
+
+#: Of this process, whichever threads work.
+give_way = GiveWay()
 
 
 def paced(items: Iterable[T], pause: Pause) -> Iterator[T]:
