@@ -25,8 +25,9 @@ def no_pause() -> None:
 class GiveWay:
     """Lets another thread of the process run, each time it is called, as long as that is a matter of a moment.
 
-    On a machine without a free processor each pause lasts until the thread gets one again, and a scrape has hundreds of them: it would
-    never be answered when it is needed most. So after a second of lateness within ten there are no pauses until these are over.
+    Where no processor is free, or a loop that never rests takes the interpreter again before anybody else wakes up, each pause is long, and
+    a scrape has hundreds of them: it would not be answered when it is needed most. So after a second of lateness within ten there are no
+    pauses until these are over.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep) -> None:

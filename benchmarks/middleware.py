@@ -109,19 +109,21 @@ def run(plan: Plan) -> Table:
         ["application", "recorder", "alone", "the middleware adds", "ratio"],
         data=pairs,
     )
+    absent: dict[str, str] = {}
     for number in range(plan.rounds):
         for name in (CCore.name, Twin.name):
             plan.progress(f"middleware, round {number + 1} of {plan.rounds}: {name}")
             try:
                 answer = child.run("middleware", name, "asyncio", scale=plan.scale)
             except Unavailable as error:
-                table.notes.append(f"{name} did not run: {error}")
+                absent[name] = str(error)
                 continue
             for application, pair in answer.items():
                 pairs[application][name].append(pair)
     for application, by_name in pairs.items():
         for name, found in by_name.items():
             table.rows.append([application, name, *_cells(found)])
+    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     table.notes.append(
         "Both are traced. There is no server, which would take its own time: of a request that comes over a socket it is a smaller part."
     )

@@ -58,7 +58,7 @@ def run(plan: Plan) -> Table:
                 try:
                     answer = child.run("price", name, loop, scale=plan.scale * CONTENDERS[name].effort)
                 except (Unavailable, RuntimeError) as error:
-                    absent[f"{name} on {loop}"] = str(error)
+                    absent[f"{name} on {loop}"] = str(error).strip().splitlines()[-1]
                     continue
                 for workload, cost in answer.items():
                     costs[name][f"{loop} {workload}"].append(cost)
@@ -76,7 +76,7 @@ def _table(plan: Plan, costs: dict[str, dict[str, list[float]]], absent: dict[st
         row = [_cell(name, costs[name].get(program), costs[BARE][program]) for program in programs]
         table.rows.append([name, *row, CONTENDERS[name].gives])
     table.notes.append("The first row is microseconds of process CPU time; every other cell is a ratio to the bare run of its own round.")
-    table.notes.extend(f"{name} did not run: {reason.strip().splitlines()[-1]}" for name, reason in absent.items())
+    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     return table
 
 

@@ -176,6 +176,7 @@ def run(plan: Plan) -> Table:
         ["service", "route", "requests", "own work, ms", "active, ms", "active / own", "less the framework / own"],
         data=found,
     )
+    absent: dict[str, str] = {}
     for number in range(plan.rounds):
         for service in SERVICES:
             for loop in LOOPS:
@@ -183,12 +184,13 @@ def run(plan: Plan) -> Table:
                 try:
                     seen = child.run("routes", CCore.name, loop, service=json.dumps(service), scale=plan.scale)
                 except Unavailable as error:
-                    table.notes.append(f"{service} on {loop} did not run: {error}")
+                    absent[f"{service} on {loop}"] = str(error)
                     continue
                 found[f"{service}, {loop}"].append(seen)
     for name, rounds in found.items():
         table.rows += [[name, *_cells(rounds, route)] for route in ROUTES_MS]
         table.notes.append(f"{name}: {_sums(rounds)}.")
+    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     table.notes += NOTES
     return table
 
