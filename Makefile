@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 RECORDER := $(if $(filter-out 0 false no off,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
 INSTALLED := $(VENV)/.installed-$(RECORDER)
 SOURCES := pyproject.toml setup.py MANIFEST.in README.md prometheus.yml $(wildcard rules/*.yml) \
-	$(shell find aiometrics csrc grafana/dashboards deploy/kubernetes -name __pycache__ -prune -o -print 2>/dev/null)
+	$(shell find aiometrics grafana/dashboards deploy/kubernetes -name __pycache__ -prune -o -print 2>/dev/null)
 
 BUILD = $(BIN)/python -m build --outdir $(VENV)/dist >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }; \
 	grep 'building extension .* failed' $(VENV)/build.log || true

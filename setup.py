@@ -16,7 +16,7 @@ FLAGS = ["-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion"]
 
 def files(pattern: str) -> list[str]:
     """The files of the C recorder, relative to this one as setuptools wants them."""
-    return sorted(path.as_posix() for path in Path("csrc").glob(pattern))
+    return sorted(path.as_posix() for path in Path("aiometrics/recorder/csrc").glob(pattern))
 
 
 def extensions() -> list[Extension]:
@@ -27,7 +27,7 @@ def extensions() -> list[Extension]:
     if unwanted or free_threaded or sys.implementation.name != "cpython" or not sources:
         return []
     flags = [] if sys.platform == "win32" else FLAGS
-    core = Extension("aiometrics._core", sources, depends=headers, extra_compile_args=flags, optional=True)
+    core = Extension("aiometrics.recorder._core", sources, depends=headers, extra_compile_args=flags, optional=True)
     return [core]
 
 
@@ -38,7 +38,7 @@ class BuildWithAssets(build_py):
         """Copy the modules, then the assets."""
         super().run()
         if not self.editable_mode:
-            assets = runpy.run_path("aiometrics/assets.py")
+            assets = runpy.run_path("aiometrics/exporter/assets.py")
             assets["export"](Path(self.build_lib, "aiometrics", assets["INSTALLED"].name), overwrite=True)
 
 

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from aiometrics.batch import Job, start_job
-from aiometrics.exporter import Exporter, start_exporter
-from aiometrics.recorder import IMPLEMENTATION
-from aiometrics.request import Request, current_request, request
-from aiometrics.tracing import Collector, hotspots, instrument, snapshot, uninstrument
-from aiometrics.version import __version__
+from aiometrics.base.version import __version__
+from aiometrics.exporter.exporter import Exporter, start_exporter
+from aiometrics.exporter.job import Job, start_job
+from aiometrics.exporter.session import Collector, hotspots, instrument, snapshot, uninstrument
+from aiometrics.recorder.implementation import IMPLEMENTATION
+from aiometrics.requests.request import Request, current_request, request
 
 __all__ = [
     "IMPLEMENTATION",

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiometrics.assets import export
+from aiometrics.base.version import __version__
 from aiometrics.demo.faults import Fault, parse_faults
+from aiometrics.exporter.assets import export
+from aiometrics.exporter.sidecar import serve
 from aiometrics.options import DEFAULT_PORT, resolve
-from aiometrics.sidecar import serve
-from aiometrics.version import __version__
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 

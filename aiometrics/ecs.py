@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from aiometrics.clock import SECOND_NS
+from aiometrics.base.clock import SECOND_NS
 
 VERSION = "8.11.0"
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from aiometrics.clock import SECOND_NS
+from aiometrics.base.clock import SECOND_NS
 
 DEFAULT_PORT = 9400
 #: Thirty years; in ns it still fits into a page.

@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple
 
-from aiometrics.clock import SECOND_NS
-from aiometrics.faults import Faults
-from aiometrics.instrumentation import Instrumentation
+from aiometrics.base.clock import SECOND_NS
+from aiometrics.base.internal_errors import Faults
+from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.options import resolve
-from aiometrics.recorder import IMPLEMENTATION, IMPLEMENTATIONS
-from aiometrics.snapshot import Snapshot
+from aiometrics.pages.snapshot import Snapshot
+from aiometrics.recorder.implementation import IMPLEMENTATION, IMPLEMENTATIONS
 
 __all__ = ["ManualClock", "TracedLoop", "VirtualLoop", "traced_loop"]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from grafana.coroutine import coroutine
-from grafana.event_loop import event_loop
-from grafana.fleet import fleet
-from grafana.hotspots import hotspots
+from grafana.boards.coroutine import coroutine
+from grafana.boards.event_loop import event_loop
+from grafana.boards.fleet import fleet
+from grafana.boards.hotspots import hotspots
 from grafana.kubernetes import manifests
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from serving import Serve, http_threads
+from support.serving import Serve, http_threads
 
-from aiometrics.recorder import IMPLEMENTATIONS
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
 # No test fails because the machine is busy with others.
 settings.register_profile("patient", settings(), deadline=None)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aiometrics.context import current_scope
 from aiometrics.options import SEGMENT_BUCKETS, WAIT_BUCKETS, Options, resolve
+from aiometrics.recorder.context import current_scope
 
 
 def test_the_defaults() -> None:
@@ -127,7 +127,7 @@ def test_an_unknown_option_is_refused() -> None:
         ("AIOMETRICS_MAX_REQUESTS", "10", "max_requests", 10),
         ("AIOMETRICS_OBJECTIVES", "GET /a=0.25, b=c = 1", "objectives", {"GET /a": 0.25, "b=c": 1.0}),
         ("AIOMETRICS_OBJECTIVES", '{"GET /a,b": 2}', "objectives", {"GET /a,b": 2}),
-        ("AIOMETRICS_REQUEST_ID", "aiometrics.context:current_scope", "request_id", current_scope),
+        ("AIOMETRICS_REQUEST_ID", "aiometrics.recorder.context:current_scope", "request_id", current_scope),
         ("AIOMETRICS_APPLICATION", "shop, acme.billing", "application", ("shop", "acme.billing")),
         ("AIOMETRICS_LIBRARY", "vendored", "library", ("vendored",)),
         ("AIOMETRICS_REQUEST_TIMEOUT", "2.5", "request_timeout", 2.5),
@@ -158,7 +158,7 @@ def test_an_explicit_argument_wins_over_the_environment() -> None:
         ("AIOMETRICS_WATCHDOG", "perhaps", "bool"),
         ("AIOMETRICS_OBJECTIVES", "GET /", "Mapping[str, float]"),
         ("AIOMETRICS_OBJECTIVES", "{GET /: 1}", "Mapping[str, float]"),
-        ("AIOMETRICS_REQUEST_ID", "aiometrics.context:nothing", "ContextVar[Any] | None"),
+        ("AIOMETRICS_REQUEST_ID", "aiometrics.recorder.context:nothing", "ContextVar[Any] | None"),
         ("AIOMETRICS_REQUEST_ID", "no_module", "ContextVar[Any] | None"),
     ],
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tracing import every_loop
+from support.tracing import every_loop
 
 import aiometrics
-from aiometrics.clock import SECOND_NS
+from aiometrics.base.clock import SECOND_NS
 from aiometrics.testing import ManualClock, traced_loop
 
 

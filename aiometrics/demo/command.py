@@ -18,13 +18,13 @@ from typing import Self
 
 from aiohttp import web
 
-from aiometrics import slow_requests
 from aiometrics.demo.faults import Fault, legend
 from aiometrics.demo.load import load
 from aiometrics.demo.service import OBJECTIVES, Shop
-from aiometrics.exporter import Exporter, start_exporter
-from aiometrics.hotspots import hotspots
-from aiometrics.snapshot import Snapshot
+from aiometrics.exporter.exporter import Exporter, start_exporter
+from aiometrics.exposition.hotspots import hotspots
+from aiometrics.pages.snapshot import Snapshot
+from aiometrics.requests import slow_log as slow_requests
 
 #: Of each kind: room for every fault beside what aiohttp itself does.
 _ROWS = 6

@@ -9,11 +9,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from aiometrics.exporter import starter
-from aiometrics.integrations.mounted import Mounted
-from aiometrics.integrations.routes import request_type
-from aiometrics.request import Request
-from aiometrics.request import request as request_scope
+from aiometrics.exporter.exporter import starter
+from aiometrics.integrations._mounted import Mounted
+from aiometrics.integrations._routes import request_type
+from aiometrics.requests.request import Request
+from aiometrics.requests.request import request as request_scope
 
 #: Marks a request that a middleware of ours, of an application further out, has taken already.
 _TAKEN: Any = web.RequestKey("aiometrics_taken", bool) if hasattr(web, "RequestKey") else "aiometrics_taken"

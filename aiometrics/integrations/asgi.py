@@ -9,12 +9,12 @@ from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from aiometrics.exporter import starter
-from aiometrics.http_messages import Response
-from aiometrics.integrations.mounted import Mounted
-from aiometrics.integrations.routes import Routes, request_type, routes_of
-from aiometrics.request import Request, enter, leave
-from aiometrics.tracing import report
+from aiometrics.exporter.exporter import starter
+from aiometrics.exporter.session import report
+from aiometrics.http.messages import Response
+from aiometrics.integrations._mounted import Mounted
+from aiometrics.integrations._routes import Routes, request_type, routes_of
+from aiometrics.requests.request import Request, enter, leave
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

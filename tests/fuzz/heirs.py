@@ -7,15 +7,15 @@ from contextlib import suppress
 from typing import cast
 
 from aiometrics import request
-from aiometrics.faults import Faults
-from aiometrics.instrumentation import Instrumentation
+from aiometrics.base.internal_errors import Faults
+from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.options import Options
-from aiometrics.page import Page
-from aiometrics.reader import check_range
-from aiometrics.recorder import IMPLEMENTATIONS
-from aiometrics.shelf import Held, Shelf, Shelved
-from aiometrics.slotfile import Locked
-from aiometrics.terms import PageError, Terms, terms_of
+from aiometrics.pages.header import PageError, Terms, terms_of
+from aiometrics.pages.multiprocess.directory import Held, Shelf, Shelved
+from aiometrics.pages.multiprocess.slot_file import Locked
+from aiometrics.pages.page import Page
+from aiometrics.pages.reader import check_range
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from aiometrics.testing import ManualClock, VirtualLoop
 
 OPTIONS = Options(

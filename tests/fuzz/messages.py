@@ -7,10 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
-from aiometrics import http_messages, negotiation, passwords
-from aiometrics.http_messages import HEAD_END, RequestError, check_start, parse_head
-from aiometrics.negotiation import accepts_gzip, choose_format
-from aiometrics.passwords import Credentials
+from aiometrics.http import basic_auth as passwords
+from aiometrics.http import messages as http_messages
+from aiometrics.http import negotiation
+from aiometrics.http.basic_auth import Credentials
+from aiometrics.http.messages import HEAD_END, RequestError, check_start, parse_head
+from aiometrics.http.negotiation import accepts_gzip, choose_format
 
 from .branches import Branches
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from random import Random
 
-from aiometrics.layout import (
+from aiometrics.pages.layout import (
     COROUTINE,
     HEADER,
     LOOP,

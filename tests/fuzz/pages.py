@@ -14,18 +14,20 @@ from random import Random
 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from aiometrics import merge, reader, terms, text
-from aiometrics.families import Facts
-from aiometrics.layout import LOOP, NAME_BYTES, REQUEST_WAIT, VITALS, YIELD_POINT, Layout
-from aiometrics.marks import SEGMENT, WALL, Marks
-from aiometrics.merge import merged
-from aiometrics.page import Page
-from aiometrics.reader import PageView
-from aiometrics.recorder import IMPLEMENTATIONS
-from aiometrics.snapshot import Exemplar
-from aiometrics.tally import Tally
-from aiometrics.terms import PageError, Terms
-from aiometrics.text import Renderer
+from aiometrics.exposition import text
+from aiometrics.exposition.families import Facts
+from aiometrics.exposition.text import Renderer
+from aiometrics.pages import header as terms
+from aiometrics.pages import merge, reader
+from aiometrics.pages.counter_table import Tally
+from aiometrics.pages.exemplar_table import SEGMENT, WALL, Marks
+from aiometrics.pages.header import PageError, Terms
+from aiometrics.pages.layout import LOOP, NAME_BYTES, REQUEST_WAIT, VITALS, YIELD_POINT, Layout
+from aiometrics.pages.merge import merged
+from aiometrics.pages.page import Page
+from aiometrics.pages.reader import PageView
+from aiometrics.pages.snapshot import Exemplar
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
 from .branches import Branches
 from .heirs import inherit

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aiometrics.reader import read
-from aiometrics.shelf import Shelf
-from aiometrics.terms import Terms
+from aiometrics.pages.header import Terms
+from aiometrics.pages.multiprocess.directory import Shelf
+from aiometrics.pages.reader import read
 
 _IN_MEMORY = "/dev/shm"  # noqa: S108 - a directory of its own is made in there
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
-from aiometrics.catalogue import CATALOGUE, Metric
-from aiometrics.families import Distribution, Row, Source, bound_text, encodable, families, plain
-from aiometrics.tracing import collected
-from aiometrics.version import __version__
+from aiometrics.base.version import __version__
+from aiometrics.exporter.session import collected
+from aiometrics.exposition.families import Distribution, Row, Source, bound_text, encodable, families, plain
+from aiometrics.exposition.metrics import CATALOGUE, Metric
 
 _SCOPE = "aiometrics"
 

@@ -13,13 +13,13 @@ from opentelemetry import context as contexts
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode, Tracer, TracerProvider, get_current_span, get_tracer, set_span_in_context
 
-from aiometrics.clock import SECOND_NS
-from aiometrics.finished import FinishedRequest
-from aiometrics.journal import Step, TaskEntry
-from aiometrics.outbox import Job
-from aiometrics.request import Request
-from aiometrics.traces import set_tracer
-from aiometrics.version import __version__
+from aiometrics.base.clock import SECOND_NS
+from aiometrics.base.version import __version__
+from aiometrics.base.work_queue import Job
+from aiometrics.requests.finished import FinishedRequest
+from aiometrics.requests.journal import Step, TaskEntry
+from aiometrics.requests.request import Request
+from aiometrics.requests.tracer import set_tracer
 
 Detail = Literal["events", "spans"]
 

@@ -1,0 +1,1 @@
+"""Tools for the other folders; imports nothing else of aiometrics."""

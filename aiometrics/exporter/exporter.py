@@ -1,0 +1,207 @@
+"""The composition root: what ``start_exporter`` puts together, keeps, and takes apart again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+from aiometrics.base.keeper import Keeper
+from aiometrics.base.yielding import give_way
+from aiometrics.exporter.endpoints import Site
+from aiometrics.exporter.session import Tracing, active, adopted, callers, watchdog_of, with_application
+from aiometrics.exposition.collector import Multiprocess, Registry
+from aiometrics.instrumentation.instrumentation import Instrumentation
+from aiometrics.options import Options, resolve
+from aiometrics.recorder.implementation import IMPLEMENTATION
+
+PROBE = "exporter"
+
+
+class Exporter(Tracing):
+    """A running exporter: tracing, and the server that answers scrapes. Made by :func:`start_exporter`; a context manager that stops it.
+
+    With a shared directory, :attr:`port` may be another process's to serve; this one takes over when that one is gone.
+    """
+
+    def __init__(self, options: Options, instrumentation: Instrumentation, registry: Registry | None) -> None:
+        super().__init__(options, instrumentation)
+        source = partial(instrumentation.snapshot, give_way)
+        self._site = Site(options, source, registry, instrumentation.faults, implementation=IMPLEMENTATION)
+        self._keeper: Keeper | None = None
+        if options.directory:
+            self._site.try_to_bind()
+        else:
+            self._site.bind()
+
+    @property
+    def in_the_way(self) -> str:
+        """What to tell who wants to start an exporter now."""
+        return f"an exporter already runs at {self.url}: use that one, or call its stop() before starting another"
+
+    @property
+    def port(self) -> int:
+        """The port that is served, also if 0 was asked for."""
+        return self._site.port
+
+    @property
+    def url(self) -> str:
+        """The address of the metrics as this machine reaches it."""
+        return self._site.url
+
+    def start(self) -> None:
+        """Begin to serve, then to trace; :func:`start_exporter` has done both. What it raises leaves nothing behind."""
+        try:
+            self._site.start()
+            self._start_keeper()
+            super().start()
+        except BaseException:
+            self._end()
+            raise
+
+    def forget(self) -> None:
+        """As :meth:`stop`, in a forked child, for the port: the parent serves on."""
+        super().forget()
+        self._site.forget()
+
+    @property
+    def survives_fork(self) -> bool:
+        """Whether a forked child is to be traced as well: with a directory it has somewhere to write."""
+        return bool(self.options.directory)
+
+    def go_on(self) -> None:
+        """In a forked child, after :meth:`forget`: trace its loops too, on pages of its own. Threads begin with its first loop."""
+        self._stopped = False
+        self._watchdog = watchdog_of(self.instrumentation, self.options) if self.options.watchdog else None
+        self._keeper = None
+        self.instrumentation.on_loop = self._start_threads
+        try:
+            self.instrumentation.instrument_every_loop()
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self.faults.report(PROBE, error)
+
+    def _start_threads(self) -> None:
+        self.instrumentation.on_loop = _nothing
+        if self._watchdog is not None:
+            self._watchdog.start()
+        self._start_keeper()
+
+    def _start_keeper(self) -> None:
+        if self.options.directory:
+            # What other processes read is kept up to date, and the port in sight.
+            self._keeper = Keeper(self.faults, self.instrumentation.beat, self._site.take_over)
+            self._keeper.start()
+
+    def _end(self) -> None:
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._site.close()
+        super()._end()
+
+
+def start_exporter(
+    port: int | None = None,
+    addr: str | None = None,
+    *,
+    registry: Registry | None = REGISTRY,
+    web_config: str | os.PathLike[str] | None = None,
+    segment_buckets: Iterable[float] | None = None,
+    wait_buckets: Iterable[float] | None = None,
+    blocking_threshold: float | None = None,
+    sample: float | None = None,
+    max_yield_points: int | None = None,
+    max_coroutines: int | None = None,
+    max_loops: int | None = None,
+    max_requests: int | None = None,
+    objectives: Mapping[str, float] | None = None,
+    request_id: ContextVar[Any] | None = None,
+    slow_request: float | None = None,
+    application: Sequence[str] | None = None,
+    library: Sequence[str] | None = None,
+    request_timeout: float | None = None,
+    max_connections: int | None = None,
+    watchdog: bool | None = None,
+    watchdog_interval: float | None = None,
+    directory: str | os.PathLike[str] | None = None,
+) -> Exporter:
+    """Trace every task that any event loop of this process creates from now on, and serve the numbers on ``/metrics``.
+
+    Call it before the loop exists or inside it. An option that is not given is taken from the environment (``AIOMETRICS_PORT`` and so
+    on), then from its default:
+
+    ``port``, ``addr``
+        Where to serve: 9400 on ``"0.0.0.0"``. Port 0 takes any free one.
+    ``registry``
+        The application's ``prometheus_client`` registry, whose metrics follow ours on the page; ``None`` for ours alone.
+    ``web_config``
+        A file that asks for TLS, clients' certificates or passwords, in the format of Prometheus's exporter-toolkit; it takes the extra
+        ``web``.
+    ``segment_buckets``, ``wait_buckets``
+        Bucket bounds in seconds: of segments and delays, and of waits and tasks.
+    ``blocking_threshold``
+        Seconds from which on a segment counts as blocking: 0.1, as asyncio's ``slow_callback_duration``.
+    ``sample``
+        1 traces every task, 1/N one task in N, each of which then counts N times.
+    ``max_yield_points``, ``max_coroutines``
+        Room for names, 1000 and 256 per loop; what does not fit is counted as ``(other)``.
+    ``max_loops``
+        Loops that are traced at a time: 16.
+    ``max_requests``
+        Room for types of requests, 100 per loop; see :class:`aiometrics.request`.
+    ``objectives``
+        Wall seconds that requests of a type may take, by type.
+    ``request_id``
+        A context variable of the application that has the id of the request, where scopes are given none.
+    ``slow_request``
+        Wall seconds from which on a request, if its type has no objective, is logged to ``aiometrics.slow_requests``; those over their
+        objective are in any case.
+    ``application``, ``library``
+        Module prefixes that count as the application, or as a library, whatever their files' places say.
+    ``request_timeout``, ``max_connections``
+        Seconds for one request and its answer (10), and how many connections are served at a time (16).
+    ``watchdog``, ``watchdog_interval``
+        Whether a thread looks for the lines that block a loop (yes), and every how many seconds it does (0.05).
+
+    ``directory``
+        Where all processes of the service keep their pages, such as ``"/run/aiometrics"`` (``AIOMETRICS_DIR``). One of them has the port
+        and answers for all; when it is gone, another takes over. Forked children go on by themselves. It must belong to the service alone.
+
+    Raises ``TypeError`` or ``ValueError`` if an option or the file ``web_config`` is wrong, ``ModuleNotFoundError`` if a package is
+    missing for the latter, ``OSError`` if the port cannot be bound or the directory cannot be used, and ``RuntimeError`` if an exporter
+    runs already; in each case nothing was changed.
+    """
+    given = {name: value for name, value in locals().items() if name != "registry"}
+    return _start(given, registry, callers())
+
+
+def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable[[], Exporter]:
+    """What starts an exporter when it is called, on behalf of who calls this: it is their package that counts as the application.
+
+    For frameworks that start it later; the arguments are those of :func:`start_exporter`.
+    """
+    return partial(_start, options, registry, callers())
+
+
+def _start(given: Mapping[str, Any], registry: Registry | None, application: Iterable[str]) -> Exporter:
+    with active.lock:
+        if active.tracing is not None:
+            raise RuntimeError(active.tracing.in_the_way)
+        options = with_application(resolve(given), application)
+        instrumentation = adopted(options)
+        exporter = Exporter(options, instrumentation, _of_all_processes(registry) if options.directory else registry)
+        exporter.start()
+        active.keep(exporter)
+        return exporter
+
+
+def _of_all_processes(registry: Registry | None) -> Registry | None:
+    """The application's metrics of all its processes, if ``prometheus_client`` collects them."""
+    return Multiprocess() if registry is REGISTRY and "PROMETHEUS_MULTIPROC_DIR" in os.environ else registry
+
+
+def _nothing() -> None:
+    """Nothing waits for a loop."""

@@ -1,0 +1,198 @@
+"""Metrics of a program that ends before anybody scrapes it: delivered once, when it is over.
+
+>>> with aiometrics.start_job("nightly_import", gateway="http://pushgateway:9091"):  # doctest: +SKIP
+...     asyncio.run(main())
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
+
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import Metric as PrometheusMetric
+from prometheus_client.exposition import default_handler
+from prometheus_client.registry import Collector as PrometheusCollector
+
+from aiometrics.base.internal_errors import STAYS_ON
+from aiometrics.base.version import __version__
+from aiometrics.exporter.session import Tracing, start_tracing
+from aiometrics.exposition import metrics as catalogue
+from aiometrics.exposition.collector import Application, Collector
+from aiometrics.exposition.families import Facts
+from aiometrics.exposition.push import Destination, Handler, Pushgateway, Textfile, checked_labels
+from aiometrics.recorder.implementation import IMPLEMENTATION
+
+PROBE = "delivery"
+logger = logging.getLogger("aiometrics")
+
+#: Gauges that hold on after the job is over. What the others said of its last moment would stand there for ever, and look like a hung loop.
+_LASTING = frozenset(metric.family for metric in (catalogue.BUILD_INFO, catalogue.SAMPLE_RATIO, catalogue.REQUEST_OBJECTIVE_SECONDS))
+_MOMENTARY = frozenset(metric.family for metric in catalogue.CATALOGUE if metric.kind == "gauge") - _LASTING
+
+
+class Job:
+    """A job that is traced, and whose metrics are delivered at its end. Made by :func:`start_job`; a context manager that ends it."""
+
+    def __init__(
+        self,
+        name: str,
+        tracing: Tracing,
+        *,
+        own: bool,
+        destinations: Sequence[Destination],
+        registry: CollectorRegistry | None,
+        timeout: float,
+    ) -> None:
+        self.name = name
+        self._tracing = tracing
+        self._own = own
+        self._destinations = destinations
+        self._registry = registry
+        self._timeout = timeout
+        self._pid = os.getpid()
+        #: Of each destination that was tried: what went wrong, if anything.
+        self._errors: dict[Destination, Exception | None] = {}
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        # A thread, because nothing else bounds the look-up of a name; started now, because an interpreter that shuts down starts none.
+        self._courier = threading.Thread(target=self._deliver, name="aiometrics-delivery", daemon=True)
+        self._courier.start()
+
+    def finish(self) -> None:
+        """Deliver the metrics and stop tracing, unless an exporter goes on. Idempotent, and called at exit if not before.
+
+        Takes no longer than the timeout, and never raises: what could not be delivered is logged. Does nothing in a forked child, whose
+        numbers are not the job's.
+        """
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            if self._over.is_set():
+                return
+            self._over.set()
+        atexit.unregister(self.finish)
+        self._courier.join(self._timeout)
+        errors = dict(self._errors)
+        for destination in self._destinations:
+            error = errors.get(destination, f"it takes more than {self._timeout:g} s")
+            if error is not None:
+                logger.warning("the metrics of job %r did not reach %s, the job is not affected: %s", self.name, destination, error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.finish()
+
+    def _deliver(self) -> None:
+        self._over.wait()
+        try:
+            if self._own:
+                self._tracing.stop()
+            families = _Last(self._tracing, self._registry)
+        except Exception as error:  # noqa: BLE001 - the job must end well whatever happens here
+            self._tracing.faults.report(PROBE, error, STAYS_ON)
+            self._errors = dict.fromkeys(self._destinations)
+            return
+        for destination in self._destinations:
+            self._errors[destination] = _attempt(destination, families)
+
+
+def start_job(
+    name: str,
+    *,
+    gateway: str | None = None,
+    textfile: str | os.PathLike[str] | None = None,
+    grouping: Mapping[str, str] | None = None,
+    registry: CollectorRegistry | None = REGISTRY,
+    timeout: float = 10.0,
+    handler: Handler = default_handler,
+) -> Job:
+    """Trace every task from now on, and deliver the metrics when the job is over: when its ``with`` is left, or the interpreter exits.
+
+    For programs that end before a scrape comes. Call it before the loop exists or inside it:
+
+    ``name``
+        The job's name: the label ``job`` of every series.
+    ``gateway``
+        The Pushgateway, such as ``"http://pushgateway:9091"``; by default what ``AIOMETRICS_GATEWAY`` says. What an earlier run pushed
+        is replaced as a whole.
+    ``textfile``
+        A path ending in ``.prom`` in the directory from which node_exporter reads; by default what ``AIOMETRICS_TEXTFILE`` says. It is
+        replaced as a whole, and readable for everybody.
+    ``grouping``
+        More labels that tell this job's series from others': ``{"instance": socket.gethostname()}`` if several hosts run it at a time.
+    ``registry``
+        The application's ``prometheus_client`` registry, which is delivered too; ``None`` for our metrics alone.
+    ``timeout``
+        How many seconds the end of the job may wait for the delivery: 10.
+    ``handler``
+        As that of ``prometheus_client.push_to_gateway``: how to speak to a gateway that asks for a password or a certificate.
+
+    Gauges of the moment (live and suspended tasks, heartbeats) are not delivered. An exporter that runs already is used and goes on; else
+    options come from the environment. Raises ``TypeError`` or ``ValueError`` if an argument is wrong or there is no place to deliver to.
+    Delivery itself never raises, and is logged where it fails.
+    """
+    labels = checked_labels(name, grouping or {})
+    timeout = _checked_timeout(timeout)
+    destinations = _destinations(labels, gateway, textfile, timeout=timeout, handler=handler)
+    tracing, own = start_tracing()
+    job = Job(name, tracing, own=own, destinations=destinations, registry=registry, timeout=timeout)
+    atexit.register(job.finish)
+    return job
+
+
+def _attempt(destination: Destination, families: PrometheusCollector) -> Exception | None:
+    try:
+        destination.deliver(families)
+    except Exception as error:  # noqa: BLE001 - networks, file systems and the application's collectors fail in every way
+        return error
+    return None
+
+
+class _Last(PrometheusCollector):
+    """The last numbers of a job, and then its application's."""
+
+    def __init__(self, tracing: Tracing, registry: CollectorRegistry | None) -> None:
+        last = tracing.snapshot(), Facts(__version__, IMPLEMENTATION)
+        self._ours = Collector(lambda: last)
+        self._application = (
+            None if registry is None else Application(registry, on_error=lambda error: tracing.faults.report("registry", error, STAYS_ON))
+        )
+
+    def collect(self) -> Iterator[PrometheusMetric]:
+        yield from (family for family in self._ours.collect() if family.name not in _MOMENTARY)
+        if self._application is not None:
+            yield from self._application.collect()
+
+
+def _destinations(
+    labels: dict[str, str], gateway: str | None, textfile: str | os.PathLike[str] | None, *, timeout: float, handler: Handler
+) -> list[Destination]:
+    """The file first: it takes no time."""
+    gateway = gateway or os.environ.get("AIOMETRICS_GATEWAY")
+    textfile = textfile or os.environ.get("AIOMETRICS_TEXTFILE")
+    found: list[Destination] = []
+    if textfile:
+        found.append(Textfile(textfile, labels))
+    if gateway:
+        found.append(Pushgateway(gateway, labels, timeout=timeout, handler=handler))
+    if not found:
+        raise ValueError(
+            f"job {labels['job']!r} has no place to deliver its metrics to: give gateway='http://pushgateway:9091' or "
+            f"textfile='/var/lib/node_exporter/{labels['job']}.prom', or set AIOMETRICS_GATEWAY or AIOMETRICS_TEXTFILE"
+        )
+    return found
+
+
+def _checked_timeout(timeout: float) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+    if not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    return timeout

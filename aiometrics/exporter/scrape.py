@@ -1,0 +1,47 @@
+"""What a scrape is answered with: the page in the format that it asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from aiometrics.base.singleflight import Shared
+from aiometrics.exposition import text
+from aiometrics.exposition.collector import Registry
+from aiometrics.exposition.families import Source
+from aiometrics.exposition.text import Renderer
+from aiometrics.http import negotiation
+from aiometrics.http.messages import Response
+
+_FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
+
+
+class Scrapes:
+    """Answers scrapes with what ``source`` gives, and the families of the application's ``registry`` after it.
+
+    Several threads may ask at a time; one page is made at a time, for all who asked before it was begun. What goes wrong in the
+    application's collectors goes to ``on_error``, which must not raise.
+    """
+
+    def __init__(self, source: Source, registry: Registry | None, on_error: Callable[[Exception], None]) -> None:
+        self._source = source
+        self._renderer = Renderer(registry, on_error=on_error)
+        self._previous_ns = 0
+        self._page = Shared(self._rendered)
+
+    def forget(self) -> None:
+        """In a forked child, where the threads are not that were making a page."""
+        self._page = Shared(self._rendered)
+
+    def answer(self, accept: str | None) -> Response:
+        """The page, in the format that the header ``Accept`` of the request prefers."""
+        chosen = negotiation.choose_format(accept)
+        return Response(200, self._page(chosen), chosen.content_type)
+
+    def _rendered(self, chosen: negotiation.Format) -> bytes:
+        start_ns = time.perf_counter_ns()
+        snapshot, facts = self._source()
+        body = b"".join(self._renderer.slices(snapshot, replace(facts, scrape_ns=self._previous_ns), _FORMATS[chosen]))
+        self._previous_ns = time.perf_counter_ns() - start_ns
+        return body

@@ -1,0 +1,79 @@
+"""Serves the pages of a shared directory from a process of its own: it answers whatever the service's processes do, dead or alive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+from aiometrics.base.clock import monotonic
+from aiometrics.base.internal_errors import Faults
+from aiometrics.exporter.endpoints import Site
+from aiometrics.exposition.collector import Multiprocess
+from aiometrics.options import Options
+from aiometrics.pages.merge import merged
+from aiometrics.pages.multiprocess.directory import Shelf
+from aiometrics.pages.snapshot import Snapshot
+
+#: What it says of itself where others name their recorder: it has none.
+IMPLEMENTATION = "none"
+
+
+class Sidecar:
+    """Serves the directory of ``options``, from :meth:`start` to :meth:`stop`. It need not exist yet.
+
+    Raises ``ValueError`` if there is none in the options, and what a :class:`~aiometrics.exporter.endpoints.Site` raises.
+    """
+
+    def __init__(self, options: Options) -> None:
+        if not options.directory:
+            raise ValueError("a directory is needed: give --directory, or set AIOMETRICS_DIR")
+        self._shelf = Shelf(os.path.abspath(options.directory))  # noqa: PTH100 - a link may be made anew at any time
+        self._faults = Faults()
+        registry = Multiprocess() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
+        self._site = Site(options, self.snapshot, registry, self._faults, implementation=IMPLEMENTATION)
+
+    @property
+    def url(self) -> str:
+        """The address of the metrics as this machine reaches it."""
+        return self._site.url
+
+    def snapshot(self) -> Snapshot:
+        """What all pages of the directory say now; nothing as long as it is not there."""
+        unix_ns = time.time_ns()
+        shelved = self._shelf.read((), None, monotonic(), unix_ns)
+        return merged(
+            [shelved.pages[number] for number in sorted(shelved.pages)],
+            taken_ns=unix_ns,
+            errors=self._faults.counts(),
+            sample_ratio=1 / shelved.terms.weight if shelved.terms else 1.0,
+            skipped_pages=shelved.skipped,
+        )
+
+    def start(self) -> None:
+        """Take the port, and answer. Raises ``OSError`` if the port or the directory cannot be had."""
+        self._shelf.check()
+        self._site.bind()
+        self._site.start()
+
+    def stop(self) -> None:
+        """Free the port."""
+        self._site.close()
+
+
+def serve(options: Options) -> None:
+    """Serve until the process is told to end, by SIGTERM or SIGINT."""
+    sidecar = Sidecar(options)
+    told = threading.Event()
+
+    def tell(_signal: int, _frame: FrameType | None) -> None:
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, tell)
+    sidecar.start()
+    print(f"metrics  {sidecar.url}", flush=True)
+    told.wait()
+    sidecar.stop()

@@ -1,0 +1,212 @@
+"""A snapshot as metric families: which rows every metric has, and the only place where nanoseconds become seconds."""
+
+from __future__ import annotations
+
+import math
+import platform
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+from aiometrics.base.clock import SECOND_NS
+from aiometrics.exposition import metrics as catalogue
+from aiometrics.exposition.metrics import Metric
+from aiometrics.pages.snapshot import CALLBACK, EAGER_CHILD, RAISE, RETURN, RUNNING, Exemplar, Histogram, Loop, Snapshot, YieldPoint
+
+_NO_SEGMENT = frozenset({EAGER_CHILD, RUNNING})
+_NO_WAIT = frozenset({RETURN, RAISE, RUNNING})
+
+
+class Distribution(NamedTuple):
+    """A histogram the way Prometheus writes it: how many durations lasted at most each bound, the last one unbounded, and their sum."""
+
+    bounds_seconds: tuple[float, ...]
+    cumulative: tuple[int, ...]
+    sum_seconds: float
+
+    @property
+    def samples(self) -> int:
+        """How many samples it makes: one per bucket, the count and the sum."""
+        return len(self.cumulative) + 2
+
+    def bucket(self, value_seconds: float) -> int:
+        """The number of the bucket that a sample is in."""
+        return bisect_left(self.bounds_seconds, value_seconds)
+
+
+class Exemplified(NamedTuple):
+    """A value, and one of the samples that it counts."""
+
+    value: float | Distribution
+    exemplar: Exemplar
+
+
+Value = float | Distribution | Exemplified
+#: Label values in the order of ``Metric.labels``, and the value.
+Row = tuple[tuple[str, ...], Value]
+Family = tuple[Metric, Iterator[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the exporter says of itself: its version, its recorder (``c`` or ``python``), and how long its previous scrape took, in ns."""
+
+    version: str
+    implementation: str
+    scrape_ns: int = 0
+
+
+#: Where the collector gets what one scrape shows.
+Source = Callable[[], tuple[Snapshot, Facts]]
+
+
+def families(snapshot: Snapshot, facts: Facts) -> Iterator[Family]:
+    """Every metric of the catalogue with its rows, which are made as they are iterated, so that a scrape can pause between any two.
+
+    ``aiometrics_series`` comes last: it counts the samples of the rows iterated before it, and itself.
+    """
+    samples = 0
+
+    def counted(rows: Iterable[Row]) -> Iterator[Row]:
+        nonlocal samples
+        for row in rows:
+            value, _ = plain(row[1])
+            samples += value.samples if isinstance(value, Distribution) else 1
+            yield row
+
+    def series() -> Iterator[Row]:
+        yield (), samples + 1
+
+    for metric, rows in _recorded(snapshot, facts):
+        yield metric, counted(rows)
+    yield catalogue.SERIES, series()
+
+
+def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterable[Row]]]:
+    points, coroutines, loops = snapshot.yield_points, snapshot.coroutines, snapshot.loops
+    ended = [point for point in points if point.yield_point not in _NO_SEGMENT]
+    awaited = [point for point in points if _awaited(point)]
+    blocking = [point for point in points if point.yield_point != EAGER_CHILD]
+
+    yield catalogue.SEGMENT_SECONDS, ((point.labels, _exemplified(distribution(point.segments), point.exemplar)) for point in ended)
+    yield catalogue.WAIT_SECONDS, ((point.labels, distribution(point.waits)) for point in awaited)
+    yield catalogue.BLOCKING_SECONDS, ((point.labels, _exemplified(seconds(point.blocking_ns), point.exemplar)) for point in blocking)
+    yield catalogue.INFLICTED_WAIT_SECONDS, ((point.labels, seconds(point.inflicted_wait_ns)) for point in ended)
+    yield catalogue.SUSPENDED_TASKS, ((point.labels, point.suspended) for point in awaited)
+    yield catalogue.OLDEST_SUSPENSION, ((point.labels, seconds(point.oldest_suspension_ns)) for point in awaited)
+
+    yield catalogue.TASKS_CREATED, (((entry.coroutine,), entry.created) for entry in coroutines)
+    yield catalogue.TASK_WALL_SECONDS, (((e.coroutine, status), distribution(h)) for e in coroutines for status, h in e.wall.items())
+    yield catalogue.TASK_ACTIVE_SECONDS, (((e.coroutine, status), distribution(h)) for e in coroutines for status, h in e.active.items())
+    yield catalogue.TASKS, (((entry.coroutine,), entry.live) for entry in coroutines)
+    yield catalogue.TASKS_DESTROYED_PENDING, (((entry.coroutine,), entry.destroyed_pending) for entry in coroutines)
+
+    yield catalogue.LOOP_TIME_SECONDS, _loop_times(loops)
+    yield catalogue.LOOP_ITERATION_SECONDS, (((loop.loop,), distribution(loop.iterations)) for loop in loops)
+    yield catalogue.LOOP_START_DELAY_SECONDS, (((loop.loop,), distribution(loop.start_delay)) for loop in loops)
+    yield catalogue.LOOP_EVENTS, _known((loop.loop, loop.events) for loop in loops)
+    yield catalogue.LOOP_EVENTS_WAITING, _known((loop.loop, loop.events_waiting) for loop in loops)
+    yield catalogue.LOOP_READY_HANDLES, _known((loop.loop, loop.ready_handles) for loop in loops)
+    yield catalogue.LOOP_SCHEDULED_TIMERS, _known((loop.loop, loop.scheduled_timers) for loop in loops)
+    yield catalogue.LOOP_BLOCKING_SECONDS, (((loop.loop,), seconds(loop.blocking_ns)) for loop in loops)
+    yield catalogue.LOOP_HEARTBEAT, (((loop.loop,), seconds(loop.heartbeat_ns)) for loop in loops if loop.heartbeat_ns)
+    yield catalogue.LOOP_PROCESS_ID, (((loop.loop,), loop.process_id) for loop in loops)
+
+    yield catalogue.LOOP_THREAD_CPU_SECONDS, _known_seconds((loop.loop, loop.thread_cpu_ns) for loop in loops)
+    yield catalogue.LOOP_THREAD_RUNQUEUE_SECONDS, _known_seconds((loop.loop, loop.thread_runqueue_ns) for loop in loops)
+    yield catalogue.LOOP_GC_PAUSE_SECONDS, (((o.loop, str(n)), seconds(ns)) for o in loops for n, ns in enumerate(o.gc_pauses_ns))
+    yield catalogue.UNHANDLED_EXCEPTIONS, (((loop.loop,), loop.unhandled_exceptions) for loop in loops)
+    yield catalogue.EXECUTOR_THREADS, _known((loop.loop, loop.executor_threads) for loop in loops)
+    yield catalogue.EXECUTOR_QUEUE_ITEMS, _known((loop.loop, loop.executor_queue_items) for loop in loops)
+    yield catalogue.BLOCK_SAMPLES, (((loop.loop, place), count) for loop in loops for place, count in loop.block_samples.items())
+
+    requests = snapshot.requests
+    yield (
+        catalogue.REQUEST_WALL_SECONDS,
+        (((e.request, status), _exemplified(distribution(h), e.exemplars.get(status))) for e in requests for status, h in e.wall.items()),
+    )
+    yield catalogue.REQUEST_ACTIVE_SECONDS, (((entry.request,), distribution(entry.active)) for entry in requests)
+    yield catalogue.REQUEST_BACKGROUND_SECONDS, (((entry.request,), seconds(entry.background_ns)) for entry in requests)
+    yield catalogue.REQUEST_WAIT_SECONDS, ((entry.labels, seconds(entry.wait_ns)) for entry in snapshot.request_waits)
+    yield catalogue.REQUESTS_IN_PROGRESS, (((entry.request,), entry.in_progress) for entry in requests)
+    yield catalogue.REQUEST_OBJECTIVE_SECONDS, _known_seconds((entry.request, entry.objective_ns) for entry in requests)
+    yield catalogue.REQUEST_OBJECTIVE_VIOLATIONS, (((e.request,), e.violations) for e in requests if e.objective_ns is not None)
+
+    python = (platform.python_implementation(), platform.python_version())
+    yield catalogue.BUILD_INFO, [((facts.version, facts.implementation, *python), 1)]
+    yield catalogue.SCRAPE_DURATION, [((), seconds(facts.scrape_ns))]
+    yield catalogue.OVERFLOW, (((kind,), count) for kind, count in snapshot.overflow.items())
+    yield catalogue.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())
+    yield catalogue.REQUEST_SCOPE_ERRORS, (((kind,), count) for kind, count in snapshot.scope_errors.items())
+    yield catalogue.RECORDS, snapshot.records.items()
+    yield catalogue.UNTRACED_TASKS, [((), snapshot.untraced_tasks)]
+    yield catalogue.SAMPLE_RATIO, [((), snapshot.sample_ratio)]
+    yield catalogue.SKIPPED_PAGES, (((reason,), count) for reason, count in snapshot.skipped_pages.items())
+
+
+def _awaited(point: YieldPoint) -> bool:
+    """Whether anything waits there. Callbacks wait for nothing, but for the eager children that they start."""
+    return point.yield_point not in _NO_WAIT and (point.coroutine != CALLBACK or point.yield_point == EAGER_CHILD)
+
+
+def _loop_times(loops: Iterable[Loop]) -> Iterator[Row]:
+    for loop in loops:
+        yield (loop.loop, "active"), seconds(loop.active_ns)
+        if loop.idle_ns is not None:
+            yield (loop.loop, "idle"), seconds(loop.idle_ns)
+
+
+def _known(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
+    """Rows of the names that have the value."""
+    return (((name,), value) for name, value in values if value is not None)
+
+
+def _known_seconds(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
+    return (((name,), seconds(ns)) for name, ns in values if ns is not None)
+
+
+def plain(value: Value) -> tuple[float | Distribution, Exemplar | None]:
+    """The value alone, and the exemplar if it has one."""
+    return value if isinstance(value, Exemplified) else (value, None)
+
+
+def _exemplified(value: float | Distribution, exemplar: Exemplar | None) -> Value:
+    return value if exemplar is None else Exemplified(value, exemplar)
+
+
+def seconds(ns: int) -> float:
+    """Nanoseconds as seconds, rounded once: to the nearest float."""
+    return ns / SECOND_NS
+
+
+def distribution(histogram: Histogram) -> Distribution:
+    """A histogram of nanoseconds in seconds, its counts summed up from the shortest duration."""
+    return Distribution(_bounds_seconds(histogram.bounds_ns), tuple(accumulate(histogram.counts)), seconds(histogram.sum_ns))
+
+
+@lru_cache(maxsize=64)
+def _bounds_seconds(bounds_ns: tuple[int, ...]) -> tuple[float, ...]:
+    return tuple(map(seconds, bounds_ns))
+
+
+def encodable(label: str) -> str:
+    """A label value that UTF-8 can carry: lone surrogates, as in the name of a file that is not UTF-8, are spelled out."""
+    return label if label.isascii() else label.encode(errors="backslashreplace").decode()
+
+
+def bound_text(bound: float) -> str:
+    """A bucket's ``le``, written as ``prometheus_client`` does: ``1.0``, ``1e+06`` from a million on, ``+Inf``.
+
+    It must not depend on the format: Prometheus would see other series when it asks for another one.
+    """
+    if math.isinf(bound):
+        return "+Inf"
+    text = repr(bound)
+    whole, _, fraction = text.partition(".")
+    if "e" in text or len(whole) < 7:
+        return text
+    mantissa = f"{whole[0]}.{whole[1:]}{fraction}".rstrip("0").removesuffix(".")
+    return f"{mantissa}e+{len(whole) - 1:02}"

@@ -1,0 +1,149 @@
+"""The page that Prometheus reads, as text 0.0.4 or OpenMetrics 1.0, written in short slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from aiometrics.base.clock import SECOND_NS
+from aiometrics.base.yielding import Pause, give_way
+from aiometrics.exposition.collector import Application, FormatName, Registry
+from aiometrics.exposition.families import Distribution, Facts, Row, bound_text, encodable, families, plain, seconds
+from aiometrics.exposition.metrics import Metric
+from aiometrics.pages.snapshot import Exemplar, Snapshot
+
+#: Takes about 0.1 ms to write.
+_SLICE_CHARACTERS = 32_768
+#: Stands for a row's labels in a template; no number and no name of ours contains it.
+_LABELS = "\0"
+
+#: Label texts by label values, and those by label names.
+_Texts = dict[tuple[str, ...], str]
+_Cache = dict[tuple[str, ...], _Texts]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A text format: its name, how a family begins, how the page ends, and whether it knows exemplars."""
+
+    name: FormatName
+    header: Callable[[Metric], str]
+    end: bytes
+    exemplars: bool
+
+
+def _text_header(metric: Metric) -> str:
+    return f"# HELP {metric.name} {_escape(metric.help)}\n# TYPE {metric.name} {metric.kind}\n"
+
+
+def _openmetrics_header(metric: Metric) -> str:
+    unit = f"# UNIT {metric.family} {metric.unit}\n" if metric.unit else ""
+    return f"# HELP {metric.family} {_escape_quoted(metric.help)}\n# TYPE {metric.family} {metric.kind}\n{unit}"
+
+
+TEXT = Format("text", _text_header, b"", exemplars=False)
+OPENMETRICS = Format("openmetrics", _openmetrics_header, b"# EOF\n", exemplars=True)
+
+
+class Renderer:
+    """Writes pages: our families, then those of the application's ``registry``, if any.
+
+    Several threads may use one renderer at a time. What goes wrong in the application's collectors goes to ``on_error``, which must not
+    raise; the page has all that they did give. ``pause`` is called between two slices.
+    """
+
+    def __init__(
+        self,
+        registry: Registry | None = None,
+        *,
+        on_error: Callable[[Exception], None],
+        pause: Pause = give_way,
+    ) -> None:
+        self._application = None if registry is None else Application(registry, on_error=on_error)
+        self._pause = pause
+        self._cache: _Cache = {}
+
+    def slices(self, snapshot: Snapshot, facts: Facts, form: Format) -> Iterator[bytes]:
+        """The page in UTF-8, in slices of about 0.1 ms of work; a family of the application is one slice, however long it is."""
+        for part in self._parts(snapshot, facts, form):
+            yield part
+            self._pause()
+        yield form.end
+
+    def _parts(self, snapshot: Snapshot, facts: Facts, form: Format) -> Iterator[bytes]:
+        yield from _joined(self._ours(snapshot, facts, form))
+        if self._application is not None:
+            yield from self._application.families(form.name)
+
+    def _ours(self, snapshot: Snapshot, facts: Facts, form: Format) -> Iterator[str]:
+        used: _Cache = {}
+        for metric, rows in families(snapshot, facts):
+            yield form.header(metric)
+            yield from _lines(metric, rows, form, self._cache.get(metric.labels, {}), used.setdefault(metric.labels, {}))
+        # Only the labels of this page are kept for the next one. A page never changes the cache that others read: threads need no lock.
+        self._cache = used
+
+
+def _joined(texts: Iterable[str]) -> Iterator[bytes]:
+    """``texts`` in UTF-8, joined to slices of at least ``_SLICE_CHARACTERS``."""
+    parts: list[str] = []
+    size = 0
+    for text in texts:
+        parts.append(text)
+        size += len(text)
+        if size >= _SLICE_CHARACTERS:
+            yield "".join(parts).encode()
+            parts.clear()
+            size = 0
+    yield "".join(parts).encode()
+
+
+def _lines(metric: Metric, rows: Iterable[Row], form: Format, known: _Texts, used: _Texts) -> Iterator[str]:
+    single = _template(metric, ())
+    for values, shown in rows:
+        value, exemplar = plain(shown)
+        labels = used.get(values)
+        if labels is None:
+            labels = used[values] = known.get(values) or _label_text(metric.labels, values)
+        if isinstance(value, Distribution):
+            count = value.cumulative[-1]
+            lines = _template(metric, value.bounds_seconds) % (*value.cumulative, count, value.sum_seconds)
+        else:
+            lines = single % value
+        lines = lines.replace(_LABELS, labels)
+        yield lines if exemplar is None or not form.exemplars else _exemplified(lines, value, exemplar)
+
+
+def _exemplified(lines: str, value: float | Distribution, exemplar: Exemplar) -> str:
+    """The lines of one row with the exemplar at the end of the bucket that it is in, or of the only line."""
+    value_seconds = seconds(exemplar.value_ns)
+    marked = value.bucket(value_seconds) if isinstance(value, Distribution) else 0
+    whole, ns = divmod(exemplar.unix_ns, SECOND_NS)
+    each = lines.split("\n")
+    each[marked] += f" # {{{_label_text(*zip(*exemplar.labels, strict=True))}}} {value_seconds!r} {whole}.{ns:09}"
+    return "\n".join(each)
+
+
+@lru_cache(maxsize=256)
+def _template(metric: Metric, bounds_seconds: tuple[float, ...]) -> str:
+    """The lines of one row: a number to fill in for each, and ``_LABELS`` where the labels go."""
+    braces = f"{{{_LABELS}}}" if metric.labels else ""
+    if metric.kind != "histogram":
+        return f"{metric.name}{braces} %r\n"
+    comma = "," if metric.labels else ""
+    buckets = (f'{metric.name}_bucket{{{_LABELS}{comma}le="{bound_text(bound)}"}} %d\n' for bound in (*bounds_seconds, math.inf))
+    return f"{''.join(buckets)}{metric.name}_count{braces} %d\n{metric.name}_sum{braces} %r\n"
+
+
+def _label_text(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    return ",".join(f'{name}="{_escape_quoted(encodable(value))}"' for name, value in zip(names, values, strict=True))
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n")
+
+
+def _escape_quoted(text: str) -> str:
+    return _escape(text).replace('"', r"\"")

@@ -1,0 +1,70 @@
+"""The socket that the server listens on, bound where it is asked for, with errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any
+from weakref import WeakSet
+
+from aiometrics.base import fork as forks
+
+_BACKLOG = 128
+#: A port is free when no process listens there any more, forked children included.
+_listening: WeakSet[socket.socket] = WeakSet()
+
+
+def listen(addr: str, port: int) -> socket.socket:
+    """A socket that listens there and does not block, IPv4 if the name has such an address.
+
+    Raises ``OSError``, with the number that the system gave and a text that names the fix, if the address cannot be bound.
+    """
+    try:
+        found = socket.getaddrinfo(addr, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda candidate: candidate[0] != socket.AF_INET)
+        return _bound(family, address)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot serve metrics on port {port} of {addr!r}: {error.strerror}{_advice(error)}") from None
+
+
+def url(addr: str, port: int, *, encrypted: bool) -> str:
+    """The address as a browser on this machine takes it, without a path; a loopback one if every interface is bound."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(addr, addr)  # noqa: S104 - compared, not bound
+    return f"{'https' if encrypted else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _advice(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return ". Give another port, or port=0 for any free one; several workers need a port each, or a shared directory"
+    if error.errno == errno.EACCES:
+        return ". Ports below 1024 need a privilege: give one from 1024 on, or port=0 for any free one"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return ". Give an address of this machine: '0.0.0.0' for all it has, '127.0.0.1' to be reached from this machine only"
+    return ""
+
+
+def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
+    with forks.making:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        _listening.add(sock)
+    try:
+        if os.name == "posix":  # elsewhere it would let two servers share the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+        sock.settimeout(0)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _let_go() -> None:
+    """In a forked child: the parent listens on."""
+    for sock in list(_listening):
+        sock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

@@ -1,0 +1,211 @@
+"""The HTTP server: daemon threads that answer while the event loop is blocked, and that no client can hold for long."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from http import HTTPStatus
+
+from aiometrics.http.auth import Guard
+from aiometrics.http.connection import Connection
+from aiometrics.http.connections import Crowd, join
+from aiometrics.http.listener import listen, url
+from aiometrics.http.messages import Request, Response, encode, plain
+from aiometrics.http.negotiation import accepts_gzip
+
+__all__ = ["MetricsServer", "Request", "Response", "Route"]
+
+Route = Callable[[Request], Response]
+
+_PROBE = "http"
+_METHODS = ("GET", "HEAD")
+#: Pause after a failure to accept, which for want of file descriptors would otherwise repeat at once.
+_ACCEPT_PAUSE_SECONDS = 1.0
+#: How long ``close`` waits for the acceptor.
+_JOIN_SECONDS = 2.0
+#: Metrics compress twenty to one at level 1; level 6 takes three times as long for a tenth less.
+_GZIP_LEVEL = 1
+_GZIP_MIN_BYTES = 1024
+_GZIP_WBITS = 31
+_RECEIVE_BYTES = 16384
+
+# Not epoll or kqueue: a forked child would share their state.
+_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+class MetricsServer:
+    """Serves ``routes`` (path to function) over HTTP/1.1 on ``addr`` and ``port`` (0: any free one), a daemon thread per connection.
+
+    The port is bound here and answered from :meth:`start` on. A request must arrive within ``request_timeout`` seconds in all, however
+    its bytes are spread, and so must its answer be taken; between requests a connection may idle for ``idle_timeout`` seconds, which by
+    default is longer than the usual scrape intervals. Beyond ``max_connections`` the client that has kept us waiting longest has to go
+    for the next one. Where none does, because all are being answered, that one waits for a second, then gets 503 and no thread.
+
+    ``guard`` says whether TLS is spoken, and sees every request first: a response that it returns is the answer. What it or a route
+    raises goes to ``on_error`` with the probe's name ``"http"``, and the client gets 500.
+
+    Raises ``OSError``, with the number that the system gave, if the address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        addr: str,
+        port: int,
+        routes: Mapping[str, Route],
+        *,
+        on_error: Callable[[str, BaseException], object],
+        request_timeout: float = 10.0,
+        idle_timeout: float = 75.0,
+        max_connections: int = 16,
+        guard: Guard | None = None,
+    ) -> None:
+        self._listener = listen(addr, port)
+        self._waker, self._wakened = socket.socketpair()
+        self._address = self._listener.getsockname()
+        self._routes = routes
+        self._on_error = on_error
+        self._request_timeout = request_timeout
+        self._idle_timeout = idle_timeout
+        self._guard = guard
+        self._tls = guard.tls if guard and guard.encrypted else None
+        self._pid = os.getpid()
+        self._closing = threading.Event()
+        self._crowd = Crowd(max_connections)
+        self._packing = threading.Lock()
+        self._packed = b"", b""
+        self._acceptor = threading.Thread(target=self._accept_until_closed, name="aiometrics-http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that is bound."""
+        return int(self._address[1])
+
+    @property
+    def url(self) -> str:
+        """The address as a browser on this machine takes it, without a path; a loopback one if every interface is bound."""
+        return url(self._address[0], self.port, encrypted=self._tls is not None)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._acceptor.start()
+
+    def close(self) -> None:
+        """Free the port, cut every connection and wait for the threads; one that is stuck inside a route is left behind.
+
+        Idempotent. In a forked child, where the threads do not exist, it lets go of the inherited sockets; the parent serves on.
+        """
+        inherited = self._pid != os.getpid()
+        if not inherited:
+            self._stop_accepting()
+        for sock in (self._listener, self._waker, self._wakened):
+            sock.close()
+        if not inherited:
+            self._crowd.disperse()
+            return
+        self._crowd.forget()
+
+    def _stop_accepting(self) -> None:
+        self._closing.set()
+        self._crowd.admit_no_more()
+        with suppress(OSError):  # closed before
+            self._waker.send(b"\0")
+        join([self._acceptor], _JOIN_SECONDS)
+
+    def _accept_until_closed(self) -> None:
+        with _Selector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._wakened, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                try:
+                    selector.select()
+                    self._accept()
+                except Exception as error:  # noqa: BLE001 - whatever it is, it may neither end the server nor make it spin
+                    if not self._closing.is_set():
+                        self._report(error)
+                        self._closing.wait(_ACCEPT_PAUSE_SECONDS)
+
+    def _accept(self) -> None:
+        try:
+            sock, address = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # the client has gone again
+            return
+        if not self._crowd.find_room():
+            self._refuse(sock)
+            return
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # as above
+            sock.close()
+            return
+        self._admit(sock, address[0])
+
+    def _refuse(self, sock: socket.socket) -> None:
+        with sock, suppress(OSError):
+            sock.settimeout(0)
+            if not self._tls:
+                sock.send(encode(plain(HTTPStatus.SERVICE_UNAVAILABLE, (("Retry-After", "1"),)), keep_alive=False))
+            sock.recv(_RECEIVE_BYTES)  # unread bytes would turn the close into a reset, which could overtake the answer
+
+    def _admit(self, sock: socket.socket, client: str) -> None:
+        connection = Connection(
+            sock,
+            self._answer,
+            client=client,
+            on_turn=self._crowd.changed,
+            request_timeout=self._request_timeout,
+            idle_timeout=self._idle_timeout,
+            tls=self._tls,
+        )
+        self._crowd.admit(connection, self._serve)
+
+    def _serve(self, connection: Connection) -> None:
+        try:
+            connection.serve()
+        except Exception as error:  # noqa: BLE001 - the interpreter would print it to the application's output
+            self._report(error)
+        finally:
+            connection.close()
+
+    def _answer(self, request: Request, kept: Callable[[], bool]) -> bytes:
+        with_body = request.method != "HEAD"
+        try:
+            response = self._compressed(self._response(request), request)
+            return encode(response, keep_alive=kept(), with_body=with_body)
+        except Exception as error:  # noqa: BLE001 - the client learns that it failed, the caller why
+            self._report(error)
+            return encode(plain(HTTPStatus.INTERNAL_SERVER_ERROR), keep_alive=kept(), with_body=with_body)
+
+    def _response(self, request: Request) -> Response:
+        if self._guard and (refusal := self._guard.authorize(request)):
+            return refusal
+        route = self._routes.get(request.path)
+        if route is None:
+            return plain(HTTPStatus.NOT_FOUND)
+        if request.method not in _METHODS:
+            return plain(HTTPStatus.METHOD_NOT_ALLOWED, (("Allow", ", ".join(_METHODS)),))
+        return route(request)
+
+    def _compressed(self, response: Response, request: Request) -> Response:
+        if len(response.body) < _GZIP_MIN_BYTES:
+            return response
+        headers = (*response.headers, ("Vary", "Accept-Encoding"))
+        if not accepts_gzip(request.headers.get("accept-encoding")):
+            return replace(response, headers=headers)
+        return replace(response, body=self._pack(response.body), headers=(*headers, ("Content-Encoding", "gzip")))
+
+    def _pack(self, body: bytes) -> bytes:
+        """``body`` compressed, once for all who get the very same."""
+        with self._packing:
+            if self._packed[0] is not body:
+                self._packed = body, zlib.compress(body, _GZIP_LEVEL, wbits=_GZIP_WBITS)
+            return self._packed[1]
+
+    def _report(self, error: Exception) -> None:
+        with suppress(Exception):
+            self._on_error(_PROBE, error)

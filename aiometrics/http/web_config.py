@@ -1,0 +1,205 @@
+"""The web configuration file: TLS and users of the server, in the format that Prometheus's exporters share (exporter-toolkit)."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiometrics.http.basic_auth import Passwords
+from aiometrics.http.tls import Tls
+
+#: Which file it was, and when it was last written: equal as long as there is no reason to read it again. ``None`` if it is not there.
+Stamp = tuple[int, ...] | None
+
+_SECTIONS = ("tls_server_config", "basic_auth_users")
+_TLS_KEYS = ("cert_file", "key_file", "client_auth_type", "client_ca_file", "client_allowed_sans", "min_version", "max_version")
+_CLIENT_AUTH = {
+    "NoClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
+}
+_VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+#: Costs above 16 take a check from seconds to days.
+_BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}")
+_EXTRA = 'pip install "aiometrics-exporter[web]"'
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """What a file asks for; each is ``None`` where it does not."""
+
+    tls: Tls | None
+    passwords: Passwords | None
+
+
+def load(path: Path, stamps: dict[Path, Stamp]) -> WebConfig:
+    """Read a web configuration file and the certificates that it names, and enter each file into ``stamps`` before it is read.
+
+    Raises ``ValueError`` naming file, key and what to do about it, and ``ModuleNotFoundError`` if a package is missing to read it.
+    """
+    document = _Section(path, stamps, "", _parsed(path, stamps), _SECTIONS)
+    if not document.values:
+        raise document.error("asks for nothing: give it tls_server_config or basic_auth_users, or start without it")
+    tls, users = document.section("tls_server_config", _TLS_KEYS), document.section("basic_auth_users", None)
+    return WebConfig(_tls(tls) if tls else None, _passwords(users) if users else None)
+
+
+def path_of(name: str) -> Path:
+    """The file that the option names, wherever the process changes its directory to."""
+    return Path(os.path.abspath(name))  # noqa: PTH100 - resolve() would follow the links by which secrets are rotated
+
+
+def stamp(path: Path) -> Stamp:
+    """The present state of a file, without reading it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+class _Section:
+    """A mapping in the file, with the name that its errors go by. Raises ``ValueError`` for keys other than those ``allowed``, if given."""
+
+    def __init__(self, path: Path, stamps: dict[Path, Stamp], name: str, values: object, allowed: tuple[str, ...] | None) -> None:
+        self._path = path
+        self._stamps = stamps
+        self._name = name
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise self.error("must be a mapping of names, quoted if they look like numbers")
+        unknown = set() if allowed is None else values.keys() - set(allowed)
+        if unknown:
+            raise self.error(f"has {min(unknown)!r}, which is not supported here: remove it; supported are {', '.join(allowed or ())}")
+        self.values: Mapping[str, Any] = values
+
+    def section(self, name: str, allowed: tuple[str, ...] | None) -> _Section | None:
+        """One part of it, if it is there."""
+        return _Section(self._path, self._stamps, name, self.values[name], allowed) if name in self.values else None
+
+    def error(self, problem: str, key: str = "") -> ValueError:
+        """What to raise for this section, or for one of its keys."""
+        where = ".".join(name for name in (self._name, key) if name)
+        return _error(self._path, f"{where} {problem}" if where else problem)
+
+    def choice(self, key: str, choices: Mapping[str, Any], default: str) -> Any:
+        """What one of a few words stands for."""
+        word = self.values.get(key, default)
+        if not isinstance(word, str) or word not in choices:
+            raise self.error(f"must be one of {', '.join(choices)}, not {word!r}", key)
+        return choices[word]
+
+    def file(self, key: str) -> Path:
+        """A file that is there and can be read; a relative name starts where the configuration file is."""
+        name = self.values.get(key)
+        if not isinstance(name, str) or not name:
+            raise self.error(f"must name a file, not {name!r}", key)
+        path = self._path.parent / name
+        try:
+            _read(path, self._stamps)
+        except OSError as error:
+            raise self.error(f"{_unreadable(path, error)}; a relative path starts beside the configuration file", key) from None
+        return path
+
+
+def _error(path: Path, problem: str) -> ValueError:
+    return ValueError(f"web_config {str(path)!r}: {problem}")
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{str(path)!r} cannot be read ({error.strerror}): check the path and who may read it"
+
+
+def _read(path: Path, stamps: dict[Path, Stamp]) -> bytes:
+    stamps[path] = stamp(path)
+    return path.read_bytes()
+
+
+def _parsed(path: Path, stamps: dict[Path, Stamp]) -> object:
+    try:
+        import yaml  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"web_config needs PyYAML: {_EXTRA}", name="yaml") from None
+    try:
+        document = yaml.safe_load(_read(path, stamps))
+    except OSError as error:
+        raise ValueError(f"web_config {_unreadable(path, error)}") from None
+    except yaml.MarkedYAMLError as error:  # whose text would quote the lines around it, secrets included
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _error(path, f"line {line} is no YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise _error(path, "is no YAML: write it as UTF-8 text, 'key: value' line by line") from None
+    return {} if document is None else document
+
+
+def _tls(section: _Section) -> Tls:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION  # which a client may ask for as often as it likes
+    context.minimum_version = section.choice("min_version", _VERSIONS, "TLS12")
+    context.maximum_version = section.choice("max_version", _VERSIONS, "TLS13")
+    if context.minimum_version > context.maximum_version:
+        raise section.error("must not be above max_version", "min_version")
+    _load_certificate(context, section)
+    context.verify_mode = section.choice("client_auth_type", _CLIENT_AUTH, "NoClientCert")
+    _load_client_ca(context, section)
+    return Tls(context, _allowed_sans(context, section))
+
+
+def _load_certificate(context: ssl.SSLContext, section: _Section) -> None:
+    certificate, key = section.file("cert_file"), section.file("key_file")
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, _EncryptedKeyError) as error:
+        reason = getattr(error, "reason", "key is encrypted") or "not PEM"
+        raise section.error(
+            f"has cert_file {str(certificate)!r} and key_file {str(key)!r}, which are no pair ({reason}): "
+            "give a certificate chain and its private key, both PEM, the key not encrypted"
+        ) from None
+
+
+class _EncryptedKeyError(Exception):
+    pass
+
+
+def _no_password() -> str:
+    raise _EncryptedKeyError  # OpenSSL would ask at the terminal
+
+
+def _load_client_ca(context: ssl.SSLContext, section: _Section) -> None:
+    if context.verify_mode is ssl.CERT_NONE:
+        if "client_ca_file" in section.values:
+            raise section.error("must be RequireAndVerifyClientCert for client_ca_file to have any effect", "client_auth_type")
+        return
+    authority = section.file("client_ca_file")
+    try:
+        context.load_verify_locations(authority)
+    except ssl.SSLError as error:
+        raise section.error(f"{str(authority)!r} is no PEM file of certificates ({error.reason})", "client_ca_file") from None
+
+
+def _allowed_sans(context: ssl.SSLContext, section: _Section) -> frozenset[str]:
+    names = section.values.get("client_allowed_sans", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise section.error(f"must be a list of names, not {names!r}", "client_allowed_sans")
+    if names and context.verify_mode is not ssl.CERT_REQUIRED:
+        raise section.error("must be RequireAndVerifyClientCert for client_allowed_sans to have any effect", "client_auth_type")
+    return frozenset(names)
+
+
+def _passwords(section: _Section) -> Passwords:
+    """Raises ``ValueError`` naming a user whose hash is none; the value may be a password and is not repeated."""
+    for user, hashed in section.values.items():
+        if not isinstance(hashed, str) or not _BCRYPT.fullmatch(hashed):
+            raise section.error("must be a bcrypt hash of cost 4 to 16, as printed by: htpasswd -nBC 10 '' | tr -d ':\\n'", user)
+        if ":" in user:
+            raise section.error(f"has user {user!r}: HTTP allows no colon in a user's name")
+    if not section.values:
+        raise section.error("must name a user, or be left out if everybody may come in")
+    try:
+        return Passwords({user: hashed.encode() for user, hashed in section.values.items()})
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"basic_auth_users needs bcrypt: {_EXTRA}", name="bcrypt") from None

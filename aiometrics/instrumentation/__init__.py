@@ -1,0 +1,1 @@
+"""Which loops are traced, and what of them is measured from outside."""

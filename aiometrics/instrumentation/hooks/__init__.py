@@ -1,0 +1,1 @@
+"""Every place where asyncio or the interpreter is patched."""

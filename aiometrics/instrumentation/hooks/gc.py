@@ -1,0 +1,58 @@
+"""Garbage collections, charged to the loop in whose thread they run: while one lasts the loop stands still."""
+
+from __future__ import annotations
+
+import gc
+import os
+from asyncio import _get_running_loop
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiometrics.base.clock import Clock
+from aiometrics.base.internal_errors import Faults
+from aiometrics.instrumentation.loop_stats import Vitals
+
+PROBE = "gc"
+
+
+class GarbageCollectionSeam:
+    """A callback of the garbage collector. ``vitals_of(loop)`` is where to count, or ``None``; it takes no locks."""
+
+    def __init__(self, vitals_of: Callable[[Any], Vitals | None], clock: Clock, faults: Faults) -> None:
+        self._vitals_of = vitals_of
+        self._clock = clock
+        self._faults = faults
+        self._pid = os.getpid()
+        # One collection runs at a time, in one thread from its start to its stop.
+        self._since_ns: int | None = None
+        self._callback = self._on_collection
+
+    def install(self) -> None:
+        """Have the collector call."""
+        gc.callbacks.append(self._callback)
+
+    def remove(self) -> None:
+        """Have it not call any more."""
+        if self._callback in gc.callbacks:
+            gc.callbacks.remove(self._callback)
+
+    def _on_collection(self, phase: str, info: Mapping[str, Any]) -> None:
+        try:
+            if phase == "start":
+                self._since_ns = self._clock()
+            elif self._since_ns is not None:
+                self._charge(info["generation"], self._clock() - self._since_ns)
+                self._since_ns = None
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self.remove()
+            self._faults.report(PROBE, error)
+
+    def _charge(self, generation: int, ns: int) -> None:
+        if os.getpid() != self._pid:
+            # A forked child that has not heard of the fork yet: the page is the parent's.
+            return
+        loop = _get_running_loop()
+        vitals = None if loop is None else self._vitals_of(loop)
+        if vitals is not None:
+            vitals.collected(generation, ns)
+            vitals.seen_here()

@@ -1,0 +1,101 @@
+"""What is known of a loop beside what its recorder writes: its thread, its executor, and what befell it. It is in the page too."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from aiometrics.instrumentation import thread_times as threads
+from aiometrics.instrumentation.executors import executor_state
+from aiometrics.instrumentation.thread_times import Meter, ThreadId
+from aiometrics.pages.counter_table import Tally
+from aiometrics.pages.layout import MAX_PLACES, UNKNOWN, VITALS
+from aiometrics.pages.page import Page
+
+
+def _no_loop() -> Any:
+    return None
+
+
+class Vitals:
+    """One per page, and like its counters they go on when a later loop takes the page over.
+
+    What is counted is written by the thread in which it happens: the loop's, and the watchdog's for samples. What must be asked for is
+    written by :meth:`refresh`, which one thread at a time may call.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self._words = page.words
+        self._start = page.layout.vitals
+        self._samples = Tally(page, page.layout.samples, MAX_PLACES)
+        self._meters = {
+            "thread_cpu_ns": Meter(threads.cpu_ns, self._known("thread_cpu_ns")),
+            "thread_runqueue_ns": Meter(threads.runqueue_ns, self._known("thread_runqueue_ns")),
+        }
+        self._loop: Callable[[], Any] = _no_loop
+        self._seen_in: ThreadId | None = None
+
+    def begin(self, loop: Callable[[], Any]) -> None:
+        """A loop moves in; ``loop()`` is it, or ``None`` once it is gone."""
+        self._loop = loop
+        self.seen_here()
+        self._meter()
+
+    def end(self) -> None:
+        """The loop is gone."""
+        self._meter()
+        self._loop, self._seen_in = _no_loop, None
+
+    def seen_here(self) -> None:
+        """The calling thread runs the loop. It may be told by different ones, in turn: a loop can move while it does not run."""
+        if self._seen_in is None or self._seen_in.ident != threading.get_ident():
+            self._seen_in = threads.this_thread()
+
+    def collected(self, generation: int, ns: int) -> None:
+        """A garbage collection took so long in the loop's thread."""
+        self._words[self._start + VITALS[f"gc_pause_{generation}_ns"]] += ns
+
+    def unhandled(self) -> None:
+        """The loop's exception handler was called."""
+        self._words[self._start + VITALS["unhandled_exceptions"]] += 1
+
+    def sampled(self, blocked_at: str) -> None:
+        """Count a sample of the watchdog."""
+        self._samples.add(blocked_at)
+
+    @property
+    def block_samples(self) -> dict[str, int]:
+        """Samples of the watchdog, by place."""
+        return self._samples.counts()
+
+    @property
+    def ident(self) -> int | None:
+        """The thread that runs the loop, or last did; ``None`` if there is no loop."""
+        return None if self._seen_in is None else self._seen_in.ident
+
+    def refresh(self) -> None:
+        """Ask the kernel about the thread, and the loop about its queues."""
+        self._meter()
+        loop = self._loop()
+        if loop is None:
+            return
+        for name, attribute in (("ready_handles", "_ready"), ("scheduled_timers", "_scheduled")):
+            queue = getattr(loop, attribute, None)
+            self._set(name, None if queue is None else len(queue))
+        executor = executor_state(loop)
+        self._set("executor_threads", None if executor is None else executor.threads)
+        self._set("executor_queue_items", None if executor is None else executor.queued)
+
+    def _meter(self) -> None:
+        if self._seen_in is not None:
+            for name, meter in self._meters.items():
+                meter.look(self._seen_in.native)
+                self._set(name, meter.total_ns)
+
+    def _known(self, name: str) -> int | None:
+        value = self._words[self._start + VITALS[name]]
+        return None if value == UNKNOWN else value
+
+    def _set(self, name: str, value: int | None) -> None:
+        self._words[self._start + VITALS[name]] = UNKNOWN if value is None else value

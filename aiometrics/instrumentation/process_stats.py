@@ -1,0 +1,50 @@
+"""What a process has to tell that is of none of its loops: errors, untraced tasks, scopes outside, records. One of its pages takes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from aiometrics.base.internal_errors import Faults
+from aiometrics.exposition.metrics import SCOPE_ERRORS
+from aiometrics.instrumentation.slots import Slot
+from aiometrics.pages.layout import VITALS
+
+_OUTSIDE = SCOPE_ERRORS.index("outside_loop")
+
+
+class Account:
+    """Writes to the first page of the process. What there is no page for yet, it tells itself."""
+
+    def __init__(self, faults: Faults, outside_loop: Callable[[], int], records: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        self._faults = faults
+        self._outside_loop = outside_loop
+        self._records = records
+        self._records_written: Mapping[tuple[str, str], int] = {}
+        self._outside_written = outside_loop()
+        self._written: Counter[str] = Counter()
+        #: Unless it is in a page.
+        self.untraced_tasks = 0
+
+    def write(self, slots: Sequence[Slot], untraced_tasks: int) -> None:
+        """Bring the page up to date. One thread at a time may do so."""
+        if not slots:
+            self.untraced_tasks = untraced_tasks
+            return
+        self.untraced_tasks = 0
+        page = slots[0].page
+        page.words[page.layout.vitals + VITALS["untraced_tasks"]] = untraced_tasks
+        for probe, count in self.errors().items():
+            slots[0].errors.add(probe, count)
+            self._written[probe] += count
+        outside = self._outside_loop()
+        page.words[page.layout.scope_errors + _OUTSIDE] += outside - self._outside_written
+        self._outside_written = outside
+        records = self._records()
+        for key, count in records.items():
+            page.words[page.layout.vitals + VITALS["_".join(key)]] += count - self._records_written.get(key, 0)
+        self._records_written = records
+
+    def errors(self) -> dict[str, int]:
+        """Internal errors that are in no page, by probe."""
+        return dict(Counter(self._faults.counts()) - self._written)

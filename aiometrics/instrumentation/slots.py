@@ -1,0 +1,162 @@
+"""The pages of the process: one per live loop, taken over by a later loop when its own is gone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiometrics.base.internal_errors import Faults
+from aiometrics.base.yielding import Pause, no_pause
+from aiometrics.instrumentation.loop_stats import Vitals
+from aiometrics.pages.counter_table import Tally
+from aiometrics.pages.exemplar_table import Marks
+from aiometrics.pages.header import Terms
+from aiometrics.pages.layout import HEADER, MAX_PROBES
+from aiometrics.pages.merge import labelled
+from aiometrics.pages.multiprocess.directory import Held, Shelf
+from aiometrics.pages.page import Page
+from aiometrics.pages.reader import PageView, read
+from aiometrics.recorder.labels import Directory
+from aiometrics.recorder.places import Places
+from aiometrics.requests.objectives import Ledger
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One page, the names on it, the loop name that it is used under, and what its recorder does not write."""
+
+    page: Page
+    directory: Directory
+    ledger: Ledger
+    vitals: Vitals
+    errors: Tally
+    marks: Marks
+    name: str
+    free: bool = True
+    #: Where the page is on the shelf.
+    held: Held | None = None
+
+
+class Pages:
+    """At most ``max_loops`` pages, so that memory is bounded however many loops come and go; counters never fall.
+
+    With a ``shelf`` the pages are there, where other processes read them and, once this one is gone, go on with them.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        max_loops: int,
+        *,
+        places: Places,
+        objectives: Mapping[str, float],
+        faults: Faults,
+        shelf: Shelf | None = None,
+    ) -> None:
+        self._terms = terms
+        self._max_loops = max_loops
+        self._places = places
+        self._objectives = objectives
+        self._faults = faults
+        self._shelf = shelf
+        self._slots: list[Slot] = []
+        # Reentrant, because garbage collection in the middle may run a finalizer of the application's that makes a loop.
+        self._lock = threading.RLock()
+
+    def claim(self, thread_name: str) -> Slot | None:
+        """A page for a loop of that thread: one that a loop of the same name left, else a new one, else any that is free.
+
+        On a shelf loops have numbers for names, and any free page will do. Raises ``OSError`` if the shelf has none.
+        """
+        with self._lock:
+            slot = self._of_name(self._unique(thread_name)) if self._shelf is None else self._of_shelf(self._shelf)
+            if slot is None:
+                self._slots[0].page.words[HEADER["overflow_loop"]] += 1
+                return None
+            if slot.held is None:
+                slot.name = self._unique(thread_name)
+            slot.free = False
+            slot.page.open(thread_name if slot.held else slot.name)
+            return slot
+
+    def release(self, slot: Slot) -> None:
+        """The loop is gone."""
+        with self._lock:
+            slot.page.close()
+            slot.ledger.clear()
+            slot.vitals.end()
+            slot.free = True
+
+    def leave(self) -> None:
+        """All loops are gone, and what is on the shelf is left to others."""
+        with self._lock:
+            if self._shelf is None:
+                return
+            for slot in self._slots:
+                if slot.held is not None:
+                    slot.held.release()
+            self._slots = []
+
+    def forget(self) -> None:
+        """In a forked child: the pages are the parent's."""
+        self._lock = threading.RLock()
+        self._slots = []
+
+    def check(self) -> None:
+        """Say so if pages are not on the shelf any more."""
+        for slot in self.all():
+            if slot.held is not None and self._shelf is not None:
+                self._shelf.miss(slot.held)
+
+    def all(self) -> list[Slot]:
+        """Every page that a loop ever wrote to. Takes no lock: slots are only ever added."""
+        return list(self._slots)
+
+    def views(self, now_ns: int, unix_ns: int, pause: Pause = no_pause) -> tuple[list[PageView], Mapping[str, int]]:
+        """What all pages say, those of other processes on the shelf included, and how many of the latter were left out, by reason."""
+        own = {slot.name: labelled(_view(slot, now_ns, unix_ns, pause), slot.name) for slot in self.all()}
+        if self._shelf is None:
+            return list(own.values()), {}
+        shelved = self._shelf.read({int(name) for name in own}, self._terms, now_ns, unix_ns, pause)
+        found = {**{int(name): view for name, view in own.items()}, **shelved.pages}
+        return [found[number] for number in sorted(found)], shelved.skipped
+
+    def _unique(self, thread_name: str) -> str:
+        taken = {slot.name for slot in self._slots if not slot.free}
+        name, number = thread_name, 1
+        while name in taken:
+            number += 1
+            name = f"{thread_name}-{number}"
+        return name
+
+    def _of_name(self, name: str) -> Slot | None:
+        slot = next((slot for slot in self._slots if slot.free and slot.name == name), None)
+        if slot is None and len(self._slots) < self._max_loops:
+            slot = self._added(Page(*self._terms), name)
+        if slot is None:
+            slot = self._free()
+        return slot
+
+    def _of_shelf(self, shelf: Shelf) -> Slot | None:
+        slot = self._free()
+        if slot is None and len(self._slots) < self._max_loops:
+            held = shelf.take(self._terms)
+            slot = self._added(held.page, str(held.number))
+            slot.held = held
+        return slot
+
+    def _free(self) -> Slot | None:
+        return next((slot for slot in self._slots if slot.free), None)
+
+    def _added(self, page: Page, name: str) -> Slot:
+        directory = Directory(page, self._places, self._faults)
+        errors = Tally(page, self._terms.layout.errors, MAX_PROBES)
+        slot = Slot(page, directory, Ledger(page, directory, self._objectives), Vitals(page), errors, Marks(page), name)
+        self._slots.append(slot)
+        return slot
+
+
+def _view(slot: Slot, now_ns: int, unix_ns: int, pause: Pause) -> PageView:
+    slot.page.look(now_ns)
+    return read(slot.page.copy(), now_ns, unix_ns, pause=pause)

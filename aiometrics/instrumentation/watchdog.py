@@ -1,0 +1,198 @@
+"""Names the line that blocks a loop: a thread that looks at each loop's segment in progress and, past the threshold, at its stack."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from aiometrics.base.background import Background
+from aiometrics.base.clock import SECOND_NS, Clock, monotonic
+from aiometrics.base.internal_errors import Faults
+from aiometrics.instrumentation.slots import Slot
+from aiometrics.instrumentation.stack import UNKNOWN, Call, blocked_at, calls, frame_of, shortened
+from aiometrics.pages.layout import COROUTINE, LOOP
+from aiometrics.pages.page import Page
+from aiometrics.recorder.places import Places
+
+logger = logging.getLogger("aiometrics.blocked")
+
+PROBE = "watchdog"
+#: An incident that lasts as long is logged then, because its end may never come.
+LASTING_NS = 5 * SECOND_NS
+#: Lines that are logged within a minute, at most.
+LINES, MINUTE_NS = 20, 60 * SECOND_NS
+MIN_PAUSE_NS = 1_000_000
+_SINCE = LOOP["segment_since_ns"]
+
+
+def blocked_ns(since_ns: int, now_ns: int, threshold_ns: int) -> int:
+    """For how long the segment in progress since then has blocked the loop; 0 if there is none, or it is under the threshold."""
+    elapsed_ns = now_ns - since_ns
+    return elapsed_ns if since_ns and elapsed_ns >= threshold_ns else 0
+
+
+def pause_ns(since_ns: int, now_ns: int, threshold_ns: int, interval_ns: int) -> int:
+    """How long there is nothing to look for: until the segment in progress, or one that begins now, reaches the threshold.
+
+    A block is sampled every ``interval_ns``; with a threshold under it, so is everything.
+    """
+    elapsed_ns = max(0, now_ns - since_ns) if since_ns else 0
+    if elapsed_ns >= threshold_ns or threshold_ns <= interval_ns:
+        return interval_ns
+    return max(threshold_ns - elapsed_ns, MIN_PAUSE_NS)
+
+
+@dataclass(slots=True)
+class Incident:
+    """One segment that blocks, as far as it was seen."""
+
+    since_ns: int
+    coroutine: str
+    #: Blocking time of the loop before this segment: what it is more at the end is how long the segment was.
+    before_ns: int
+    seen_ns: int = 0
+    places: Counter[str] = field(default_factory=Counter)
+    stacks: dict[str, str] = field(default_factory=dict)
+    logged: bool = False
+
+    def lasted_ns(self, blocking_ns: int, now_ns: int) -> int:
+        """How long it was, from the loop's blocking time at the first look at which it is over."""
+        counted_ns = min(blocking_ns - self.before_ns, now_ns - self.since_ns)
+        return max(self.seen_ns, counted_ns)
+
+
+class Ration:
+    """Lets at most ``LINES`` of each minute through."""
+
+    def __init__(self) -> None:
+        self._minute_ns: int | None = None
+        self._taken = 0
+        self._withheld = 0
+
+    def take(self, now_ns: int) -> int | None:
+        """How many were withheld since the last that was let through, or ``None``: this one is withheld too."""
+        if self._minute_ns is None or now_ns - self._minute_ns >= MINUTE_NS:
+            self._minute_ns, self._taken = now_ns, 0
+        if self._taken >= LINES:
+            self._withheld += 1
+            return None
+        self._taken += 1
+        withheld, self._withheld = self._withheld, 0
+        return withheld
+
+
+class Watchdog(Background):
+    """Looks at the pages of ``slots()`` once it is started: whenever a segment can have reached the threshold.
+
+    From then on it looks every ``interval`` seconds. Each look at a loop that blocks counts one sample at the place where its thread
+    is, and each incident is one line to the logger ``aiometrics.blocked``: at its end, or after 5 seconds. An internal error counts as
+    one of the probe ``watchdog`` and ends it.
+    """
+
+    def __init__(
+        self,
+        slots: Callable[[], Iterable[Slot]],
+        places: Places,
+        faults: Faults,
+        *,
+        threshold_ns: int,
+        interval: float,
+        clock: Clock = monotonic,
+    ) -> None:
+        self._slots = slots
+        self._places = places
+        self._faults = faults
+        self._threshold_ns = threshold_ns
+        self._interval_ns = round(interval * SECOND_NS)
+        self._clock = clock
+        self._incidents: dict[Slot, Incident] = {}
+        self._ration = Ration()
+        super().__init__("aiometrics-watchdog")
+
+    def look(self) -> int:
+        """Look at every loop once, and tell after how many ns to do so again."""
+        return min(map(self._look_at, self._slots()), default=self._interval_ns)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(self.look() / SECOND_NS):
+                pass
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self._faults.report(PROBE, error)
+
+    def _look_at(self, slot: Slot) -> int:
+        since_ns, now_ns = _since_ns(slot.page), self._clock()
+        # Before anything else: the thread may go on as soon as we let it.
+        stack = self._stack(slot, since_ns) if blocked_ns(since_ns, now_ns, self._threshold_ns) else None
+        incident = self._incidents.get(slot)
+        if incident is not None and incident.since_ns != since_ns:
+            del self._incidents[slot]
+            self._end(slot, incident, now_ns)
+        if stack is not None:
+            self._sample(slot, since_ns, stack, now_ns)
+        return pause_ns(since_ns, now_ns, self._threshold_ns, self._interval_ns)
+
+    @staticmethod
+    def _stack(slot: Slot, since_ns: int) -> list[Call] | None:
+        """What the loop's thread is executing, or ``None`` if that may be the next segment's already."""
+        ident = slot.vitals.ident
+        frame = None if ident is None else frame_of(ident)
+        stack = [] if frame is None else calls(frame)
+        return stack if _since_ns(slot.page) == since_ns else None
+
+    def _sample(self, slot: Slot, since_ns: int, stack: list[Call], now_ns: int) -> None:
+        incident = self._incidents.get(slot)
+        if incident is None:
+            before_ns = _word(slot.page, "blocking_ns") - _word(slot.page, "segment_counted_ns")
+            incident = self._incidents[slot] = Incident(since_ns, _coroutine_name(slot.page), before_ns)
+        place = blocked_at(stack, self._places)
+        slot.vitals.sampled(place)
+        incident.places[place] += 1
+        incident.stacks[place] = shortened(stack) or UNKNOWN
+        incident.seen_ns = now_ns - since_ns
+        if incident.seen_ns >= LASTING_NS and not incident.logged:
+            self._log(slot, incident, now_ns, f"has been blocked for {_text(incident.seen_ns)} and still is,")
+
+    def _end(self, slot: Slot, incident: Incident, now_ns: int) -> None:
+        if not incident.logged:
+            lasted_ns = incident.lasted_ns(_word(slot.page, "blocking_ns"), now_ns)
+            self._log(slot, incident, now_ns, f"was blocked for {_text(lasted_ns)}")
+
+    def _log(self, slot: Slot, incident: Incident, now_ns: int, blocked: str) -> None:
+        incident.logged = True
+        withheld = self._ration.take(now_ns)
+        if withheld is None:
+            return
+        ((place, samples),) = incident.places.most_common(1)
+        more = f" ({withheld} earlier incidents were not logged)" if withheld else ""
+        logger.warning(
+            "loop %s %s by %s at %s (%d of %d samples): %s%s",
+            slot.name,
+            blocked,
+            incident.coroutine,
+            place,
+            samples,
+            incident.places.total(),
+            incident.stacks[place],
+            more,
+        )
+
+
+def _text(ns: int) -> str:
+    return f"{ns / SECOND_NS:.3f} s"
+
+
+def _word(page: Page, field: str) -> int:
+    return page.words[page.layout.loop + LOOP[field]]
+
+
+def _since_ns(page: Page) -> int:
+    """When the segment in progress began: the same before and after means that what was read between is of one segment."""
+    return page.words[page.layout.loop + _SINCE]
+
+
+def _coroutine_name(page: Page) -> str:
+    number = _word(page, "segment_coroutine")
+    return page.text(page.words[page.layout.coroutine(number) + COROUTINE["name"]])

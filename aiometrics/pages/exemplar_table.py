@@ -1,0 +1,80 @@
+"""Exemplars in a page: the last slow samples that lead to a request or a trace, each a note in a table of fixed size."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from aiometrics.pages.layout import MAX_MARKS, NOTE, NOTE_BYTES, NOTE_WORDS, WORD
+from aiometrics.pages.page import Page
+from aiometrics.pages.snapshot import Exemplar
+
+#: Of what an exemplar is: of a yield point, or of the wall times of a type of request with a status, which is added.
+SEGMENT, WALL = 0, 1
+_LENGTH = NOTE["length"]
+_NAMES = ("trace_id", "span_id", "request_id")
+_NONE = "-"
+#: What fits into a word.
+_NUMBER = re.compile("[0-9]{1,19}")
+
+#: What it is of, and the number of the record.
+Key = tuple[int, int]
+
+
+class Marks:
+    """The last exemplar of each record, of those that came last: an older one makes room. Used by the loop's thread only."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        start = page.layout.marks
+        self._free = list(range(start, start + MAX_MARKS * NOTE_WORDS, NOTE_WORDS))
+        #: Where each is, the oldest first.
+        self._notes: OrderedDict[Key, int] = OrderedDict()
+        for key, note in sorted(self._written(), key=lambda found: self._text(found[1]).split(" ")[3]):
+            self._notes[key] = note
+            self._free.remove(note)
+
+    def put(self, kind: int, number: int, exemplar: Exemplar) -> None:
+        """Keep the exemplar of that record; one that is too long for a note, as no id of ASCII is, is not kept, nor one of ``-`` alone."""
+        data = _encoded(kind, number, exemplar).encode("utf-8", "backslashreplace")
+        if len(data) > NOTE_BYTES or all(value == _NONE for _, value in exemplar.labels):
+            return
+        note = self._note((kind, number))
+        text = (note + len(NOTE)) * WORD
+        with self._page.writing:
+            self._page.memory[text : text + len(data)] = data
+            self._page.words[note + _LENGTH] = len(data)
+
+    def _note(self, key: Key) -> int:
+        note = self._notes.pop(key, None)
+        if note is None:
+            note = self._free.pop(0) if self._free else self._notes.popitem(last=False)[1]
+        self._notes[key] = note
+        return note
+
+    def _written(self) -> Iterator[tuple[Key, int]]:
+        for note in self._free:
+            if self._page.words[note + _LENGTH]:
+                yield decoded(self._text(note))[0], note
+
+    def _text(self, note: int) -> str:
+        text, length = (note + len(NOTE)) * WORD, self._page.words[note + _LENGTH]
+        return bytes(self._page.memory[text : text + length]).decode("utf-8", "replace")
+
+
+def _encoded(kind: int, number: int, exemplar: Exemplar) -> str:
+    labels = dict(exemplar.labels)
+    return " ".join((f"{kind} {number} {exemplar.value_ns} {exemplar.unix_ns:019}", *(labels.get(name, _NONE) for name in _NAMES)))
+
+
+def decoded(text: str) -> tuple[Key, Exemplar]:
+    """What the text of a note says. Raises ``ValueError`` if it is not one of an exemplar."""
+    parts = text.split(" ", 3 + len(_NAMES))
+    numbers, values = parts[:4], parts[4:]
+    if len(values) != len(_NAMES) or not all(map(_NUMBER.fullmatch, numbers)) or all(value == _NONE for value in values):
+        raise ValueError(f"a note of {len(text)} characters that is no exemplar")
+    kind, number, value_ns, unix_ns = map(int, numbers)
+    trace_id, span_id, request_id = zip(_NAMES, values, strict=True)
+    labels = tuple(label for label in (request_id, trace_id, span_id) if label[1] != _NONE)
+    return (kind, number), Exemplar(labels, value_ns, unix_ns)

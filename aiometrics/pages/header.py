@@ -1,0 +1,71 @@
+"""On what terms the numbers of a page were taken: its buckets, its room, its threshold; and whether bytes begin like a page at all."""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from aiometrics.pages.layout import HEADER, MAGIC, VERSION, WORD, Layout
+
+Buffer = bytes | bytearray
+
+_MAX_BOUNDS = 64
+_MAX_RECORDS = 1_000_000
+#: As many bytes as are enough for :func:`terms_of`.
+HEAD_BYTES = (len(HEADER) + 2 * _MAX_BOUNDS) * WORD
+
+
+class PageError(ValueError):
+    """The bytes are not a page that this version can read; the message says what is wrong with them."""
+
+
+class PageVersionError(PageError):
+    """They are a page of another version."""
+
+
+class Terms(NamedTuple):
+    """What two pages must have in common so that one can continue the other."""
+
+    layout: Layout
+    blocking_threshold_ns: int
+    #: How many tasks each traced task stands for.
+    weight: int
+
+
+def version_of(head: Buffer) -> int | None:
+    """The version of the page that begins with ``head``, or ``None`` if it does not begin like one."""
+    if len(head) < len(HEADER) * WORD:
+        return None
+    words = memoryview(head)[: len(HEADER) * WORD].cast("q")
+    return words[HEADER["version"]] if words[HEADER["magic"]] == MAGIC else None
+
+
+def terms_of(head: Buffer, size: int) -> Terms:
+    """The terms of a page of ``size`` bytes that begins with ``head``.
+
+    Raises :class:`PageError` if it cannot be one.
+    """
+    if size < len(HEADER) * WORD or size % WORD:
+        raise PageError(f"{size} bytes are not a stats page")
+    version = version_of(head)
+    if version is None:
+        raise PageError("not a stats page: the magic number is missing")
+    if version != VERSION:
+        raise PageVersionError(f"a page of version {version}; this reader knows version {VERSION}")
+    words = memoryview(head)[: len(head) // WORD * WORD].cast("q")
+    counts = [words[HEADER[name]] for name in ("segment_bounds", "wait_bounds")]
+    capacities = [words[HEADER[name]] for name in ("max_coroutines", "max_yield_points", "max_requests")]
+    if not all(1 <= count <= _MAX_BOUNDS for count in counts) or not all(1 <= count <= _MAX_RECORDS for count in capacities):
+        raise PageError(f"a page with {counts} bucket bounds and room for {capacities} records is out of range")
+    if words[HEADER["weight"]] < 1:
+        raise PageError(f"a page whose tasks count {words[HEADER['weight']]} times each")
+    ends = list(accumulate((len(HEADER), *counts)))
+    if ends[-1] > len(words):
+        raise PageError(f"{size} bytes are too few for the bucket bounds")
+    segment_ns, wait_ns = (tuple(words[start:end].tolist()) for start, end in pairwise(ends))
+    if not all(1 <= lower < upper for bounds in (segment_ns, wait_ns) for lower, upper in pairwise((*bounds, bounds[-1] + 1))):
+        raise PageError(f"bucket bounds must ascend from 1 ns on, not be {segment_ns} and {wait_ns}")
+    layout = Layout(segment_ns, wait_ns, *capacities)
+    if layout.size != size or words[HEADER["size"]] != size or words[HEADER["string_bytes"]] != layout.string_bytes:
+        raise PageError(f"a page of {size} bytes that should have {layout.size}")
+    return Terms(layout, words[HEADER["blocking_threshold_ns"]], words[HEADER["weight"]])

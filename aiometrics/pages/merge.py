@@ -1,0 +1,143 @@
+"""Adds up what several pages say: records of one name, wherever they were written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from types import MappingProxyType
+from typing import TypeVar
+
+from aiometrics.base.yielding import Pause, no_pause, paced
+from aiometrics.exposition.metrics import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
+from aiometrics.pages.reader import OVERFLOWS, PageView
+from aiometrics.pages.snapshot import Coroutine, Exemplar, RequestType, RequestWait, Snapshot, YieldPoint
+
+K = TypeVar("K")
+E = TypeVar("E")
+_NONE: Mapping[str, int] = MappingProxyType({})
+
+
+def labelled(view: PageView, loop: str) -> PageView:
+    """``view``, its loop called ``loop``."""
+    return replace(view, loop=replace(view.loop, loop=loop))
+
+
+def merged(
+    pages: Sequence[PageView],
+    *,
+    taken_ns: int,
+    sample_ratio: float,
+    errors: Mapping[str, int] = _NONE,
+    untraced_tasks: int = 0,
+    skipped_pages: Mapping[str, int] = _NONE,
+    pause: Pause = no_pause,
+) -> Snapshot:
+    """What all pages say, and errors and untraced tasks that are in none of them."""
+    return Snapshot(
+        taken_ns=taken_ns,
+        loops=tuple(page.loop for page in pages),
+        coroutines=merged_coroutines(pages, pause),
+        yield_points=merged_yield_points(pages, pause),
+        requests=merged_requests(pages, pause),
+        request_waits=merged_request_waits(pages),
+        scope_errors=merged_counts((dict.fromkeys(SCOPE_ERRORS, 0), *(page.scope_errors for page in pages))),
+        overflow=merged_overflow(pages),
+        errors=merged_counts((*(page.errors for page in pages), errors)),
+        records=merged_counts((dict.fromkeys(product(RECORD_KINDS, RECORD_OUTCOMES), 0), *(page.records for page in pages))),
+        untraced_tasks=sum(page.untraced_tasks for page in pages) + untraced_tasks,
+        sample_ratio=sample_ratio,
+        skipped_pages=skipped_pages,
+    )
+
+
+def merged_coroutines(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[Coroutine, ...]:
+    """The coroutines of all pages, those of one name added up."""
+    entries = (entry for view in views for entry in view.coroutines)
+    return _added_up(paced(entries, pause), lambda entry: entry.coroutine, _add_coroutines)
+
+
+def merged_yield_points(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[YieldPoint, ...]:
+    """The yield points of all pages, those with the same labels added up."""
+    entries = (entry for view in views for entry in view.yield_points)
+    return _added_up(paced(entries, pause), lambda entry: entry.labels, _add_yield_points)
+
+
+def merged_requests(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[RequestType, ...]:
+    """The types of requests on all pages, those of one name added up."""
+    entries = (entry for view in views for entry in view.requests)
+    return _added_up(paced(entries, pause), lambda entry: entry.request, _add_requests)
+
+
+def _added_up(entries: Iterable[E], labels: Callable[[E], object], add: Callable[[E, E], E]) -> tuple[E, ...]:
+    found: dict[object, E] = {}
+    for entry in entries:
+        key = labels(entry)
+        known = found.get(key)
+        found[key] = entry if known is None else add(known, entry)
+    return tuple(found.values())
+
+
+def merged_request_waits(views: Iterable[PageView]) -> tuple[RequestWait, ...]:
+    """What requests waited for, over all pages."""
+    found: dict[tuple[str, str], int] = {}
+    for view in views:
+        for entry in view.request_waits:
+            found[entry.labels] = found.get(entry.labels, 0) + entry.wait_ns
+    return tuple(RequestWait(*labels, wait_ns) for labels, wait_ns in found.items())
+
+
+def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
+    """Names and loops that found no room, by kind, over all pages."""
+    return merged_counts((dict.fromkeys(OVERFLOWS, 0), *(view.overflow for view in views)))
+
+
+def merged_counts(counts: Iterable[Mapping[K, int]]) -> dict[K, int]:
+    """Counts of one name added up."""
+    found: Counter[K] = Counter()
+    for more in counts:
+        found.update(more)
+    return dict(found)
+
+
+def _add_coroutines(one: Coroutine, two: Coroutine) -> Coroutine:
+    return Coroutine(
+        one.coroutine,
+        one.created + two.created,
+        one.live + two.live,
+        one.destroyed_pending + two.destroyed_pending,
+        {status: one.wall[status] + two.wall[status] for status in STATUSES},
+        {status: one.active[status] + two.active[status] for status in STATUSES},
+    )
+
+
+def _add_requests(one: RequestType, two: RequestType) -> RequestType:
+    return RequestType(
+        one.request,
+        {status: one.wall[status] + two.wall[status] for status in STATUSES},
+        one.active + two.active,
+        one.background_ns + two.background_ns,
+        one.in_progress + two.in_progress,
+        two.objective_ns if one.objective_ns is None else one.objective_ns,
+        one.violations + two.violations,
+        {status: found for status in STATUSES if (found := _newer(one.exemplars.get(status), two.exemplars.get(status))) is not None},
+    )
+
+
+def _newer(*found: Exemplar | None) -> Exemplar | None:
+    return max((exemplar for exemplar in found if exemplar is not None), key=lambda exemplar: exemplar.unix_ns, default=None)
+
+
+def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
+    oldest = [entry.oldest_suspension_ns for entry in (one, two) if entry.oldest_suspension_ns]
+    return replace(
+        one,
+        segments=one.segments + two.segments,
+        waits=one.waits + two.waits,
+        blocking_ns=one.blocking_ns + two.blocking_ns,
+        inflicted_wait_ns=one.inflicted_wait_ns + two.inflicted_wait_ns,
+        suspended=one.suspended + two.suspended,
+        oldest_suspension_ns=min(oldest, default=0),
+        exemplar=_newer(one.exemplar, two.exemplar),
+    )

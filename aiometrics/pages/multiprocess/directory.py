@@ -1,0 +1,242 @@
+"""The shared directory: a numbered file for the page of each loop, of all processes of a service."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from aiometrics.base.yielding import Pause, no_pause
+from aiometrics.pages.header import PageError, PageVersionError, Terms, terms_of, version_of
+from aiometrics.pages.merge import labelled
+from aiometrics.pages.multiprocess import page_copy as copies
+from aiometrics.pages.multiprocess import slot_file as slotfile
+from aiometrics.pages.multiprocess.page_copy import Copy
+from aiometrics.pages.multiprocess.private_directory import DirectoryError, SafeDirectory
+from aiometrics.pages.multiprocess.private_file import REASONS, Reason, Unusable
+from aiometrics.pages.multiprocess.slot_file import Locked
+from aiometrics.pages.page import Page
+from aiometrics.pages.reader import PageView, check_range, read
+
+logger = logging.getLogger("aiometrics")
+
+#: More loops than one machine runs; a bound for what is read.
+MAX_SLOTS = 1000
+_NAME = re.compile(r"(0|[1-9][0-9]{0,2})\.page")
+#: Longer than a reader takes to find out whether a slot is free, which it does by locking it.
+_READER_SECONDS = 0.002
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A slot that this process holds, and its page."""
+
+    number: int
+    page: Page
+    _locked: Locked
+
+    def release(self) -> None:
+        """Leave it to the next. The page must not be written any more."""
+        self._locked.release()
+
+    @property
+    def deleted(self) -> bool:
+        """Whether somebody has deleted the file, so that nobody else reads it any more."""
+        return self._locked.deleted
+
+
+class Shelved(NamedTuple):
+    """What slots say: pages by number, and how many files were left out for which reason."""
+
+    pages: Mapping[int, PageView]
+    skipped: Mapping[str, int]
+    #: Of all the pages, whose loops are called by their numbers; ``None`` if there is none.
+    terms: Terms | None
+
+
+class Shelf:
+    """The directory at ``path``. What it has to complain about it logs once.
+
+    Raises ``DirectoryError`` where directories cannot be shared.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._directory = SafeDirectory(path)
+        self.path = path
+        self._complaints: set[str] = set()
+
+    def prepare(self) -> None:
+        """Make the directory if need be, and warn if it is not in memory.
+
+        Raises ``DirectoryError`` if it cannot be made, belongs to somebody else, or others can write there.
+        """
+        self._directory.prepare()
+
+    def check(self) -> None:
+        """Raises ``DirectoryError`` if the directory is there and cannot be used."""
+        try:
+            with self._directory.opened():
+                pass
+        except DirectoryError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+    def take(self, terms: Terms) -> Held:
+        """A slot for a loop: one that a dead process left, so that its counters go on; else one that is of no use any more, or a new one.
+
+        Raises ``OSError`` if there is none to be had.
+        """
+        with self._directory.opened() as directory:
+            held = self._left(directory, terms)
+            if held is None:
+                time.sleep(_READER_SECONDS)
+                held = self._left(directory, terms) or self._new(directory, terms)
+            return held
+
+    def miss(self, held: Held) -> None:
+        """Complain if somebody deleted the file of a slot that this process holds."""
+        if held.deleted:
+            name = _name(held.number)
+            self._complain(
+                f"{name} deleted",
+                f"{Path(self.path) / name} was deleted while a loop of process {os.getpid()} writes to it: "
+                "whoever else has the port does not show that loop until the process is started again",
+            )
+
+    def read(self, own: Collection[int], terms: Terms | None, now_ns: int, unix_ns: int, pause: Pause = no_pause) -> Shelved:
+        """What all slots but our ``own`` say. Those of other terms are skipped; without ``terms``, the newest page sets them.
+
+        Never raises: what cannot be read is skipped, counted, and logged once. While there is no directory, there is nothing to read.
+        """
+        skipped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+        copied: dict[int, Copy] = {}
+        pages: dict[int, PageView] = {}
+        with self._skipping(skipped, ""), self._directory.opened() as directory:
+            numbers = [number for number in self._numbers(directory) if number not in own]
+            terms = _newest(directory, numbers) if terms is None else terms
+            for number in numbers:
+                with self._skipping(skipped, _name(number)):
+                    found = copies.copy(directory, _name(number), terms, now_ns)
+                    if found is not None:
+                        copied[number] = found
+        for number, (data, alive) in copied.items():
+            with self._skipping(skipped, _name(number)):
+                pages[number] = labelled(read(data, now_ns, unix_ns, alive=alive, pause=pause), str(number))
+        return Shelved(pages, skipped, terms)
+
+    @contextmanager
+    def _skipping(self, skipped: Counter[str], name: str) -> Iterator[None]:
+        try:
+            yield
+        except (Unusable, PageError, OSError) as error:
+            if isinstance(error, DirectoryError) and error.errno == errno.ENOENT:
+                return
+            reason = _reason(error)
+            skipped[reason] += 1
+            self._complain(f"{name} {reason}", f"{Path(self.path) / name} is left out ({reason}): {error}")
+
+    @staticmethod
+    def _numbers(directory: int) -> list[int]:
+        found = map(_NAME.fullmatch, os.listdir(directory))
+        return sorted(int(match[1]) for match in found if match)
+
+    def _left(self, directory: int, terms: Terms) -> Held | None:
+        """A slot that nobody holds: one that can be continued, else one that is of use to nobody, neither a process nor a reader."""
+        left: dict[int, object] = {}
+        used: set[object] = set()
+        for number in self._numbers(directory):
+            with suppress(Unusable, OSError):
+                locked = slotfile.lock(directory, _name(number))
+                if locked is None:
+                    used.add(_begins_as(*slotfile.head(directory, _name(number))))
+                    continue
+                with locked.released_on_error():
+                    what = _begins_as(*locked.head())
+                    if what == terms and _sound(locked.content(terms.layout.size)):
+                        return self._held(number, locked, terms)
+                locked.release()
+                left[number] = None if what == terms else what
+        return self._begun(directory, (number for number, what in left.items() if what is None or what not in used), terms)
+
+    def _new(self, directory: int, terms: Terms) -> Held:
+        known = set(self._numbers(directory))
+        held = self._begun(directory, (number for number in range(MAX_SLOTS) if number not in known), terms)
+        if held is None:
+            raise DirectoryError(f"all {MAX_SLOTS} slots of {self.path!r} are taken: give each service a directory of its own")
+        return held
+
+    def _begun(self, directory: int, numbers: Iterable[int], terms: Terms) -> Held | None:
+        """The first of these slots that can be had, empty."""
+        for number in numbers:
+            locked = slotfile.lock(directory, _name(number))
+            if locked is None:
+                continue
+            with locked.released_on_error():
+                try:
+                    locked.clear(terms.layout.size)
+                    return self._held(number, locked, terms)
+                except BaseException:
+                    locked.remove()
+                    raise
+        return None
+
+    @staticmethod
+    def _held(number: int, locked: Locked, terms: Terms) -> Held:
+        return Held(number, Page(*terms, memory=locked.memory(terms.layout.size)), locked)
+
+    def _complain(self, subject: str, message: str) -> None:
+        if subject not in self._complaints:
+            self._complaints.add(subject)
+            logger.warning("%s", message)
+
+
+def _name(number: int) -> str:
+    return f"{number}.page"
+
+
+def _begins_as(start: bytes, size: int) -> object:
+    """What pages must have in common that the same processes read: the terms, or of another version that. ``None`` if nobody reads it."""
+    try:
+        return terms_of(start, size)
+    except PageVersionError:
+        return version_of(start)
+    except PageError:
+        return None
+
+
+def _sound(content: bytes) -> bool:
+    """Whether one can go on with a page."""
+    try:
+        read(content, 0, 0)
+        check_range(content)
+    except PageError:
+        return False
+    return True
+
+
+def _newest(directory: int, numbers: Iterable[int]) -> Terms | None:
+    """The terms of the page that was opened last, a live one if there is any."""
+    heads: list[copies.Head] = []
+    for number in numbers:
+        with suppress(Unusable, PageError, OSError):
+            found = copies.head(directory, _name(number))
+            if found is not None:
+                heads.append(found)
+    newest = max(heads, key=lambda head: (head.alive, head.opened_unix_ns), default=None)
+    return None if newest is None else newest.terms
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, Unusable):
+        return error.reason
+    if isinstance(error, PageVersionError):
+        return "version"
+    return "damaged" if isinstance(error, PageError) else "unreadable"

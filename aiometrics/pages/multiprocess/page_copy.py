@@ -1,0 +1,165 @@
+"""Copies of the page in a file that another process may be writing to: taken without a mapping, which would kill us if it were cut off."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from aiometrics.pages.header import HEAD_BYTES, Buffer, PageError, Terms, terms_of
+from aiometrics.pages.layout import HEADER, LOOP, WORD, Layout
+from aiometrics.pages.multiprocess.private_file import MAX_BYTES, Unusable, open_own, try_lock, unlock
+
+#: How often a copy is taken while the writer is in the middle of an update, and how far apart: it may wait for a CPU, or be throttled.
+_COPIES, _COPY_PAUSE_SECONDS = 100, 2e-3
+
+
+class Copy(NamedTuple):
+    """The bytes of a page, and whether a process holds it."""
+
+    data: bytearray
+    alive: bool
+
+
+class Head(NamedTuple):
+    """What the beginning of a page tells, and whether a process holds it."""
+
+    alive: bool
+    opened_unix_ns: int
+    #: Whether a loop writes it; who takes a page over holds it for a while before its loop does.
+    live: bool
+    terms: Terms
+
+
+def head(directory: int, name: str) -> Head | None:
+    """Of the page as it is now; ``None`` while a process is making it. Raises as :func:`copy`."""
+    with _opened(directory, name, os.O_RDONLY) as file:
+        return file.head()
+
+
+def copy(directory: int, name: str, terms: Terms | None, now_ns: int) -> Copy | None:
+    """The page as it is now, after a look at ``now_ns``; ``None`` while a process is making it, and without ``terms``.
+
+    A look is left only where this process may write. Raises ``Unusable``, for other terms too, or
+    ``PageError``.
+    """
+    try:
+        with _opened(directory, name, os.O_RDWR) as file:
+            return file.copy(terms, now_ns, writable=True)
+    except PermissionError:
+        with _opened(directory, name, os.O_RDONLY) as file:
+            return file.copy(terms, now_ns, writable=False)
+
+
+@contextmanager
+def _opened(directory: int, name: str, flags: int) -> Iterator[_File]:
+    descriptor = open_own(directory, name, flags)
+    try:
+        yield _File(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _File:
+    """A file that another process may be writing to."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+        self._alive = not self._free()
+
+    def head(self) -> Head | None:
+        start = os.pread(self._descriptor, HEAD_BYTES, 0)
+        if self._alive and not any(start[:WORD]):
+            return None
+        if self._size > MAX_BYTES:
+            raise PageError(f"a page of {self._size} bytes; the largest has {MAX_BYTES}")
+        terms = terms_of(start, self._size)
+        words = _words(start, len(HEADER))
+        return Head(self._alive, words[HEADER["opened_unix_ns"]], bool(words[HEADER["live"]]), terms)
+
+    def copy(self, terms: Terms | None, now_ns: int, *, writable: bool) -> Copy | None:
+        head = self.head()
+        if head is None or terms is None:
+            return None
+        _check(head.terms, terms)
+        if head.alive and head.live and writable:
+            self._look(terms.layout, terms.blocking_threshold_ns, now_ns)
+        data = self._settled(terms.layout)
+        _check(terms_of(data, self._size), terms)  # somebody may have begun anew meanwhile
+        return Copy(data, self._alive)
+
+    def _free(self) -> bool:
+        """Whether nobody holds it. A process that would claim it at this very moment takes another, so the moment is short."""
+        free = try_lock(self._descriptor, exclusive=False)
+        if free:
+            unlock(self._descriptor)
+        return free
+
+    def _look(self, layout: Layout, threshold_ns: int, now_ns: int) -> None:
+        """What :meth:`Page.look` does, from outside."""
+        loop = self._loop(layout)
+        since_ns = loop[LOOP["segment_since_ns"]]
+        blocks = since_ns and now_ns - since_ns >= threshold_ns
+        for field in ("looked_ns", "seen_ns") if blocks else ("seen_ns",):
+            if now_ns > loop[LOOP[field]]:
+                self._write(layout.loop + LOOP[field], now_ns)
+
+    def _settled(self, layout: Layout) -> bytearray:
+        """A copy that adds up, or if the writer never rests, one in which no time is counted twice or not at all."""
+        data = bytearray()
+        for _ in range(_COPIES):
+            data, complete = self._taken(layout)
+            loop, later = _words(data[layout.loop * WORD :], len(LOOP)), self._loop(layout)
+            at_rest = loop[LOOP["started"]] == loop[LOOP["finished"]]
+            # A writer that died in the middle of an update will never be at rest.
+            if complete and loop == later and (at_rest or not self._alive):
+                return data
+            # Time in progress is made final only when a block ends: then the records that were read may be of before or after.
+            if complete and at_rest and loop[LOOP["blocking_ns"]] == later[LOOP["blocking_ns"]]:
+                return data
+            if not at_rest:
+                time.sleep(_COPY_PAUSE_SECONDS)
+        return data
+
+    def _taken(self, layout: Layout) -> tuple[bytearray, bool]:
+        """The records in use, the long ones in one system call; and whether no more came into use meanwhile."""
+        points, used = self._used(self._read(len(HEADER) * WORD, 0), layout)
+        data = bytearray(layout.size)
+        view = memoryview(data)
+        parts = (0, layout.yield_point(points)), (layout.scope_errors, layout.strings + used // WORD + 1)
+        for first, last in parts:
+            start, end = first * WORD, min(last * WORD, layout.size)
+            if os.preadv(self._descriptor, [view[start:end]], start) != end - start:
+                raise PageError("it was cut off while it was read")
+        return data, (points, used) == self._used(data, layout)
+
+    @staticmethod
+    def _used(header: Buffer, layout: Layout) -> tuple[int, int]:
+        """How many yield points, and bytes of strings; never more than there is room for."""
+        words = _words(header, len(HEADER))
+        points, used = words[HEADER["yield_points"]], words[HEADER["strings_used"]]
+        return min(max(points, 1), layout.max_yield_points + 1), min(max(used, 0), layout.string_bytes)
+
+    def _loop(self, layout: Layout) -> tuple[int, ...]:
+        return _words(self._read(len(LOOP) * WORD, layout.loop * WORD), len(LOOP))
+
+    def _read(self, size: int, start: int) -> bytes:
+        return os.pread(self._descriptor, size, start)
+
+    def _write(self, word: int, value: int) -> None:
+        os.pwrite(self._descriptor, struct.pack("q", value), word * WORD)
+
+
+def _words(data: Buffer, count: int) -> tuple[int, ...]:
+    if len(data) < count * WORD:
+        raise PageError("it was cut off while it was read")
+    return struct.unpack_from(f"{count}q", data)
+
+
+def _check(found: Terms, terms: Terms) -> None:
+    if found != terms:
+        raise Unusable("options", "it was written with other buckets, capacities, sample or blocking threshold")

@@ -1,0 +1,87 @@
+"""A directory that belongs to this user alone, in memory if possible."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from aiometrics.pages.multiprocess.mounts import filesystem_of, in_memory
+from aiometrics.pages.multiprocess.private_file import SUPPORTED
+
+logger = logging.getLogger("aiometrics")
+
+
+class DirectoryError(OSError):
+    """The directory cannot be used; the message says why, and what to do."""
+
+
+class SafeDirectory:
+    """The directory at ``path``. Raises :class:``DirectoryError`` where directories cannot be shared."""
+
+    def __init__(self, path: str) -> None:
+        if not SUPPORTED:
+            raise DirectoryError(f"the directory {path!r} cannot be shared: this system has no flock(). Leave the directory out")
+        self.path = path
+        self._warned = False
+
+    def prepare(self) -> None:
+        """Make it if need be, and warn once if it is not in memory.
+
+        Raises :class:``DirectoryError`` if it cannot be made, and what :meth:`opened` raises.
+        """
+        with suppress(FileExistsError):
+            self._make()
+        with self.opened():
+            pass
+        filesystem = filesystem_of(self.path)
+        if filesystem is None or in_memory(filesystem) or self._warned:
+            return
+        self._warned = True
+        logger.warning(
+            "the directory %r is on %s: a loop may stall while its page is written to the disk. "
+            "Use one in memory, such as /run/aiometrics or /dev/shm/aiometrics",
+            self.path,
+            filesystem,
+        )
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """A descriptor of it.
+
+        Raises :class:``DirectoryError`` if it is not there, which the number of the error tells, belongs to somebody else, or others can
+        write there.
+        """
+        try:
+            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DirectoryError(error.errno, f"cannot open the directory {self.path!r}: {error.strerror}") from None
+        try:
+            self._check(os.fstat(directory))
+            yield directory
+        finally:
+            os.close(directory)
+
+    def _make(self) -> None:
+        try:
+            Path(self.path).mkdir(mode=0o700)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            advice = f"Make it for user {os.geteuid()}, with mode 0700"
+            raise DirectoryError(error.errno, f"cannot make the directory {self.path!r}: {error.strerror}. {advice}") from None
+
+    def _check(self, found: os.stat_result) -> None:
+        if found.st_uid != os.geteuid():
+            raise DirectoryError(
+                f"the directory {self.path!r} belongs to user {found.st_uid}, and this process to user {os.geteuid()}: "
+                "run all processes of the service as one user, and give them a directory of that user"
+            )
+        if found.st_mode & 0o022:
+            raise DirectoryError(
+                f"others can write to the directory {self.path!r}, whose mode is {stat.filemode(found.st_mode)}: "
+                "use one that belongs to the service alone, and chmod it to 0700"
+            )

@@ -1,0 +1,94 @@
+"""A file of our own in a directory that others may have got at: opened without trust, and locked."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
+
+fcntl: Any
+try:
+    import fcntl
+except ModuleNotFoundError:
+    fcntl = None
+
+#: Whether this system has what it takes; Windows has not.
+SUPPORTED = fcntl is not None
+
+Reason = Literal["damaged", "foreign", "options", "unreadable", "version"]
+#: Why a file is left out.
+REASONS: tuple[Reason, ...] = ("damaged", "foreign", "options", "unreadable", "version")
+#: More than the largest page that options allow.
+MAX_BYTES = 1 << 29
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class Unusable(Exception):  # noqa: N818 - a finding about a file, told to who may skip it
+    """A file that is no page that can be read or continued; ``reason`` is the kind, the message says what is wrong."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+
+
+def open_own(directory: int, name: str, flags: int) -> int:
+    """The descriptor of a regular file that belongs to us and that nobody else may write.
+
+    Raises :class:``Unusable``, or ``PermissionError`` if it is ours and yet cannot be opened like that.
+    """
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        _check(found)
+    except FileNotFoundError:
+        if not flags & os.O_CREAT:
+            raise Unusable("unreadable", "it is gone") from None
+    try:
+        descriptor = os.open(name, flags | _FLAGS, 0o600, dir_fd=directory)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise Unusable("unreadable", error.strerror or str(error)) from None
+    with _closed_on_error(descriptor):
+        _check(os.fstat(descriptor))
+    return descriptor
+
+
+def _check(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Unusable("foreign", f"it is no regular file but {stat.filemode(found.st_mode)}")
+    if found.st_uid != os.geteuid():
+        raise Unusable("foreign", f"it belongs to user {found.st_uid}, and this process to user {os.geteuid()}")
+    if found.st_mode & 0o022:
+        raise Unusable("foreign", f"others can write it: its mode is {stat.filemode(found.st_mode)}, not -rw-------")
+
+
+def is_still(directory: int, name: str, descriptor: int) -> bool:
+    """Whether the name is that of the open file."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(descriptor))
+    return False
+
+
+@contextmanager
+def _closed_on_error(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def try_lock(descriptor: int, *, exclusive: bool) -> bool:
+    """Take the lock if nobody has it."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock(descriptor: int) -> None:
+    """Let go of the lock."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)

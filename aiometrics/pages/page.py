@@ -1,0 +1,339 @@
+"""A stats page: the fixed block of memory into which one loop's recorder writes and from which any number of readers copy."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from mmap import mmap
+
+from aiometrics.pages.layout import (
+    CALLBACKS,
+    COROUTINE,
+    HEADER,
+    LOOP,
+    LOOP_COUNTERS,
+    LOOP_NAME_BYTES,
+    MAGIC,
+    NAME_BYTES,
+    OWN_COROUTINES,
+    REQUEST,
+    REQUEST_WAIT,
+    UNKNOWN,
+    VERSION,
+    VITAL_GAUGES,
+    VITALS,
+    WORD,
+    YIELD_POINT,
+    Layout,
+    elapsed_ns,
+    pending_ns,
+)
+from aiometrics.pages.snapshot import CALLBACK, OTHER
+
+_STRING_SHIFT, _STRING_LENGTH = 32, 0xFFFF_FFFF
+_STARTED, _FINISHED = LOOP["started"], LOOP["finished"]
+#: How often, and how far apart, a copy is tried while the writer is at work.
+_COPIES, _COPY_PAUSE_SECONDS = 50, 100e-6
+
+
+Memory = bytearray | mmap
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")[:NAME_BYTES]
+
+
+def stored(text: str) -> str:
+    """``text`` as it is read back from a page."""
+    return _encoded(text).decode("utf-8", "replace")
+
+
+class _Writing:
+    """Counts an update of a page as started when it is entered, and as finished when it is left."""
+
+    __slots__ = ("_loop", "_words")
+
+    def __init__(self, words: memoryview[int], loop: int) -> None:
+        self._words = words
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        self._words[self._loop + _STARTED] += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._words[self._loop + _FINISHED] += 1
+
+
+class Page:
+    """A block of ``layout.size`` bytes: memory of its own, or ``memory``, which is zeroed or has a page of the same layout already.
+
+    Such a page is continued: its counters go on, and what was true only of the moment when it was left is forgotten.
+
+    ``words`` is the view that recorders write through. Records are only ever added: :meth:`add_coroutine`, :meth:`add_yield_point`,
+    :meth:`add_request` and :meth:`add_request_wait` return a record's number, or 0, which is ``(other)``, when the page is full.
+    """
+
+    def __init__(self, layout: Layout, blocking_threshold_ns: int, weight: int = 1, *, memory: Memory | None = None) -> None:
+        self.layout = layout
+        self.memory: Memory = bytearray(layout.size) if memory is None else memory
+        self.words = memoryview(self.memory)[: layout.strings * WORD].cast("q")
+        self._refs: dict[str, int] = {}
+        #: ``with page.writing:`` marks the page as not adding up meanwhile, see :meth:`copy`.
+        self.writing = _Writing(self.words, layout.loop)
+        if self.words[HEADER["magic"]] == MAGIC:
+            self._continue()
+        else:
+            self._begin(blocking_threshold_ns, weight)
+
+    def _begin(self, blocking_threshold_ns: int, weight: int) -> None:
+        layout = self.layout
+        header = {
+            "version": VERSION,
+            "size": layout.size,
+            "segment_bounds": len(layout.segment_bounds_ns),
+            "wait_bounds": len(layout.wait_bounds_ns),
+            "max_coroutines": layout.max_coroutines,
+            "max_yield_points": layout.max_yield_points,
+            "max_requests": layout.max_requests,
+            "string_bytes": layout.string_bytes,
+            "strings_used": LOOP_NAME_BYTES,
+            "weight": weight,
+            "blocking_threshold_ns": blocking_threshold_ns,
+        }
+        for name, value in header.items():
+            self.words[HEADER[name]] = value
+        for number, bound in enumerate((*layout.segment_bounds_ns, *layout.wait_bounds_ns)):
+            self.words[layout.bounds + number] = bound
+        self._store_own()
+        self._forget_vitals()
+        for name in ("thread_cpu_ns", "thread_runqueue_ns"):
+            self.words[layout.vitals + VITALS[name]] = UNKNOWN
+        self.words[HEADER["magic"]] = MAGIC
+
+    def _continue(self) -> None:
+        loop = self.layout.loop
+        # Whoever wrote it last may have died in the middle of an update.
+        self.words[loop + _FINISHED] = self.words[loop + _STARTED]
+        self.close()
+        for place in self._string_places():
+            self._refs[self.text(self.words[place])] = self.words[place]
+
+    def _string_places(self) -> Iterator[int]:
+        for number in range(self.words[HEADER["coroutines"]]):
+            yield self.layout.coroutine(number) + COROUTINE["name"]
+        for number in range(self.words[HEADER["yield_points"]]):
+            yield self.layout.yield_point(number) + YIELD_POINT["yield_point"]
+            yield self.layout.yield_point(number) + YIELD_POINT["awaits"]
+        for number in range(self.words[HEADER["requests"]]):
+            yield self.layout.request(number) + REQUEST["name"]
+        for number in range(self.words[HEADER["request_waits"]]):
+            yield self.layout.request_wait(number) + REQUEST_WAIT["awaits"]
+
+    def _store_own(self) -> None:
+        other = self._string(OTHER)
+        self.words[self.layout.coroutine(0) + COROUTINE["name"]] = other
+        self.words[self.layout.coroutine(CALLBACKS) + COROUTINE["name"]] = self._string(CALLBACK)
+        for field in ("yield_point", "awaits"):
+            self.words[self.layout.yield_point(0) + YIELD_POINT[field]] = other
+        self.words[self.layout.request(0) + REQUEST["name"]] = other
+        self.words[self.layout.request_wait(0) + REQUEST_WAIT["awaits"]] = other
+        self.words[HEADER["coroutines"]] = OWN_COROUTINES
+        for kind in ("yield_points", "requests", "request_waits"):
+            self.words[HEADER[kind]] = 1
+
+    def copy(self) -> bytes:
+        """All bytes at a moment when they add up, or as they are if that does not come soon. For any thread."""
+        for _ in range(_COPIES):
+            data = bytes(self.memory)
+            if self._adds_up(data):
+                return data
+            time.sleep(_COPY_PAUSE_SECONDS)
+        return bytes(self.memory)
+
+    def _adds_up(self, data: bytes) -> bool:
+        words = memoryview(data)[self.layout.loop * WORD :][: len(LOOP) * WORD].cast("q")
+        return words[_FINISHED] == words[_STARTED]
+
+    def open(self, loop_name: str) -> None:
+        """Start to write for a loop; counters of an earlier loop on this page go on."""
+        data = loop_name.encode("utf-8", "backslashreplace")[:LOOP_NAME_BYTES]
+        start = self.layout.strings * WORD
+        self.memory[start : start + len(data)] = data
+        self.words[HEADER["loop_name"]] = len(data)
+        self.words[HEADER["opened_unix_ns"]] = time.time_ns()
+        self.words[HEADER["pid"]] = os.getpid()
+        self.words[HEADER["live"]] = 1
+
+    def close(self) -> None:
+        """Stop: the loop is gone, and so is everything that was true of it only now. Counters stay."""
+        with self.writing:
+            self.settle()
+            self._settle_times()
+            self._forget_moment()
+
+    def _forget_moment(self) -> None:
+        words, layout = self.words, self.layout
+        words[HEADER["live"]] = 0
+        for field in LOOP.keys() - LOOP_COUNTERS:
+            words[layout.loop + LOOP[field]] = 0
+        self._forget_vitals()
+        for number in range(words[HEADER["coroutines"]]):
+            words[layout.coroutine(number) + COROUTINE["live"]] = 0
+        for number in range(words[HEADER["yield_points"]]):
+            words[layout.yield_point(number) + YIELD_POINT["suspended"]] = 0
+            words[layout.yield_point(number) + YIELD_POINT["oldest_ns"]] = 0
+        for number in range(words[HEADER["requests"]]):
+            words[layout.request(number) + REQUEST["in_progress"]] = 0
+
+    def coroutines(self) -> Iterator[tuple[int, str]]:
+        """Number and name of each coroutine record but our own."""
+        for number in range(OWN_COROUTINES, self.words[HEADER["coroutines"]]):
+            yield number, self.text(self.words[self.layout.coroutine(number) + COROUTINE["name"]])
+
+    def yield_points(self) -> Iterator[tuple[int, tuple[int, str, str]]]:
+        """Number, and coroutine and names, of each yield point record but our own."""
+        for number in range(1, self.words[HEADER["yield_points"]]):
+            record = self.layout.yield_point(number)
+            coroutine, *refs = (self.words[record + YIELD_POINT[field]] for field in ("coroutine", "yield_point", "awaits"))
+            yield_point, awaits = map(self.text, refs)
+            yield number, (coroutine, yield_point, awaits)
+
+    def requests(self) -> Iterator[tuple[int, str]]:
+        """Number and name of each request record but our own."""
+        for number in range(1, self.words[HEADER["requests"]]):
+            yield number, self.text(self.words[self.layout.request(number) + REQUEST["name"]])
+
+    def request_waits(self) -> Iterator[tuple[int, tuple[int, str]]]:
+        """Number, and request and what is awaited, of each record of a request's waits but our own."""
+        for number in range(1, self.words[HEADER["request_waits"]]):
+            record = self.layout.request_wait(number)
+            yield number, (self.words[record + REQUEST_WAIT["request"]], self.text(self.words[record + REQUEST_WAIT["awaits"]]))
+
+    def text(self, ref: int) -> str:
+        """The text that a word of this page refers to."""
+        start = self.layout.strings * WORD + (ref >> _STRING_SHIFT)
+        return self.memory[start : start + (ref & _STRING_LENGTH)].decode("utf-8", "replace")
+
+    def add_coroutine(self, name: str) -> int:
+        """The number of a new coroutine record."""
+        number = self.words[HEADER["coroutines"]]
+        if number >= self.layout.max_coroutines + OWN_COROUTINES:
+            self.words[HEADER["overflow_coroutine"]] += 1
+            return 0
+        ref = self._string(name)
+        if not ref:
+            return 0
+        self.words[self.layout.coroutine(number) + COROUTINE["name"]] = ref
+        self.words[HEADER["coroutines"]] = number + 1
+        return number
+
+    def add_yield_point(self, coroutine: int, yield_point: str, awaits: str) -> int:
+        """The number of a new yield point record."""
+        number = self.words[HEADER["yield_points"]]
+        if number > self.layout.max_yield_points:
+            self.words[HEADER["overflow_yield_point"]] += 1
+            return 0
+        refs = self._string(yield_point), self._string(awaits)
+        if not all(refs):
+            return 0
+        record = self.layout.yield_point(number)
+        self.words[record + YIELD_POINT["coroutine"]] = coroutine
+        self.words[record + YIELD_POINT["yield_point"]], self.words[record + YIELD_POINT["awaits"]] = refs
+        self.words[HEADER["yield_points"]] = number + 1
+        return number
+
+    def add_request(self, name: str) -> int:
+        """The number of a new request record."""
+        number = self.words[HEADER["requests"]]
+        if number > self.layout.max_requests:
+            self.words[HEADER["overflow_request"]] += 1
+            return 0
+        ref = self._string(name)
+        if not ref:
+            return 0
+        self.words[self.layout.request(number) + REQUEST["name"]] = ref
+        self.words[HEADER["requests"]] = number + 1
+        return number
+
+    def add_request_wait(self, request: int, awaits: str) -> int:
+        """The number of a new request wait record."""
+        number = self.words[HEADER["request_waits"]]
+        if number > self.layout.max_request_waits:
+            self.words[HEADER["overflow_request_wait"]] += 1
+            return 0
+        ref = self._string(awaits)
+        if not ref:
+            return 0
+        record = self.layout.request_wait(number)
+        self.words[record + REQUEST_WAIT["request"]] = request
+        self.words[record + REQUEST_WAIT["awaits"]] = ref
+        self.words[HEADER["request_waits"]] = number + 1
+        return number
+
+    def look(self, now_ns: int) -> None:
+        """Count what is in progress up to ``now_ns``; the segment as blocking, if it has reached the threshold."""
+        since = self.words[self.layout.loop + LOOP["segment_since_ns"]]
+        if since and now_ns - since >= self.words[HEADER["blocking_threshold_ns"]]:
+            self._advance("looked_ns", now_ns)
+        self.see(now_ns)
+
+    def see(self, now_ns: int) -> None:
+        """Count the turn or the wait in progress up to ``now_ns``, and leave the segment alone."""
+        self._advance("seen_ns", now_ns)
+
+    def _advance(self, field: str, now_ns: int) -> None:
+        """Another reader may have looked later, and shown what it saw."""
+        place = self.layout.loop + LOOP[field]
+        self.words[place] = max(self.words[place], now_ns)
+
+    def settle(self) -> None:
+        """Make final what looks counted of the segment in progress. For the writer, who knows that it is still in progress."""
+        words, loop = self.words, self.layout.loop
+        since, counted, looked = (words[loop + LOOP[field]] for field in ("segment_since_ns", "segment_counted_ns", "looked_ns"))
+        pending = pending_ns(since, counted, looked, words[HEADER["blocking_threshold_ns"]])
+        if not pending:
+            return
+        words[loop + LOOP["segment_counted_ns"]] += pending
+        words[self.layout.coroutine(words[loop + LOOP["segment_coroutine"]]) + COROUTINE["running_ns"]] += pending
+        words[loop + LOOP["blocking_ns"]] += pending
+        if not words[loop + LOOP["timed"]]:
+            # The segment brings it when it ends, and takes this back.
+            words[loop + LOOP["active_ns"]] += pending * words[HEADER["weight"]]
+
+    def _settle_times(self) -> None:
+        """Make final what readers counted of the turn or the wait in progress: the loop is gone, and will not end it."""
+        words, loop = self.words, self.layout.loop
+        segments_ns = sum(words[self.layout.segments(number)] for number in range(words[HEADER["yield_points"]]))
+        if words[loop + LOOP["timed"]]:
+            words[loop + LOOP["active_ns"]] += self._seen_ns("turn_since_ns")
+            words[loop + LOOP["idle_ns"]] += self._seen_ns("poll_since_ns")
+        else:
+            owned_ns = segments_ns - words[loop + LOOP["segments_before_ns"]]
+            words[loop + LOOP["active_ns"]] += owned_ns * words[HEADER["weight"]]
+        words[loop + LOOP["segments_before_ns"]] = segments_ns
+
+    def _seen_ns(self, field: str) -> int:
+        since_ns, seen_ns = (self.words[self.layout.loop + LOOP[name]] for name in (field, "seen_ns"))
+        return elapsed_ns(since_ns, seen_ns)
+
+    def _forget_vitals(self) -> None:
+        self.words[self.layout.vitals + VITALS["untraced_tasks"]] = 0
+        for name in VITAL_GAUGES:
+            self.words[self.layout.vitals + VITALS[name]] = UNKNOWN
+
+    def _string(self, text: str) -> int:
+        """The reference of ``text`` in the string area, 0 if it found no room."""
+        ref = self._refs.get(text)
+        if ref is not None:
+            return ref
+        data = _encoded(text)
+        used = self.words[HEADER["strings_used"]]
+        if used + len(data) > self.layout.string_bytes:
+            self.words[HEADER["overflow_string"]] += 1
+            return 0
+        start = self.layout.strings * WORD + used
+        self.memory[start : start + len(data)] = data
+        self.words[HEADER["strings_used"]] = used + len(data)
+        self._refs[text] = ref = used << _STRING_SHIFT | len(data)
+        return ref

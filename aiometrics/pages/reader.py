@@ -1,0 +1,332 @@
+"""Reads copies of stats pages. Trusts nothing: a page may have been written by anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from aiometrics.base.yielding import Pause, no_pause, paced
+from aiometrics.exposition.metrics import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
+from aiometrics.pages.exemplar_table import SEGMENT, WALL, Key, decoded
+from aiometrics.pages.header import Buffer, PageError, terms_of
+from aiometrics.pages.layout import (
+    COROUTINE,
+    GENERATIONS,
+    HEADER,
+    LOOP,
+    MAX_MARKS,
+    MAX_PLACES,
+    MAX_PROBES,
+    NAME_BYTES,
+    NOTE,
+    NOTE_BYTES,
+    NOTE_WORDS,
+    OWN_COROUTINES,
+    REQUEST,
+    REQUEST_WAIT,
+    UNKNOWN,
+    VITAL_GAUGES,
+    VITALS,
+    WORD,
+    YIELD_POINT,
+    elapsed_ns,
+    pending_ns,
+)
+from aiometrics.pages.snapshot import (
+    CALLBACK,
+    OTHER,
+    RUNNING,
+    Coroutine,
+    Exemplar,
+    Histogram,
+    Loop,
+    RequestType,
+    RequestWait,
+    Running,
+    YieldPoint,
+    total,
+)
+
+OVERFLOWS = ("coroutine", "yield_point", "request", "request_wait", "string", "loop")
+#: A hundred years in ns.
+_MOST = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class PageView:
+    """What one page says."""
+
+    loop: Loop
+    coroutines: tuple[Coroutine, ...]
+    yield_points: tuple[YieldPoint, ...]
+    #: What its process noted there: names and loops that found no room by kind, internal errors by probe, tasks that nobody traces,
+    #: records of single requests by kind and outcome.
+    overflow: Mapping[str, int]
+    errors: Mapping[str, int]
+    untraced_tasks: int
+    records: Mapping[tuple[str, str], int]
+    requests: tuple[RequestType, ...]
+    request_waits: tuple[RequestWait, ...]
+    scope_errors: Mapping[str, int]
+
+
+def read(data: Buffer, now_ns: int, unix_ns: int, *, alive: bool = True, pause: Pause = no_pause) -> PageView:
+    """Decode a copy of a page, taken when the clock showed ``now_ns`` and the time of day was ``unix_ns``.
+
+    Of a page whose writer is no longer ``alive``, what was true only of the moment is left out. ``pause`` is called now and then.
+
+    Raises :class:`PageError` if it is not a page, or one whose offsets point outside of it.
+    """
+    return _Decoder(data, unix_ns - now_ns, now_ns, alive=alive).view(pause)
+
+
+def check_range(data: Buffer) -> None:
+    """Raises :class:`PageError` if a page that :func:`read` takes has a number so large that who goes on counting might overflow."""
+    layout = terms_of(data, len(data)).layout
+    words = memoryview(data)[: layout.strings * WORD].cast("q")
+    # In between are tables of notes, which have text among their words.
+    numbers = words[: layout.samples], words[layout.samples : layout.coroutines : NOTE_WORDS], words[layout.coroutines :]
+    for number in (found for some in numbers for found in (min(some), max(some))):
+        if abs(number) > _MOST:
+            raise PageError(f"a page never has more than {_MOST} of anything, and not {number}")
+
+
+class _Decoder:
+    def __init__(self, data: Buffer, unix_offset_ns: int, now_ns: int, *, alive: bool) -> None:
+        self._data = data
+        self._alive = alive
+        self._unix_offset_ns = unix_offset_ns
+        self._now_ns = now_ns
+        self._layout = terms_of(data, len(data)).layout
+        self._words = memoryview(data)[: self._layout.strings * WORD].cast("q")
+        self._used = {
+            "coroutines": self._count("coroutines", self._layout.max_coroutines + OWN_COROUTINES),
+            "yield_points": self._count("yield_points", self._layout.max_yield_points + 1),
+            "requests": self._count("requests", self._layout.max_requests + 1),
+            "request_waits": self._count("request_waits", self._layout.max_request_waits + 1),
+        }
+        self._strings_used = self._header("strings_used")
+        self._weight = self._header("weight")
+        if not 0 <= self._strings_used <= self._layout.string_bytes:
+            raise PageError(f"the string area of {self._layout.string_bytes} bytes cannot have {self._strings_used} in use")
+        self._exemplars = dict(self._marks())
+
+    def view(self, pause: Pause) -> PageView:
+        names = tuple(self._text(self._coroutine(number, "name")) for number in range(self._used["coroutines"]))
+        points = tuple(self._yield_point(number, names) for number in paced(range(self._used["yield_points"]), pause))
+        requests = tuple(self._text(self._request(number, "name")) for number in range(self._used["requests"]))
+        return PageView(
+            self._loop_record(names),
+            tuple(
+                self._coroutine_record(number, name)
+                for number, name in paced(enumerate(names), pause)
+                if self._coroutine(number, "created")
+            ),
+            (*(point for point in points if _met(point)), *self._running_points(names)),
+            {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
+            self._notes(self._layout.errors, MAX_PROBES),
+            self._vital("untraced_tasks") if self._alive else 0,
+            {(kind, outcome): self._vital(f"{kind}_{outcome}") for kind in RECORD_KINDS for outcome in RECORD_OUTCOMES},
+            tuple(entry for number, name in paced(enumerate(requests), pause) if _used(entry := self._request_type(number, name))),
+            self._request_waits(requests),
+            {kind: self._words[self._layout.scope_errors + number] for number, kind in enumerate(SCOPE_ERRORS)},
+        )
+
+    def _header(self, name: str) -> int:
+        return self._words[HEADER[name]]
+
+    def _loop(self, name: str) -> int:
+        return self._words[self._layout.loop + LOOP[name]]
+
+    def _vital(self, name: str) -> int:
+        return self._words[self._layout.vitals + VITALS[name]]
+
+    def _if_known(self, name: str) -> int | None:
+        value = self._vital(name)
+        return None if value == UNKNOWN or (name in VITAL_GAUGES and not self._alive) else value
+
+    def _texts(self, start: int, capacity: int) -> Iterator[tuple[int, str]]:
+        """The notes of a table that are used, each with its text."""
+        for note in range(start, start + capacity * NOTE_WORDS, NOTE_WORDS):
+            length, text = self._words[note + NOTE["length"]], (note + len(NOTE)) * WORD
+            if not 0 <= length <= NOTE_BYTES:
+                raise PageError(f"a note of at most {NOTE_BYTES} bytes cannot have {length}")
+            if length:
+                yield note, self._data[text : text + length].decode("utf-8", "replace")
+
+    def _notes(self, start: int, capacity: int) -> dict[str, int]:
+        """A table of counts: each name with its own."""
+        found: dict[str, int] = {}
+        for note, name in self._texts(start, capacity):
+            found[name] = found.get(name, 0) + self._words[note + NOTE["count"]]
+        return found
+
+    def _marks(self) -> Iterator[tuple[Key, Exemplar]]:
+        for _, text in self._texts(self._layout.marks, MAX_MARKS):
+            try:
+                yield decoded(text)
+            except ValueError as error:
+                raise PageError(str(error)) from None
+
+    def _coroutine(self, number: int, name: str) -> int:
+        return self._words[self._layout.coroutine(number) + COROUTINE[name]]
+
+    def _request(self, number: int, name: str) -> int:
+        return self._words[self._layout.request(number) + REQUEST[name]]
+
+    def _count(self, name: str, capacity: int) -> int:
+        count = self._header(name)
+        if not (OWN_COROUTINES if name == "coroutines" else 1) <= count <= capacity:
+            raise PageError(f"a page with room for {capacity} {name} cannot have {count}")
+        return count
+
+    def _text(self, ref: int) -> str:
+        start, length = ref >> 32, ref & 0xFFFF_FFFF
+        if ref < 0 or start + length > self._strings_used:
+            raise PageError(f"string reference {ref:#x} points outside the {self._strings_used} bytes in use")
+        if length > NAME_BYTES:
+            raise PageError(f"a name of at most {NAME_BYTES} bytes cannot have {length}")
+        base = self._layout.strings * WORD + start
+        return self._data[base : base + length].decode("utf-8", "replace")
+
+    def _histogram(self, start: int, bounds_ns: tuple[int, ...], weight: int) -> Histogram:
+        words = self._words[start : start + len(bounds_ns) + 2].tolist()
+        if weight != 1:
+            words = [word * weight for word in words]
+        return Histogram(bounds_ns, tuple(words[1:]), words[0])
+
+    def _pending_ns(self) -> int:
+        since, counted, looked = (self._loop(field) for field in ("segment_since_ns", "segment_counted_ns", "looked_ns"))
+        return pending_ns(since, counted, looked, self._header("blocking_threshold_ns"))
+
+    def _loop_record(self, names: tuple[str, ...]) -> Loop:
+        layout, bounds_ns = self._layout, self._layout.segment_bounds_ns
+        since = self._loop("segment_since_ns")
+        timed = bool(self._loop("timed"))
+        # A loop that is gone is not timed, but its idle time stays.
+        ever_timed = timed or self._loop("idle_ns")
+        return Loop(
+            self._text(self._header("loop_name")),
+            self._histogram(layout.start_delay, bounds_ns, self._weight),
+            self._loop("blocking_ns") + self._pending_ns(),
+            self._heartbeat_ns(),
+            Running(self._running_name(names), self._now_ns - since) if since and self._alive else None,
+            self._histogram(layout.iterations, bounds_ns, 1),
+            self._loop("active_ns") + (self._elapsed_ns("turn_since_ns") if timed else self._owned_ns()),
+            self._loop("idle_ns") + self._elapsed_ns("poll_since_ns") if ever_timed else None,
+            self._loop("events") if ever_timed else None,
+            self._loop("events_waiting") if ever_timed else None,
+            self._if_known("ready_handles"),
+            self._if_known("scheduled_timers"),
+            self._if_known("thread_cpu_ns"),
+            self._if_known("thread_runqueue_ns"),
+            tuple(self._vital(f"gc_pause_{generation}_ns") for generation in range(GENERATIONS)),
+            self._vital("unhandled_exceptions"),
+            self._if_known("executor_threads"),
+            self._if_known("executor_queue_items"),
+            self._notes(layout.samples, MAX_PLACES),
+            self._header("pid") if self._alive and self._header("live") else 0,
+        )
+
+    def _elapsed_ns(self, field: str) -> int:
+        return elapsed_ns(self._loop(field), self._loop("seen_ns"))
+
+    def _owned_ns(self) -> int:
+        """What the loop did for tasks, as an estimate where not all of them are traced: all that is known of a loop without a selector."""
+        segments_ns = sum(self._words[self._layout.segments(number)] for number in range(self._used["yield_points"]))
+        return (segments_ns - self._loop("segments_before_ns") + self._pending_ns()) * self._weight
+
+    def _heartbeat_ns(self) -> int:
+        """When the loop last showed life: now if it is idle; else when its turn, or where turns are not timed its segment, began."""
+        turn, poll = self._loop("turn_since_ns"), self._loop("poll_since_ns")
+        if not self._alive or not self._header("live") or (self._loop("timed") and not turn and not poll):
+            return 0
+        busy_since = turn if self._loop("timed") else self._loop("segment_since_ns")
+        return (busy_since or self._now_ns) + self._unix_offset_ns
+
+    def _running_name(self, names: tuple[str, ...]) -> str:
+        number = self._loop("segment_coroutine")
+        if not 0 <= number < len(names):
+            raise PageError(f"the segment in progress is of coroutine {number}, but there are {len(names)}")
+        return names[number]
+
+    def _coroutine_record(self, number: int, name: str) -> Coroutine:
+        layout, bounds_ns = self._layout, self._layout.wait_bounds_ns
+        return Coroutine(
+            name,
+            self._coroutine(number, "created") * self._weight,
+            self._coroutine(number, "live") * self._weight if self._alive else 0,
+            self._coroutine(number, "destroyed_pending") * self._weight,
+            {status: self._histogram(layout.wall(number, code), bounds_ns, self._weight) for code, status in enumerate(STATUSES)},
+            {status: self._histogram(layout.active(number, code), bounds_ns, self._weight) for code, status in enumerate(STATUSES)},
+        )
+
+    def _yield_point(self, number: int, names: tuple[str, ...]) -> YieldPoint:
+        layout, start = self._layout, self._layout.yield_point(number)
+        coroutine, yield_point, awaits, blocking, inflicted, suspended, oldest = self._words[start : start + len(YIELD_POINT)].tolist()
+        if not 0 <= coroutine < len(names):
+            raise PageError(f"yield point {number} belongs to coroutine {coroutine}, but there are {len(names)}")
+        weight = self._weight_of(names[coroutine])
+        return YieldPoint(
+            names[coroutine],
+            self._text(yield_point),
+            self._text(awaits),
+            self._histogram(layout.segments(number), layout.segment_bounds_ns, weight),
+            self._histogram(layout.waits(number), layout.wait_bounds_ns, weight),
+            blocking * weight,
+            inflicted * weight,
+            suspended * weight if self._alive else 0,
+            oldest + self._unix_offset_ns if oldest and self._alive else 0,
+            self._exemplars.get((SEGMENT, number)),
+        )
+
+    def _request_type(self, number: int, name: str) -> RequestType:
+        layout, bounds_ns = self._layout, self._layout.wait_bounds_ns
+        active = self._histogram(layout.request_active(number), bounds_ns, 1)
+        return RequestType(
+            name,
+            {status: self._histogram(layout.request_wall(number, code), bounds_ns, 1) for code, status in enumerate(STATUSES)},
+            replace(active, sum_ns=active.sum_ns * self._weight),
+            self._request(number, "background_ns") * self._weight,
+            self._request(number, "in_progress") if self._alive else 0,
+            self._request(number, "objective_ns") or None,
+            self._request(number, "violations") + self._request(number, "overdue"),
+            {status: mark for code, status in enumerate(STATUSES) if (mark := self._exemplars.get((WALL + code, number)))},
+        )
+
+    def _request_waits(self, requests: tuple[str, ...]) -> tuple[RequestWait, ...]:
+        other, *others = (self._request_wait(number, requests) for number in range(self._used["request_waits"]))
+        return (other, *others) if other.wait_ns else tuple(others)
+
+    def _request_wait(self, number: int, requests: tuple[str, ...]) -> RequestWait:
+        start = self._layout.request_wait(number)
+        request, awaits, wait_ns = self._words[start : start + len(REQUEST_WAIT)].tolist()
+        if not 0 <= request < len(requests):
+            raise PageError(f"request wait {number} belongs to request {request}, but there are {len(requests)}")
+        return RequestWait(requests[request], self._text(awaits), wait_ns * self._weight)
+
+    def _running_points(self, names: tuple[str, ...]) -> Iterable[YieldPoint]:
+        layout, pending_ns, current = self._layout, self._pending_ns(), self._loop("segment_coroutine")
+        for number, name in enumerate(names):
+            running_ns = self._coroutine(number, "running_ns") + (pending_ns if number == current else 0)
+            if running_ns:
+                segments, waits = (_empty(bounds) for bounds in (layout.segment_bounds_ns, layout.wait_bounds_ns))
+                yield YieldPoint(name, RUNNING, RUNNING, segments, waits, running_ns * self._weight_of(name), 0, 0, 0)
+
+    def _weight_of(self, coroutine: str) -> int:
+        """How often a record counts: tasks may be sampled, callbacks never are."""
+        return 1 if coroutine == CALLBACK else self._weight
+
+
+def _empty(bounds_ns: tuple[int, ...]) -> Histogram:
+    return Histogram(bounds_ns, (0,) * (len(bounds_ns) + 1), 0)
+
+
+def _met(point: YieldPoint) -> bool:
+    """Whether anything ever happened there; only ``(other)`` exists before it is met."""
+    return bool(point.segments.count or point.waits.count or point.suspended)
+
+
+def _used(entry: RequestType) -> bool:
+    """Whether there is such a type: only ``(other)`` exists before it is met."""
+    return entry.request != OTHER or bool(entry.in_progress or entry.background_ns or total(entry.wall.values()).count)

@@ -1,0 +1,250 @@
+/* The yield point: the innermost frame of the highest kind in the await chain, and what it awaits.
+
+   The walk runs on borrowed references, which the suspended frames themselves keep alive as long as no Python code runs. Where Python
+   must be asked, about code or a type never met, the answer is cached and the walk begins again; the few types that must be asked each
+   time have everything the walk knows held for them. */
+#include "chain.h"
+#include "recorder.h"
+
+#define MAX_DEPTH 10000 /* more than the interpreter can nest, but an end to what leads back to itself */
+
+static PyObject *chain_module; /* aiometrics.recorder.chain */
+
+int
+locate_init(void)
+{
+    chain_module = PyImport_ImportModule("aiometrics.recorder.chain");
+    return chain_module == NULL ? -1 : chain_init();
+}
+
+typedef struct {
+    PyObject *owner;      /* whose frame was chosen so far */
+    PyObject *owner_code; /* NULL if it runs none that we see */
+    PyObject *callee;     /* what is right below it, or NULL */
+    PyObject *held;       /* a list of what no frame keeps alive, or NULL */
+    int32_t kind;
+    int below; /* the next link is the callee */
+} Choice;
+
+typedef enum { FAILED_WALK = -1, ENDED, GOES_ON, LEARNED } Step;
+
+/* Asks Python for a number about `subject` and keeps the answer under `key`. */
+static Step
+learn(Table *table, PyObject *key, PyObject *object, const char *method, PyObject *subject)
+{
+    PyObject *answer = PyObject_CallMethod(object, method, "O", subject);
+    if (answer == NULL) {
+        return FAILED_WALK;
+    }
+    long number = PyLong_AsLong(answer);
+    Py_DECREF(answer);
+    if (number < 0 || number > INT32_MAX || table_put(table, (Key){key, NULL, NULL, 0}, (int32_t)number) < 0) {
+        return FAILED_WALK;
+    }
+    return LEARNED;
+}
+
+static Step
+learn_kind(Recorder *self, PyObject *code, PyObject *link)
+{
+    Py_INCREF(code);
+    Py_INCREF(link);
+    Step step = learn(&self->kinds, code, self->directory, "kind", link);
+    Py_DECREF(link);
+    Py_DECREF(code);
+    return step;
+}
+
+static Step
+learn_hop(Recorder *self, PyObject *link)
+{
+    PyObject *type = Py_NewRef((PyObject *)Py_TYPE(link));
+    Step step = learn(&self->hops, type, chain_module, "hop", type);
+    Py_DECREF(type);
+    return step;
+}
+
+/* `link` may become the choice, or the callee of the one that is. */
+static inline Step
+consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
+{
+    if (choice->below) {
+        choice->callee = link;
+        choice->below = 0;
+    }
+    if (code == NULL) {
+        return GOES_ON;
+    }
+    int32_t kind = table_get_one(&self->kinds, code);
+    if (kind == TABLE_MISS) {
+        return learn_kind(self, code, link);
+    }
+    if (kind >= choice->kind) {
+        choice->owner = link;
+        choice->owner_code = code;
+        choice->callee = NULL;
+        choice->kind = kind;
+        choice->below = 1;
+    }
+    return GOES_ON;
+}
+
+/* Through all generators that follow on each other, with the choice in registers: most chains are nothing else. */
+static inline Step
+follow_generators(Recorder *self, Choice *choice, PyObject **link, int *depth)
+{
+    Choice found = *choice;
+    PyObject *next = *link;
+    Step step = GOES_ON;
+    while (next != NULL && *depth < MAX_DEPTH && chain_is_generator(next)) {
+        step = consider(self, &found, next, chain_code(next));
+        if (step != GOES_ON) {
+            break;
+        }
+        next = chain_awaited(next);
+        ++*depth;
+    }
+    *choice = found;
+    *link = next;
+    return next == NULL ? ENDED : step;
+}
+
+/* Keeps objects alive until the walk ends; NULL stands for none. Making the list may collect garbage, which may run Python. */
+static int
+hold(Choice *choice, PyObject *const *objects, size_t count)
+{
+    int result = 0;
+    for (size_t place = 0; place < count; place++) {
+        Py_XINCREF(objects[place]);
+    }
+    if (choice->held == NULL) {
+        choice->held = PyList_New(0);
+    }
+    for (size_t place = 0; place < count; place++) {
+        if (result == 0 && objects[place] != NULL) {
+            result = choice->held == NULL ? -1 : PyList_Append(choice->held, objects[place]);
+        }
+        Py_XDECREF(objects[place]);
+    }
+    return result;
+}
+
+/* The answer of aiometrics.recorder.chain about `link`, held; NULL with an exception. */
+static PyObject *
+ask(Choice *choice, const char *function, PyObject *link)
+{
+    PyObject *answer = PyObject_CallMethod(chain_module, function, "O", link);
+    if (answer == NULL || hold(choice, &answer, 1) < 0) {
+        Py_XDECREF(answer);
+        return NULL;
+    }
+    Py_DECREF(answer);
+    return answer;
+}
+
+/* A type of somebody else's that C cannot see through: Cython's coroutines, and what drives them. */
+static Step
+follow_asking(Recorder *self, Choice *choice, PyObject **link, int nameless)
+{
+    PyObject *needed[] = {choice->owner, choice->owner_code, choice->callee, *link};
+    if (hold(choice, needed, Py_ARRAY_LENGTH(needed)) < 0) {
+        return FAILED_WALK;
+    }
+    PyObject *code = nameless ? Py_None : ask(choice, "code_of", *link);
+    if (code == NULL) {
+        return FAILED_WALK;
+    }
+    Step step = nameless ? GOES_ON : consider(self, choice, *link, code == Py_None ? NULL : code);
+    if (step != GOES_ON) {
+        return step;
+    }
+    *link = ask(choice, "awaited_by", *link);
+    return *link == NULL ? FAILED_WALK : *link == Py_None ? ENDED : GOES_ON;
+}
+
+static Step
+follow_other(Recorder *self, Choice *choice, PyObject **link)
+{
+    int32_t hop = table_get_one(&self->hops, (PyObject *)Py_TYPE(*link));
+    if (hop == TABLE_MISS) {
+        return learn_hop(self, *link);
+    }
+    if (hop == CHAIN_ENDS) {
+        (void)consider(self, choice, *link, NULL);
+        return ENDED;
+    }
+    PyObject *hidden = hop == CHAIN_HIDES ? chain_hidden(*link) : NULL;
+    if (hidden == NULL) {
+        return follow_asking(self, choice, link, hop != CHAIN_ASKS);
+    }
+    *link = hidden;
+    return GOES_ON;
+}
+
+static Step
+walk(Recorder *self, Choice *choice, PyObject *root)
+{
+    *choice = (Choice){.owner = root, .kind = -1};
+    PyObject *link = root;
+    for (int depth = 0; depth < MAX_DEPTH; depth++) {
+        Step step = follow_generators(self, choice, &link, &depth);
+        if (step == GOES_ON && depth < MAX_DEPTH) {
+            step = follow_other(self, choice, &link);
+        }
+        if (step != GOES_ON) {
+            return step;
+        }
+    }
+    return ENDED;
+}
+
+/* What tells two yield points of one instruction apart: the callee's code, or its type and that of the future the task waits for. */
+static Key
+key_of(const Traced *traced, const Choice *choice, PyObject *yielded)
+{
+    int seen = choice->owner_code != NULL && chain_is_generator(choice->owner);
+    int lasti = seen ? chain_lasti(choice->owner) : 0;
+    Key key = {choice->owner_code != NULL ? choice->owner_code : (PyObject *)Py_TYPE(choice->owner), NULL, (PyObject *)Py_TYPE(yielded),
+               (uint64_t)(uint32_t)traced->record << 32 | (uint32_t)lasti};
+    if (choice->callee != NULL) {
+        PyObject *code = chain_is_generator(choice->callee) ? chain_code(choice->callee) : NULL;
+        key.second = code != NULL ? code : (PyObject *)Py_TYPE(choice->callee);
+    }
+    return key;
+}
+
+static int32_t
+new_point(Recorder *self, const Traced *traced, Choice *choice, Key key, PyObject *yielded)
+{
+    PyObject *needed[] = {choice->owner, choice->callee, key.first, key.second, key.third};
+    if (hold(choice, needed, Py_ARRAY_LENGTH(needed)) < 0) {
+        return -1;
+    }
+    PyObject *callee = choice->callee == NULL ? Py_None : choice->callee;
+    PyObject *answer = PyObject_CallMethod(self->directory, "yield_point", "iOOO", (int)traced->record, choice->owner, callee, yielded);
+    int32_t point = number_within(answer, self->page.last_point);
+    return point < 0 || table_put(&self->points, key, point) < 0 ? -1 : point;
+}
+
+int32_t
+locate(Recorder *self, Traced *traced, PyObject *yielded)
+{
+    Choice choice;
+    Step step = LEARNED;
+    for (int learned = 0; step == LEARNED && learned < 2 * MAX_DEPTH; learned++) {
+        step = walk(self, &choice, traced->coro);
+        if (step == LEARNED) {
+            Py_CLEAR(choice.held);
+        }
+    }
+    int32_t point = -1;
+    if (step == ENDED) {
+        Key key = key_of(traced, &choice, yielded);
+        point = table_get(&self->points, key);
+        if (point == TABLE_MISS) {
+            point = new_point(self, traced, &choice, key, yielded);
+        }
+    }
+    Py_XDECREF(choice.held);
+    return point;
+}

@@ -1,0 +1,146 @@
+/* The page as C sees it: the same words that aiometrics/pages/layout.py declares, which a test compares with LAYOUT in module.c. */
+#ifndef AIOMETRICS_PAGE_H
+#define AIOMETRICS_PAGE_H
+
+#include <Python.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define MAX_BOUNDS 64
+#define STATUSES 3
+#define WAITS_PER_REQUEST 8
+#define CALLBACKS 1 /* the coroutine record of callbacks */
+#define WORD_BYTES ((Py_ssize_t)sizeof(int64_t))
+
+enum { HEADER_SEGMENT_BOUNDS = 5, HEADER_WAIT_BOUNDS, HEADER_MAX_COROUTINES, HEADER_MAX_YIELD_POINTS, HEADER_WEIGHT = 13,
+       HEADER_BLOCKING_THRESHOLD_NS, HEADER_MAX_REQUESTS = 20 };
+enum { LOOP_FINISHED, LOOP_SEGMENT_SINCE_NS, LOOP_SEGMENT_COROUTINE, LOOP_SEGMENT_COUNTED_NS, LOOP_LOOKED_NS, LOOP_BLOCKING_NS,
+       LOOP_TIMED, LOOP_TURN_SINCE_NS, LOOP_POLL_SINCE_NS, LOOP_ACTIVE_NS, LOOP_IDLE_NS, LOOP_EVENTS, LOOP_EVENTS_WAITING,
+       LOOP_SEEN_NS, LOOP_STARTED = LOOP_SEEN_NS + 2 };
+enum { COROUTINE_NAME, COROUTINE_CREATED, COROUTINE_LIVE, COROUTINE_DESTROYED_PENDING, COROUTINE_RUNNING_NS, COROUTINE_SCALARS };
+enum { POINT_COROUTINE, POINT_YIELD_POINT, POINT_AWAITS, POINT_BLOCKING_NS, POINT_INFLICTED_WAIT_NS, POINT_SUSPENDED,
+       POINT_OLDEST_NS, POINT_SCALARS };
+enum { REQUEST_NAME, REQUEST_OBJECTIVE_NS, REQUEST_BACKGROUND_NS, REQUEST_IN_PROGRESS, REQUEST_VIOLATIONS, REQUEST_OVERDUE,
+       REQUEST_SCALARS };
+enum { REQUEST_WAIT_REQUEST, REQUEST_WAIT_AWAITS, REQUEST_WAIT_WAIT_NS, REQUEST_WAIT_WORDS };
+enum { SCOPE_ABANDONED, SCOPE_OUT_OF_ORDER, SCOPE_FOREIGN_TASK, SCOPE_FOREIGN_LOOP, SCOPE_INVALID, SCOPE_OUTSIDE_LOOP, SCOPE_ERRORS };
+
+/* Bucket bounds in ns, with a last one that nothing exceeds. */
+typedef struct {
+    int64_t upper_ns[MAX_BOUNDS + 1];
+    Py_ssize_t words; /* of a histogram with these buckets: its sum, then a count per bucket */
+} Bounds;
+
+typedef struct {
+    Py_buffer buffer;
+    int64_t *loop;
+    int64_t *start_delay;
+    int64_t *iterations;
+    int64_t *coroutines;
+    int64_t *points;
+    int64_t *scope_errors;
+    int64_t *requests;
+    int64_t *request_waits;
+    Py_ssize_t coroutine_words;
+    Py_ssize_t point_words;
+    Py_ssize_t request_words;
+    Py_ssize_t last_coroutine; /* the highest number a record can have */
+    Py_ssize_t last_point;
+    Py_ssize_t last_request;
+    Py_ssize_t last_request_wait;
+    Bounds segment;
+    Bounds wait;
+    int64_t threshold_ns;
+    int64_t weight;
+} Page;
+
+int page_open(Page *page, PyObject *object);
+void page_close(Page *page);
+
+/* Between page_begin and page_end the page does not add up, which a reader sees by the two counts. */
+static inline void
+page_begin(const Page *page)
+{
+    page->loop[LOOP_STARTED] += 1;
+    atomic_thread_fence(memory_order_release);
+}
+
+static inline void
+page_end(const Page *page)
+{
+    atomic_thread_fence(memory_order_release);
+    page->loop[LOOP_FINISHED] += 1;
+}
+
+static inline void
+observe(int64_t *histogram, const Bounds *bounds, int64_t duration_ns)
+{
+    Py_ssize_t bucket = 0;
+    while (duration_ns > bounds->upper_ns[bucket]) {
+        bucket++;
+    }
+    histogram[0] += duration_ns;
+    histogram[1 + bucket] += 1;
+}
+
+static inline int64_t *
+page_coroutine(const Page *page, int32_t number)
+{
+    return page->coroutines + number * page->coroutine_words;
+}
+
+static inline int64_t *
+page_wall(const Page *page, int32_t number, int status)
+{
+    return page_coroutine(page, number) + COROUTINE_SCALARS + status * page->wait.words;
+}
+
+static inline int64_t *
+page_active(const Page *page, int32_t number, int status)
+{
+    return page_wall(page, number, STATUSES + status);
+}
+
+static inline int64_t *
+page_point(const Page *page, int32_t number)
+{
+    return page->points + number * page->point_words;
+}
+
+static inline int64_t *
+page_segments(const Page *page, int32_t number)
+{
+    return page_point(page, number) + POINT_SCALARS;
+}
+
+static inline int64_t *
+page_waits(const Page *page, int32_t number)
+{
+    return page_segments(page, number) + page->segment.words;
+}
+
+static inline int64_t *
+page_request(const Page *page, int32_t number)
+{
+    return page->requests + number * page->request_words;
+}
+
+static inline int64_t *
+page_request_wall(const Page *page, int32_t number, int status)
+{
+    return page_request(page, number) + REQUEST_SCALARS + status * page->wait.words;
+}
+
+static inline int64_t *
+page_request_active(const Page *page, int32_t number)
+{
+    return page_request_wall(page, number, STATUSES);
+}
+
+static inline int64_t *
+page_request_wait(const Page *page, int32_t number)
+{
+    return page->request_waits + number * REQUEST_WAIT_WORDS;
+}
+
+#endif

@@ -1,0 +1,763 @@
+#include "chain.h"
+#include "clock.h"
+#include "errors.h"
+#include "hook.h"
+#include "recorder.h"
+#include "scope.h"
+
+#include <structmember.h>
+
+#define SEED UINT64_C(0x9E3779B97F4A7C15)
+
+PyTypeObject *recorder_type;
+static PyObject *cancelled_error, *iscoroutine;
+static const char *const pseudo_names[PSEUDO_POINTS] = {"(return)", "(raise)", "(eager child)"};
+
+/* The exception that the application has in flight, put aside while Python runs for us. */
+#if PY_VERSION_HEX >= 0x030C0000
+typedef struct {
+    PyObject *value;
+} Pending;
+
+static Pending
+pending_save(void)
+{
+    return (Pending){PyErr_GetRaisedException()};
+}
+
+/* Unless an interrupt has come: then that goes first. */
+static void
+pending_restore(Pending pending, int interrupted)
+{
+    if (interrupted) {
+        Py_XDECREF(pending.value);
+        return;
+    }
+    PyErr_SetRaisedException(pending.value);
+}
+#else
+typedef struct {
+    PyObject *type, *value, *traceback;
+} Pending;
+
+static Pending
+pending_save(void)
+{
+    Pending pending;
+    PyErr_Fetch(&pending.type, &pending.value, &pending.traceback);
+    return pending;
+}
+
+static void
+pending_restore(Pending pending, int interrupted)
+{
+    if (interrupted) {
+        Py_XDECREF(pending.type);
+        Py_XDECREF(pending.value);
+        Py_XDECREF(pending.traceback);
+        return;
+    }
+    PyErr_Restore(pending.type, pending.value, pending.traceback);
+}
+#endif
+
+static void
+retire(Recorder *self)
+{
+    self->retired = 1;
+    self->current = NULL;
+}
+
+/* An error of ours: reported and gone, and this recorder with it; what was true of the tasks at this moment is not known any more.
+   Nothing happens to a recorder that was retired while Python ran for it: its page may belong to somebody else.
+   The application's own error must have been put aside. -1 with an exception if it was an interrupt, which is the application's. */
+int
+recorder_fail(Recorder *self)
+{
+    PyObject *error = error_taken();
+    if (!self->retired) {
+        retire(self);
+        PyObject *closed = PyObject_CallMethod(self->page_object, "close", NULL);
+        if (closed == NULL) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(closed);
+        error_report(self->faults, "recorder", error);
+    }
+    return error_done(error);
+}
+
+int32_t
+number_within(PyObject *answer, Py_ssize_t most)
+{
+    if (answer == NULL) {
+        return -1;
+    }
+    long number = PyLong_AsLong(answer);
+    Py_DECREF(answer);
+    if (number < 0 || number > most) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_ValueError, "record %ld is not in the page", number);
+        }
+        return -1;
+    }
+    return (int32_t)number;
+}
+
+static int32_t
+pseudo_point(Recorder *self, int32_t record, PseudoPoint which)
+{
+    int32_t *known = &self->pseudo[record][which];
+    if (*known < 0) {
+        PyObject *answer = PyObject_CallMethod(self->directory, "pseudo_point", "is", (int)record, pseudo_names[which]);
+        *known = number_within(answer, self->page.last_point);
+    }
+    return *known;
+}
+
+int32_t
+recorder_request_wait(Recorder *self, int32_t request, int32_t point)
+{
+    Key key = {self->page_object, NULL, NULL, (uint64_t)(uint32_t)request << 32 | (uint32_t)point};
+    int32_t record = table_get(&self->request_waits, key);
+    if (record != TABLE_MISS) {
+        return record;
+    }
+    PyObject *answer = PyObject_CallMethod(self->directory, "request_wait", "ii", (int)request, (int)point);
+    record = number_within(answer, self->page.last_request_wait);
+    return record < 0 || table_put(&self->request_waits, key, record) < 0 ? -1 : record;
+}
+
+/* --- what the page shows ------------------------------------------------------------------------------------------------------ */
+
+static void
+show(Recorder *self, Traced *traced)
+{
+    int64_t *loop = self->page.loop;
+    self->current = traced;
+    loop[LOOP_SEGMENT_SINCE_NS] = traced == NULL ? 0 : traced->since_ns;
+    loop[LOOP_SEGMENT_COROUTINE] = traced == NULL ? 0 : traced->record;
+    loop[LOOP_SEGMENT_COUNTED_NS] = traced == NULL ? 0 : traced->counted_ns;
+}
+
+static void
+link_waiting(Recorder *self, Traced *traced)
+{
+    Waiting *waiting = &self->waiting[traced->point];
+    int64_t *point = page_point(&self->page, traced->point);
+    traced->older = waiting->newest;
+    traced->newer = NULL;
+    if (waiting->newest != NULL) {
+        waiting->newest->newer = traced;
+    }
+    else {
+        waiting->oldest = traced;
+        point[POINT_OLDEST_NS] = traced->since_ns;
+    }
+    waiting->newest = traced;
+    point[POINT_SUSPENDED] += 1;
+}
+
+static void
+unlink_waiting(Recorder *self, Traced *traced)
+{
+    Waiting *waiting = &self->waiting[traced->point];
+    int64_t *point = page_point(&self->page, traced->point);
+    if (traced->newer != NULL) {
+        traced->newer->older = traced->older;
+    }
+    else {
+        waiting->newest = traced->older;
+    }
+    if (traced->older != NULL) {
+        traced->older->newer = traced->newer;
+    }
+    else {
+        waiting->oldest = traced->newer;
+        point[POINT_OLDEST_NS] = waiting->oldest == NULL ? 0 : waiting->oldest->since_ns;
+    }
+    point[POINT_SUSPENDED] -= 1;
+}
+
+/* Makes final what readers counted under (running) for the segment in progress. Where turns are not timed that is active time, too, which
+   the segment brings when it ends. */
+static void
+settle(Recorder *self, Traced *traced)
+{
+    int64_t looked_at_ns = self->page.loop[LOOP_LOOKED_NS] - traced->since_ns;
+    int64_t counted_ns = looked_at_ns - traced->counted_ns;
+    if (looked_at_ns < self->page.threshold_ns || counted_ns <= 0) {
+        return;
+    }
+    traced->counted_ns += counted_ns;
+    page_coroutine(&self->page, traced->record)[COROUTINE_RUNNING_NS] += counted_ns;
+    self->page.loop[LOOP_BLOCKING_NS] += counted_ns;
+    if (!self->page.loop[LOOP_TIMED]) {
+        self->page.loop[LOOP_ACTIVE_NS] += counted_ns * self->page.weight;
+    }
+}
+
+/* --- segments ----------------------------------------------------------------------------------------------------------------- */
+
+/* A segment begins; one that is in progress, whose eager child this is, stands still meanwhile. */
+static void
+enter(Recorder *self, Traced *traced, int64_t now)
+{
+    Traced *outer = self->current;
+    if (outer != NULL) {
+        settle(self, outer);
+        outer->paused_ns = now;
+    }
+    traced->state = RUNNING;
+    traced->outer = outer;
+    traced->since_ns = now;
+    traced->counted_ns = 0;
+    show(self, traced);
+}
+
+/* Takes a segment from among those in progress. It is the innermost, unless threads or greenlets step tasks of one loop by turns; even
+   then none may go on to refer to it. */
+static void
+unchain(Recorder *self, Traced *traced)
+{
+    Traced **place = &self->current;
+    while (*place != NULL && *place != traced) {
+        place = &(*place)->outer;
+    }
+    if (*place != NULL) {
+        *place = traced->outer;
+    }
+    traced->outer = NULL;
+    show(self, self->current);
+}
+
+static inline void
+waited(Recorder *self, const Traced *traced, int32_t point, int64_t wait_ns)
+{
+    observe(page_waits(&self->page, point), &self->page.wait, wait_ns);
+    if (traced->scope != NULL) {
+        scope_charge_wait(traced->scope, point, wait_ns);
+    }
+}
+
+/* A segment ends; the one that it interrupted goes on. */
+static void
+leave(Recorder *self, Traced *traced, int64_t now)
+{
+    Traced *outer = traced->outer;
+    if (outer != NULL && self->current == traced) {
+        int64_t paused_ns = now - outer->paused_ns;
+        outer->since_ns += paused_ns;
+        waited(self, outer, self->pseudo[outer->record][AT_EAGER_CHILD], paused_ns);
+    }
+    unchain(self, traced);
+}
+
+static void
+block(Recorder *self, Traced *traced, int32_t point, int64_t segment_ns)
+{
+    settle(self, traced);
+    int64_t counted_ns = Py_MIN(traced->counted_ns, segment_ns);
+    page_point(&self->page, point)[POINT_BLOCKING_NS] += segment_ns - counted_ns;
+    self->page.loop[LOOP_BLOCKING_NS] += segment_ns - counted_ns;
+    if (!self->page.loop[LOOP_TIMED]) {
+        self->page.loop[LOOP_ACTIVE_NS] -= counted_ns * self->page.weight;
+    }
+}
+
+/* Whatever may run Python comes before or after this, since any of it may step tasks: a finalizer can start an eager one.
+   Returns how long the segment was. */
+static inline int64_t
+finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
+{
+    int64_t segment_ns = now - traced->since_ns;
+    traced->active_ns += segment_ns;
+    observe(page_segments(&self->page, point), &self->page.segment, segment_ns);
+    if (traced->scope != NULL) {
+        scope_charge_segment(traced->scope, traced, point, segment_ns - traced->divided_ns, now);
+        traced->divided_ns = 0;
+    }
+    /* A reader in another process may look between the end of the segment and this, and what it counted stays counted. */
+    if (segment_ns >= self->page.threshold_ns || self->page.loop[LOOP_LOOKED_NS] - traced->since_ns >= self->page.threshold_ns) {
+        block(self, traced, point, segment_ns);
+    }
+    leave(self, traced, now);
+    return segment_ns;
+}
+
+/* Before a segment of `traced` is finished, after its point was named: so is the wait that it was of the one that it interrupted. If
+   tasks were stepped meanwhile, which moved `since_ns` up, the segment lasts until now. -1 with an exception, or without one if the
+   recorder was retired while Python ran: then nothing of it may be touched any more, since tasks that went meanwhile are still in its
+   lists. So it is with everything that may run Python. */
+static inline int
+prepare(Recorder *self, Traced *traced, int32_t point, int64_t since_ns, int64_t *now)
+{
+    if (point < 0 || self->retired) {
+        return -1;
+    }
+    if (traced->outer != NULL && (pseudo_point(self, traced->outer->record, AT_EAGER_CHILD) < 0 || self->retired)) {
+        return -1;
+    }
+    return traced->since_ns != since_ns && clock_read(self->clock, now) < 0 ? -1 : 0;
+}
+
+/* After a segment was finished: tells who asked of those that block. -1 with an exception. */
+static inline int
+tell(Recorder *self, int32_t point, int64_t segment_ns)
+{
+    if (segment_ns < self->page.threshold_ns || self->blocked == NULL) {
+        return 0;
+    }
+    PyObject *done = PyObject_CallFunction(self->blocked, "iL", (int)point, (long long)segment_ns);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+int
+recorder_resume(Recorder *self, Traced *traced)
+{
+    if (self->retired || traced->state == RUNNING || traced->state == DONE) {
+        return 0;
+    }
+    int64_t now;
+    if (clock_read(self->clock, &now) < 0 || self->retired) {
+        return recorder_fail(self);
+    }
+    page_begin(&self->page);
+    if (traced->state == SUSPENDED) {
+        waited(self, traced, traced->point, now - traced->since_ns);
+        unlink_waiting(self, traced);
+    }
+    else {
+        recorder_admit(self, traced);
+        observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
+        if (scope_ever_entered) {
+            scope_attach(self, traced);
+        }
+    }
+    enter(self, traced, now);
+    page_end(&self->page);
+    return 1;
+}
+
+static int
+suspend(Recorder *self, Traced *traced, PyObject *yielded)
+{
+    int64_t now, since_ns = traced->since_ns;
+    if (clock_read(self->clock, &now) < 0) {
+        return -1;
+    }
+    int32_t point = locate(self, traced, yielded);
+    if (prepare(self, traced, point, since_ns, &now) < 0) {
+        return -1;
+    }
+    page_begin(&self->page);
+    int64_t segment_ns = finish_segment(self, traced, point, now);
+    traced->state = SUSPENDED;
+    traced->point = point;
+    traced->since_ns = now;
+    link_waiting(self, traced);
+    page_end(&self->page);
+    return tell(self, point, segment_ns);
+}
+
+int
+recorder_suspend(Recorder *self, Traced *traced, PyObject *yielded)
+{
+    return !self->retired && suspend(self, traced, yielded) < 0 ? recorder_fail(self) : 0;
+}
+
+static int
+end(Recorder *self, Traced *traced, Status status)
+{
+    int64_t now, since_ns = traced->since_ns;
+    if (clock_read(self->clock, &now) < 0) {
+        return -1;
+    }
+    int32_t point = pseudo_point(self, traced->record, status == COMPLETED ? AT_RETURN : AT_RAISE);
+    if (prepare(self, traced, point, since_ns, &now) < 0) {
+        return -1;
+    }
+    page_begin(&self->page);
+    int64_t segment_ns = finish_segment(self, traced, point, now);
+    observe(page_wall(&self->page, traced->record, (int)status), &self->page.wait, now - traced->created_ns);
+    observe(page_active(&self->page, traced->record, (int)status), &self->page.wait, traced->active_ns);
+    page_coroutine(&self->page, traced->record)[COROUTINE_LIVE] -= 1;
+    page_end(&self->page);
+    return tell(self, point, segment_ns);
+}
+
+int
+recorder_end(Recorder *self, Traced *traced, Status status)
+{
+    traced->state = DONE;
+    if (self->retired) {
+        return 0;
+    }
+    Pending pending = pending_save();
+    int result = end(self, traced, status) < 0 ? recorder_fail(self) : 0;
+    if (traced->scope != NULL) {
+        scope_detach(traced);
+    }
+    pending_restore(pending, result);
+    return result;
+}
+
+/* How a coroutine ended, by the exception in flight. */
+Status
+recorder_status(void)
+{
+    if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return COMPLETED;
+    }
+    return PyErr_ExceptionMatches(cancelled_error) || PyErr_ExceptionMatches(PyExc_GeneratorExit) ? CANCELLED : FAILED;
+}
+
+/* A callback begins that is no step of a task: `frame` stands for it. Tells whether it is timed at all. */
+int
+recorder_enter_callback(Recorder *self, Traced *frame)
+{
+    int64_t now;
+    if (self->retired) {
+        return 0;
+    }
+    if (clock_read(self->clock, &now) < 0 || self->retired) {
+        return recorder_fail(self);
+    }
+    frame->record = CALLBACKS;
+    page_begin(&self->page);
+    enter(self, frame, now);
+    page_end(&self->page);
+    return 1;
+}
+
+static int
+leave_callback(Recorder *self, Traced *frame, PyObject *callback)
+{
+    int64_t now, since_ns = frame->since_ns;
+    if (clock_read(self->clock, &now) < 0) {
+        return -1;
+    }
+    int32_t point = locate_callback(self, callback);
+    if (prepare(self, frame, point, since_ns, &now) < 0) {
+        return -1;
+    }
+    page_begin(&self->page);
+    int64_t segment_ns = finish_segment(self, frame, point, now);
+    page_end(&self->page);
+    return tell(self, point, segment_ns);
+}
+
+int
+recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback)
+{
+    if (self->retired) {
+        return 0;
+    }
+    Pending pending = pending_save();
+    int result = leave_callback(self, frame, callback) < 0 ? recorder_fail(self) : 0;
+    pending_restore(pending, result);
+    return result;
+}
+
+/* The coroutine is garbage, and was not done. */
+void
+recorder_lose(Recorder *self, Traced *traced)
+{
+    if (self->retired) {
+        return;
+    }
+    int64_t *record = page_coroutine(&self->page, traced->record);
+    record[COROUTINE_LIVE] -= 1;
+    record[COROUTINE_DESTROYED_PENDING] += 1;
+    if (traced->state == SUSPENDED) {
+        unlink_waiting(self, traced);
+    }
+    else if (traced->state == RUNNING) {
+        unchain(self, traced);
+    }
+}
+
+/* --- creation ----------------------------------------------------------------------------------------------------------------- */
+
+/* One task in `weight`, drawn by xorshift so that no pattern of creation can fool it. */
+static int
+sampled(Recorder *self)
+{
+    if (self->page.weight == 1) {
+        return 1;
+    }
+    self->draw ^= self->draw << 13;
+    self->draw ^= self->draw >> 7;
+    self->draw ^= self->draw << 17;
+    return self->draw % (uint64_t)self->page.weight == 0;
+}
+
+/* The record of a root coroutine by its code; -1 with an exception. Other tools' wrappers are asked for every time. */
+static int32_t
+record_of(Recorder *self, PyObject *coro)
+{
+    PyObject *code = NULL;
+    if (chain_is_generator(coro) && (code = Py_XNewRef(chain_code(coro))) != NULL) {
+        int32_t record = table_get_one(&self->records, code);
+        if (record != TABLE_MISS) {
+            Py_DECREF(code);
+            return record;
+        }
+    }
+    int32_t record = number_within(PyObject_CallMethod(self->directory, "coroutine", "O", coro), self->page.last_coroutine);
+    if (code == NULL || record < 0) {
+        Py_XDECREF(code);
+        return record;
+    }
+    PyObject *transparent = PyObject_CallMethod(self->directory, "transparent", "O", coro);
+    if (transparent == NULL || (transparent == Py_False && table_put(&self->records, (Key){code, NULL, NULL, 0}, record) < 0)) {
+        record = -1;
+    }
+    Py_XDECREF(transparent);
+    Py_DECREF(code);
+    return record;
+}
+
+static PyObject *
+trace(Recorder *self, PyObject *coro)
+{
+    int32_t record = record_of(self, coro);
+    int64_t now;
+    if (record < 0 || clock_read(self->clock, &now) < 0) {
+        return NULL;
+    }
+    return traced_new(coro, self, record, now);
+}
+
+/* Whether a task takes it; if not, or if it cannot be told, asyncio shall say so. */
+static int
+is_coroutine(PyObject *object)
+{
+    if (PyCoro_CheckExact(object)) {
+        return 1;
+    }
+    PyObject *answer = PyObject_CallOneArg(iscoroutine, object);
+    int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    if (truth < 0) {
+        PyErr_Clear();
+    }
+    return truth > 0;
+}
+
+/* `coro`, or what stands for it from now on: a new reference; NULL with an exception if it was interrupted. */
+PyObject *
+recorder_trace(Recorder *self, PyObject *coro)
+{
+    if (self->retired || Py_IS_TYPE(coro, traced_type)) {
+        return Py_NewRef(coro);
+    }
+    if (!is_coroutine(coro) || !sampled(self)) {
+        return Py_NewRef(coro);
+    }
+    PyObject *traced = trace(self, coro);
+    return traced != NULL ? traced : recorder_fail(self) < 0 ? NULL : Py_NewRef(coro);
+}
+
+/* Counts a task, now that it is there: one that starts eagerly is at its first step. */
+void
+recorder_admit(Recorder *self, Traced *traced)
+{
+    if (traced->state != OFFERED) {
+        return;
+    }
+    traced->state = NEW;
+    if (!self->retired) {
+        int64_t *words = page_coroutine(&self->page, traced->record);
+        words[COROUTINE_CREATED] += 1;
+        words[COROUTINE_LIVE] += 1;
+    }
+}
+
+/* Forgets a coroutine whose task could not be created. */
+void
+recorder_abandon(Traced *traced)
+{
+    if (traced->state == OFFERED) {
+        traced->state = DONE;
+    }
+}
+
+/* --- the type ----------------------------------------------------------------------------------------------------------------- */
+
+static int
+tables_open(Recorder *self)
+{
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
+    for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
+        if (table_open(tables[number]) < 0) {
+            return -1;
+        }
+    }
+    self->waiting = PyMem_Calloc((size_t)self->page.last_point + 1, sizeof(Waiting));
+    self->pseudo = PyMem_Malloc(((size_t)self->page.last_coroutine + 1) * sizeof(*self->pseudo));
+    if (self->waiting == NULL || self->pseudo == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memset(self->pseudo, 0xFF, ((size_t)self->page.last_coroutine + 1) * sizeof(*self->pseudo)); /* -1: not known yet */
+    return 0;
+}
+
+static PyObject *
+recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"page", "directory", "faults", "clock", "blocked", NULL};
+    PyObject *page, *directory, *faults, *clock = NULL, *blocked = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OO:Recorder", names, &page, &directory, &faults, &clock, &blocked)) {
+        return NULL;
+    }
+    Recorder *self = (Recorder *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    if (page_open(&self->page, page) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->page_object = Py_NewRef(page);
+    self->directory = Py_NewRef(directory);
+    self->faults = Py_NewRef(faults);
+    self->clock = clock_kept(clock);
+    self->blocked = blocked == NULL || blocked == Py_None ? NULL : Py_NewRef(blocked);
+    self->draw = SEED;
+    if (tables_open(self) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+/* No tp_clear: nothing that a recorder refers to refers back to it but through containers that can be cleared themselves. */
+static int
+recorder_traverse(Recorder *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->page_object);
+    Py_VISIT(self->directory);
+    Py_VISIT(self->faults);
+    Py_VISIT(self->clock);
+    Py_VISIT(self->blocked);
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
+    for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
+        int result = table_traverse(tables[number], visit, arg);
+        if (result) {
+            return result;
+        }
+    }
+    return 0;
+}
+
+static void
+recorder_dealloc(Recorder *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
+    for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
+        table_close(tables[number]);
+    }
+    PyMem_Free(self->waiting);
+    PyMem_Free(self->pseudo);
+    if (self->page.buffer.obj != NULL) {
+        page_close(&self->page);
+    }
+    Py_XDECREF(self->page_object);
+    Py_XDECREF(self->directory);
+    Py_XDECREF(self->faults);
+    Py_XDECREF(self->clock);
+    Py_XDECREF(self->blocked);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+method_trace(PyObject *self, PyObject *coro)
+{
+    return recorder_trace((Recorder *)self, coro);
+}
+
+static PyObject *
+method_retire(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    retire((Recorder *)self);
+    hook_forget((Recorder *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+get_page(PyObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((Recorder *)self)->page_object);
+}
+
+static PyObject *
+get_retired(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((Recorder *)self)->retired);
+}
+
+static PyMethodDef recorder_methods[] = {
+    {"trace", method_trace, METH_O, "The coroutine, or what stands for it from now on: a task is being created."},
+    {"retire", method_retire, METH_NOARGS, "Stop for good; steps of coroutines that are still traced only pass through."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef recorder_getset[] = {
+    {"page", get_page, NULL, "The page written to.", NULL},
+    {"retired", get_retired, NULL, "Whether it has stopped.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef recorder_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Recorder, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot recorder_slots[] = {
+    {Py_tp_doc, "Writes what happens to one loop's tasks into its page; see aiometrics.recorder.recorder.Recorder."},
+    {Py_tp_new, recorder_tp_new},
+    {Py_tp_dealloc, recorder_dealloc},
+    {Py_tp_traverse, recorder_traverse},
+    {Py_tp_methods, recorder_methods},
+    {Py_tp_getset, recorder_getset},
+    {Py_tp_members, recorder_members},
+    {0, NULL},
+};
+
+static PyType_Spec recorder_spec = {
+    .name = "aiometrics.recorder._core.Recorder",
+    .basicsize = sizeof(Recorder),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = recorder_slots,
+};
+
+static PyObject *
+import_from(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, name);
+    Py_XDECREF(module);
+    return found;
+}
+
+int
+recorder_init_module(PyObject *module)
+{
+    cancelled_error = import_from("asyncio.exceptions", "CancelledError");
+    iscoroutine = cancelled_error == NULL ? NULL : import_from("asyncio.coroutines", "iscoroutine");
+    if (iscoroutine == NULL || clock_init() < 0) {
+        return -1;
+    }
+    recorder_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &recorder_spec, NULL);
+    return recorder_type == NULL ? -1 : PyModule_AddType(module, recorder_type);
+}

@@ -1,0 +1,309 @@
+#include "turns.h"
+
+#include "clock.h"
+#include "errors.h"
+#include "page.h"
+
+#include <structmember.h>
+
+#define WAITED_NS 20000 /* a selector that comes back sooner did not wait */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *page_object;
+    PyObject *faults;
+    PyObject *clock; /* NULL for the system's */
+    Page page;
+    int retired;
+} Turns;
+
+/* A selector's `select`, timed: what stands in its place. */
+typedef struct {
+    PyObject_HEAD
+    Turns *turns;
+    PyObject *select;
+    PyObject *weakrefs;
+    vectorcallfunc vectorcall;
+} TimedSelect;
+
+static PyTypeObject *turns_type, *timed_select_type;
+
+static int
+fail(Turns *self)
+{
+    PyObject *error = error_taken();
+    self->retired = 1;
+    error_report(self->faults, "turns", error);
+    return error_done(error);
+}
+
+/* Reads the clock. 1 if there is anything to time with it, else 0, or -1 with an interrupt of the application that came meanwhile. */
+static int
+now_is(Turns *self, int64_t *now)
+{
+    if (!self->retired && clock_read(self->clock, now) < 0) {
+        return fail(self);
+    }
+    return !self->retired;
+}
+
+/* The boundary between two parts of a turn: now, unless a reader in another process has counted the part that ends beyond that. */
+static int64_t
+boundary(const Turns *self, int64_t now)
+{
+    return Py_MAX(now, self->page.loop[LOOP_SEEN_NS]);
+}
+
+static void
+end_turn(Turns *self, int64_t now)
+{
+    int64_t *loop = self->page.loop;
+    if (loop[LOOP_TURN_SINCE_NS] == 0) {
+        return;
+    }
+    int64_t active_ns = now - loop[LOOP_TURN_SINCE_NS];
+    loop[LOOP_ACTIVE_NS] += active_ns;
+    observe(self->page.iterations, &self->page.segment, active_ns);
+    loop[LOOP_TURN_SINCE_NS] = 0;
+}
+
+static int
+enter(Turns *self)
+{
+    int64_t now;
+    int timed = now_is(self, &now);
+    if (timed > 0) {
+        page_begin(&self->page);
+        now = boundary(self, now);
+        end_turn(self, now);
+        self->page.loop[LOOP_POLL_SINCE_NS] = now;
+        page_end(&self->page);
+    }
+    return timed;
+}
+
+static int
+leave(Turns *self, int64_t events, int waiting)
+{
+    int64_t now;
+    int64_t *loop = self->page.loop;
+    int timed = loop[LOOP_POLL_SINCE_NS] == 0 ? 0 : now_is(self, &now);
+    if (timed <= 0) {
+        return timed;
+    }
+    page_begin(&self->page);
+    now = boundary(self, now);
+    int64_t idle_ns = now - loop[LOOP_POLL_SINCE_NS];
+    loop[LOOP_IDLE_NS] += idle_ns;
+    loop[LOOP_EVENTS] += events;
+    if (waiting || idle_ns < WAITED_NS) {
+        loop[LOOP_EVENTS_WAITING] += events;
+    }
+    loop[LOOP_POLL_SINCE_NS] = 0;
+    loop[LOOP_TURN_SINCE_NS] = now;
+    page_end(&self->page);
+    return timed;
+}
+
+static int
+is_zero(PyObject *timeout)
+{
+    return PyLong_CheckExact(timeout) && PyObject_Not(timeout) == 1;
+}
+
+static PyObject *
+timed_select_call(PyObject *object, PyObject *const *args, size_t flags, PyObject *names)
+{
+    TimedSelect *self = (TimedSelect *)object;
+    int waiting = PyVectorcall_NARGS(flags) == 1 && is_zero(args[0]);
+    if (enter(self->turns) < 0) {
+        return NULL;
+    }
+    PyObject *events = PyObject_Vectorcall(self->select, args, flags & ~PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+    if (events != NULL) {
+        if (leave(self->turns, PyList_CheckExact(events) ? PyList_GET_SIZE(events) : 0, waiting) < 0) {
+            Py_CLEAR(events);
+        }
+        return events;
+    }
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (leave(self->turns, 0, 0) < 0) {
+        PyErr_Clear(); /* there is an exception already */
+    }
+    PyErr_Restore(type, value, traceback);
+    return NULL;
+}
+
+/* No tp_clear: the selector that has this among its attributes, and which it calls, can be cleared itself. */
+static int
+timed_select_traverse(TimedSelect *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->turns);
+    Py_VISIT(self->select);
+    return 0;
+}
+
+static void
+timed_select_dealloc(TimedSelect *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    Py_XDECREF(self->turns);
+    Py_XDECREF(self->select);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef timed_select_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(TimedSelect, vectorcall), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(TimedSelect, weakrefs), READONLY, NULL},
+    {"__wrapped__", T_OBJECT, offsetof(TimedSelect, select), READONLY, "The selector's own method."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot timed_select_slots[] = {
+    {Py_tp_doc, "A selector's select, timed."},
+    {Py_tp_dealloc, timed_select_dealloc},
+    {Py_tp_traverse, timed_select_traverse},
+    {Py_tp_members, timed_select_members},
+    {Py_tp_call, PyVectorcall_Call},
+    {0, NULL},
+};
+
+static PyType_Spec timed_select_spec = {
+    .name = "aiometrics.recorder._core.TimedSelect",
+    .basicsize = sizeof(TimedSelect),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
+    .slots = timed_select_slots,
+};
+
+static PyObject *
+turns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"page", "clock", "faults", NULL};
+    PyObject *page, *clock, *faults;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:Turns", names, &page, &clock, &faults)) {
+        return NULL;
+    }
+    Turns *self = (Turns *)type->tp_alloc(type, 0);
+    if (self == NULL || page_open(&self->page, page) < 0) {
+        Py_XDECREF(self);
+        return NULL;
+    }
+    self->page_object = Py_NewRef(page);
+    self->faults = Py_NewRef(faults);
+    self->clock = clock_kept(clock);
+    return (PyObject *)self;
+}
+
+/* No tp_clear, as with the recorder: cycles are broken at the loop. */
+static int
+turns_traverse(Turns *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->page_object);
+    Py_VISIT(self->faults);
+    Py_VISIT(self->clock);
+    return 0;
+}
+
+static void
+turns_dealloc(Turns *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->page.buffer.obj != NULL) {
+        page_close(&self->page);
+    }
+    Py_XDECREF(self->page_object);
+    Py_XDECREF(self->faults);
+    Py_XDECREF(self->clock);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+turns_start(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    Turns *self = (Turns *)object;
+    int64_t now;
+    int timed = now_is(self, &now);
+    if (timed > 0) {
+        self->page.loop[LOOP_TIMED] = 1;
+        self->page.loop[LOOP_TURN_SINCE_NS] = now;
+    }
+    return timed < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+turns_stop(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    Turns *self = (Turns *)object;
+    int64_t now;
+    int timed = now_is(self, &now);
+    if (timed > 0) {
+        page_begin(&self->page);
+        end_turn(self, boundary(self, now));
+        page_end(&self->page);
+    }
+    return timed < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+turns_retire(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    ((Turns *)object)->retired = 1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+turns_timed(PyObject *object, PyObject *select)
+{
+    TimedSelect *timed = PyObject_GC_New(TimedSelect, timed_select_type);
+    if (timed == NULL) {
+        return NULL;
+    }
+    timed->turns = (Turns *)Py_NewRef(object);
+    timed->select = Py_NewRef(select);
+    timed->weakrefs = NULL;
+    timed->vectorcall = timed_select_call;
+    PyObject_GC_Track((PyObject *)timed);
+    return (PyObject *)timed;
+}
+
+static PyMethodDef turns_methods[] = {
+    {"start", turns_start, METH_NOARGS, "The loop begins to run, with the active part of a turn."},
+    {"stop", turns_stop, METH_NOARGS, "The loop stops running, after the active part of a turn."},
+    {"retire", turns_retire, METH_NOARGS, "Write no more."},
+    {"timed", turns_timed, METH_O, "A selector's select, timed."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot turns_slots[] = {
+    {Py_tp_doc, "Writes the turns of one loop into its page; see aiometrics.recorder.turns.Turns."},
+    {Py_tp_new, turns_new},
+    {Py_tp_dealloc, turns_dealloc},
+    {Py_tp_traverse, turns_traverse},
+    {Py_tp_methods, turns_methods},
+    {0, NULL},
+};
+
+static PyType_Spec turns_spec = {
+    .name = "aiometrics.recorder._core.Turns",
+    .basicsize = sizeof(Turns),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = turns_slots,
+};
+
+int
+turns_init_module(PyObject *module)
+{
+    timed_select_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &timed_select_spec, NULL);
+    turns_type = timed_select_type == NULL ? NULL : (PyTypeObject *)PyType_FromModuleAndSpec(module, &turns_spec, NULL);
+    return turns_type == NULL ? -1 : PyModule_AddType(module, turns_type);
+}

@@ -1,0 +1,326 @@
+"""The recorder in pure Python: the fallback where the C core cannot run, and the readable specification of it.
+
+A :class:`TracedCoroutine` stands between a task and its coroutine and reports each step to the :class:`Recorder` of its loop. Each
+boundary between segment and wait is one reading of the clock, so that they tile a task's life without gap or overlap.
+"""
+
+from __future__ import annotations
+
+import types
+from asyncio import CancelledError, iscoroutine
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+from aiometrics.base.clock import Clock, monotonic
+from aiometrics.base.internal_errors import OFF_FOR_LOOP, Faults
+from aiometrics.pages.layout import CALLBACKS, COROUTINE, HEADER, LOOP, YIELD_POINT
+from aiometrics.pages.page import Page
+from aiometrics.pages.snapshot import EAGER_CHILD, RAISE, RETURN
+from aiometrics.recorder import scope as _scope
+from aiometrics.recorder._waiting import Waiting
+from aiometrics.recorder.labels import Directory
+from aiometrics.recorder.locate import Naming
+from aiometrics.recorder.traced import DONE, NEW, OFFERED, RUNNING, SUSPENDED, TracedCoroutine
+
+COMPLETED, FAILED, CANCELLED = range(3)
+PROBE = "recorder"
+_MASK = (1 << 64) - 1
+_SEED = 0x9E37_79B9_7F4A_7C15
+
+
+class Recorder:
+    """Writes what happens to one loop's tasks into its page. Used by the loop's thread only.
+
+    ``blocked(record, segment_ns)`` is called after each segment of the blocking threshold or more. An error in here counts as one
+    of the probe ``recorder`` and retires the recorder: tasks run on, untimed.
+    """
+
+    def __init__(
+        self,
+        page: Page,
+        directory: Directory,
+        faults: Faults,
+        *,
+        clock: Clock = monotonic,
+        blocked: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.page = page
+        self.retired = False
+        self._directory = directory
+        self._faults = faults
+        self._clock = clock
+        self._blocked = blocked
+        self._words = page.words
+        self._layout = page.layout
+        self._loop = page.layout.loop
+        self._threshold_ns = page.words[HEADER["blocking_threshold_ns"]]
+        self._weight = page.words[HEADER["weight"]]
+        self._draw = _SEED
+        #: Tasks that were traced by now.
+        self._traced = 0
+        self._current: TracedCoroutine | None = None
+        self._naming = Naming(directory)
+        self._waiting = Waiting(page)
+
+    def trace(self, coro: Any) -> Any:
+        """``coro``, or what stands for it from now on: a task is being created."""
+        if self.retired or not _is_coroutine(coro) or not self._sampled():
+            return coro
+        try:
+            traced = TracedCoroutine(coro, self, self._naming.coroutine(coro), self._clock())
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+            self._fail(error)
+            return coro
+        self._traced += 1
+        traced._number, traced._creator = self._traced, 0 if self._current is None else self._current._number
+        return traced
+
+    def admit(self, traced: TracedCoroutine) -> None:
+        """Count a task, now that it is there: one that starts eagerly is at its first step."""
+        if traced._state != OFFERED:
+            return
+        traced._state = NEW
+        if not self.retired:
+            base = self._layout.coroutine(traced._record)
+            self._words[base + COROUTINE["created"]] += 1
+            self._words[base + COROUTINE["live"]] += 1
+
+    @staticmethod
+    def abandon(traced: TracedCoroutine) -> None:
+        """Forget a coroutine whose task could not be created."""
+        if traced._state == OFFERED:
+            traced._state = DONE
+
+    def resume(self, traced: TracedCoroutine) -> bool:
+        """A segment begins, and with it the wait or the start delay ends. Tells whether the step is timed at all."""
+        if self.retired or traced._state in (RUNNING, DONE):
+            return False
+        try:
+            now = self._clock()
+            with self.page.writing:
+                self._end_wait(traced, now)
+                self._enter(traced, now)
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+            self._fail(error)
+            return False
+        return True
+
+    def suspend(self, traced: TracedCoroutine, yielded: Any) -> None:
+        """The segment ends at an await."""
+        if self.retired:
+            return
+        try:
+            since_ns, now = traced._since_ns, self._clock()
+            point = self._naming.yield_point(traced._record, traced.__wrapped__, yielded)
+            now = self._prepare(traced, since_ns, now)
+            if self.retired:  # while the place was named: the page may be another's now
+                return
+            with self.page.writing:
+                segment_ns = self._finish_segment(traced, point, now)
+                traced._state, traced._point, traced._suspended_ns = SUSPENDED, point, now
+                self._waiting.add(point, id(traced), now)
+            self._tell(point, segment_ns)
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+            self._fail(error)
+
+    def end(self, traced: TracedCoroutine, error: BaseException) -> None:
+        """The last segment ends: the coroutine returned, which is a ``StopIteration``, or raised."""
+        traced._state = DONE
+        if self.retired:
+            return
+        try:
+            since_ns, now = traced._since_ns, self._clock()
+            status = _status(error)
+            point = self._directory.pseudo_point(traced._record, RETURN if status == COMPLETED else RAISE)
+            now = self._prepare(traced, since_ns, now)
+            if self.retired:
+                return
+            with self.page.writing:
+                segment_ns = self._finish_segment(traced, point, now)
+                self._observe(self._layout.wall(traced._record, status), self._layout.wait_bounds_ns, now - traced._created_ns)
+                self._observe(self._layout.active(traced._record, status), self._layout.wait_bounds_ns, traced._active_ns)
+                self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
+            self._tell(point, segment_ns)
+            _scope.detach(traced)
+        except BaseException as failure:  # noqa: BLE001 - as above
+            self._fail(failure)
+
+    def enter_callback(self) -> TracedCoroutine | None:
+        """A callback begins that is no step of a task; ``None`` if it is not to be timed."""
+        if self.retired:
+            return None
+        try:
+            now = self._clock()
+            traced = TracedCoroutine(None, self, CALLBACKS, now)
+            with self.page.writing:
+                self._enter(traced, now)
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+            self._fail(error)
+            return None
+        return traced
+
+    def leave_callback(self, traced: TracedCoroutine, callback: Any) -> None:
+        """The callback is over."""
+        traced._state = DONE
+        if self.retired:
+            return
+        try:
+            since_ns, now = traced._since_ns, self._clock()
+            point = self._naming.callback(callback)
+            now = self._prepare(traced, since_ns, now)
+            if self.retired:
+                return
+            with self.page.writing:
+                segment_ns = self._finish_segment(traced, point, now)
+            self._tell(point, segment_ns)
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+            self._fail(error)
+
+    def lose(self, traced: TracedCoroutine) -> None:
+        """The coroutine is garbage, and was not done."""
+        if self.retired:
+            return
+        try:
+            base = self._layout.coroutine(traced._record)
+            self._words[base + COROUTINE["live"]] -= 1
+            self._words[base + COROUTINE["destroyed_pending"]] += 1
+            if traced._state == SUSPENDED:
+                self._waiting.remove(traced._point, id(traced))
+            _scope.detach(traced)
+        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+            self._fail(error)
+
+    def retire(self) -> None:
+        """Stop for good; steps of coroutines that are still traced only pass through."""
+        self.retired = True
+
+    def _fail(self, error: BaseException) -> None:
+        """Retire; what was true of the tasks at this moment is not known any more. An interrupt is the application's, and goes on."""
+        if not self.retired:  # else the page may be another's by now
+            self.retire()
+            self.page.close()
+            self._faults.report(PROBE, error, OFF_FOR_LOOP)
+        if not isinstance(error, Exception):
+            raise error
+
+    def _sampled(self) -> bool:
+        """Whether to trace this task: one in ``weight``, drawn by xorshift so that no pattern of creation can fool it."""
+        if self._weight == 1:
+            return True
+        draw = self._draw
+        draw ^= draw << 13 & _MASK
+        draw ^= draw >> 7
+        draw ^= draw << 17 & _MASK
+        self._draw = draw
+        return draw % self._weight == 0
+
+    def _observe(self, histogram: int, bounds_ns: tuple[int, ...], duration_ns: int) -> None:
+        self._words[histogram] += duration_ns
+        self._words[histogram + 1 + bisect_left(bounds_ns, duration_ns)] += 1
+
+    def _end_wait(self, traced: TracedCoroutine, now: int) -> None:
+        if traced._state != SUSPENDED:
+            self.admit(traced)
+            self._observe(self._layout.start_delay, self._layout.segment_bounds_ns, now - traced._created_ns)
+            _scope.attach(traced, self)
+            return
+        self._waited(traced, traced._point, now - traced._suspended_ns)
+        self._waiting.remove(traced._point, id(traced))
+
+    def _waited(self, traced: TracedCoroutine, point: int, wait_ns: int) -> None:
+        self._observe(self._layout.waits(point), self._layout.wait_bounds_ns, wait_ns)
+        if traced._scope is not None:
+            traced._scope.charge_wait(point, wait_ns)
+
+    def _enter(self, traced: TracedCoroutine, now: int) -> None:
+        """Begin the segment; one that is in progress, whose eager child this is, stands still meanwhile."""
+        outer = self._current
+        if outer is not None:
+            self._settle(outer)
+            outer._paused_ns = now
+        traced._state, traced._outer = RUNNING, outer
+        traced._since_ns, traced._counted_ns = now, 0
+        self._show(traced)
+
+    def _leave(self, traced: TracedCoroutine, now: int) -> None:
+        """End the segment; the one that it interrupted goes on."""
+        outer = traced._outer
+        if outer is not None and self._current is traced:
+            paused_ns = now - outer._paused_ns
+            outer._since_ns += paused_ns
+            self._waited(outer, self._directory.pseudo_point(outer._record, EAGER_CHILD), paused_ns)
+        self._unchain(traced)
+
+    def _unchain(self, traced: TracedCoroutine) -> None:
+        """Take a segment from among those in progress; the innermost, unless threads or greenlets step tasks of one loop by turns."""
+        inner, current = None, self._current
+        while current is not None and current is not traced:
+            inner, current = current, current._outer
+        if current is not None and inner is not None:
+            inner._outer = traced._outer
+        elif current is not None:
+            self._current = traced._outer
+        traced._outer = None
+        self._show(self._current)
+
+    def _show(self, traced: TracedCoroutine | None) -> None:
+        self._current = traced
+        words, loop = self._words, self._loop
+        words[loop + LOOP["segment_since_ns"]] = 0 if traced is None else traced._since_ns
+        words[loop + LOOP["segment_coroutine"]] = 0 if traced is None else traced._record
+        words[loop + LOOP["segment_counted_ns"]] = 0 if traced is None else traced._counted_ns
+
+    def _settle(self, traced: TracedCoroutine) -> None:
+        """Make final what readers counted under (running) for the segment in progress."""
+        self.page.settle()
+        traced._counted_ns = self._words[self._loop + LOOP["segment_counted_ns"]]
+
+    def _prepare(self, traced: TracedCoroutine, since_ns: int, now: int) -> int:
+        """When the segment ends that began at ``since_ns``, now that its point was named, and so is the wait of the one it interrupted.
+
+        Naming may step other tasks: a finalizer can start an eager one. Then the segment, which that interrupted, lasts until now.
+        """
+        outer = traced._outer
+        if outer is not None:
+            self._directory.pseudo_point(outer._record, EAGER_CHILD)
+        return now if traced._since_ns == since_ns else self._clock()
+
+    def _finish_segment(self, traced: TracedCoroutine, point: int, now: int) -> int:
+        """Count the segment; how long it was."""
+        segment_ns = now - traced._since_ns
+        traced._active_ns += segment_ns
+        self._observe(self._layout.segments(point), self._layout.segment_bounds_ns, segment_ns)
+        if traced._scope is not None:
+            traced._scope.charge_segment(traced, point, segment_ns - traced._divided_ns, now)
+            traced._divided_ns = 0
+        looked_ns = self._words[self._loop + LOOP["looked_ns"]] - traced._since_ns
+        # A reader in another process may look between the end of the segment and this, and what it counted stays counted.
+        if segment_ns >= self._threshold_ns or looked_ns >= self._threshold_ns:
+            self._block(traced, point, segment_ns)
+        self._leave(traced, now)
+        return segment_ns
+
+    def _tell(self, point: int, segment_ns: int) -> None:
+        """Tell who asked of a segment that blocked."""
+        if segment_ns >= self._threshold_ns and self._blocked is not None:
+            self._blocked(point, segment_ns)
+
+    def _block(self, traced: TracedCoroutine, point: int, segment_ns: int) -> None:
+        self._settle(traced)
+        counted_ns = min(traced._counted_ns, segment_ns)
+        self._words[self._layout.yield_point(point) + YIELD_POINT["blocking_ns"]] += segment_ns - counted_ns
+        self._words[self._loop + LOOP["blocking_ns"]] += segment_ns - counted_ns
+        if not self._words[self._loop + LOOP["timed"]]:
+            self._words[self._loop + LOOP["active_ns"]] -= counted_ns * self.page.words[HEADER["weight"]]
+
+
+def _is_coroutine(obj: Any) -> bool:
+    """Whether a task takes it; if not, asyncio shall say so."""
+    return type(obj) is types.CoroutineType or iscoroutine(obj)
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, StopIteration):
+        return COMPLETED
+    return CANCELLED if isinstance(error, CancelledError | GeneratorExit) else FAILED

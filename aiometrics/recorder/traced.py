@@ -1,0 +1,135 @@
+"""A coroutine as a task sees it: the twin of ``csrc/traced.c``."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aiometrics.recorder.recorder import Recorder
+    from aiometrics.recorder.scope import Scope
+
+OFFERED, NEW, SUSPENDED, RUNNING, DONE = range(5)
+
+
+class TracedCoroutine:
+    """A coroutine as a task sees it: forwards everything, times each step."""
+
+    __slots__ = (
+        "__weakref__",
+        "__wrapped__",
+        "_active_ns",
+        "_counted_ns",
+        "_created_ns",
+        "_creator",
+        "_divided_ns",
+        "_number",
+        "_outer",
+        "_paused_ns",
+        "_point",
+        "_record",
+        "_recorder",
+        "_scope",
+        "_since_ns",
+        "_state",
+        "_suspended_ns",
+    )
+
+    def __init__(self, coro: Any, recorder: Recorder, record: int, created_ns: int) -> None:
+        self.__wrapped__ = coro
+        self._recorder = recorder
+        self._record = record
+        self._created_ns = created_ns
+        #: One for each task, from 1 on, and that of the task that created it; 0 for callbacks, and for what they create.
+        self._number = self._creator = 0
+        self._state = OFFERED
+        self._active_ns = 0
+        #: The segment in progress: since when, without the time of eager children; what readers counted of it; what it interrupts.
+        self._since_ns = 0
+        self._counted_ns = 0
+        self._outer: TracedCoroutine | None = None
+        #: When the eager child that runs now began.
+        self._paused_ns = 0
+        #: The yield point, and since when.
+        self._point = 0
+        self._suspended_ns = 0
+        #: The request that its time belongs to, and what of the segment in progress does not: it was charged already, or to none.
+        self._scope: Scope | None = None
+        self._divided_ns = 0
+
+    def send(self, value: Any) -> Any:
+        """Resume the coroutine, as ``coroutine.send``."""
+        timed = self._recorder.resume(self)
+        try:
+            yielded = self.__wrapped__.send(value)
+        except BaseException as error:
+            if timed:
+                self._recorder.end(self, error)
+            raise
+        if timed:
+            self._recorder.suspend(self, yielded)
+        return yielded
+
+    def throw(self, *exc_info: Any) -> Any:
+        """Raise inside the coroutine, as ``coroutine.throw``."""
+        timed = self._recorder.resume(self)
+        try:
+            yielded = self.__wrapped__.throw(*exc_info)
+        except BaseException as error:
+            # Its traceback refers to this frame: no cycle may come of it.
+            del exc_info
+            if timed:
+                self._recorder.end(self, error)
+            raise
+        if timed:
+            self._recorder.suspend(self, yielded)
+        return yielded
+
+    def close(self) -> None:
+        """Close the coroutine, as ``coroutine.close``."""
+        timed = self._recorder.resume(self)
+        try:
+            self.__wrapped__.close()
+        except BaseException as error:
+            if timed:
+                self._recorder.end(self, error)
+            raise
+        if timed:
+            self._recorder.end(self, GeneratorExit())
+
+    def admit(self) -> None:
+        """There is a task for this coroutine."""
+        self._recorder.admit(self)
+
+    def abandon(self) -> None:
+        """There will be no task for this coroutine."""
+        self._recorder.abandon(self)
+
+    def __await__(self) -> Any:
+        return self.__wrapped__.__await__()
+
+    def __del__(self) -> None:
+        if self._state in (NEW, SUSPENDED):
+            self._recorder.lose(self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
+
+    @property
+    def __name__(self) -> str:
+        name: str = self.__wrapped__.__name__
+        return name
+
+    @__name__.setter
+    def __name__(self, name: str) -> None:
+        self.__wrapped__.__name__ = name
+
+    @property  # type: ignore[misc]  # what isinstance() and inspect ask; type() still tells the truth
+    def __class__(self) -> type:
+        return type(self.__wrapped__)
+
+
+Coroutine.register(TracedCoroutine)

@@ -1,0 +1,1 @@
+"""Requests: scopes, objectives, exemplars, the slow log and traces."""

@@ -1,0 +1,71 @@
+"""Where the requests of a loop are recorded, and how a scope finds that."""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from aiometrics.base.clock import Clock
+from aiometrics.base.internal_errors import Faults
+from aiometrics.base.work_queue import Outbox
+from aiometrics.pages.exemplar_table import Marks
+from aiometrics.recorder.labels import Directory
+from aiometrics.requests.finished import Observers
+from aiometrics.requests.objectives import Ledger
+
+PROBE = "request"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Home:
+    """Where the requests of one loop are recorded."""
+
+    recorder: Any
+    directory: Directory
+    ledger: Ledger
+    #: The kind of request that this recorder knows.
+    kind: type[Any]
+    clock: Clock
+    unix_clock: Clock
+    faults: Faults
+    observers: Observers
+    #: Takes what is to be done about single requests.
+    outbox: Outbox
+    marks: Marks
+    request_id: ContextVar[Any] | None
+
+
+#: Answers with the home of the requests of a loop, or ``None``.
+Source = Callable[[Any], Home | None]
+
+
+class Homes:
+    """The homes of all loops that are traced in this process, and how often a scope found none."""
+
+    def __init__(self) -> None:
+        self._sources: tuple[Source, ...] = ()
+        self.missed = 0
+
+    def connect(self, source: Source) -> None:
+        """Let scopes find the loops that ``source`` knows."""
+        self._sources = (source, *self._sources)
+
+    def disconnect(self, source: Source) -> None:
+        """Undo :meth:`connect`; without effect if it was not connected."""
+        self._sources = tuple(known for known in self._sources if known != source)
+
+    def here(self) -> Home | None:
+        """The home of requests of the loop that runs in this thread; ``None``, which is counted, if there is none."""
+        loop = _get_running_loop()
+        for source in () if loop is None else self._sources:
+            found = source(loop)
+            if found is not None and not found.faults.tripped(PROBE):
+                return found
+        self.missed += 1
+        return None
+
+
+HOMES = Homes()

@@ -1,0 +1,290 @@
+"""Request scopes: what one request takes of the loop, however many tasks work for it.
+
+>>> with aiometrics.request("GET /orders/{id}", id="REQ-001"):  # doctest: +SKIP
+...     await handle()
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from asyncio import CancelledError
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiometrics.base.clock import SECOND_NS
+from aiometrics.exposition.metrics import STATUSES
+from aiometrics.options import LONGEST_SECONDS
+from aiometrics.pages.exemplar_table import WALL
+from aiometrics.recorder.context import current_scope
+from aiometrics.recorder.implementation import CHOSEN
+from aiometrics.requests import tracer as traces
+from aiometrics.requests.binding import HOMES, PROBE, Home
+from aiometrics.requests.finished import Charge, FinishedRequest
+from aiometrics.requests.objectives import Ledger
+from aiometrics.requests.tracer import Trace
+
+if TYPE_CHECKING:
+    from aiometrics.recorder.scope import Scope
+else:
+    Scope = object
+
+__all__ = ["Charge", "FinishedRequest", "Request", "current_request", "kind_of_request", "request"]
+
+LONGEST_TYPE = 128
+LONGEST_ID = 64
+UNNAMED = "(unnamed)"
+_COMPLETED, _FAILED, _CANCELLED = range(len(STATUSES))
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Request(Scope):
+    """One request: what ``with aiometrics.request(...) as current`` gives, and :func:`current_request` returns inside."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()  # each kind of it has slots of its own, for what follows
+    type: str
+    #: ``None`` if it has none, or is not measured.
+    objective_ns: int | None
+    #: What else is worth knowing of this one request, in names of OpenTelemetry or the Elastic Common Schema. Never becomes a label.
+    attributes: dict[str, Any]
+    _home: Home | None
+    _id: object
+    _id_at_entry: object
+    #: Under which the ledger knows its deadline, 0 if it has none.
+    _promise: int
+    _thread: int
+    #: If it is traced.
+    _trace: Trace | None
+
+    @property
+    def id(self) -> str | None:
+        """The id as text of at most 64 characters, ``None`` if there is none: made when asked for."""
+        given = self._id
+        if given is None and self._home is not None and self._home.request_id is not None:
+            given = self._home.request_id.get(self._id_at_entry)
+        return None if given is None else text(given, LONGEST_ID)
+
+    def finish(self, status: str = "completed") -> None:
+        """End the request here, before its block is left: the response was sent, and what its tasks take from now on is background.
+
+        ``status`` is ``completed``, ``failed`` or ``cancelled``; any other counts as a scope error, and as ``failed``. Only the first end
+        counts.
+        """
+        code = STATUSES.index(status) if status in STATUSES else None
+        if code is None and self._home is not None:
+            self._home.ledger.count_invalid()
+        self._over(_FAILED if code is None else code, self.end)
+
+    def __repr__(self) -> str:
+        return f"<aiometrics.Request {self.type!r}>"
+
+    def abandoned(self) -> None:
+        """Nobody will leave the scope any more."""
+        if self._home is not None:
+            self._home.ledger.forget(self._promise)
+
+    def _begin(self, home: Home, given_type: object, objective: object) -> None:
+        ledger = home.ledger
+        kind = ledger.kinds.get(given_type) if type(given_type) is str else None
+        self.type, record, objective_ns = kind or ledger.kind(_type_name(given_type, ledger))
+        if objective is not None:
+            objective_ns = _own_objective_ns(objective, record, ledger) or objective_ns
+        if home.request_id is not None:
+            self._id_at_entry = home.request_id.get(None)
+        if not self.enter(home.recorder, record):
+            return
+        if objective_ns is not None:
+            self.objective_ns = objective_ns
+            self._promise = ledger.promise(record, self.entered_ns + objective_ns)
+        if traces.CHOSEN.tracer is not None:
+            self._trace = traces.begin(self, home.faults, home.outbox)
+
+    def _over(self, status: int, end: Callable[[int], int]) -> None:
+        """End it by ``end(status)``, which is one of the two ways in which scopes end."""
+        home = self._home
+        if home is None:
+            return
+        if self._thread != threading.get_ident():
+            HOMES.missed += 1
+            return
+        try:
+            wall_ns = end(status)
+            if wall_ns >= 0:
+                self._tell(home, status, wall_ns)
+            elif self._promise:  # it had ended before, or is not measured any more
+                home.ledger.forget(self._promise)
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            _report(home, error)
+
+    def _tell(self, home: Home, status: int, wall_ns: int) -> None:
+        """Tell who wants to know that it took so long."""
+        if self._promise:
+            home.ledger.keep(self._promise, self.entered_ns + wall_ns)
+        observers = home.observers.of(wall_ns, self.objective_ns)
+        trace = self._trace if self._trace is not None and self._trace.recording else None
+        if not observers and trace is None:
+            return
+        finished = self._finished(home, status, wall_ns)
+        home.observers.tell(observers, finished)
+        if trace is not None:
+            trace.end(finished)
+
+    def _finished(self, home: Home, status: int, wall_ns: int) -> FinishedRequest:
+        charges = self.charges()
+        return FinishedRequest(
+            request=self.type,
+            id=self.id,
+            status=STATUSES[status],
+            started=home.unix_clock() - (home.clock() - self.entered_ns),
+            wall_ns=wall_ns,
+            active_ns=sum(charge[2] for charge in charges),
+            objective_ns=self.objective_ns,
+            attributes=dict(self.attributes),  # for other threads: the code inside may go on to change them
+            charges=charges,
+            labels=home.directory.labels,
+            keep=functools.partial(home.marks.put, WALL + status, home.ledger.kind(self.type)[1]),
+            kept=self.journal(),
+            entered_ns=self.entered_ns,
+        )
+
+
+@functools.cache
+def kind_of_request(scope: type[Any]) -> type[Any]:
+    """The class of requests on the scopes of one of the recorders."""
+    slots = ("_home", "_id", "_id_at_entry", "_promise", "_thread", "_trace", "attributes", "objective_ns", "type")
+    return type("Request", (Request, scope), {"__slots__": slots, "__module__": __name__})
+
+
+def current_request() -> Request | None:
+    """The request that this code works for: of the innermost scope around, or of the one that the task was started in.
+
+    A task that outlives its request still belongs to it. ``None`` outside of any.
+    """
+    found = current_scope.get(None)
+    return found if isinstance(found, Request) else None
+
+
+class request:  # noqa: N801 - used like a function: a context manager and a decorator
+    """The scope of one request: its code, and every task that is started inside, counts towards requests of this ``type``.
+
+    ``type`` is a label: the route's template, never the path. ``id`` names this one request to observers, and is no label.
+    ``objective`` are the wall seconds that it may take, instead of what ``start_exporter(objectives=...)`` says of the type.
+
+    Works with ``with``, ``async with``, and as a decorator of functions and coroutine functions, each call of which has a scope of its own.
+    Wrong arguments do not raise: they are counted in ``aiometrics_request_scope_errors_total``.
+    """
+
+    __slots__ = ("_entered", "_id", "_objective", "_type")
+
+    def __init__(self, type: str, *, id: object = None, objective: float | None = None) -> None:  # noqa: A002 - the words of the trade
+        self._type = type
+        self._id = id
+        self._objective = objective
+        #: Usually one; several where one object is used by several tasks at a time.
+        self._entered: list[Request] = []
+
+    def __enter__(self) -> Request:
+        entered = enter(self._type, self._id, self._objective)
+        self._entered.append(entered)
+        return entered
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if not self._entered:
+            HOMES.missed += 1
+            return
+        current = current_scope.get(None)
+        left = current if current in self._entered else self._entered[-1]
+        self._entered.remove(left)
+        leave(left, _status(kind))
+
+    async def __aenter__(self) -> Request:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def __call__(self, function: F) -> F:
+        """``function`` in a scope of its own at each call. Raises ``TypeError`` for generator functions, whose calls run nothing yet."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"a call of {function!r} only makes a generator: use `with aiometrics.request(...)` inside of it instead")
+        given = self._type, self._id, self._objective
+
+        @functools.wraps(function)
+        async def scoped_coroutine(*args: Any, **kwargs: Any) -> Any:
+            with request(given[0], id=given[1], objective=given[2]):
+                return await function(*args, **kwargs)
+
+        @functools.wraps(function)
+        def scoped_call(*args: Any, **kwargs: Any) -> Any:
+            with request(given[0], id=given[1], objective=given[2]):
+                return function(*args, **kwargs)
+
+        return scoped_coroutine if inspect.iscoroutinefunction(function) else scoped_call  # type: ignore[return-value]
+
+
+def enter(given_type: object, given_id: object = None, objective: object = None) -> Request:
+    """A scope that was entered; one that measures nothing where no traced loop runs. For who leaves it in any case, by :func:`leave`."""
+    home = HOMES.here()
+    entered: Request = kind_of_request(CHOSEN.scope)() if home is None else home.kind()
+    entered._home, entered._promise, entered._thread = home, 0, threading.get_ident()
+    entered._id, entered._id_at_entry, entered._trace = given_id, None, None
+    entered.type, entered.objective_ns, entered.attributes = "", None, {}
+    try:
+        if home is None:
+            entered.type = text(given_type, LONGEST_TYPE) or UNNAMED
+        else:
+            entered._begin(home, given_type, objective)
+    except Exception as error:  # noqa: BLE001 - never the application's problem
+        _report(home, error)
+    current_scope.set(entered)
+    return entered
+
+
+def leave(left: Request, status: int = _COMPLETED) -> None:
+    """Leave a scope, which ended with that status if it had not ended before."""
+    if current_scope.get(None) is left:
+        current_scope.set(left.outer)
+    left._over(status, left.leave)
+    trace, left._trace = left._trace, None
+    if trace is not None:
+        trace.leave()
+
+
+def _report(home: Home | None, error: Exception) -> None:
+    if home is not None:
+        home.faults.report(PROBE, error)
+
+
+def _status(kind: type[BaseException] | None) -> int:
+    if kind is None:
+        return _COMPLETED
+    return _CANCELLED if issubclass(kind, CancelledError | GeneratorExit) else _FAILED
+
+
+def _type_name(given: object, ledger: Ledger) -> str:
+    if type(given) is str and 0 < len(given) <= LONGEST_TYPE:
+        return given
+    ledger.count_invalid()
+    return text(given, LONGEST_TYPE) or UNNAMED
+
+
+def _own_objective_ns(given: object, record: int, ledger: Ledger) -> int | None:
+    """What a scope says of itself, which from then on is shown for its type."""
+    if isinstance(given, int | float) and not isinstance(given, bool) and 1e-9 <= given <= LONGEST_SECONDS:
+        objective_ns = round(given * SECOND_NS)
+        ledger.set_objective(record, objective_ns)
+        return objective_ns
+    ledger.count_invalid()
+    return None
+
+
+def text(given: object, longest: int) -> str:
+    """The beginning of what it is as text, whatever its ``__str__`` does."""
+    try:
+        return str.__getitem__(str(given), slice(longest))
+    except Exception:  # noqa: BLE001 - anything may be given, and its __str__ may do anything
+        return f"({type(given).__name__})"[:longest]

@@ -1,0 +1,100 @@
+"""One event for each request that took too long: how long, and where the time went."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from aiometrics import ecs
+from aiometrics.base.clock import SECOND_NS
+from aiometrics.base.work_queue import Outbox
+from aiometrics.requests.exemplars import trace_of_context
+from aiometrics.requests.request import Charge, FinishedRequest
+
+logger = logging.getLogger("aiometrics.slow_requests")
+
+KIND = "slow_request"
+#: Yield points in one event, those that took most.
+MAX_POINTS = 20
+_OUTCOMES = {"completed": "success", "failed": "failure"}
+
+
+class SlowRequests:
+    """Has a warning logged to ``aiometrics.slow_requests``, by another thread, for each request over its objective.
+
+    Where a type has none, ``threshold_ns`` is what a request may take; with ``None`` it may take any time. The record has the fields of
+    the event, in names of the Elastic Common Schema, in its attribute ``ecs``.
+    """
+
+    def __init__(self, outbox: Outbox, threshold_ns: int | None) -> None:
+        self._outbox = outbox
+        self._threshold_ns = threshold_ns
+
+    def __call__(self, finished: FinishedRequest) -> None:
+        """A request is over; this is still its context."""
+        limit_ns = self._threshold_ns if finished.objective_ns is None else finished.objective_ns
+        if limit_ns is not None and finished.wall_ns > limit_ns and logger.isEnabledFor(logging.WARNING):
+            self._outbox.put(KIND, partial(_write, finished, limit_ns, trace_of_context()))
+
+
+def _write(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | None) -> None:
+    logger.warning(
+        "%s%s %s after %.3f s, %.3f s allowed; %.3f s of it on the loop%s",
+        finished.request,
+        "" if finished.id is None else f" [{finished.id}]",
+        finished.status,
+        finished.wall_ns / SECOND_NS,
+        limit_ns / SECOND_NS,
+        finished.active_ns / SECOND_NS,
+        _most(finished.points),
+        extra={"ecs": event(finished, limit_ns, trace)},
+    )
+
+
+def event(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | None) -> dict[str, Any]:
+    """The fields of the event: ``event.duration`` in ns as the schema has it, our own durations in seconds."""
+    ended, points = finished.started + finished.wall_ns, finished.points
+    return {
+        "@timestamp": ecs.timestamp(ended),
+        "event.kind": "event",
+        "event.module": "aiometrics",
+        "event.dataset": "aiometrics.slow_requests",
+        "event.action": "slow-request",
+        "event.outcome": _OUTCOMES.get(finished.status, "unknown"),
+        "event.start": ecs.timestamp(finished.started),
+        "event.end": ecs.timestamp(ended),
+        "event.duration": finished.wall_ns,
+        "labels.request": finished.request,
+        "labels.status": finished.status,
+        **({} if finished.id is None else {"labels.request_id": finished.id}),
+        **finished.attributes,
+        **({} if trace is None else {"trace.id": trace[0], "span.id": trace[1]}),
+        "aiometrics.allowed_seconds": limit_ns / SECOND_NS,
+        "aiometrics.active_seconds": finished.active_ns / SECOND_NS,
+        "aiometrics.blocking_seconds": sum(point.blocking_ns for point in points) / SECOND_NS,
+        "aiometrics.yield_points": [_point(point) for point in _worst(points)],
+        "aiometrics.yield_points_left_out": max(0, len(points) - MAX_POINTS),
+    }
+
+
+def _worst(points: Iterable[Charge]) -> list[Charge]:
+    return sorted(points, key=lambda point: point.active_ns + point.wait_ns, reverse=True)[:MAX_POINTS]
+
+
+def _point(point: Charge) -> dict[str, str | int | float]:
+    return {
+        "coroutine": point.coroutine,
+        "yield_point": point.yield_point,
+        "awaits": point.awaits,
+        "segments": point.segments,
+        "active_seconds": point.active_ns / SECOND_NS,
+        "wait_seconds": point.wait_ns / SECOND_NS,
+        "blocking_seconds": point.blocking_ns / SECOND_NS,
+    }
+
+
+def _most(points: Iterable[Charge]) -> str:
+    worst = max(points, key=lambda point: point.active_ns + point.wait_ns, default=None)
+    return "" if worst is None else f"; most at {worst.yield_point} ({worst.awaits})"

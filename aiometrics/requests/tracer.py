@@ -1,0 +1,98 @@
+"""Who makes traces of single requests, if anybody does: one tracer in a process, which OpenTelemetry's integration sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiometrics.base.internal_errors import Faults
+from aiometrics.base.work_queue import Job, Outbox
+from aiometrics.requests.finished import FinishedRequest
+
+if TYPE_CHECKING:
+    from aiometrics.requests.request import Request
+
+PROBE = "request_tracer"
+KIND = "trace"
+
+
+class Tracer(Protocol):
+    """Makes traces of requests: called in the task of the request, where it must be quick."""
+
+    def begin(self, request: Request) -> Any:
+        """What it keeps of a request that was entered just now; ``None`` if that is not to be traced."""
+
+    def recording(self, kept: Any) -> bool:
+        """Whether it wants to know what the request did, and when it is over."""
+
+    def end(self, kept: Any, finished: FinishedRequest) -> Job:
+        """The request is over: what to do about it, by another thread."""
+
+    def leave(self, kept: Any) -> None:
+        """The block of the request is left."""
+
+
+class _Chosen:
+    tracer: Tracer | None = None
+
+
+#: Who traces requests that are entered from now on.
+CHOSEN = _Chosen()
+
+
+def set_tracer(tracer: Tracer | None) -> None:
+    """Have requests that are entered from now on traced by ``tracer``, or by none."""
+    CHOSEN.tracer = tracer
+
+
+class Trace:
+    """One request that is traced. A tracer that raises is counted as the probe ``request_tracer``, and asked nothing any more."""
+
+    __slots__ = ("_faults", "_kept", "_outbox", "_tracer", "recording")
+
+    def __init__(self, tracer: Tracer, kept: Any, faults: Faults, outbox: Outbox) -> None:
+        self._tracer = tracer
+        self._kept = kept
+        self._faults = faults
+        self._outbox = outbox
+        #: Whether it is to be told of the end.
+        self.recording: bool = tracer.recording(kept)
+
+    def end(self, finished: FinishedRequest) -> None:
+        """The request is over. Never raises."""
+        with _asked(self._faults):
+            self._outbox.put(KIND, self._tracer.end(self._kept, finished))
+
+    def leave(self) -> None:
+        """The block of the request is left. Never raises."""
+        with _asked(self._faults):
+            self._tracer.leave(self._kept)
+
+
+def begin(request: Request, faults: Faults, outbox: Outbox) -> Trace | None:
+    """The trace of a request that was entered just now; if it is recording, its steps are kept from now on. ``None`` if nobody wants it.
+
+    Never raises.
+    """
+    tracer = CHOSEN.tracer
+    if tracer is None:
+        return None
+    with _asked(faults):
+        kept = tracer.begin(request)
+        if kept is None:
+            return None
+        trace = Trace(tracer, kept, faults, outbox)
+        if trace.recording:
+            request.keep_journal()
+        return trace
+    return None
+
+
+@contextmanager
+def _asked(faults: Faults) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, the application did not ask for it
+        CHOSEN.tracer = None
+        faults.report(PROBE, error)

@@ -1,0 +1,1 @@
+"""What is compared: nothing, aiometrics and its peers."""

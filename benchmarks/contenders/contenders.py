@@ -1,0 +1,69 @@
+"""Who is measured: a bare loop, both of our recorders, and the peers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, ClassVar
+
+from harness.contender import Contender, Unavailable
+
+from contenders.peers import PEERS
+
+
+class CCore(Contender):
+    """aiometrics with its C core, exporter and all."""
+
+    name = "aiometrics C"
+    gives = "segments, waits, tasks: per coroutine and yield point"
+    implementation: ClassVar[str] = "c"
+
+    def prepare(self) -> None:
+        self.facade().start_exporter(port=0, addr="127.0.0.1")
+
+    def facade(self) -> Any:
+        """The package, once it is sure that it is the implementation to measure.
+
+        Raises ``Unavailable`` if it is not.
+        """
+        try:
+            facade = import_module("aiometrics")
+            implementation = facade.IMPLEMENTATION
+        except (ImportError, AttributeError) as error:
+            raise Unavailable(f"aiometrics: {error}") from error
+        if implementation != self.implementation:
+            raise Unavailable(f"the installed aiometrics runs {implementation!r}, not {self.implementation!r}")
+        return facade
+
+
+class Twin(CCore):
+    """aiometrics with its Python recorder, exporter and all."""
+
+    name = "aiometrics Python"
+    implementation = "python"
+    environment: ClassVar[Mapping[str, str]] = {"AIOMETRICS_NO_EXTENSIONS": "1"}
+
+
+class IdleThread(Contender):
+    """A bare loop in a process with one more thread, which sleeps: libc and the kernel lock from then on what they need not lock before.
+
+    Every exporter with a thread of its own pays for that, and so does every service that ever used an executor.
+    """
+
+    name = "bare, with an idle thread"
+
+    def prepare(self) -> None:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+OURS: tuple[type[Contender], ...] = (Contender, Twin, CCore)
+YARDSTICKS: tuple[type[Contender], ...] = (IdleThread,)
+CONTENDERS = {contender.name: contender for contender in OURS + YARDSTICKS + PEERS}
+BARE = Contender.name
+
+
+def environment(name: str) -> dict[str, str]:
+    """The environment of a process that runs this contender; hashes are fixed, so that dictionaries collide alike in all of them."""
+    return {**os.environ, "PYTHONHASHSEED": "0", **CONTENDERS[name].environment}

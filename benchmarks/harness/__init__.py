@@ -1,0 +1,1 @@
+"""Runs, samples and tables."""

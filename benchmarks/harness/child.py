@@ -1,0 +1,63 @@
+"""A measurement in a process of its own: ``python child.py MODULE CONTENDER LOOP [KEY=VALUE ...]`` prints one line of JSON.
+
+The module has ``measure(contender, loop, **options)``. Whatever a contender patches ends with the process.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+# As a script too: its own folder is not where the other folders are.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from contenders.contenders import CONTENDERS, environment  # noqa: E402 - the path comes first
+
+from harness.contender import Unavailable  # noqa: E402
+
+LIMIT_SECONDS = 600
+
+
+def command(module: str, contender: str, loop: str, **options: object) -> list[str]:
+    """How to start the measurement."""
+    return [sys.executable, str(Path(__file__)), module, contender, loop, *(f"{key}={value}" for key, value in options.items())]
+
+
+def run(module: str, contender: str, loop: str, *, prefix: Sequence[str] = (), **options: object) -> Any:
+    """What the measurement returned.
+
+    Raises ``Unavailable`` with the contender's own words if it cannot run here, ``RuntimeError`` with its standard error if it fails.
+    """
+    finished = subprocess.run(
+        [*prefix, *command(module, contender, loop, **options)],
+        env=environment(contender),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+    if finished.returncode:
+        raise RuntimeError(f"{module} of {contender} on {loop} ended with {finished.returncode}:\n{finished.stderr[-3000:]}")
+    answer = json.loads(finished.stdout.splitlines()[-1])
+    if "unavailable" in answer:
+        raise Unavailable(answer["unavailable"])
+    return answer["result"]
+
+
+def main(module: str, contender: str, loop: str, *pairs: str) -> None:
+    """Measure and print."""
+    options = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    try:
+        answer = {"result": import_module(f"sections.{module}").measure(CONTENDERS[contender](), loop, **options)}
+    except (Unavailable, ImportError) as error:
+        answer = {"unavailable": str(error)}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

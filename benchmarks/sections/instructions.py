@@ -1,0 +1,92 @@
+"""Instructions per call by callgrind, which no noise disturbs: the recorder alone, without exporter threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from contenders.contenders import BARE, CCore
+from harness import child
+from harness.contender import LOOPS, Contender, Unavailable
+from harness.plan import Plan
+from harness.table import Table
+from workloads.workloads import workloads
+
+WORKLOADS = ("step", "spawn", "depth 10", "calls 10")
+SHORT, LONG = 500, 1_500
+#: CPython's own name for ``os.getppid``, a marker between measurements: callgrind writes its counts when it is called.
+MARKER = "os_getppid"
+
+
+def measure(contender: Contender, loop: str) -> list[str]:
+    """Run every workload short and long, with a marker before each and after the last."""
+    programs = workloads(contender.decorate)
+
+    async def main() -> None:
+        for name in WORKLOADS:
+            await asyncio.create_task(programs[name](LONG))
+        for name in WORKLOADS:
+            for count in (SHORT, LONG):
+                os.getppid()
+                await asyncio.create_task(programs[name](count))
+        os.getppid()
+
+    made = contender.loop_factory(loop)()
+    if isinstance(contender, CCore):
+        contender.facade().instrument(made)
+    with asyncio.Runner(loop_factory=lambda: made) as runner:
+        runner.run(main())
+    return list(WORKLOADS)
+
+
+def run(plan: Plan) -> Table:
+    """Ours against bare; the difference of the two lengths, so that what happens once cancels."""
+    if shutil.which("valgrind") is None:
+        raise Unavailable("valgrind is not installed (Debian: apt-get install valgrind)")
+    counts: dict[str, dict[str, float]] = {}
+    table = Table(
+        "Instructions per call (callgrind)", ["contender", *(f"{loop} {name}" for loop in LOOPS for name in WORKLOADS)], data=counts
+    )
+    for name in plan.ours:
+        counts[name] = {}
+        for loop in LOOPS:
+            plan.progress(f"instructions: {name} on {loop}")
+            try:
+                counts[name].update(_counts(name, loop))
+            except Unavailable as error:
+                table.notes.append(f"{name} on {loop} did not run: {error}")
+        table.rows.append([name, *(_cell(name, counts, column) for column in table.columns[1:])])
+    table.notes.append("The recorder alone (`instrument(loop)`), so that no exporter thread is counted.")
+    return table
+
+
+def _counts(name: str, loop: str) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as directory:
+        prefix = ("valgrind", "--tool=callgrind", f"--dump-before={MARKER}", f"--callgrind-out-file={directory}/out")
+        child.run("instructions", name, loop, prefix=prefix)
+        # out.1 is the start-up, and out (written at exit) what came after the last marker.
+        dumps = [_total(Path(directory) / f"out.{number}") for number in range(2, 2 + 2 * len(WORKLOADS))]
+    pairs = zip(dumps[::2], dumps[1::2], strict=True)
+    return {f"{loop} {workload}": (long - short) / (LONG - SHORT) for workload, (short, long) in zip(WORKLOADS, pairs, strict=True)}
+
+
+def _total(dump: Path) -> int:
+    if not dump.exists():
+        raise Unavailable(f"callgrind saw no call of {MARKER}: this needs a Python with symbols")
+    found = re.search(r"^(?:totals|summary): (\d+)", dump.read_text(), re.MULTILINE)
+    if found is None:
+        raise Unavailable(f"no totals in {dump.name}")
+    return int(found[1])
+
+
+def _cell(name: str, counts: dict[str, dict[str, Any]], column: str) -> str:
+    if column not in counts[name]:
+        return "did not run"
+    if name == BARE:
+        return f"{counts[name][column]:.0f}"
+    return f"{counts[name][column]:.0f} (x{counts[name][column] / counts[BARE][column]:.3f})"

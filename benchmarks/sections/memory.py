@@ -1,0 +1,110 @@
+"""Memory: bytes per live task, and per loop, over a bare one."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+
+from contenders.contenders import BARE
+from harness import child
+from harness.contender import LOOPS, Contender, Unavailable
+from harness.places import visitor
+from harness.plan import Plan
+from harness.samples import quartiles
+from harness.table import Table
+
+TASKS = 50_000
+OPEN_LOOPS = 16
+PER_TASK, PER_LOOP, PER_FULL_LOOP = MEASURES = ("task", "loop", "full loop")
+#: More places than a page holds by default, so that the page is full.
+PLACES = 1_200
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE
+
+
+async def _parked(gate: asyncio.Future[None]) -> None:
+    await asyncio.shield(gate)
+
+
+def measure(contender: Contender, loop: str, *, what: str) -> float:
+    """Bytes per suspended task; or per open loop after one step, or after it has met more places than it has room for.
+
+    One of them to a process: memory that one frees the next would find.
+    """
+    contender.prepare()
+    if what != PER_TASK:
+        return _per_loop(contender, loop, PLACES if what == PER_FULL_LOOP else 1)
+    with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
+        return runner.run(_per_task(contender))
+
+
+async def _per_task(contender: Contender) -> float:
+    async with contender.inside():
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        tasks = [asyncio.create_task(_parked(gate)) for _ in range(100)]
+        await asyncio.sleep(0)
+        before = resident_bytes()
+        tasks += [asyncio.create_task(_parked(gate)) for _ in range(TASKS)]
+        await asyncio.sleep(0)
+        grown = resident_bytes() - before
+        gate.set_result(None)
+        await asyncio.gather(*tasks)
+    return grown / TASKS
+
+
+def _per_loop(contender: Contender, kind: str, places: int) -> float:
+    visit = visitor(places)
+    factory = contender.loop_factory(kind)
+    loops = [factory()]
+    loops[0].run_until_complete(visit())
+    before = resident_bytes()
+    for _ in range(OPEN_LOOPS):
+        loops.append(factory())
+        loops[-1].run_until_complete(visit())
+    grown = resident_bytes() - before
+    for loop in loops:
+        loop.close()
+    return grown / OPEN_LOOPS
+
+
+def run(plan: Plan) -> Table:
+    """Ours against bare."""
+    grown: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    absent: dict[str, str] = {}
+    table = Table(
+        "Memory per task, per loop and per full loop: resident bytes, and what is over bare",
+        ["contender", *(f"{loop} {name}" for loop in LOOPS for name in MEASURES)],
+        data=grown,
+    )
+    for number in range(min(plan.rounds, 3)):
+        for loop in LOOPS:
+            for name in plan.ours:
+                plan.progress(f"memory, round {number + 1}: {name} on {loop}")
+                try:
+                    for what in MEASURES:
+                        grown[name][f"{loop} {what}"].append(child.run("memory", name, loop, what=json.dumps(what)))
+                except Unavailable as error:
+                    absent[name] = str(error)
+    for name in plan.ours:
+        table.rows.append([name, *(_cell(name, grown, column) for column in table.columns[1:])])
+    table.notes.append(f"{TASKS} tasks suspended at one place; {OPEN_LOOPS} loops open at once; a full loop has met {PLACES} yield points.")
+    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    return table
+
+
+def _cell(name: str, grown: dict[str, dict[str, list[float]]], column: str) -> str:
+    if not grown[name][column]:
+        return "did not run"
+    value = quartiles(grown[name][column]).median
+    if name == BARE:
+        return f"{value:.0f}"
+    return f"+{value - quartiles(grown[BARE][column]).median:.0f}"

@@ -1,0 +1,156 @@
+"""What a scrape takes, and what the loop beside it feels: ours, and the same samples served by prometheus_client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import defaultdict
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from contenders.contenders import CCore
+from harness import child
+from harness.contender import Contender, Unavailable
+from harness.places import visitor
+from harness.plan import Plan
+from harness.samples import percentile, quartiles
+from harness.table import Table
+
+SCRAPER = Path(__file__).parents[1] / "harness/scraper.py"
+SECONDS = 4.0
+#: Series asked for, and about the number of yield points that have so many.
+SERIES = {1_000: 16, 10_000: 350}
+SERVERS = ("aiometrics", "prometheus_client")
+#: One turn of a busy loop: some 0.2 ms of Python, as a handler may take.
+WORK = range(10_000)
+
+
+def measure(contender: Contender, loop: str, *, places: int, server: str, scale: float = 1.0) -> dict[str, Any]:
+    """Scrape times beside an idle and beside a busy loop, and the busy loop's turns without and with scrapes in a row."""
+    if not isinstance(contender, CCore):
+        raise Unavailable("only aiometrics has a page to scrape")
+    facade = contender.facade()
+    exporter = facade.start_exporter(port=0, addr="127.0.0.1", registry=None)
+    port = exporter.port if server == "aiometrics" else _prometheus_client_port(facade)
+    seconds = SECONDS * scale
+
+    async def main() -> dict[str, Any]:
+        await asyncio.create_task(visitor(places)())
+        beside_idle = await _scrapes(port, seconds)
+        undisturbed = _Turns()
+        await _busy_until(asyncio.create_task(asyncio.sleep(seconds)), undisturbed)
+        disturbed = _Turns()
+        scraping = asyncio.create_task(_scrapes(port, seconds))
+        await _busy_until(scraping, disturbed)
+        beside_busy = scraping.result()
+        return {
+            "series": beside_idle["series"],
+            "bytes": beside_idle["bytes"],
+            "idle": beside_idle["seconds"],
+            "busy": beside_busy["seconds"],
+            "turns": undisturbed.summary(),
+            "turns scraped": disturbed.summary(),
+        }
+
+    with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
+        return runner.run(main())
+
+
+def _prometheus_client_port(facade: Any) -> int:
+    prometheus_client = import_module("prometheus_client")
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(facade.Collector())
+    server, _ = prometheus_client.start_http_server(0, addr="127.0.0.1", registry=registry)
+    return int(server.server_port)
+
+
+class _Turns:
+    """How long each turn of the busy loop took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def summary(self) -> dict[str, float]:
+        """Median, p99 and worst turn in seconds, and how many there were."""
+        at = {f"p{percent}": percentile(self.seconds, percent) for percent in (50, 99)}
+        return {**at, "worst": max(self.seconds), "count": len(self.seconds)}
+
+
+async def _busy_until(other: asyncio.Task[Any], turns: _Turns) -> None:
+    previous = perf_counter()
+    while not other.done():
+        for _ in WORK:
+            pass
+        await asyncio.sleep(0)
+        now = perf_counter()
+        turns.seconds.append(now - previous)
+        previous = now
+
+
+async def _scrapes(port: int, seconds: float) -> dict[str, Any]:
+    process = await asyncio.create_subprocess_exec(sys.executable, str(SCRAPER), str(port), str(seconds), stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the scraper ended with {process.returncode}")
+    answer: dict[str, Any] = json.loads(said)
+    return answer
+
+
+def run(plan: Plan) -> Table:
+    """Both implementations, both servers, both sizes, in turn."""
+    measured: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    absent: dict[str, str] = {}
+    rounds = min(plan.rounds, 3)
+    for number in range(rounds):
+        for series, places in SERIES.items():
+            for name in plan.ours[1:]:
+                for server in SERVERS:
+                    plan.progress(f"scrape, round {number + 1} of {rounds}: {name}, {series} series by {server}")
+                    try:
+                        answer = child.run("scrape", name, "asyncio", places=places, server=json.dumps(server), scale=plan.scale)
+                    except Unavailable as error:
+                        absent[name] = str(error)
+                        continue
+                    measured[f"{name}|{server}|{series}"].append(answer)
+    return _table(measured, absent, rounds)
+
+
+def _table(measured: dict[str, list[dict[str, Any]]], absent: dict[str, str], rounds: int) -> Table:
+    table = Table(
+        f"A scrape, and what a busy loop beside it feels (OpenMetrics, medians of {rounds} rounds)",
+        [
+            "recorder",
+            "served by",
+            "series",
+            "scrape ms, loop idle",
+            "us per series",
+            "scrape ms, loop busy",
+            "p99 turn ms",
+            "worst turn ms",
+        ],
+        data=measured,
+    )
+    for key, answers in measured.items():
+        name, server, _ = key.split("|")
+        table.rows.append([name, server, *_cells(answers)])
+    table.notes.append("Scrapes in a row from another process, which no Prometheus does; turns of about 0.2 ms; `without -> with` scrapes.")
+    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    return table
+
+
+def _cells(answers: list[dict[str, Any]]) -> list[str]:
+    def median(values: list[float], digits: int) -> str:
+        return f"{quartiles(values).median:.{digits}f}"
+
+    def turns(field: str) -> str:
+        before, after = ([answer[key][field] * 1e3 for answer in answers] for key in ("turns", "turns scraped"))
+        return f"{median(before, 2)} -> {median(after, 2)}"
+
+    series = [float(answer["series"]) for answer in answers]
+    idle = [quartiles(answer["idle"]).median * 1e3 for answer in answers]
+    busy = [quartiles(answer["busy"]).median * 1e3 for answer in answers]
+    each = [took / count * 1e3 for took, count in zip(idle, series, strict=True)]
+    return [median(series, 0), median(idle, 1), median(each, 2), median(busy, 1), turns("p99"), turns("worst")]

@@ -1,0 +1,92 @@
+"""A small web service to put under load: ``python service.py SERVER LOOP CONTENDER`` prints its port and serves until it is terminated.
+
+``/`` says hello; ``/ten`` awaits ten times before it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+# As a script too: its own folder is not where the other folders are.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from contenders.contenders import CONTENDERS  # noqa: E402 - the path comes first
+from harness.contender import Unavailable  # noqa: E402
+
+SERVERS = ("aiohttp", "uvicorn")
+HELLO = "Hello, world!"
+TEN = range(10)
+
+
+async def aiohttp_service(announce: Callable[[int], None]) -> None:
+    """An aiohttp.web application."""
+    web = import_module("aiohttp.web")
+
+    async def hello(_: Any) -> Any:
+        return web.Response(text=HELLO)
+
+    async def ten(_: Any) -> Any:
+        for _ in TEN:
+            await asyncio.sleep(0)
+        return web.Response(text=HELLO)
+
+    application = web.Application()
+    application.add_routes([web.get("/", hello), web.get("/ten", ten)])
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    announce(runner.addresses[0][1])
+    await asyncio.Event().wait()
+
+
+async def uvicorn_service(announce: Callable[[int], None]) -> None:
+    """A Starlette application on uvicorn."""
+    responses, routing = import_module("starlette.responses"), import_module("starlette.routing")
+    uvicorn = import_module("uvicorn")
+
+    async def hello(_: Any) -> Any:
+        return responses.PlainTextResponse(HELLO)
+
+    async def ten(_: Any) -> Any:
+        for _ in TEN:
+            await asyncio.sleep(0)
+        return responses.PlainTextResponse(HELLO)
+
+    application = import_module("starlette.applications").Starlette(routes=[routing.Route("/", hello), routing.Route("/ten", ten)])
+    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, access_log=False, log_level="warning", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - it offers nothing else
+        await asyncio.sleep(0.01)
+    announce(server.servers[0].sockets[0].getsockname()[1])
+    await serving
+
+
+SERVICES: dict[str, Callable[[Callable[[int], None]], Coroutine[Any, Any, None]]] = {
+    "aiohttp": aiohttp_service,
+    "uvicorn": uvicorn_service,
+}
+
+
+def main(server: str, loop: str, name: str) -> None:
+    """Serve, with the contender set up; what cannot run here says so instead of its port."""
+    contender = CONTENDERS[name]()
+
+    async def serve() -> None:
+        async with contender.inside():
+            await SERVICES[server](lambda port: print(port, flush=True))
+
+    try:
+        contender.prepare()
+        with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
+            runner.run(serve())
+    except (Unavailable, ImportError) as error:
+        print(error, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Dashboards checked against a Prometheus."""

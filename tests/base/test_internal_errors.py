@@ -1,0 +1,258 @@
+"""Errors of our own: logged once, counted, and the application never learns of them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from aiometrics.base.clock import SECOND_NS
+from aiometrics.base.internal_errors import OFF, OFF_FOR_LOOP, STAYS_ON, Faults
+from aiometrics.instrumentation.hooks import handles
+from aiometrics.instrumentation.instrumentation import Instrumentation
+from aiometrics.options import Options
+from aiometrics.pages.snapshot import Snapshot
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.recorder.places import Places
+from aiometrics.testing import ManualClock, traced_loop
+
+
+class Broken(Exception):  # noqa: N818 - it stands for any
+    """What goes wrong inside of a probe."""
+
+
+class FailingClock(ManualClock):
+    """Reads wrong after a number of readings."""
+
+    def __init__(self, readings: int) -> None:
+        super().__init__()
+        self.readings = readings
+
+    def __call__(self) -> int:
+        """The time, or an error."""
+        self.readings -= 1
+        if self.readings < 0:
+            raise Broken("the clock")
+        return super().__call__()
+
+
+async def application() -> list[object]:
+    """A bit of everything that tasks do, and how it ended."""
+
+    async def returns(value: int) -> int:
+        await asyncio.sleep(0)
+        return value
+
+    async def raises() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("mine")
+
+    async def waits() -> None:
+        await asyncio.Event().wait()
+
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(coro) for coro in (returns(1), raises(), waits(), returns(2))]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    return [{ValueError: "mine", asyncio.CancelledError: asyncio.CancelledError}.get(type(result), result) for result in found]
+
+
+ENDED = [1, "mine", asyncio.CancelledError, 2]
+
+
+@contextmanager
+def faulty(implementation: str, *, clock: Any = None, places: Places | None = None) -> Iterator[Instrumentation]:
+    """Every loop of the process traced, with parts that may fail."""
+    made = Instrumentation(
+        Options(),
+        clock=ManualClock() if clock is None else clock,
+        unix_clock=ManualClock(),
+        implementation=IMPLEMENTATIONS[implementation],
+    )
+    if places is not None:
+        made._pages._places = places
+    made.instrument_every_loop()
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Messages of ours."""
+    return [record.getMessage() for record in caplog.records if record.name == "aiometrics"]
+
+
+def message(probe: str) -> str:
+    """What is logged once for a probe; recorders belong to a loop, naming to all of them."""
+    outcome = OFF_FOR_LOOP if probe in ("recorder", "instrumentation") else OFF
+    return f"internal error in probe '{probe}', {outcome}; the application is not affected"
+
+
+@pytest.mark.parametrize("readings", range(12))
+def test_a_clock_that_fails_stops_the_recorder_only(implementation: str, caplog: pytest.LogCaptureFixture, readings: int) -> None:
+    """Whenever it happens, tasks end as they would, the error is logged once with its traceback, and nothing is claimed to go on."""
+    clock = FailingClock(readings)
+    with faulty(implementation, clock=clock) as instrumentation:
+        assert ENDED == asyncio.run(application())
+        clock.readings = 10
+        seen = instrumentation.snapshot()
+    # The same clock fails the other probes that read it too.
+    assert {"recorder"} == seen.errors.keys() - {"turns", "gc"}
+    assert 1 == logged(caplog).count(message("recorder"))
+    (record,) = (record for record in caplog.records if record.message == message("recorder"))
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], Broken)
+    check_nothing_goes_on(seen)
+
+
+def check_nothing_goes_on(seen: Snapshot) -> None:
+    """A recorder that is off claims no live task, suspension or segment."""
+    assert [(None, 0)] == [(loop.running, loop.heartbeat_ns) for loop in seen.loops]
+    assert 0 == sum(entry.live for entry in seen.coroutines)
+    assert 0 == sum(point.suspended + point.oldest_suspension_ns for point in seen.yield_points)
+
+
+def test_what_was_recorded_before_an_error_stays(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Counters do not fall when the recorder stops, in the middle of a segment that was looked at too."""
+    clock = FailingClock(1_000)
+
+    async def main(instrumentation: Instrumentation) -> list[int]:
+        clock.advance_ns(SECOND_NS)
+        before = instrumentation.snapshot().loops[0].blocking_ns
+        clock.readings = 0
+        await asyncio.sleep(0)
+        clock.readings = 1_000
+        return [before, instrumentation.snapshot().loops[0].blocking_ns]
+
+    with faulty(implementation, clock=clock) as instrumentation:
+        assert [SECOND_NS, SECOND_NS] == asyncio.run(main(instrumentation))
+        seen = instrumentation.snapshot()
+    assert 1 == logged(caplog).count(message("recorder"))
+    assert [1] == [entry.created for entry in seen.coroutines]
+
+
+class BrokenPlaces(Places):
+    """Cannot do one thing."""
+
+    def __init__(self, *broken: str) -> None:
+        super().__init__()
+        for method in broken:
+            setattr(self, method, self._fail)
+
+    def _fail(self, *_: Any) -> Any:
+        raise Broken("naming")
+
+
+@pytest.mark.parametrize("broken", ["kind", "transparent", "coroutine", "yield_point", "awaits"])
+def test_what_cannot_be_named_goes_to_other(implementation: str, caplog: pytest.LogCaptureFixture, broken: str) -> None:
+    """An error in naming is logged and counted once; from then on new names are (other), and every number is still recorded."""
+    with faulty(implementation, places=BrokenPlaces(broken)) as instrumentation:
+        assert ENDED == asyncio.run(application())
+        assert ENDED == asyncio.run(application())
+        seen = instrumentation.snapshot()
+    assert ({"naming": 1}, [message("naming")]) == (seen.errors, logged(caplog))
+    finished = sum(entry.wall[status].count for entry in seen.coroutines for status in entry.wall)
+    assert sum(entry.created for entry in seen.coroutines) == finished
+    assert "(other)" in {entry.coroutine for entry in seen.coroutines}
+
+
+class OddQueue(deque[Any]):
+    """A ready queue that fails once when it is counted."""
+
+    fails = False
+
+    def __len__(self) -> int:
+        if self.fails:
+            self.fails = False
+            raise Broken("ready")
+        return super().__len__()
+
+
+def test_a_failing_count_of_harm_stops_the_recorder_only(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A loop whose ready queue cannot be counted is left alone, and the task that blocked it goes on."""
+    clock, queue = ManualClock(), OddQueue()
+
+    def make() -> asyncio.SelectorEventLoop:
+        loop = asyncio.SelectorEventLoop()
+        vars(loop)["_ready"] = queue
+        return loop
+
+    async def main() -> int:
+        clock.advance(1)
+        queue.fails = True
+        await asyncio.sleep(0)
+        return 5
+
+    with faulty(implementation, clock=clock) as instrumentation, asyncio.Runner(loop_factory=make) as runner:
+        assert 5 == runner.run(main())
+        assert {"recorder"} == instrumentation.snapshot().errors.keys() - {"turns", "gc"}
+    assert [message("recorder")] == logged(caplog)
+
+
+def test_a_loop_that_cannot_be_looked_at_is_left_alone(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is asked once; its tasks are not traced, and those of other loops are."""
+
+    class OddLoop(asyncio.SelectorEventLoop):
+        """Does not tell us whether it is closed."""
+
+        def is_closed(self) -> bool:
+            if sys._getframe(1).f_globals["__name__"].startswith("aiometrics"):
+                raise Broken("closed")
+            return super().is_closed()
+
+    with faulty(implementation) as instrumentation:
+        with asyncio.Runner(loop_factory=OddLoop) as runner:
+            assert ENDED == runner.run(application())
+        assert {} == {entry.coroutine: entry.created for entry in instrumentation.snapshot().coroutines}
+        assert ENDED == asyncio.run(application())
+        seen = instrumentation.snapshot()
+    assert ({"instrumentation": 1}, [message("instrumentation")]) == (seen.errors, logged(caplog))
+    assert 1 == seen.coroutine(f"{__name__}.application").created
+
+
+def test_without_the_source_of_asyncio_only_callbacks_are_untimed(
+    implementation: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen programs have none; their tasks are traced all the same."""
+
+    def getsource(_: object) -> str:
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr(inspect, "getsource", getsource)
+    handles._recompiled.cache_clear()
+    with faulty(implementation) as instrumentation:
+        assert ENDED == asyncio.run(application())
+        seen = instrumentation.snapshot()
+    assert ({"callbacks": 1}, [message("callbacks")]) == (seen.errors, logged(caplog))
+    assert 1 == seen.coroutine(f"{__name__}.application").created
+
+
+def test_errors_are_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
+    """Each probe is logged at its first error and counted at each."""
+    faults = Faults()
+    assert not faults.tripped("one")
+    for probe in ("one", "two", "one"):
+        faults.report(probe, Broken(probe))
+    faults.report("three", Broken("three"), STAYS_ON)
+    assert faults.tripped("one")
+    assert {"one": 2, "two": 1, "three": 1} == faults.counts()
+    three = "internal error in probe 'three', which stays on; the application is not affected"
+    assert [message("one"), message("two"), three] == logged(caplog)
+    assert {logging.ERROR} == {record.levelno for record in caplog.records}
+
+
+def test_a_traced_loop_of_a_test_tells_of_internal_errors() -> None:
+    """In tests nothing is hidden: what would be a log line is an error at the end."""
+    clock = FailingClock(3)
+    with pytest.raises(AssertionError, match=r"aiometrics had internal errors, by probe: .*'recorder': 1"):  # noqa: PT012, SIM117
+        with traced_loop(clock=clock) as traced:
+            traced.loop.time = ManualClock().__call__  # type: ignore[method-assign]
+            traced.run(application())

@@ -1,0 +1,96 @@
+"""CPython's own asyncio tests end as they do without us; and the comparison that says so can say otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiometrics import IMPLEMENTATION
+from conformance import campaign, comparison
+from conformance.campaign import Outcomes
+from conformance.comparison import Difference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pytest
+
+#: Most of these tests wait for sockets, processes and timers: four at a time take a third of the time on two cores.
+JOBS = 4
+
+
+def differing(modules: Sequence[str], jobs: int) -> dict[str, Difference]:
+    """Tests of CPython's that end differently with the recorder that is installed, but for those that are listed with a reason."""
+    bare = campaign.run(modules, instrumented=False, jobs=jobs)
+    instrumented = campaign.run(modules, instrumented=True, extensions=IMPLEMENTATION == "c", jobs=jobs)
+    assert IMPLEMENTATION == instrumented.implementation
+    assert 0 < instrumented.traced_tasks
+    found = comparison.differences(bare, instrumented)
+    return {difference.test: difference for difference in found if difference.test not in comparison.justified(IMPLEMENTATION)}
+
+
+def test_cpython_asyncio_tests_end_as_they_do_without_us() -> None:
+    """With every loop of the process instrumented, only the tests that are listed with a reason end differently.
+
+    A test that a busy machine made fail says nothing about us: what differs is run once more, bare and instrumented, one at a time.
+    """
+    first = differing(campaign.modules(), JOBS)
+    modules = [module for module in campaign.modules() if any(f"{module}." in test for test in first)]
+    again = differing(modules, 1) if modules else {}
+    assert [] == [str(again[test]) for test in sorted(first.keys() & again.keys())]
+
+
+def test_a_test_that_ends_differently_is_named_with_its_last_words() -> None:
+    """The comparison reports a changed, a lost and a new test, and is silent on the rest."""
+    before = Outcomes(results={"a": "ok", "b": "ok", "c": "skip", "d": "ok"})
+    after = Outcomes(results={"a": "ok", "b": "fail", "d": "ok", "e": "ok"}, details={"b": "Traceback\nAssertionError: 1 != 2"})
+    expected = (
+        Difference("b", "ok", "fail", "Traceback\nAssertionError: 1 != 2"),
+        Difference("c", "skip", "absent", ""),
+        Difference("e", "absent", "ok", ""),
+    )
+    assert expected == comparison.differences(before, after)
+    assert "b: bare ok, instrumented fail: AssertionError: 1 != 2" == str(expected[0])
+
+
+def test_a_flaky_test_is_left_out() -> None:
+    """A test that disagrees with itself in two bare runs says nothing about us."""
+    first, second = Outcomes(results={"a": "ok", "b": "ok"}), Outcomes(results={"a": "fail", "b": "ok"})
+    assert frozenset({"a"}) == comparison.flaky_tests(first, second)
+    assert () == comparison.differences(first, second, flaky=frozenset({"a"}))
+
+
+def test_the_worst_event_of_a_test_is_its_outcome() -> None:
+    """A failed subtest outweighs the success of the test around it, in either order."""
+    outcomes = Outcomes()
+    outcomes.record("a", "fail", "subtest")
+    outcomes.record("a", "ok", "")
+    assert ("fail", "subtest") == (outcomes.results["a"], outcomes.details["a"])
+
+
+def test_a_justified_difference_holds_where_it_says(tmp_path: Path) -> None:
+    """An entry without conditions holds everywhere; one for another Python or implementation does not."""
+    listed = tmp_path / "justified.toml"
+    listed.write_text(
+        '[[difference]]\ntest = "a"\nreason = "always"\n'
+        '[[difference]]\ntest = "b"\nreason = "another Python"\npython = ["2.7"]\n'
+        '[[difference]]\ntest = "c"\nreason = "another implementation"\nimplementation = ["c"]\n'
+    )
+    assert {"a": "always"} == comparison.justified("python", listed)
+
+
+def test_a_module_that_hangs_or_dies_loses_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test in progress is marked as timed out or crashed; what ended before keeps its outcome."""
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import os, sys\n"
+        'def say(test, event): os.write(3, f\'{{"test": "{test}", "event": "{event}", "detail": ""}}\\n\'.encode())\n'
+        "name = sys.argv[1]\n"
+        "say(name + '.one', 'start'); say(name + '.one', 'ok'); say(name + '.two', 'start')\n"
+        "print('last words', file=sys.stderr, flush=True)\n"
+        "os.abort() if name == 'dies' else os.read(os.pipe()[0], 1)\n"
+    )
+    monkeypatch.setattr(campaign, "CHILD", child)
+    outcomes = campaign.run(["dies", "hangs"], instrumented=False, limit_seconds=3, jobs=2)
+    assert {"dies.one": "ok", "dies.two": "crash", "hangs.one": "ok", "hangs.two": "timeout"} == outcomes.results
+    assert "last words\n" == outcomes.details["dies.two"]

@@ -1,0 +1,301 @@
+"""The demo: each fault alone, in virtual time and therefore exact, and the whole of it as users start it."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from aiometrics.demo import payments
+from aiometrics.demo.catalogue import PRODUCTS, Catalogue
+from aiometrics.demo.delivery import Delivery
+from aiometrics.demo.faults import SYMPTOMS, Fault, legend
+from aiometrics.demo.payments import LOST_AT_MOST, Payments
+from aiometrics.demo.service import OBJECTIVES, Shop
+from aiometrics.demo.storage import Orders, Pool, Stock
+from aiometrics.pages.snapshot import YieldPoint
+from aiometrics.testing import TracedLoop, traced_loop
+
+MS, S = 1_000_000, 1_000_000_000
+
+
+@pytest.fixture
+def traced() -> Iterator[TracedLoop]:
+    """A virtual loop that counts the demo as the application, as the demo itself does."""
+    with traced_loop(application=["aiometrics.demo"]) as loop:
+        yield loop
+
+
+def points(traced: TracedLoop, function: str) -> list[YieldPoint]:
+    """The yield points in one function, in the order they were first met."""
+    return [point for point in traced.snapshot().yield_points if point.yield_point.endswith(f" {function}")]
+
+
+@pytest.mark.parametrize(("compares_all", "segments_ns"), [(True, 30 * MS), (False, 0)])
+def test_cpu_between_two_awaits(compares_all: bool, segments_ns: int, traced: TracedLoop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """The comparison of everything is charged to the await after it; the sound shop does not compare."""
+
+    def slow(*_: object, **__: object) -> list[str]:
+        traced.clock.advance(0.03)
+        return ["green woven lamp"]
+
+    monkeypatch.setattr(difflib, "get_close_matches", slow)
+    found = traced.run(Catalogue(compares_all=compares_all, yields_each_row=False).rank_results("green woven lamp"))
+    assert "lamp" in found[0]
+    assert [0, segments_ns] == [point.segments.sum_ns for point in points(traced, "Catalogue.rank_results")]
+
+
+def test_search_finds_what_was_meant() -> None:
+    """The comparison forgives spelling."""
+    found = asyncio.run(Catalogue(compares_all=True, yields_each_row=False, cache_seconds=0).rank_results("gren woven lmap"))
+    assert "green woven lamp" == found[0]
+
+
+def test_time_sleep_on_the_loop_blocks_it(traced: TracedLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A synchronous client library makes the whole charge one blocking segment of ``charge_card``."""
+    monkeypatch.setattr(payments, "time", SimpleNamespace(sleep=traced.clock.advance))
+    traced.run(Payments(blocking=True, loses_confirmations=False, fails=False).charge_card(charge_seconds=0.12))
+    assert [120 * MS] == [point.blocking_ns for point in points(traced, "Payments.charge_card")]
+    assert 120 * MS == traced.snapshot().loops[0].blocking_ns
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_sound_shop_charges_beside_the_loop(blocking: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """The synchronous client library runs on the loop's thread with the fault, and on another without it."""
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(payments, "time", SimpleNamespace(sleep=lambda _: threads.append(threading.current_thread())))
+    asyncio.run(Payments(blocking=blocking, loses_confirmations=False, fails=False).charge_card(audit_seconds=0))
+    assert [blocking] == [thread is threading.main_thread() for thread in threads]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_sound_shop_queries_beside_the_loop(blocking: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """The query runs on the loop's thread with the fault, and on another without it."""
+    threads: list[threading.Thread] = []
+
+    def take(_: int) -> int:
+        threads.append(threading.current_thread())
+        return 0
+
+    stock = Stock(blocking=blocking, rows=997, audit_seconds=0)
+    monkeypatch.setattr(stock, "_take", take)
+    asyncio.run(stock.reserve_stock(1))
+    stock.close()
+    assert [blocking] == [thread is threading.main_thread() for thread in threads]
+
+
+def test_sqlite_on_the_loop_is_charged_to_the_reservation(traced: TracedLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query that ran on the loop is in the segment that ended in ``reserve_stock``."""
+
+    def take(_: int) -> int:
+        traced.clock.advance(0.015)
+        return 0
+
+    stock = Stock(blocking=True, rows=997)
+    monkeypatch.setattr(stock, "_take", take)
+    traced.run(stock.reserve_stock(1))
+    stock.close()
+    assert [15 * MS] == [point.segments.sum_ns for point in points(traced, "Stock.reserve_stock")]
+
+
+def test_the_stock_sinks_with_every_reservation() -> None:
+    """Of two pieces one is left, then none."""
+    stock = Stock(blocking=True, rows=997, audit_seconds=0)
+    left = [asyncio.run(stock.reserve_stock(1)), asyncio.run(stock.reserve_stock(1))]
+    stock.close()
+    assert [1, 0] == left
+
+
+def test_a_small_pool_makes_its_users_queue(traced: TracedLoop) -> None:
+    """Six queries of a second through two connections: two queue for one second and two for two."""
+    orders = Orders(Pool(2), query_seconds=1.0)
+
+    async def six() -> None:
+        await asyncio.gather(*map(orders.fetch, range(6)))
+
+    traced.run(six())
+    (queue,) = points(traced, "Pool.acquire")
+    assert ("asyncio.Semaphore.acquire", 4, 6 * S) == (queue.awaits, queue.waits.count, queue.waits.sum_ns)
+
+
+def test_enough_connections_make_nobody_queue(traced: TracedLoop) -> None:
+    """With a connection for everyone the queue does not even show."""
+    orders = Orders(Pool(6))
+
+    async def six() -> None:
+        await asyncio.gather(*map(orders.fetch, range(6)))
+
+    traced.run(six())
+    assert [] == points(traced, "Pool.acquire")
+
+
+@pytest.mark.parametrize(("loses", "stuck"), [(True, LOST_AT_MOST), (False, 0)])
+def test_lost_confirmations_leave_tasks_stuck(loses: bool, stuck: int, traced: TracedLoop) -> None:  # noqa: FBT001
+    """Payments whose confirmation got lost wait for ever; there are never more than a few, however long the demo runs."""
+    shop = Payments(blocking=True, loses_confirmations=loses, fails=False)
+
+    async def twenty() -> None:
+        for _ in range(20):
+            await shop.charge_card(charge_seconds=0)
+        await asyncio.sleep(3600)
+
+    traced.run(twenty())
+    (waiting,) = points(traced, "Payments.wait_for_confirmation")
+    assert (stuck, 20 - stuck) == (waiting.suspended, waiting.waits.count)
+
+
+@pytest.mark.parametrize(("fails", "endings"), [(True, [4, 2, 0]), (False, [6, 0, 0])])
+def test_failing_receipts(fails: bool, endings: list[int], traced: TracedLoop) -> None:  # noqa: FBT001
+    """Every third receipt fails in a task of its own, and the payment does not notice."""
+    shop = Payments(blocking=True, loses_confirmations=False, fails=fails)
+
+    async def six() -> None:
+        for _ in range(6):
+            await shop.charge_card(charge_seconds=0)
+        await asyncio.sleep(1)
+
+    traced.run(six())
+    wall = traced.snapshot().coroutine("aiometrics.demo.payments.Payments.send_receipt").wall
+    assert endings == [wall[status].count for status in ("completed", "failed", "cancelled")]
+
+
+def test_the_slower_warehouse_is_cancelled(traced: TracedLoop) -> None:
+    """A hedged question is asked twice and cancelled once."""
+
+    async def hedged() -> int:
+        days = await Delivery(hedges=True).days()
+        await asyncio.sleep(1)
+        return days
+
+    assert 1 == traced.run(hedged())
+    wall = traced.snapshot().coroutine("aiometrics.demo.delivery.Delivery.ask_warehouse").wall
+    assert [1, 0, 1] == [wall[status].count for status in ("completed", "failed", "cancelled")]
+
+
+def test_a_sound_shop_asks_one_warehouse(traced: TracedLoop) -> None:
+    """Without hedging there is no second task."""
+    assert 1 == traced.run(Delivery(hedges=False).days())
+    assert 1 == sum(entry.created for entry in traced.snapshot().coroutines)
+
+
+@pytest.mark.parametrize("yields_each_row", [True, False])
+def test_tiny_segments(yields_each_row: bool, traced: TracedLoop) -> None:  # noqa: FBT001
+    """The export gives the loop back once for each row, or not at all; its rows are the same."""
+    rows = traced.run(Catalogue(compares_all=False, yields_each_row=yields_each_row).write_rows()).splitlines()
+    assert (1200, "0,amber,arched,basket") == (len(rows), rows[0])
+    assert [len(PRODUCTS)] * yields_each_row == [point.segments.count for point in points(traced, "Catalogue.write_rows")]
+
+
+@pytest.mark.asyncio
+async def test_the_shop_serves() -> None:
+    """Every address of the shop answers as its documentation says, and a search for nothing is refused."""
+    async with TestClient(TestServer(Shop(frozenset()).application())) as client:
+        assert {"order": 7, "pieces": 2} == await (await client.get("/orders/7")).json()
+        assert ["amber arched lamp", "amber folding lamp", "amber hanging lamp"] == await (await client.get("/search?q=lamp")).json()
+        assert "text/csv" == (await client.get("/export")).content_type
+        assert {"payment", "left", "days"} == set(await (await client.post("/checkout")).json())
+        assert (400, 404, 405) == tuple(
+            [(await client.get(path)).status for path in ("/search?q=", "/orders/x", "/checkout")],
+        )
+
+
+@pytest.mark.asyncio
+async def test_every_route_has_an_objective() -> None:
+    """The types of requests that the middleware makes of the shop's routes are those that have objectives, and no other."""
+    app = Shop(frozenset()).application()
+    async with TestServer(app):
+        types = {f"{route.method} {route.resource.canonical}" for route in app.router.routes() if route.resource}
+    assert set(OBJECTIVES) == {name for name in types if not name.startswith("HEAD ")}
+
+
+def test_the_legend_names_every_function() -> None:
+    """The demo says which function to look for; without faults it says there are none."""
+    lines = legend(frozenset(Fault)).splitlines()
+    assert list(Fault) == [line.split()[0] for line in lines]
+    assert "  none" == legend(frozenset())
+
+
+@contextmanager
+def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The demo as users start it, on a free port; ended if it has not ended by then."""
+    program = [sys.executable, "-m", "aiometrics", "demo", *arguments]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def first_table(process: subprocess.Popen[str]) -> str:
+    """What the demo prints up to the title of its first table, or until it ends."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("HOTSPOTS"):
+            break
+    return "".join(lines)
+
+
+def shown(text: str) -> set[str]:
+    """The functions of the faults that a report or a page names as yield points or coroutines."""
+    functions = {function for symptom in SYMPTOMS.values() for function in symptom.functions}
+    return {function for function in functions if re.search(rf"[ .]{re.escape(function)}\b", text)}
+
+
+def complaints(err: str) -> list[str]:
+    """What is on stderr, but for what the watchdog says of the blocking calls."""
+    return [line for line in err.splitlines() if not re.match(r"loop \S+ (was|has been) blocked for ", line)]
+
+
+def test_the_demo_shows_all_six_faults() -> None:
+    """Started for some seconds it ends by itself, and its table and its metrics name each fault's functions."""
+    with demo("--for", "6", "--every", "4", "--port", "0") as process:
+        head = first_table(process)
+        url = head.split("metrics  ")[1].split()[0]
+        with urllib.request.urlopen(url) as response:  # noqa: S310 - http, to itself
+            page = response.read().decode()
+        out, err = process.communicate()
+    assert (0, []) == (process.returncode, complaints(err))
+    expected = {function for symptom in SYMPTOMS.values() for function in symptom.functions}
+    table = out[out.index("HOTSPOTS since the start") :]
+    assert (expected, expected) == (shown(table), shown(page))
+    served = re.findall(r'^asyncio_request_wall_seconds_count\{request="(.*)",status="completed"\} [1-9]', page, flags=re.MULTILINE)
+    assert set(OBJECTIVES) == set(served)
+
+
+def test_ctrl_c_is_clean() -> None:
+    """Interrupted, the demo prints its last table and ends with 130, without a traceback."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would its children
+    try:
+        with demo("--port", "0", "--every", "0.5") as process:
+            first_table(process)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (130, []) == (process.returncode, complaints(err))
+    assert "HOTSPOTS since the start" in out
+
+
+def test_a_taken_port_is_one_line() -> None:
+    """If the port is taken the demo says so, with the port, and starts nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with demo("--port", str(port)) as process:
+            out, err = process.communicate()
+    assert (1, "") == (process.returncode, out)
+    assert 1 == len(err.splitlines())
+    assert f"port {port}" in err

@@ -1,0 +1,375 @@
+"""What docs/deployment.md tells people to write and to type is run as it stands there; only addresses and places are others."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from soak import ports
+from soak.metrics import Page, fetch
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+LOCAL = "127.0.0.1"
+WORKERS = "How do I run it with several workers?"
+GUNICORN = "How do I run it under gunicorn with uvicorn's workers?"
+UVICORN = "How do I run it under `uvicorn --workers`?"
+HYPERCORN = "How do I run it under hypercorn?"
+AIOHTTP = "How do I run aiohttp under gunicorn?"
+THREADS = "How do I run several loops in threads of one process?"
+STUCK = "How do I get an answer while every worker is stuck?"
+KUBERNETES = "How do I run it on Kubernetes?"
+PROMETHEUS = "How does Prometheus find it?"
+BATCH = "How do I get the metrics of a batch job?"
+PATIENCE_SECONDS = 30.0
+
+#: The application of the examples. It writes one byte for each request into a file that outlives its workers.
+ASGI = """
+import asyncio, os
+
+HANDLED = os.open("handled", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+async def work():
+    os.write(HANDLED, b".")
+    await asyncio.sleep(0)
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    await work()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+"""
+WEB = """
+import asyncio, os
+from aiohttp import web
+
+HANDLED = os.open("handled", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+async def work():
+    os.write(HANDLED, b".")
+    await asyncio.sleep(0)
+
+async def handle(request):
+    await work()
+    return web.Response()
+
+app = web.Application()
+app.router.add_get("/", handle)
+"""
+
+
+def section(heading: str) -> str:
+    """The text below one question."""
+    found: str = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return found
+
+
+def blocks(heading: str, language: str) -> list[str]:
+    """The fenced blocks of one language below a question."""
+    return re.findall(rf"^```{language}\n(.*?)^```", section(heading), flags=re.DOTALL | re.MULTILINE)
+
+
+def block(heading: str, language: str) -> str:
+    """The only one."""
+    (found,) = blocks(heading, language)
+    return found
+
+
+def python(directory: Path, *arguments: str) -> str:
+    """What Python prints; the test fails with what it says if it does not succeed."""
+    done = subprocess.run([sys.executable, *arguments], cwd=directory, check=False, capture_output=True, text=True, timeout=60)
+    assert (0, "") == (done.returncode, done.stderr), done.stdout
+    return done.stdout
+
+
+def until(happened: Callable[[], bool], what: str) -> None:
+    """Wait for something that will happen."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = threading.Event()
+    while not happened():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}"
+        pause.wait(0.02)
+
+
+def waits_of(page: Page) -> float:
+    """How often tasks waited where each request waits once."""
+    return sum(
+        value for labels, value in page.rows("asyncio_wait_seconds_count") if re.fullmatch(r"shop\.py:\d+ work", labels["yield_point"])
+    )
+
+
+@dataclass
+class Server:
+    """A server with workers: where it serves, where its metrics are, and where it runs."""
+
+    process: subprocess.Popen[str]
+    port: int
+    metrics: int
+    directory: Path
+
+    def ask(self) -> None:
+        """One request, on a connection of its own."""
+        connection = http.client.HTTPConnection(LOCAL, self.port, timeout=30)
+        try:
+            connection.request("GET", "/", headers={"Connection": "close"})
+            assert 200 == connection.getresponse().status
+        finally:
+            connection.close()
+
+    def handled(self) -> int:
+        """How many requests the workers say they have handled."""
+        path = self.directory / "handled"
+        return path.stat().st_size if path.exists() else 0
+
+    def page(self) -> Page | None:
+        """What the port of the metrics shows, if anybody answers."""
+        try:
+            return fetch(self.metrics)
+        except (OSError, http.client.HTTPException):
+            return None
+
+    def waits(self) -> float:
+        """How many requests there were by the metrics."""
+        return waits_of(fetch(self.metrics))
+
+    def loops(self) -> set[str]:
+        """The loops that the metrics know."""
+        page = self.page()
+        return set() if page is None else set(page.by("loop", "asyncio_loop_start_delay_seconds_count"))
+
+    def owner(self) -> int | None:
+        """The worker that has the port of the metrics."""
+        return ports.owner(self.metrics, self.process.pid)
+
+    def pages(self) -> list[str]:
+        """The files in the shared directory."""
+        return sorted(path.name for path in (self.directory / "pages").iterdir())
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says in /proc who listens on a port")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory in memory, as the page asks for."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
+
+
+SERVERS = {
+    "gunicorn": (GUNICORN, ASGI, r"Listening at: http://127\.0\.0\.1:(\d+)", []),
+    # Without its control socket, which would be one more loop.
+    "gunicorn --preload": (GUNICORN, ASGI, r"Listening at: http://127\.0\.0\.1:(\d+)", ["--preload", "--no-control-socket"]),
+    "uvicorn": (UVICORN, ASGI, r"running on http://127\.0\.0\.1:(\d+)", []),
+    "hypercorn": (HYPERCORN, ASGI, r"Running on http://127\.0\.0\.1:(\d+)", []),
+    "aiohttp": (AIOHTTP, WEB, r"Listening at: http://127\.0\.0\.1:(\d+)", []),
+    "aiohttp on uvloop": (AIOHTTP, WEB, r"Listening at: http://127\.0\.0\.1:(\d+)", ["--worker-class", "aiohttp.GunicornUVLoopWebWorker"]),
+}
+
+
+def command(heading: str, *options: str) -> list[str]:
+    """What people are told to type, with the server on a free port of this machine."""
+    line = block(heading, "console").splitlines()[-1].removeprefix("$ ")
+    program, *arguments = shlex.split(
+        line.replace("0.0.0.0:8000", f"{LOCAL}:0").replace("--host 0.0.0.0 --port 8000", f"--host {LOCAL} --port 0")
+    )
+    return [sys.executable, "-m", program, *arguments, *options]
+
+
+@contextmanager
+def served(name: str, directory: Path, *more: str) -> Iterator[Server]:
+    """A server that is up, with ``more`` options, and all of its workers at the same metrics."""
+    heading, shop, announces, options = SERVERS[name]
+    (directory / "shop.py").write_text(shop, encoding="utf-8")
+    with ports.reserved() as metrics:
+        web = block(WORKERS, "python").replace("9400", str(metrics)).replace("/run/aiometrics", str(directory / "pages"))
+        (directory / "web.py").write_text(web, encoding="utf-8")
+        env = {**os.environ, "AIOMETRICS_ADDR": LOCAL, "HOME": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+        log = directory / "log"
+        with log.open("w", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                command(heading, *options, *more), cwd=directory, env=env, stdout=output, stderr=subprocess.STDOUT, text=True
+            )
+        try:
+            until(lambda: re.search(announces, log.read_text(encoding="utf-8")) is not None, f"the server to announce {announces}")
+            said = re.search(announces, log.read_text(encoding="utf-8"))
+            assert said is not None
+            server = Server(process, int(said[1]), metrics, directory)
+            until(lambda: len(server.loops()) == 2, "two workers")
+            yield server
+        except BaseException:
+            sys.stderr.write(log.read_text(encoding="utf-8"))
+            raise
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+@LINUX
+@pytest.mark.parametrize("name", SERVERS)
+def test_one_port_shows_the_requests_of_all_workers(name: str, directory: Path) -> None:
+    """Two workers, two loops, and each request once."""
+    with served(name, directory) as server:
+        for _ in range(40):
+            server.ask()
+        assert (40, 40, {"0", "1"}) == (server.handled(), server.waits(), server.loops())
+
+
+@LINUX
+def test_workers_that_are_replaced_all_the_time_lose_nothing(directory: Path) -> None:
+    """Gunicorn restarts each worker after a few requests: the next one goes on where it stopped, in the same slot."""
+    with served("gunicorn", directory, "--max-requests", "5") as server:
+        asked = 0
+        while (directory / "log").read_text(encoding="utf-8").count("Booting worker") < 6:
+            try:
+                server.ask()
+            except (OSError, http.client.HTTPException):  # by a worker that was about to leave; it says itself whether it handled it
+                continue
+            asked += 1
+        until(lambda: server.page() is not None, "a worker to take the port")
+        assert asked <= server.handled() == server.waits()
+        assert 3 >= len(server.loops())
+        assert 3 >= len(server.pages())
+
+
+@LINUX
+def test_the_port_goes_to_another_worker_when_its_owner_is_killed(directory: Path) -> None:
+    """All that the dead one counted is still there."""
+    with served("uvicorn", directory) as server:
+        for _ in range(20):
+            server.ask()
+        owner = server.owner()
+        assert owner is not None
+        os.kill(owner, signal.SIGKILL)
+        until(lambda: server.owner() not in {None, owner}, "another worker to take the port")
+        for _ in range(20):
+            server.ask()
+        assert (40, 40) == (server.handled(), server.waits())
+
+
+@LINUX
+def test_the_sidecar_shows_what_workers_left(directory: Path) -> None:
+    """While they are there, and after all of them are gone."""
+    line = block(STUCK, "console").removeprefix("$ python ").replace("9400", "0").replace("/run/aiometrics", str(directory / "pages"))
+    with subprocess.Popen([sys.executable, *shlex.split(line), "--addr", LOCAL], stdout=subprocess.PIPE, text=True) as sidecar:
+        assert sidecar.stdout is not None
+        try:
+            said = sidecar.stdout.readline()
+            assert said.startswith("metrics  ")
+            port = int(said.partition(f"{LOCAL}:")[2].partition("/")[0])
+            with served("uvicorn", directory) as server:
+                server.ask()
+                assert 1 == waits_of(fetch(port))
+            assert 1 == waits_of(fetch(port))
+        finally:
+            sidecar.terminate()
+
+
+def test_loops_in_threads_have_the_names_of_their_threads(directory: Path) -> None:
+    """One exporter, one process, two loops at the same time."""
+    shop = """
+import threading
+import aiometrics
+both = threading.Barrier(2)
+async def main():
+    both.wait(60)
+    if both.wait(60) == 0:
+        print(sorted(loop.loop for loop in aiometrics.snapshot().loops))
+"""
+    (directory / "shop.py").write_text(shop, encoding="utf-8")
+    assert "['invoices', 'orders']\n" == python(directory, "-c", block(THREADS, "python").replace("9400", "0"))
+
+
+def test_the_batch_job_delivers(directory: Path) -> None:
+    """The main coroutine of the example is in the file that it writes here instead of pushing."""
+    (directory / "shop.py").write_text("import asyncio\n\n\nasync def main():\n    await asyncio.sleep(0)\n", encoding="utf-8")
+    program = block(BATCH, "python").replace('gateway="http://pushgateway:9091"', 'textfile="job.prom"')
+    assert "" == python(directory, "-c", program)
+    written = (directory / "job.prom").read_text(encoding="utf-8").splitlines()
+    assert 'asyncio_task_wall_seconds_count{coroutine="shop.main",job="nightly_import",status="completed"} 1.0' in written
+
+
+#: What Kubernetes tells of a pod with two ports; Debian's Prometheus is built without the means to ask it.
+DISCOVERED = """
+    static_configs:
+      - targets: ["10.0.0.1:8000"]
+        labels: {__meta_kubernetes_pod_container_port_name: http, __meta_kubernetes_pod_name: shop-1}
+      - targets: ["10.0.0.1:9400"]
+        labels:
+          __meta_kubernetes_pod_container_port_name: aiometrics
+          __meta_kubernetes_pod_name: shop-1
+          __meta_kubernetes_pod_label_app_kubernetes_io_name: shop
+"""
+CONFIGURATIONS = [
+    re.sub(r"\n +kubernetes_sd_configs:\n +- role: pod\n", DISCOVERED, text)
+    for text in (*blocks(PROMETHEUS, "yaml"), *blocks(BATCH, "yaml"))
+]
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_prometheus_accepts_its_configurations(configuration: str, binary: Callable[[str], str], tmp_path: Path) -> None:
+    """Each of them is a whole one."""
+    path = tmp_path / "prometheus.yml"
+    path.write_text(configuration, encoding="utf-8")
+    done = subprocess.run([binary("promtool"), "check", "config", str(path)], check=False, capture_output=True, text=True)
+    assert 0 == done.returncode, done.stderr
+
+
+def test_one_port_of_a_pod_is_a_target_with_the_names_of_its_application(binary: Callable[[str], str], tmp_path: Path) -> None:
+    """The other one is left out."""
+    path = tmp_path / "prometheus.yml"
+    path.write_text(next(text for text in CONFIGURATIONS if DISCOVERED in text), encoding="utf-8")
+    told = subprocess.run(
+        [binary("promtool"), "check", "service-discovery", "--timeout=1s", str(path), "pods"], check=True, capture_output=True, text=True
+    ).stdout
+    targets = [target["labels"] for target in json.loads(told) if target["labels"]]
+    assert [("10.0.0.1:9400", "shop", "shop-1")] == [(labels["__address__"], labels["job"], labels["instance"]) for labels in targets]
+
+
+def ports_of(container: dict[str, Any], name: str) -> list[int]:
+    """The ports of a container that have this name."""
+    return [port["containerPort"] for port in container["ports"] if port["name"] == name]
+
+
+def test_the_deployment_is_what_the_pod_monitor_looks_for(root: Path) -> None:
+    """Label and port have the names that the monitor scrapes; the sidecar shows the same directory at the same port."""
+    deployment, sidecar = map(yaml.safe_load, blocks(KUBERNETES, "yaml"))
+    monitor = yaml.safe_load((root / "deploy/kubernetes/podmonitor.yaml").read_text(encoding="utf-8"))
+    pod = deployment["spec"]["template"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    (service,) = pod["spec"]["containers"]
+    (beside,) = sidecar["initContainers"]
+    assert [9400] == ports_of(service, endpoint["port"]) == ports_of(beside, endpoint["port"])
+    assert service["env"][0]["value"] == beside["command"][beside["command"].index("--directory") + 1]
+    assert service["volumeMounts"] == beside["volumeMounts"]
+    (volume,) = pod["spec"]["volumes"]
+    assert "Memory" == volume["emptyDir"]["medium"]
+
+
+def test_the_command_of_the_container_is_the_one_of_gunicorn() -> None:
+    """One way to run it, in a container as anywhere."""
+    (said,) = re.findall(r"^CMD (.*)$", "".join(blocks("How do I run it in a container?", "dockerfile")), flags=re.MULTILINE)
+    assert shlex.split(block(GUNICORN, "console").splitlines()[-1].removeprefix("$ ")) == json.loads(said)

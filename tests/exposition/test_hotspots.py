@@ -1,0 +1,310 @@
+"""The hotspots report: which rows, in which order, and how they read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.samples import BOUNDS_NS, coroutine, histogram, loop, yield_point
+
+from aiometrics.exposition.hotspots import Burner, Endings, Hotspots, LoopState, Stuck, Waiter, hotspots
+from aiometrics.pages.snapshot import Running, Snapshot, YieldPoint
+
+MS, S = 1_000_000, 1_000_000_000
+NOW = 1_763_856_000 * S
+
+
+def snapshot(*points: YieldPoint, taken_ns: int = NOW) -> Snapshot:
+    """A snapshot of yield points and nothing else."""
+    return Snapshot(taken_ns, yield_points=points)
+
+
+def suspended(place: str, age_ns: int, *, tasks: int = 1, waits: int = 0, waited_ns: int = 0) -> YieldPoint:
+    """A yield point whose oldest task has been there for ``age_ns``."""
+    return yield_point(place, suspended=tasks, oldest_suspension_ns=NOW - age_ns, waits=histogram(waits, sum_ns=waited_ns))
+
+
+def sick() -> Snapshot:
+    """A service with something wrong of every kind."""
+    handler = "aiohttp.web_protocol.RequestHandler._handle_request"
+    return Snapshot(
+        NOW,
+        loops=(
+            replace(
+                loop(start_delay=histogram(4, sum_ns=6 * MS), blocking_ns=1_900 * MS), running=Running("shop.report.build", 3_200 * MS)
+            ),
+        ),
+        coroutines=(
+            coroutine("shop.mail.send", wall={"completed": histogram(7), "failed": histogram(2)}),
+            coroutine("shop.main"),
+            coroutine("shop.stock.ask", destroyed_pending=1, wall={"cancelled": histogram(3), "failed": histogram(1)}),
+        ),
+        yield_points=(
+            yield_point(
+                "shop/main.py:9 main", coroutine="shop.main", awaits="asyncio.Event.wait", suspended=1, oldest_suspension_ns=NOW - 60 * S
+            ),
+            yield_point(
+                "shop/db.py:24 Pool.acquire",
+                coroutine=handler,
+                awaits="asyncio.Semaphore.acquire",
+                segments=histogram(30, sum_ns=60 * MS),
+                waits=histogram(0, 0, 30, sum_ns=13_500 * MS),
+                suspended=7,
+                oldest_suspension_ns=NOW - 900 * MS,
+            ),
+            yield_point(
+                "shop/search.py:42 rank",
+                coroutine=handler,
+                segments=histogram(0, 20, 20, sum_ns=2_280 * MS),
+                waits=histogram(40, sum_ns=20 * MS),
+                blocking_ns=1_900 * MS,
+            ),
+            yield_point(
+                "shop/pay.py:99 confirm",
+                coroutine="shop.pay.settle",
+                awaits="Future",
+                waits=histogram(0, 300, sum_ns=1_500 * MS),
+                suspended=3,
+                oldest_suspension_ns=NOW - 41_200 * MS,
+            ),
+        ),
+    )
+
+
+def test_table_in_full() -> None:
+    """Every list with its worst row first, numbers aligned under headings that name the unit, and the block in progress on top."""
+    assert TABLE == hotspots(sick()).table(140)
+
+
+def test_table_of_an_interval_shows_shares() -> None:
+    """With an earlier snapshot the table says how long the interval was, and each share of the loop's time."""
+    lines = hotspots(sick(), since=Snapshot(NOW - 5 * S)).table(140).splitlines()
+    assert [
+        "HOTSPOTS in the last 5.0 s",
+        "loop MainThread: 38.0 % of the time in blocking segments, mean start delay 1.500 ms",
+    ] == lines[:2]
+    assert "   2.280     45.6   57.000     40    1.900  shop/search.py:42 rank      asyncio.sleep" in lines[6]
+
+
+def test_narrow_table_keeps_numbers_and_yield_points() -> None:
+    """In 80 columns the names that say least give way: a column goes, and what stays loses its left part."""
+    point = yield_point("shop/a/long/path/to/the/search.py:42 Searcher.rank", segments=histogram(40, sum_ns=2_280 * MS), suspended=1)
+    found = hotspots(snapshot(point))
+    assert [
+        "active s  share %  mean ms  count  block s  yield point",
+        "   2.280        -   57.000     40    0.000  ...to/the/search.py:42 Searcher.rank",
+    ] == found.table(80).splitlines()[3:5]
+    assert [
+        "active s  share %  mean ms  count  block s  yield point                                 awaits",
+        "   2.280        -   57.000     40    0.000  .../path/to/the/search.py:42 Searcher.rank  ...cio.sleep",
+    ] == found.table(100).splitlines()[3:5]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140])
+def test_no_line_is_wider_than_asked(width: int) -> None:
+    """Whatever the names, the rows of a table fit its width."""
+    assert [] == [line for line in hotspots(sick()).table(width).splitlines() if len(line) > width]
+
+
+@pytest.mark.parametrize(("terminal", "used"), [("20", 80), ("97", 97), ("500", 140)])
+def test_text_follows_the_terminal(terminal: str, used: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``str()`` is as wide as the terminal, but neither narrower than 80 columns nor wider than 140."""
+    monkeypatch.setenv("COLUMNS", terminal)
+    found = hotspots(sick())
+    assert found.table(used) == str(found)
+
+
+def test_names_are_shown_as_ascii() -> None:
+    """A name that is not plain ASCII is escaped, so that neither encoding nor layout breaks."""
+    text = hotspots(snapshot(yield_point("größe.py:1 f\nx", segments=histogram(1, sum_ns=1)))).table()
+    assert text.isascii()
+    assert r"gr\xf6\xdfe.py:1 f\nx" in text
+
+
+def test_nobody_is_to_blame_in_an_idle_process() -> None:
+    """Empty lists are said to be empty."""
+    assert [
+        "HOTSPOTS since the start",
+        "",
+        "WHO BURNS THE LOOP: nobody",
+        "",
+        "WHO WAITS LONGEST: nobody",
+        "",
+        "WHO IS STUCK: nobody",
+        "",
+        "WHO FAILS: nobody",
+    ] == str(hotspots(snapshot(yield_point()))).splitlines()
+
+
+def test_burners_are_ordered_by_loop_time() -> None:
+    """Who took the loop longest in all comes first, however short its segments are; ``top`` cuts the list."""
+    points = [
+        yield_point("one long", segments=histogram(0, 0, 1, sum_ns=500 * MS), blocking_ns=500 * MS),
+        yield_point("none"),
+        yield_point("many short", segments=histogram(9_000, sum_ns=900 * MS)),
+        yield_point("few", segments=histogram(2, sum_ns=MS)),
+    ]
+    assert (
+        Burner("shop.orders.handle", "many short", "asyncio.sleep", 900 * MS, None, 100_000.0, 9_000, 0),
+        Burner("shop.orders.handle", "one long", "asyncio.sleep", 500 * MS, None, 500.0 * MS, 1, 500 * MS),
+    ) == hotspots(snapshot(*points), top=2).burners
+
+
+def test_waiters_are_ordered_by_mean_wait() -> None:
+    """Who waits longest each time comes first, with the tasks parked there now; places where no wait has ended are not listed."""
+    points = [
+        yield_point("often", waits=histogram(0, 90, sum_ns=900 * MS), suspended=4),
+        yield_point("long", waits=histogram(0, 0, 2, sum_ns=400 * MS)),
+        suspended("never came back", 5 * S),
+    ]
+    assert (
+        Waiter("shop.orders.handle", "long", "asyncio.sleep", 200.0 * MS, 2, 0),
+        Waiter("shop.orders.handle", "often", "asyncio.sleep", 10.0 * MS, 90, 4),
+    ) == hotspots(snapshot(*points)).waiters
+
+
+def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
+    """A wait 20 times older than usual at its place comes before older ones at places where that is normal or unknown."""
+    points = [
+        suspended("forever by design", 900 * S),
+        suspended("as usual", 30 * S, waits=3, waited_ns=90 * S),
+        suspended("lost", 5 * S, tasks=2, waits=10, waited_ns=100 * MS),
+        suspended("just under", 20 * S - 1, waits=1, waited_ns=S),
+        suspended("just over", 20 * S, waits=1, waited_ns=S),
+    ]
+    stuck = hotspots(snapshot(*points)).stuck
+    assert ["just over", "lost", "forever by design", "as usual", "just under"] == [row.yield_point for row in stuck]
+    assert Stuck("shop.orders.handle", "lost", "asyncio.sleep", 5 * S, 10.0 * MS, 500.0, 2) == stuck[1]
+    assert Stuck("shop.orders.handle", "forever by design", "asyncio.sleep", 900 * S, 0.0, None, 1) == stuck[2]
+
+
+def test_younger_than_a_second_is_not_stuck() -> None:
+    """A suspension counts as stuck from one second on, however unusual it is."""
+    points = suspended("young", S - 1, waits=1_000, waited_ns=1_000), suspended("a second", S)
+    assert ["a second"] == [row.yield_point for row in hotspots(snapshot(*points)).stuck]
+
+
+def test_endings_list_who_fails_first() -> None:
+    """Failures come before tasks destroyed pending, these before cancellations; who only completes is not listed."""
+    entries = (
+        coroutine("fine", wall={"completed": histogram(50)}),
+        coroutine("cancelled", wall={"cancelled": histogram(9)}),
+        coroutine("destroyed", destroyed_pending=1),
+        coroutine("failed", wall={"completed": histogram(4), "failed": histogram(0, 2), "cancelled": histogram(1)}),
+    )
+    assert (
+        Endings("failed", 2, 1, 0, 4),
+        Endings("destroyed", 0, 0, 1, 0),
+        Endings("cancelled", 0, 9, 0, 0),
+    ) == hotspots(Snapshot(NOW, coroutines=entries)).endings
+
+
+@pytest.mark.parametrize(("elapsed_ns", "reported"), [(100 * MS - 1, False), (100 * MS, True)])
+def test_the_block_in_progress_is_reported_from_the_threshold_on(elapsed_ns: int, reported: bool) -> None:  # noqa: FBT001
+    """A segment that still runs shows as soon as it is a blocking one."""
+    running = Running("shop.report.build", elapsed_ns)
+    (state,) = hotspots(Snapshot(NOW, loops=(replace(loop(), running=running),))).loops
+    assert (running if reported else None) == state.blocked
+
+
+def test_the_threshold_is_the_exporters() -> None:
+    """What blocks is decided by the threshold that is given."""
+    blocked = Snapshot(NOW, loops=(replace(loop(), running=Running("shop.report.build", 60 * MS)),))
+    assert hotspots(blocked, blocking_threshold_ns=50 * MS).loops[0].blocked is not None
+
+
+def test_an_interval_counts_only_what_was_added() -> None:
+    """With ``since``, rows hold what was added after it, and who did nothing in the interval is not listed."""
+    before = Snapshot(
+        NOW - 10 * S,
+        loops=(loop(blocking_ns=S, start_delay=histogram(3, sum_ns=9)),),
+        coroutines=(
+            coroutine("mail", destroyed_pending=1, wall={"failed": histogram(5)}),
+            coroutine("quiet", wall={"failed": histogram(5)}),
+        ),
+        yield_points=(
+            yield_point("busy", segments=histogram(5, sum_ns=S), waits=histogram(5, sum_ns=5 * S), blocking_ns=S),
+            yield_point("quiet", segments=histogram(7, sum_ns=9 * S), waits=histogram(7, sum_ns=9 * S)),
+        ),
+    )
+    now = Snapshot(
+        NOW,
+        loops=(loop(blocking_ns=3 * S, start_delay=histogram(5, sum_ns=15)),),
+        coroutines=(coroutine("mail", destroyed_pending=1, wall={"failed": histogram(7)}), before.coroutines[1]),
+        yield_points=(
+            yield_point("busy", segments=histogram(9, sum_ns=3 * S), waits=histogram(6, sum_ns=7 * S), blocking_ns=2 * S),
+            before.yield_points[1],
+            yield_point("new", segments=histogram(1, sum_ns=S)),
+        ),
+    )
+    labels = "shop.orders.handle", "busy", "asyncio.sleep"
+    assert Hotspots(
+        interval_ns=10 * S,
+        loops=(LoopState("MainThread", 2 * S, 0.2, 3.0, None),),
+        burners=(Burner(*labels, 2 * S, 0.2, S / 2, 4, S), Burner("shop.orders.handle", "new", "asyncio.sleep", S, 0.1, S, 1, 0)),
+        waiters=(Waiter(*labels, 2.0 * S, 1, 0),),
+        stuck=(),
+        endings=(Endings("mail", 2, 0, 0, 0),),
+    ) == hotspots(now, since=before)
+
+
+def test_what_is_stuck_is_judged_by_the_whole_life() -> None:
+    """The usual wait at a place is the mean of all that ended there, not of those in the interval."""
+    now = snapshot(suspended("lost", 50 * S, waits=10, waited_ns=10 * S))
+    assert [50.0] == [row.ratio for row in hotspots(now, since=replace(now, taken_ns=NOW - S)).stuck]
+
+
+def test_counters_that_started_anew_count_in_full() -> None:
+    """After a restart of the exporter, or with other buckets, the earlier numbers are ignored, as ``rate()`` does it."""
+    before = snapshot(
+        yield_point("restarted", segments=histogram(9, sum_ns=9 * S), blocking_ns=9 * S),
+        yield_point("rebucketed", segments=histogram(1, sum_ns=S, bounds_ns=BOUNDS_NS[:1])),
+        taken_ns=NOW - 10 * S,
+    )
+    now = snapshot(
+        yield_point("restarted", segments=histogram(1, 1, sum_ns=3 * S), blocking_ns=3 * S),
+        yield_point("rebucketed", segments=histogram(2, sum_ns=2 * S)),
+    )
+    burners = hotspots(now, since=before).burners
+    assert [("restarted", 3 * S, 3 * S), ("rebucketed", 2 * S, 0)] == [(row.yield_point, row.active_ns, row.blocking_ns) for row in burners]
+
+
+def test_shares_are_unknown_when_the_clock_was_set_back() -> None:
+    """An interval that is not positive has no shares, and is not shown as one."""
+    now = snapshot(yield_point(segments=histogram(1, sum_ns=S)))
+    found = hotspots(now, since=snapshot(taken_ns=NOW + S))
+    assert (None, None) == (found.interval_ns, found.burners[0].share)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_no_rows_is_an_error(top: int) -> None:
+    """Asking for less than one row says so, with the value."""
+    with pytest.raises(ValueError, match=f"top={top}: ask for at least 1 row"):
+        hotspots(snapshot(), top)
+
+
+TABLE = """\
+HOTSPOTS since the start
+loop MainThread: 1.900 s in blocking segments, mean start delay 1.500 ms
+  BLOCKED NOW, for 3.2 s, by shop.report.build
+
+WHO BURNS THE LOOP
+active s  share %  mean ms  count  block s  yield point                 awaits                     coroutine
+   2.280        -   57.000     40    1.900  shop/search.py:42 rank      asyncio.sleep              ...rotocol.RequestHandler._handle_request
+   0.060        -    2.000     30    0.000  shop/db.py:24 Pool.acquire  asyncio.Semaphore.acquire  ...rotocol.RequestHandler._handle_request
+
+WHO WAITS LONGEST
+mean ms  count  parked  yield point                 awaits                     coroutine
+450.000     30       7  shop/db.py:24 Pool.acquire  asyncio.Semaphore.acquire  aiohttp.web_protocol.RequestHandler._handle_request
+  5.000    300       3  shop/pay.py:99 confirm      Future                     shop.pay.settle
+  0.500     40       0  shop/search.py:42 rank      asyncio.sleep              aiohttp.web_protocol.RequestHandler._handle_request
+
+WHO IS STUCK
+age s  x mean  mean ms  parked  yield point             awaits              coroutine
+ 41.2  8240.0    5.000       3  shop/pay.py:99 confirm  Future              shop.pay.settle
+ 60.0       -        -       1  shop/main.py:9 main     asyncio.Event.wait  shop.main
+
+WHO FAILS
+failed  cancelled  destroyed  completed  coroutine
+     2          0          0          7  shop.mail.send
+     1          3          1          0  shop.stock.ask"""

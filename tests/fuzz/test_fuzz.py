@@ -1,0 +1,101 @@
+"""A short run of the attacks in ``tests/fuzz``; ``python -m tests.fuzz`` makes long ones."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+from support.serving import Serve, ask, http_threads
+
+from aiometrics.http.server import Response
+from aiometrics.pages import reader
+from aiometrics.pages.header import PageError
+from aiometrics.pages.layout import NAME_BYTES
+from aiometrics.pages.page import Page
+from aiometrics.pages.reader import PageView, read
+from fuzz import attacks, messages, pages
+
+#: What no socket takes at once, compressed or not.
+LARGE = random.Random(1).randbytes(8 << 20)  # noqa: S311 - only its size matters
+
+
+def test_the_reader_refuses_broken_pages_and_does_nothing_else() -> None:
+    """Some thousand pages: none is worse than refused, all kinds of refusals occur; what is taken can be rendered, and continued."""
+    report = pages.campaign(3000, seed=7)
+
+    assert {} == report.findings
+    assert 3000 < report.cases
+    assert 300 < report.taken
+    assert 100 < report.shown
+    assert 20 < report.used
+    assert 15 < len(report.refusals)
+
+
+def test_the_first_pages_are_good_ones() -> None:
+    """What is broken afterwards was whole before, and had something of everything in it."""
+    _, full, blocked = (read(data, pages.NOW_NS, pages.UNIX_NS) for data in pages.seeds())
+
+    assert (3, 3, 2, 4) == (len(full.coroutines) - 2, len(full.yield_points) - 6, len(full.requests) - 1, len(full.request_waits))
+    assert full.loop.block_samples
+    assert full.errors
+    assert any(point.exemplar for point in full.yield_points)
+    assert blocked.loop.running
+
+
+def test_the_campaign_finds_what_there_is_to_find() -> None:
+    """A reader that forgets one check is caught."""
+
+    def careless(data: bytes, now_ns: int, unix_ns: int) -> PageView:
+        try:
+            return read(data, now_ns, unix_ns)
+        except PageError as error:
+            if "belongs to coroutine" in str(error):
+                raise IndexError(str(error)) from None
+            raise
+
+    found = pages.campaign(1000, 7, read=careless).findings
+
+    assert found
+    assert all("IndexError" in trace for trace in found)
+    for data in found.values():
+        with pytest.raises(PageError, match="belongs to coroutine"):
+            read(data, pages.NOW_NS, pages.UNIX_NS)
+
+
+def test_a_page_says_no_more_than_was_written_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One long string, named by every record of a page, would make a reader write gigabytes: names have a limit, on both sides."""
+    page = Page(pages.LAYOUT, blocking_threshold_ns=100)
+    number = page.add_coroutine("x" * (NAME_BYTES + 5))
+    page.words[page.layout.coroutine(number) + 1] = 1
+    (named,) = (entry.coroutine for entry in read(page.copy(), 0, 0).coroutines)
+
+    assert "x" * NAME_BYTES == named
+    monkeypatch.setattr(reader, "NAME_BYTES", NAME_BYTES - 1)
+    with pytest.raises(PageError, match="a name of at most 1023 bytes cannot have 1024"):
+        read(page.copy(), 0, 0)
+
+
+def test_broken_requests_are_refused_and_nothing_else() -> None:
+    """Some thousand: all kinds of refusals occur, and some requests survive."""
+    report = messages.campaign(5000, seed=3)
+
+    assert {} == report.findings
+    assert 500 < report.taken
+    assert {400, 411, 413, 414, 417, 431, 505} == set(report.refusals)
+
+
+@pytest.mark.parametrize("attack", [attack for attack in attacks.ATTACKS.values() if not attack.guard], ids=lambda attack: attack.name)
+def test_the_endpoint_outlives_hostile_clients(serve: Serve, attack: attacks.Attack) -> None:
+    """Twice as many as there is room for, twice each: none is held on to, none is an error, and who asks then gets an answer."""
+    server = serve(routes={"/metrics": lambda _: Response(200, LARGE)}, request_timeout=0.1)
+    outcome = attacks.Outcome()
+    asyncio.run(attacks.attack(replace(attack, clients=32), server.port, outcome, times=2, pace_seconds=0.01))
+    status, _, _ = ask(server, "/metrics")
+
+    assert 200 == status
+    assert 64 == outcome.connections == outcome.answers.total()
+    assert "not connected" not in outcome.answers
+    assert 16 >= len(http_threads("aiometrics-http-client"))
+    assert [] == serve.errors

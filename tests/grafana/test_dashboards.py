@@ -1,0 +1,259 @@
+"""The dashboards: generated, held to the catalogue, the recording rules and the alerts, and linked to one another."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import yaml
+
+from aiometrics.exposition.metrics import CATALOGUE
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
+VARIABLES = ["datasource", "job", "instance", "loop", "coroutine", "request", "topk"]
+NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?=\{)")
+
+#: Panels whose thresholds are those of alerts.
+LIMITS = {
+    "How busy is the busiest loop?": ["AsyncioLoopSaturated"],
+    "Which loop is busy?": ["AsyncioLoopSaturated"],
+    "Which instances are busiest?": ["AsyncioLoopSaturated"],
+    "How much of the time is a loop blocked?": [
+        "AsyncioLoopStarvedBudgetSpent",
+        "AsyncioLoopStarvedSlowBurn",
+        "AsyncioLoopStarvedFastBurn",
+    ],
+    "Which loop is blocked?": ["AsyncioLoopStarvedBudgetSpent", "AsyncioLoopStarvedSlowBurn", "AsyncioLoopStarvedFastBurn"],
+    "Which instances were blocked, and when?": [
+        "AsyncioLoopStarvedBudgetSpent",
+        "AsyncioLoopStarvedSlowBurn",
+        "AsyncioLoopStarvedFastBurn",
+    ],
+    "Which loop stands in line for a CPU?": ["AsyncioLoopThreadStarvedByScheduler"],
+    "Which loop shows no life?": ["AsyncioLoopHung"],
+    "How old is the oldest await?": ["AsyncioAwaitStuck"],
+    "How old is its oldest await?": ["AsyncioAwaitStuck"],
+    "How many tasks fail?": ["AsyncioTaskFailures"],
+    "How many fail?": ["AsyncioTaskFailures"],
+    "How much of a loop does it take?": ["AsyncioHotYieldPoint"],
+}
+
+
+def boards() -> dict[str, dict[str, Any]]:
+    """The committed dashboards by file name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every panel but rows, those of collapsed rows included."""
+    for panel in board["panels"]:
+        if panel["type"] != "row":
+            yield panel
+        yield from panel.get("panels", [])
+
+
+def all_panels() -> Iterator[dict[str, Any]]:
+    """The panels of all dashboards."""
+    for board in boards().values():
+        yield from panels(board)
+
+
+def exported() -> set[str]:
+    """The names of all samples that the catalogue promises."""
+    suffixes = {"histogram": ("_bucket", "_sum", "_count")}
+    return {f"{metric.name}{suffix}" for metric in CATALOGUE for suffix in suffixes.get(metric.kind, ("",))}
+
+
+def rules(kind: str) -> dict[str, str]:
+    """Expressions of the rules of one kind, ``record`` or ``alert``, by name."""
+    files = sorted((ROOT / "rules").glob("*.yml"))
+    groups = [group for path in files for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
+    return {rule[kind]: rule["expr"] for group in groups for rule in group["rules"] if kind in rule}
+
+
+def first_limit(expression: str) -> float:
+    """The number, perhaps a product, that the first comparison of an alert's expression ends with."""
+    matched = re.search(r" > ([\d.]+(?: \* [\d.]+)*)(?!\S)(?:\s|$)", expression.replace("> 0)", ""))
+    assert matched, expression
+    return math.prod(float(factor) for factor in matched[1].split(" * "))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_dashboards_can_be_told_apart(path: Path) -> None:
+    """A dashboard's uid is stable and derived from its file name, since links between dashboards use it."""
+    assert f"aiometrics-{path.stem}" == boards()[path.stem]["uid"]
+
+
+def test_committed_files_are_what_the_generator_writes() -> None:
+    """Nobody has edited a generated file by hand, and nobody forgot to run the generator."""
+    command = [sys.executable, "-m", "grafana.generate", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_generator_names_a_file_that_differs(tmp_path: Path) -> None:
+    """A changed dashboard is found and named."""
+    code = (
+        "import pathlib, sys; from grafana.generate import files, stale; root = pathlib.Path(sys.argv[1]);"
+        "wanted = {root / path.name: text for path, text in files().items()};"
+        "[path.write_text(text) for path, text in wanted.items()];"
+        "(root / 'fleet.json').write_text('{}'); (root / 'hotspots.json').unlink();"
+        "print(sorted(path.name for path in stale(wanted)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "['fleet.json', 'hotspots.json']" == done.stdout.strip()
+
+
+def test_queries_ask_only_for_metrics_that_exist() -> None:
+    """Every name in a query is a sample of the catalogue or a recorded series; a misspelt one would show an empty panel."""
+    asked = {name for panel in all_panels() for target in panel["targets"] for name in NAME.findall(target["expr"])}
+    assert set() == asked - exported() - rules("record").keys()
+
+
+def test_labels_in_queries_exist() -> None:
+    """What queries match and group by are labels of a metric, of a rule, or of every target."""
+    known = {label for metric in CATALOGUE for label in metric.labels} | {"job", "instance", "le", "state", "generation", "blocked_at"}
+    known.add("every")  # the label that no series has
+    expressions = [target["expr"] for panel in all_panels() for target in panel["targets"]]
+    matched = {label for text in expressions for label in re.findall(r"[{,](\w+)(?:=~|!~|=|!=)\"", text)}
+    grouped = {label for text in expressions for group in re.findall(r"(?:by|on) \(([^)]*)\)", text) for label in group.split(", ")}
+    assert set() == (matched | grouped) - known
+
+
+@pytest.mark.parametrize("label", ["coroutine", "request"])
+def test_hotspots_of_all_instances_read_recorded_series(label: str) -> None:
+    """Over all instances no panel computes rates of what there are many of: the raw side of each query then finds nothing."""
+    expressions = [target["expr"] for panel in panels(boards()["hotspots"]) for target in panel["targets"]]
+    selectors = [found for text in expressions for found in re.findall(r"(\w[\w:]*)\{([^}]*)\}", text)]
+    raw = [(name, matchers) for name, matchers in selectors if f"{label}=~" in matchers and ":" not in name]
+    assert raw
+    assert [] == [name for name, matchers in raw if 'every!~"$instance"' not in matchers]
+
+
+def test_all_instances_are_one_regular_expression() -> None:
+    """The value of All is `.*`: queries tell all instances from some by it, and a list of thousands of names would be slow."""
+    for board in boards().values():
+        pickers = [variable for variable in board["templating"]["list"] if variable["type"] == "query"]
+        assert [".*"] * 5 == [variable["allValue"] for variable in pickers]
+
+
+def test_fleet_reads_only_recorded_series() -> None:
+    """The dashboard for a thousand instances computes no rate of its own: only a recorded series, or one series per process."""
+    asked = {name for panel in panels(boards()["fleet"]) for target in panel["targets"] for name in NAME.findall(target["expr"])}
+    assert {"aiometrics_build_info"} == asked - rules("record").keys()
+
+
+def test_every_panel_asks_a_question_and_tells_how_to_read_it() -> None:
+    """A title ends in a question mark, and a description is at least a sentence."""
+    assert [] == [panel["title"] for panel in all_panels() if not panel["title"].endswith("?") or not panel["description"].endswith(".")]
+
+
+def test_titles_are_unique() -> None:
+    """Within one dashboard no two panels ask the same question."""
+    for board in boards().values():
+        titles = [panel["title"] for panel in panels(board)]
+        assert sorted(set(titles)) == sorted(titles)
+
+
+@pytest.mark.parametrize("title", LIMITS)
+def test_thresholds_are_those_of_the_alerts(title: str) -> None:
+    """A panel changes its colour exactly where the alert on the same thing fires."""
+    alerts = rules("alert")
+    expected = [pytest.approx(first_limit(alerts[name])) for name in LIMITS[title]]
+    found = [panel for panel in all_panels() if panel["title"] == title]
+    assert found
+    for panel in found:
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert expected == [step["value"] for step in steps if step["value"] is not None]
+
+
+def test_stuck_is_what_the_alert_calls_stuck() -> None:
+    """The stuck table's 100 % are the alert's age and its multiple of the mean wait, and both leave queues out."""
+    alert = rules("alert")["AsyncioAwaitStuck"]
+    panel = next(panel for panel in all_panels() if panel["title"] == "Which await is stuck?")
+    score = panel["targets"][0]["expr"]
+    ((factor, age),) = re.findall(r"clamp_min\((\d+) \* .*, (\d+)\)", score)
+    (patient,) = set(re.findall(r'awaits!~"[^"]*"', alert))
+    assert f"> {age}\n" in alert
+    assert f"> {factor} * asyncio_wait_seconds_sum" in alert
+    assert patient in score
+
+
+def test_budgets_of_requests_are_spent_as_fast_as_the_alerts_say() -> None:
+    """Burn rates change colour at the factors of the ticket and of the two pages, and shares at what these make of the budget."""
+    alerts = rules("alert")
+    shares = [first_limit(alerts[f"AsyncioRequestObjective{name}"]) for name in ("BudgetSpent", "SlowBurn", "FastBurn")]
+    burn = next(panel for panel in all_panels() if panel["title"] == "How fast is each error budget spent?")
+    table = next(panel for panel in all_panels() if panel["title"] == "Which requests miss their objective?")
+    (budget,) = set(re.findall(r"\) >= 0\) / ([\d.]+) and", burn["targets"][0]["expr"]))
+    (steps,) = (
+        {one["id"]: one["value"] for one in override["properties"]}["thresholds"]["steps"]
+        for override in table["fieldConfig"]["overrides"]
+        if override["matcher"]["options"]["names"] == ["Missed %"]
+    )
+    assert [pytest.approx(share / float(budget)) for share in shares] == [
+        step["value"] for step in burn["fieldConfig"]["defaults"]["thresholds"]["steps"][1:]
+    ]
+    assert [pytest.approx(100 * share) for share in shares] == [step["value"] for step in steps[1:]]
+
+
+def test_histograms_show_exemplars() -> None:
+    """Every chart over buckets asks for exemplars, the way from a slow bucket to its trace."""
+    charts = [panel for panel in all_panels() if panel["type"] in {"timeseries", "heatmap"}]
+    without = [
+        panel["title"] for panel in charts for target in panel["targets"] if "_bucket{" in target["expr"] and not target.get("exemplar")
+    ]
+    assert [] == without
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES])
+def test_frame_is_the_same_everywhere(name: str) -> None:
+    """Variables, shared crosshair, alert annotations, and a link to the other dashboards that keeps time and variables."""
+    board = boards()[name]
+    assert VARIABLES == [variable["name"] for variable in board["templating"]["list"]]
+    assert 1 == board["graphTooltip"]
+    assert ['ALERTS{alertname=~"Asyncio.*",alertstate="firing",job=~"$job"}'] == [a["expr"] for a in board["annotations"]["list"]]
+    assert [(["aiometrics"], True, True)] == [(link["tags"], link["includeVars"], link["keepTime"]) for link in board["links"]]
+    assert "aiometrics" in board["tags"]
+
+
+def test_links_open_a_dashboard_with_what_was_picked() -> None:
+    """A link in a cell or a legend leads to an existing dashboard and carries time, data source and every variable there is."""
+    uids = {board["uid"] for board in boards().values()}
+    links = [link for panel in all_panels() for link in panel["fieldConfig"]["defaults"].get("links", [])]
+    assert links
+    for link in links:
+        url = urlsplit(link["url"])
+        carried = {name.removeprefix("var-") for name, _ in parse_qsl(url.query)}
+        carried |= {part[2:].split(":")[0] for part in url.query.split("&") if part.startswith("${") and part.endswith(":queryparam}")}
+        assert url.path.removeprefix("/d/") in uids
+        assert {"datasource", "job", "instance", "loop", "request", "topk"} <= carried
+        assert "${__url_time_range}" in url.query
+
+
+def test_links_name_a_column_or_a_label_that_is_there() -> None:
+    """What a link takes from the row that was clicked is a heading of that table."""
+    tables = [panel for panel in all_panels() if panel["type"] == "table"]
+    for panel in tables:
+        links = json.dumps(panel["fieldConfig"]["defaults"].get("links", []))
+        headings = next(t for t in panel["transformations"] if t["id"] == "organize")["options"]["renameByName"].values()
+        assert set(re.findall(r"__data\.fields\.(\w+)", links)) <= set(headings)
+
+
+def test_tables_put_the_worst_row_first() -> None:
+    """A table is sorted, by a column that it has, the largest first."""
+    for panel in all_panels():
+        if panel["type"] == "table":
+            headings = next(t for t in panel["transformations"] if t["id"] == "organize")["options"]["renameByName"].values()
+            (sort,) = panel["options"]["sortBy"]
+            assert sort["displayName"] in headings
+            assert sort["desc"]

@@ -1,0 +1,478 @@
+"""TLS, clients' certificates and passwords, over real sockets: who gets an answer, and that all others get nothing."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import http.client
+import logging
+import os
+import select
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import bcrypt
+import pytest
+import requests
+import trustme
+from support.serving import GUARD_SECONDS, HUGE, Answer, Serve, Stuck, ask, ask_on, connect, exchange, http_threads, status_line
+
+import aiometrics
+from aiometrics.base.internal_errors import Faults
+from aiometrics.exporter.endpoints import Site
+from aiometrics.http.auth import Guard
+from aiometrics.http.server import MetricsServer
+from aiometrics.options import resolve
+from aiometrics.pages.snapshot import Snapshot
+
+PASSWORD = "wonderland"  # noqa: S105 - a test's
+HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+USERS = f"basic_auth_users:\n  alice: {HASH}\n"
+TLS = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
+MUTUAL = f"{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n"
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+CHALLENGE = 'Basic realm="metrics", charset="UTF-8"'
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Who signs certificates here."""
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+@pytest.fixture
+def directory(authority: trustme.CA, tmp_path: Path) -> Path:
+    """A directory with the server's certificate and key, and the authority's certificate."""
+    issue(authority, tmp_path)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return tmp_path
+
+
+def issue(authority: trustme.CA, directory: Path, name: str = "127.0.0.1") -> None:
+    """Write a new certificate and its key to ``directory``."""
+    certificate = authority.issue_cert(name, key_type=trustme.KeyType.ECDSA)
+    certificate.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+    certificate.private_key_pem.write_to_path(directory / "key.pem")
+
+
+@pytest.fixture
+def guard(directory: Path) -> Callable[[str], Guard]:
+    """``guard(text)`` stands by a file of that text."""
+
+    def make(text: str) -> Guard:
+        path = directory / "web.yml"
+        path.write_text(text)
+        return Guard(path)
+
+    return make
+
+
+@pytest.fixture
+def client(authority: trustme.CA) -> ssl.SSLContext:
+    """The client's side of TLS, without a certificate of its own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
+
+
+def ask_tls(server: MetricsServer, context: ssl.SSLContext, path: str = "/") -> Answer:
+    """One request over a TLS connection of its own."""
+    with closing(http.client.HTTPSConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS, context=context)) as connection:
+        return ask_on(connection, path)
+
+
+def basic(user: str, password: str) -> str:
+    """The header that says who asks."""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+# TLS
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls(serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, version: ssl.TLSVersion) -> None:
+    """The connection is kept, and large answers arrive whole."""
+    server = serve(guard=guard(TLS))
+    client.minimum_version = client.maximum_version = version
+    connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS, context=client)
+    with closing(connection):
+        assert (200, b"hello\n") == ask_on(connection, "/")[::2]
+        assert HUGE == ask_on(connection, "/huge")[2]
+        assert 1 == len(http_threads("aiometrics-http-client"))
+
+    assert f"https://127.0.0.1:{server.port}" == server.url
+
+
+def test_plain_text_gets_nothing_from_tls(serve: Serve, guard: Callable[[str], Guard]) -> None:
+    """A client that does not speak TLS is cut, and not even told by HTTP."""
+    server = serve(guard=guard(TLS))
+    with connect(server) as sock:
+        sock.sendall(GET)
+        received = read_all_or_reset(sock)
+
+    assert b"HTTP" not in received
+    assert 7 >= len(received)  # an alert of TLS
+    assert [] == serve.errors
+
+
+def test_plain_text_gets_nothing_from_tls_that_is_busy(serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext) -> None:
+    """Where a client would be refused by HTTP, it is cut."""
+    stuck = Stuck()
+    server = serve(guard=guard(TLS), max_connections=1, routes={"/": stuck})
+    with client.wrap_socket(connect(server), server_hostname="127.0.0.1") as first:
+        first.sendall(GET)
+        assert stuck.entered.acquire(timeout=GUARD_SECONDS)
+        refusal = exchange(server, b"")
+        stuck.leave.set()
+        assert first.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+
+    assert b"" == refusal
+
+
+def read_all_or_reset(sock: socket.socket) -> bytes:
+    """Everything until the server closes, or resets because it did not want to read on."""
+    received = bytearray()
+    with suppress(ConnectionResetError):
+        while data := sock.recv(1 << 16):
+            received += data
+    return bytes(received)
+
+
+@pytest.mark.parametrize("text", [TLS, MUTUAL], ids=["TLS", "mutual TLS"])
+def test_a_stalled_handshake_is_cut(serve: Serve, guard: Callable[[str], Guard], text: str) -> None:
+    """The handshake counts against the first request's deadline."""
+    server = serve(guard=guard(text), request_timeout=0.05)
+
+    assert b"" == exchange(server, b"\x16\x03\x01\x02\x00")
+    assert [] == serve.errors
+
+
+def test_stalled_handshakes_hold_up_nobody_else(serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext) -> None:
+    """Whoever speaks TLS gets an answer at once while others have begun to and stopped, more of them than there is room for."""
+    server = serve(guard=guard(TLS), request_timeout=GUARD_SECONDS)
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connect(server)).sendall(b"\x16\x03\x01\x02\x00")
+        status, _, _ = ask_tls(server, client)
+
+    assert 200 == status
+    assert [] == serve.errors
+
+
+def test_a_client_that_resets_in_the_handshake_is_nobodys_error(serve: Serve, guard: Callable[[str], Guard]) -> None:
+    """Scanners do that all day long."""
+    server = serve(guard=guard(TLS))
+    for data in (b"", b"\x16\x03\x01\x02\x00", os.urandom(100)):
+        with connect(server) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.sendall(data)
+    server.close()
+
+    assert [] == serve.errors
+
+
+def test_old_versions_get_nothing(serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext) -> None:
+    """The least version is what the file says."""
+    server = serve(guard=guard(f"{TLS}  min_version: TLS13\n"))
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
+        ask_tls(server, client)
+
+    assert [] == serve.errors
+
+
+# Clients' certificates
+
+
+def test_a_client_with_a_certificate_gets_in(
+    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, authority: trustme.CA
+) -> None:
+    """One that the authority signed, whatever its name, if the file names none."""
+    server = serve(guard=guard(MUTUAL))
+    authority.issue_cert("anybody.example").configure_cert(client)
+
+    assert 200 == ask_tls(server, client)[0]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("certificate", [None, trustme.CA().issue_cert("prometheus.example")], ids=["none", "another authority's"])
+def test_a_client_without_a_good_certificate_gets_nothing(
+    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, certificate: trustme.LeafCert | None, version: ssl.TLSVersion
+) -> None:
+    """Whatever it asks is never read."""
+    server = serve(guard=guard(MUTUAL), routes={"/": serve.unexpected})
+    client.maximum_version = version
+    if certificate:
+        certificate.configure_cert(client)
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        ask_tls(server, client)
+
+    assert [] == serve.errors
+
+
+NAMES = ["prometheus.example", "10.1.2.3", "2001:db8::1"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_certificate_with_an_allowed_name_gets_in(
+    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, authority: trustme.CA, name: str
+) -> None:
+    """Host names and addresses count, wherever in the certificate they are."""
+    server = serve(guard=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"))
+    authority.issue_cert("other.example", name).configure_cert(client)
+
+    assert 200 == ask_tls(server, client)[0]
+
+
+@pytest.mark.parametrize("name", ["other.example", "sub.prometheus.example", "*.example", "10.1.2.30", "2001:db8::10"])
+def test_a_certificate_without_an_allowed_name_gets_nothing(
+    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, authority: trustme.CA, name: str
+) -> None:
+    """The authority's signature alone is not enough, and no pattern matches."""
+    server = serve(guard=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"), routes={"/": serve.unexpected})
+    authority.issue_cert(name, common_name=NAMES[0]).configure_cert(client)
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        ask_tls(server, client)
+
+    assert [] == serve.errors
+
+
+# Passwords
+
+
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/-/healthy", "/fail"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+def test_without_the_right_password_there_is_401_and_nothing_else(
+    serve: Serve, guard: Callable[[str], Guard], path: str, method: str
+) -> None:
+    """On every path, known or not, by whatever method, and whatever is wrong: the same answer."""
+    server = serve(guard=guard(USERS), routes=dict.fromkeys(["/", "/-/healthy", "/fail"], serve.unexpected))
+    wrong = [None, "", "Basic", "Bearer abc", "Basic %%%", basic("alice", ""), basic("alice", "x"), basic("bob", PASSWORD), basic("", "")]
+    for header in wrong:
+        status, headers, body = ask(server, path, method, **({} if header is None else {"Authorization": header}))
+        assert (401, CHALLENGE) == (status, headers["WWW-Authenticate"])
+        assert (b"" if method == "HEAD" else b"401 Unauthorized\n") == body
+        assert {"Date", "Content-Type", "Content-Length", "X-Content-Type-Options", "WWW-Authenticate", "Connection"} == set(headers)
+
+    assert [] == serve.errors
+
+
+def test_with_the_right_password_everything_is_as_without(serve: Serve, guard: Callable[[str], Guard]) -> None:
+    """Answers, 404 and 405 come from the routes again; a user's second request does not cost bcrypt again."""
+    server = serve(guard=guard(USERS))
+    header = basic("alice", PASSWORD)
+
+    assert [200, 200, 404, 405] == [
+        ask(server, path, method, Authorization=header)[0]
+        for path, method in [("/", "GET"), ("/", "HEAD"), ("/nowhere", "GET"), ("/", "POST")]
+    ]
+
+
+def test_a_connection_that_was_authorized_is_asked_again(serve: Serve, guard: Callable[[str], Guard]) -> None:
+    """Each request stands for itself: a proxy may put requests of many clients on one connection."""
+    server = serve(guard=guard(USERS))
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
+        headers = [{"Authorization": basic("alice", PASSWORD)}, {}, {"Authorization": basic("alice", PASSWORD)}]
+        statuses = [ask_on(connection, "/", "GET", None, **each)[0] for each in headers]
+
+    assert [200, 401, 200] == statuses
+
+
+def test_passwords_by_bcrypt_do_not_queue_up(serve: Serve, guard: Callable[[str], Guard], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four guesses at a time are looked at, one after the other; the next is told to come again, and who is known passes them all."""
+    entered, leave, at_work = threading.Semaphore(0), threading.Event(), []
+
+    def check(_: bytes, __: bytes) -> bool:
+        at_work.append(threading.current_thread())
+        entered.release()
+        assert leave.wait(GUARD_SECONDS)
+        return False
+
+    right = bcrypt.checkpw
+    monkeypatch.setattr(bcrypt, "checkpw", lambda password, hashed: right(password, hashed) if password else check(password, hashed))
+    server = serve(guard=guard(USERS))
+    assert 200 == ask(server, "/", Authorization=basic("alice", PASSWORD))[0]
+    with ExitStack() as stack:
+        guesses = [stack.enter_context(connect(server)) for _ in range(5)]
+        for sock in guesses:
+            sock.sendall(f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: {basic('alice', '')}\r\n\r\n".encode())
+        refused = first_answer(guesses)
+        assert entered.acquire(timeout=GUARD_SECONDS)
+        one_at_a_time = len(at_work)
+        known, _, _ = ask(server, "/", Authorization=basic("alice", PASSWORD))
+        leave.set()
+        others = [sock.recv(1 << 16) for sock in guesses if sock is not refused[0]]
+
+    assert 1 == one_at_a_time
+    assert "HTTP/1.1 503 Service Unavailable" == status_line(refused[1])
+    assert 200 == known
+    assert ["HTTP/1.1 401 Unauthorized"] * 4 == [status_line(answer) for answer in others]
+
+
+def first_answer(socks: list[socket.socket]) -> tuple[socket.socket, bytes]:
+    """The first of these clients that gets an answer, and the answer."""
+    (sock, *_), _, _ = select.select(socks, [], [], GUARD_SECONDS)
+    return sock, sock.recv(1 << 16)
+
+
+def test_bcrypt_works_without_the_lock_of_the_interpreter() -> None:
+    """Python code runs while a password is hashed, which the loop of the application must, though nobody takes the lock from us."""
+    go, ran, tries = threading.Event(), [], 0
+    thread = threading.Thread(target=lambda: ran.append(go.wait(GUARD_SECONDS)))
+    thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        go.set()
+        while not ran and tries < 10:
+            bcrypt.checkpw(b"x", HASH.replace("$04$", "$09$").encode())
+            tries += 1
+    finally:
+        sys.setswitchinterval(interval)
+    thread.join()
+
+    assert 10 > tries
+
+
+# Changes
+
+
+def change(path: Path, text: str) -> None:
+    """Write a file as another one, as tools that manage secrets do."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+def test_users_change_with_the_file(serve: Serve, guard: Callable[[str], Guard], directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who is removed stays out from the next request on, on an open connection too, and who is new gets in."""
+    server = serve(guard=guard(USERS))
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
+        assert 200 == ask_on(connection, "/", Authorization=basic("alice", PASSWORD))[0]
+        change(directory / "web.yml", USERS.replace("alice", "bob"))
+
+        assert 401 == ask_on(connection, "/", Authorization=basic("alice", PASSWORD))[0]
+        assert 200 == ask_on(connection, "/", Authorization=basic("bob", PASSWORD))[0]
+    assert [] == caplog.records
+
+
+def test_certificates_change_with_their_files(
+    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, authority: trustme.CA, directory: Path
+) -> None:
+    """A renewed certificate is shown from the next connection on, and no restart is needed."""
+    server = serve(guard=guard(TLS))
+    before = ssl.get_server_certificate(("127.0.0.1", server.port))
+    issue(authority, directory)
+    after = ssl.get_server_certificate(("127.0.0.1", server.port))
+
+    assert (directory / "cert.pem").read_text() == after != before
+    assert 200 == ask_tls(server, client)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("web.yml", "", "asks for nothing"),
+        ("web.yml", TLS, "to begin or to end passwords start anew"),
+        ("web.yml", USERS, "to begin or to end tls start anew"),
+        ("web.yml", f"{TLS}{USERS}  bob: hunter2", "basic_auth_users.bob must be a bcrypt hash"),
+        ("key.pem", "", "are no pair"),
+    ],
+)
+def test_a_change_that_makes_no_sense_leaves_all_as_it_was(  # noqa: PLR0917 - fixtures and a table
+    serve: Serve,
+    guard: Callable[[str], Guard],
+    client: ssl.SSLContext,
+    directory: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    text: str,
+    message: str,
+) -> None:
+    """It is logged once, and opens no door; once it is mended the new state counts."""
+    server = serve(guard=guard(TLS + USERS))
+    before = (directory / name).read_text()
+    change(directory / name, text)
+    session = requests.Session()
+    session.trust_env = False  # where the environment names authorities, they would come first
+    session.verify = str(directory / "ca.pem")
+    statuses = [session.get(server.url, auth=auth, timeout=GUARD_SECONDS).status_code for auth in (None, ("alice", PASSWORD))]
+    change(directory / name, before)
+    statuses.append(session.get(server.url, auth=("alice", PASSWORD), timeout=GUARD_SECONDS).status_code)
+    session.close()
+
+    assert [401, 200, 200] == statuses
+    ((_, level, logged),) = caplog.record_tuples
+    assert logging.ERROR == level
+    assert message in logged
+    assert logged.endswith("; what was read before stays in force")
+    assert "hunter2" not in logged
+    assert 401 == ask_tls(server, client)[0]
+
+
+def test_a_file_that_goes_while_it_is_read_leaves_all_as_it_was(
+    guard: Callable[[str], Guard], authority: trustme.CA, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Secrets are often replaced file by file: whoever asks at that moment is not turned away."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    standing = guard(TLS)
+    before = standing.tls()
+    issue(authority, directory)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ssl.SSLContext, "load_cert_chain", gone)
+        assert before is standing.tls()
+    (line,) = caplog.messages
+    assert line.endswith("No such file or directory; what was read before stays in force")
+    issue(authority, directory)
+    assert before is not standing.tls()
+
+
+# The exporter
+
+
+def test_the_exporter_is_guarded(guard: Callable[[str], Guard], directory: Path) -> None:
+    """``web_config`` gives it TLS and passwords, on every path that it has."""
+    guard(TLS + USERS)
+    with aiometrics.start_exporter(0, "127.0.0.1", web_config=directory / "web.yml", registry=None) as exporter:
+        assert exporter.url.startswith("https://127.0.0.1:")
+        base = exporter.url.removesuffix("/metrics")
+        verify = str(directory / "ca.pem")
+        paths = ("/", "/metrics", "/-/healthy", "/nowhere")
+        denied = [requests.get(base + path, verify=verify, timeout=GUARD_SECONDS).status_code for path in paths]
+        auth = ("alice", PASSWORD)
+        allowed = [requests.get(base + path, verify=verify, auth=auth, timeout=GUARD_SECONDS).status_code for path in paths]
+
+    assert [401] * 4 == denied
+    assert [200, 200, 200, 404] == allowed
+
+
+def test_who_stands_by_knows_the_address_too(guard: Callable[[str], Guard], directory: Path) -> None:
+    """Another process has the port, of the address that was asked for, and speaks TLS as this one would."""
+    guard(TLS)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        options = resolve({"port": port, "addr": "localhost", "web_config": str(directory / "web.yml")}, {})
+        site = Site(options, lambda: Snapshot(0), None, Faults(), implementation="none")
+        assert not site.try_to_bind()
+
+    assert f"https://localhost:{port}/metrics" == site.url
+
+
+def test_a_bad_file_starts_nothing(directory: Path) -> None:
+    """The error comes before anything is installed, and another attempt may follow."""
+    with pytest.raises(ValueError, match=r"web\.yml' cannot be read"):
+        aiometrics.start_exporter(0, "127.0.0.1", web_config=str(directory / "web.yml"))
+    assert [] == http_threads()
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=None) as exporter:
+        assert exporter.url.startswith("http://")

@@ -1,0 +1,470 @@
+"""Every task is seen, however it is created and on whatever loop, and everything is put back afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc
+import gc
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+from support.tracing import every_loop
+
+from aiometrics.instrumentation import slots as pages
+from aiometrics.instrumentation.instrumentation import Instrumentation
+from aiometrics.options import resolve
+from aiometrics.pages.page import Page
+from aiometrics.pages.snapshot import Snapshot
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+
+EAGER = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+LOOPS = pytest.mark.parametrize("make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+MakeLoop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def ended(seen: Snapshot) -> dict[str, int]:
+    """How many tasks have ended, by the last part of the coroutine's name; those that asyncio runs for itself left out."""
+    found = {}
+    for entry in seen.coroutines:
+        count = sum(histogram.count for histogram in entry.wall.values())
+        assert entry.created == count + entry.live + entry.destroyed_pending
+        if entry.coroutine.startswith(__name__):
+            found[entry.coroutine.rpartition(".")[2]] = count
+    return {name: count for name, count in found.items() if count}
+
+
+async def works() -> int:
+    """What tasks do here."""
+    await asyncio.sleep(0)
+    return 1
+
+
+class EarlyTask(asyncio.Task[Any]):
+    """A task type from before anything was traced."""
+
+
+def run(implementation: str, make_loop: MakeLoop, main: Callable[[], Coroutine[Any, Any, None]], **options: Any) -> dict[str, int]:
+    """What is seen of ``main`` on a loop that is made while tracing."""
+    with every_loop(implementation, **options) as instrumentation:
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            runner.run(main())
+        return ended(instrumentation.snapshot())
+
+
+@LOOPS
+def test_every_way_to_create_a_task_is_seen(implementation: str, make_loop: MakeLoop) -> None:
+    """By functions, methods, groups and constructors, of types from before and after; the main task included."""
+
+    async def main() -> None:
+        class LateTask(asyncio.Task[Any]):
+            """A task type from after."""
+
+            def __init__(self, coro: Any, **options: Any) -> None:
+                super().__init__(coro=coro, **options)
+
+        loop = asyncio.get_running_loop()
+        tasks: list[Any] = [asyncio.create_task(works()), asyncio.ensure_future(works()), loop.create_task(works(), name="named")]
+        tasks += [asyncio.Task(works()), asyncio.tasks.Task(coro=works(), loop=loop), LateTask(works(), loop=loop)]
+        tasks.append(asyncio.run_coroutine_threadsafe(works(), loop))
+        async with asyncio.TaskGroup() as group:
+            tasks.append(group.create_task(works()))
+        await asyncio.gather(*(asyncio.wrap_future(task) for task in tasks), works())
+
+    assert {"main": 1, "works": 9} == run(implementation, make_loop, main)
+
+
+@EAGER
+@LOOPS
+def test_eager_tasks_are_seen(implementation: str, make_loop: MakeLoop) -> None:
+    """By the factory of asyncio and by the constructor, whether they suspend or not."""
+
+    async def at_once() -> None:
+        pass
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        construct: Any = asyncio.Task
+        factory = vars(asyncio)["eager_task_factory"]
+        # uvloop passes options that this factory knows only in some versions of Python.
+        loop.set_task_factory(lambda loop, coro, **_: factory(loop, coro))
+        await asyncio.gather(loop.create_task(works()), works(), construct(works(), loop=loop, eager_start=True))
+        await loop.create_task(at_once())
+        await construct(at_once(), loop=loop, eager_start=True)
+
+    assert {"main": 1, "works": 3, "at_once": 2} == run(implementation, make_loop, main)
+
+
+def narrow(loop: asyncio.AbstractEventLoop, coro: Any) -> asyncio.Task[Any]:
+    """A factory of the time before contexts."""
+    return asyncio.Task(coro, loop=loop)
+
+
+def wide(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    """A factory that hands on what it is given."""
+    return asyncio.Task(coro, loop=loop, **{name: value for name, value in options.items() if value is not None})
+
+
+def early(loop: asyncio.AbstractEventLoop, coro: Any, **_: Any) -> asyncio.Task[Any]:
+    """A factory with a task type of its own."""
+    return EarlyTask(coro, loop=loop)
+
+
+async def supervised(coro: Any) -> Any:
+    """What a factory wraps coroutines in."""
+    return await coro
+
+
+def supervising(loop: asyncio.AbstractEventLoop, coro: Any, **_: Any) -> asyncio.Task[Any]:
+    """A factory that runs a coroutine of its own around each."""
+    return asyncio.Task(supervised(coro), loop=loop)
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        (narrow, {"works": 2, "main": 1}),
+        (wide, {"works": 2, "main": 1}),
+        (early, {"works": 2, "main": 1}),
+        (supervising, {"supervised": 2, "main": 1}),
+    ],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_application_keeps_its_task_factory(
+    implementation: str, factory: Callable[..., asyncio.Task[Any]], expected: dict[str, int], when: str
+) -> None:
+    """Whatever its signature and what it returns, set before or after tracing began, it is called, once per task, and still there."""
+    calls: list[str] = []
+
+    def counting(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        calls.append(type(coro).__name__)
+        return factory(loop, coro, **options)
+
+    async def main() -> None:
+        if when == "after":
+            loop.set_task_factory(counting)
+        calls.clear()
+        tasks = [asyncio.create_task(works()), loop.create_task(works(), name="named")]
+        assert [1, 1] == await asyncio.gather(*tasks)
+        assert [True, True] == [isinstance(task, EarlyTask if factory is early else asyncio.Task) for task in tasks]
+
+    loop = asyncio.new_event_loop()
+    if when == "before":
+        loop.set_task_factory(counting)
+    instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
+    instrumentation.instrument(loop)
+    loop.run_until_complete(main())
+    seen = instrumentation.snapshot()
+    instrumentation.remove()
+    loop.close()
+    assert (counting, 2) == (loop.get_task_factory(), len(calls))
+    # Created in a loop with that factory, the main task is wrapped as well.
+    wrapped = {"supervised": 3} if when == "before" and factory is supervising else expected
+    assert wrapped == ended(seen)
+    assert wrapped == {entry.coroutine.rpartition(".")[2]: entry.created for entry in seen.coroutines if entry.created}
+
+
+def test_a_factory_that_refuses_leaves_no_task_behind(implementation: str) -> None:
+    """What it raises reaches the caller, and nothing is live or counted."""
+
+    def refuses(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no more tasks")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(refuses)
+        coro = works()
+        with pytest.raises(RuntimeError, match="no more tasks"):
+            await asyncio.create_task(coro)
+        coro.close()
+        loop.set_task_factory(None)
+
+    assert {"main": 1} == run(implementation, asyncio.SelectorEventLoop, main)
+
+
+def test_a_task_that_cannot_be_created_is_never_counted(implementation: str) -> None:
+    """Not even while it is tried: a counter does not fall."""
+    during: list[dict[str, int]] = []
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        created = {entry.coroutine: entry.created for entry in instrumentation.snapshot().coroutines}
+        during.append({name.rpartition(".")[2]: count for name, count in created.items() if name.startswith(__name__) and count})
+        raise RuntimeError("no more tasks")
+
+    class Name:
+        """Cannot be read, which is tried when the task is half made."""
+
+        __str__ = refuse
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        name: Any = Name()
+        loop.set_task_factory(refuse)
+        for create in (loop.create_task, lambda coro: asyncio.Task(coro, loop=loop, name=name)):
+            coro = works()
+            with pytest.raises(RuntimeError, match="no more tasks"):
+                await create(coro)
+            coro.close()
+        loop.set_task_factory(None)
+
+    with every_loop(implementation) as instrumentation:
+        asyncio.run(main())
+    assert [{"main": 1}] * 2 == during
+
+
+def test_a_sampled_task_is_drawn_once(implementation: str) -> None:
+    """However many seams its construction passes: with one in two, half of the tasks are traced."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(wide)
+        for _ in range(2000):
+            await asyncio.create_task(works())
+
+    counts = run(implementation, asyncio.SelectorEventLoop, main, sample=1 / 2)
+    # The draw is fixed: an honest one in 2 lies between 1 800 and 2 200 here, drawing twice gives 3 000.
+    assert 1800 < counts["works"] < 2200
+
+
+def test_the_application_may_mix_task_types_with_other_classes(implementation: str) -> None:
+    """Deriving from asyncio.Task and from an abstract base class works as it does without us."""
+    with every_loop(implementation) as instrumentation:
+
+        class SizedTask(asyncio.Task[Any], collections.abc.Sized):
+            """A task that has a length."""
+
+            def __len__(self) -> int:
+                return 3
+
+        async def main() -> None:
+            task = SizedTask(works(), loop=asyncio.get_running_loop())
+            assert 3 == len(task)
+            assert isinstance(task, SizedTask)
+            assert isinstance(task, asyncio.Task)
+            assert isinstance(task, collections.abc.Sized)
+            assert not isinstance(asyncio.current_task(), SizedTask)
+            assert issubclass(SizedTask, asyncio.Task)
+            assert not issubclass(asyncio.Task, SizedTask)
+            await task
+
+        asyncio.run(main())
+        assert {"main": 1, "works": 1} == ended(instrumentation.snapshot())
+
+
+def patched() -> list[Any]:
+    """Everything that a seam may change."""
+    classes = [asyncio.BaseEventLoop, uvloop.Loop, asyncio.SelectorEventLoop]
+    return [asyncio.Task, asyncio.tasks.Task, asyncio.Task.__init__, *(vars(kind).get("create_task") for kind in classes)]
+
+
+def test_everything_is_put_back(implementation: str) -> None:
+    """After removal what was patched is identical to what it was, twice in a row, and nothing is seen any more."""
+    before = patched()
+    for _ in range(2):
+        with every_loop(implementation) as instrumentation:
+            asyncio.run(works())
+        assert all(one is other for one, other in zip(before, patched(), strict=True))
+        asyncio.run(works())
+        assert {"works": 1} == ended(instrumentation.snapshot())
+
+
+def test_what_somebody_else_patched_since_is_left_to_them(implementation: str) -> None:
+    """A method that was replaced in turn is not restored over their head, and goes on to work."""
+    original = asyncio.BaseEventLoop.create_task
+    instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
+    instrumentation.instrument_every_loop()
+    ours: Any = asyncio.BaseEventLoop.create_task
+    calls = []
+
+    def theirs(loop: Any, coro: Any, **options: Any) -> Any:
+        calls.append(coro)
+        return ours(loop, coro, **options)
+
+    try:
+        asyncio.BaseEventLoop.create_task = theirs  # type: ignore[assignment, method-assign]
+        asyncio.run(works())
+        instrumentation.remove()
+        assert theirs is vars(asyncio.BaseEventLoop)["create_task"]
+        asyncio.run(works())
+    finally:
+        asyncio.BaseEventLoop.create_task = original  # type: ignore[method-assign]
+    assert {"works": 1} == ended(instrumentation.snapshot())
+    assert 2 == [coro.__name__ for coro in calls].count("works")
+
+
+def test_tasks_that_were_traced_run_on_untimed(implementation: str) -> None:
+    """Tracing may stop in the middle of their life; they end as they would."""
+
+    async def main(instrumentation: Instrumentation) -> int:
+        tasks = [asyncio.create_task(works()) for _ in range(3)]
+        await asyncio.sleep(0)
+        instrumentation.remove()
+        return sum(await asyncio.gather(*tasks))
+
+    with every_loop(implementation) as instrumentation:
+        assert 3 == asyncio.run(main(instrumentation))
+        seen = instrumentation.snapshot()
+    assert 4 == sum(entry.created for entry in seen.coroutines)
+    assert 0 == sum(entry.live for entry in seen.coroutines)
+
+
+def test_only_chosen_loops_are_every_loop(implementation: str) -> None:
+    """instrument(loop) traces that loop alone, until uninstrument(loop)."""
+    instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
+    chosen, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+    assert instrumentation.idle
+    instrumentation.instrument(chosen)
+    for loop in (chosen, other, chosen):
+        loop.run_until_complete(works())
+    assert {"works": 2} == ended(instrumentation.snapshot())
+    instrumentation.uninstrument(chosen)
+    instrumentation.uninstrument(other)
+    assert instrumentation.idle
+    chosen.run_until_complete(works())
+    assert {"works": 2} == ended(instrumentation.snapshot())
+    instrumentation.instrument(chosen)
+    chosen.run_until_complete(works())
+    assert {"works": 3} == ended(instrumentation.snapshot())
+    instrumentation.remove()
+    chosen.close()
+    other.close()
+
+
+def test_a_loop_of_an_unknown_class_is_covered(implementation: str) -> None:
+    """One that makes its own tasks, with a type from before, is seen where it is chosen."""
+
+    class OwnLoop(asyncio.SelectorEventLoop):
+        """Does not ask asyncio for its tasks."""
+
+        def create_task(self, coro: Any, **_: Any) -> Any:
+            return EarlyTask(coro, loop=self)
+
+    loop = OwnLoop()
+    own = vars(OwnLoop)["create_task"]
+    instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
+    instrumentation.instrument(loop)
+    loop.run_until_complete(works())
+    seen = instrumentation.snapshot()
+    instrumentation.remove()
+    loop.close()
+    assert own is vars(OwnLoop)["create_task"]
+    if implementation == "c":
+        assert {"works": 1} == ended(seen)
+
+
+@LOOPS
+def test_loops_in_threads_have_a_page_each(implementation: str, make_loop: MakeLoop) -> None:
+    """Named after their threads; records of one name are added up; a loop too many is counted and runs untraced."""
+
+    def worker() -> None:
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            runner.run(works())
+            ready.wait()
+            runner.run(works())
+
+    ready = threading.Barrier(3)
+    with every_loop(implementation, max_loops=2) as instrumentation:
+        threads = [threading.Thread(target=worker, name="shop-worker") for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seen = instrumentation.snapshot()
+    assert ["shop-worker", "shop-worker-2"] == [loop.loop for loop in seen.loops]
+    assert ({"works": 4}, 1) == (ended(seen), seen.overflow["loop"])
+
+
+def test_a_later_loop_of_the_same_thread_goes_on_where_the_first_stopped(implementation: str) -> None:
+    """asyncio.run twice is one loop in the numbers."""
+    with every_loop(implementation) as instrumentation:
+        for _ in range(5):
+            asyncio.run(works())
+        seen = instrumentation.snapshot()
+    assert ([threading.current_thread().name], {"works": 5}) == ([loop.loop for loop in seen.loops], ended(seen))
+
+
+def test_loops_are_not_kept_alive(implementation: str) -> None:
+    """A loop that nobody holds is collected although it was traced."""
+    with every_loop(implementation) as instrumentation:
+        loop = asyncio.SelectorEventLoop()
+        loop.run_until_complete(works())
+        loop.close()
+        gone = weakref.ref(loop)
+        del loop
+        assert gone() is None
+        assert [0] == [entry.heartbeat_ns for entry in instrumentation.snapshot().loops]
+
+
+def test_a_loop_that_nobody_closed_is_garbage(implementation: str) -> None:
+    """It warns and frees its files when it is collected, as it would untraced."""
+    with every_loop(implementation) as instrumentation:
+        loop = asyncio.SelectorEventLoop()
+        loop.run_until_complete(works())
+        gone = weakref.ref(loop)
+        del loop
+        with pytest.warns(ResourceWarning, match="unclosed event loop"):
+            gc.collect()
+        assert gone() is None
+        assert {"works": 1} == ended(instrumentation.snapshot())
+
+
+def test_loops_may_be_collected_while_everything_is_put_back(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage collection runs at any moment, and then each of them is still given up once."""
+    closed, close = [], Page.close
+
+    def collect_first(page: Page) -> None:
+        gc.collect()
+        closed.append(page)
+        close(page)
+
+    with every_loop(implementation) as instrumentation:
+        loops: list[Any] = [asyncio.SelectorEventLoop() for _ in range(3)]
+        for loop in loops:
+            loop.run_until_complete(works())
+            loop.itself = loop
+        for loop in loops:
+            loop.close()
+        used = [slot.page for slot in instrumentation.slots()]
+        del loop, loops
+        monkeypatch.setattr(Page, "close", collect_first)
+    assert sorted(map(id, used)) == sorted(map(id, closed))
+
+
+def test_a_loop_may_be_made_while_another_gets_its_page(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer of the application's may do so, whenever garbage is collected: each loop has a page under a name of its own."""
+    finalizers = [lambda: asyncio.run(works())]
+
+    def page(*args: Any) -> Page:
+        if finalizers:
+            finalizers.pop()()
+        return Page(*args)
+
+    monkeypatch.setattr(pages, "Page", page)
+    with every_loop(implementation) as instrumentation:
+        asyncio.run(works())
+        seen = instrumentation.snapshot()
+    name = threading.current_thread().name
+    assert ({name, f"{name}-2"}, {"works": 2}) == ({loop.loop for loop in seen.loops}, ended(seen))
+
+
+def test_a_task_that_is_not_traced_is_counted(implementation: str) -> None:
+    """A task from before shows as a hole, until it is done."""
+
+    async def main() -> list[int]:
+        task = asyncio.current_task()
+        assert task is not None
+        before = asyncio.create_task(asyncio.sleep(60))
+        with every_loop(implementation) as instrumentation:
+            after = asyncio.create_task(asyncio.sleep(60))
+            found = [instrumentation.snapshot().untraced_tasks]
+            before.cancel()
+            await asyncio.wait([before])
+            found.append(instrumentation.snapshot().untraced_tasks)
+            after.cancel()
+            await asyncio.wait([after])
+        return found
+
+    assert [2, 1] == asyncio.run(main())

@@ -1,0 +1,179 @@
+"""What the watchdog names for real blocks in real time, also for calls that never give the interpreter away while they last."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+import requests
+from support.tracing import every_loop
+
+from aiometrics.instrumentation.instrumentation import Instrumentation
+from aiometrics.instrumentation.stack import UNKNOWN
+from aiometrics.instrumentation.watchdog import Watchdog
+
+Block = Callable[["Scene"], object]
+LARGE = "[" + ",".join(['{"id": 1, "name": "x"}'] * 400_000) + "]"
+#: Blocks after which it is clear that they are never named.
+MOST_BLOCKS = 50
+COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT count(*) FROM n"
+
+
+class Scene:
+    """What blocks need, and what the watchdog has seen of them."""
+
+    def __init__(self, made: Instrumentation) -> None:
+        self._made = made
+        self.lock = threading.Lock()
+        self.seen = threading.Event()
+        self.database = sqlite3.connect(":memory:")
+        self.url = ""
+        #: To free it would be a block of its own, seen at the next call after it.
+        self.kept: list[object] = []
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """Samples by place."""
+        return {place: count for slot in self._made.slots() for place, count in slot.vitals.block_samples.items()}
+
+
+class Noticed(Watchdog):
+    """Says when it has seen the block: on a busy machine a program may stand still before it comes to it."""
+
+    scene: Scene
+    name: str
+
+    def _sample(self, *args: Any) -> None:
+        super()._sample(*args)
+        if any(f" {self.name}" in place for place in self.scene.samples):
+            self.scene.seen.set()
+
+
+def sleeps(_: Scene) -> None:
+    """Sleep in the way that the loop does not know of."""
+    time.sleep(0.3)
+
+
+def computes(_: Scene) -> None:
+    """Loop in Python."""
+    for _number in range(5_000_000):
+        pass
+
+
+def matches(_: Scene) -> None:
+    """Backtrack."""
+    re.match(r"(a+)+$", "a" * 22 + "b")
+
+
+def adds(_: Scene) -> None:
+    """Loop in C."""
+    sum(range(10_000_000))
+
+
+def queries(scene: Scene) -> None:
+    """Ask a database in the same process."""
+    scene.database.execute(COUNT).fetchall()
+
+
+def requests_page(scene: Scene) -> None:
+    """Ask a server that takes its time."""
+    requests.get(scene.url, timeout=60)
+
+
+def parses(scene: Scene) -> None:
+    """Read a document of nine megabytes."""
+    scene.kept.append(json.loads(LARGE))
+
+
+def locks(scene: Scene) -> None:
+    """Wait for a thread."""
+    scene.lock.acquire(timeout=60)
+
+
+#: Each block, and what is beneath its line: only what is written in Python has a name there.
+BLOCKS: dict[Block, str] = {
+    sleeps: "",
+    computes: "",
+    matches: " > re.match",
+    adds: "",
+    queries: "",
+    requests_page: " > requests.get",
+    parses: " > json.loads",
+    locks: "",
+}
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Answers when the watchdog has seen who waits."""
+
+    scene: Scene
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.scene.seen.wait(60)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """A thread beside the loop's."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def watch(block: Block, implementation: str, run: Callable[[Any], None], **options: float) -> dict[str, int]:
+    """Samples by place of a program that blocks until it was seen."""
+    interval = options.pop("interval", 0.005)
+    with every_loop(implementation, **options) as made, HTTPServer(("127.0.0.1", 0), Slow) as server:
+        scene = Scene(made)
+        Slow.scene, scene.url = scene, f"http://127.0.0.1:{server.server_port}"
+        dog = Noticed(made.slots, made.places, made.faults, threshold_ns=made.options.blocking_threshold_ns, interval=interval)
+        dog.scene, dog.name = scene, block.__name__
+        dog.start()
+
+        async def main() -> None:
+            for _ in range(MOST_BLOCKS):
+                if not scene.seen.is_set():
+                    block(scene)
+
+        def release() -> None:
+            scene.seen.wait(60)
+            scene.lock.release()
+
+        scene.lock.acquire()
+        try:
+            with beside(server.handle_request) if block is requests_page else beside(release):
+                run(main())
+        finally:
+            dog.stop()
+            scene.database.close()
+        return scene.samples
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
+def test_the_line_that_blocks_is_named(implementation: str, block: Block) -> None:
+    """The line of the application, and the library function that it called; no other, but a look may come when it is just over."""
+    samples = watch(block, implementation, asyncio.run, blocking_threshold=0.02)
+    line = block.__code__.co_firstlineno + 2
+    path = f"{__name__.replace('.', '/')}.py"
+    lines = (line, line + 1) if block is computes else (line,)
+    named = {place for place in samples if place != UNKNOWN and not place.endswith("watch.<locals>.main")}
+    assert named, samples
+    assert named <= {f"{path}:{line} {block.__name__}{BLOCKS[block]}" for line in lines}, samples

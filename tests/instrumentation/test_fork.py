@@ -1,0 +1,375 @@
+"""Processes that fork: with a directory a child has pages and threads of its own, writes none of its parent's, and counts nothing twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from aiometrics.pages.multiprocess.private_file import SUPPORTED
+
+pytestmark = pytest.mark.skipif(not SUPPORTED or not hasattr(os, "fork"), reason="this system cannot fork, or has no flock()")
+
+#: What the programs have in common. They end with the page of the whole service, as the parent serves it.
+BEGIN = """
+import asyncio, gc, multiprocessing, os, sys, threading, urllib.request
+import aiometrics
+
+async def works():
+    await asyncio.sleep(0)
+
+async def work(number=1):
+    for _ in range(number):
+        await asyncio.create_task(works())
+
+def start():
+    # No wait of a parent counts as a block, which would be logged.
+    return aiometrics.start_exporter(0, "127.0.0.1", directory=sys.argv[1], registry=None, blocking_threshold=1e6)
+
+def waited(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def threads():
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("aiometrics"))
+
+def end(exporter):
+    print(urllib.request.urlopen(exporter.url).read().decode())
+"""
+
+
+def run(directory: Path, program: str, *, implementation: str = "") -> dict[tuple[str, ...], float]:
+    """The samples that the program prints, by name and labels."""
+    environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "1" if implementation == "python" else ""}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGIN + program, str(directory)]
+    return printed(command, environ)
+
+
+def printed(command: list[str], environ: dict[str, str]) -> dict[tuple[str, ...], float]:
+    """The samples that a program prints that ends well, and has nothing to complain about but that tests have their files on a disk."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environ, timeout=120)
+    complaints = [line for line in done.stderr.splitlines() if "Use one in memory" not in line]
+    assert (0, []) == (done.returncode, complaints)
+    return {(sample.name, *sample.labels.values()): sample.value for family in parse(done.stdout) for sample in family.samples}
+
+
+PRELOADED = """
+exporter = start()
+children = []
+for number in (10, 20):
+    child = os.fork()
+    if not child:
+        assert threads() == []
+        asyncio.run(work(number))
+        assert threads() == ["aiometrics-keeper", "aiometrics-watchdog"], threads()
+        os._exit(0)
+    children.append(child)
+assert [0, 0] == [waited(child) for child in children]
+end(exporter)
+"""
+
+
+def test_workers_of_a_preloaded_service_are_traced(tmp_path: Path, implementation: str) -> None:
+    """The exporter was started before the fork: each child goes on by itself, its threads begin with its loop, the parent shows all."""
+    found = run(tmp_path / "shared", PRELOADED, implementation=implementation)
+    assert 30 == found["asyncio_tasks_created_total", "__main__.works"]
+    assert {0} == {value for (name, *_), value in found.items() if name == "asyncio_loop_process_id"}
+
+
+IN_A_TASK = """
+async def main():
+    await work(5)
+    pending = asyncio.create_task(works())
+    child = os.fork()
+    if child:
+        await pending
+        return waited(child)
+    try:
+        await pending
+        gc.collect()
+        asyncio._set_running_loop(None)
+        asyncio.run(work(7))
+        assert 7 + 5 + 1 == exporter.snapshot().coroutine("__main__.works").created, exporter.snapshot().coroutines
+        assert [("0", os.getppid()), ("1", 0)] == [(loop.loop, loop.process_id) for loop in exporter.snapshot().loops]
+        os._exit(0)
+    except BaseException as error:
+        print(repr(error), flush=True)
+        os._exit(1)
+
+exporter = start()
+assert 0 == asyncio.run(main())
+end(exporter)
+"""
+
+
+def test_a_task_that_forks_goes_on_in_both(tmp_path: Path, implementation: str) -> None:
+    """What the child does of the inherited tasks is not counted, what it does on its own loop is, and on a page of its own."""
+    found = run(tmp_path / "shared", IN_A_TASK, implementation=implementation)
+    assert 5 + 1 + 7 == found["asyncio_tasks_created_total", "__main__.works"]
+    assert 0 == found["asyncio_tasks", "__main__.works"]
+    done = sum(
+        value for (name, *labels), value in found.items() if (name, *labels[:1]) == ("asyncio_task_wall_seconds_count", "__main__.works")
+    )
+    assert 5 + 1 + 7 == done
+
+
+UNWRITTEN = """
+exporter = start()
+
+async def main():
+    await work(5)
+    (slot,) = exporter.instrumentation.slots()
+    pending = asyncio.create_task(works())
+    # Nobody but the child could write from here on: the parent waits for it, and its threads are stopped.
+    exporter._keeper.stop()
+    exporter._watchdog.stop()
+    before = bytes(slot.page.memory)
+    child = os.fork()
+    if child:
+        code = waited(child)
+        assert before == bytes(slot.page.memory)
+        return code
+    try:
+        await pending
+        gc.collect()
+        exporter.instrumentation.refresh()
+        asyncio._set_running_loop(None)
+        asyncio.run(work(3))
+        exporter.stop()
+        os._exit(0)
+    except BaseException as error:
+        print(repr(error), flush=True)
+        os._exit(1)
+assert 0 == asyncio.run(main())
+end(exporter)
+"""
+
+
+def test_a_child_writes_nothing_to_the_pages_of_its_parent(tmp_path: Path, implementation: str) -> None:
+    """Not a byte: neither by the tasks it inherited, nor by collections, nor when its exporter is refreshed or stopped."""
+    run(tmp_path / "shared", UNWRITTEN, implementation=implementation)
+
+
+ORPHANS = """
+read, write = os.pipe()
+middle = os.fork()
+if not middle:
+    exporter = start()
+    asyncio.run(work(5))
+    child = os.fork()
+    if child:
+        os._exit(0)
+    os.read(read, 1)  # lives on when its parent is gone
+    os._exit(0)
+waited(middle)
+exporter = start()
+asyncio.run(work(2))
+os.write(write, b"x")
+end(exporter)
+"""
+
+
+def test_a_child_does_not_keep_the_slots_of_a_parent_that_died(tmp_path: Path) -> None:
+    """The next process takes them, though the child has not ended yet."""
+    directory = tmp_path / "shared"
+    assert 7 == run(directory, ORPHANS)["asyncio_tasks_created_total", "__main__.works"]
+    assert ["0.page"] == [path.name for path in directory.iterdir()]
+
+
+BUSY = """
+def serve(stop):
+    async def main():
+        while not stop.is_set():
+            await work(10)
+            aiometrics.snapshot()
+            exporter.faults.report("http", LookupError("here"))
+    asyncio.run(main())
+
+import logging
+logging.disable()
+exporter = start()
+stop = threading.Event()
+loops = [threading.Thread(target=serve, args=(stop,)) for _ in range(2)]
+for loop in loops:
+    loop.start()
+codes = []
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        asyncio.run(work(3))
+        aiometrics.snapshot()
+        assert {} == {probe: 1 for probe in exporter.faults.counts()}
+        os._exit(0)
+    codes.append(waited(child))
+stop.set()
+for loop in loops:
+    loop.join()
+assert [0] * 20 == codes
+end(exporter)
+"""
+
+
+def test_a_fork_at_any_moment_ends_in_no_deadlock(tmp_path: Path, implementation: str) -> None:
+    """While threads of the parent hold every lock that we have, again and again; and no error of the parent's is one of the child's."""
+    found = run(tmp_path / "shared", BUSY, implementation=implementation)
+    assert 0 == found["asyncio_tasks_created_total", "__main__.works"] % 10
+
+
+MULTIPROCESSING = """
+def job(number):
+    asyncio.run(work(number))
+    return sorted(threads())
+
+if __name__ == "__main__":
+    exporter = start()
+    asyncio.run(work(1))
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert [["aiometrics-keeper", "aiometrics-watchdog"]] * 4 == pool.map(job, [10] * 4, chunksize=1)
+    end(exporter)
+"""
+
+
+def test_jobs_of_a_pool_that_forks_are_traced(tmp_path: Path, implementation: str) -> None:
+    """Loop after loop in the same process has the same page; the parent's own numbers stay."""
+    found = run(tmp_path / "shared", MULTIPROCESSING, implementation=implementation)
+    assert 41 == found["asyncio_tasks_created_total", "__main__.works"]
+    assert 3 >= len(list((tmp_path / "shared").iterdir()))
+
+
+SPAWNED = """
+import asyncio, multiprocessing, sys, threading, urllib.request
+import aiometrics
+
+async def works():
+    await asyncio.sleep(0)
+
+def child(directory, expected):
+    names = [thread.name for thread in threading.enumerate()]
+    assert names == ["MainThread"], names
+    if directory:
+        with aiometrics.start_exporter(0, "127.0.0.1", directory=directory, registry=None):
+            asyncio.run(works())
+    else:
+        asyncio.run(works())
+
+if __name__ == "__main__":
+    exporter = aiometrics.start_exporter(0, "127.0.0.1", directory=sys.argv[1], registry=None)
+    asyncio.run(works())
+    context = multiprocessing.get_context("spawn")
+    for directory in ("", sys.argv[1]):
+        process = context.Process(target=child, args=(directory, 1))
+        process.start()
+        process.join()
+        assert 0 == process.exitcode
+    print(urllib.request.urlopen(exporter.url).read().decode())
+"""
+
+
+def test_a_spawned_process_is_traced_if_it_says_so(tmp_path: Path) -> None:
+    """It inherits nothing; an exporter that it starts itself has a slot of its own."""
+    program = tmp_path / "spawned.py"
+    program.write_text(SPAWNED, encoding="utf-8")
+    found = printed([sys.executable, str(program), str(tmp_path / "shared")], dict(os.environ))
+    works = [value for (name, *labels), value in found.items() if name == "asyncio_tasks_created_total" and labels[0].endswith("works")]
+    assert 2 == sum(works)
+
+
+WITHOUT_LOOP = """
+exporter = start()
+child = os.fork()
+if not child:
+    os.execv(sys.executable, [sys.executable, "-c", "import os, sys; sys.exit(len(os.listdir('/proc/self/fd')) > 5)"])
+assert 0 == waited(child)
+child = os.fork()
+if not child:
+    assert threads() == []
+    exporter.stop()
+    exporter.stop()
+    os._exit(0)
+assert 0 == waited(child)
+asyncio.run(work(2))
+end(exporter)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are listed in /proc")
+def test_a_child_without_a_loop_pays_nothing(tmp_path: Path) -> None:
+    """No thread and no page; one that becomes another program has none of our files, one that stops the exporter stops only its own."""
+    found = run(tmp_path / "shared", WITHOUT_LOOP)
+    assert 2 == found["asyncio_tasks_created_total", "__main__.works"]
+    assert ["0.page"] == [path.name for path in (tmp_path / "shared").iterdir()]
+
+
+#: A thread stops where it has made something that nobody else knows of yet, and another one forks a child that lives on.
+IN_BETWEEN = """
+from aiometrics.http import server
+from aiometrics.pages.multiprocess import slot_file as slotfile
+from aiometrics.http.server import MetricsServer
+
+made, forking = threading.Event(), threading.Event()
+os.register_at_fork(before=forking.set)
+read, write = os.pipe()
+begun, begin = os.pipe()
+
+def stopping(original):
+    def stops(*args):
+        result = original(*args)
+        made.set()
+        assert forking.wait(60)
+        return result
+    return stops
+
+def forks_during(act):
+    thread = threading.Thread(target=act)
+    thread.start()
+    assert made.wait(60)
+    if not os.fork():
+        os.write(begin, b"x")
+        os.close(write)
+        os.close(1)
+        os.close(2)
+        os.read(read, 1)  # until it is told, or nobody is left who would
+        os._exit(0)
+    os.read(begun, 1)
+    thread.join()
+"""
+
+PORT = """
+server.listen = stopping(server.listen)
+servers = []
+forks_during(lambda: servers.append(MetricsServer("127.0.0.1", 0, {}, on_error=print)))
+servers[0].close()
+MetricsServer("127.0.0.1", servers[0].port, {}, on_error=print).close()
+os.write(write, b"x")
+"""
+
+
+def test_a_child_does_not_keep_a_port_that_was_being_bound() -> None:
+    """When its parent lets go of it, it is free for the others."""
+    assert {} == printed([sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGIN + IN_BETWEEN + PORT], dict(os.environ))
+
+
+SLOT = """
+from aiometrics.options import resolve
+from aiometrics.instrumentation.instrumentation import _terms
+from aiometrics.pages.multiprocess.directory import Shelf
+shelf, terms = Shelf(sys.argv[1]), _terms(resolve({}, {}))
+shelf.prepare()
+middle = os.fork()
+if not middle:
+    forking.clear()
+    slotfile.open_own = stopping(slotfile.open_own)
+    forks_during(lambda: shelf.take(terms))
+    os._exit(0)
+waited(middle)
+assert 0 == shelf.take(terms).number, os.listdir(sys.argv[1])
+os.write(write, b"x")
+"""
+
+
+def test_a_child_does_not_keep_a_slot_that_was_being_taken(tmp_path: Path) -> None:
+    """When its parent is gone, another takes it."""
+    assert {} == run(tmp_path / "shared", IN_BETWEEN + SLOT)

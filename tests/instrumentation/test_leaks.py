@@ -1,0 +1,288 @@
+"""However many tasks come and go, and in whatever way they end, as much is alive as before."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from support.tracing import every_loop
+
+from aiometrics import request
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+
+#: Tasks per crowd; of that many, one kept object each could not be overlooked.
+CROWD = 500
+#: Crowds until every cache is warm, and after that.
+WARM, MORE = 3, 4
+Crowd = Callable[[], Awaitable[None]]
+CROWDS: list[Crowd] = []
+
+
+def crowd(function: Crowd) -> Crowd:
+    """Tasks that all end in one way."""
+    CROWDS.append(function)
+    return function
+
+
+async def returns() -> int:
+    """Return after a suspension."""
+    await asyncio.sleep(0)
+    return 1
+
+
+async def raises() -> None:
+    """Raise after a suspension."""
+    await asyncio.sleep(0)
+    raise ValueError
+
+
+async def waits() -> None:
+    """Never end."""
+    await asyncio.get_running_loop().create_future()
+
+
+async def spawn(function: Callable[[], Any]) -> list[asyncio.Task[Any]]:
+    """A crowd of tasks that have begun."""
+    tasks = [asyncio.create_task(function()) for _ in range(CROWD)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+@crowd
+async def completed() -> None:
+    """Each returns."""
+    await asyncio.gather(*await spawn(returns))
+
+
+@crowd
+async def failed() -> None:
+    """Each raises, and is asked for it."""
+    await asyncio.gather(*await spawn(raises), return_exceptions=True)
+
+
+@crowd
+async def cancelled() -> None:
+    """Each is cancelled while it waits."""
+    tasks = await spawn(waits)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@crowd
+async def cancelled_before_they_began() -> None:
+    """Each is cancelled before its first step."""
+    tasks = [asyncio.create_task(waits()) for _ in range(CROWD)]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@crowd
+async def destroyed_while_pending() -> None:
+    """Each waits for what only it knows, and is forgotten."""
+    await spawn(waits)
+
+
+@crowd
+async def closed_unstarted() -> None:
+    """Each belongs to a loop that is closed before it runs, and its coroutine is closed by hand."""
+    for _ in range(CROWD // 10):
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)
+        tasks = [loop.create_task(waits()) for _ in range(10)]
+        for task in tasks:
+            coro: Any = task.get_coro()
+            coro.close()
+        loop.close()
+
+
+@crowd
+async def not_constructed() -> None:
+    """Each construction fails."""
+    for _ in range(CROWD):
+        coro = waits()
+        with suppress(TypeError):
+            asyncio.Task(coro, loop=asyncio.get_running_loop(), nonsense=1)  # type: ignore[call-arg, unused-awaitable]
+        coro.close()
+
+
+@crowd
+async def nested() -> None:
+    """Each waits for a chain of others."""
+
+    async def chain(depth: int) -> None:
+        if depth:
+            await asyncio.create_task(chain(depth - 1))
+
+    await asyncio.gather(*(chain(10) for _ in range(CROWD // 10)))
+
+
+@crowd
+async def subclassed() -> None:
+    """Each is of a type of the application's own, which goes too."""
+
+    class Own(asyncio.Task[Any]):
+        """A task."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    await asyncio.gather(*(Own(returns(), loop=asyncio.get_running_loop()) for _ in range(CROWD)))
+
+
+@crowd
+async def thrown_into() -> None:
+    """Each has an exception thrown into it and goes on."""
+
+    async def catches() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        await asyncio.sleep(0)
+
+    await asyncio.gather(*await spawn(catches))
+
+
+@crowd
+async def called_back() -> None:
+    """Callbacks that are no tasks: one in two raises."""
+    loop = asyncio.get_running_loop()
+    for number in range(CROWD):
+        loop.call_soon([].append if number % 2 else "no function", number)  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+@crowd
+async def serving_requests() -> None:
+    """Each serves one, with a child that outlives it."""
+
+    async def serves() -> None:
+        with request("GET /", objective=1):
+            child = asyncio.create_task(returns())
+            await returns()
+        await child
+
+    await asyncio.gather(*await spawn(serves))
+
+
+@crowd
+async def leaving_no_scope() -> None:
+    """Each enters one scope after the other, and leaves none."""
+
+    async def enters() -> None:
+        for _ in range(3):
+            request("GET /", objective=1).__enter__()
+            await returns()
+
+    await asyncio.gather(*await spawn(enters))
+
+
+@crowd
+async def leaving_the_scopes_of_others() -> None:
+    """Each leaves what its neighbour entered."""
+    scopes = [request("GET /", objective=1) for _ in range(CROWD)]
+
+    async def enters(number: int) -> None:
+        scopes[number].__enter__()
+        await asyncio.sleep(0)
+        scopes[number - 1].__exit__(None, None, None)
+        await asyncio.sleep(0)
+
+    await asyncio.gather(*(asyncio.create_task(enters(number)) for number in range(CROWD)))
+
+
+@crowd
+async def destroyed_inside_a_request() -> None:
+    """Each waits for ever in a scope whose id leads back to it, and is forgotten."""
+
+    async def visits() -> None:
+        with request("GET /", id=asyncio.current_task()):
+            await waits()
+
+    await spawn(visits)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_but_what_is_new() -> Iterator[None]:
+    """The collector leaves alone what the other tests left: to look through it again and again took most of the time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def alive(kind: type) -> str:
+    """What is left: wrappers of coroutines, objects, and references to what everything shares; as text, which is no object of these."""
+    for _ in range(3):
+        gc.collect()
+    objects = gc.get_objects()
+    shared = (None, waits, returns.__code__, kind, asyncio.Task, asyncio.CancelledError)
+    # Before None was immortal, each frame that is alive held some.
+    counts = [sys.getrefcount(each) for each in (shared if sys.version_info >= (3, 12) else shared[1:])]
+    return f"{sum(type(obj) is kind for obj in objects)} wrappers, {len(objects)} objects, references {counts}"
+
+
+@pytest.mark.parametrize("function", CROWDS, ids=lambda function: function.__name__)
+def test_as_much_is_alive_as_before(implementation: str, function: Crowd) -> None:
+    """Wrappers, objects, memory blocks and reference counts stay as they are, and the page claims nobody."""
+    seen: list[str] = []
+    blocks: list[int] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        for _ in range(WARM + MORE):
+            await function()
+            await asyncio.sleep(0)
+            seen.append(alive(IMPLEMENTATIONS[implementation].traced))
+            blocks.append(sys.getallocatedblocks())
+
+    with every_loop(implementation) as instrumentation:
+        asyncio.run(main())
+        snapshot = instrumentation.snapshot()
+    assert seen[WARM].startswith("1 wrappers, ")  # the test's own
+    assert [seen[WARM]] * MORE == seen[WARM:]
+    # What is no object has no owner to be asked, and the interpreter's own caches come and go by a few.
+    assert blocks[-1] - blocks[WARM] < CROWD
+    assert 0 == sum(entry.live for entry in snapshot.coroutines)
+    assert 0 == sum(point.suspended + point.oldest_suspension_ns for point in snapshot.yield_points)
+
+
+def test_as_little_is_left_of_loops(implementation: str) -> None:
+    """Loops that come and go leave their page to the next, and nothing else."""
+
+    def alive_after(count: int) -> int:
+        for _ in range(count):
+            asyncio.run(returns())
+        gc.collect()
+        instrumentation.snapshot()
+        gc.collect()
+        return len(gc.get_objects())
+
+    with every_loop(implementation) as instrumentation:
+        alive_after(30)
+        assert alive_after(30) == alive_after(30)
+        assert 1 == len(instrumentation.snapshot().loops)
+
+
+def test_nothing_is_left_of_an_instrumentation(implementation: str) -> None:
+    """To install and remove again and again costs nothing in the end."""
+
+    def once() -> None:
+        with every_loop(implementation):
+            asyncio.run(returns())
+
+    def alive_after(count: int) -> int:
+        for _ in range(count):
+            once()
+        gc.collect()
+        return len(gc.get_objects())
+
+    alive_after(10)
+    assert alive_after(10) == alive_after(10)

@@ -1,0 +1,448 @@
+"""What is known of a loop beyond its page: collections, its thread's time, exceptions that nobody handled, its executor."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.samples import FACTS, loop, page
+from support.tracing import every_loop
+
+from aiometrics.exposition.families import families
+from aiometrics.instrumentation.executors import ExecutorState, executor_state
+from aiometrics.instrumentation.loop_stats import Vitals
+from aiometrics.instrumentation.thread_times import Meter, cpu_ns, runqueue_ns
+from aiometrics.pages.snapshot import Loop, Snapshot
+from aiometrics.testing import ManualClock, traced_loop
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux tells this")
+MS = 1_000_000
+
+
+def uvloop_loop() -> Any:
+    """A loop of uvloop's, where there is one."""
+    return pytest.importorskip("uvloop").new_event_loop()
+
+
+LOOPS = pytest.mark.parametrize("make", [asyncio.SelectorEventLoop, uvloop_loop])
+
+
+def only(seen: Snapshot) -> Loop:
+    """The only loop."""
+    (found,) = seen.loops
+    return found
+
+
+# --- garbage collections
+
+
+def test_collections_are_charged_to_the_loop_whose_thread_they_ran_in(implementation: str) -> None:
+    """By generation, exactly; not those of a thread without a loop."""
+    with traced_loop(implementation=implementation) as traced:
+
+        def slow(phase: str, _: object) -> None:
+            if phase == "start":
+                traced.clock.advance_ns(3 * MS)
+
+        async def main() -> None:
+            gc.collect(0)
+            gc.collect(2)
+            gc.collect(2)
+            thread = threading.Thread(target=gc.collect)
+            thread.start()
+            thread.join()
+
+        gc.callbacks.append(slow)
+        gc.disable()
+        try:
+            traced.run(main())
+            gc.collect()
+        finally:
+            gc.enable()
+            gc.callbacks.remove(slow)
+        assert (3 * MS, 0, 6 * MS) == only(traced.snapshot()).gc_pauses_ns
+
+
+def test_the_collector_calls_nobody_once_tracing_is_over(implementation: str) -> None:
+    """Its callbacks are the application's own again."""
+    before = list(gc.callbacks)
+    with every_loop(implementation):
+        assert len(before) + 1 == len(gc.callbacks)
+    assert before == gc.callbacks
+
+
+def test_an_error_while_a_collection_is_timed_switches_that_off(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged and counted once, and the rest goes on."""
+
+    class Fails(ManualClock):
+        """Cannot be read when it matters."""
+
+        broken = False
+
+        def __call__(self) -> int:
+            if self.broken:
+                raise LookupError("the clock")
+            return super().__call__()
+
+    clock, before = Fails(), list(gc.callbacks)
+
+    async def main() -> None:
+        clock.broken = True
+        gc.collect()
+        gc.collect()
+        clock.broken = False
+        assert before == gc.callbacks
+
+    def run() -> None:
+        with traced_loop(clock=clock) as traced:
+            traced.run(main())
+
+    with pytest.raises(AssertionError, match=r"by probe: \{'gc': 1\}"):
+        run()
+    assert ["internal error in probe 'gc', which is now off; the application is not affected"] == [
+        record.getMessage() for record in caplog.records if record.name == "aiometrics"
+    ]
+
+
+# --- the thread
+
+
+@LINUX
+def test_the_clock_of_a_thread_is_the_one_that_pthreads_know() -> None:
+    """Without asking pthreads about a thread that may be gone."""
+    clock = time.pthread_getcpuclockid(threading.get_ident())
+    assert ~threading.get_native_id() << 3 | 6 == clock
+    found = cpu_ns(threading.get_native_id())
+    assert found is not None
+    assert 0 < found <= time.clock_gettime_ns(clock)
+
+
+@LINUX
+def test_of_a_thread_that_is_gone_nothing_is_known() -> None:
+    """Rather than an error."""
+    natives: list[int] = []
+    thread = threading.Thread(target=lambda: natives.append(threading.get_native_id()))
+    thread.start()
+    thread.join()
+    # The kernel may take a moment longer than Python to let go of it.
+    while cpu_ns(natives[0]) is not None or runqueue_ns(natives[0]) is not None:
+        pass
+    assert runqueue_ns(threading.get_native_id()) is not None
+
+
+def test_a_meter_adds_up_what_each_thread_gains() -> None:
+    """From the first look at it on; a thread that is gone, or another one, takes nothing away."""
+    readings: dict[int, int | None] = {}
+    meter = Meter(readings.get)
+    totals = []
+    steps: list[tuple[int, int | None]] = [
+        (1, None),
+        (1, 100),
+        (1, 130),
+        (2, 1_000),
+        (2, 1_005),
+        (2, None),
+        (2, 7),
+        (2, 9),
+        (1, 500),
+        (1, 501),
+    ]
+    for native, value in steps:
+        readings[native] = value
+        meter.look(native)
+        totals.append(meter.total_ns)
+    assert [None, 0, 30, 30, 35, 35, 35, 37, 37, 38] == totals
+
+
+def burn(until_ns: int) -> None:
+    """Use the CPU until this thread has had so much of it."""
+    while time.thread_time_ns() < until_ns:
+        pass
+
+
+@LINUX
+@LOOPS
+def test_cpu_time_is_that_of_the_thread_since_the_loop_was_seen(implementation: str, make: Callable[[], Any]) -> None:
+    """No more than the thread had meanwhile, and no less than was used before the first reading and after the last."""
+    with every_loop(implementation) as made:
+
+        async def main() -> tuple[int, int, int]:
+            start_ns = time.thread_time_ns()
+            burn(start_ns + 20 * MS)
+            least_ns = time.thread_time_ns() - start_ns
+            seen = only(made.snapshot())
+            assert seen.thread_cpu_ns is not None
+            assert seen.thread_runqueue_ns is not None
+            return least_ns, seen.thread_cpu_ns, time.thread_time_ns() - before_ns
+
+        before_ns = time.thread_time_ns()
+        with asyncio.Runner(loop_factory=make) as runner:
+            least_ns, found_ns, most_ns = runner.run(main())
+    assert least_ns <= found_ns <= most_ns
+
+
+@LINUX
+def test_the_time_of_threads_never_falls(implementation: str) -> None:
+    """Loops of one name in thread after thread continue one counter, also while none runs."""
+
+    async def main() -> None:
+        burn(time.thread_time_ns() + 2 * MS)
+        totals.append(only(made.snapshot()).thread_cpu_ns or 0)
+
+    totals = [0]
+    with every_loop(implementation) as made:
+        for _ in range(3):
+            thread = threading.Thread(target=asyncio.run, args=(main(),), name="worker")
+            thread.start()
+            thread.join()
+            totals.append(only(made.snapshot()).thread_cpu_ns or 0)
+    assert sorted(totals) == totals
+    assert all(later - earlier >= 2 * MS for earlier, later in zip(totals[0::2], totals[1::2], strict=False))
+
+
+@LINUX
+@LOOPS
+def test_the_thread_is_that_which_runs_the_loop(implementation: str, make: Callable[[], Any]) -> None:
+    """Also if the first task was created elsewhere; of uvloop it is known from the first collection or block on."""
+    idents: list[int | None] = []
+
+    async def main() -> None:
+        gc.collect()
+        (slot,) = made.slots()
+        idents.extend([threading.get_ident(), slot.vitals.ident])
+
+    with every_loop(implementation) as made:
+        running = make()
+        task = running.create_task(main())
+        thread = threading.Thread(target=running.run_until_complete, args=(task,))
+        thread.start()
+        thread.join()
+        running.close()
+    assert idents[0] == idents[1] != threading.get_ident()
+
+
+def test_without_a_loop_there_is_no_thread() -> None:
+    """The slot is free: nothing is read of whatever runs in its thread now."""
+    vitals = Vitals(page())
+    assert vitals.ident is None
+    vitals.begin(lambda: None)
+    assert threading.get_ident() == vitals.ident
+    vitals.end()
+    assert vitals.ident is None
+
+
+# --- exceptions that nobody handled
+
+
+def fail() -> None:
+    """A callback."""
+    raise ZeroDivisionError
+
+
+@LOOPS
+def test_calls_of_the_exception_handler_are_counted(implementation: str, make: Callable[[], Any]) -> None:
+    """Whichever the application sets and whenever, it is called as ever, and is what it reads back."""
+    heard: list[tuple[Any, dict[str, Any]]] = []
+
+    def handler(running: Any, context: dict[str, Any]) -> None:
+        heard.append((running, context))
+
+    async def main() -> None:
+        running = asyncio.get_running_loop()
+        assert running.get_exception_handler() is None
+        running.set_exception_handler(handler)
+        assert handler is running.get_exception_handler()
+        for _ in range(2):
+            running.call_soon(fail)
+            await asyncio.sleep(0)
+        mine = {"message": "mine"}
+        running.call_exception_handler(mine)
+        assert [running] * 3 == [found for found, _ in heard]
+        assert mine is heard[-1][1]
+        assert [ZeroDivisionError, ZeroDivisionError, type(None)] == [type(context.get("exception")) for _, context in heard]
+        running.set_exception_handler(None)
+        assert running.get_exception_handler() is None
+
+    with every_loop(implementation) as made, asyncio.Runner(loop_factory=make) as runner:
+        runner.run(main())
+        assert 3 == only(made.snapshot()).unhandled_exceptions
+
+
+@LOOPS
+def test_an_exception_of_a_task_that_nobody_retrieves_counts(
+    implementation: str, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the task is collected, as ever; and is logged once, as ever."""
+
+    async def fails() -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        task = asyncio.create_task(fails())
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+
+    with every_loop(implementation) as made, asyncio.Runner(loop_factory=make) as runner:
+        runner.run(main())
+        assert 1 == only(made.snapshot()).unhandled_exceptions
+    assert ["Task exception was never retrieved"] == [record.getMessage().partition("\n")[0] for record in caplog.records]
+
+
+@pytest.mark.parametrize("asks_parent", [True, False])
+def test_a_loop_of_the_applications_that_overrides_the_method_is_counted_once(implementation: str, *, asks_parent: bool) -> None:
+    """Whether it calls the original or not."""
+    called: list[str] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        """Has its own mind."""
+
+        def call_exception_handler(self, context: dict[str, Any]) -> None:
+            called.append(context["message"])
+            if asks_parent:
+                super().call_exception_handler(context)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: called.append("handler"))
+        asyncio.get_running_loop().call_exception_handler({"message": "mine"})
+
+    with every_loop(implementation) as made:
+        asyncio.run(asyncio.sleep(0))
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            runner.run(main())
+            assert 1 == sum(found.unhandled_exceptions for found in made.snapshot().loops)
+    assert (["mine", "handler"] if asks_parent else ["mine"]) == called
+
+
+def test_a_handler_that_reports_something_else_counts_twice(implementation: str) -> None:
+    """It is another call."""
+
+    def handler(running: Any, context: dict[str, Any]) -> None:
+        if context["message"] == "first":
+            running.call_exception_handler({"message": "second"})
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(handler)
+        asyncio.get_running_loop().call_exception_handler({"message": "first"})
+
+    with every_loop(implementation) as made:
+        asyncio.run(main())
+        assert 2 == only(made.snapshot()).unhandled_exceptions
+
+
+@LOOPS
+def test_the_method_is_put_back(implementation: str, make: Callable[[], Any]) -> None:
+    """Every class has what it had, and only that."""
+    probe = make()
+    classes = [kind for kind in type(probe).__mro__ if kind is not object]
+    probe.close()
+    before = [vars(kind).get("call_exception_handler") for kind in classes]
+    with every_loop(implementation), asyncio.Runner(loop_factory=make) as runner:
+        runner.run(asyncio.sleep(0))
+        assert before != [vars(kind).get("call_exception_handler") for kind in classes]
+    assert before == [vars(kind).get("call_exception_handler") for kind in classes]
+
+
+# --- the default executor
+
+
+@LOOPS
+def test_threads_and_queue_of_the_default_executor(implementation: str, make: Callable[[], Any]) -> None:
+    """None before it is used; then threads that were started, and calls that wait for one."""
+    started, released = threading.Event(), threading.Event()
+    states: list[tuple[int | None, int | None]] = []
+
+    def look() -> None:
+        found = only(made.snapshot())
+        states.append((found.executor_threads, found.executor_queue_items))
+
+    def work() -> None:
+        started.set()
+        assert released.wait(60)
+
+    async def main() -> None:
+        look()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        calls = [asyncio.create_task(asyncio.to_thread(work)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert started.wait(60)
+        look()
+        released.set()
+        await asyncio.gather(*calls)
+        look()
+
+    with every_loop(implementation) as made:
+        with asyncio.Runner(loop_factory=make) as runner:
+            runner.run(main())
+        look()
+    assert [(0, 0), (1, 2), (1, 0), (None, None)] == states
+
+
+def test_an_executor_that_is_made_by_itself_is_found_too(implementation: str) -> None:
+    """Only the garbage collector knows of uvloop's."""
+
+    async def main() -> None:
+        await asyncio.to_thread(int)
+        assert (1, 0) == (only(made.snapshot()).executor_threads, only(made.snapshot()).executor_queue_items)
+
+    with every_loop(implementation) as made, asyncio.Runner(loop_factory=uvloop_loop) as runner:
+        runner.run(main())
+
+
+def test_what_does_not_show_its_executor_has_none_to_show() -> None:
+    """Neither a loop that is none of the known, nor an executor that is not of the usual kind."""
+
+    class Foreign:
+        """Some loop."""
+
+    strange = Foreign()
+    assert executor_state(strange) is None
+    strange._default_executor = object()  # type: ignore[attr-defined]
+    assert executor_state(strange) is None
+    strange._default_executor = None  # type: ignore[attr-defined]
+    assert ExecutorState(0, 0) == executor_state(strange)
+
+
+# --- families
+
+
+def test_rows_of_vitals() -> None:
+    """Each number under its name, in seconds; what is not known has no row, what is has one from the start."""
+    names = (
+        "asyncio_loop_thread_cpu_seconds_total",
+        "asyncio_loop_thread_runqueue_seconds_total",
+        "asyncio_loop_gc_pause_seconds_total",
+        "asyncio_unhandled_exceptions_total",
+        "asyncio_executor_threads",
+        "asyncio_executor_queue_items",
+        "asyncio_block_samples_total",
+    )
+    full = replace(
+        loop("Main"),
+        thread_cpu_ns=1_500_000_000,
+        thread_runqueue_ns=250_000_000,
+        gc_pauses_ns=(1_000_000, 0, 2_000_000_000),
+        unhandled_exceptions=3,
+        executor_threads=4,
+        executor_queue_items=5,
+        block_samples={"shop.py:1 f": 6, "shop.py:2 g > re.match": 7},
+    )
+    found = {metric.name: dict(rows) for metric, rows in families(Snapshot(0, loops=(full, loop("Idle"))), FACTS)}
+    none = {("Idle", str(generation)): 0.0 for generation in range(3)}
+    assert [
+        {("Main",): 1.5},
+        {("Main",): 0.25},
+        {("Main", "0"): 0.001, ("Main", "1"): 0.0, ("Main", "2"): 2.0} | none,
+        {("Main",): 3, ("Idle",): 0},
+        {("Main",): 4},
+        {("Main",): 5},
+        {("Main", "shop.py:1 f"): 6, ("Main", "shop.py:2 g > re.match"): 7},
+    ] == [found[name] for name in names]

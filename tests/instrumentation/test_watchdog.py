@@ -1,0 +1,556 @@
+"""The watchdog: what counts as a block, which line is named for it, and what is logged."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import FrameType, ModuleType
+from typing import Any
+
+import pytest
+from support.samples import page
+from support.tracing import every_loop
+
+import aiometrics
+from aiometrics.base.internal_errors import Faults
+from aiometrics.instrumentation import stack
+from aiometrics.instrumentation.loop_stats import Vitals
+from aiometrics.instrumentation.stack import MAX_FRAMES, SHORT, UNKNOWN, Call, _frames_uncollected, blocked_at, calls, frame_of, shortened
+from aiometrics.instrumentation.watchdog import LINES, MIN_PAUSE_NS, MINUTE_NS, Ration, Watchdog, blocked_ns, pause_ns
+from aiometrics.pages.layout import LOOP
+from aiometrics.pages.snapshot import OTHER
+from aiometrics.recorder.places import Places
+from aiometrics.testing import TracedLoop, traced_loop
+
+
+@contextmanager
+def collecting(*, enabled: bool) -> Iterator[None]:
+    """Garbage collection on or off."""
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        yield
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
+MS = 1_000_000
+#: Threads come and go, garbage lets other threads run when it is collected, and a thread is looked at all the time.
+RESTLESS = """
+import os, sys, threading, warnings
+from aiometrics.instrumentation.stack import frame_of
+warnings.simplefilter("ignore")
+sys.setswitchinterval(1e-5)
+class Garbage:
+    def __init__(self):
+        self.itself, self.file = self, open(os.devnull)
+def start_threads():
+    while True:
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+def make_garbage():
+    while True:
+        Garbage()
+for work in (start_threads, start_threads, make_garbage):
+    threading.Thread(target=work, daemon=True).start()
+for _ in range(1_000_000):
+    frame_of(1)
+print("done", flush=True)
+os._exit(0)
+"""
+FILE = f"{__name__.replace('.', '/')}.py"
+
+
+def here(up: int = 0) -> int:
+    """The line of the caller."""
+    return sys._getframe(1 + up).f_lineno
+
+
+class Watched:
+    """A traced loop in virtual time with a watchdog that looks when it is told to."""
+
+    def __init__(self, traced: TracedLoop) -> None:
+        self.traced = traced
+        made = traced.instrumentation
+        self.dog = Watchdog(made.slots, made.places, made.faults, threshold_ns=100 * MS, interval=0.05, clock=traced.clock)
+
+    def work(self, ms: int) -> None:
+        """Hold the loop."""
+        self.traced.clock.advance_ns(ms * MS)
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """Samples by place."""
+        (loop,) = self.traced.snapshot().loops
+        return dict(loop.block_samples)
+
+
+@pytest.fixture
+def watched(implementation: str) -> Iterator[Watched]:
+    """A watched loop on each recorder."""
+    with traced_loop(implementation=implementation) as traced:
+        yield Watched(traced)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged of blocks."""
+    return [record.getMessage() for record in caplog.records if record.name == "aiometrics.blocked"]
+
+
+@pytest.mark.parametrize(
+    ("since_ns", "now_ns", "expected"),
+    [(0, 500, 0), (100, 100, 0), (100, 199, 0), (100, 200, 100), (100, 9_000, 8_900), (100, 50, 0)],
+    ids=["idle", "new", "short", "at the threshold", "long", "begun after the clock was read"],
+)
+def test_when_a_segment_blocks(since_ns: int, now_ns: int, expected: int) -> None:
+    """One in progress does from the threshold on, for all its time."""
+    assert expected == blocked_ns(since_ns, now_ns, 100)
+
+
+@pytest.mark.parametrize(
+    ("since_ns", "now_ns", "threshold_ns", "expected"),
+    [
+        (0, 500, 100 * MS, 100 * MS),
+        (500, 500, 100 * MS, 100 * MS),
+        (500, 500 + 60 * MS, 100 * MS, 40 * MS),
+        (500, 499 + 100 * MS, 100 * MS, MIN_PAUSE_NS),
+        (500, 500 + 100 * MS, 100 * MS, 50 * MS),
+        (500, 500 + 9_000 * MS, 100 * MS, 50 * MS),
+        (0, 500, 1, 50 * MS),
+        (500, 400, 100 * MS, 100 * MS),
+    ],
+    ids=["idle", "new", "half way", "nearly", "at the threshold", "long", "low threshold", "begun after the clock was read"],
+)
+def test_when_to_look_again(since_ns: int, now_ns: int, threshold_ns: int, expected: int) -> None:
+    """As soon as a block can be there and no sooner, then every interval; no threshold makes it a busy loop."""
+    assert expected == pause_ns(since_ns, now_ns, threshold_ns, 50 * MS)
+
+
+def test_a_look_tells_when_to_look_again(watched: Watched) -> None:
+    """Without any loop too."""
+
+    async def main() -> None:
+        watched.work(30)
+        looks.append(watched.dog.look())
+        watched.work(70)
+        looks.append(watched.dog.look())
+
+    looks = [watched.dog.look()]
+    watched.traced.run(main())
+    looks.append(watched.dog.look())
+    assert [50 * MS, 70 * MS, 50 * MS, 100 * MS] == looks
+
+
+def test_every_look_at_a_block_is_a_sample_of_its_line(watched: Watched) -> None:
+    """Nothing is counted under the threshold or where nothing blocks; the line is where the thread is, not where the segment ends."""
+    lines: list[int] = []
+
+    async def main() -> None:
+        watched.work(99)
+        watched.dog.look()
+        watched.work(1)
+        lines.append(here() + 1)
+        watched.dog.look()
+        for _ in range(2):
+            lines.append(here() + 1)
+            watched.dog.look()
+        await asyncio.sleep(0)
+        watched.dog.look()
+
+    watched.dog.look()
+    watched.traced.run(main())
+    name = f"{main.__qualname__} > aiometrics.Watchdog.look"
+    assert {f"{FILE}:{lines[0]} {name}": 1, f"{FILE}:{lines[1]} {name}": 2} == watched.samples
+
+
+def test_a_block_inside_of_a_library_is_charged_to_the_line_that_called_it(watched: Watched) -> None:
+    """With what it called; how the library goes on from there is its own affair."""
+    lines: list[int] = []
+
+    async def main() -> None:
+        watched.work(100)
+        lines.append(here() + 1)
+        with ExitStack() as stack:
+            stack.callback(watched.dog.look)
+
+    watched.traced.run(main())
+    assert {f"{FILE}:{lines[0]} {main.__qualname__} > contextlib.ExitStack.__exit__": 1} == watched.samples
+
+
+def test_a_callback_that_blocks_is_named_too(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """What a timer or a protocol runs blocks like a task."""
+
+    def callback() -> None:
+        watched.work(150)
+        watched.dog.look()
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(callback)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        watched.dog.look()
+
+    watched.traced.run(main())
+    ((place, samples),) = watched.samples.items()
+    assert (1, True) == (samples, place.endswith(f"{callback.__qualname__} > aiometrics.Watchdog.look"))
+    (line,) = logged(caplog)
+    assert line.startswith(f"loop MainThread was blocked for 0.150 s by (callback) at {place} ")
+
+
+def test_a_stack_that_may_be_the_next_segments_is_thrown_away(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The segment ended between the look at the page and the look at the thread."""
+
+    def frames() -> dict[int, FrameType]:
+        (slot,) = watched.traced.instrumentation.slots()
+        slot.page.words[slot.page.layout.loop + LOOP["segment_since_ns"]] += 1
+        return {}
+
+    async def main() -> None:
+        watched.work(100)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "_current_frames", frames)
+            watched.dog.look()
+
+    watched.traced.run(main())
+    assert {} == watched.samples
+
+
+def test_a_thread_that_is_not_found_is_unknown(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block counts all the same."""
+
+    async def main() -> None:
+        watched.work(100)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "_current_frames", dict)
+            watched.dog.look()
+
+    watched.traced.run(main())
+    assert {UNKNOWN: 1} == watched.samples
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="garbage is collected between instructions only")
+def test_threads_do_not_stop_for_ever_when_one_of_them_is_looked_at() -> None:
+    """As they do with sys._current_frames() alone, most times before it was called a million times."""
+    told = subprocess.run([sys.executable, "-c", RESTLESS], capture_output=True, text=True, timeout=120, check=False)
+    assert "done\n" == told.stdout, told.stderr
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_frames_are_looked_up_while_no_garbage_is_collected(monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:  # noqa: FBT001 - a parameter
+    """Where a collection could come in the middle, and stop all threads for ever; what the application has chosen is so again."""
+    seen: list[bool] = []
+
+    def frames() -> dict[int, FrameType]:
+        seen.append(gc.isenabled())
+        return {1: here_is}
+
+    here_is = sys._getframe()
+    monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
+    monkeypatch.setattr(sys, "_current_frames", frames)
+    with collecting(enabled=enabled):
+        assert (here_is, None) == (frame_of(1), frame_of(2))
+        assert enabled == gc.isenabled()
+    assert [False, False] == seen
+
+
+def test_garbage_is_collected_again_after_frames_could_not_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may be short."""
+
+    def frames() -> dict[int, FrameType]:
+        raise MemoryError
+
+    monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
+    monkeypatch.setattr(sys, "_current_frames", frames)
+    with collecting(enabled=True), pytest.raises(MemoryError):
+        frame_of(1)
+    assert gc.isenabled()
+
+
+def test_an_application_that_stops_collections_at_that_very_moment_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is disabled between the question and the look-up."""
+    monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
+    with collecting(enabled=False):
+        assert threading.get_ident() in _frames_uncollected()
+        assert not gc.isenabled()
+
+
+def test_one_line_is_logged_when_the_block_is_over(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """With the segment's exact duration, its coroutine, the line that most samples saw, and the stack down to it."""
+    lines: list[int] = []
+
+    def blocks() -> None:
+        for _ in range(2):
+            watched.work(120)
+            lines.append(here() + 1)
+            watched.dog.look()
+
+    async def main() -> None:
+        lines.append(here() + 1)
+        blocks()
+        watched.dog.look()
+        watched.work(7)
+        assert [] == logged(caplog)
+        await asyncio.sleep(0)
+        watched.work(20)
+        watched.dog.look()
+        watched.dog.look()
+
+    watched.traced.run(main())
+    place = f"{FILE}:{lines[1]} {blocks.__qualname__} > aiometrics.Watchdog.look"
+    expected = f"loop MainThread was blocked for 0.247 s by {__name__}.{main.__qualname__} at {place} (2 of 3 samples): "
+    (line,) = logged(caplog)
+    assert expected == line[: len(expected)]
+    stack = line[len(expected) :].split(" > ")
+    assert [f"{FILE}:{lines[0]} {main.__qualname__}", f"{FILE}:{lines[1]} {blocks.__qualname__}"] == stack[:2]
+
+
+def test_two_blocks_of_one_loop_are_two_incidents(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """Though no look fell between them; the time between two looks is not the block's."""
+
+    async def main() -> None:
+        for ms in (100, 200):
+            watched.work(ms)
+            watched.dog.look()
+            await asyncio.sleep(0)
+        watched.work(50)
+        watched.dog.look()
+
+    watched.traced.run(main())
+    assert ["0.100", "0.200"] == [line.split()[5] for line in logged(caplog)]
+
+
+def test_a_block_that_does_not_end_is_logged_all_the_same(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """After five seconds, and then not again."""
+
+    async def main() -> None:
+        for ms in (4_999, 1, 1, 3_000):
+            watched.work(ms)
+            watched.dog.look()
+        await asyncio.sleep(0)
+        watched.dog.look()
+
+    watched.traced.run(main())
+    (line,) = logged(caplog)
+    assert line.startswith(f"loop MainThread has been blocked for 5.000 s and still is, by {__name__}.{main.__qualname__} at {FILE}:")
+    assert 4 == sum(watched.samples.values())
+
+
+def test_lines_are_rationed() -> None:
+    """So many a minute; the first after those that were withheld tells how many they were."""
+    ration = Ration()
+    assert [0] * LINES + [None, None] == [ration.take(5) for _ in range(LINES + 2)]
+    assert [None, 3, 0] == [ration.take(now) for now in (4 + MINUTE_NS, 5 + MINUTE_NS, 6 + MINUTE_NS)]
+
+
+def test_a_flood_of_blocks_is_not_a_flood_of_lines(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """The samples count every one."""
+
+    async def main() -> None:
+        for _ in range(LINES + 3):
+            watched.work(100)
+            watched.dog.look()
+            await asyncio.sleep(0)
+        watched.work(60_000)
+        watched.dog.look()
+
+    watched.traced.run(main())
+    lines = logged(caplog)
+    assert [LINES] == [number for number, line in enumerate(lines) if line.endswith(" (2 earlier incidents were not logged)")]
+    assert LINES + 2 == len(lines)
+    assert LINES + 4 == sum(watched.samples.values())
+
+
+def test_places_are_bounded() -> None:
+    """A hundred for a loop; what comes later is (other), and known ones go on."""
+    vitals = Vitals(page())
+    for number in range(102):
+        vitals.sampled(f"shop.py:{number} f")
+    vitals.sampled("shop.py:0 f")
+    assert (101, 2, 2) == (len(vitals.block_samples), vitals.block_samples[OTHER], vitals.block_samples["shop.py:0 f"])
+
+
+def uvloop_loop() -> Any:
+    """A loop of uvloop's, where there is one."""
+    return pytest.importorskip("uvloop").new_event_loop()
+
+
+@pytest.mark.parametrize("make", [asyncio.SelectorEventLoop, uvloop_loop])
+@pytest.mark.parametrize("trace", [False, True], ids=["bare", "traced"])
+def test_a_stack_begins_where_the_loop_runs_something(make: Callable[[], Any], implementation: str, *, trace: bool) -> None:
+    """The program that runs the loop is no part of what the loop does, and neither are we."""
+    found: list[list[Call]] = []
+
+    async def main() -> None:
+        def inner() -> None:
+            found.append(calls(sys._getframe()))
+
+        inner()
+
+    with every_loop(implementation) if trace else nullcontext():
+        loop = make()
+        try:
+            loop.run_until_complete(main())
+        finally:
+            loop.close()
+    assert [["inner", "main"]] == [[call.code.co_name for call in stack] for stack in found]
+
+
+def frames_of(source: str, module: str, path: str) -> list[Call]:
+    """The stack at the call of ``stop()`` in a module of that name and file."""
+    found: list[Call] = []
+    stop = lambda: found.extend(calls(sys._getframe(1)))  # noqa: E731 - a function would need a name in the stack
+    exec(compile(source, path, "exec"), {"__name__": module, "stop": stop})  # noqa: S102 - code of ours, in a place of its own
+    return found
+
+
+SITE = "/usr/lib/python3/site-packages/requests/api.py"
+
+
+def test_without_the_application_the_library_is_named() -> None:
+    """Whose frame is innermost decides only among frames of one kind."""
+    library = frames_of("def get():\n    stop()\nget()", "requests.api", SITE)[:2]
+    application = frames_of("def main():\n    stop()\nmain()", "shop.main", "/srv/shop/main.py")[:1]
+    places = Places()
+    assert "requests/api.py:2 get" == blocked_at(library, places)
+    assert "shop/main.py:2 main > requests.get" == blocked_at([library[0], *application], places)
+    assert "shop/main.py:2 main" == blocked_at(application, places)
+    assert UNKNOWN == blocked_at([], places)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("namedtuple_Point", "lambda cls, x: stop()"),
+        ("shop.models", "def __init__(self, x):\n    stop()"),
+    ],
+    ids=["named tuple", "data class"],
+)
+def test_generated_code_has_no_line_of_its_own(module: str, source: str) -> None:
+    """Whoever called what a library made from a string is named, even if it runs in a module of the application."""
+    application = frames_of("def main():\n    stop()\nmain()", "shop.main", "/srv/shop/main.py")[:1]
+    generated = Call(compile(source, "<string>", "exec").co_consts[0], 1, module)
+    expected = f"shop/main.py:2 main > {module.partition('.')[0]}.{generated.code.co_qualname}"
+    assert expected == blocked_at([generated, *application], Places(application=["shop"]))
+
+
+def test_what_is_typed_in_is_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -c``, the prompt and notebooks have no file, but lines that the reader knows."""
+    stack = [Call(compile("pass", "<stdin>", "exec"), 3, "__main__"), *frames_of("stop()", "requests.api", SITE)[:1]]
+    assert "requests/api.py:1 <module> > __main__.<module>" == blocked_at(stack, Places())
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    assert "<stdin>:3 <module>" == blocked_at(stack, Places())
+
+
+def test_our_own_work_is_never_the_place() -> None:
+    """Nor is what we call for it: the application's line is named if there is one, else none; what we call of it is the application's."""
+    places = Places()
+    ours = frames_of(
+        "def look():\n    stop()\nlook()",
+        "aiometrics.instrumentation.loop_stats",
+        "/usr/lib/python3/site-packages/aiometrics/instrumentation/loop_stats.py",
+    )[:1]
+    application = frames_of("def main():\n    stop()\nmain()", "shop.main", "/srv/shop/main.py")[:1]
+    library = frames_of("def get():\n    stop()\nget()", "requests.api", SITE)[:1]
+    assert UNKNOWN == blocked_at(ours, places)
+    assert UNKNOWN == blocked_at([*library, *ours], places)
+    assert "requests/api.py:2 get > aiometrics.look" == blocked_at([*ours, *library], places)
+    assert "shop/main.py:2 main > aiometrics.look" == blocked_at([*library, *ours, *application], places)
+    assert "shop/main.py:2 main" == blocked_at([*application, *ours, *library], places)
+
+
+def test_nobody_is_blamed_while_the_harm_is_counted(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block is over by then, and the loop's thread in our own code."""
+
+    async def main() -> None:
+        (slot,) = watched.traced.instrumentation.slots()
+        monkeypatch.setattr(slot.vitals, "seen_here", lambda: looks.append(watched.dog.look()))
+        watched.work(100)
+        await asyncio.sleep(0)
+        monkeypatch.undo()
+
+    looks: list[int] = []
+    gc.disable()  # which would look at whose thread it is in as well
+    try:
+        watched.traced.run(main())
+    finally:
+        gc.enable()
+    assert ([100 * MS], {}) == (looks, watched.samples)
+
+
+def test_a_long_stack_is_cut() -> None:
+    """The innermost calls are told; of a deep recursion not every frame is looked at."""
+    deep = frames_of(f"def f(n):\n    f(n - 1) if n else stop()\nf({MAX_FRAMES + 40})", "shop.deep", "/srv/shop/deep.py")
+    assert MAX_FRAMES == len(deep)
+    told = shortened(deep)
+    assert ["...", *["shop/deep.py:2 f"] * SHORT] == told.split(" > ")
+    assert "shop/deep.py:2 f" == shortened(deep[:1])
+
+
+def test_an_error_ends_the_watchdog_only(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged and counted once, and the thread is gone."""
+
+    def slots() -> Any:
+        raise LookupError("no slots")
+
+    faults = Faults()
+    dog = Watchdog(slots, Places(), faults, threshold_ns=1, interval=1e-9)
+    dog.start()
+    dog._thread.join(60)
+    assert ({"watchdog": 1}, False) == (faults.counts(), dog._thread.is_alive())
+    assert ["internal error in probe 'watchdog', which is now off; the application is not affected"] == [
+        record.getMessage() for record in caplog.records
+    ]
+    dog.stop()
+
+
+def watchdogs() -> list[threading.Thread]:
+    """The threads of watchdogs that run."""
+    return [thread for thread in threading.enumerate() if thread.name == "aiometrics-watchdog"]
+
+
+def test_the_exporter_starts_and_stops_it() -> None:
+    """One daemon thread, if it is wanted."""
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=None):
+        assert [True] == [thread.daemon for thread in watchdogs()]
+    assert [] == watchdogs()
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=None, watchdog=False):
+        assert [] == watchdogs()
+
+
+def test_who_hears_of_a_block_may_stop_the_exporter(caplog: pytest.LogCaptureFixture) -> None:
+    """The line is logged in the watchdog's thread, which does not wait for itself."""
+    stopped = threading.Event()
+
+    class Stops(logging.Handler):
+        """Stops the exporter."""
+
+        def emit(self, _: logging.LogRecord) -> None:
+            exporter.stop()
+            stopped.set()
+
+    async def main() -> None:
+        # Blocks until it was seen, and again until that was heard of.
+        while not any(loop.block_samples for loop in exporter.snapshot().loops):
+            pass
+        assert await asyncio.to_thread(stopped.wait, 60)
+
+    handler, logger = Stops(), logging.getLogger("aiometrics.blocked")
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=None, blocking_threshold=1e-6, watchdog_interval=1e-4) as exporter:
+        logger.addHandler(handler)
+        try:
+            asyncio.run(main())
+        finally:
+            logger.removeHandler(handler)
+    assert {} == exporter.snapshot().errors
+    assert exporter._watchdog is not None
+    exporter._watchdog._thread.join()  # the line goes to other handlers after this one
+    assert 1 == len(logged(caplog))
+    for thread in watchdogs():
+        thread.join(60)

@@ -1,0 +1,176 @@
+"""The middleware for aiohttp's server: what the metrics say of each request, to the nanosecond."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge
+from support.frameworks import Answer, Client, aiohttp_serves
+from support.scenes import AiohttpScenes, play, told
+
+import aiometrics
+from aiometrics import current_request
+from aiometrics.exporter.session import active
+from aiometrics.integrations.aiohttp import exporter_context, metrics_handler, request_middleware
+from aiometrics.testing import TracedLoop
+
+
+class Service(AiohttpScenes):
+    """Scenes that only aiohttp has."""
+
+    def __init__(self, traced: TracedLoop) -> None:
+        super().__init__(traced)
+        self.reached = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def hang(self, _: web.Request) -> web.Response:
+        """Waits until somebody lets it go on."""
+        self.reached.set()
+        await self.go_on.wait()
+        return web.Response(text="at last")
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Sends one part, and when it may go on another."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        self.reached.set()
+        await self.go_on.wait()
+        await response.write(b"last")
+        return response
+
+    async def redirect(self, _: web.Request) -> web.Response:
+        """Raises what is no error."""
+        raise web.HTTPSeeOther("/")
+
+    async def forgetful(self, _: web.Request) -> web.Response:
+        """Returns nothing."""
+        return None  # type: ignore[return-value]  # that is the point
+
+    async def unavailable(self, _: web.Request) -> web.Response:
+        """Raises what is one."""
+        raise web.HTTPServiceUnavailable
+
+    async def socket(self, request: web.Request) -> web.WebSocketResponse:
+        """A websocket that is closed at once."""
+        assert current_request() is None
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.close()
+        return socket
+
+    def application(self) -> web.Application:
+        """The application with the middleware."""
+        app = super().application()
+        for handler in (self.hang, self.stream, self.redirect, self.unavailable, self.forgetful, self.socket):
+            app.router.add_get(f"/{handler.__name__}", handler)
+        inner = web.Application(middlewares=[request_middleware()])  # the one around it has counted already
+        inner.router.add_get("/items/{id}", self.order)
+        app.add_subapp("/shop", inner)
+        return app
+
+
+def test_sub_applications_have_their_prefix(implementation: str) -> None:
+    """What has a route, but not with that method, has no route."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        assert Answer(200, "x") == await client.get("/shop/items/x")
+        assert [404, 405] == [(await client.get(path, "PUT")).status for path in ("/nothing/7", "/outlived")]
+
+    _, snapshot = play(Service, implementation, scenario)
+    assert {"GET /shop/items/{id}": ({"completed": 1}, 50, 0), "(unmatched)": ({"completed": 2}, 0, 0)} == told(snapshot)
+    assert not any(snapshot.scope_errors.values())
+
+
+def test_a_method_that_nobody_knows_is_no_label(implementation: str) -> None:
+    """Routes of any method take whatever a client sends."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        assert 200 == (await client.get("/orders/1", "PROPFIND")).status
+
+    _, snapshot = play(Service, implementation, scenario)
+    assert ["_OTHER /orders/{id}"] == [entry.request for entry in snapshot.requests]
+
+
+@pytest.mark.parametrize("handler", ["hang", "stream"])
+@pytest.mark.parametrize("handler_cancellation", [True, False])
+def test_a_client_that_goes_away_cancels_its_request(implementation: str, handler: str, *, handler_cancellation: bool) -> None:
+    """Whether the server cancels the handler, lets it finish for nobody, or tells it when it writes."""
+
+    async def scenario(service: Service, client: Client) -> None:
+        await client.ask(f"/{handler}")
+        await service.reached.wait()
+        await client.__aexit__(None, None, None)
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+        service.go_on.set()
+        await service.over.wait()
+
+    _, snapshot = play(Service, implementation, scenario, config={"handler_cancellation": handler_cancellation})
+    assert {f"GET /{handler}": ({"cancelled": 1}, 0, 0)} == told(snapshot)
+
+
+def test_responses_that_are_raised_count_by_their_status(implementation: str) -> None:
+    """A redirect is no failure, 503 is one."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        assert [303, 503] == [(await client.get(path)).status for path in ("/redirect", "/unavailable")]
+
+    _, snapshot = play(Service, implementation, scenario)
+    assert {"GET /redirect": ({"completed": 1}, 0, 0), "GET /unavailable": ({"failed": 1}, 0, 0)} == told(snapshot)
+
+
+def test_a_handler_that_returns_nothing_has_failed(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The error is the one that the server makes of it without us."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        assert 500 == (await client.get("/forgetful")).status
+
+    _, snapshot = play(Service, implementation, scenario)
+    assert {"GET /forgetful": ({"failed": 1}, 0, 0)} == told(snapshot)
+    assert ["Missing return statement on request handler"] == [record.message for record in caplog.records if record.exc_info]
+
+
+def test_websockets_pass(implementation: str) -> None:
+    """A connection that lasts for hours is no request."""
+
+    async def scenario(_: Service, client: Client) -> None:
+        key = "dGhlIHNhbXBsZSBub25jZQ=="
+        await client.ask("/socket", Upgrade="WebSocket", Connection="Upgrade", Sec_WebSocket_Key=key, Sec_WebSocket_Version="13")
+        assert 101 == (await client.head())[0]
+
+    service, snapshot = play(Service, implementation, scenario)
+    assert ([], {}) == (service.finished, told(snapshot))
+
+
+def test_metrics_may_be_routed_to_and_the_exporter_run_in_the_cleanup_context() -> None:
+    """What the context starts is what the page shows, with the registry of the application; then it is stopped."""
+    registry = CollectorRegistry()
+    Gauge("stock", "Books.", registry=registry).set(3)
+
+    async def hello(_: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    async def main() -> None:
+        app = web.Application(middlewares=[request_middleware()])
+        app.cleanup_ctx.append(exporter_context(port=0, addr="127.0.0.1", registry=None))
+        app.router.add_get("/metrics", metrics_handler(registry))
+        app.router.add_get("/", hello)
+        async with aiohttp_serves(app) as port, Client(port) as client:
+            tracing = active.tracing
+            assert tracing is not None
+            assert "aiohttp" not in tracing.options.application
+            assert __name__.partition(".")[0] in tracing.options.application
+            assert Answer(200, "hello") == await client.get("/")
+            status, text = await client.get("/metrics")
+            assert (200, True) == (status, text.endswith("stock 3.0\n"))
+            assert 'asyncio_request_wall_seconds_count{request="GET /",status="completed"} 1\n' in text
+            await client.ask("/metrics", "HEAD", Accept="application/openmetrics-text;version=1.0.0")
+            status, headers = await client.head()
+            assert (200, "application/openmetrics-text") == (status, headers["content-type"].partition(";")[0])
+
+    asyncio.run(main())
+    with pytest.raises(RuntimeError, match="nothing is instrumented"):
+        aiometrics.snapshot()

@@ -1,0 +1,67 @@
+"""What every middleware makes of requests, on real servers and frameworks and to the nanosecond."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.frameworks import Answer, Client
+from support.scenes import AiohttpScenes, Scenes, StarletteScenes, play, told
+
+every_framework = pytest.mark.parametrize("scenes", [StarletteScenes, AiohttpScenes], ids=["Starlette", "aiohttp"])
+
+
+@every_framework
+def test_requests_on_one_connection_are_told_apart(implementation: str, scenes: type[Scenes]) -> None:
+    """Kept alive, three requests of two types: each with its own time, that of child tasks included."""
+
+    async def scenario(_: Scenes, client: Client) -> None:
+        assert [Answer(200, "1"), Answer(200, "2")] == [await client.get(f"/orders/{number}") for number in (1, 2)]
+        assert 404 == (await client.get("/nothing/7")).status
+
+    service, snapshot = play(scenes, implementation, scenario)
+    assert {"GET /orders/{id}": ({"completed": 2}, 100, 0), "(unmatched)": ({"completed": 1}, 0, 0)} == told(snapshot)
+    assert 0 == sum(entry.in_progress for entry in snapshot.requests)
+    assert not any(snapshot.scope_errors.values())
+    assert [
+        {"http.request.method": "GET", "url.path": "/orders/1", "http.response.status_code": 200},
+        {"http.request.method": "GET", "url.path": "/orders/2", "http.response.status_code": 200},
+        {"http.request.method": "GET", "url.path": "/nothing/7", "http.response.status_code": 404},
+    ] == [finished.attributes for finished in service.finished]
+
+
+@every_framework
+def test_a_task_that_outlives_its_request_is_background(implementation: str, scenes: type[Scenes]) -> None:
+    """What it takes after the response counts for the type, and not as active time of a request."""
+
+    async def scenario(service: Scenes, client: Client) -> None:
+        assert 200 == (await client.get("/outlived")).status
+        await asyncio.gather(*service.background)
+
+    _, snapshot = play(scenes, implementation, scenario)
+    assert {"GET /outlived": ({"completed": 1}, 1, 40)} == told(snapshot)
+
+
+@every_framework
+def test_a_task_group_that_fails_is_a_failed_request(implementation: str, scenes: type[Scenes]) -> None:
+    """The exception of one task cancels the others and ends the request; what they took is its own."""
+
+    async def scenario(_: Scenes, client: Client) -> None:
+        assert 500 == (await client.get("/group")).status
+
+    _, snapshot = play(scenes, implementation, scenario)
+    assert {"GET /group": ({"failed": 1}, 5, 0)} == told(snapshot)
+    assert 1 == snapshot.coroutine("asyncio.tasks.sleep").wall["cancelled"].count
+
+
+@every_framework
+def test_the_id_is_that_of_the_header(implementation: str, scenes: type[Scenes]) -> None:
+    """Cut to 64 characters, as ids are; without the header there is none."""
+
+    async def scenario(_: Scenes, client: Client) -> None:
+        await client.get("/orders/1", X_Request_ID="REQ-001")
+        await client.get("/orders/1", X_REQUEST_id="x" * 100)
+        await client.get("/orders/1")
+
+    service, _ = play(scenes, implementation, scenario)
+    assert ["REQ-001", "x" * 64, None] == [finished.id for finished in service.finished]

@@ -1,0 +1,208 @@
+"""What pages tell beside what recorders write: counts by name, errors, vitals; whoever reads the bytes knows it all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Iterator
+
+import pytest
+from support.samples import LAYOUT, page
+
+from aiometrics.instrumentation import untraced as census
+from aiometrics.pages.counter_table import Tally
+from aiometrics.pages.layout import LOOP, MAX_PROBES, NOTE_BYTES
+from aiometrics.pages.page import Page
+from aiometrics.pages.reader import read
+from aiometrics.testing import TracedLoop, traced_loop
+
+MS = 1_000_000
+
+
+def errors(made: Page) -> Tally:
+    """The table of errors of a page, as whoever takes the page over makes it."""
+    return Tally(made, LAYOUT.errors, MAX_PROBES)
+
+
+def test_a_tally_goes_on_where_another_stood() -> None:
+    """Who takes a page over finds the names that are there, and adds to them."""
+    made = page()
+    errors(made).add("http")
+    errors(made).add("recorder", 4)
+    later = errors(made)
+    later.add("http", 2)
+    assert {"http": 3, "recorder": 4} == later.counts() == dict(read(bytes(made.memory), 0, 0).errors)
+
+
+def test_a_full_tally_counts_the_rest_as_other() -> None:
+    """It takes one name less than it has notes; the last one is for all that came later, also after a takeover."""
+    made = page()
+    first = errors(made)
+    for number in range(MAX_PROBES + 1):
+        first.add(f"probe {number}")
+    errors(made).add("one more")
+    found = read(bytes(made.memory), 0, 0).errors
+    assert (MAX_PROBES, 1, 3) == (len(found), found[f"probe {MAX_PROBES - 2}"], found["(other)"])
+
+
+def test_a_tally_may_count_other_before_it_is_full() -> None:
+    """It is a name like any, and keeps its place."""
+    made = page()
+    found = errors(made)
+    found.add("(other)")
+    for number in range(MAX_PROBES):
+        found.add(f"probe {number}")
+    assert (MAX_PROBES, 2) == (len(found.counts()), found.counts()["(other)"])
+
+
+def test_names_are_cut() -> None:
+    """Two that differ only after 256 bytes are one; half a character is shown as such."""
+    made = page()
+    found = errors(made)
+    found.add("x" * NOTE_BYTES + "1")
+    found.add("x" * NOTE_BYTES + "2")
+    found.add("ü" * 200 + "\udcff")
+    found.add("a" + "ü" * 200)
+    expected = {"x" * NOTE_BYTES: 2, "ü" * 128: 1, "a" + "ü" * 127 + "\ufffd": 1}
+    assert expected == found.counts() == dict(read(bytes(made.memory), 0, 0).errors)
+
+
+def test_what_is_not_known_of_a_new_page_is_not_shown() -> None:
+    """No number stands for what nobody could tell."""
+    loop = read(bytes(page().memory), 0, 0).loop
+    unknown = loop.ready_handles, loop.scheduled_timers, loop.thread_cpu_ns, loop.thread_runqueue_ns
+    assert (None,) * 6 == (*unknown, loop.executor_threads, loop.executor_queue_items)
+    assert ((0, 0, 0), 0, {}) == (loop.gc_pauses_ns, loop.unhandled_exceptions, loop.block_samples)
+
+
+def test_vitals_are_in_the_page(implementation: str) -> None:
+    """Who has nothing but the bytes sees queues, executor, exceptions, collections and samples."""
+
+    def slow(phase: str, _: object) -> None:
+        if phase == "start":
+            traced.clock.advance_ns(3 * MS)
+
+    async def main(traced: TracedLoop) -> None:
+        gc.callbacks.append(slow)
+        gc.collect(1)
+        gc.callbacks.remove(slow)
+        traced.loop.call_exception_handler({"message": "mine"})
+        traced.loop.call_soon(int)
+        traced.loop.call_later(60, int)
+        await asyncio.to_thread(int)
+        traced.loop.call_soon(int)
+        (slot,) = traced.instrumentation.slots()
+        slot.vitals.sampled("shop.py:1 f")
+        traced.instrumentation.refresh()
+        found = read(bytes(slot.page.memory), 0, 0).loop
+        assert (1, 1, 1, 0) == (found.ready_handles, found.scheduled_timers, found.executor_threads, found.executor_queue_items)
+        assert ((0, 3 * MS, 0), 1, {"shop.py:1 f": 1}) == (found.gc_pauses_ns, found.unhandled_exceptions, found.block_samples)
+
+    gc.disable()
+    try:
+        with traced_loop(implementation=implementation) as traced:
+            traced.run(main(traced))
+            (slot,) = traced.instrumentation.slots()
+        found = read(bytes(slot.page.memory), 0, 0).loop
+    finally:
+        gc.enable()
+    assert (None, None, None) == (found.ready_handles, found.scheduled_timers, found.executor_threads)
+    assert (1, {"shop.py:1 f": 1}) == (found.unhandled_exceptions, found.block_samples)
+
+
+def test_an_error_is_told_before_there_is_a_page_and_once_there_is(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted once, wherever it stands."""
+    seen = []
+    with pytest.raises(AssertionError, match=r"\{'http': 2\}"), traced_loop() as traced:  # noqa: PT012 - the faults are told at its end
+        faults = traced.instrumentation.faults
+        faults.report("http", LookupError())
+        seen.append(traced.snapshot().errors)
+        traced.run(asyncio.sleep(0))
+        seen += [traced.snapshot().errors, traced.snapshot().errors]
+        faults.report("http", LookupError())
+        seen.append(traced.snapshot().errors)
+        (slot,) = traced.instrumentation.slots()
+        assert {"http": 2} == read(bytes(slot.page.memory), 0, 0).errors
+    assert [{"http": 1}, {"http": 1}, {"http": 1}, {"http": 2}] == seen
+    assert ["aiometrics"] == [record.name for record in caplog.records if record.levelno == logging.ERROR]
+
+
+def test_what_was_seen_of_a_turn_stays_when_the_loop_goes(implementation: str) -> None:
+    """Neither active nor idle time falls, whether the loop comes back or not."""
+
+    async def main(traced: TracedLoop) -> list[tuple[int, int | None]]:
+        await asyncio.sleep(2)
+        traced.clock.advance(0.25)
+        before = traced.snapshot()
+        traced.instrumentation.uninstrument(traced.loop)
+        gone = traced.snapshot()
+        traced.instrumentation.instrument(traced.loop)
+        await asyncio.sleep(1)
+        await asyncio.create_task(asyncio.sleep(3))
+        return [(seen.loops[0].active_ns, seen.loops[0].idle_ns) for seen in (before, gone, traced.snapshot())]
+
+    with traced_loop(implementation=implementation) as traced:
+        assert [(250 * MS, 2_000 * MS), (250 * MS, 2_000 * MS), (250 * MS, 5_000 * MS)] == traced.run(main(traced))
+
+
+def _segment(made: Page, ns: int) -> None:
+    made.words[LAYOUT.segments(0)] += ns
+
+
+def test_active_time_of_a_loop_that_cannot_be_timed_goes_on_with_one_that_can() -> None:
+    """What its tasks took is all that is known of the first; the second counts its turns on top of that, the third its tasks again."""
+    made = page(weight=2)
+    words = made.words
+
+    def times() -> tuple[int, int | None]:
+        found = read(bytes(made.memory), 0, 0).loop
+        return found.active_ns, found.idle_ns
+
+    _segment(made, 100)
+    words[LAYOUT.loop + LOOP["segment_since_ns"]] = 1_000
+    made.look(1_100)
+    assert (400, None) == times()
+    made.close()
+    assert (400, None) == times()
+    made.open("timed")
+    words[LAYOUT.loop + LOOP["timed"]] = 1
+    _segment(made, 30)
+    words[LAYOUT.loop + LOOP["active_ns"]] += 40
+    words[LAYOUT.loop + LOOP["poll_since_ns"]] = 2_000
+    made.look(2_007)
+    assert (440, 7) == times()
+    made.close()
+    made.open("untimed")
+    assert (440, 7) == times()
+    _segment(made, 5)
+    assert (450, 7) == times()
+
+
+def test_looks_do_not_go_back() -> None:
+    """Of two readers the later look counts."""
+    made = page()
+    made.words[LAYOUT.loop + LOOP["timed"]] = 1
+    made.words[LAYOUT.loop + LOOP["turn_since_ns"]] = 10
+    made.see(30)
+    made.see(20)
+    assert 20 == read(bytes(made.memory), 0, 0).loop.active_ns
+
+
+def test_the_count_of_tasks_survives_a_change_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks may end just when they are looked at: it looks again."""
+
+    class Changes:
+        """Fails at the first iteration, as a set that changed."""
+
+        tries = 0
+
+        def __iter__(self) -> Iterator[object]:
+            self.tries += 1
+            if self.tries == 1:
+                raise RuntimeError("Set changed size during iteration")
+            return iter([lambda: None])
+
+    registry = Changes()
+    monkeypatch.setattr(census, "_registries", lambda: [registry])
+    assert (0, 2) == (census.untraced_tasks(int), registry.tries)

@@ -1,0 +1,119 @@
+"""The laws of the vocabulary, held exactly for random programs, and both recorders held to one another."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.programs import MISUSES, PROGRAMS, ROOTS, Ops, Result, name_of, perform
+
+from aiometrics.exposition.metrics import STATUSES
+from aiometrics.pages.snapshot import total
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+
+EXAMPLES = settings(max_examples=150)
+
+
+def check_tiling(result: Result) -> None:
+    """Start delay, segments and waits tile the life of every task."""
+    points, coroutines = result.snapshot.yield_points, result.snapshot.coroutines
+    wall_ns = sum(entry.wall[status].sum_ns for entry in coroutines for status in STATUSES)
+    parts_ns = sum(point.segments.sum_ns + point.waits.sum_ns for point in points)
+    assert wall_ns == result.snapshot.loops[0].start_delay.sum_ns + parts_ns
+
+
+def check_active(result: Result) -> None:
+    """What a coroutine's tasks took is what ended at its yield points, and what the program says it took."""
+    for root in (*ROOTS, "main"):
+        true_ns = sum(life.active_ns for life in result.run.all_lives if life.root == root)
+        points = result.snapshot.yield_points_of(name_of(root))
+        assert true_ns == sum(point.segments.sum_ns for point in points)
+        recorded = [entry for entry in result.snapshot.coroutines if entry.coroutine == name_of(root)]
+        assert true_ns == sum(entry.active[status].sum_ns for entry in recorded for status in STATUSES)
+
+
+def check_counts(result: Result) -> None:
+    """Every task was created once, ended once in the way it did, and nothing is left."""
+    statuses = {
+        (entry.coroutine, status): entry.wall[status].count
+        for entry in result.snapshot.coroutines
+        for status in STATUSES
+        if entry.wall[status].count
+    }
+    assert result.run.statuses() == statuses
+    for entry in result.snapshot.coroutines:
+        assert entry.created == total(entry.wall.values()).count == total(entry.active.values()).count
+        assert (0, 0) == (entry.live, entry.destroyed_pending)
+    assert 0 == sum(point.suspended + point.oldest_suspension_ns for point in result.snapshot.yield_points)
+    assert sum(entry.created for entry in result.snapshot.coroutines) == result.snapshot.loops[0].start_delay.count
+
+
+def check_requests(result: Result) -> None:
+    """A request's active seconds are those of all its tasks until it was left, the rest is background; one task's time is tiled."""
+    visits, snapshot = result.run.visits, result.snapshot
+    for name in {visit.type for visit in visits}:
+        entry, own = snapshot.request(name), [visit for visit in visits if visit.type == name]
+        assert sum(visit.active_ns for visit in own) == entry.active.sum_ns
+        assert sum(visit.background_ns for visit in own) == entry.background_ns
+        assert sum(visit.wall_ns or 0 for visit in own) == total(entry.wall.values()).sum_ns
+        assert (len(own), len(own), 0) == (total(entry.wall.values()).count, entry.active.count, entry.in_progress)
+    finished = result.run.finished
+    assert sorted((visit.type, visit.wall_ns, visit.active_ns) for visit in visits) == sorted(
+        (found.request, found.wall_ns, found.active_ns) for found in finished
+    )
+    assert sum(point.wait_ns for found in finished for point in found.points) == sum(wait.wait_ns for wait in snapshot.request_waits)
+    alone = [found for found in finished if sum(visit.entered_ns == found.started for visit in visits) == 1]
+    for found in alone:
+        (visit,) = (visit for visit in visits if visit.entered_ns == found.started)
+        if visit.alone:
+            assert found.wall_ns == found.active_ns + sum(point.wait_ns for point in found.points)
+    for found in finished:
+        steps = found.journal.steps
+        assert found.active_ns == sum(step.end_ns - step.begin_ns for step in steps)
+        assert {step.task for step in steps} <= {task.number for task in found.journal.tasks}
+        assert all(0 <= step.begin_ns <= step.end_ns <= found.wall_ns for step in steps)
+    assert not any(snapshot.scope_errors.values())
+
+
+@EXAMPLES
+@given(program=PROGRAMS, eager=st.booleans())
+def test_the_laws_hold_for_every_program(implementation: str, program: Ops, *, eager: bool) -> None:
+    """Whatever tasks do, their time is accounted for to the nanosecond, and the gauges tell the truth in the middle of it."""
+    result = perform(program, implementation=implementation, eager=eager)
+    assert [] == result.run.problems
+    check_tiling(result)
+    check_active(result)
+    check_counts(result)
+    check_requests(result)
+
+
+@EXAMPLES
+@given(program=MISUSES, eager=st.booleans())
+def test_scopes_that_are_misused_harm_nothing_else(implementation: str, program: Ops, *, eager: bool) -> None:
+    """Wherever scopes are entered and left, every other number is true."""
+    result = perform(program, implementation=implementation, eager=eager)
+    assert [] == result.run.problems
+    check_tiling(result)
+    check_active(result)
+    check_counts(result)
+
+
+@EXAMPLES
+@given(
+    program=st.one_of(PROGRAMS, MISUSES),
+    eager=st.booleans(),
+    options=st.sampled_from([{}, {"max_yield_points": 3, "max_coroutines": 1, "max_requests": 1}, {"sample": 1 / 2}]),
+)
+def test_every_implementation_writes_the_same_page(program: Ops, *, eager: bool, options: dict[str, float]) -> None:
+    """The recorders are twins: one program leaves the same bytes with each of them, and the same steps of its requests."""
+    reference, *others = [perform(program, implementation=name, eager=eager, **options) for name in sorted(IMPLEMENTATIONS)]
+    for other in others:
+        assert reference.page == other.page
+        assert [found.kept for found in reference.run.finished] == [found.kept for found in other.run.finished]
+
+
+def test_both_implementations_are_compared_where_both_are_built() -> None:
+    """The comparison above compares something; where only one recorder is built it says so by being skipped."""
+    if len(IMPLEMENTATIONS) == 1:
+        pytest.skip("only the Python recorder is built here")
+    assert {"c", "python"} == set(IMPLEMENTATIONS)

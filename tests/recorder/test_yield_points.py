@@ -1,0 +1,532 @@
+"""How coroutines, yield points and what they await are named, and whose code counts."""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc
+import functools
+import os
+import subprocess
+import sys
+import sysconfig
+import types
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aiometrics.pages.snapshot import Snapshot
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.recorder.places import main_package
+from aiometrics.testing import TracedLoop, traced_loop
+
+HERE = __name__.replace(".", "/") + ".py"
+TOP = __name__.partition(".")[0]
+SITE = sysconfig.get_path("purelib")
+
+
+def library(name: str, source: str, site: str = SITE) -> SimpleNamespace:
+    """A module as if it had been installed, without a file."""
+    namespace: dict[str, Any] = {"__name__": name, "asyncio": asyncio}
+    exec(compile(source, f"{site}/{name.replace('.', '/')}.py", "exec"), namespace)  # noqa: S102 - the source is above
+    return SimpleNamespace(**namespace)
+
+
+def line(function: Callable[..., Any], offset: int = 1) -> int:
+    """The number of a line of a function, counted from its first."""
+    return function.__code__.co_firstlineno + offset
+
+
+def name(function: Callable[..., Any]) -> str:
+    """The coroutine label of a function of this file."""
+    return f"{__name__}.{function.__qualname__}"
+
+
+def record(implementation: str, *coros: Any, **options: Any) -> Snapshot:
+    """What is recorded when ``coros`` are run, each as a task, in one loop."""
+
+    async def gather(traced: TracedLoop) -> None:
+        tasks = [traced.loop.create_task(coro) for coro in coros]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    with traced_loop(implementation=implementation, **options) as traced:
+        traced.run(gather(traced))
+        return traced.snapshot()
+
+
+def awaits(snapshot: Snapshot, coroutine: str) -> list[tuple[str, str]]:
+    """Yield points and what they await, in the order in which they were met, without those where a task ends."""
+    found = [(point.yield_point, point.awaits) for point in snapshot.yield_points_of(coroutine)]
+    return [labels for labels in found if labels[0] not in ("(return)", "(raise)")]
+
+
+async def nap() -> None:
+    """Await something of the standard library."""
+    await asyncio.sleep(1)
+
+
+async def call(function: Callable[[], Awaitable[Any]]) -> None:
+    """Await what ``function`` returns."""
+    await function()
+
+
+ASYNCPG = library(
+    "asyncpg.connection",
+    """
+class Connection:
+    async def fetch(self):
+        await self._protocol()
+    async def _protocol(self):
+        await asyncio.sleep(1)
+
+async def retry(function):
+    await function()
+""",
+)
+
+
+def test_the_application_is_named_not_the_library_that_it_calls(implementation: str) -> None:
+    """Of a chain through a driver into asyncio, the application's frame is the yield point and the driver is what it awaits."""
+    seen = record(implementation, call(ASYNCPG.Connection().fetch))
+    assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(seen, name(call))
+
+
+def test_the_innermost_application_frame_is_named(implementation: str) -> None:
+    """A library that calls the application back hides nothing."""
+    seen = record(implementation, call(functools.partial(ASYNCPG.retry, nap)))
+    assert [(f"{HERE}:{line(nap, 2)} nap", "asyncio.sleep")] == awaits(seen, name(call))
+
+
+def test_without_application_code_the_innermost_library_frame_is_named(implementation: str) -> None:
+    """A task that a library runs for itself shows that library's place."""
+    seen = record(implementation, ASYNCPG.retry(ASYNCPG.Connection().fetch))
+    assert [("asyncpg/connection.py:6 Connection._protocol", "asyncio.sleep")] == awaits(seen, "asyncpg.connection.retry")
+
+
+def test_with_nothing_but_the_standard_library_its_innermost_frame_is_named(implementation: str) -> None:
+    """A bare asyncio.sleep as a task shows asyncio's own line."""
+    ((place, awaited),) = awaits(record(implementation, asyncio.sleep(1)), "asyncio.tasks.sleep")
+    assert ("asyncio/tasks.py", "sleep", "Future") == (place.partition(":")[0], place.partition(" ")[2], awaited)
+
+
+def test_dist_packages_are_libraries_too(implementation: str) -> None:
+    """Debian's Python installs into dist-packages."""
+    driver = library("apt_driver", "async def fetch():\n    await asyncio.sleep(1)\n", "/usr/lib/python3/dist-packages")
+    assert [(f"{HERE}:{line(call, 2)} call", "apt_driver.fetch")] == awaits(record(implementation, call(driver.fetch)), name(call))
+
+
+def test_options_name_what_counts_as_application_and_as_library(implementation: str) -> None:
+    """Module prefixes override the place of the file, and library wins."""
+    fetch = ASYNCPG.Connection().fetch
+    assert [("asyncpg/connection.py:6 Connection._protocol", "asyncio.sleep")] == awaits(
+        record(implementation, call(fetch), application=["asyncpg"]), name(call)
+    )
+    both = record(implementation, call(fetch), application=["asyncpg"], library=["asyncpg.connection"])
+    assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(both, name(call))
+    # A prefix is one of modules, not of letters.
+    other = record(implementation, call(fetch), application=["async"])
+    assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(other, name(call))
+
+
+def test_a_task_that_cancels_itself_and_returns_has_completed(implementation: str) -> None:
+    """What counts is how the coroutine ended; asyncio calls the task cancelled all the same."""
+
+    async def cancels() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        tasks.append(task)
+
+    tasks: list[asyncio.Task[Any]] = []
+    seen = record(implementation, cancels())
+    assert [True] == [task.cancelled() for task in tasks]
+    assert {"completed": 1, "failed": 0, "cancelled": 0} == {
+        status: histogram.count for status, histogram in seen.coroutine(name(cancels)).wall.items()
+    }
+
+
+def test_a_task_ends_at_return_or_raise(implementation: str) -> None:
+    """The last segment has no await: pseudo points name it, also for a coroutine that never awaits."""
+
+    async def returns() -> None:
+        pass
+
+    async def raises() -> None:
+        raise ValueError
+
+    seen = record(implementation, returns(), raises())
+    (ended,), (failed,) = (seen.yield_points_of(name(function)) for function in (returns, raises))
+    assert ("(return)", "(return)", 1) == (ended.yield_point, ended.awaits, ended.segments.count)
+    assert ("(raise)", "(raise)", 1) == (failed.yield_point, failed.awaits, failed.segments.count)
+
+
+class OwnFuture(asyncio.Future[None]):
+    """A future type of the application's own."""
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (asyncio.Future, "Future"),
+        (OwnFuture, f"{TOP}.OwnFuture"),
+        (lambda: asyncio.ensure_future(nap()), "Task"),
+        (lambda: asyncio.Event().wait(), "asyncio.Event.wait"),
+        (lambda: asyncio.Queue[int]().get(), "asyncio.Queue.get"),
+        (lambda: asyncio.sleep(0), "asyncio.sleep"),
+        (lambda: asyncio.to_thread(int), "asyncio.to_thread"),
+        (lambda: asyncio.wait_for(asyncio.Event().wait(), 1), "asyncio.wait_for"),
+        (lambda: asyncio.shield(asyncio.ensure_future(nap())), "Future"),
+        (lambda: asyncio.gather(nap()), "asyncio._GatheringFuture"),
+    ],
+    ids=["future", "own future", "task", "event", "queue", "sleep", "thread", "wait_for", "shield", "gather"],
+)
+def test_awaits_names_what_is_below(implementation: str, make: Callable[[], Awaitable[None]], expected: str) -> None:
+    """The callee below the yield point tells waits apart; a future names itself."""
+
+    async def waits() -> None:
+        await make()
+
+    async def limited() -> None:
+        task = asyncio.ensure_future(waits())
+        await asyncio.wait([task], timeout=5)
+        task.cancel()
+
+    assert [(f"{HERE}:{line(waits)} {waits.__qualname__}", expected)] == awaits(record(implementation, limited()), name(waits))
+
+
+def test_one_line_that_awaits_different_things_is_several_yield_points(implementation: str) -> None:
+    """A dispatcher's only await is told apart by what it awaits."""
+
+    async def other() -> None:
+        await asyncio.sleep(1)
+
+    driver = library("redis.client", "async def get():\n    await asyncio.sleep(1)\n")
+
+    async def dispatch() -> None:
+        for function in (driver.get, ASYNCPG.Connection().fetch, functools.partial(asyncio.sleep, 1)):
+            await function()
+
+    place = f"{HERE}:{line(dispatch, 2)} {dispatch.__qualname__}"
+    expected = [(place, awaited) for awaited in ("redis.get", "asyncpg.Connection.fetch", "asyncio.sleep")]
+    assert expected == awaits(record(implementation, dispatch()), name(dispatch))
+
+
+@types.coroutine
+def bare() -> Generator[None, None, None]:
+    """Let the loop turn once."""
+    yield
+
+
+def test_a_bare_yield_awaits_nothing_that_has_a_name(implementation: str) -> None:
+    """A generator-based coroutine that yields by itself is its own yield point."""
+    assert [(f"{HERE}:{line(bare, 3)} bare", "(yield)")] == awaits(record(implementation, call(bare)), name(call))
+
+
+async def countdown() -> AsyncGenerator[int, None]:
+    """Awaits on its way to its only item."""
+    await asyncio.sleep(1)
+    yield 1
+
+
+@pytest.mark.parametrize("how", ["async for", "anext", "anext with default", "asend", "aclose"])
+def test_asynchronous_generators_are_looked_into(implementation: str, how: str) -> None:
+    """The await inside of an asynchronous generator is the yield point, however it is driven."""
+
+    @asynccontextmanager
+    async def cleanup() -> AsyncIterator[None]:
+        yield
+        await asyncio.sleep(1)
+
+    async def consume() -> None:
+        if how == "async for":
+            async for _ in countdown():
+                pass
+        elif how == "anext":
+            await anext(countdown())
+        elif how == "anext with default":
+            await anext(countdown(), None)
+        elif how == "asend":
+            await countdown().asend(None)
+        else:
+            async with cleanup():
+                pass
+
+    inner, offset = (cleanup.__wrapped__, 3) if how == "aclose" else (countdown, 2)  # type: ignore[attr-defined]
+    expected = [(f"{HERE}:{line(inner, offset)} {inner.__qualname__}", "asyncio.sleep")]
+    assert expected == awaits(record(implementation, consume()), name(consume))
+
+
+def test_an_asynchronous_generator_of_a_library_is_what_is_awaited(implementation: str) -> None:
+    """What drives a generator has no name of its own: neither ``async for`` nor an awaitable that hands on its coroutine shows."""
+    rows = "async def rows():\n    await asyncio.sleep(1)\n    yield 1\n"
+    query = "class Query:\n    def __await__(self):\n        return nap().__await__()\n"
+    driver = library("psycopg.rows", f"{rows}{query}async def nap():\n    await asyncio.sleep(1)\n")
+
+    async def consume() -> None:
+        async for _ in driver.rows():
+            await driver.Query()
+
+    places = [f"{HERE}:{line(consume, offset)} {consume.__qualname__}" for offset in (1, 2)]
+    assert list(zip(places, ["psycopg.rows", "psycopg.nap"], strict=True)) == awaits(record(implementation, consume()), name(consume))
+
+
+def test_entering_a_context_is_an_await_like_any_other(implementation: str) -> None:
+    """``async with`` shows its line and the method that it enters or leaves by."""
+    pool = library(
+        "pool",
+        "class Pool:\n    async def __aenter__(self):\n        await asyncio.sleep(1)\n    async def __aexit__(self, *_):\n        pass\n",
+    )
+
+    async def borrow() -> None:
+        async with pool.Pool():
+            pass
+
+    expected = [(f"{HERE}:{line(borrow)} {borrow.__qualname__}", "pool.Pool.__aenter__")]
+    assert expected == awaits(record(implementation, borrow()), name(borrow))
+
+
+def test_a_decorator_that_wraps_is_what_runs(implementation: str) -> None:
+    """Labels come from code: the decorated function is the yield point, the wrapper the coroutine."""
+
+    def logged(function: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+        @functools.wraps(function)
+        async def wrapper() -> None:
+            await function()
+
+        return wrapper
+
+    place = f"{logged.__qualname__}.<locals>.wrapper"
+    expected = [(f"{HERE}:{line(nap, 2)} nap", "asyncio.sleep")]
+    assert expected == awaits(record(implementation, logged(nap)()), f"{__name__}.{place}")
+
+
+def test_awaitables_of_libraries_are_what_is_awaited(implementation: str) -> None:
+    """An object whose ``__await__`` is a generator is named by that generator."""
+    driver = library("motor.core", "class Cursor:\n    def __await__(self):\n        yield from asyncio.sleep(1).__await__()\n")
+    assert [(f"{HERE}:{line(call, 2)} call", "motor.Cursor.__await__")] == awaits(record(implementation, call(driver.Cursor)), name(call))
+
+
+class JobCoroutine(collections.abc.Coroutine[Any, Any, Any]):
+    """A coroutine without code, as an extension module makes them; says nothing of what it waits for."""
+
+    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
+        self._inner = inner
+
+    def send(self, value: Any) -> Any:
+        return self._inner.send(value)
+
+    def throw(self, *exc_info: Any) -> Any:
+        return self._inner.throw(*exc_info)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield from self._inner.__await__())
+
+
+def test_a_coroutine_without_code_is_named_by_its_type(implementation: str) -> None:
+    """Traced as far as it can be: the type stands for the coroutine and for the yield point."""
+    seen = record(implementation, JobCoroutine(nap()))
+    assert [(f"{TOP}.JobCoroutine", "(yield)")] == awaits(seen, f"{TOP}.JobCoroutine")
+    assert (1, 1) == (seen.coroutine(f"{TOP}.JobCoroutine").created, seen.coroutine(f"{TOP}.JobCoroutine").wall["completed"].count)
+
+
+TOUCHED: list[str] = []
+
+
+class Liar(JobCoroutine):
+    """Answers whatever it is asked, and notes that it was asked."""
+
+    def __getattr__(self, asked: str) -> Any:
+        TOUCHED.append(asked)
+        return self
+
+    @property
+    def cr_code(self) -> Any:
+        TOUCHED.append("cr_code")
+        raise RuntimeError("ask somebody else")
+
+    cr_frame = gi_code = gi_frame = cr_await = gi_yieldfrom = cr_code
+
+
+class Nameless(JobCoroutine):
+    """Has no module that could be part of a name."""
+
+    __module__ = property(lambda _: TOUCHED.append("__module__"))
+
+
+class Endless(JobCoroutine):
+    """Waits for itself, in a slot that only C could be expected to fill."""
+
+    __slots__ = ("cr_await", "cr_code")
+
+    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
+        super().__init__(inner)
+        self.cr_await = self
+
+
+class Empty(JobCoroutine):
+    """Has the slots of a coroutine, and nothing in them."""
+
+    __slots__ = ("cr_await", "cr_code", "cr_frame")
+
+
+@pytest.mark.parametrize("kind", [Liar, Nameless, Endless, Empty])
+def test_objects_that_lie_are_not_asked(implementation: str, kind: type[JobCoroutine]) -> None:
+    """No code of an awaitable runs in a probe, as root, as callee, or in between; the task runs as it would."""
+    TOUCHED.clear()
+
+    async def between() -> None:
+        await kind(nap())
+
+    with traced_loop(implementation=implementation) as traced:
+        recorder_sees = traced.run(ask(kind, between))
+        assert {} == traced.snapshot().errors
+    asked = [attribute for attribute in TOUCHED if not attribute.startswith("_")]
+    assert (2, []) == (recorder_sees, asked)
+
+
+async def ask(kind: type[JobCoroutine], between: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Run one as a task and one in the middle of a chain."""
+    await asyncio.create_task(kind(nap()))
+    await asyncio.create_task(between())
+    return 2
+
+
+def test_a_generator_that_drives_itself_is_a_task_too(implementation: str) -> None:
+    """What asyncio accepts as a coroutine is traced: closing an asynchronous generator, for one."""
+
+    async def generator() -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await asyncio.sleep(1)
+
+    async def closes() -> None:
+        source = generator()
+        await anext(source)
+        await asyncio.create_task(source.aclose())
+
+    seen = record(implementation, closes())
+    place = [(f"{HERE}:{line(generator, 4)} {generator.__qualname__}", "asyncio.sleep")]
+    assert place == awaits(seen, "async_generator_athrow")
+
+
+def test_what_is_no_coroutine_is_refused_as_ever(implementation: str) -> None:
+    """The error of asyncio itself comes through, and no task is counted."""
+
+    async def mistaken() -> None:
+        with pytest.raises(TypeError, match="a coroutine was expected, got 42"):
+            await asyncio.create_task(42)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a coroutine was expected, got"):
+            await asyncio.Task(object())  # type: ignore[arg-type]
+
+    seen = record(implementation, mistaken())
+    assert [name(mistaken)] == [entry.coroutine for entry in seen.coroutines if entry.coroutine.startswith(name(mistaken))]
+    assert not [entry for entry in seen.coroutines if entry.coroutine in ("int", "object")]
+
+
+CYTHON = """
+import asyncio
+
+async def inner():
+    await asyncio.sleep(1)
+
+async def fast():
+    await inner()
+
+async def other():
+    await asyncio.sleep(1)
+"""
+
+
+@pytest.fixture(scope="session")
+def cython_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An extension module whose coroutines Cython made."""
+    pytest.importorskip("Cython.Build", reason="Cython is not installed")
+    folder = tmp_path_factory.mktemp("cython")
+    (folder / "quick.py").write_text(CYTHON)
+    build = "from setuptools import setup; from Cython.Build import cythonize; setup(ext_modules=cythonize('quick.py', quiet=True))"
+    command = [sys.executable, "-W", "ignore", "-c", build, "-q", "build_ext", "--inplace"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "CFLAGS": "-O0"})
+    sys.path.insert(0, str(folder))
+    try:
+        import quick  # type: ignore[import-not-found]
+    finally:
+        sys.path.remove(str(folder))
+    return quick
+
+
+def test_coroutines_of_cython_are_traced(implementation: str, cython_module: Any) -> None:
+    """A coroutine compiled by Cython has its name, as a task and as what a task awaits."""
+
+    async def dispatch() -> None:
+        for function in (cython_module.fast, cython_module.other):
+            await function()
+
+    seen = record(implementation, cython_module.fast(), dispatch())
+    assert 1 == seen.coroutine("quick.fast").wall["completed"].count
+    assert [("quick.py:4 inner", "asyncio.sleep")] == awaits(seen, "quick.fast")
+    assert [("quick.py:4 inner", "asyncio.sleep"), ("quick.py:10 other", "asyncio.sleep")] == awaits(seen, name(dispatch))
+
+
+SCRIPT = """
+import asyncio
+from aiometrics.testing import traced_loop
+
+async def handler():
+    await asyncio.sleep(1)
+
+with traced_loop(implementation={implementation!r}) as traced:
+    traced.run(handler())
+    point = traced.snapshot().yield_points_of("__main__.handler")[0]
+    print(point.coroutine, point.yield_point)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "place"),
+    [
+        ("serve.py", ["serve.py"], "serve.py"),
+        ("shop/serve.py", ["shop/serve.py"], "serve.py"),
+        ("shop/serve.py", ["-m", "shop.serve"], "shop/serve.py"),
+        ("shop/__main__.py", ["-m", "shop"], "shop/__main__.py"),
+    ],
+)
+def test_the_main_program_is_shown_relative_to_where_imports_begin(
+    implementation: str, tmp_path: Path, file: str, arguments: list[str], place: str
+) -> None:
+    """No absolute path gets into a label, whether a script or a module was started."""
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SCRIPT.format(implementation=implementation))
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert f"__main__.handler {place}:6 handler\n" == done.stdout
+
+
+def test_a_package_is_shown_by_its_init_file(implementation: str) -> None:
+    """The file of a package is one level deeper than its name."""
+    namespace: dict[str, Any] = {"__name__": "shop.db", "asyncio": asyncio}
+    exec(compile("async def fetch():\n    await asyncio.sleep(1)\n", "/srv/app/shop/db/__init__.py", "exec"), namespace)  # noqa: S102
+    assert [("shop/db/__init__.py:2 fetch", "asyncio.sleep")] == awaits(record(implementation, namespace["fetch"]()), "shop.db.fetch")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [("shop.__main__", "shop"), ("shop", "shop"), ("uvicorn.__main__", None), ("pytest", None), (None, None)],
+)
+def test_launchers_are_not_the_application(monkeypatch: pytest.MonkeyPatch, spec: str | None, expected: str | None) -> None:
+    """``python -m shop`` makes shop the application; ``python -m uvicorn shop:app`` does not make uvicorn one."""
+    program = types.ModuleType("__main__")
+    program.__spec__ = SimpleNamespace(name=spec) if spec else None  # type: ignore[assignment]
+    monkeypatch.setitem(sys.modules, "__main__", program)
+    assert expected == main_package()
+
+
+def test_every_built_implementation_is_tested() -> None:
+    """The fixture that the tests here are parametrised by covers what the selector offers."""
+    assert "python" in IMPLEMENTATIONS

@@ -1,0 +1,342 @@
+"""Request scopes that are not used as meant: counted, measured as far as that goes, and no harm to the application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import threading
+from typing import Any
+
+import pytest
+from support.scopes import errors, totals
+
+from aiometrics import Request, current_request, request
+from aiometrics.recorder.context import current_scope
+from aiometrics.testing import ManualClock, TracedLoop, VirtualLoop, traced_loop
+
+
+def test_left_before_an_inner_one(implementation: str) -> None:
+    """Both are measured: each from where the other does not have the time."""
+
+    async def handler(traced: TracedLoop) -> None:
+        outer, inner = request("outer"), request("inner")
+        outer.__enter__()
+        traced.clock.advance(0.5)
+        inner.__enter__()
+        traced.clock.advance(0.25)
+        outer.__exit__(None, None, None)
+        assert "inner" == getattr(current_request(), "type", None)
+        traced.clock.advance(0.125)
+        await asyncio.sleep(1)
+        inner.__exit__(None, None, None)
+        assert current_request() is None
+        traced.clock.advance(9)
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(handler(traced))
+        assert {"out_of_order": 1} == errors(traced)
+        assert (1, 0.5, 0, 0) == totals(traced, "outer")
+        assert (1, 0.375, 0, 0) == totals(traced, "inner")
+
+
+def test_left_in_another_task(implementation: str) -> None:
+    """It is measured; the task that entered it belongs to it no more, and may enter another one."""
+
+    async def enters(traced: TracedLoop, scope: request) -> None:
+        scope.__enter__()
+        traced.clock.advance(0.5)
+        await asyncio.sleep(2)
+        traced.clock.advance(9)
+        with request("GET /"):
+            traced.clock.advance(0.25)
+        traced.clock.advance(9)
+
+    async def main(traced: TracedLoop) -> None:
+        scope = request("GET /")
+        task = asyncio.create_task(enters(traced, scope))
+        await asyncio.sleep(1)
+        scope.__exit__(None, None, None)
+        assert current_request() is None
+        await task
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        assert {"foreign_task": 1} == errors(traced)
+        assert (2, 0.75, 0, 0) == totals(traced)
+
+
+def test_left_after_its_task_was_over(implementation: str) -> None:
+    """What the task took counts."""
+
+    async def enters(traced: TracedLoop, scope: request) -> None:
+        scope.__enter__()
+        traced.clock.advance(0.5)
+
+    async def main(traced: TracedLoop) -> None:
+        scope = request("GET /")
+        await asyncio.create_task(enters(traced, scope))
+        gc.collect()
+        scope.__exit__(None, None, None)
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        assert {"foreign_task": 1} == errors(traced)
+        assert (1, 0.5, 0, 0) == totals(traced)
+
+
+def test_never_left(implementation: str) -> None:
+    """When it is garbage it is not in progress any more, and its active seconds are background: no time is lost."""
+
+    async def enters(traced: TracedLoop) -> None:
+        request("GET /", objective=0.25).__enter__()
+        traced.clock.advance(0.5)
+        await asyncio.sleep(1)
+
+    async def main(traced: TracedLoop) -> None:
+        await asyncio.create_task(enters(traced))
+        gc.collect()
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        traced.clock.advance(9)
+        assert {"abandoned": 1} == errors(traced)
+        assert (0, 0, 0.5, 0) == totals(traced)
+        assert 0 == traced.snapshot().request("GET /").violations
+
+
+def test_never_left_by_one_task_for_ever(implementation: str) -> None:
+    """A task that enters one scope after the other and leaves none does not fill the memory."""
+
+    async def main(traced: TracedLoop) -> None:
+        for _ in range(100):
+            request("GET /").__enter__()
+            traced.clock.advance(1)
+            await asyncio.sleep(0)
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.loop.run_until_complete(traced.loop.create_task(main(traced), context=(context := contextvars.copy_context())))
+        assert (0, 0, 35, 65) == totals(traced)
+        assert {"abandoned": 35} == errors(traced)
+        del context
+        gc.collect()
+        assert {"abandoned": 100} == errors(traced)
+        assert (0, 0, 100, 0) == totals(traced)
+
+
+def test_left_twice_or_never_entered(implementation: str) -> None:
+    """The second time is counted, and changes nothing."""
+
+    async def main() -> None:
+        scope = request("GET /")
+        with scope:
+            pass
+        scope.__exit__(None, None, None)
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main())
+        assert {"outside_loop": 1} == errors(traced)
+        assert (1, 0, 0, 0) == totals(traced)
+
+
+def test_one_scope_for_several_tasks(implementation: str) -> None:
+    """An object that several tasks use at a time, or one task in itself, is as many requests."""
+    scope = request("GET /")
+
+    async def visits(traced: TracedLoop, seconds: float) -> None:
+        with scope:
+            await asyncio.sleep(seconds)
+            traced.clock.advance(seconds)
+            with scope:
+                traced.clock.advance(seconds)
+
+    async def main(traced: TracedLoop) -> None:
+        await asyncio.gather(visits(traced, 0.5), visits(traced, 0.25))
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        assert {} == errors(traced)
+        assert (4, 1.5, 0, 0) == totals(traced)
+
+
+def test_a_task_on_another_loop(implementation: str) -> None:
+    """A thread that inherits the context and runs a traced loop of its own: its tasks belong to no request."""
+    clock = ManualClock()
+
+    async def elsewhere() -> Request | None:
+        clock.advance(0.25)
+        return current_request()
+
+    def in_thread(found: list[Any]) -> None:
+        loop = VirtualLoop(clock)
+        traced.instrumentation.instrument(loop)
+        found.append(loop.run_until_complete(elsewhere()))
+        loop.close()
+
+    async def main() -> list[Any]:
+        found: list[Any] = []
+        with request("GET /"):
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(in_thread, found))
+            thread.start()
+            thread.join()
+        return found
+
+    with traced_loop(clock=clock, implementation=implementation) as traced:
+        (inherited,) = traced.run(main())
+        assert ("GET /", {"foreign_loop": 1}) == (inherited.type, errors(traced))
+        assert (1, 0.25, 0, 0) == totals(traced)
+
+
+def test_entered_where_no_traced_loop_runs() -> None:
+    """The block runs all the same, and knows its request; nothing is measured, which is counted."""
+    with traced_loop() as traced:
+        with request("nightly", id=7) as current:
+            assert (current, "nightly", "7") == (current_request(), current.type, current.id)
+        assert current_request() is None
+        with request("x" * 200) as current:
+            assert 128 == len(current.type)
+
+        async def main() -> str:
+            with request("GET /"):
+                return getattr(current_scope.get().outer, "type", "")
+
+        with request("batch"):
+            assert "batch" == traced.loop.run_until_complete(main())
+        traced.run(asyncio.sleep(0))
+        assert {"outside_loop": 3} == errors(traced)
+
+
+def test_left_in_a_thread(implementation: str) -> None:
+    """The thread that runs the loop goes on to have its numbers to itself."""
+
+    async def enters() -> None:
+        scope = request("GET /")
+        scope.__enter__()
+        thread = threading.Thread(target=scope.__exit__, args=(None, None, None))
+        thread.start()
+        thread.join()
+
+    async def main() -> None:
+        await asyncio.create_task(enters())
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main())
+        gc.collect()
+        assert {"outside_loop": 1, "abandoned": 1} == errors(traced)
+        assert (0, 0, 0, 0) == totals(traced)
+
+
+def test_a_loop_that_is_gone_takes_its_scopes_along(implementation: str) -> None:
+    """Whoever leaves them later, or never, changes no number; not even those of a loop that has taken over the page."""
+    scopes = [request("GET /") for _ in range(2)]
+    tasks = []
+
+    async def enters(scope: request) -> None:
+        scope.__enter__()
+        await asyncio.sleep(9)
+
+    async def main() -> None:
+        tasks.extend([asyncio.create_task(enters(scope)) for scope in scopes])
+        await asyncio.sleep(1)
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.loop.run_until_complete(main())
+        assert (0, 0, 0, 2) == totals(traced)
+        traced.instrumentation.uninstrument(traced.loop)
+        assert (0, 0, 0, 0) == totals(traced)
+        scopes.pop().__exit__(None, None, None)
+        for task in tasks:
+            task.cancel()
+        traced.run(asyncio.sleep(0))
+        tasks.clear()
+        scopes.clear()
+        gc.collect()
+        assert (0, 0, 0, 0) == totals(traced)
+        assert {} == errors(traced)
+
+
+def test_a_scope_does_not_look_for_a_task_that_is_gone(implementation: str) -> None:
+    """Not where nobody has told it so: it was left open, the inner one was left, and both only after tracing had stopped."""
+    outer, inner = request("outer"), request("inner")
+
+    async def main(traced: TracedLoop) -> Request:
+        current = outer.__enter__()
+        inner.__enter__()
+        traced.instrumentation.uninstrument(traced.loop)
+        inner.__exit__(None, None, None)
+        return current
+
+    with traced_loop(implementation=implementation) as traced:
+        current = traced.loop.run_until_complete(main(traced))
+        gc.collect()
+        current.keep_journal()
+        assert ([], [], 0) == current.journal()
+
+
+def test_what_the_application_raises_goes_through(implementation: str) -> None:
+    """The very exception, and no other."""
+    raised = KeyError("ours")
+
+    async def main() -> None:
+        with request("GET /"):
+            raise raised
+
+    with traced_loop(implementation=implementation) as traced:
+        with pytest.raises(KeyError) as caught:
+            traced.run(main())
+        assert raised is caught.value
+        assert 1 == traced.snapshot().request("GET /").wall["failed"].count
+
+
+def test_a_destroyed_task_leaves_its_scope(implementation: str) -> None:
+    """A task that is garbage before it is done closes its coroutine, which leaves the scope: cancelled."""
+
+    async def visits(traced: TracedLoop) -> None:
+        with request("GET /"):
+            traced.clock.advance(0.5)
+            await asyncio.Future()
+
+    async def main(traced: TracedLoop) -> None:
+        task = asyncio.create_task(visits(traced))
+        await asyncio.sleep(1)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        del task
+        gc.collect()
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        assert (1, 0.5, 0, 0) == totals(traced)
+        assert 1 == traced.snapshot().request("GET /").wall["cancelled"].count
+
+
+class BrokenClock(ManualClock):
+    """Raises when it is read, once it was told to."""
+
+    broken = False
+
+    def __call__(self) -> int:
+        if self.broken:
+            raise OSError
+        return super().__call__()
+
+
+def run_with_a_clock_that_breaks(implementation: str, *, inside: bool) -> None:
+    """One request; the clock breaks before it is entered, or before it is left."""
+    clock = BrokenClock()
+
+    async def main() -> None:
+        clock.broken = not inside
+        with request("GET /"):
+            clock.broken = True
+        clock.broken = False
+
+    with traced_loop(clock=clock, implementation=implementation) as traced:
+        traced.run(main())
+        assert (0, 0, 0, 0) == totals(traced)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_clock_that_fails_is_an_error_of_ours(implementation: str, *, inside: bool) -> None:
+    """The block runs on, unmeasured; the loop's recorder is off."""
+    with pytest.raises(AssertionError, match=r"internal errors, by probe: {'recorder': 1}"):
+        run_with_a_clock_that_breaks(implementation, inside=inside)

@@ -1,0 +1,207 @@
+"""What requests are called, what their ids are, and functions that are requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from support.scopes import SECOND, errors, observed, work
+
+from aiometrics import Request, request
+from aiometrics.testing import TracedLoop, traced_loop
+
+
+class Lying:
+    """Its text is anything but."""
+
+    def __init__(self, answer: Callable[[], Any]) -> None:
+        self._answer = answer
+
+    def __str__(self) -> str:
+        return self._answer()  # type: ignore[no-any-return]
+
+
+class Loud(str):
+    """A text that does as it likes."""
+
+    __slots__ = ()
+
+    def __getitem__(self, _: Any) -> str:
+        raise ValueError
+
+
+def raises() -> Any:
+    """Fails."""
+    raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, None),
+        ("REQ-001", "REQ-001"),
+        ("", ""),
+        (7, "7"),
+        (b"\xff", "b'\\xff'"),
+        ("x" * 65, "x" * 64),
+        (Lying(raises), "(Lying)"),
+        (Lying(lambda: 7), "(Lying)"),
+        (Lying(lambda: Loud("loud")), "loud"),
+        (Loud("loud"), "loud"),
+    ],
+)
+def test_an_id_is_anything_that_has_a_text(given: object, expected: str | None) -> None:
+    """At most 64 characters of it, made only when somebody asks."""
+
+    async def handler() -> Request:
+        with request("GET /", id=given) as current:
+            return current
+
+    with traced_loop() as traced:
+        current = traced.run(handler())
+    assert expected == current.id
+    assert expected is None or type(current.id) is str
+
+
+def test_an_id_costs_nothing_until_somebody_asks() -> None:
+    """Its text is not made for requests that nobody looks at."""
+    asked = []
+
+    def answer() -> str:
+        asked.append(1)
+        return "id"
+
+    async def handler() -> None:
+        with request("GET /", id=Lying(answer)):
+            await asyncio.sleep(0)
+
+    with traced_loop() as traced:
+        traced.run(handler())
+        assert [] == asked
+        observed(traced)
+        traced.run(handler())
+        assert [1] == asked
+
+
+def test_a_context_variable_of_the_application_is_the_id() -> None:
+    """Set before the scope or inside; what a scope is given itself goes first."""
+    variable: ContextVar[str] = ContextVar("variable")
+
+    async def handler() -> None:
+        with request("unset"):
+            pass
+        variable.set("one")
+        with request("before"):
+            pass
+        with request("inside"):
+            variable.set("two")
+        with request("given", id="three"):
+            pass
+
+    with traced_loop(request_id=variable) as traced:
+        found = observed(traced)
+        traced.run(handler())
+    assert {"unset": None, "before": "one", "inside": "two", "given": "three"} == {entry.request: entry.id for entry in found}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (7, "7"),
+        (None, "None"),
+        ("", "(unnamed)"),
+        ("x" * 129, "x" * 128),
+        (Lying(raises), "(Lying)"),
+        (Loud("loud"), "loud"),
+    ],
+)
+def test_a_type_that_is_no_name_is_made_one_and_counted(given: Any, expected: str) -> None:
+    """Nothing is raised in the application."""
+
+    async def handler() -> None:
+        with request(given):
+            pass
+
+    with traced_loop() as traced:
+        traced.run(handler())
+        assert [expected] == [entry.request for entry in traced.snapshot().requests]
+        assert {"invalid": 1} == errors(traced)
+
+
+@pytest.mark.parametrize("given", [0, -1, float("nan"), float("inf"), True, "1", object()])
+def test_an_objective_that_is_none_is_ignored_and_counted(given: Any) -> None:
+    """The one of the options holds."""
+
+    async def handler() -> None:
+        with request("GET /", objective=given):
+            await asyncio.sleep(1)
+
+    with traced_loop(objectives={"GET /": 0.5}) as traced:
+        traced.run(handler())
+        assert 1 == traced.snapshot().request("GET /").violations
+        assert {"invalid": 1} == errors(traced)
+
+
+class Jobs:
+    """A worker with decorated methods."""
+
+    def __init__(self, traced: TracedLoop) -> None:
+        self.traced = traced
+
+    @request("report")
+    async def report(self, seconds: float) -> str:
+        """Do the work of a coroutine."""
+        await work(self.traced, seconds, seconds)
+        return "done"
+
+    @request("count", objective=0.25)
+    def count(self, seconds: float) -> str:
+        """Do the work of a function."""
+        self.traced.clock.advance(seconds)
+        return "counted"
+
+
+def test_a_decorated_function_has_a_scope_for_each_call(implementation: str) -> None:
+    """Coroutine functions and functions, with their arguments and results, several at a time."""
+
+    async def main(traced: TracedLoop) -> None:
+        jobs = Jobs(traced)
+        assert ["done", "done"] == list(await asyncio.gather(jobs.report(0.5), jobs.report(seconds=0.25)))
+        assert "counted" == jobs.count(0.5)
+
+    with traced_loop(implementation=implementation) as traced:
+        found = observed(traced)
+        traced.run(main(traced))
+        assert 1 == traced.snapshot().request("count").violations
+    assert [("report", 1.0), ("report", 0.5), ("count", 0.5)] == [(entry.request, entry.active_ns / SECOND) for entry in found]
+    assert ["report", "Do the work of a coroutine."] == [Jobs.report.__name__, Jobs.report.__doc__]
+
+
+def test_a_task_of_a_decorated_coroutine_has_its_name(implementation: str) -> None:
+    """What stands around it is looked through."""
+
+    async def main(traced: TracedLoop) -> None:
+        await asyncio.create_task(Jobs(traced).report(0.5))
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        assert [f"{__name__}.Jobs.report"] == [
+            entry.coroutine for entry in traced.snapshot().coroutines if not entry.coroutine.endswith("main")
+        ]
+
+
+def test_generator_functions_are_refused_where_they_are_decorated() -> None:
+    """Their call runs nothing yet, so there would be nothing to measure."""
+
+    def numbers() -> Any:
+        yield 1
+
+    async def more() -> Any:
+        yield 1
+
+    for function in (numbers, more):
+        with pytest.raises(TypeError, match=r"only makes a generator: use `with aiometrics.request\(...\)` inside of it instead"):
+            request("GET /")(function)

@@ -1,0 +1,54 @@
+"""What tests of request scopes have in common: work to do inside, and how what was measured of it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from aiometrics.requests.finished import FinishedRequest
+from aiometrics.testing import TracedLoop
+
+SECOND = 1_000_000_000
+EAGERLY: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+
+
+def observed(traced: TracedLoop) -> list[FinishedRequest]:
+    """The requests that are finished from now on."""
+    found: list[FinishedRequest] = []
+    traced.instrumentation.request_observers.every.append(found.append)
+    return found
+
+
+def charged(finished: FinishedRequest) -> list[tuple[str, float, float]]:
+    """What was charged, in seconds: function of the yield point or pseudo point, active, and waiting."""
+    return [(last(point.yield_point), point.active_ns / SECOND, point.wait_ns / SECOND) for point in finished.points]
+
+
+def last(name: str) -> str:
+    """The last part of a qualified name; pseudo points as they are."""
+    return name if name.startswith("(") else name.rpartition(" ")[2].rpartition(".")[2]
+
+
+def times(finished: FinishedRequest) -> tuple[str, str, float, float]:
+    """Type, status, wall and active seconds."""
+    return (finished.request, finished.status, finished.wall_ns / SECOND, finished.active_ns / SECOND)
+
+
+def errors(traced: TracedLoop) -> dict[str, int]:
+    """Misuses of scopes that occurred."""
+    return {kind: count for kind, count in traced.snapshot().scope_errors.items() if count}
+
+
+async def work(traced: TracedLoop, *parts: float) -> None:
+    """A segment of each of these lengths, with a second of waiting in between."""
+    for number, seconds in enumerate(parts):
+        if number:
+            await asyncio.sleep(1)
+        traced.clock.advance(seconds)
+
+
+def totals(traced: TracedLoop, name: str = "GET /") -> tuple[int, float, float, int]:
+    """Requests of that type that were left, their active and background seconds, and those in progress."""
+    entry = traced.snapshot().request(name)
+    return (entry.active.count, entry.active.sum_ns / SECOND, entry.background_ns / SECOND, entry.in_progress)

@@ -1,0 +1,126 @@
+"""Servers over real sockets for tests, and clients of all kinds. Every wait ends with an event on a socket or the end of a thread."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiometrics.http.server import MetricsServer, Request, Response
+
+GUARD_SECONDS = 30.0  # a client that waits this long has found a hang
+LONG = b"asyncio_tasks 1\n" * 1000
+HUGE = bytes(64 << 20)
+
+Answer = tuple[int, http.client.HTTPMessage, bytes]
+
+
+def fail(request: Request) -> Response:
+    """A route with a defect."""
+    raise RuntimeError(f"secret of /srv/app/{request.path}")
+
+
+def echo(request: Request) -> Response:
+    """A route that tells what it got."""
+    return Response(200, f"{request.method} {request.path} {request.query} {request.headers.get('x-test')}".encode())
+
+
+ROUTES = {
+    "/": lambda _: Response(200, b"hello\n", "text/html; charset=utf-8", (("X-Extra", "1"),)),
+    "/echo": echo,
+    "/long": lambda _: Response(200, LONG),
+    "/huge": lambda _: Response(200, HUGE),
+    "/fail": fail,
+}
+
+
+@dataclass
+class Serve:
+    """Starts servers with the test's options; keeps what they report."""
+
+    servers: list[MetricsServer] = field(default_factory=list)
+    errors: list[tuple[str, BaseException]] = field(default_factory=list)
+    reported: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, addr: str = "127.0.0.1", port: int = 0, **options: Any) -> MetricsServer:
+        """A server that answers."""
+        options = {"routes": ROUTES, "on_error": self.on_error, **options}
+        server = MetricsServer(addr, port, **options)
+        self.servers.append(server)
+        server.start()
+        return server
+
+    def unexpected(self, request: Request) -> Response:
+        """A route that nobody may get to."""
+        raise AssertionError(request.path)
+
+    def on_error(self, probe: str, error: BaseException) -> None:
+        """Keep one report."""
+        self.errors.append((probe, error))
+        self.reported.set()
+
+
+@dataclass
+class Stuck:
+    """A route that many threads can be in until :attr:`leave` is set."""
+
+    entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    leave: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, _: Request) -> Response:
+        self.entered.release()
+        assert self.leave.wait(GUARD_SECONDS)
+        return Response(200, b"")
+
+
+def http_threads(name: str = "aiometrics-http") -> list[threading.Thread]:
+    """The server threads of this process whose name starts with ``name``."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+
+def connect(server: MetricsServer, source: str = "127.0.0.1") -> socket.socket:
+    """The socket of a client on a host of that address."""
+    return socket.create_connection(("127.0.0.1", server.port), timeout=GUARD_SECONDS, source_address=(source, 0))
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    received = bytearray()
+    while data := sock.recv(1 << 20):
+        received += data
+    return bytes(received)
+
+
+def exchange(server: MetricsServer, data: bytes) -> bytes:
+    """Send raw bytes and return all that comes back until the server closes."""
+    with connect(server) as sock:
+        sock.sendall(data)
+        return read_all(sock)
+
+
+def ask_on(connection: http.client.HTTPConnection, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+    """One request over an open connection."""
+    connection.request(method, path, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    response = connection.getresponse()
+    return response.status, response.headers, response.read()
+
+
+def ask(server: MetricsServer, path: str, method: str = "GET", **headers: str) -> Answer:
+    """One request over a connection of its own."""
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
+        return ask_on(connection, path, method, None, **headers)
+
+
+def status_line(answer: bytes) -> str:
+    """The first line of a raw answer."""
+    return answer.partition(b"\r\n")[0].decode()
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

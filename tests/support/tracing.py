@@ -1,0 +1,42 @@
+"""Tracing every loop of the process, for tests on real loops and real time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from aiometrics.instrumentation.instrumentation import Instrumentation
+from aiometrics.instrumentation.watchdog import Watchdog
+from aiometrics.options import resolve
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.testing import TracedLoop
+
+
+@contextmanager
+def every_loop(implementation: str, **options: Any) -> Generator[Instrumentation, None, None]:
+    """Every loop of the process is traced with one of the recorders; an internal error fails the test."""
+    made = Instrumentation(resolve(options, {}), implementation=IMPLEMENTATIONS[implementation])
+    made.instrument_every_loop()
+    try:
+        yield made
+    finally:
+        made.remove()
+    assert {} == made.faults.counts()
+
+
+class Stall:
+    """Holds a loop in virtual time, while a watchdog looks whenever it wants to."""
+
+    def __init__(self, traced: TracedLoop) -> None:
+        self.traced = traced
+        made = traced.instrumentation
+        threshold_ns = made.options.blocking_threshold_ns
+        self.dog = Watchdog(made.slots, made.places, made.faults, threshold_ns=threshold_ns, interval=0.05, clock=traced.clock)
+
+    def __call__(self, ms: int) -> None:
+        clock = self.traced.clock
+        ends_ns = clock() + ms * 1_000_000
+        while clock() < ends_ns:
+            clock.advance_ns(min(self.dog.look(), ends_ns - clock()))
+        self.dog.look()
