@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple
 
 from aiometrics.base.clock import SECOND_NS
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.options import resolve
 from aiometrics.pages.snapshot import Snapshot
@@ -127,9 +127,9 @@ def traced_loop(*, clock: ManualClock | None = None, implementation: str = IMPLE
     raised at the end, as ``AssertionError``.
     """
     clock = ManualClock() if clock is None else clock
-    faults = Faults()
+    internal_errors = InternalErrors()
     instrumentation = Instrumentation(
-        resolve(options, {}), clock=clock, unix_clock=clock, faults=faults, implementation=IMPLEMENTATIONS[implementation]
+        resolve(options, {}), clock=clock, unix_clock=clock, internal_errors=internal_errors, implementation=IMPLEMENTATIONS[implementation]
     )
     loop = VirtualLoop(clock)
     instrumentation.instrument(loop)
@@ -138,5 +138,5 @@ def traced_loop(*, clock: ManualClock | None = None, implementation: str = IMPLE
             yield TracedLoop(loop, clock, instrumentation, runner)
     finally:
         instrumentation.remove()
-    if faults.counts():
-        raise AssertionError(f"aiometrics had internal errors, by probe: {faults.counts()}")
+    if internal_errors.counts():
+        raise AssertionError(f"aiometrics had internal errors, by probe: {internal_errors.counts()}")

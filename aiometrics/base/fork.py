@@ -6,6 +6,6 @@ import os
 import threading
 
 #: Held by who makes such a thing until it is noted, which must be quick, and by who forks.
-making = threading.RLock()
+creation_lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=making.acquire, after_in_parent=making.release, after_in_child=making.release)
+    os.register_at_fork(before=creation_lock.acquire, after_in_parent=creation_lock.release, after_in_child=creation_lock.release)

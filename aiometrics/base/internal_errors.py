@@ -14,7 +14,7 @@ logger = logging.getLogger("aiometrics")
 OFF, OFF_FOR_LOOP, STAYS_ON = "which is now off", "which is now off for this loop", "which stays on"
 
 
-class Faults:
+class InternalErrors:
     """Counts internal errors by probe.
 
     The first error of a probe is logged with its traceback to the logger ``aiometrics``. Whoever reports it switches the probe off, or
@@ -24,7 +24,7 @@ class Faults:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         #: Whether a probe has ever failed: asked for every request, so that it is what asks the dictionary itself.
-        self.tripped: Callable[[str], bool] = self._counts.__contains__
+        self.disabled: Callable[[str], bool] = self._counts.__contains__
         # Reentrant, because garbage collection may run a finalizer of ours in the middle.
         self._lock = threading.RLock()
 

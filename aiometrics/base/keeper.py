@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aiometrics.base.background import Background
-from aiometrics.base.internal_errors import STAYS_ON, Faults
+from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 
 PROBE = "keeper"
 INTERVAL_SECONDS = 1.0
 
 
-class Keeper(Background):
+class Periodic(Background):
     """Does its ``duties`` every second once it is started. One that fails is an error of the probe ``keeper``; the others are done."""
 
-    def __init__(self, faults: Faults, *duties: Callable[[], None], interval: float = INTERVAL_SECONDS) -> None:
-        self._faults = faults
+    def __init__(self, internal_errors: InternalErrors, *duties: Callable[[], None], interval: float = INTERVAL_SECONDS) -> None:
+        self._internal_errors = internal_errors
         self._duties = duties
         self._interval = interval
         super().__init__("aiometrics-keeper")
@@ -29,4 +29,4 @@ class Keeper(Background):
         try:
             duty()
         except Exception as error:  # noqa: BLE001 - never the application's problem
-            self._faults.report(PROBE, error, STAYS_ON)
+            self._internal_errors.report(PROBE, error, STAYS_ON)

@@ -11,7 +11,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-class Shared(Generic[K, T]):
+class SingleFlight(Generic[K, T]):
     """``make(key)`` for any number of threads, one at a time. However many ask at once, each gets what was begun after it asked.
 
     What ``make`` raises is raised to all who waited for it.

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 
 #: Pieces of work that may wait.
 CAPACITY = 1000
@@ -18,15 +18,15 @@ Job = Callable[[], object]
 _Jobs = SimpleQueue[tuple[str, Job] | None]
 
 
-class Outbox:
+class WorkQueue:
     """Does what it is given in a thread of its own, which starts with the first piece; at most ``capacity`` pieces wait.
 
     Each piece is of one of ``kinds``, by which is counted what was done and what was dropped. A piece that raises counts as dropped and
     as an error of the probe ``outbox``, which is then off: from then on everything is dropped. At the end of the program it is stopped.
     """
 
-    def __init__(self, kinds: Iterable[str], faults: Faults, capacity: int = CAPACITY) -> None:
-        self._faults = faults
+    def __init__(self, kinds: Iterable[str], internal_errors: InternalErrors, capacity: int = CAPACITY) -> None:
+        self._internal_errors = internal_errors
         self._capacity = capacity
         self._done = dict.fromkeys(kinds, 0)
         self._dropped = dict.fromkeys(self._done, 0)
@@ -69,7 +69,7 @@ class Outbox:
 
     def _open(self) -> _Jobs | None:
         """What is to be done, by a thread that runs; ``None`` if nothing is to be done any more."""
-        if self._faults.tripped(PROBE):
+        if self._internal_errors.disabled(PROBE):
             return None
         if self._jobs is None:
             self._start()
@@ -82,7 +82,7 @@ class Outbox:
             thread.start()
         except RuntimeError as error:  # there are too many threads, or the interpreter is at its end
             self._jobs = None
-            self._faults.report(PROBE, error)
+            self._internal_errors.report(PROBE, error)
             return
         self._thread = thread
         atexit.register(self.stop)
@@ -93,7 +93,7 @@ class Outbox:
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - never the application's problem
-                self._faults.report(PROBE, error)
+                self._internal_errors.report(PROBE, error)
                 self._lose(kind, jobs)
                 return
             self._done[kind] += 1

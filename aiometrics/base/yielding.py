@@ -22,7 +22,7 @@ def no_pause() -> None:
     """For those who may not wait, such as a loop itself."""
 
 
-class GiveWay:
+class CooperativeYield:
     """Lets another thread of the process run, each time it is called, as long as that is a matter of a moment.
 
     Where no processor is free, or a loop that never rests takes the interpreter again before anybody else wakes up, each pause is long, and
@@ -48,10 +48,10 @@ class GiveWay:
 
 
 #: Of this process, whichever threads work.
-give_way = GiveWay()
+give_way = CooperativeYield()
 
 
-def paced(items: Iterable[T], pause: Pause) -> Iterator[T]:
+def in_slices(items: Iterable[T], pause: Pause) -> Iterator[T]:
     """The items, with a pause after every few."""
     for number, item in enumerate(items, 1):
         yield item

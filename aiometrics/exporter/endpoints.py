@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from aiometrics.base.internal_errors import STAYS_ON, Faults
+from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.version import __version__
-from aiometrics.exporter.scrape import Scrapes
+from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exposition.collector import Registry
 from aiometrics.exposition.families import Facts
-from aiometrics.http.auth import Guard
+from aiometrics.http.auth import AccessControl
 from aiometrics.http.listener import url
 from aiometrics.http.messages import Request, Response
 from aiometrics.http.server import MetricsServer
@@ -24,7 +24,7 @@ from aiometrics.pages.snapshot import Snapshot
 logger = logging.getLogger("aiometrics")
 
 
-class Site:
+class Endpoints:
     """The snapshots of ``source()`` and the metrics of ``registry``, served as ``options`` say from :meth:`open` to :meth:`close`."""
 
     def __init__(
@@ -32,16 +32,18 @@ class Site:
         options: Options,
         source: Callable[[], Snapshot],
         registry: Registry | None,
-        faults: Faults,
+        internal_errors: InternalErrors,
         *,
         implementation: str,
     ) -> None:
         self._options = options
         self._title = f"aiometrics {__version__} ({implementation})"
-        self._report = partial(faults.report, outcome=STAYS_ON)
-        self._scrapes = Scrapes(lambda: (source(), Facts(__version__, implementation)), registry, partial(self._report, "registry"))
-        self._guard = self._new_guard()
-        self._encrypted = self._guard is not None and self._guard.encrypted
+        self._report = partial(internal_errors.report, outcome=STAYS_ON)
+        self._scrape_handler = ScrapeHandler(
+            lambda: (source(), Facts(__version__, implementation)), registry, partial(self._report, "registry")
+        )
+        self._access = self._new_guard()
+        self._encrypted = self._access is not None and self._access.encrypted
         self._server: MetricsServer | None = None
         self._stands_by = False
 
@@ -65,7 +67,7 @@ class Site:
             on_error=self._report,
             request_timeout=self._options.request_timeout,
             max_connections=self._options.max_connections,
-            guard=self._guard or self._new_guard(),
+            access=self._access or self._new_guard(),
         )
 
     def try_to_bind(self) -> bool:
@@ -106,14 +108,14 @@ class Site:
     def forget(self) -> None:
         """In a forked child: let go of the port, which the parent serves, and of what its threads had locked."""
         self.close()
-        self._server = self._guard = None
-        self._scrapes.forget()
+        self._server = self._access = None
+        self._scrape_handler.forget()
 
-    def _new_guard(self) -> Guard | None:
-        return Guard(path_of(self._options.web_config)) if self._options.web_config else None
+    def _new_guard(self) -> AccessControl | None:
+        return AccessControl(path_of(self._options.web_config)) if self._options.web_config else None
 
     def _metrics(self, request: Request) -> Response:
-        return self._scrapes.answer(request.headers.get("accept"))
+        return self._scrape_handler.answer(request.headers.get("accept"))
 
     def _index(self, _: Request) -> Response:
         title = html.escape(self._title)

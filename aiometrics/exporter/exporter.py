@@ -10,10 +10,10 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from aiometrics.base.keeper import Keeper
+from aiometrics.base.keeper import Periodic
 from aiometrics.base.yielding import give_way
-from aiometrics.exporter.endpoints import Site
-from aiometrics.exporter.session import Tracing, active, adopted, callers, watchdog_of, with_application
+from aiometrics.exporter.endpoints import Endpoints
+from aiometrics.exporter.session import Session, adopted, callers, session, watchdog_of, with_application
 from aiometrics.exposition.collector import Multiprocess, Registry
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.options import Options, resolve
@@ -22,7 +22,7 @@ from aiometrics.recorder.implementation import IMPLEMENTATION
 PROBE = "exporter"
 
 
-class Exporter(Tracing):
+class Exporter(Session):
     """A running exporter: tracing, and the server that answers scrapes. Made by :func:`start_exporter`; a context manager that stops it.
 
     With a shared directory, :attr:`port` may be another process's to serve; this one takes over when that one is gone.
@@ -31,12 +31,12 @@ class Exporter(Tracing):
     def __init__(self, options: Options, instrumentation: Instrumentation, registry: Registry | None) -> None:
         super().__init__(options, instrumentation)
         source = partial(instrumentation.snapshot, give_way)
-        self._site = Site(options, source, registry, instrumentation.faults, implementation=IMPLEMENTATION)
-        self._keeper: Keeper | None = None
+        self._endpoints = Endpoints(options, source, registry, instrumentation.internal_errors, implementation=IMPLEMENTATION)
+        self._periodic: Periodic | None = None
         if options.directory:
-            self._site.try_to_bind()
+            self._endpoints.try_to_bind()
         else:
-            self._site.bind()
+            self._endpoints.bind()
 
     @property
     def in_the_way(self) -> str:
@@ -46,17 +46,17 @@ class Exporter(Tracing):
     @property
     def port(self) -> int:
         """The port that is served, also if 0 was asked for."""
-        return self._site.port
+        return self._endpoints.port
 
     @property
     def url(self) -> str:
         """The address of the metrics as this machine reaches it."""
-        return self._site.url
+        return self._endpoints.url
 
     def start(self) -> None:
         """Begin to serve, then to trace; :func:`start_exporter` has done both. What it raises leaves nothing behind."""
         try:
-            self._site.start()
+            self._endpoints.start()
             self._start_keeper()
             super().start()
         except BaseException:
@@ -66,7 +66,7 @@ class Exporter(Tracing):
     def forget(self) -> None:
         """As :meth:`stop`, in a forked child, for the port: the parent serves on."""
         super().forget()
-        self._site.forget()
+        self._endpoints.forget()
 
     @property
     def survives_fork(self) -> bool:
@@ -77,12 +77,12 @@ class Exporter(Tracing):
         """In a forked child, after :meth:`forget`: trace its loops too, on pages of its own. Threads begin with its first loop."""
         self._stopped = False
         self._watchdog = watchdog_of(self.instrumentation, self.options) if self.options.watchdog else None
-        self._keeper = None
+        self._periodic = None
         self.instrumentation.on_loop = self._start_threads
         try:
             self.instrumentation.instrument_every_loop()
         except Exception as error:  # noqa: BLE001 - never the application's problem
-            self.faults.report(PROBE, error)
+            self.internal_errors.report(PROBE, error)
 
     def _start_threads(self) -> None:
         self.instrumentation.on_loop = _nothing
@@ -93,13 +93,13 @@ class Exporter(Tracing):
     def _start_keeper(self) -> None:
         if self.options.directory:
             # What other processes read is kept up to date, and the port in sight.
-            self._keeper = Keeper(self.faults, self.instrumentation.beat, self._site.take_over)
-            self._keeper.start()
+            self._periodic = Periodic(self.internal_errors, self.instrumentation.beat, self._endpoints.take_over)
+            self._periodic.start()
 
     def _end(self) -> None:
-        if self._keeper is not None:
-            self._keeper.stop()
-        self._site.close()
+        if self._periodic is not None:
+            self._periodic.stop()
+        self._endpoints.close()
         super()._end()
 
 
@@ -187,14 +187,14 @@ def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable
 
 
 def _start(given: Mapping[str, Any], registry: Registry | None, application: Iterable[str]) -> Exporter:
-    with active.lock:
-        if active.tracing is not None:
-            raise RuntimeError(active.tracing.in_the_way)
+    with session.lock:
+        if session.tracing is not None:
+            raise RuntimeError(session.tracing.in_the_way)
         options = with_application(resolve(given), application)
         instrumentation = adopted(options)
         exporter = Exporter(options, instrumentation, _of_all_processes(registry) if options.directory else registry)
         exporter.start()
-        active.keep(exporter)
+        session.keep(exporter)
         return exporter
 
 

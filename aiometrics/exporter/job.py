@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector as PrometheusCollector
 
 from aiometrics.base.internal_errors import STAYS_ON
 from aiometrics.base.version import __version__
-from aiometrics.exporter.session import Tracing, start_tracing
-from aiometrics.exposition import metrics as catalogue
+from aiometrics.exporter.session import Session, start_tracing
+from aiometrics.exposition import metrics
 from aiometrics.exposition.collector import Application, Collector
 from aiometrics.exposition.families import Facts
 from aiometrics.exposition.push import Destination, Handler, Pushgateway, Textfile, checked_labels
@@ -31,8 +31,8 @@ PROBE = "delivery"
 logger = logging.getLogger("aiometrics")
 
 #: Gauges that hold on after the job is over. What the others said of its last moment would stand there for ever, and look like a hung loop.
-_LASTING = frozenset(metric.family for metric in (catalogue.BUILD_INFO, catalogue.SAMPLE_RATIO, catalogue.REQUEST_OBJECTIVE_SECONDS))
-_MOMENTARY = frozenset(metric.family for metric in catalogue.CATALOGUE if metric.kind == "gauge") - _LASTING
+_LASTING = frozenset(metric.family for metric in (metrics.BUILD_INFO, metrics.SAMPLE_RATIO, metrics.REQUEST_OBJECTIVE_SECONDS))
+_MOMENTARY = frozenset(metric.family for metric in metrics.METRICS if metric.kind == "gauge") - _LASTING
 
 
 class Job:
@@ -41,7 +41,7 @@ class Job:
     def __init__(
         self,
         name: str,
-        tracing: Tracing,
+        tracing: Session,
         *,
         own: bool,
         destinations: Sequence[Destination],
@@ -96,7 +96,7 @@ class Job:
                 self._tracing.stop()
             families = _Last(self._tracing, self._registry)
         except Exception as error:  # noqa: BLE001 - the job must end well whatever happens here
-            self._tracing.faults.report(PROBE, error, STAYS_ON)
+            self._tracing.internal_errors.report(PROBE, error, STAYS_ON)
             self._errors = dict.fromkeys(self._destinations)
             return
         for destination in self._destinations:
@@ -158,11 +158,13 @@ def _attempt(destination: Destination, families: PrometheusCollector) -> Excepti
 class _Last(PrometheusCollector):
     """The last numbers of a job, and then its application's."""
 
-    def __init__(self, tracing: Tracing, registry: CollectorRegistry | None) -> None:
+    def __init__(self, tracing: Session, registry: CollectorRegistry | None) -> None:
         last = tracing.snapshot(), Facts(__version__, IMPLEMENTATION)
         self._ours = Collector(lambda: last)
         self._application = (
-            None if registry is None else Application(registry, on_error=lambda error: tracing.faults.report("registry", error, STAYS_ON))
+            None
+            if registry is None
+            else Application(registry, on_error=lambda error: tracing.internal_errors.report("registry", error, STAYS_ON))
         )
 
     def collect(self) -> Iterator[PrometheusMetric]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from aiometrics.base.singleflight import Shared
+from aiometrics.base.singleflight import SingleFlight
 from aiometrics.exposition import text
 from aiometrics.exposition.collector import Registry
 from aiometrics.exposition.families import Source
@@ -17,7 +17,7 @@ from aiometrics.http.messages import Response
 _FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
 
 
-class Scrapes:
+class ScrapeHandler:
     """Answers scrapes with what ``source`` gives, and the families of the application's ``registry`` after it.
 
     Several threads may ask at a time; one page is made at a time, for all who asked before it was begun. What goes wrong in the
@@ -28,11 +28,11 @@ class Scrapes:
         self._source = source
         self._renderer = Renderer(registry, on_error=on_error)
         self._previous_ns = 0
-        self._page = Shared(self._rendered)
+        self._page = SingleFlight(self._rendered)
 
     def forget(self) -> None:
         """In a forked child, where the threads are not that were making a page."""
-        self._page = Shared(self._rendered)
+        self._page = SingleFlight(self._rendered)
 
     def answer(self, accept: str | None) -> Response:
         """The page, in the format that the header ``Accept`` of the request prefers."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Self
 
-from aiometrics.base.internal_errors import STAYS_ON, Faults
+from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.version import __version__
 from aiometrics.exposition import collector
 from aiometrics.exposition.families import Facts
@@ -19,13 +19,13 @@ from aiometrics.exposition.hotspots import hotspots as worst
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.watchdog import Watchdog
 from aiometrics.options import Options, resolve
-from aiometrics.pages.multiprocess.directory import Shelf
+from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATION
 from aiometrics.recorder.places import main_package
 
 
-class Tracing:
+class Session:
     """Every loop of the process traced and watched, and nothing served, until :meth:`stop`; a context manager that calls it."""
 
     def __init__(self, options: Options, instrumentation: Instrumentation) -> None:
@@ -40,9 +40,9 @@ class Tracing:
         return "a job is traced already: call start_exporter() before start_job(), which then uses it"
 
     @property
-    def faults(self) -> Faults:
+    def internal_errors(self) -> InternalErrors:
         """Where internal errors are counted."""
-        return self.instrumentation.faults
+        return self.instrumentation.internal_errors
 
     def snapshot(self) -> Snapshot:
         """All numbers now; after :meth:`stop`, as they were left."""
@@ -56,11 +56,11 @@ class Tracing:
 
     def stop(self) -> None:
         """Put everything back as it was; tasks that are traced run on untimed. Idempotent."""
-        with active.lock:
+        with session.lock:
             if self._stopped:
                 return
             self._stopped = True
-            active.release(self)
+            session.release(self)
         self._end()
 
     def forget(self) -> None:
@@ -97,13 +97,13 @@ class _Active:
         #: Held by who changes it.
         self.lock = threading.RLock()
         self.instrumentation: Instrumentation | None = None
-        self.tracing: Tracing | None = None
+        self.tracing: Session | None = None
 
-    def keep(self, tracing: Tracing) -> None:
+    def keep(self, tracing: Session) -> None:
         """It runs from now on."""
         self.instrumentation, self.tracing = tracing.instrumentation, tracing
 
-    def release(self, tracing: Tracing) -> None:
+    def release(self, tracing: Session) -> None:
         """It does not run any more."""
         if self.tracing is tracing:
             self.instrumentation = self.tracing = None
@@ -121,21 +121,21 @@ class _Active:
             inherited.go_on()
 
 
-active = _Active()
+session = _Active()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=active.fork)
+    os.register_at_fork(after_in_child=session.fork)
 
 
-def start_tracing() -> tuple[Tracing, bool]:
+def start_tracing() -> tuple[Session, bool]:
     """What keeps every loop traced, and whether this call started it, with options from the environment: the caller then stops it."""
-    with active.lock:
-        if active.tracing is not None:
-            return active.tracing, False
+    with session.lock:
+        if session.tracing is not None:
+            return session.tracing, False
         options = _own(with_application(resolve({}), callers()))
         instrumentation = adopted(options)
-        tracing = Tracing(options, instrumentation)
+        tracing = Session(options, instrumentation)
         tracing.start()
-        active.keep(tracing)
+        session.keep(tracing)
         return tracing, True
 
 
@@ -144,16 +144,16 @@ def instrument(loop: Any) -> None:
 
     Options come from the environment, unless an exporter runs, which traces every loop anyway.
     """
-    with active.lock:
-        if active.instrumentation is None:
-            active.instrumentation = Instrumentation(_own(with_application(resolve({}), callers())))
-        active.instrumentation.instrument(loop)
+    with session.lock:
+        if session.instrumentation is None:
+            session.instrumentation = Instrumentation(_own(with_application(resolve({}), callers())))
+        session.instrumentation.instrument(loop)
 
 
 def uninstrument(loop: Any) -> None:
     """Stop tracing ``loop``; its tasks run on untimed. Without effect on a loop that is not traced."""
-    with active.lock:
-        instrumentation = active.instrumentation
+    with session.lock:
+        instrumentation = session.instrumentation
         if instrumentation is None:
             return
         instrumentation.uninstrument(loop)
@@ -188,27 +188,27 @@ class Collector(collector.Collector):
 
 def collected() -> tuple[Snapshot, Facts]:
     """What a scrape shows now of what is traced; before anything is, that nothing is."""
-    instrumentation = active.instrumentation
+    instrumentation = session.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
     return current, Facts(__version__, IMPLEMENTATION)
 
 
 #: Where errors are counted while nothing is traced: only their log is seen.
-_unseen = Faults()
+_unseen = InternalErrors()
 
 
 def report(probe: str, error: BaseException) -> None:
     """Count and log an error of ours in what runs beside the recorders, and goes on. Never raises."""
-    instrumentation = active.instrumentation
-    faults = _unseen if instrumentation is None else instrumentation.faults
-    faults.report(probe, error, STAYS_ON)
+    instrumentation = session.instrumentation
+    internal_errors = _unseen if instrumentation is None else instrumentation.internal_errors
+    internal_errors.report(probe, error, STAYS_ON)
 
 
 def adopted(options: Options) -> Instrumentation:
     """The instrumentation that ``instrument(loop)`` already made, whose numbers go on, or a new one."""
-    running = active.instrumentation
+    running = session.instrumentation
     if running is None:
-        return Instrumentation(options, shelf=_shelf(options))
+        return Instrumentation(options, directory=_directory(options))
     if not running.options.measures_as(options):
         raise RuntimeError(
             f"instrument(loop) already traces with {running.options}: uninstrument(loop) first, or give the same options, not {options}"
@@ -216,12 +216,12 @@ def adopted(options: Options) -> Instrumentation:
     return running
 
 
-def _shelf(options: Options) -> Shelf | None:
+def _directory(options: Options) -> SharedDirectory | None:
     if not options.directory:
         return None
-    shelf = Shelf(os.path.abspath(options.directory))  # noqa: PTH100 - whatever the process changes its directory to
-    shelf.prepare()
-    return shelf
+    directory = SharedDirectory(os.path.abspath(options.directory))  # noqa: PTH100 - whatever the process changes its directory to
+    directory.prepare()
+    return directory
 
 
 def _own(options: Options) -> Options:
@@ -234,7 +234,7 @@ def watchdog_of(instrumentation: Instrumentation, options: Options) -> Watchdog:
     return Watchdog(
         instrumentation.slots,
         instrumentation.places,
-        instrumentation.faults,
+        instrumentation.internal_errors,
         threshold_ns=options.blocking_threshold_ns,
         interval=options.watchdog_interval,
         clock=instrumentation.clock,
@@ -242,9 +242,9 @@ def watchdog_of(instrumentation: Instrumentation, options: Options) -> Watchdog:
 
 
 def _instrumented() -> Instrumentation:
-    if active.instrumentation is None:
+    if session.instrumentation is None:
         raise RuntimeError("nothing is instrumented: call aiometrics.start_exporter() or aiometrics.instrument(loop) first")
-    return active.instrumentation
+    return session.instrumentation
 
 
 def callers() -> list[str]:

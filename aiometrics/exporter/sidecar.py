@@ -9,12 +9,12 @@ import time
 from types import FrameType
 
 from aiometrics.base.clock import monotonic
-from aiometrics.base.internal_errors import Faults
-from aiometrics.exporter.endpoints import Site
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exposition.collector import Multiprocess
 from aiometrics.options import Options
 from aiometrics.pages.merge import merged
-from aiometrics.pages.multiprocess.directory import Shelf
+from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 
 #: What it says of itself where others name their recorder: it has none.
@@ -24,43 +24,43 @@ IMPLEMENTATION = "none"
 class Sidecar:
     """Serves the directory of ``options``, from :meth:`start` to :meth:`stop`. It need not exist yet.
 
-    Raises ``ValueError`` if there is none in the options, and what a :class:`~aiometrics.exporter.endpoints.Site` raises.
+    Raises ``ValueError`` if there is none in the options, and what a :class:`~aiometrics.exporter.endpoints.Endpoints` raises.
     """
 
     def __init__(self, options: Options) -> None:
         if not options.directory:
             raise ValueError("a directory is needed: give --directory, or set AIOMETRICS_DIR")
-        self._shelf = Shelf(os.path.abspath(options.directory))  # noqa: PTH100 - a link may be made anew at any time
-        self._faults = Faults()
+        self._directory = SharedDirectory(os.path.abspath(options.directory))  # noqa: PTH100 - a link may be made anew at any time
+        self._internal_errors = InternalErrors()
         registry = Multiprocess() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
-        self._site = Site(options, self.snapshot, registry, self._faults, implementation=IMPLEMENTATION)
+        self._endpoints = Endpoints(options, self.snapshot, registry, self._internal_errors, implementation=IMPLEMENTATION)
 
     @property
     def url(self) -> str:
         """The address of the metrics as this machine reaches it."""
-        return self._site.url
+        return self._endpoints.url
 
     def snapshot(self) -> Snapshot:
         """What all pages of the directory say now; nothing as long as it is not there."""
         unix_ns = time.time_ns()
-        shelved = self._shelf.read((), None, monotonic(), unix_ns)
+        shelved = self._directory.read((), None, monotonic(), unix_ns)
         return merged(
             [shelved.pages[number] for number in sorted(shelved.pages)],
             taken_ns=unix_ns,
-            errors=self._faults.counts(),
-            sample_ratio=1 / shelved.terms.weight if shelved.terms else 1.0,
+            errors=self._internal_errors.counts(),
+            sample_ratio=1 / shelved.page_format.weight if shelved.page_format else 1.0,
             skipped_pages=shelved.skipped,
         )
 
     def start(self) -> None:
         """Take the port, and answer. Raises ``OSError`` if the port or the directory cannot be had."""
-        self._shelf.check()
-        self._site.bind()
-        self._site.start()
+        self._directory.check()
+        self._endpoints.bind()
+        self._endpoints.start()
 
     def stop(self) -> None:
         """Free the port."""
-        self._site.close()
+        self._endpoints.close()
 
 
 def serve(options: Options) -> None:

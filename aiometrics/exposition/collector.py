@@ -18,12 +18,12 @@ from prometheus_client.samples import Timestamp
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.exposition.families import Distribution, Row, Source, bound_text, encodable, families, plain, seconds
-from aiometrics.exposition.metrics import CATALOGUE, Metric
+from aiometrics.exposition.metrics import METRICS, Metric
 from aiometrics.pages.snapshot import Exemplar
 
 FormatName = Literal["text", "openmetrics"]
 
-_OUR_NAMES = frozenset(name for metric in CATALOGUE for name in (metric.family, metric.name))
+_OUR_NAMES = frozenset(name for metric in METRICS for name in (metric.family, metric.name))
 _muted: ContextVar[bool] = ContextVar("aiometrics_collector_muted", default=False)
 
 
@@ -46,7 +46,7 @@ class Collector(PrometheusCollector):
 
     def describe(self) -> Iterator[PrometheusMetric]:
         """Every family without samples: enough for a registry to find clashes of names."""
-        return map(_family, CATALOGUE)
+        return map(_family, METRICS)
 
     def collect(self) -> Iterator[PrometheusMetric]:
         """Every family with its samples; nothing when an :class:`Application` asks, whose page has them already."""

@@ -311,7 +311,7 @@ SKIPPED_PAGES = Metric(
     "Absent without a shared directory.",
 )
 
-CATALOGUE: tuple[Metric, ...] = (
+METRICS: tuple[Metric, ...] = (
     SEGMENT_SECONDS,
     WAIT_SECONDS,
     BLOCKING_SECONDS,

@@ -25,7 +25,7 @@ _Cache = dict[tuple[str, ...], _Texts]
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class TextFormat:
     """A text format: its name, how a family begins, how the page ends, and whether it knows exemplars."""
 
     name: FormatName
@@ -43,8 +43,8 @@ def _openmetrics_header(metric: Metric) -> str:
     return f"# HELP {metric.family} {_escape_quoted(metric.help)}\n# TYPE {metric.family} {metric.kind}\n{unit}"
 
 
-TEXT = Format("text", _text_header, b"", exemplars=False)
-OPENMETRICS = Format("openmetrics", _openmetrics_header, b"# EOF\n", exemplars=True)
+TEXT = TextFormat("text", _text_header, b"", exemplars=False)
+OPENMETRICS = TextFormat("openmetrics", _openmetrics_header, b"# EOF\n", exemplars=True)
 
 
 class Renderer:
@@ -65,19 +65,19 @@ class Renderer:
         self._pause = pause
         self._cache: _Cache = {}
 
-    def slices(self, snapshot: Snapshot, facts: Facts, form: Format) -> Iterator[bytes]:
+    def slices(self, snapshot: Snapshot, facts: Facts, form: TextFormat) -> Iterator[bytes]:
         """The page in UTF-8, in slices of about 0.1 ms of work; a family of the application is one slice, however long it is."""
         for part in self._parts(snapshot, facts, form):
             yield part
             self._pause()
         yield form.end
 
-    def _parts(self, snapshot: Snapshot, facts: Facts, form: Format) -> Iterator[bytes]:
+    def _parts(self, snapshot: Snapshot, facts: Facts, form: TextFormat) -> Iterator[bytes]:
         yield from _joined(self._ours(snapshot, facts, form))
         if self._application is not None:
             yield from self._application.families(form.name)
 
-    def _ours(self, snapshot: Snapshot, facts: Facts, form: Format) -> Iterator[str]:
+    def _ours(self, snapshot: Snapshot, facts: Facts, form: TextFormat) -> Iterator[str]:
         used: _Cache = {}
         for metric, rows in families(snapshot, facts):
             yield form.header(metric)
@@ -100,7 +100,7 @@ def _joined(texts: Iterable[str]) -> Iterator[bytes]:
     yield "".join(parts).encode()
 
 
-def _lines(metric: Metric, rows: Iterable[Row], form: Format, known: _Texts, used: _Texts) -> Iterator[str]:
+def _lines(metric: Metric, rows: Iterable[Row], form: TextFormat, known: _Texts, used: _Texts) -> Iterator[str]:
     single = _template(metric, ())
     for values, shown in rows:
         value, exemplar = plain(shown)

@@ -18,7 +18,7 @@ _CHALLENGE = ("WWW-Authenticate", 'Basic realm="metrics", charset="UTF-8"')
 _COME_AGAIN = ("Retry-After", "1")
 
 
-class Guard:
+class AccessControl:
     """What the server asks before it answers.
 
     Certificates, keys and users may change while it stands, and count from the next connection or request on. A change that makes no

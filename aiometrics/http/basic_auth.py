@@ -42,7 +42,7 @@ class Credentials:
             return None
 
 
-class Passwords:
+class BasicAuth:
     """The bcrypt hashes of some users' passwords.
 
     A password that was right is remembered, as a digest, so that a scraper pays for bcrypt once. All others pay, users that do not

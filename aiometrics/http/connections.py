@@ -17,7 +17,7 @@ _LEAVE_SECONDS = 1.0
 _JOIN_SECONDS = 2.0
 
 
-class Crowd:
+class ConnectionLimit:
     """At most ``most`` connections, each in a daemon thread. One thread admits them, any may tell of changes and disperse them."""
 
     def __init__(self, most: int) -> None:
@@ -50,7 +50,7 @@ class Crowd:
             connection.close()
             raise
 
-    def disperse(self) -> None:
+    def close_all(self) -> None:
         """Cut all connections and wait for the threads; one that is stuck inside a route is left behind."""
         connections = self._connections.copy()
         for connection in connections.values():

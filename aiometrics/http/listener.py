@@ -8,7 +8,7 @@ import socket
 from typing import Any
 from weakref import WeakSet
 
-from aiometrics.base import fork as forks
+from aiometrics.base import fork
 
 _BACKLOG = 128
 #: A port is free when no process listens there any more, forked children included.
@@ -45,7 +45,7 @@ def _advice(error: OSError) -> str:
 
 
 def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
-    with forks.making:
+    with fork.creation_lock:
         sock = socket.socket(family, socket.SOCK_STREAM)
         _listening.add(sock)
     try:

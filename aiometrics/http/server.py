@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 
-from aiometrics.http.auth import Guard
+from aiometrics.http.auth import AccessControl
 from aiometrics.http.connection import Connection
-from aiometrics.http.connections import Crowd, join
+from aiometrics.http.connections import ConnectionLimit, join
 from aiometrics.http.listener import listen, url
 from aiometrics.http.messages import Request, Response, encode, plain
 from aiometrics.http.negotiation import accepts_gzip
@@ -63,7 +63,7 @@ class MetricsServer:
         request_timeout: float = 10.0,
         idle_timeout: float = 75.0,
         max_connections: int = 16,
-        guard: Guard | None = None,
+        access: AccessControl | None = None,
     ) -> None:
         self._listener = listen(addr, port)
         self._waker, self._wakened = socket.socketpair()
@@ -72,11 +72,11 @@ class MetricsServer:
         self._on_error = on_error
         self._request_timeout = request_timeout
         self._idle_timeout = idle_timeout
-        self._guard = guard
-        self._tls = guard.tls if guard and guard.encrypted else None
+        self._access = access
+        self._tls = access.tls if access and access.encrypted else None
         self._pid = os.getpid()
         self._closing = threading.Event()
-        self._crowd = Crowd(max_connections)
+        self._connections = ConnectionLimit(max_connections)
         self._packing = threading.Lock()
         self._packed = b"", b""
         self._acceptor = threading.Thread(target=self._accept_until_closed, name="aiometrics-http", daemon=True)
@@ -106,13 +106,13 @@ class MetricsServer:
         for sock in (self._listener, self._waker, self._wakened):
             sock.close()
         if not inherited:
-            self._crowd.disperse()
+            self._connections.close_all()
             return
-        self._crowd.forget()
+        self._connections.forget()
 
     def _stop_accepting(self) -> None:
         self._closing.set()
-        self._crowd.admit_no_more()
+        self._connections.admit_no_more()
         with suppress(OSError):  # closed before
             self._waker.send(b"\0")
         join([self._acceptor], _JOIN_SECONDS)
@@ -135,7 +135,7 @@ class MetricsServer:
             sock, address = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # the client has gone again
             return
-        if not self._crowd.find_room():
+        if not self._connections.find_room():
             self._refuse(sock)
             return
         try:
@@ -157,12 +157,12 @@ class MetricsServer:
             sock,
             self._answer,
             client=client,
-            on_turn=self._crowd.changed,
+            on_turn=self._connections.changed,
             request_timeout=self._request_timeout,
             idle_timeout=self._idle_timeout,
             tls=self._tls,
         )
-        self._crowd.admit(connection, self._serve)
+        self._connections.admit(connection, self._serve)
 
     def _serve(self, connection: Connection) -> None:
         try:
@@ -182,7 +182,7 @@ class MetricsServer:
             return encode(plain(HTTPStatus.INTERNAL_SERVER_ERROR), keep_alive=kept(), with_body=with_body)
 
     def _response(self, request: Request) -> Response:
-        if self._guard and (refusal := self._guard.authorize(request)):
+        if self._access and (refusal := self._access.authorize(request)):
             return refusal
         route = self._routes.get(request.path)
         if route is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiometrics.http.basic_auth import Passwords
+from aiometrics.http.basic_auth import BasicAuth
 from aiometrics.http.tls import Tls
 
 #: Which file it was, and when it was last written: equal as long as there is no reason to read it again. ``None`` if it is not there.
@@ -34,7 +34,7 @@ class WebConfig:
     """What a file asks for; each is ``None`` where it does not."""
 
     tls: Tls | None
-    passwords: Passwords | None
+    passwords: BasicAuth | None
 
 
 def load(path: Path, stamps: dict[Path, Stamp]) -> WebConfig:
@@ -190,7 +190,7 @@ def _allowed_sans(context: ssl.SSLContext, section: _Section) -> frozenset[str]:
     return frozenset(names)
 
 
-def _passwords(section: _Section) -> Passwords:
+def _passwords(section: _Section) -> BasicAuth:
     """Raises ``ValueError`` naming a user whose hash is none; the value may be a password and is not repeated."""
     for user, hashed in section.values.items():
         if not isinstance(hashed, str) or not _BCRYPT.fullmatch(hashed):
@@ -200,6 +200,6 @@ def _passwords(section: _Section) -> Passwords:
     if not section.values:
         raise section.error("must name a user, or be left out if everybody may come in")
     try:
-        return Passwords({user: hashed.encode() for user, hashed in section.values.items()})
+        return BasicAuth({user: hashed.encode() for user, hashed in section.values.items()})
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"basic_auth_users needs bcrypt: {_EXTRA}", name="bcrypt") from None

@@ -9,8 +9,8 @@ from typing import Any
 from aiometrics.instrumentation import thread_times as threads
 from aiometrics.instrumentation.executors import executor_state
 from aiometrics.instrumentation.thread_times import Meter, ThreadId
-from aiometrics.pages.counter_table import Tally
-from aiometrics.pages.layout import MAX_PLACES, UNKNOWN, VITALS
+from aiometrics.pages.counter_table import CounterTable
+from aiometrics.pages.layout import LOOP_STATS, MAX_PLACES, UNKNOWN
 from aiometrics.pages.page import Page
 
 
@@ -18,7 +18,7 @@ def _no_loop() -> Any:
     return None
 
 
-class Vitals:
+class LoopStats:
     """One per page, and like its counters they go on when a later loop takes the page over.
 
     What is counted is written by the thread in which it happens: the loop's, and the watchdog's for samples. What must be asked for is
@@ -27,8 +27,8 @@ class Vitals:
 
     def __init__(self, page: Page) -> None:
         self._words = page.words
-        self._start = page.layout.vitals
-        self._samples = Tally(page, page.layout.samples, MAX_PLACES)
+        self._start = page.layout.loop_stats
+        self._samples = CounterTable(page, page.layout.samples, MAX_PLACES)
         self._meters = {
             "thread_cpu_ns": Meter(threads.cpu_ns, self._known("thread_cpu_ns")),
             "thread_runqueue_ns": Meter(threads.runqueue_ns, self._known("thread_runqueue_ns")),
@@ -54,11 +54,11 @@ class Vitals:
 
     def collected(self, generation: int, ns: int) -> None:
         """A garbage collection took so long in the loop's thread."""
-        self._words[self._start + VITALS[f"gc_pause_{generation}_ns"]] += ns
+        self._words[self._start + LOOP_STATS[f"gc_pause_{generation}_ns"]] += ns
 
     def unhandled(self) -> None:
         """The loop's exception handler was called."""
-        self._words[self._start + VITALS["unhandled_exceptions"]] += 1
+        self._words[self._start + LOOP_STATS["unhandled_exceptions"]] += 1
 
     def sampled(self, blocked_at: str) -> None:
         """Count a sample of the watchdog."""
@@ -94,8 +94,8 @@ class Vitals:
                 self._set(name, meter.total_ns)
 
     def _known(self, name: str) -> int | None:
-        value = self._words[self._start + VITALS[name]]
+        value = self._words[self._start + LOOP_STATS[name]]
         return None if value == UNKNOWN else value
 
     def _set(self, name: str, value: int | None) -> None:
-        self._words[self._start + VITALS[name]] = UNKNOWN if value is None else value
+        self._words[self._start + LOOP_STATS[name]] = UNKNOWN if value is None else value

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.exposition.metrics import SCOPE_ERRORS
 from aiometrics.instrumentation.slots import Slot
-from aiometrics.pages.layout import VITALS
+from aiometrics.pages.layout import LOOP_STATS
 
 _OUTSIDE = SCOPE_ERRORS.index("outside_loop")
 
 
-class Account:
+class ProcessStats:
     """Writes to the first page of the process. What there is no page for yet, it tells itself."""
 
-    def __init__(self, faults: Faults, outside_loop: Callable[[], int], records: Callable[[], Mapping[tuple[str, str], int]]) -> None:
-        self._faults = faults
+    def __init__(
+        self, internal_errors: InternalErrors, outside_loop: Callable[[], int], records: Callable[[], Mapping[tuple[str, str], int]]
+    ) -> None:
+        self._internal_errors = internal_errors
         self._outside_loop = outside_loop
         self._records = records
         self._records_written: Mapping[tuple[str, str], int] = {}
@@ -33,7 +35,7 @@ class Account:
             return
         self.untraced_tasks = 0
         page = slots[0].page
-        page.words[page.layout.vitals + VITALS["untraced_tasks"]] = untraced_tasks
+        page.words[page.layout.loop_stats + LOOP_STATS["untraced_tasks"]] = untraced_tasks
         for probe, count in self.errors().items():
             slots[0].errors.add(probe, count)
             self._written[probe] += count
@@ -42,9 +44,9 @@ class Account:
         self._outside_written = outside
         records = self._records()
         for key, count in records.items():
-            page.words[page.layout.vitals + VITALS["_".join(key)]] += count - self._records_written.get(key, 0)
+            page.words[page.layout.loop_stats + LOOP_STATS["_".join(key)]] += count - self._records_written.get(key, 0)
         self._records_written = records
 
     def errors(self) -> dict[str, int]:
         """Internal errors that are in no page, by probe."""
-        return dict(Counter(self._faults.counts()) - self._written)
+        return dict(Counter(self._internal_errors.counts()) - self._written)

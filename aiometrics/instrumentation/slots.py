@@ -6,20 +6,20 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.yielding import Pause, no_pause
-from aiometrics.instrumentation.loop_stats import Vitals
-from aiometrics.pages.counter_table import Tally
-from aiometrics.pages.exemplar_table import Marks
-from aiometrics.pages.header import Terms
+from aiometrics.instrumentation.loop_stats import LoopStats
+from aiometrics.pages.counter_table import CounterTable
+from aiometrics.pages.exemplar_table import ExemplarTable
+from aiometrics.pages.header import PageFormat
 from aiometrics.pages.layout import HEADER, MAX_PROBES
 from aiometrics.pages.merge import labelled
-from aiometrics.pages.multiprocess.directory import Held, Shelf
+from aiometrics.pages.multiprocess.directory import ClaimedSlot, SharedDirectory
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, read
-from aiometrics.recorder.labels import Directory
+from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
-from aiometrics.requests.objectives import Ledger
+from aiometrics.requests.objectives import Objectives
 
 
 @dataclass(slots=True, eq=False)
@@ -27,18 +27,18 @@ class Slot:
     """One page, the names on it, the loop name that it is used under, and what its recorder does not write."""
 
     page: Page
-    directory: Directory
-    ledger: Ledger
-    vitals: Vitals
-    errors: Tally
-    marks: Marks
+    directory: Labels
+    ledger: Objectives
+    loop_stats: LoopStats
+    errors: CounterTable
+    marks: ExemplarTable
     name: str
     free: bool = True
     #: Where the page is on the shelf.
-    held: Held | None = None
+    held: ClaimedSlot | None = None
 
 
-class Pages:
+class SlotPool:
     """At most ``max_loops`` pages, so that memory is bounded however many loops come and go; counters never fall.
 
     With a ``shelf`` the pages are there, where other processes read them and, once this one is gone, go on with them.
@@ -46,20 +46,20 @@ class Pages:
 
     def __init__(
         self,
-        terms: Terms,
+        page_format: PageFormat,
         max_loops: int,
         *,
         places: Places,
         objectives: Mapping[str, float],
-        faults: Faults,
-        shelf: Shelf | None = None,
+        internal_errors: InternalErrors,
+        directory: SharedDirectory | None = None,
     ) -> None:
-        self._terms = terms
+        self._page_format = page_format
         self._max_loops = max_loops
         self._places = places
         self._objectives = objectives
-        self._faults = faults
-        self._shelf = shelf
+        self._internal_errors = internal_errors
+        self._directory = directory
         self._slots: list[Slot] = []
         # Reentrant, because garbage collection in the middle may run a finalizer of the application's that makes a loop.
         self._lock = threading.RLock()
@@ -70,7 +70,7 @@ class Pages:
         On a shelf loops have numbers for names, and any free page will do. Raises ``OSError`` if the shelf has none.
         """
         with self._lock:
-            slot = self._of_name(self._unique(thread_name)) if self._shelf is None else self._of_shelf(self._shelf)
+            slot = self._of_name(self._unique(thread_name)) if self._directory is None else self._of_shelf(self._directory)
             if slot is None:
                 self._slots[0].page.words[HEADER["overflow_loop"]] += 1
                 return None
@@ -85,13 +85,13 @@ class Pages:
         with self._lock:
             slot.page.close()
             slot.ledger.clear()
-            slot.vitals.end()
+            slot.loop_stats.end()
             slot.free = True
 
     def leave(self) -> None:
         """All loops are gone, and what is on the shelf is left to others."""
         with self._lock:
-            if self._shelf is None:
+            if self._directory is None:
                 return
             for slot in self._slots:
                 if slot.held is not None:
@@ -106,8 +106,8 @@ class Pages:
     def check(self) -> None:
         """Say so if pages are not on the shelf any more."""
         for slot in self.all():
-            if slot.held is not None and self._shelf is not None:
-                self._shelf.miss(slot.held)
+            if slot.held is not None and self._directory is not None:
+                self._directory.miss(slot.held)
 
     def all(self) -> list[Slot]:
         """Every page that a loop ever wrote to. Takes no lock: slots are only ever added."""
@@ -116,9 +116,9 @@ class Pages:
     def views(self, now_ns: int, unix_ns: int, pause: Pause = no_pause) -> tuple[list[PageView], Mapping[str, int]]:
         """What all pages say, those of other processes on the shelf included, and how many of the latter were left out, by reason."""
         own = {slot.name: labelled(_view(slot, now_ns, unix_ns, pause), slot.name) for slot in self.all()}
-        if self._shelf is None:
+        if self._directory is None:
             return list(own.values()), {}
-        shelved = self._shelf.read({int(name) for name in own}, self._terms, now_ns, unix_ns, pause)
+        shelved = self._directory.read({int(name) for name in own}, self._page_format, now_ns, unix_ns, pause)
         found = {**{int(name): view for name, view in own.items()}, **shelved.pages}
         return [found[number] for number in sorted(found)], shelved.skipped
 
@@ -133,15 +133,15 @@ class Pages:
     def _of_name(self, name: str) -> Slot | None:
         slot = next((slot for slot in self._slots if slot.free and slot.name == name), None)
         if slot is None and len(self._slots) < self._max_loops:
-            slot = self._added(Page(*self._terms), name)
+            slot = self._added(Page(*self._page_format), name)
         if slot is None:
             slot = self._free()
         return slot
 
-    def _of_shelf(self, shelf: Shelf) -> Slot | None:
+    def _of_shelf(self, directory: SharedDirectory) -> Slot | None:
         slot = self._free()
         if slot is None and len(self._slots) < self._max_loops:
-            held = shelf.take(self._terms)
+            held = directory.take(self._page_format)
             slot = self._added(held.page, str(held.number))
             slot.held = held
         return slot
@@ -150,9 +150,9 @@ class Pages:
         return next((slot for slot in self._slots if slot.free), None)
 
     def _added(self, page: Page, name: str) -> Slot:
-        directory = Directory(page, self._places, self._faults)
-        errors = Tally(page, self._terms.layout.errors, MAX_PROBES)
-        slot = Slot(page, directory, Ledger(page, directory, self._objectives), Vitals(page), errors, Marks(page), name)
+        directory = Labels(page, self._places, self._internal_errors)
+        errors = CounterTable(page, self._page_format.layout.errors, MAX_PROBES)
+        slot = Slot(page, directory, Objectives(page, directory, self._objectives), LoopStats(page), errors, ExemplarTable(page), name)
         self._slots.append(slot)
         return slot
 

@@ -11,7 +11,7 @@ from itertools import islice
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from aiometrics.recorder.places import Kind, Places, called, module_name, ours, place
+from aiometrics.recorder.places import Origin, Places, called, module_name, ours, place
 
 #: Frames that are looked at, from the innermost on.
 MAX_FRAMES = 256
@@ -105,9 +105,9 @@ def blocked_at(stack: Sequence[Call], places: Places) -> str:
     Without any of the application it is the innermost of a third party, else the innermost. C functions have no frame: of those the
     line tells which it is. What we do ourselves, and what we call for it, is never the place.
     """
-    kinds = [places.kind_of(call.module, call.code) for call in stack]
-    work = max((number for number, call in enumerate(stack) if ours(call.module) and kinds[number] < Kind.APPLICATION), default=-1)
-    eligible = [number for number, kind in enumerate(kinds) if number > work or kind == Kind.APPLICATION]
+    kinds = [places.origin_of(call.module, call.code) for call in stack]
+    work = max((number for number, call in enumerate(stack) if ours(call.module) and kinds[number] < Origin.APPLICATION), default=-1)
+    eligible = [number for number, kind in enumerate(kinds) if number > work or kind == Origin.APPLICATION]
     if not eligible:
         return UNKNOWN
     number = max(eligible, key=kinds.__getitem__)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from aiometrics.base.background import Background
 from aiometrics.base.clock import SECOND_NS, Clock, monotonic
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation.slots import Slot
 from aiometrics.instrumentation.stack import UNKNOWN, Call, blocked_at, calls, frame_of, shortened
 from aiometrics.pages.layout import COROUTINE, LOOP
@@ -95,7 +95,7 @@ class Watchdog(Background):
         self,
         slots: Callable[[], Iterable[Slot]],
         places: Places,
-        faults: Faults,
+        internal_errors: InternalErrors,
         *,
         threshold_ns: int,
         interval: float,
@@ -103,7 +103,7 @@ class Watchdog(Background):
     ) -> None:
         self._slots = slots
         self._places = places
-        self._faults = faults
+        self._internal_errors = internal_errors
         self._threshold_ns = threshold_ns
         self._interval_ns = round(interval * SECOND_NS)
         self._clock = clock
@@ -120,7 +120,7 @@ class Watchdog(Background):
             while not self._stopping.wait(self.look() / SECOND_NS):
                 pass
         except Exception as error:  # noqa: BLE001 - never the application's problem
-            self._faults.report(PROBE, error)
+            self._internal_errors.report(PROBE, error)
 
     def _look_at(self, slot: Slot) -> int:
         since_ns, now_ns = _since_ns(slot.page), self._clock()
@@ -137,7 +137,7 @@ class Watchdog(Background):
     @staticmethod
     def _stack(slot: Slot, since_ns: int) -> list[Call] | None:
         """What the loop's thread is executing, or ``None`` if that may be the next segment's already."""
-        ident = slot.vitals.ident
+        ident = slot.loop_stats.ident
         frame = None if ident is None else frame_of(ident)
         stack = [] if frame is None else calls(frame)
         return stack if _since_ns(slot.page) == since_ns else None
@@ -148,7 +148,7 @@ class Watchdog(Background):
             before_ns = _word(slot.page, "blocking_ns") - _word(slot.page, "segment_counted_ns")
             incident = self._incidents[slot] = Incident(since_ns, _coroutine_name(slot.page), before_ns)
         place = blocked_at(stack, self._places)
-        slot.vitals.sampled(place)
+        slot.loop_stats.sampled(place)
         incident.places[place] += 1
         incident.stacks[place] = shortened(stack) or UNKNOWN
         incident.seen_ns = now_ns - since_ns

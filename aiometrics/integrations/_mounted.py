@@ -9,7 +9,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from aiometrics.exporter.scrape import Scrapes
+from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exporter.session import collected, report
 from aiometrics.http.messages import Response
 
@@ -26,7 +26,7 @@ class Mounted:
 
     def _begin(self) -> None:
         self._process = os.getpid()
-        self._scrapes = Scrapes(collected, self._registry, partial(report, "registry"))
+        self._scrapes = ScrapeHandler(collected, self._registry, partial(report, "registry"))
         self._threads = ThreadPoolExecutor(_MOST, "aiometrics-scrape")
 
     async def answer(self, accept: str | None) -> Response:

@@ -11,7 +11,7 @@ from aiometrics.pages.snapshot import OTHER
 _COUNT, _LENGTH = NOTE["count"], NOTE["length"]
 
 
-class Tally:
+class CounterTable:
     """The table of ``capacity`` notes that starts at word ``start``; what it counted before goes on. One thread at a time may add.
 
     A name is cut at 256 bytes. One that finds no room counts as ``(other)``.

@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from aiometrics.pages.layout import MAX_MARKS, NOTE, NOTE_BYTES, NOTE_WORDS, WORD
+from aiometrics.pages.layout import MAX_EXEMPLARS, NOTE, NOTE_BYTES, NOTE_WORDS, WORD
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import Exemplar
 
@@ -22,13 +22,13 @@ _NUMBER = re.compile("[0-9]{1,19}")
 Key = tuple[int, int]
 
 
-class Marks:
+class ExemplarTable:
     """The last exemplar of each record, of those that came last: an older one makes room. Used by the loop's thread only."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
         start = page.layout.marks
-        self._free = list(range(start, start + MAX_MARKS * NOTE_WORDS, NOTE_WORDS))
+        self._free = list(range(start, start + MAX_EXEMPLARS * NOTE_WORDS, NOTE_WORDS))
         #: Where each is, the oldest first.
         self._notes: OrderedDict[Key, int] = OrderedDict()
         for key, note in sorted(self._written(), key=lambda found: self._text(found[1]).split(" ")[3]):

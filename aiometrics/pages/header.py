@@ -11,7 +11,7 @@ Buffer = bytes | bytearray
 
 _MAX_BOUNDS = 64
 _MAX_RECORDS = 1_000_000
-#: As many bytes as are enough for :func:`terms_of`.
+#: As many bytes as are enough for :func:`parse_header`.
 HEAD_BYTES = (len(HEADER) + 2 * _MAX_BOUNDS) * WORD
 
 
@@ -23,7 +23,7 @@ class PageVersionError(PageError):
     """They are a page of another version."""
 
 
-class Terms(NamedTuple):
+class PageFormat(NamedTuple):
     """What two pages must have in common so that one can continue the other."""
 
     layout: Layout
@@ -40,7 +40,7 @@ def version_of(head: Buffer) -> int | None:
     return words[HEADER["version"]] if words[HEADER["magic"]] == MAGIC else None
 
 
-def terms_of(head: Buffer, size: int) -> Terms:
+def parse_header(head: Buffer, size: int) -> PageFormat:
     """The terms of a page of ``size`` bytes that begins with ``head``.
 
     Raises :class:`PageError` if it cannot be one.
@@ -68,4 +68,4 @@ def terms_of(head: Buffer, size: int) -> Terms:
     layout = Layout(segment_ns, wait_ns, *capacities)
     if layout.size != size or words[HEADER["size"]] != size or words[HEADER["string_bytes"]] != layout.string_bytes:
         raise PageError(f"a page of {size} bytes that should have {layout.size}")
-    return Terms(layout, words[HEADER["blocking_threshold_ns"]], words[HEADER["weight"]])
+    return PageFormat(layout, words[HEADER["blocking_threshold_ns"]], words[HEADER["weight"]])

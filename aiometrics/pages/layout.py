@@ -88,7 +88,7 @@ LOOP = _numbered(
 LOOP_COUNTERS = frozenset({"finished", "blocking_ns", "active_ns", "idle_ns", "events", "events_waiting", "segments_before_ns", "started"})
 GENERATIONS = 3
 #: What is known of a loop without its recorder; UNKNOWN where the loop or the system does not tell.
-VITALS = _numbered(
+LOOP_STATS = _numbered(
     "thread_cpu_ns",
     "thread_runqueue_ns",
     *(f"gc_pause_{generation}_ns" for generation in range(GENERATIONS)),
@@ -109,7 +109,7 @@ NOTE_WORDS = len(NOTE) + NOTE_BYTES // WORD
 #: Notes in a table; the last one is (other).
 MAX_PLACES, MAX_PROBES = 101, 33
 #: Exemplars.
-MAX_MARKS = 64
+MAX_EXEMPLARS = 64
 COROUTINE = _numbered("name", "created", "live", "destroyed_pending", "running_ns")
 YIELD_POINT = _numbered("coroutine", "yield_point", "awaits", "blocking_ns", "inflicted_wait_ns", "suspended", "oldest_ns")
 REQUEST = _numbered(
@@ -167,14 +167,14 @@ class Layout:
         return self.start_delay + self.segment_words
 
     @cached_property
-    def vitals(self) -> int:
+    def loop_stats(self) -> int:
         """Where the vitals of the loop start."""
         return self.iterations + self.segment_words
 
     @cached_property
     def samples(self) -> int:
         """Where the table of block samples starts."""
-        return self.vitals + len(VITALS)
+        return self.loop_stats + len(LOOP_STATS)
 
     @cached_property
     def errors(self) -> int:
@@ -189,7 +189,7 @@ class Layout:
     @cached_property
     def coroutines(self) -> int:
         """Where the coroutine records start."""
-        return self.marks + MAX_MARKS * NOTE_WORDS
+        return self.marks + MAX_EXEMPLARS * NOTE_WORDS
 
     @cached_property
     def coroutine_words(self) -> int:
@@ -301,7 +301,7 @@ def elapsed_ns(since_ns: int, seen_ns: int) -> int:
     return max(0, seen_ns - since_ns) if since_ns else 0
 
 
-def of_seconds(segment: Sequence[float], wait: Sequence[float], max_coroutines: int, max_yield_points: int, max_requests: int) -> Layout:
+def from_seconds(segment: Sequence[float], wait: Sequence[float], max_coroutines: int, max_yield_points: int, max_requests: int) -> Layout:
     """A layout with bucket bounds given in seconds."""
     return Layout(
         tuple(round(bound * 1_000_000_000) for bound in segment),

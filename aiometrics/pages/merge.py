@@ -9,7 +9,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import TypeVar
 
-from aiometrics.base.yielding import Pause, no_pause, paced
+from aiometrics.base.yielding import Pause, in_slices, no_pause
 from aiometrics.exposition.metrics import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.pages.reader import OVERFLOWS, PageView
 from aiometrics.pages.snapshot import Coroutine, Exemplar, RequestType, RequestWait, Snapshot, YieldPoint
@@ -55,19 +55,19 @@ def merged(
 def merged_coroutines(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[Coroutine, ...]:
     """The coroutines of all pages, those of one name added up."""
     entries = (entry for view in views for entry in view.coroutines)
-    return _added_up(paced(entries, pause), lambda entry: entry.coroutine, _add_coroutines)
+    return _added_up(in_slices(entries, pause), lambda entry: entry.coroutine, _add_coroutines)
 
 
 def merged_yield_points(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[YieldPoint, ...]:
     """The yield points of all pages, those with the same labels added up."""
     entries = (entry for view in views for entry in view.yield_points)
-    return _added_up(paced(entries, pause), lambda entry: entry.labels, _add_yield_points)
+    return _added_up(in_slices(entries, pause), lambda entry: entry.labels, _add_yield_points)
 
 
 def merged_requests(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[RequestType, ...]:
     """The types of requests on all pages, those of one name added up."""
     entries = (entry for view in views for entry in view.requests)
-    return _added_up(paced(entries, pause), lambda entry: entry.request, _add_requests)
+    return _added_up(in_slices(entries, pause), lambda entry: entry.request, _add_requests)
 
 
 def _added_up(entries: Iterable[E], labels: Callable[[E], object], add: Callable[[E, E], E]) -> tuple[E, ...]:

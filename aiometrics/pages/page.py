@@ -14,6 +14,7 @@ from aiometrics.pages.layout import (
     LOOP,
     LOOP_COUNTERS,
     LOOP_NAME_BYTES,
+    LOOP_STATS,
     MAGIC,
     NAME_BYTES,
     OWN_COROUTINES,
@@ -22,7 +23,6 @@ from aiometrics.pages.layout import (
     UNKNOWN,
     VERSION,
     VITAL_GAUGES,
-    VITALS,
     WORD,
     YIELD_POINT,
     Layout,
@@ -108,7 +108,7 @@ class Page:
         self._store_own()
         self._forget_vitals()
         for name in ("thread_cpu_ns", "thread_runqueue_ns"):
-            self.words[layout.vitals + VITALS[name]] = UNKNOWN
+            self.words[layout.loop_stats + LOOP_STATS[name]] = UNKNOWN
         self.words[HEADER["magic"]] = MAGIC
 
     def _continue(self) -> None:
@@ -318,9 +318,9 @@ class Page:
         return elapsed_ns(since_ns, seen_ns)
 
     def _forget_vitals(self) -> None:
-        self.words[self.layout.vitals + VITALS["untraced_tasks"]] = 0
+        self.words[self.layout.loop_stats + LOOP_STATS["untraced_tasks"]] = 0
         for name in VITAL_GAUGES:
-            self.words[self.layout.vitals + VITALS[name]] = UNKNOWN
+            self.words[self.layout.loop_stats + LOOP_STATS[name]] = UNKNOWN
 
     def _string(self, text: str) -> int:
         """The reference of ``text`` in the string area, 0 if it found no room."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from aiometrics.base.yielding import Pause, no_pause, paced
+from aiometrics.base.yielding import Pause, in_slices, no_pause
 from aiometrics.exposition.metrics import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, Key, decoded
-from aiometrics.pages.header import Buffer, PageError, terms_of
+from aiometrics.pages.header import Buffer, PageError, parse_header
 from aiometrics.pages.layout import (
     COROUTINE,
     GENERATIONS,
     HEADER,
     LOOP,
-    MAX_MARKS,
+    LOOP_STATS,
+    MAX_EXEMPLARS,
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
@@ -26,7 +27,6 @@ from aiometrics.pages.layout import (
     REQUEST_WAIT,
     UNKNOWN,
     VITAL_GAUGES,
-    VITALS,
     WORD,
     YIELD_POINT,
     elapsed_ns,
@@ -82,7 +82,7 @@ def read(data: Buffer, now_ns: int, unix_ns: int, *, alive: bool = True, pause: 
 
 def check_range(data: Buffer) -> None:
     """Raises :class:`PageError` if a page that :func:`read` takes has a number so large that who goes on counting might overflow."""
-    layout = terms_of(data, len(data)).layout
+    layout = parse_header(data, len(data)).layout
     words = memoryview(data)[: layout.strings * WORD].cast("q")
     # In between are tables of notes, which have text among their words.
     numbers = words[: layout.samples], words[layout.samples : layout.coroutines : NOTE_WORDS], words[layout.coroutines :]
@@ -97,7 +97,7 @@ class _Decoder:
         self._alive = alive
         self._unix_offset_ns = unix_offset_ns
         self._now_ns = now_ns
-        self._layout = terms_of(data, len(data)).layout
+        self._layout = parse_header(data, len(data)).layout
         self._words = memoryview(data)[: self._layout.strings * WORD].cast("q")
         self._used = {
             "coroutines": self._count("coroutines", self._layout.max_coroutines + OWN_COROUTINES),
@@ -113,13 +113,13 @@ class _Decoder:
 
     def view(self, pause: Pause) -> PageView:
         names = tuple(self._text(self._coroutine(number, "name")) for number in range(self._used["coroutines"]))
-        points = tuple(self._yield_point(number, names) for number in paced(range(self._used["yield_points"]), pause))
+        points = tuple(self._yield_point(number, names) for number in in_slices(range(self._used["yield_points"]), pause))
         requests = tuple(self._text(self._request(number, "name")) for number in range(self._used["requests"]))
         return PageView(
             self._loop_record(names),
             tuple(
                 self._coroutine_record(number, name)
-                for number, name in paced(enumerate(names), pause)
+                for number, name in in_slices(enumerate(names), pause)
                 if self._coroutine(number, "created")
             ),
             (*(point for point in points if _met(point)), *self._running_points(names)),
@@ -127,7 +127,7 @@ class _Decoder:
             self._notes(self._layout.errors, MAX_PROBES),
             self._vital("untraced_tasks") if self._alive else 0,
             {(kind, outcome): self._vital(f"{kind}_{outcome}") for kind in RECORD_KINDS for outcome in RECORD_OUTCOMES},
-            tuple(entry for number, name in paced(enumerate(requests), pause) if _used(entry := self._request_type(number, name))),
+            tuple(entry for number, name in in_slices(enumerate(requests), pause) if _used(entry := self._request_type(number, name))),
             self._request_waits(requests),
             {kind: self._words[self._layout.scope_errors + number] for number, kind in enumerate(SCOPE_ERRORS)},
         )
@@ -139,7 +139,7 @@ class _Decoder:
         return self._words[self._layout.loop + LOOP[name]]
 
     def _vital(self, name: str) -> int:
-        return self._words[self._layout.vitals + VITALS[name]]
+        return self._words[self._layout.loop_stats + LOOP_STATS[name]]
 
     def _if_known(self, name: str) -> int | None:
         value = self._vital(name)
@@ -162,7 +162,7 @@ class _Decoder:
         return found
 
     def _marks(self) -> Iterator[tuple[Key, Exemplar]]:
-        for _, text in self._texts(self._layout.marks, MAX_MARKS):
+        for _, text in self._texts(self._layout.marks, MAX_EXEMPLARS):
             try:
                 yield decoded(text)
             except ValueError as error:

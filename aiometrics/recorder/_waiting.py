@@ -8,7 +8,7 @@ from aiometrics.pages.layout import YIELD_POINT
 from aiometrics.pages.page import Page
 
 
-class Waiting:
+class SuspendedTasks:
     """Shows in the page how many tasks are suspended at each point, and since when the oldest is. Keeps none of them alive."""
 
     def __init__(self, page: Page) -> None:

@@ -6,7 +6,7 @@ import functools
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
-from aiometrics.recorder.chain import type_names
+from aiometrics.recorder.await_chain import type_names
 from aiometrics.recorder.places import relative_path, type_name
 
 #: Names what a callback of a transport is for, in the place where yield points name what they await.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiometrics.pages import layout
-from aiometrics.recorder import recorder as _twin
-from aiometrics.recorder.scope import Scope
+from aiometrics.recorder import recorder
+from aiometrics.recorder.scope import RequestScope
 from aiometrics.recorder.traced import TracedCoroutine
 from aiometrics.recorder.turns import Turns
 
@@ -31,7 +31,7 @@ class Implementation:
     core: Any = None
 
 
-PYTHON = Implementation("python", _twin.Recorder, TracedCoroutine, Scope, Turns)
+PYTHON = Implementation("python", recorder.Recorder, TracedCoroutine, RequestScope, Turns)
 
 
 def _refusal() -> str | None:
@@ -64,9 +64,9 @@ def _c() -> Implementation | None:
     if not _of_these_sources(_core):
         logger.warning("the recorder runs in Python, which is slow: the C core was built from other sources. Build it again")
         return None
-    return Implementation("c", _core.Recorder, _core.TracedCoroutine, _core.Scope, _core.Turns, _core)
+    return Implementation("c", _core.Recorder, _core.TracedCoroutine, _core.RequestScope, _core.Turns, _core)
 
 
 IMPLEMENTATIONS = {found.name: found for found in (PYTHON, _c()) if found is not None}
-CHOSEN = IMPLEMENTATIONS.get("c", PYTHON)
-IMPLEMENTATION = CHOSEN.name
+DEFAULT = IMPLEMENTATIONS.get("c", PYTHON)
+IMPLEMENTATION = DEFAULT.name

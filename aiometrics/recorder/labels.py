@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.pages.layout import CALLBACKS
 from aiometrics.pages.page import Page, stored
 from aiometrics.pages.snapshot import CALLBACK, IN_REQUEST, OTHER
 from aiometrics.recorder import callback as callbacks
-from aiometrics.recorder.places import Kind, Places
+from aiometrics.recorder.places import Origin, Places
 
 PROBE = "naming"
 #: Types of requests that are known by name, refused ones included, before those are forgotten: more than any page has room for.
@@ -20,16 +20,16 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 
-class Directory:
+class Labels:
     """The records of one page by their labels.
 
     Nothing here raises: an error in naming counts as one of the probe ``naming``, and new places then go to ``(other)``.
     """
 
-    def __init__(self, page: Page, places: Places, faults: Faults) -> None:
+    def __init__(self, page: Page, places: Places, internal_errors: InternalErrors) -> None:
         self._page = page
         self._places = places
-        self._faults = faults
+        self._internal_errors = internal_errors
         self._coroutines = {name: number for number, name in page.coroutines()}
         self._points = {names: number for number, names in page.yield_points()}
         self._requests = {OTHER: 0, **{name: number for number, name in page.requests()}}
@@ -42,7 +42,7 @@ class Directory:
 
     def kind(self, obj: Any) -> int:
         """Whose code ``obj`` runs, as a :class:`~aiometrics.places.Kind`."""
-        return self._ask(Kind.STANDARD_LIBRARY, self._places.kind, obj)
+        return self._ask(Origin.STANDARD_LIBRARY, self._places.kind, obj)
 
     def transparent(self, root: Any) -> bool:
         """Whether the root's name does not depend on its own code, so that it must be asked for every task."""
@@ -102,12 +102,12 @@ class Directory:
         return self._labels[key] if key >= 0 else (self._coroutine_names[~key], IN_REQUEST, IN_REQUEST)
 
     def _ask(self, otherwise: E, question: Callable[..., T], *subjects: Any) -> T | E:
-        if self._faults.tripped(PROBE):
+        if self._internal_errors.disabled(PROBE):
             return otherwise
         try:
             return question(*subjects)
         except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
-            self._faults.report(PROBE, error)
+            self._internal_errors.report(PROBE, error)
             return otherwise
 
     def _point(self, coroutine: int, yield_point: str, awaits: str) -> int:

@@ -6,9 +6,9 @@ from types import CodeType
 from typing import Any
 
 from aiometrics.pages.layout import CALLBACKS
+from aiometrics.recorder.await_chain import awaited_by, code_of, frame_of, opaque
 from aiometrics.recorder.callback import identity
-from aiometrics.recorder.chain import awaited_by, code_of, frame_of, opaque
-from aiometrics.recorder.labels import Directory
+from aiometrics.recorder.labels import Labels
 
 #: Places of dead code would pile up in the caches; past this many they start anew.
 CACHE_ENTRIES = 16_384
@@ -16,11 +16,11 @@ CACHE_ENTRIES = 16_384
 MAX_DEPTH = 10_000
 
 
-class Naming:
+class Locator:
     """Asks the directory once for each thing, and remembers the answer."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, directory: Labels) -> None:
+        self._labels = directory
         self._records: dict[CodeType, int] = {}
         self._kinds: dict[CodeType, int] = {}
         self._points: dict[tuple[Any, ...], int] = {}
@@ -30,11 +30,11 @@ class Naming:
         """The record of tasks with this root coroutine."""
         code = code_of(coro)
         if code is None:
-            return self._directory.coroutine(coro)
+            return self._labels.coroutine(coro)
         record = self._records.get(code)
         if record is None:
-            record = self._directory.coroutine(coro)
-            if not self._directory.transparent(coro):
+            record = self._labels.coroutine(coro)
+            if not self._labels.transparent(coro):
                 _keep(self._records, code, record)
         return record
 
@@ -57,7 +57,7 @@ class Naming:
         key = (record, *_position(owner), *_identity(callee, yielded))
         point = self._points.get(key)
         if point is None:
-            point = self._directory.yield_point(record, owner, callee, yielded)
+            point = self._labels.yield_point(record, owner, callee, yielded)
             _keep(self._points, key, point)
         return point
 
@@ -66,7 +66,7 @@ class Naming:
         key = (CALLBACKS, *identity(callback))
         point = self._points.get(key)
         if point is None:
-            point = self._directory.callback(callback)
+            point = self._labels.callback(callback)
             _keep(self._points, key, point)
         return point
 
@@ -75,14 +75,14 @@ class Naming:
         key = (request, point)
         record = self._request_waits.get(key)
         if record is None:
-            record = self._directory.request_wait(request, point)
+            record = self._labels.request_wait(request, point)
             _keep(self._request_waits, key, record)
         return record
 
     def _kind_of(self, link: Any, code: CodeType) -> int:
         kind = self._kinds.get(code)
         if kind is None:
-            kind = self._directory.kind(link)
+            kind = self._labels.kind(link)
             _keep(self._kinds, code, kind)
         return kind
 

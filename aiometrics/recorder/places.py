@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
-from aiometrics.recorder.chain import code_of, frame_of, peek, type_names
+from aiometrics.recorder.await_chain import code_of, frame_of, peek, type_names
 
 #: Coroutines of other tools that only wrap the application's own, which they hold, or what makes it, in the variable named here.
 _WRAPPERS = {
@@ -48,7 +48,7 @@ _STANDARD_LIBRARY = tuple(
 _SITE = ("site-packages", "dist-packages")
 
 
-class Kind(enum.IntEnum):
+class Origin(enum.IntEnum):
     """Whose code it is; a yield point is the innermost frame of the highest kind in the await chain."""
 
     STANDARD_LIBRARY = 0
@@ -78,10 +78,10 @@ def _without_source(module: str, code: CodeType) -> bool:
     return code.co_filename.startswith("<") and not typed_in
 
 
-def _kind_of_file(path: str) -> Kind:
+def _kind_of_file(path: str) -> Origin:
     if any(part in _SITE for part in path.replace(os.sep, "/").split("/")):
-        return Kind.LIBRARY
-    return Kind.STANDARD_LIBRARY if path.startswith(_STANDARD_LIBRARY) else Kind.APPLICATION
+        return Origin.LIBRARY
+    return Origin.STANDARD_LIBRARY if path.startswith(_STANDARD_LIBRARY) else Origin.APPLICATION
 
 
 def ours(module: str) -> bool:
@@ -146,23 +146,23 @@ class Places:
         self._application = tuple(application)
         self._library = tuple(library)
 
-    def kind(self, obj: Any) -> Kind:
+    def kind(self, obj: Any) -> Origin:
         """Whose code the coroutine, generator or asynchronous generator ``obj`` runs."""
-        return self.kind_of(_module_of(obj), code_of(obj))
+        return self.origin_of(_module_of(obj), code_of(obj))
 
-    def kind_of(self, module: str, code: CodeType | None) -> Kind:
+    def origin_of(self, module: str, code: CodeType | None) -> Origin:
         """Whose code it is, by the module that it runs in; without Python code it is a library's.
 
         Code that was generated, or frozen into the interpreter, has no line that anybody could open: whoever called it is named instead.
         """
         if code is not None and _without_source(module, code):
-            return Kind.STANDARD_LIBRARY
+            return Origin.STANDARD_LIBRARY
         if _within(module, self._library):
-            return Kind.LIBRARY
+            return Origin.LIBRARY
         if _within(module, self._application):
-            return Kind.APPLICATION
+            return Origin.APPLICATION
         if ours(module) or code is None:
-            return Kind.LIBRARY
+            return Origin.LIBRARY
         return _kind_of_file(code.co_filename)
 
     def transparent(self, root: Any) -> bool:

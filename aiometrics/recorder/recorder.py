@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 from aiometrics.base.clock import Clock, monotonic
-from aiometrics.base.internal_errors import OFF_FOR_LOOP, Faults
+from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors
 from aiometrics.pages.layout import CALLBACKS, COROUTINE, HEADER, LOOP, YIELD_POINT
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import EAGER_CHILD, RAISE, RETURN
-from aiometrics.recorder import scope as _scope
-from aiometrics.recorder._waiting import Waiting
-from aiometrics.recorder.labels import Directory
-from aiometrics.recorder.locate import Naming
+from aiometrics.recorder import scope
+from aiometrics.recorder._waiting import SuspendedTasks
+from aiometrics.recorder.labels import Labels
+from aiometrics.recorder.locate import Locator
 from aiometrics.recorder.traced import DONE, NEW, OFFERED, RUNNING, SUSPENDED, TracedCoroutine
 
 COMPLETED, FAILED, CANCELLED = range(3)
@@ -39,16 +39,16 @@ class Recorder:
     def __init__(
         self,
         page: Page,
-        directory: Directory,
-        faults: Faults,
+        directory: Labels,
+        internal_errors: InternalErrors,
         *,
         clock: Clock = monotonic,
         blocked: Callable[[int, int], None] | None = None,
     ) -> None:
         self.page = page
         self.retired = False
-        self._directory = directory
-        self._faults = faults
+        self._labels = directory
+        self._internal_errors = internal_errors
         self._clock = clock
         self._blocked = blocked
         self._words = page.words
@@ -60,15 +60,15 @@ class Recorder:
         #: Tasks that were traced by now.
         self._traced = 0
         self._current: TracedCoroutine | None = None
-        self._naming = Naming(directory)
-        self._waiting = Waiting(page)
+        self._locator = Locator(directory)
+        self._suspended_tasks = SuspendedTasks(page)
 
     def trace(self, coro: Any) -> Any:
         """``coro``, or what stands for it from now on: a task is being created."""
         if self.retired or not _is_coroutine(coro) or not self._sampled():
             return coro
         try:
-            traced = TracedCoroutine(coro, self, self._naming.coroutine(coro), self._clock())
+            traced = TracedCoroutine(coro, self, self._locator.coroutine(coro), self._clock())
         except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
             return coro
@@ -112,14 +112,14 @@ class Recorder:
             return
         try:
             since_ns, now = traced._since_ns, self._clock()
-            point = self._naming.yield_point(traced._record, traced.__wrapped__, yielded)
+            point = self._locator.yield_point(traced._record, traced.__wrapped__, yielded)
             now = self._prepare(traced, since_ns, now)
             if self.retired:  # while the place was named: the page may be another's now
                 return
             with self.page.writing:
                 segment_ns = self._finish_segment(traced, point, now)
                 traced._state, traced._point, traced._suspended_ns = SUSPENDED, point, now
-                self._waiting.add(point, id(traced), now)
+                self._suspended_tasks.add(point, id(traced), now)
             self._tell(point, segment_ns)
         except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
@@ -132,7 +132,7 @@ class Recorder:
         try:
             since_ns, now = traced._since_ns, self._clock()
             status = _status(error)
-            point = self._directory.pseudo_point(traced._record, RETURN if status == COMPLETED else RAISE)
+            point = self._labels.pseudo_point(traced._record, RETURN if status == COMPLETED else RAISE)
             now = self._prepare(traced, since_ns, now)
             if self.retired:
                 return
@@ -142,7 +142,7 @@ class Recorder:
                 self._observe(self._layout.active(traced._record, status), self._layout.wait_bounds_ns, traced._active_ns)
                 self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
             self._tell(point, segment_ns)
-            _scope.detach(traced)
+            scope.detach(traced)
         except BaseException as failure:  # noqa: BLE001 - as above
             self._fail(failure)
 
@@ -167,7 +167,7 @@ class Recorder:
             return
         try:
             since_ns, now = traced._since_ns, self._clock()
-            point = self._naming.callback(callback)
+            point = self._locator.callback(callback)
             now = self._prepare(traced, since_ns, now)
             if self.retired:
                 return
@@ -186,8 +186,8 @@ class Recorder:
             self._words[base + COROUTINE["live"]] -= 1
             self._words[base + COROUTINE["destroyed_pending"]] += 1
             if traced._state == SUSPENDED:
-                self._waiting.remove(traced._point, id(traced))
-            _scope.detach(traced)
+                self._suspended_tasks.remove(traced._point, id(traced))
+            scope.detach(traced)
         except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
             self._fail(error)
 
@@ -200,7 +200,7 @@ class Recorder:
         if not self.retired:  # else the page may be another's by now
             self.retire()
             self.page.close()
-            self._faults.report(PROBE, error, OFF_FOR_LOOP)
+            self._internal_errors.report(PROBE, error, OFF_FOR_LOOP)
         if not isinstance(error, Exception):
             raise error
 
@@ -223,10 +223,10 @@ class Recorder:
         if traced._state != SUSPENDED:
             self.admit(traced)
             self._observe(self._layout.start_delay, self._layout.segment_bounds_ns, now - traced._created_ns)
-            _scope.attach(traced, self)
+            scope.attach(traced, self)
             return
         self._waited(traced, traced._point, now - traced._suspended_ns)
-        self._waiting.remove(traced._point, id(traced))
+        self._suspended_tasks.remove(traced._point, id(traced))
 
     def _waited(self, traced: TracedCoroutine, point: int, wait_ns: int) -> None:
         self._observe(self._layout.waits(point), self._layout.wait_bounds_ns, wait_ns)
@@ -249,7 +249,7 @@ class Recorder:
         if outer is not None and self._current is traced:
             paused_ns = now - outer._paused_ns
             outer._since_ns += paused_ns
-            self._waited(outer, self._directory.pseudo_point(outer._record, EAGER_CHILD), paused_ns)
+            self._waited(outer, self._labels.pseudo_point(outer._record, EAGER_CHILD), paused_ns)
         self._unchain(traced)
 
     def _unchain(self, traced: TracedCoroutine) -> None:
@@ -283,7 +283,7 @@ class Recorder:
         """
         outer = traced._outer
         if outer is not None:
-            self._directory.pseudo_point(outer._record, EAGER_CHILD)
+            self._labels.pseudo_point(outer._record, EAGER_CHILD)
         return now if traced._since_ns == since_ns else self._clock()
 
     def _finish_segment(self, traced: TracedCoroutine, point: int, now: int) -> int:

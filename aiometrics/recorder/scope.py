@@ -42,7 +42,7 @@ Entry = tuple[int, int, int, int]
 Step = tuple[int, int, int, int]
 
 
-class _Journal:
+class _Timeline:
     """The tasks of a scope and their steps, each of them up to a bound."""
 
     def __init__(self) -> None:
@@ -65,10 +65,10 @@ class _Journal:
             self.dropped += 1
 
 
-class Scope:
+class RequestScope:
     """One request on one loop. Until it is entered, and once its recorder is retired, it measures nothing."""
 
-    __slots__ = ("__weakref__", "_charges", "_entered_in", "_journal", "_record", "_recorder", "_state", "entered_ns", "outer")
+    __slots__ = ("__weakref__", "_charges", "_entered_in", "_record", "_recorder", "_state", "_timeline", "entered_ns", "outer")
 
     def __init__(self) -> None:
         self._state = NEW
@@ -78,11 +78,11 @@ class Scope:
         self._charges: dict[int, list[int]] = {}
         #: The task that entered it.
         self._entered_in: weakref.ref[TracedCoroutine] | None = None
-        self._journal: _Journal | None = None
+        self._timeline: _Timeline | None = None
         #: Clock reading of the moment it was entered.
         self.entered_ns = 0
         #: The scope that goes on when this one is left.
-        self.outer: Scope | None = None
+        self.outer: RequestScope | None = None
 
     def enter(self, recorder: Recorder, record: int) -> bool:
         """Begin, as a request of that record, in the task that runs. Tells whether it is measured. Once only."""
@@ -157,21 +157,21 @@ class Scope:
         if self._state != OPEN:
             return {}
         waited = [key for key, charge in self._charges.items() if charge[2]]
-        return {key: recorder._naming.request_wait(self._record, key) for key in waited}
+        return {key: recorder._locator.request_wait(self._record, key) for key in waited}
 
-    def keep_journal(self) -> None:
+    def keep_timeline(self) -> None:
         """From now on keep each step of its tasks, as far as there is room."""
-        if self._journal is not None:
+        if self._timeline is not None:
             return
-        self._journal = _Journal()
+        self._timeline = _Timeline()
         task = None if self._entered_in is None else self._entered_in()
         if task is not None and self._state == OPEN and not task._recorder.retired:
-            self._journal.add_task(task)
+            self._timeline.add_task(task)
 
-    def journal(self) -> tuple[list[Entry], list[Step], int] | None:
+    def timeline(self) -> tuple[list[Entry], list[Step], int] | None:
         """Tasks, steps, and how many of both found no room; ``None`` if it was not kept. Times are clock readings."""
-        journal = self._journal
-        return None if journal is None else (journal.tasks, journal.steps, journal.dropped)
+        timeline = self._timeline
+        return None if timeline is None else (timeline.tasks, timeline.steps, timeline.dropped)
 
     def charges(self) -> list[Charge]:
         """What was charged by now, in the order in which the places were met."""
@@ -196,8 +196,8 @@ class Scope:
         charge[0] += 1
         charge[1] += segment_ns
         charge[3] += segment_ns if until_ns - task._since_ns >= recorder._threshold_ns else 0
-        if self._journal is not None:
-            self._journal.add_step(task, key, until_ns - segment_ns, until_ns)
+        if self._timeline is not None:
+            self._timeline.add_step(task, key, until_ns - segment_ns, until_ns)
 
     def charge_wait(self, point: int, wait_ns: int) -> None:
         """One of the tasks waited."""
@@ -235,7 +235,7 @@ class Scope:
 
     def _cut(self) -> None:
         """Give up what is further out than a scope can have around it."""
-        inner: Scope = self
+        inner: RequestScope = self
         for _ in range(MAX_NESTED):
             if inner.outer is None:
                 return
@@ -261,12 +261,12 @@ class Scope:
 def attach(task: TracedCoroutine, recorder: Recorder) -> None:
     """At the first step of a task: it belongs to the scope of its context."""
     scope = current_scope.get(None)
-    if not isinstance(scope, Scope) or scope._recorder is None:
+    if not isinstance(scope, RequestScope) or scope._recorder is None:
         return
     if scope._recorder is recorder:
         task._scope, task._divided_ns = scope, 0
-        if scope._journal is not None and scope._state == OPEN:
-            scope._journal.add_task(task)
+        if scope._timeline is not None and scope._state == OPEN:
+            scope._timeline.add_task(task)
     elif not scope._recorder.retired:
         _count(recorder, _FOREIGN_LOOP)
 
@@ -304,10 +304,10 @@ def _task_in_progress(recorder: Recorder) -> TracedCoroutine | None:
     return None if task is None or task._record == CALLBACKS else task
 
 
-def _open_in_context(entered: Scope) -> Any:
+def _open_in_context(entered: RequestScope) -> Any:
     """The scope of the context, if it is another one, and not left."""
     scope = current_scope.get(None)
-    return scope if isinstance(scope, Scope) and scope is not entered and scope._state != LEFT else None
+    return scope if isinstance(scope, RequestScope) and scope is not entered and scope._state != LEFT else None
 
 
 def _of(recorder: Recorder, scope: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aiometrics.recorder.recorder import Recorder
-    from aiometrics.recorder.scope import Scope
+    from aiometrics.recorder.scope import RequestScope
 
 OFFERED, NEW, SUSPENDED, RUNNING, DONE = range(5)
 
@@ -54,7 +54,7 @@ class TracedCoroutine:
         self._point = 0
         self._suspended_ns = 0
         #: The request that its time belongs to, and what of the segment in progress does not: it was charged already, or to none.
-        self._scope: Scope | None = None
+        self._scope: RequestScope | None = None
         self._divided_ns = 0
 
     def send(self, value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiometrics.base.clock import Clock
-from aiometrics.base.internal_errors import OFF_FOR_LOOP, Faults
+from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors
 from aiometrics.pages.layout import LOOP
 from aiometrics.pages.page import Page
 
@@ -25,12 +25,12 @@ Select = Callable[..., Any]
 class Turns:
     """Writes the turns of one loop into its page. Used by the loop's thread only; an error in here switches it off."""
 
-    def __init__(self, page: Page, clock: Clock, faults: Faults) -> None:
+    def __init__(self, page: Page, clock: Clock, internal_errors: InternalErrors) -> None:
         self._page = page
         self._words = page.words
         self._loop = page.layout.loop
         self._clock = clock
-        self._faults = faults
+        self._internal_errors = internal_errors
         self.retired = False
 
     def start(self) -> None:
@@ -79,7 +79,7 @@ class Turns:
             # Nothing is in progress that anybody would end.
             self._set("turn_since_ns", 0)
             self._set("poll_since_ns", 0)
-            self._faults.report(PROBE, error, OFF_FOR_LOOP)
+            self._internal_errors.report(PROBE, error, OFF_FOR_LOOP)
             return None
 
     def _enter(self) -> None:

@@ -9,40 +9,40 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiometrics.base.clock import Clock
-from aiometrics.base.internal_errors import Faults
-from aiometrics.base.work_queue import Outbox
-from aiometrics.pages.exemplar_table import Marks
-from aiometrics.recorder.labels import Directory
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.work_queue import WorkQueue
+from aiometrics.pages.exemplar_table import ExemplarTable
+from aiometrics.recorder.labels import Labels
 from aiometrics.requests.finished import Observers
-from aiometrics.requests.objectives import Ledger
+from aiometrics.requests.objectives import Objectives
 
 PROBE = "request"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Home:
+class LoopBinding:
     """Where the requests of one loop are recorded."""
 
     recorder: Any
-    directory: Directory
-    ledger: Ledger
+    directory: Labels
+    ledger: Objectives
     #: The kind of request that this recorder knows.
     kind: type[Any]
     clock: Clock
     unix_clock: Clock
-    faults: Faults
+    internal_errors: InternalErrors
     observers: Observers
     #: Takes what is to be done about single requests.
-    outbox: Outbox
-    marks: Marks
+    work_queue: WorkQueue
+    marks: ExemplarTable
     request_id: ContextVar[Any] | None
 
 
 #: Answers with the home of the requests of a loop, or ``None``.
-Source = Callable[[Any], Home | None]
+Source = Callable[[Any], LoopBinding | None]
 
 
-class Homes:
+class Bindings:
     """The homes of all loops that are traced in this process, and how often a scope found none."""
 
     def __init__(self) -> None:
@@ -57,15 +57,15 @@ class Homes:
         """Undo :meth:`connect`; without effect if it was not connected."""
         self._sources = tuple(known for known in self._sources if known != source)
 
-    def here(self) -> Home | None:
+    def here(self) -> LoopBinding | None:
         """The home of requests of the loop that runs in this thread; ``None``, which is counted, if there is none."""
         loop = _get_running_loop()
         for source in () if loop is None else self._sources:
             found = source(loop)
-            if found is not None and not found.faults.tripped(PROBE):
+            if found is not None and not found.internal_errors.disabled(PROBE):
                 return found
         self.missed += 1
         return None
 
 
-HOMES = Homes()
+BINDINGS = Bindings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from aiometrics.base.clock import Clock
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.exposition.families import encodable
 from aiometrics.pages.snapshot import Exemplar
 from aiometrics.requests.finished import FinishedRequest
@@ -24,9 +24,9 @@ class Exemplars:
     An error counts as one of the probe ``exemplars``, and no exemplar is found from then on.
     """
 
-    def __init__(self, unix_clock: Clock, faults: Faults) -> None:
+    def __init__(self, unix_clock: Clock, internal_errors: InternalErrors) -> None:
         self._unix_clock = unix_clock
-        self._faults = faults
+        self._internal_errors = internal_errors
 
     def of_segment(self, segment_ns: int) -> Exemplar | None:
         """The exemplar of a segment that ended just now; ``None`` if nothing leads there. Never raises."""
@@ -35,13 +35,13 @@ class Exemplars:
 
     def of(self, value_ns: int, request_id: str | None) -> Exemplar | None:
         """The exemplar of a sample that was taken just now; ``None`` if nothing leads there. Never raises."""
-        if self._faults.tripped(PROBE):
+        if self._internal_errors.disabled(PROBE):
             return None
         try:
             labels = exemplar_labels(request_id, trace_of_context())
             return Exemplar(labels, value_ns, self._unix_clock()) if labels else None
         except Exception as error:  # noqa: BLE001 - never the application's problem
-            self._faults.report(PROBE, error)
+            self._internal_errors.report(PROBE, error)
             return None
 
     def keep_wall(self, finished: FinishedRequest) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from aiometrics.base.internal_errors import STAYS_ON, Faults
+from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.pages.snapshot import Exemplar
-from aiometrics.requests.journal import Journal, Step, TaskEntry
+from aiometrics.requests.journal import Step, TaskEntry, Timeline
 
 PROBE = "request_observer"
 
@@ -54,13 +54,13 @@ class FinishedRequest:
         return tuple(Charge(*self.labels(key), *numbers) for key, *numbers in self.charges)
 
     @property
-    def journal(self) -> Journal:
+    def timeline(self) -> Timeline:
         """What its tasks did, step by step, if it was traced. For any thread."""
         if self.kept is None:
-            return Journal()
+            return Timeline()
         tasks, steps, dropped = self.kept
         since = self.entered_ns
-        return Journal(
+        return Timeline(
             tuple(TaskEntry(number, creator, self.labels(~record)[0], at_ns - since) for number, creator, record, at_ns in tasks),
             tuple(Step(number, *self.labels(key)[1:], begin_ns - since, end_ns - since) for number, key, begin_ns, end_ns in steps),
             dropped,
@@ -77,11 +77,11 @@ class Observers:
     is counted as the probe ``request_observer``, and told nothing any more.
     """
 
-    def __init__(self, limit_ns: int, faults: Faults) -> None:
+    def __init__(self, limit_ns: int, internal_errors: InternalErrors) -> None:
         self.every: list[Observer] = []
         self.slow: list[Observer] = []
         self._limit_ns = limit_ns
-        self._faults = faults
+        self._internal_errors = internal_errors
 
     def of(self, wall_ns: int, objective_ns: int | None) -> tuple[Observer, ...]:
         """Whom to tell of a request that took so long."""
@@ -94,7 +94,7 @@ class Observers:
             try:
                 observer(finished)
             except Exception as error:  # noqa: BLE001 - whatever it is, the application did not ask for it
-                self._faults.report(PROBE, error, STAYS_ON)
+                self._internal_errors.report(PROBE, error, STAYS_ON)
                 for told in (self.every, self.slow):
                     if observer in told:
                         told.remove(observer)

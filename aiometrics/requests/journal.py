@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class Timeline:
     """Tasks in the order in which they were created, steps in the order in which they ended, and how many found no room."""
 
     tasks: tuple[TaskEntry, ...] = ()

@@ -9,7 +9,7 @@ from aiometrics.base.clock import SECOND_NS
 from aiometrics.exposition.metrics import SCOPE_ERRORS
 from aiometrics.pages.layout import REQUEST
 from aiometrics.pages.page import Page
-from aiometrics.recorder.labels import Directory
+from aiometrics.recorder.labels import Labels
 
 _INVALID = SCOPE_ERRORS.index("invalid")
 
@@ -18,14 +18,14 @@ _INVALID = SCOPE_ERRORS.index("invalid")
 Kind = tuple[str, int, int | None]
 
 
-class Ledger:
+class Objectives:
     """The types of requests on a page, and the deadlines of those in progress.
 
     A violation is counted by whoever takes its deadline out of the table first: the loop, when the scope is left, or a reader that finds it
     passed. Taking it is one operation of a dictionary, so that neither waits for the other; each has a word of its own to count in.
     """
 
-    def __init__(self, page: Page, directory: Directory, objectives: Mapping[str, float]) -> None:
+    def __init__(self, page: Page, directory: Labels, objectives: Mapping[str, float]) -> None:
         self._page = page
         self._directory = directory
         self._objectives_ns = {name: round(seconds * SECOND_NS) for name, seconds in objectives.items()}
@@ -51,7 +51,7 @@ class Ledger:
         if self._shown_ns.get(record) != objective_ns:
             self._shown_ns[record] = self._page.words[self._page.layout.request(record) + REQUEST["objective_ns"]] = objective_ns
 
-    def promise(self, record: int, at_ns: int) -> int:
+    def start_deadline(self, record: int, at_ns: int) -> int:
         """A scope of that type is to be left by ``at_ns``. The number under which it keeps or breaks that."""
         number = next(self._numbers)
         self._deadlines[number] = (at_ns, record)

@@ -19,17 +19,17 @@ from aiometrics.exposition.metrics import STATUSES
 from aiometrics.options import LONGEST_SECONDS
 from aiometrics.pages.exemplar_table import WALL
 from aiometrics.recorder.context import current_scope
-from aiometrics.recorder.implementation import CHOSEN
+from aiometrics.recorder.implementation import DEFAULT
 from aiometrics.requests import tracer as traces
-from aiometrics.requests.binding import HOMES, PROBE, Home
+from aiometrics.requests.binding import BINDINGS, PROBE, LoopBinding
 from aiometrics.requests.finished import Charge, FinishedRequest
-from aiometrics.requests.objectives import Ledger
+from aiometrics.requests.objectives import Objectives
 from aiometrics.requests.tracer import Trace
 
 if TYPE_CHECKING:
-    from aiometrics.recorder.scope import Scope
+    from aiometrics.recorder.scope import RequestScope
 else:
-    Scope = object
+    RequestScope = object
 
 __all__ = ["Charge", "FinishedRequest", "Request", "current_request", "kind_of_request", "request"]
 
@@ -41,7 +41,7 @@ _COMPLETED, _FAILED, _CANCELLED = range(len(STATUSES))
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Request(Scope):
+class Request(RequestScope):
     """One request: what ``with aiometrics.request(...) as current`` gives, and :func:`current_request` returns inside."""
 
     if not TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Request(Scope):
     objective_ns: int | None
     #: What else is worth knowing of this one request, in names of OpenTelemetry or the Elastic Common Schema. Never becomes a label.
     attributes: dict[str, Any]
-    _home: Home | None
+    _binding: LoopBinding | None
     _id: object
     _id_at_entry: object
     #: Under which the ledger knows its deadline, 0 if it has none.
@@ -64,8 +64,8 @@ class Request(Scope):
     def id(self) -> str | None:
         """The id as text of at most 64 characters, ``None`` if there is none: made when asked for."""
         given = self._id
-        if given is None and self._home is not None and self._home.request_id is not None:
-            given = self._home.request_id.get(self._id_at_entry)
+        if given is None and self._binding is not None and self._binding.request_id is not None:
+            given = self._binding.request_id.get(self._id_at_entry)
         return None if given is None else text(given, LONGEST_ID)
 
     def finish(self, status: str = "completed") -> None:
@@ -75,8 +75,8 @@ class Request(Scope):
         counts.
         """
         code = STATUSES.index(status) if status in STATUSES else None
-        if code is None and self._home is not None:
-            self._home.ledger.count_invalid()
+        if code is None and self._binding is not None:
+            self._binding.ledger.count_invalid()
         self._over(_FAILED if code is None else code, self.end)
 
     def __repr__(self) -> str:
@@ -84,70 +84,70 @@ class Request(Scope):
 
     def abandoned(self) -> None:
         """Nobody will leave the scope any more."""
-        if self._home is not None:
-            self._home.ledger.forget(self._promise)
+        if self._binding is not None:
+            self._binding.ledger.forget(self._promise)
 
-    def _begin(self, home: Home, given_type: object, objective: object) -> None:
-        ledger = home.ledger
+    def _begin(self, binding: LoopBinding, given_type: object, objective: object) -> None:
+        ledger = binding.ledger
         kind = ledger.kinds.get(given_type) if type(given_type) is str else None
         self.type, record, objective_ns = kind or ledger.kind(_type_name(given_type, ledger))
         if objective is not None:
             objective_ns = _own_objective_ns(objective, record, ledger) or objective_ns
-        if home.request_id is not None:
-            self._id_at_entry = home.request_id.get(None)
-        if not self.enter(home.recorder, record):
+        if binding.request_id is not None:
+            self._id_at_entry = binding.request_id.get(None)
+        if not self.enter(binding.recorder, record):
             return
         if objective_ns is not None:
             self.objective_ns = objective_ns
-            self._promise = ledger.promise(record, self.entered_ns + objective_ns)
+            self._promise = ledger.start_deadline(record, self.entered_ns + objective_ns)
         if traces.CHOSEN.tracer is not None:
-            self._trace = traces.begin(self, home.faults, home.outbox)
+            self._trace = traces.begin(self, binding.internal_errors, binding.work_queue)
 
     def _over(self, status: int, end: Callable[[int], int]) -> None:
         """End it by ``end(status)``, which is one of the two ways in which scopes end."""
-        home = self._home
-        if home is None:
+        binding = self._binding
+        if binding is None:
             return
         if self._thread != threading.get_ident():
-            HOMES.missed += 1
+            BINDINGS.missed += 1
             return
         try:
             wall_ns = end(status)
             if wall_ns >= 0:
-                self._tell(home, status, wall_ns)
+                self._tell(binding, status, wall_ns)
             elif self._promise:  # it had ended before, or is not measured any more
-                home.ledger.forget(self._promise)
+                binding.ledger.forget(self._promise)
         except Exception as error:  # noqa: BLE001 - never the application's problem
-            _report(home, error)
+            _report(binding, error)
 
-    def _tell(self, home: Home, status: int, wall_ns: int) -> None:
+    def _tell(self, binding: LoopBinding, status: int, wall_ns: int) -> None:
         """Tell who wants to know that it took so long."""
         if self._promise:
-            home.ledger.keep(self._promise, self.entered_ns + wall_ns)
-        observers = home.observers.of(wall_ns, self.objective_ns)
+            binding.ledger.keep(self._promise, self.entered_ns + wall_ns)
+        observers = binding.observers.of(wall_ns, self.objective_ns)
         trace = self._trace if self._trace is not None and self._trace.recording else None
         if not observers and trace is None:
             return
-        finished = self._finished(home, status, wall_ns)
-        home.observers.tell(observers, finished)
+        finished = self._finished(binding, status, wall_ns)
+        binding.observers.tell(observers, finished)
         if trace is not None:
             trace.end(finished)
 
-    def _finished(self, home: Home, status: int, wall_ns: int) -> FinishedRequest:
+    def _finished(self, binding: LoopBinding, status: int, wall_ns: int) -> FinishedRequest:
         charges = self.charges()
         return FinishedRequest(
             request=self.type,
             id=self.id,
             status=STATUSES[status],
-            started=home.unix_clock() - (home.clock() - self.entered_ns),
+            started=binding.unix_clock() - (binding.clock() - self.entered_ns),
             wall_ns=wall_ns,
             active_ns=sum(charge[2] for charge in charges),
             objective_ns=self.objective_ns,
             attributes=dict(self.attributes),  # for other threads: the code inside may go on to change them
             charges=charges,
-            labels=home.directory.labels,
-            keep=functools.partial(home.marks.put, WALL + status, home.ledger.kind(self.type)[1]),
-            kept=self.journal(),
+            labels=binding.directory.labels,
+            keep=functools.partial(binding.marks.put, WALL + status, binding.ledger.kind(self.type)[1]),
+            kept=self.timeline(),
             entered_ns=self.entered_ns,
         )
 
@@ -155,7 +155,7 @@ class Request(Scope):
 @functools.cache
 def kind_of_request(scope: type[Any]) -> type[Any]:
     """The class of requests on the scopes of one of the recorders."""
-    slots = ("_home", "_id", "_id_at_entry", "_promise", "_thread", "_trace", "attributes", "objective_ns", "type")
+    slots = ("_binding", "_id", "_id_at_entry", "_promise", "_thread", "_trace", "attributes", "objective_ns", "type")
     return type("Request", (Request, scope), {"__slots__": slots, "__module__": __name__})
 
 
@@ -194,7 +194,7 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if not self._entered:
-            HOMES.missed += 1
+            BINDINGS.missed += 1
             return
         current = current_scope.get(None)
         left = current if current in self._entered else self._entered[-1]
@@ -228,18 +228,18 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
 
 def enter(given_type: object, given_id: object = None, objective: object = None) -> Request:
     """A scope that was entered; one that measures nothing where no traced loop runs. For who leaves it in any case, by :func:`leave`."""
-    home = HOMES.here()
-    entered: Request = kind_of_request(CHOSEN.scope)() if home is None else home.kind()
-    entered._home, entered._promise, entered._thread = home, 0, threading.get_ident()
+    binding = BINDINGS.here()
+    entered: Request = kind_of_request(DEFAULT.scope)() if binding is None else binding.kind()
+    entered._binding, entered._promise, entered._thread = binding, 0, threading.get_ident()
     entered._id, entered._id_at_entry, entered._trace = given_id, None, None
     entered.type, entered.objective_ns, entered.attributes = "", None, {}
     try:
-        if home is None:
+        if binding is None:
             entered.type = text(given_type, LONGEST_TYPE) or UNNAMED
         else:
-            entered._begin(home, given_type, objective)
+            entered._begin(binding, given_type, objective)
     except Exception as error:  # noqa: BLE001 - never the application's problem
-        _report(home, error)
+        _report(binding, error)
     current_scope.set(entered)
     return entered
 
@@ -254,9 +254,9 @@ def leave(left: Request, status: int = _COMPLETED) -> None:
         trace.leave()
 
 
-def _report(home: Home | None, error: Exception) -> None:
-    if home is not None:
-        home.faults.report(PROBE, error)
+def _report(binding: LoopBinding | None, error: Exception) -> None:
+    if binding is not None:
+        binding.internal_errors.report(PROBE, error)
 
 
 def _status(kind: type[BaseException] | None) -> int:
@@ -265,14 +265,14 @@ def _status(kind: type[BaseException] | None) -> int:
     return _CANCELLED if issubclass(kind, CancelledError | GeneratorExit) else _FAILED
 
 
-def _type_name(given: object, ledger: Ledger) -> str:
+def _type_name(given: object, ledger: Objectives) -> str:
     if type(given) is str and 0 < len(given) <= LONGEST_TYPE:
         return given
     ledger.count_invalid()
     return text(given, LONGEST_TYPE) or UNNAMED
 
 
-def _own_objective_ns(given: object, record: int, ledger: Ledger) -> int | None:
+def _own_objective_ns(given: object, record: int, ledger: Objectives) -> int | None:
     """What a scope says of itself, which from then on is shown for its type."""
     if isinstance(given, int | float) and not isinstance(given, bool) and 1e-9 <= given <= LONGEST_SECONDS:
         objective_ns = round(given * SECOND_NS)

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiometrics import ecs
 from aiometrics.base.clock import SECOND_NS
-from aiometrics.base.work_queue import Outbox
+from aiometrics.base.work_queue import WorkQueue
 from aiometrics.requests.exemplars import trace_of_context
 from aiometrics.requests.request import Charge, FinishedRequest
 
@@ -28,15 +28,15 @@ class SlowRequests:
     the event, in names of the Elastic Common Schema, in its attribute ``ecs``.
     """
 
-    def __init__(self, outbox: Outbox, threshold_ns: int | None) -> None:
-        self._outbox = outbox
+    def __init__(self, work_queue: WorkQueue, threshold_ns: int | None) -> None:
+        self._work_queue = work_queue
         self._threshold_ns = threshold_ns
 
     def __call__(self, finished: FinishedRequest) -> None:
         """A request is over; this is still its context."""
         limit_ns = self._threshold_ns if finished.objective_ns is None else finished.objective_ns
         if limit_ns is not None and finished.wall_ns > limit_ns and logger.isEnabledFor(logging.WARNING):
-            self._outbox.put(KIND, partial(_write, finished, limit_ns, trace_of_context()))
+            self._work_queue.put(KIND, partial(_write, finished, limit_ns, trace_of_context()))
 
 
 def _write(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | None) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiometrics.base.internal_errors import Faults
-from aiometrics.base.work_queue import Job, Outbox
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.work_queue import Job, WorkQueue
 from aiometrics.requests.finished import FinishedRequest
 
 if TYPE_CHECKING:
@@ -49,28 +49,28 @@ def set_tracer(tracer: Tracer | None) -> None:
 class Trace:
     """One request that is traced. A tracer that raises is counted as the probe ``request_tracer``, and asked nothing any more."""
 
-    __slots__ = ("_faults", "_kept", "_outbox", "_tracer", "recording")
+    __slots__ = ("_internal_errors", "_kept", "_tracer", "_work_queue", "recording")
 
-    def __init__(self, tracer: Tracer, kept: Any, faults: Faults, outbox: Outbox) -> None:
+    def __init__(self, tracer: Tracer, kept: Any, internal_errors: InternalErrors, work_queue: WorkQueue) -> None:
         self._tracer = tracer
         self._kept = kept
-        self._faults = faults
-        self._outbox = outbox
+        self._internal_errors = internal_errors
+        self._work_queue = work_queue
         #: Whether it is to be told of the end.
         self.recording: bool = tracer.recording(kept)
 
     def end(self, finished: FinishedRequest) -> None:
         """The request is over. Never raises."""
-        with _asked(self._faults):
-            self._outbox.put(KIND, self._tracer.end(self._kept, finished))
+        with _asked(self._internal_errors):
+            self._work_queue.put(KIND, self._tracer.end(self._kept, finished))
 
     def leave(self) -> None:
         """The block of the request is left. Never raises."""
-        with _asked(self._faults):
+        with _asked(self._internal_errors):
             self._tracer.leave(self._kept)
 
 
-def begin(request: Request, faults: Faults, outbox: Outbox) -> Trace | None:
+def begin(request: Request, internal_errors: InternalErrors, work_queue: WorkQueue) -> Trace | None:
     """The trace of a request that was entered just now; if it is recording, its steps are kept from now on. ``None`` if nobody wants it.
 
     Never raises.
@@ -78,21 +78,21 @@ def begin(request: Request, faults: Faults, outbox: Outbox) -> Trace | None:
     tracer = CHOSEN.tracer
     if tracer is None:
         return None
-    with _asked(faults):
+    with _asked(internal_errors):
         kept = tracer.begin(request)
         if kept is None:
             return None
-        trace = Trace(tracer, kept, faults, outbox)
+        trace = Trace(tracer, kept, internal_errors, work_queue)
         if trace.recording:
-            request.keep_journal()
+            request.keep_timeline()
         return trace
     return None
 
 
 @contextmanager
-def _asked(faults: Faults) -> Iterator[None]:
+def _asked(internal_errors: InternalErrors) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - whatever it is, the application did not ask for it
         CHOSEN.tracer = None
-        faults.report(PROBE, error)
+        internal_errors.report(PROBE, error)

@@ -26,7 +26,7 @@ CORES = os.sched_getaffinity(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ProcessStats:
     """What a loop did so far. Segments are those of tasks and callbacks alike."""
 
     active_ns: int
@@ -34,15 +34,15 @@ class Account:
     owned_ns: int
     segments: int
 
-    def __sub__(self, before: Account) -> Account:
-        return Account(*(now - then for now, then in zip(asdict(self).values(), asdict(before).values(), strict=True)))
+    def __sub__(self, before: ProcessStats) -> ProcessStats:
+        return ProcessStats(*(now - then for now, then in zip(asdict(self).values(), asdict(before).values(), strict=True)))
 
 
-def account(snapshot: Any) -> Account:
+def account(snapshot: Any) -> ProcessStats:
     """Of the only loop of a snapshot."""
     (loop,) = snapshot.loops
     segments = [point.segments for point in snapshot.yield_points]
-    return Account(
+    return ProcessStats(
         loop.active_ns,
         loop.iterations.count,
         sum(segment.sum_ns for segment in segments),
@@ -61,12 +61,12 @@ def measure(contender: Contender, loop: str, *, server: str, path: str, scale: f
         return runner.run(_under_load(server, path, seconds, lambda: account(contender.facade().snapshot())))
 
 
-async def _under_load(server: str, path: str, seconds: int, look: Callable[[], Account]) -> dict[str, int]:
+async def _under_load(server: str, path: str, seconds: int, look: Callable[[], ProcessStats]) -> dict[str, int]:
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(SERVICES[server](port.set_result))
     url = f"http://127.0.0.1:{await port}{path}"
 
-    def load() -> Account:
+    def load() -> ProcessStats:
         os.sched_setaffinity(0, CORES)  # of this thread
         wrk.load(os.getpid(), url, 1)
         before = look()
@@ -83,7 +83,7 @@ def run(plan: Plan) -> Table:
     """Our recorders on asyncio, whose turns can be timed; on uvloop what has an owner is all that is known to be active."""
     if shutil.which("wrk") is None:
         raise Unavailable("wrk is not installed (Debian: apt-get install wrk)")
-    measured: dict[str, list[Account]] = defaultdict(list)
+    measured: dict[str, list[ProcessStats]] = defaultdict(list)
     absent: dict[str, str] = {}
     rounds = max(1, plan.rounds // 3)
     for number in range(rounds):
@@ -94,13 +94,13 @@ def run(plan: Plan) -> Table:
                     asked = json.dumps(server), json.dumps(path)
                     try:
                         seen = child.run("owners", name, "asyncio", server=asked[0], path=asked[1], scale=plan.scale)
-                        measured[f"{server} {handler}|{name}"].append(Account(**seen))
+                        measured[f"{server} {handler}|{name}"].append(ProcessStats(**seen))
                     except Unavailable as error:
                         absent[name] = str(error)
     return _table(measured, absent)
 
 
-def _table(measured: dict[str, list[Account]], absent: dict[str, str]) -> Table:
+def _table(measured: dict[str, list[ProcessStats]], absent: dict[str, str]) -> Table:
     table = Table(
         f"Owners of a loop's active time (asyncio, wrk, {wrk.CONNECTIONS} connections)",
         ["service", "recorder", "with an owner", "segments per turn", "without, us per turn", "without, us per segment"],
@@ -113,7 +113,7 @@ def _table(measured: dict[str, list[Account]], absent: dict[str, str]) -> Table:
     return table
 
 
-def _cells(accounts: list[Account]) -> list[str]:
+def _cells(accounts: list[ProcessStats]) -> list[str]:
     share = quartiles([100 * seen.owned_ns / seen.active_ns for seen in accounts])
     rest_us = [(seen.active_ns - seen.owned_ns) / 1000 for seen in accounts]
     return [

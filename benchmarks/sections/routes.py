@@ -131,7 +131,7 @@ def measure(contender: Contender, loop: str, *, service: str, scale: float = 1.0
 async def _under_load(service: str, seconds: int, facade: Any) -> Seen:
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     work = Work(facade)
-    import_module("aiometrics.exporter.session").active.instrumentation.request_observers.every.append(work.finished)
+    import_module("aiometrics.exporter.session").session.instrumentation.request_observers.every.append(work.finished)
     serving = asyncio.create_task(SERVICES[service](work, port.set_result))
     url = f"http://127.0.0.1:{await port}"
     before = facade.snapshot().loops[0]

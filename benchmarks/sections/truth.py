@@ -33,7 +33,7 @@ BLOCKING, SEGMENTS, HARM, SAMPLES = (
     "inflicted wait s",
     "samples of the line",
 )
-Account = dict[str, float]
+ProcessStats = dict[str, float]
 
 
 class Stalls:
@@ -90,11 +90,11 @@ class Stalls:
         await asyncio.sleep(0.01)
 
 
-def account(url: str) -> Account:
+def account(url: str) -> ProcessStats:
     """What a page says, each row by the function that its place names."""
     with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - to itself
         page = answer.read().decode()
-    said: Account = defaultdict(float)
+    said: ProcessStats = defaultdict(float)
     for family in import_module("prometheus_client.parser").text_string_to_metric_families(page):
         for sample in family.samples:
             for row, sign in _rows(sample):
@@ -154,7 +154,7 @@ def measure(contender: Contender, loop: str) -> dict[str, list[tuple[str, float,
     return seen
 
 
-def _compared(stalls: Stalls, said: Account, lasted: float, now: float) -> list[tuple[str, float, float]]:
+def _compared(stalls: Stalls, said: ProcessStats, lasted: float, now: float) -> list[tuple[str, float, float]]:
     """``lasted`` is how long the stall in progress is, 0 when it is over: then only what has changed since is compared again."""
     rows = [(f"{BLOCKING}, the loop", sum(stalls.seconds.values()) + lasted)]
     for name in TIMES if lasted else ["lasts"]:

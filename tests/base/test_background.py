@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from support.serving import free_port
 
-from aiometrics.base.internal_errors import Faults
-from aiometrics.base.keeper import Keeper
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.keeper import Periodic
 from aiometrics.cli import main
-from aiometrics.exporter.endpoints import Site
+from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.sidecar import Sidecar
 from aiometrics.http.server import MetricsServer
 from aiometrics.options import resolve
@@ -25,14 +25,14 @@ from aiometrics.pages.snapshot import Snapshot
 SECONDS = 60
 
 
-def site(port: int) -> Site:
+def site(port: int) -> Endpoints:
     """One that shows an empty snapshot."""
-    return Site(resolve({"port": port, "addr": "127.0.0.1"}, {}), lambda: Snapshot(0), None, Faults(), implementation="none")
+    return Endpoints(resolve({"port": port, "addr": "127.0.0.1"}, {}), lambda: Snapshot(0), None, InternalErrors(), implementation="none")
 
 
 def test_an_error_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     """It is counted, logged once, and the next second comes."""
-    faults, third, calls = Faults(), threading.Event(), []
+    internal_errors, third, calls = InternalErrors(), threading.Event(), []
 
     def beat() -> None:
         calls.append(threading.current_thread().name)
@@ -40,12 +40,12 @@ def test_an_error_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
             third.set()
         raise LookupError("here")
 
-    keeper = Keeper(faults, beat, interval=1e-3)
+    keeper = Periodic(internal_errors, beat, interval=1e-3)
     keeper.start()
     assert third.wait(SECONDS)
     keeper.stop()
     assert {"aiometrics-keeper"} == set(calls)
-    assert {"keeper": len(calls)} == faults.counts()
+    assert {"keeper": len(calls)} == internal_errors.counts()
     assert ["internal error in probe 'keeper', which stays on; the application is not affected"] == [
         record.getMessage() for record in caplog.records
     ]
@@ -59,12 +59,12 @@ def test_it_may_be_stopped_from_within() -> None:
         keeper.stop()
         stopped.set()
 
-    keeper = Keeper(Faults(), beat, interval=1e-3)
+    keeper = Periodic(InternalErrors(), beat, interval=1e-3)
     keeper.start()
     assert stopped.wait(SECONDS)
     keeper._thread.join(SECONDS)
     assert not keeper._thread.is_alive()
-    Keeper(Faults(), beat).stop()
+    Periodic(InternalErrors(), beat).stop()
 
 
 def test_a_port_is_taken_over_once_it_is_free(caplog: pytest.LogCaptureFixture) -> None:
@@ -110,7 +110,7 @@ def test_a_port_that_cannot_be_served_is_left_to_others(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("broken", [0, 1])
 def test_one_duty_that_fails_keeps_it_from_no_other(broken: int) -> None:
     """A loop that cannot be looked at is no reason not to take the port."""
-    faults, twice, calls = Faults(), threading.Event(), [0, 0]
+    internal_errors, twice, calls = InternalErrors(), threading.Event(), [0, 0]
 
     def duty(number: int) -> None:
         calls[number] += 1
@@ -119,16 +119,16 @@ def test_one_duty_that_fails_keeps_it_from_no_other(broken: int) -> None:
         if number == broken:
             raise LookupError("here")
 
-    keeper = Keeper(faults, partial(duty, 0), partial(duty, 1), interval=1e-3)
+    keeper = Periodic(internal_errors, partial(duty, 0), partial(duty, 1), interval=1e-3)
     keeper.start()
     assert twice.wait(SECONDS)
     keeper.stop()
-    assert {"keeper": calls[broken]} == faults.counts()
+    assert {"keeper": calls[broken]} == internal_errors.counts()
 
 
 def test_an_address_that_cannot_be_had_is_an_error() -> None:
     """Nobody will free it."""
-    nowhere = Site(resolve({"port": 0, "addr": "192.0.2.1"}, {}), lambda: Snapshot(0), None, Faults(), implementation="none")
+    nowhere = Endpoints(resolve({"port": 0, "addr": "192.0.2.1"}, {}), lambda: Snapshot(0), None, InternalErrors(), implementation="none")
     with pytest.raises(OSError, match=r"cannot serve metrics on port 0 of '192\.0\.2\.1'") as raised:
         nowhere.try_to_bind()
     assert errno.EADDRNOTAVAIL == raised.value.errno

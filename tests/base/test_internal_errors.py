@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiometrics.base.clock import SECOND_NS
-from aiometrics.base.internal_errors import OFF, OFF_FOR_LOOP, STAYS_ON, Faults
+from aiometrics.base.internal_errors import OFF, OFF_FOR_LOOP, STAYS_ON, InternalErrors
 from aiometrics.instrumentation.hooks import handles
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.options import Options
@@ -77,7 +77,7 @@ def faulty(implementation: str, *, clock: Any = None, places: Places | None = No
         implementation=IMPLEMENTATIONS[implementation],
     )
     if places is not None:
-        made._pages._places = places
+        made._slot_pool._places = places
     made.instrument_every_loop()
     try:
         yield made
@@ -237,13 +237,13 @@ def test_without_the_source_of_asyncio_only_callbacks_are_untimed(
 
 def test_errors_are_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
     """Each probe is logged at its first error and counted at each."""
-    faults = Faults()
-    assert not faults.tripped("one")
+    internal_errors = InternalErrors()
+    assert not internal_errors.disabled("one")
     for probe in ("one", "two", "one"):
-        faults.report(probe, Broken(probe))
-    faults.report("three", Broken("three"), STAYS_ON)
-    assert faults.tripped("one")
-    assert {"one": 2, "two": 1, "three": 1} == faults.counts()
+        internal_errors.report(probe, Broken(probe))
+    internal_errors.report("three", Broken("three"), STAYS_ON)
+    assert internal_errors.disabled("one")
+    assert {"one": 2, "two": 1, "three": 1} == internal_errors.counts()
     three = "internal error in probe 'three', which stays on; the application is not affected"
     assert [message("one"), message("two"), three] == logged(caplog)
     assert {logging.ERROR} == {record.levelno for record in caplog.records}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from aiometrics.base.singleflight import Shared
+from aiometrics.base.singleflight import SingleFlight
 
 GUARD_SECONDS = 30.0
 
@@ -33,7 +33,7 @@ def test_one_after_the_other_each_gets_its_own() -> None:
     """What was begun before one asked is never what one gets."""
     making = Making()
     making.may_end.set()
-    shared = Shared(making)
+    shared = SingleFlight(making)
 
     assert ["a0", "a1", "b2", "a3"] == [shared(key) for key in "aaba"]
 
@@ -41,7 +41,7 @@ def test_one_after_the_other_each_gets_its_own() -> None:
 def test_who_asks_meanwhile_gets_the_next_one() -> None:
     """However many they are: one more is made for all of them, and one for each other key."""
     making = Making()
-    shared = Shared(making)
+    shared = SingleFlight(making)
     asked = threading.Barrier(6)
 
     def ask(key: str) -> str:
@@ -69,7 +69,7 @@ def test_a_failure_is_raised_to_all_who_wait_for_it() -> None:
             raise ValueError("it did not work")
         return key
 
-    shared = Shared(make)
+    shared = SingleFlight(make)
     for _ in range(2):
         with pytest.raises(ValueError, match="it did not work"):
             shared("bad")

@@ -11,8 +11,8 @@ from functools import partial
 
 import pytest
 
-from aiometrics.base.internal_errors import Faults
-from aiometrics.base.work_queue import Outbox
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.work_queue import WorkQueue
 
 
 class Gate:
@@ -28,25 +28,25 @@ class Gate:
 
 
 @pytest.fixture
-def faults() -> Faults:
+def internal_errors() -> InternalErrors:
     """Where errors are reported."""
-    return Faults()
+    return InternalErrors()
 
 
 @pytest.fixture
-def outbox(faults: Faults) -> Iterator[Outbox]:
+def work_queue(internal_errors: InternalErrors) -> Iterator[WorkQueue]:
     """One with room for three pieces."""
-    made = Outbox(("slow_request", "trace"), faults, capacity=3)
+    made = WorkQueue(("slow_request", "trace"), internal_errors, capacity=3)
     yield made
     made.stop()
 
 
-def counts(outbox: Outbox, kind: str) -> tuple[int, int]:
+def counts(work_queue: WorkQueue, kind: str) -> tuple[int, int]:
     """How many pieces of that kind were written and dropped."""
-    return outbox.counts()[kind, "written"], outbox.counts()[kind, "dropped"]
+    return work_queue.counts()[kind, "written"], work_queue.counts()[kind, "dropped"]
 
 
-def test_work_is_done_in_order_by_another_thread(outbox: Outbox) -> None:
+def test_work_is_done_in_order_by_another_thread(work_queue: WorkQueue) -> None:
     """One thread does it all, and by the end of stop() what was given before is done."""
     done: list[tuple[int, int]] = []
 
@@ -54,39 +54,39 @@ def test_work_is_done_in_order_by_another_thread(outbox: Outbox) -> None:
         done.append((number, threading.get_ident()))
 
     for number in range(3):
-        outbox.put("trace", partial(work, number))
-    outbox.stop()
+        work_queue.put("trace", partial(work, number))
+    work_queue.stop()
     assert [0, 1, 2] == [number for number, _ in done]
     (ident,) = {ident for _, ident in done}
     assert threading.get_ident() != ident
-    assert (3, 0) == counts(outbox, "trace")
-    assert (0, 0) == counts(outbox, "slow_request")
+    assert (3, 0) == counts(work_queue, "trace")
+    assert (0, 0) == counts(work_queue, "slow_request")
 
 
-def test_who_gives_may_be_interrupted_by_who_gives(outbox: Outbox, faults: Faults) -> None:
+def test_who_gives_may_be_interrupted_by_who_gives(work_queue: WorkQueue, internal_errors: InternalErrors) -> None:
     """Garbage collection may come at any point of it, and end a request that is to be told of as well."""
     done: list[str] = []
 
-    def tripped(_: str) -> bool:
-        faults.tripped = lambda _: False
-        outbox.put("trace", partial(done.append, "of the garbage"))
+    def disabled(_: str) -> bool:
+        internal_errors.disabled = lambda _: False
+        work_queue.put("trace", partial(done.append, "of the garbage"))
         return False
 
-    faults.tripped = tripped
-    outbox.put("slow_request", partial(done.append, "given"))
-    outbox.stop()
+    internal_errors.disabled = disabled
+    work_queue.put("slow_request", partial(done.append, "given"))
+    work_queue.stop()
     assert ["of the garbage", "given"] == done
-    assert [(1, 0), (1, 0)] == [counts(outbox, kind) for kind in ("trace", "slow_request")]
+    assert [(1, 0), (1, 0)] == [counts(work_queue, kind) for kind in ("trace", "slow_request")]
 
 
-def test_there_is_no_thread_before_there_is_work(outbox: Outbox) -> None:
+def test_there_is_no_thread_before_there_is_work(work_queue: WorkQueue) -> None:
     """Who never has a slow request pays for none."""
     assert [] == [thread for thread in threading.enumerate() if thread.name == "aiometrics-outbox"]
-    assert 0 == sum(outbox.counts().values())
+    assert 0 == sum(work_queue.counts().values())
 
 
 def test_where_no_thread_can_be_started_everything_is_dropped(
-    outbox: Outbox, faults: Faults, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    work_queue: WorkQueue, internal_errors: InternalErrors, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who gives does not notice: there may be too many threads, or the interpreter is at its end."""
 
@@ -95,9 +95,9 @@ def test_where_no_thread_can_be_started_everything_is_dropped(
 
     monkeypatch.setattr(threading.Thread, "start", refuses)
     for _ in range(2):
-        outbox.put("trace", lambda: None)
-    assert (0, 2) == counts(outbox, "trace")
-    assert {"outbox": 1} == faults.counts()
+        work_queue.put("trace", lambda: None)
+    assert (0, 2) == counts(work_queue, "trace")
+    assert {"outbox": 1} == internal_errors.counts()
     assert ["internal error in probe 'outbox', which is now off; the application is not affected"] == caplog.messages
 
 
@@ -106,9 +106,9 @@ def test_at_the_end_of_the_program_all_work_is_done() -> None:
     program = """
 import threading
 from functools import partial
-from aiometrics.base.internal_errors import Faults
-from aiometrics.base.work_queue import Outbox
-outbox, begun = Outbox(("trace",), Faults()), threading.Event()
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.work_queue import WorkQueue
+outbox, begun = WorkQueue(("trace",), InternalErrors()), threading.Event()
 outbox.put("trace", begun.set)
 for number in range(500):
     outbox.put("trace", partial(print, number))
@@ -118,52 +118,54 @@ begun.wait()
     assert list(map(str, range(500))) == done.stdout.splitlines()
 
 
-def test_what_finds_no_room_is_dropped_and_counted_by_kind(outbox: Outbox) -> None:
+def test_what_finds_no_room_is_dropped_and_counted_by_kind(work_queue: WorkQueue) -> None:
     """While the first piece hangs three may wait; who brings more goes on at once."""
     gate = Gate()
-    outbox.put("slow_request", gate)
+    work_queue.put("slow_request", gate)
     gate.reached.wait()
     for _ in range(4):
-        outbox.put("slow_request", lambda: None)
-    outbox.put("trace", lambda: None)
+        work_queue.put("slow_request", lambda: None)
+    work_queue.put("trace", lambda: None)
     gate.open.set()
-    outbox.stop()
-    assert (4, 1) == counts(outbox, "slow_request")
-    assert (0, 1) == counts(outbox, "trace")
+    work_queue.stop()
+    assert (4, 1) == counts(work_queue, "slow_request")
+    assert (0, 1) == counts(work_queue, "trace")
 
 
-def test_after_the_end_new_work_has_a_new_thread(outbox: Outbox) -> None:
+def test_after_the_end_new_work_has_a_new_thread(work_queue: WorkQueue) -> None:
     """Tracing may be taken up again; counts go on."""
     idents: list[int] = []
 
     def work() -> None:
         idents.append(threading.get_ident())
 
-    outbox.stop()
+    work_queue.stop()
     for _ in range(2):
-        outbox.put("trace", work)
-        outbox.stop()
-        outbox.stop()
+        work_queue.put("trace", work)
+        work_queue.stop()
+        work_queue.stop()
     assert 2 == len(idents)
-    assert (2, 0) == counts(outbox, "trace")
+    assert (2, 0) == counts(work_queue, "trace")
 
 
-def test_work_that_raises_is_dropped_with_all_that_follows(outbox: Outbox, faults: Faults, caplog: pytest.LogCaptureFixture) -> None:
+def test_work_that_raises_is_dropped_with_all_that_follows(
+    work_queue: WorkQueue, internal_errors: InternalErrors, caplog: pytest.LogCaptureFixture
+) -> None:
     """The error is logged once and counted; what waited behind it is counted as well, and what comes later."""
     gate, never = Gate(), threading.Event()
 
     def broken() -> None:
         raise OSError("no space left on device")
 
-    outbox.put("slow_request", gate)
+    work_queue.put("slow_request", gate)
     gate.reached.wait()
-    outbox.put("slow_request", broken)
-    outbox.put("trace", never.set)
+    work_queue.put("slow_request", broken)
+    work_queue.put("trace", never.set)
     gate.open.set()
-    outbox.stop()
-    outbox.put("trace", never.set)
+    work_queue.stop()
+    work_queue.put("trace", never.set)
     assert not never.is_set()
-    assert {"outbox": 1} == faults.counts()
+    assert {"outbox": 1} == internal_errors.counts()
     assert ["no space left on device"] == [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
     assert logging.ERROR == caplog.records[0].levelno
     assert {
@@ -171,16 +173,16 @@ def test_work_that_raises_is_dropped_with_all_that_follows(outbox: Outbox, fault
         ("slow_request", "dropped"): 1,
         ("trace", "written"): 0,
         ("trace", "dropped"): 2,
-    } == outbox.counts()
+    } == work_queue.counts()
 
 
-def test_work_may_give_more_work_and_end_it_all(outbox: Outbox) -> None:
+def test_work_may_give_more_work_and_end_it_all(work_queue: WorkQueue) -> None:
     """Who stops the outbox from within does not wait for itself."""
     done = threading.Event()
 
     def stop() -> None:
-        outbox.stop()
+        work_queue.stop()
         done.set()
 
-    outbox.put("trace", lambda: outbox.put("trace", stop))
+    work_queue.put("trace", lambda: work_queue.put("trace", stop))
     assert done.wait(10)

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aiometrics.exposition.metrics import CATALOGUE, Metric
+from aiometrics.exposition.metrics import METRICS, Metric
 from aiometrics.options import Options, resolve, variable_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUNBOOKS = ROOT / "docs/runbooks.md"  # held to the metrics by the tests of the rules
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-METRICS = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
 SHOP = "async def main():\n    import aiometrics\n    print([entry.coroutine for entry in aiometrics.snapshot().coroutines])\n"
 
 
@@ -129,16 +129,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def sections() -> dict[str, str]:
     """The sections of metrics.md about one metric each, by its name."""
-    parts = re.split(r"^##+ (.*)$", METRICS, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^##+ (.*)$", PAGE, flags=re.MULTILINE)[1:]
     return {heading.strip("`"): body for heading, body in zip(parts[::2], parts[1::2], strict=True) if heading.startswith("`")}
 
 
 def test_the_page_of_metrics_has_every_metric_and_no_other() -> None:
     """A new metric is described before it is released, and one that is gone is not described on."""
-    assert {metric.name for metric in CATALOGUE} == sections().keys()
+    assert {metric.name for metric in METRICS} == sections().keys()
 
 
-@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_metrics_are_described_as_the_catalogue_has_them(metric: Metric) -> None:
     """Type, labels and definition are those of the page; then comes how to read it, and a query that uses it."""
     section = sections().get(metric.name, "")
@@ -165,8 +165,8 @@ def test_queries_parse(name: str, binary: Callable[[str], str], tmp_path: Path) 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != RUNBOOKS], ids=lambda page: page.name)
 def test_metrics_that_pages_name_exist(page: Path) -> None:
     """Every series in a query or in prose is in the catalogue, with the suffix that its type has, or recorded by a rule."""
-    exported = {metric.name for metric in CATALOGUE} | {
-        f"{metric.name}_{suffix}" for metric in CATALOGUE if metric.kind == "histogram" for suffix in ("bucket", "count", "sum")
+    exported = {metric.name for metric in METRICS} | {
+        f"{metric.name}_{suffix}" for metric in METRICS if metric.kind == "histogram" for suffix in ("bucket", "count", "sum")
     }
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     text = page.read_text(encoding="utf-8")

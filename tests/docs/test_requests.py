@@ -143,7 +143,7 @@ def test_the_event_has_the_fields_that_the_page_shows() -> None:
 
     with traced_loop(slow_request=0.25) as traced:
         traced.run(main())
-        traced.instrumentation.outbox.stop()
+        traced.instrumentation.work_queue.stop()
     (block,) = blocks("json")
     shown, written = json.loads(block), json.loads("".join(lines))
     point, *_ = written["aiometrics.yield_points"]

@@ -19,7 +19,7 @@ from aiometrics.demo.catalogue import Catalogue
 from aiometrics.demo.delivery import Delivery
 from aiometrics.demo.payments import Payments
 from aiometrics.demo.storage import Orders, Pool, Stock
-from aiometrics.exposition.metrics import CATALOGUE
+from aiometrics.exposition.metrics import METRICS
 
 #: Everything here shares this much time; whatever is asked is asked again until the answer is right or the time is up.
 SECONDS = 120
@@ -187,8 +187,8 @@ def test_prometheus_understands_every_family(prometheus: Culprits) -> None:
     """The target is up, and Prometheus knows type and help of each family of the catalogue as the catalogue has them."""
     prometheus.until(lambda found: found == [1], lambda: [value for _, value in prometheus.ask("up")])
     known = {name: (entry[0]["type"], entry[0]["help"]) for name, entry in prometheus.get("metadata").items()}
-    assert {metric.family: (metric.kind, metric.help) for metric in CATALOGUE} == {
-        metric.family: known.get(metric.family, known.get(metric.name)) for metric in CATALOGUE
+    assert {metric.family: (metric.kind, metric.help) for metric in METRICS} == {
+        metric.family: known.get(metric.family, known.get(metric.name)) for metric in METRICS
     }
 
 

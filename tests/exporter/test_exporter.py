@@ -22,8 +22,8 @@ from prometheus_client.registry import Collector as PrometheusCollector
 from support.serving import free_port
 
 import aiometrics
-from aiometrics.exporter import session
-from aiometrics.exposition.metrics import CATALOGUE
+from aiometrics.exporter.session import session
+from aiometrics.exposition.metrics import METRICS
 from aiometrics.instrumentation.watchdog import Watchdog
 
 LOCAL = "127.0.0.1"
@@ -72,7 +72,7 @@ def test_metrics_are_served_in_both_formats(exporter: aiometrics.Exporter, accep
     status, kind, text = get(exporter, **({"Accept": accept} if accept else {}))
     families = {family.name: family for family in parse(text)}
     assert (200, content_type) == (status, kind.partition("; charset")[0])
-    expected = {metric.family for metric in CATALOGUE}
+    expected = {metric.family for metric in METRICS}
     assert expected == set(families)
     created = {sample.labels["coroutine"]: sample.value for sample in families["asyncio_tasks_created"].samples}
     assert 1 == created[WORKS]
@@ -254,7 +254,7 @@ def test_untraced_again_without_a_server_everything_is_back() -> None:
         aiometrics.uninstrument(loop)
         loop.close()
     assert before == (asyncio.Task, asyncio.Task.__init__, vars(asyncio.BaseEventLoop)["create_task"])
-    session.active.instrumentation = None
+    session.instrumentation = None
 
 
 def test_the_callers_package_is_application_wherever_it_is_installed(tmp_path: Path) -> None:

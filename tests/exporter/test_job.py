@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from prometheus_client.registry import Collector
 
 import aiometrics
-from aiometrics.exposition.metrics import CATALOGUE, STATUSES
+from aiometrics.exposition.metrics import METRICS, STATUSES
 from aiometrics.exposition.push import Textfile
 
 LOCAL = "127.0.0.1"
@@ -204,7 +204,7 @@ def test_nothing_is_delivered_that_would_look_alive(gateway: Gateway) -> None:
         asyncio.run(works())
     found = {family.name: family.type for family in parse(gateway.pushes[0].text)}
     assert LASTING == {name for name, kind in found.items() if kind == "gauge"}
-    assert {metric.family for metric in CATALOGUE if metric.kind != "gauge"} == found.keys() - LASTING
+    assert {metric.family for metric in METRICS if metric.kind != "gauge"} == found.keys() - LASTING
 
 
 def test_the_metrics_of_the_application_are_delivered(gateway: Gateway, textfile: Path) -> None:
@@ -312,7 +312,7 @@ def test_an_internal_error_harms_no_job(gateway: Gateway, caplog: pytest.LogCapt
     """It is logged and counted, and nothing is pushed."""
     with aiometrics.start_job("nightly", gateway=gateway.url, registry=None) as job:
         monkeypatch.setattr(job._tracing, "snapshot", lambda: 1 / 0)
-    assert ([], {"delivery": 1}) == (gateway.pushes, job._tracing.faults.counts())
+    assert ([], {"delivery": 1}) == (gateway.pushes, job._tracing.internal_errors.counts())
     (warning,) = warned(caplog)
     assert "internal error in probe 'delivery'" in warning
 

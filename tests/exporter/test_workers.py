@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from support.serving import free_port
 
 from aiometrics.pages.merge import merged
-from aiometrics.pages.multiprocess.directory import Shelf
+from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.multiprocess.private_file import REASONS, SUPPORTED
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
@@ -299,7 +299,7 @@ def test_no_counter_falls_for_a_reader_under_load(service: Service, implementati
     service.environ["AIOMETRICS_NO_EXTENSIONS"] = "" if implementation == "c" else "1"
     worker = service.start(blocking_threshold=1e-5)
     worker.tell("work", 1)
-    shelf, tasks = Shelf(str(service.directory)), 20_000 if implementation == "c" else 2_000
+    shelf, tasks = SharedDirectory(str(service.directory)), 20_000 if implementation == "c" else 2_000
     worker.say("work", tasks)
     numbers: list[tuple[int, ...]] = []
     while not numbers or numbers[-1][0] <= tasks:

@@ -10,7 +10,7 @@ from support.samples import FACTS, coroutine, histogram, loop, shop, yield_point
 
 from aiometrics.exposition.collector import Collector
 from aiometrics.exposition.families import Distribution, Value, distribution, families, seconds
-from aiometrics.exposition.metrics import CATALOGUE, STATUSES
+from aiometrics.exposition.metrics import METRICS, STATUSES
 from aiometrics.pages.snapshot import CALLBACK, Snapshot
 
 SEGMENT_ROWS = {"asyncio_segment_seconds", "asyncio_blocking_seconds_total", "asyncio_inflicted_wait_seconds_total"}
@@ -29,7 +29,7 @@ def collector(snapshot: Snapshot) -> Collector:
 
 def test_every_metric_of_the_catalogue_comes_exactly_once() -> None:
     """Nothing is missing, doubled or made up, also where there is nothing to show."""
-    assert sorted(metric.name for metric in CATALOGUE) == sorted(metric.name for metric, _ in families(Snapshot(0), FACTS))
+    assert sorted(metric.name for metric in METRICS) == sorted(metric.name for metric, _ in families(Snapshot(0), FACTS))
 
 
 def test_every_row_has_the_labels_and_the_kind_of_value_of_its_metric() -> None:

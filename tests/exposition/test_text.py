@@ -21,13 +21,13 @@ from support.samples import FACTS, coroutine, histogram, loop, shop, yield_point
 
 from aiometrics.exposition.collector import Collector
 from aiometrics.exposition.families import bound_text
-from aiometrics.exposition.metrics import CATALOGUE, LOOP_BLOCKING_SECONDS, LOOP_START_DELAY_SECONDS
-from aiometrics.exposition.text import OPENMETRICS, TEXT, Format, Renderer
+from aiometrics.exposition.metrics import LOOP_BLOCKING_SECONDS, LOOP_START_DELAY_SECONDS, METRICS
+from aiometrics.exposition.text import OPENMETRICS, TEXT, Renderer, TextFormat
 from aiometrics.pages.snapshot import Coroutine, Snapshot
 
 FORMATS = pytest.mark.parametrize("form", [TEXT, OPENMETRICS], ids=lambda form: form.name)
-PARSERS: dict[Format, Callable[[str], Iterable[Metric]]] = {TEXT: parse_text, OPENMETRICS: parse_openmetrics}
-GENERATORS: dict[Format, Callable[[CollectorRegistry], bytes]] = {TEXT: generate_latest, OPENMETRICS: generate_openmetrics}
+PARSERS: dict[TextFormat, Callable[[str], Iterable[Metric]]] = {TEXT: parse_text, OPENMETRICS: parse_openmetrics}
+GENERATORS: dict[TextFormat, Callable[[CollectorRegistry], bytes]] = {TEXT: generate_latest, OPENMETRICS: generate_openmetrics}
 
 
 def no_pause() -> None:
@@ -44,12 +44,12 @@ def renderer(registry: CollectorRegistry | None = None, on_error: Callable[[Exce
     return Renderer(registry, on_error=on_error, pause=no_pause)
 
 
-def page(snapshot: Snapshot, form: Format = TEXT, writer: Renderer | None = None) -> str:
+def page(snapshot: Snapshot, form: TextFormat = TEXT, writer: Renderer | None = None) -> str:
     """One page as text."""
     return b"".join((writer or renderer()).slices(snapshot, FACTS, form)).decode()
 
 
-def parsed(snapshot: Snapshot, form: Format, writer: Renderer | None = None) -> list[Metric]:
+def parsed(snapshot: Snapshot, form: TextFormat, writer: Renderer | None = None) -> list[Metric]:
     """One page as prometheus_client reads it."""
     return list(PARSERS[form](page(snapshot, form, writer)))
 
@@ -78,10 +78,10 @@ def test_text_says_all_that_the_collector_says_but_units() -> None:
 
 
 @FORMATS
-def test_an_empty_snapshot_still_describes_every_metric(form: Format) -> None:
+def test_an_empty_snapshot_still_describes_every_metric(form: TextFormat) -> None:
     """Before anything was traced, HELP and TYPE of the whole catalogue are there."""
     described = {(family.name, family.type, family.documentation) for family in parsed(Snapshot(0), form)}
-    assert {(metric.family, metric.kind, metric.help) for metric in CATALOGUE} == described
+    assert {(metric.family, metric.kind, metric.help) for metric in METRICS} == described
 
 
 def test_a_histogram_in_text() -> None:
@@ -120,14 +120,14 @@ def test_only_openmetrics_ends_with_a_mark() -> None:
 
 def test_help_is_escaped_as_each_format_wants_it() -> None:
     """Backslashes and newlines in both, quotes in OpenMetrics only."""
-    metric = replace(CATALOGUE[0], name="x", help='a "b" \\ c\nd')
+    metric = replace(METRICS[0], name="x", help='a "b" \\ c\nd')
     assert '# HELP x a "b" \\\\ c\\nd\n# TYPE x histogram\n' == TEXT.header(metric)
     assert '# HELP x a \\"b\\" \\\\ c\\nd\n# TYPE x histogram\n' == OPENMETRICS.header(metric)
 
 
 @FORMATS
 @given(names=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=3, max_size=3))
-def test_any_label_is_read_back_as_it_was(form: Format, names: list[str]) -> None:
+def test_any_label_is_read_back_as_it_was(form: TextFormat, names: list[str]) -> None:
     """Quotes, newlines, backslashes, braces, NUL and non-ASCII survive the way to the scraper."""
     place, task, awaits = names
     expected = dict(zip(("coroutine", "yield_point", "awaits"), ("c" + task, "p" + place, awaits), strict=True))
@@ -138,7 +138,7 @@ def test_any_label_is_read_back_as_it_was(form: Format, names: list[str]) -> Non
 
 @FORMATS
 @given(name=st.text(st.characters(categories=["Cs", "L"]), min_size=1))
-def test_lone_surrogates_do_not_break_the_page(form: Format, name: str) -> None:
+def test_lone_surrogates_do_not_break_the_page(form: TextFormat, name: str) -> None:
     """A file name that is not UTF-8 is spelled out, in both expositions alike."""
     snapshot = Snapshot(0, coroutines=(coroutine(name),))
     assert samples(collected(snapshot)) == samples(parsed(snapshot, form))
@@ -218,7 +218,7 @@ def test_new_numbers_under_cached_labels_are_shown() -> None:
     assert 'asyncio_tasks{coroutine="c"} 2\n' in page(Snapshot(0, coroutines=(coroutine("c", live=2),)), TEXT, writer)
 
 
-WANTED: list[tuple[Snapshot, Format]] = [
+WANTED: list[tuple[Snapshot, TextFormat]] = [
     (Snapshot(0, yield_points=tuple(yield_point(f"{name}.py:{line} f") for line in range(300))), form)
     for name in ("a", "b")
     for form in (TEXT, OPENMETRICS)
@@ -241,7 +241,7 @@ def test_several_threads_may_use_one_renderer() -> None:
 
 
 @FORMATS
-def test_the_metrics_of_the_application_follow_ours(form: Format) -> None:
+def test_the_metrics_of_the_application_follow_ours(form: TextFormat) -> None:
     """As prometheus_client writes them in the format asked for, and the page is still one valid page."""
     registry = CollectorRegistry()
     Info("service", "About\nit.", registry=registry).info({"name": '"x"\\'})
@@ -263,7 +263,7 @@ class Failing:
 
 
 @FORMATS
-def test_a_failing_collector_of_the_application_costs_the_page_only_its_own_families(form: Format) -> None:
+def test_a_failing_collector_of_the_application_costs_the_page_only_its_own_families(form: TextFormat) -> None:
     """The error is reported; ours and what was collected before are there, and the page is valid."""
     registry = CollectorRegistry()
     Gauge("stock", "Items.", registry=registry).set(7)
@@ -275,7 +275,7 @@ def test_a_failing_collector_of_the_application_costs_the_page_only_its_own_fami
 
 
 @FORMATS
-def test_a_family_that_cannot_be_written_is_reported_and_left_out(form: Format) -> None:
+def test_a_family_that_cannot_be_written_is_reported_and_left_out(form: TextFormat) -> None:
     """One broken sample does not take the families around it along."""
     registry = CollectorRegistry()
     Gauge("before", "Before.", registry=registry)
@@ -283,12 +283,12 @@ def test_a_family_that_cannot_be_written_is_reported_and_left_out(form: Format) 
     Gauge("after", "After.", registry=registry)
     errors: list[Exception] = []
     names = {family.name for family in parsed(Snapshot(0), form, renderer(registry, errors.append))}
-    assert {"before", "after"} == names - {metric.family for metric in CATALOGUE}
+    assert {"before", "after"} == names - {metric.family for metric in METRICS}
     assert [UnicodeEncodeError] == [type(error) for error in errors]
 
 
 @FORMATS
-def test_our_own_collector_in_the_registry_does_not_double_the_page(form: Format) -> None:
+def test_our_own_collector_in_the_registry_does_not_double_the_page(form: TextFormat) -> None:
     """It is not even asked for its samples, and nothing is reported."""
     registry = CollectorRegistry()
     registry.register(Collector(lambda: pytest.fail("asked for samples that are on the page already")))
@@ -296,7 +296,7 @@ def test_our_own_collector_in_the_registry_does_not_double_the_page(form: Format
 
 
 @FORMATS
-def test_a_metric_of_the_application_with_one_of_our_names_is_left_out_and_reported(form: Format) -> None:
+def test_a_metric_of_the_application_with_one_of_our_names_is_left_out_and_reported(form: TextFormat) -> None:
     """Two families of one name would cost the whole scrape."""
     registry = CollectorRegistry()
     Gauge("asyncio_tasks", "All tasks.", registry=registry)

@@ -7,12 +7,12 @@ from contextlib import suppress
 from typing import cast
 
 from aiometrics import request
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.options import Options
-from aiometrics.pages.header import PageError, Terms, terms_of
-from aiometrics.pages.multiprocess.directory import Held, Shelf, Shelved
-from aiometrics.pages.multiprocess.slot_file import Locked
+from aiometrics.pages.header import PageError, PageFormat, parse_header
+from aiometrics.pages.multiprocess.directory import ClaimedSlot, DirectoryView, SharedDirectory
+from aiometrics.pages.multiprocess.slot_file import SlotFile
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import check_range
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
@@ -35,22 +35,22 @@ class _Left:
     def __init__(self, data: bytes) -> None:
         self.memory = bytearray(data)
 
-    def take(self, terms: Terms) -> Held:
-        return Held(0, Page(*terms, memory=self.memory), cast("Locked", self))
+    def take(self, page_format: PageFormat) -> ClaimedSlot:
+        return ClaimedSlot(0, Page(*page_format, memory=self.memory), cast("SlotFile", self))
 
-    def read(self, *_: object) -> Shelved:
-        return Shelved({}, {}, None)
+    def read(self, *_: object) -> DirectoryView:
+        return DirectoryView({}, {}, None)
 
     def release(self) -> None:
         """It is left again."""
 
 
-def inherit(data: bytes, terms: Terms, implementation: str) -> bytes:
+def inherit(data: bytes, page_format: PageFormat, implementation: str) -> bytes:
     """What the page is like after another process has gone on with it; as it was if no other would.
 
     Raises ``AssertionError`` if that process had an internal error.
     """
-    if terms_of(data, len(data)) != terms:
+    if parse_header(data, len(data)) != page_format:
         return data
     with suppress(PageError):
         check_range(data)
@@ -59,9 +59,14 @@ def inherit(data: bytes, terms: Terms, implementation: str) -> bytes:
 
 
 def _inherited(data: bytes, implementation: str) -> bytes:
-    left, clock, faults = _Left(data), ManualClock(), Faults()
+    left, clock, internal_errors = _Left(data), ManualClock(), InternalErrors()
     instrumentation = Instrumentation(
-        OPTIONS, clock=clock, unix_clock=clock, faults=faults, implementation=IMPLEMENTATIONS[implementation], shelf=cast("Shelf", left)
+        OPTIONS,
+        clock=clock,
+        unix_clock=clock,
+        internal_errors=internal_errors,
+        implementation=IMPLEMENTATIONS[implementation],
+        directory=cast("SharedDirectory", left),
     )
     loop = VirtualLoop(clock)
     instrumentation.instrument(loop)
@@ -71,8 +76,8 @@ def _inherited(data: bytes, implementation: str) -> bytes:
             instrumentation.snapshot()
     finally:
         instrumentation.remove()
-    if faults.counts():
-        raise AssertionError(f"internal errors: {faults.counts()}")
+    if internal_errors.counts():
+        raise AssertionError(f"internal errors: {internal_errors.counts()}")
     return bytes(left.memory)
 
 

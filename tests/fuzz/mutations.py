@@ -10,13 +10,13 @@ from aiometrics.pages.layout import (
     COROUTINE,
     HEADER,
     LOOP,
+    LOOP_STATS,
     NOTE,
     NOTE_BYTES,
     NOTE_WORDS,
     OWN_COROUTINES,
     REQUEST,
     REQUEST_WAIT,
-    VITALS,
     WORD,
     YIELD_POINT,
     Layout,
@@ -151,7 +151,7 @@ def _fields(layout: Layout) -> Iterator[int]:
     yield from HEADER.values()
     yield from range(layout.bounds, layout.loop)
     yield from (layout.loop + field for field in LOOP.values())
-    yield from (layout.vitals + field for field in VITALS.values())
+    yield from (layout.loop_stats + field for field in LOOP_STATS.values())
     for table in (layout.samples, layout.errors, layout.marks):
         yield from (table + note * NOTE_WORDS + field for note in range(3) for field in NOTE.values())
     for start, fields in _records(layout):

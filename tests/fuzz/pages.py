@@ -17,12 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from aiometrics.exposition import text
 from aiometrics.exposition.families import Facts
 from aiometrics.exposition.text import Renderer
-from aiometrics.pages import header as terms
+from aiometrics.pages import header as page_format
 from aiometrics.pages import merge, reader
-from aiometrics.pages.counter_table import Tally
-from aiometrics.pages.exemplar_table import SEGMENT, WALL, Marks
-from aiometrics.pages.header import PageError, Terms
-from aiometrics.pages.layout import LOOP, NAME_BYTES, REQUEST_WAIT, VITALS, YIELD_POINT, Layout
+from aiometrics.pages.counter_table import CounterTable
+from aiometrics.pages.exemplar_table import SEGMENT, WALL, ExemplarTable
+from aiometrics.pages.header import PageError, PageFormat
+from aiometrics.pages.layout import LOOP, LOOP_STATS, NAME_BYTES, REQUEST_WAIT, YIELD_POINT, Layout
 from aiometrics.pages.merge import merged
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView
@@ -36,7 +36,7 @@ from .shelves import directory, shelve
 
 NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
 LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=3, max_requests=2)
-TERMS = Terms(LAYOUT, 100, 1)
+TERMS = PageFormat(LAYOUT, 100, 1)
 #: After so many pages that the reader took one is rendered, or used in every way, if it takes that; and each that took a new branch.
 _SHOWN, _USED = 4, 40
 #: Of all pages one in so many is put into a shared directory.
@@ -85,9 +85,9 @@ def seeds() -> list[bytes]:
     for place in range(LAYOUT.coroutines, LAYOUT.strings):
         if not full.words[place] and place not in owners:
             full.words[place] = place - LAYOUT.coroutines
-    Tally(full, LAYOUT.samples, 3).add("shop/db.py:1 fetch > re.match", 3)
-    Tally(full, LAYOUT.errors, 3).add("naming", 2)
-    marks = Marks(full)
+    CounterTable(full, LAYOUT.samples, 3).add("shop/db.py:1 fetch > re.match", 3)
+    CounterTable(full, LAYOUT.errors, 3).add("naming", 2)
+    marks = ExemplarTable(full)
     for kind in (SEGMENT, WALL, WALL + 2):
         marks.put(kind, 1, Exemplar((("request_id", "REQ-001"), ("trace_id", "a" * 32)), 250_000_000, UNIX_NS))
     blocked = bytearray(full.copy())
@@ -97,8 +97,8 @@ def seeds() -> list[bytes]:
     words[LAYOUT.loop + LOOP["finished"]] = words[LAYOUT.loop + LOOP["started"]]
     for name in ("segment_since_ns", "looked_ns", "turn_since_ns", "seen_ns"):
         words[LAYOUT.loop + LOOP[name]] = NOW_NS - 500 + LOOP[name]
-    for vital in VITALS.values():
-        words[LAYOUT.vitals + vital] = 3
+    for vital in LOOP_STATS.values():
+        words[LAYOUT.loop_stats + vital] = 3
     empty = Page(LAYOUT, blocking_threshold_ns=100)
     return [empty.copy(), full.copy(), bytes(blocked)]
 
@@ -109,7 +109,7 @@ def campaign(cases: int, seed: int, read: Read = reader.read) -> Report:
     mutate, corpus, report = Mutator(random), seeds(), Report()
     good = corpus.copy()
     started = time.perf_counter()
-    with Branches(reader, merge, terms) as branches, directory() as shelf:
+    with Branches(reader, merge, page_format) as branches, directory() as shelf:
         for data in corpus:
             _try(report, data, partial(_use, report, data, read))
         for number in range(cases):

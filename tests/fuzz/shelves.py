@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aiometrics.pages.header import Terms
-from aiometrics.pages.multiprocess.directory import Shelf
+from aiometrics.pages.header import PageFormat
+from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.reader import read
 
 _IN_MEMORY = "/dev/shm"  # noqa: S108 - a directory of its own is made in there
@@ -28,17 +28,17 @@ def directory() -> Iterator[Path]:
         logging.disable(disabled)
 
 
-def shelve(data: bytes, path: Path, terms: Terms, now_ns: int, unix_ns: int) -> None:
+def shelve(data: bytes, path: Path, page_format: PageFormat, now_ns: int, unix_ns: int) -> None:
     """Put the page into the directory, read that as a sidecar and as a process of the service do, and take the slot."""
     file = path / "0.page"
     file.write_bytes(data)
     file.chmod(0o600)
-    shelf = Shelf(os.fspath(path))
-    for of in (None, terms):
+    shelf = SharedDirectory(os.fspath(path))
+    for of in (None, page_format):
         shelved = shelf.read((), of, now_ns, unix_ns)
         if len(shelved.pages) + sum(shelved.skipped.values()) != 1:
             raise AssertionError(f"one page was neither read nor left out: {shelved}")
-    held = shelf.take(terms)
+    held = shelf.take(page_format)
     try:
         read(held.page.copy(), now_ns, unix_ns)
     finally:

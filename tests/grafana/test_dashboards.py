@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import yaml
 
-from aiometrics.exposition.metrics import CATALOGUE
+from aiometrics.exposition.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
@@ -70,7 +70,7 @@ def all_panels() -> Iterator[dict[str, Any]]:
 def exported() -> set[str]:
     """The names of all samples that the catalogue promises."""
     suffixes = {"histogram": ("_bucket", "_sum", "_count")}
-    return {f"{metric.name}{suffix}" for metric in CATALOGUE for suffix in suffixes.get(metric.kind, ("",))}
+    return {f"{metric.name}{suffix}" for metric in METRICS for suffix in suffixes.get(metric.kind, ("",))}
 
 
 def rules(kind: str) -> dict[str, str]:
@@ -121,7 +121,7 @@ def test_queries_ask_only_for_metrics_that_exist() -> None:
 
 def test_labels_in_queries_exist() -> None:
     """What queries match and group by are labels of a metric, of a rule, or of every target."""
-    known = {label for metric in CATALOGUE for label in metric.labels} | {"job", "instance", "le", "state", "generation", "blocked_at"}
+    known = {label for metric in METRICS for label in metric.labels} | {"job", "instance", "le", "state", "generation", "blocked_at"}
     known.add("every")  # the label that no series has
     expressions = [target["expr"] for panel in all_panels() for target in panel["targets"]]
     matched = {label for text in expressions for label in re.findall(r"[{,](\w+)(?:=~|!~|=|!=)\"", text)}

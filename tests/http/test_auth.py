@@ -24,9 +24,9 @@ import trustme
 from support.serving import GUARD_SECONDS, HUGE, Answer, Serve, Stuck, ask, ask_on, connect, exchange, http_threads, status_line
 
 import aiometrics
-from aiometrics.base.internal_errors import Faults
-from aiometrics.exporter.endpoints import Site
-from aiometrics.http.auth import Guard
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.exporter.endpoints import Endpoints
+from aiometrics.http.auth import AccessControl
 from aiometrics.http.server import MetricsServer
 from aiometrics.options import resolve
 from aiometrics.pages.snapshot import Snapshot
@@ -62,13 +62,13 @@ def issue(authority: trustme.CA, directory: Path, name: str = "127.0.0.1") -> No
 
 
 @pytest.fixture
-def guard(directory: Path) -> Callable[[str], Guard]:
+def guard(directory: Path) -> Callable[[str], AccessControl]:
     """``guard(text)`` stands by a file of that text."""
 
-    def make(text: str) -> Guard:
+    def make(text: str) -> AccessControl:
         path = directory / "web.yml"
         path.write_text(text)
-        return Guard(path)
+        return AccessControl(path)
 
     return make
 
@@ -96,7 +96,7 @@ def basic(user: str, password: str) -> str:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls(serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, version: ssl.TLSVersion) -> None:
+def test_tls(serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, version: ssl.TLSVersion) -> None:
     """The connection is kept, and large answers arrive whole."""
     server = serve(guard=guard(TLS))
     client.minimum_version = client.maximum_version = version
@@ -109,7 +109,7 @@ def test_tls(serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext
     assert f"https://127.0.0.1:{server.port}" == server.url
 
 
-def test_plain_text_gets_nothing_from_tls(serve: Serve, guard: Callable[[str], Guard]) -> None:
+def test_plain_text_gets_nothing_from_tls(serve: Serve, guard: Callable[[str], AccessControl]) -> None:
     """A client that does not speak TLS is cut, and not even told by HTTP."""
     server = serve(guard=guard(TLS))
     with connect(server) as sock:
@@ -121,7 +121,7 @@ def test_plain_text_gets_nothing_from_tls(serve: Serve, guard: Callable[[str], G
     assert [] == serve.errors
 
 
-def test_plain_text_gets_nothing_from_tls_that_is_busy(serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext) -> None:
+def test_plain_text_gets_nothing_from_tls_that_is_busy(serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext) -> None:
     """Where a client would be refused by HTTP, it is cut."""
     stuck = Stuck()
     server = serve(guard=guard(TLS), max_connections=1, routes={"/": stuck})
@@ -145,7 +145,7 @@ def read_all_or_reset(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("text", [TLS, MUTUAL], ids=["TLS", "mutual TLS"])
-def test_a_stalled_handshake_is_cut(serve: Serve, guard: Callable[[str], Guard], text: str) -> None:
+def test_a_stalled_handshake_is_cut(serve: Serve, guard: Callable[[str], AccessControl], text: str) -> None:
     """The handshake counts against the first request's deadline."""
     server = serve(guard=guard(text), request_timeout=0.05)
 
@@ -153,7 +153,7 @@ def test_a_stalled_handshake_is_cut(serve: Serve, guard: Callable[[str], Guard],
     assert [] == serve.errors
 
 
-def test_stalled_handshakes_hold_up_nobody_else(serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext) -> None:
+def test_stalled_handshakes_hold_up_nobody_else(serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext) -> None:
     """Whoever speaks TLS gets an answer at once while others have begun to and stopped, more of them than there is room for."""
     server = serve(guard=guard(TLS), request_timeout=GUARD_SECONDS)
     with ExitStack() as stack:
@@ -165,7 +165,7 @@ def test_stalled_handshakes_hold_up_nobody_else(serve: Serve, guard: Callable[[s
     assert [] == serve.errors
 
 
-def test_a_client_that_resets_in_the_handshake_is_nobodys_error(serve: Serve, guard: Callable[[str], Guard]) -> None:
+def test_a_client_that_resets_in_the_handshake_is_nobodys_error(serve: Serve, guard: Callable[[str], AccessControl]) -> None:
     """Scanners do that all day long."""
     server = serve(guard=guard(TLS))
     for data in (b"", b"\x16\x03\x01\x02\x00", os.urandom(100)):
@@ -177,7 +177,7 @@ def test_a_client_that_resets_in_the_handshake_is_nobodys_error(serve: Serve, gu
     assert [] == serve.errors
 
 
-def test_old_versions_get_nothing(serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext) -> None:
+def test_old_versions_get_nothing(serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext) -> None:
     """The least version is what the file says."""
     server = serve(guard=guard(f"{TLS}  min_version: TLS13\n"))
     client.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -191,7 +191,7 @@ def test_old_versions_get_nothing(serve: Serve, guard: Callable[[str], Guard], c
 
 
 def test_a_client_with_a_certificate_gets_in(
-    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, authority: trustme.CA
+    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, authority: trustme.CA
 ) -> None:
     """One that the authority signed, whatever its name, if the file names none."""
     server = serve(guard=guard(MUTUAL))
@@ -203,7 +203,11 @@ def test_a_client_with_a_certificate_gets_in(
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("certificate", [None, trustme.CA().issue_cert("prometheus.example")], ids=["none", "another authority's"])
 def test_a_client_without_a_good_certificate_gets_nothing(
-    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, certificate: trustme.LeafCert | None, version: ssl.TLSVersion
+    serve: Serve,
+    guard: Callable[[str], AccessControl],
+    client: ssl.SSLContext,
+    certificate: trustme.LeafCert | None,
+    version: ssl.TLSVersion,
 ) -> None:
     """Whatever it asks is never read."""
     server = serve(guard=guard(MUTUAL), routes={"/": serve.unexpected})
@@ -221,7 +225,7 @@ NAMES = ["prometheus.example", "10.1.2.3", "2001:db8::1"]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_certificate_with_an_allowed_name_gets_in(
-    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, authority: trustme.CA, name: str
+    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, authority: trustme.CA, name: str
 ) -> None:
     """Host names and addresses count, wherever in the certificate they are."""
     server = serve(guard=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"))
@@ -232,7 +236,7 @@ def test_a_certificate_with_an_allowed_name_gets_in(
 
 @pytest.mark.parametrize("name", ["other.example", "sub.prometheus.example", "*.example", "10.1.2.30", "2001:db8::10"])
 def test_a_certificate_without_an_allowed_name_gets_nothing(
-    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, authority: trustme.CA, name: str
+    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, authority: trustme.CA, name: str
 ) -> None:
     """The authority's signature alone is not enough, and no pattern matches."""
     server = serve(guard=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"), routes={"/": serve.unexpected})
@@ -249,7 +253,7 @@ def test_a_certificate_without_an_allowed_name_gets_nothing(
 @pytest.mark.parametrize("path", ["/", "/nowhere", "/-/healthy", "/fail"])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
 def test_without_the_right_password_there_is_401_and_nothing_else(
-    serve: Serve, guard: Callable[[str], Guard], path: str, method: str
+    serve: Serve, guard: Callable[[str], AccessControl], path: str, method: str
 ) -> None:
     """On every path, known or not, by whatever method, and whatever is wrong: the same answer."""
     server = serve(guard=guard(USERS), routes=dict.fromkeys(["/", "/-/healthy", "/fail"], serve.unexpected))
@@ -263,7 +267,7 @@ def test_without_the_right_password_there_is_401_and_nothing_else(
     assert [] == serve.errors
 
 
-def test_with_the_right_password_everything_is_as_without(serve: Serve, guard: Callable[[str], Guard]) -> None:
+def test_with_the_right_password_everything_is_as_without(serve: Serve, guard: Callable[[str], AccessControl]) -> None:
     """Answers, 404 and 405 come from the routes again; a user's second request does not cost bcrypt again."""
     server = serve(guard=guard(USERS))
     header = basic("alice", PASSWORD)
@@ -274,7 +278,7 @@ def test_with_the_right_password_everything_is_as_without(serve: Serve, guard: C
     ]
 
 
-def test_a_connection_that_was_authorized_is_asked_again(serve: Serve, guard: Callable[[str], Guard]) -> None:
+def test_a_connection_that_was_authorized_is_asked_again(serve: Serve, guard: Callable[[str], AccessControl]) -> None:
     """Each request stands for itself: a proxy may put requests of many clients on one connection."""
     server = serve(guard=guard(USERS))
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
@@ -284,7 +288,7 @@ def test_a_connection_that_was_authorized_is_asked_again(serve: Serve, guard: Ca
     assert [200, 401, 200] == statuses
 
 
-def test_passwords_by_bcrypt_do_not_queue_up(serve: Serve, guard: Callable[[str], Guard], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_by_bcrypt_do_not_queue_up(serve: Serve, guard: Callable[[str], AccessControl], monkeypatch: pytest.MonkeyPatch) -> None:
     """Four guesses at a time are looked at, one after the other; the next is told to come again, and who is known passes them all."""
     entered, leave, at_work = threading.Semaphore(0), threading.Event(), []
 
@@ -350,7 +354,9 @@ def change(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def test_users_change_with_the_file(serve: Serve, guard: Callable[[str], Guard], directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_users_change_with_the_file(
+    serve: Serve, guard: Callable[[str], AccessControl], directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Who is removed stays out from the next request on, on an open connection too, and who is new gets in."""
     server = serve(guard=guard(USERS))
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
@@ -363,7 +369,7 @@ def test_users_change_with_the_file(serve: Serve, guard: Callable[[str], Guard],
 
 
 def test_certificates_change_with_their_files(
-    serve: Serve, guard: Callable[[str], Guard], client: ssl.SSLContext, authority: trustme.CA, directory: Path
+    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, authority: trustme.CA, directory: Path
 ) -> None:
     """A renewed certificate is shown from the next connection on, and no restart is needed."""
     server = serve(guard=guard(TLS))
@@ -387,7 +393,7 @@ def test_certificates_change_with_their_files(
 )
 def test_a_change_that_makes_no_sense_leaves_all_as_it_was(  # noqa: PLR0917 - fixtures and a table
     serve: Serve,
-    guard: Callable[[str], Guard],
+    guard: Callable[[str], AccessControl],
     client: ssl.SSLContext,
     directory: Path,
     caplog: pytest.LogCaptureFixture,
@@ -417,7 +423,11 @@ def test_a_change_that_makes_no_sense_leaves_all_as_it_was(  # noqa: PLR0917 - f
 
 
 def test_a_file_that_goes_while_it_is_read_leaves_all_as_it_was(
-    guard: Callable[[str], Guard], authority: trustme.CA, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    guard: Callable[[str], AccessControl],
+    authority: trustme.CA,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Secrets are often replaced file by file: whoever asks at that moment is not turned away."""
 
@@ -439,7 +449,7 @@ def test_a_file_that_goes_while_it_is_read_leaves_all_as_it_was(
 # The exporter
 
 
-def test_the_exporter_is_guarded(guard: Callable[[str], Guard], directory: Path) -> None:
+def test_the_exporter_is_guarded(guard: Callable[[str], AccessControl], directory: Path) -> None:
     """``web_config`` gives it TLS and passwords, on every path that it has."""
     guard(TLS + USERS)
     with aiometrics.start_exporter(0, "127.0.0.1", web_config=directory / "web.yml", registry=None) as exporter:
@@ -455,7 +465,7 @@ def test_the_exporter_is_guarded(guard: Callable[[str], Guard], directory: Path)
     assert [200, 200, 200, 404] == allowed
 
 
-def test_who_stands_by_knows_the_address_too(guard: Callable[[str], Guard], directory: Path) -> None:
+def test_who_stands_by_knows_the_address_too(guard: Callable[[str], AccessControl], directory: Path) -> None:
     """Another process has the port, of the address that was asked for, and speaks TLS as this one would."""
     guard(TLS)
     with socket.socket() as other:
@@ -463,7 +473,7 @@ def test_who_stands_by_knows_the_address_too(guard: Callable[[str], Guard], dire
         other.listen()
         port = other.getsockname()[1]
         options = resolve({"port": port, "addr": "localhost", "web_config": str(directory / "web.yml")}, {})
-        site = Site(options, lambda: Snapshot(0), None, Faults(), implementation="none")
+        site = Endpoints(options, lambda: Snapshot(0), None, InternalErrors(), implementation="none")
         assert not site.try_to_bind()
 
     assert f"https://localhost:{port}/metrics" == site.url

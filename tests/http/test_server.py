@@ -375,7 +375,7 @@ def test_where_others_wait_for_room_nobody_is_answered_on_and_on(serve: Serve, m
         greedy.sendall(b"GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
         next_one.sendall(GET)
         assert stuck.entered.acquire(timeout=GUARD_SECONDS)
-        (connection,) = server._crowd._connections.values()
+        (connection,) = server._connections._connections.values()
         while not connection.leaving:
             os.sched_yield()
         stuck.leave.set()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from aiometrics.http.basic_auth import Credentials, Passwords
+from aiometrics.http.basic_auth import BasicAuth, Credentials
 from aiometrics.http.web_config import Stamp, WebConfig, load, path_of, stamp
 
 #: Of the password "wonderland", at the lowest cost, as htpasswd writes it.
@@ -243,7 +243,7 @@ def test_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     right = bcrypt.checkpw
     monkeypatch.setattr(bcrypt, "checkpw", check)
     long = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(5))
-    passwords = Passwords({"alice": ALICE.encode(), "bob": long})
+    passwords = BasicAuth({"alice": ALICE.encode(), "bob": long})
     asked = [
         ("alice", b"wonderland", True),
         ("alice", b"wonderland", True),

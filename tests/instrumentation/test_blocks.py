@@ -43,7 +43,7 @@ class Scene:
     @property
     def samples(self) -> dict[str, int]:
         """Samples by place."""
-        return {place: count for slot in self._made.slots() for place, count in slot.vitals.block_samples.items()}
+        return {place: count for slot in self._made.slots() for place, count in slot.loop_stats.block_samples.items()}
 
 
 class Noticed(Watchdog):
@@ -144,7 +144,7 @@ def watch(block: Block, implementation: str, run: Callable[[Any], None], **optio
     with every_loop(implementation, **options) as made, HTTPServer(("127.0.0.1", 0), Slow) as server:
         scene = Scene(made)
         Slow.scene, scene.url = scene, f"http://127.0.0.1:{server.server_port}"
-        dog = Noticed(made.slots, made.places, made.faults, threshold_ns=made.options.blocking_threshold_ns, interval=interval)
+        dog = Noticed(made.slots, made.places, made.internal_errors, threshold_ns=made.options.blocking_threshold_ns, interval=interval)
         dog.scene, dog.name = scene, block.__name__
         dog.start()
 

@@ -124,7 +124,7 @@ async def main():
     (slot,) = exporter.instrumentation.slots()
     pending = asyncio.create_task(works())
     # Nobody but the child could write from here on: the parent waits for it, and its threads are stopped.
-    exporter._keeper.stop()
+    exporter._periodic.stop()
     exporter._watchdog.stop()
     before = bytes(slot.page.memory)
     child = os.fork()
@@ -185,7 +185,7 @@ def serve(stop):
         while not stop.is_set():
             await work(10)
             aiometrics.snapshot()
-            exporter.faults.report("http", LookupError("here"))
+            exporter.internal_errors.report("http", LookupError("here"))
     asyncio.run(main())
 
 import logging
@@ -201,7 +201,7 @@ for _ in range(20):
     if not child:
         asyncio.run(work(3))
         aiometrics.snapshot()
-        assert {} == {probe: 1 for probe in exporter.faults.counts()}
+        assert {} == {probe: 1 for probe in exporter.internal_errors.counts()}
         os._exit(0)
     codes.append(waited(child))
 stop.set()
@@ -306,7 +306,7 @@ def test_a_child_without_a_loop_pays_nothing(tmp_path: Path) -> None:
 #: A thread stops where it has made something that nobody else knows of yet, and another one forks a child that lives on.
 IN_BETWEEN = """
 from aiometrics.http import server
-from aiometrics.pages.multiprocess import slot_file as slotfile
+from aiometrics.pages.multiprocess import slot_file
 from aiometrics.http.server import MetricsServer
 
 made, forking = threading.Event(), threading.Event()
@@ -354,18 +354,18 @@ def test_a_child_does_not_keep_a_port_that_was_being_bound() -> None:
 
 SLOT = """
 from aiometrics.options import resolve
-from aiometrics.instrumentation.instrumentation import _terms
-from aiometrics.pages.multiprocess.directory import Shelf
-shelf, terms = Shelf(sys.argv[1]), _terms(resolve({}, {}))
-shelf.prepare()
+from aiometrics.instrumentation.instrumentation import _page_format
+from aiometrics.pages.multiprocess.directory import SharedDirectory
+directory, page_format = SharedDirectory(sys.argv[1]), _page_format(resolve({}, {}))
+directory.prepare()
 middle = os.fork()
 if not middle:
     forking.clear()
-    slotfile.open_own = stopping(slotfile.open_own)
-    forks_during(lambda: shelf.take(terms))
+    slot_file.open_own = stopping(slot_file.open_own)
+    forks_during(lambda: directory.take(page_format))
     os._exit(0)
 waited(middle)
-assert 0 == shelf.take(terms).number, os.listdir(sys.argv[1])
+assert 0 == directory.take(page_format).number, os.listdir(sys.argv[1])
 os.write(write, b"x")
 """
 

@@ -19,11 +19,11 @@ from aiometrics.recorder.implementation import IMPLEMENTATIONS
 CROWD = 500
 #: Crowds until every cache is warm, and after that.
 WARM, MORE = 3, 4
-Crowd = Callable[[], Awaitable[None]]
-CROWDS: list[Crowd] = []
+ConnectionLimit = Callable[[], Awaitable[None]]
+CROWDS: list[ConnectionLimit] = []
 
 
-def crowd(function: Crowd) -> Crowd:
+def crowd(function: ConnectionLimit) -> ConnectionLimit:
     """Tasks that all end in one way."""
     CROWDS.append(function)
     return function
@@ -230,7 +230,7 @@ def alive(kind: type) -> str:
 
 
 @pytest.mark.parametrize("function", CROWDS, ids=lambda function: function.__name__)
-def test_as_much_is_alive_as_before(implementation: str, function: Crowd) -> None:
+def test_as_much_is_alive_as_before(implementation: str, function: ConnectionLimit) -> None:
     """Wrappers, objects, memory blocks and reference counts stay as they are, and the page claims nobody."""
     seen: list[str] = []
     blocks: list[int] = []

@@ -18,7 +18,7 @@ from support.tracing import every_loop
 
 from aiometrics.exposition.families import families
 from aiometrics.instrumentation.executors import ExecutorState, executor_state
-from aiometrics.instrumentation.loop_stats import Vitals
+from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.thread_times import Meter, cpu_ns, runqueue_ns
 from aiometrics.pages.snapshot import Loop, Snapshot
 from aiometrics.testing import ManualClock, traced_loop
@@ -217,7 +217,7 @@ def test_the_thread_is_that_which_runs_the_loop(implementation: str, make: Calla
     async def main() -> None:
         gc.collect()
         (slot,) = made.slots()
-        idents.extend([threading.get_ident(), slot.vitals.ident])
+        idents.extend([threading.get_ident(), slot.loop_stats.ident])
 
     with every_loop(implementation) as made:
         running = make()
@@ -231,12 +231,12 @@ def test_the_thread_is_that_which_runs_the_loop(implementation: str, make: Calla
 
 def test_without_a_loop_there_is_no_thread() -> None:
     """The slot is free: nothing is read of whatever runs in its thread now."""
-    vitals = Vitals(page())
-    assert vitals.ident is None
-    vitals.begin(lambda: None)
-    assert threading.get_ident() == vitals.ident
-    vitals.end()
-    assert vitals.ident is None
+    loop_stats = LoopStats(page())
+    assert loop_stats.ident is None
+    loop_stats.begin(lambda: None)
+    assert threading.get_ident() == loop_stats.ident
+    loop_stats.end()
+    assert loop_stats.ident is None
 
 
 # --- exceptions that nobody handled

@@ -18,9 +18,9 @@ from support.samples import page
 from support.tracing import every_loop
 
 import aiometrics
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation import stack
-from aiometrics.instrumentation.loop_stats import Vitals
+from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.stack import MAX_FRAMES, SHORT, UNKNOWN, Call, _frames_uncollected, blocked_at, calls, frame_of, shortened
 from aiometrics.instrumentation.watchdog import LINES, MIN_PAUSE_NS, MINUTE_NS, Ration, Watchdog, blocked_ns, pause_ns
 from aiometrics.pages.layout import LOOP
@@ -79,7 +79,7 @@ class Watched:
     def __init__(self, traced: TracedLoop) -> None:
         self.traced = traced
         made = traced.instrumentation
-        self.dog = Watchdog(made.slots, made.places, made.faults, threshold_ns=100 * MS, interval=0.05, clock=traced.clock)
+        self.dog = Watchdog(made.slots, made.places, made.internal_errors, threshold_ns=100 * MS, interval=0.05, clock=traced.clock)
 
     def work(self, ms: int) -> None:
         """Hold the loop."""
@@ -369,11 +369,11 @@ def test_a_flood_of_blocks_is_not_a_flood_of_lines(watched: Watched, caplog: pyt
 
 def test_places_are_bounded() -> None:
     """A hundred for a loop; what comes later is (other), and known ones go on."""
-    vitals = Vitals(page())
+    loop_stats = LoopStats(page())
     for number in range(102):
-        vitals.sampled(f"shop.py:{number} f")
-    vitals.sampled("shop.py:0 f")
-    assert (101, 2, 2) == (len(vitals.block_samples), vitals.block_samples[OTHER], vitals.block_samples["shop.py:0 f"])
+        loop_stats.sampled(f"shop.py:{number} f")
+    loop_stats.sampled("shop.py:0 f")
+    assert (101, 2, 2) == (len(loop_stats.block_samples), loop_stats.block_samples[OTHER], loop_stats.block_samples["shop.py:0 f"])
 
 
 def uvloop_loop() -> Any:
@@ -470,7 +470,7 @@ def test_nobody_is_blamed_while_the_harm_is_counted(watched: Watched, monkeypatc
 
     async def main() -> None:
         (slot,) = watched.traced.instrumentation.slots()
-        monkeypatch.setattr(slot.vitals, "seen_here", lambda: looks.append(watched.dog.look()))
+        monkeypatch.setattr(slot.loop_stats, "seen_here", lambda: looks.append(watched.dog.look()))
         watched.work(100)
         await asyncio.sleep(0)
         monkeypatch.undo()
@@ -499,11 +499,11 @@ def test_an_error_ends_the_watchdog_only(caplog: pytest.LogCaptureFixture) -> No
     def slots() -> Any:
         raise LookupError("no slots")
 
-    faults = Faults()
-    dog = Watchdog(slots, Places(), faults, threshold_ns=1, interval=1e-9)
+    internal_errors = InternalErrors()
+    dog = Watchdog(slots, Places(), internal_errors, threshold_ns=1, interval=1e-9)
     dog.start()
     dog._thread.join(60)
-    assert ({"watchdog": 1}, False) == (faults.counts(), dog._thread.is_alive())
+    assert ({"watchdog": 1}, False) == (internal_errors.counts(), dog._thread.is_alive())
     assert ["internal error in probe 'watchdog', which is now off; the application is not affected"] == [
         record.getMessage() for record in caplog.records
     ]

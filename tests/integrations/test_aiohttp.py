@@ -12,7 +12,7 @@ from support.scenes import AiohttpScenes, play, told
 
 import aiometrics
 from aiometrics import current_request
-from aiometrics.exporter.session import active
+from aiometrics.exporter.session import session
 from aiometrics.integrations.aiohttp import exporter_context, metrics_handler, request_middleware
 from aiometrics.testing import TracedLoop
 
@@ -159,7 +159,7 @@ def test_metrics_may_be_routed_to_and_the_exporter_run_in_the_cleanup_context() 
         app.router.add_get("/metrics", metrics_handler(registry))
         app.router.add_get("/", hello)
         async with aiohttp_serves(app) as port, Client(port) as client:
-            tracing = active.tracing
+            tracing = session.tracing
             assert tracing is not None
             assert "aiohttp" not in tracing.options.application
             assert __name__.partition(".")[0] in tracing.options.application

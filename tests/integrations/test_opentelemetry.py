@@ -12,7 +12,7 @@ from support.samples import FACTS, coroutine, histogram, loop, shop, yield_point
 
 import aiometrics
 from aiometrics.exposition.families import Facts, Source
-from aiometrics.exposition.metrics import CATALOGUE
+from aiometrics.exposition.metrics import METRICS
 from aiometrics.integrations.opentelemetry import observe_metrics
 from aiometrics.pages.snapshot import Exemplar, Snapshot
 
@@ -51,7 +51,7 @@ def fixed(snapshot: Snapshot) -> Source:
 def test_every_metric_has_its_instruments() -> None:
     """Counters and gauges one each, histograms a count and a sum, each under the name of its family."""
     expected = {
-        f"{metric.family}{suffix}" for metric in CATALOGUE for suffix in (("_count", "_sum") if metric.kind == "histogram" else ("",))
+        f"{metric.family}{suffix}" for metric in METRICS for suffix in (("_count", "_sum") if metric.kind == "histogram" else ("",))
     }
     assert expected == Pushed(source=fixed(shop())).collect().keys()
 
@@ -60,7 +60,7 @@ def test_counters_are_monotonic_sums_and_gauges_are_gauges() -> None:
     """A backend may ask for the rate of what counts, histograms included."""
     found = Pushed(source=fixed(shop())).instruments()
     kinds = {name: "gauge" if isinstance(data, Gauge) else ("sum", data.is_monotonic) for name, (data, _) in found.items()}
-    gauges = {metric.family for metric in CATALOGUE if metric.kind == "gauge"}
+    gauges = {metric.family for metric in METRICS if metric.kind == "gauge"}
     assert {name: "gauge" if name in gauges else ("sum", True) for name in found} == kinds
 
 

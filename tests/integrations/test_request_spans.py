@@ -82,7 +82,7 @@ def traced(implementation: str) -> Iterator[TracedLoop]:
 def run(traced: TracedLoop, main: Any) -> None:
     """Run it, and have all spans written."""
     traced.run(main)
-    traced.instrumentation.outbox.stop()
+    traced.instrumentation.work_queue.stop()
 
 
 async def grandchild(traced: TracedLoop) -> None:
@@ -263,7 +263,7 @@ def test_requests_that_the_sampler_drops_leave_nothing(traced: TracedLoop) -> No
     async def main() -> None:
         with request("GET /") as current:
             assert not get_current_span().is_recording()
-            assert current.journal() is None
+            assert current.timeline() is None
             await asyncio.sleep(0)
         assert get_current_span() is trace.INVALID_SPAN
 
@@ -388,7 +388,7 @@ def test_an_exporter_that_hangs_delays_nobody(traced: TracedLoop) -> None:
     traced.run(main())
     assert (0, 2) == tuple(traced.snapshot().records["trace", outcome] for outcome in ("written", "dropped"))
     exporter.answer.set()
-    traced.instrumentation.outbox.stop()
+    traced.instrumentation.work_queue.stop()
     assert CAPACITY + 1 == traced.snapshot().records["trace", "written"]
 
 

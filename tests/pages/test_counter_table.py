@@ -11,7 +11,7 @@ import pytest
 from support.samples import LAYOUT, page
 
 from aiometrics.instrumentation import untraced as census
-from aiometrics.pages.counter_table import Tally
+from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.layout import LOOP, MAX_PROBES, NOTE_BYTES
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import read
@@ -20,9 +20,9 @@ from aiometrics.testing import TracedLoop, traced_loop
 MS = 1_000_000
 
 
-def errors(made: Page) -> Tally:
+def errors(made: Page) -> CounterTable:
     """The table of errors of a page, as whoever takes the page over makes it."""
-    return Tally(made, LAYOUT.errors, MAX_PROBES)
+    return CounterTable(made, LAYOUT.errors, MAX_PROBES)
 
 
 def test_a_tally_goes_on_where_another_stood() -> None:
@@ -93,7 +93,7 @@ def test_vitals_are_in_the_page(implementation: str) -> None:
         await asyncio.to_thread(int)
         traced.loop.call_soon(int)
         (slot,) = traced.instrumentation.slots()
-        slot.vitals.sampled("shop.py:1 f")
+        slot.loop_stats.sampled("shop.py:1 f")
         traced.instrumentation.refresh()
         found = read(bytes(slot.page.memory), 0, 0).loop
         assert (1, 1, 1, 0) == (found.ready_handles, found.scheduled_timers, found.executor_threads, found.executor_queue_items)
@@ -115,12 +115,12 @@ def test_an_error_is_told_before_there_is_a_page_and_once_there_is(caplog: pytes
     """It is counted once, wherever it stands."""
     seen = []
     with pytest.raises(AssertionError, match=r"\{'http': 2\}"), traced_loop() as traced:  # noqa: PT012 - the faults are told at its end
-        faults = traced.instrumentation.faults
-        faults.report("http", LookupError())
+        internal_errors = traced.instrumentation.internal_errors
+        internal_errors.report("http", LookupError())
         seen.append(traced.snapshot().errors)
         traced.run(asyncio.sleep(0))
         seen += [traced.snapshot().errors, traced.snapshot().errors]
-        faults.report("http", LookupError())
+        internal_errors.report("http", LookupError())
         seen.append(traced.snapshot().errors)
         (slot,) = traced.instrumentation.slots()
         assert {"http": 2} == read(bytes(slot.page.memory), 0, 0).errors

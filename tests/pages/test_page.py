@@ -11,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.samples import LAYOUT, page
 
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.exposition.metrics import SCOPE_ERRORS, STATUSES
-from aiometrics.instrumentation.hooks.handles import HandleSeam
-from aiometrics.instrumentation.slots import Pages
-from aiometrics.pages.header import PageError, Terms
+from aiometrics.instrumentation.hooks.handles import HandleHook
+from aiometrics.instrumentation.slots import SlotPool
+from aiometrics.pages.header import PageError, PageFormat
 from aiometrics.pages.layout import (
     COROUTINE,
     HEADER,
     LOOP,
     LOOP_NAME_BYTES,
-    MAX_MARKS,
+    LOOP_STATS,
+    MAX_EXEMPLARS,
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
@@ -33,11 +34,10 @@ from aiometrics.pages.layout import (
     REQUEST_WAIT,
     SCOPE_ERROR,
     VERSION,
-    VITALS,
     WORD,
     YIELD_POINT,
     Layout,
-    of_seconds,
+    from_seconds,
     pending_ns,
 )
 from aiometrics.pages.merge import merged_coroutines, merged_overflow, merged_yield_points
@@ -60,10 +60,10 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     yield layout.loop, len(LOOP)
     yield layout.start_delay, len(layout.segment_bounds_ns) + 2
     yield layout.iterations, len(layout.segment_bounds_ns) + 2
-    yield layout.vitals, len(VITALS)
+    yield layout.loop_stats, len(LOOP_STATS)
     yield layout.samples, MAX_PLACES * NOTE_WORDS
     yield layout.errors, MAX_PROBES * NOTE_WORDS
-    yield layout.marks, MAX_MARKS * NOTE_WORDS
+    yield layout.marks, MAX_EXEMPLARS * NOTE_WORDS
     for number in range(layout.max_coroutines + OWN_COROUTINES):
         yield layout.coroutine(number), len(COROUTINE)
         for histogram in (layout.wall, layout.active):
@@ -118,7 +118,7 @@ def test_the_c_core_has_the_same_offsets() -> None:
 
 def test_bounds_are_rounded_to_nanoseconds() -> None:
     """Options are in seconds, pages in ns."""
-    assert Layout((100_000, 1_000_000_000), (1,), 2, 3, 4) == of_seconds((0.0001, 1), (1e-9,), 2, 3, 4)
+    assert Layout((100_000, 1_000_000_000), (1,), 2, 3, 4) == from_seconds((0.0001, 1), (1e-9,), 2, 3, 4)
 
 
 def test_a_new_page_is_empty() -> None:
@@ -158,7 +158,7 @@ def test_a_bucket_includes_its_bound(implementation: str, ns: int, bucket: int) 
 @pytest.fixture
 def tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callbacks are not timed, so that only tasks take records."""
-    monkeypatch.setattr(HandleSeam, "install", lambda _: None)
+    monkeypatch.setattr(HandleHook, "install", lambda _: None)
 
 
 @pytest.mark.usefixtures("tasks_only")
@@ -317,7 +317,7 @@ def _full() -> bytes:
             await asyncio.gather(works(), works())
 
         traced.run(main())
-        (slot,) = traced.instrumentation._pages.all()
+        (slot,) = traced.instrumentation._slot_pool.all()
         return bytes(slot.page.memory)
 
 
@@ -383,9 +383,9 @@ def test_sampled_tasks_count_as_many_times_as_they_stand_for(implementation: str
     assert [entry.created, 0] == [point.waits.count for point in seen.yield_points_of(entry.coroutine)]
 
 
-def pages(max_loops: int = 2) -> Pages:
+def pages(max_loops: int = 2) -> SlotPool:
     """Pages of a process, without a recorder."""
-    return Pages(Terms(LAYOUT, 100, 1), max_loops, places=Places(), objectives={}, faults=Faults())
+    return SlotPool(PageFormat(LAYOUT, 100, 1), max_loops, places=Places(), objectives={}, internal_errors=InternalErrors())
 
 
 def test_loops_at_a_time_have_names_of_their_own() -> None:
@@ -427,7 +427,7 @@ def test_a_page_is_taken_over_with_its_counters_and_without_its_gauges(implement
         traced.instrumentation.uninstrument(traced.loop)
         gone = traced.snapshot()
         traced.instrumentation.instrument(traced.loop)
-        assert 1 == len(traced.instrumentation._pages.all())
+        assert 1 == len(traced.instrumentation._slot_pool.all())
         traced.run(main(traced)).cancel()
         after = traced.snapshot()
         task.cancel()
@@ -517,7 +517,7 @@ def test_a_snapshot_knows_its_coroutines_by_name() -> None:
 
 def test_memory_is_bounded_at_the_defaults() -> None:
     """A loop's page fits into 2 MB."""
-    defaults = of_seconds((0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5), (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), 256, 1000, 100)
+    defaults = from_seconds((0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5), (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), 256, 1000, 100)
     assert 2_000_000 > defaults.size
     assert all(start < end for start, end in pairwise((0, defaults.loop, defaults.coroutines, defaults.yield_points, defaults.strings)))
 

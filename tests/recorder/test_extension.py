@@ -19,16 +19,16 @@ import pytest
 from support.tracing import every_loop
 
 from aiometrics import current_request, request
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.options import Options
 from aiometrics.pages import layout
-from aiometrics.pages.layout import COROUTINE, HEADER, YIELD_POINT, of_seconds
+from aiometrics.pages.layout import COROUTINE, HEADER, YIELD_POINT, from_seconds
 from aiometrics.pages.page import Page
-from aiometrics.recorder import locate as _naming
+from aiometrics.recorder import locate
 from aiometrics.recorder.context import current_scope
 from aiometrics.recorder.implementation import IMPLEMENTATIONS, _refusal
-from aiometrics.recorder.labels import Directory
+from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
 from aiometrics.testing import ManualClock, traced_loop
 
@@ -133,7 +133,7 @@ def test_other_interpreters_of_the_process_get_the_python_recorder(core: Any) ->
 
 def page(**header: int) -> Page:
     """A small page, with words of its header changed."""
-    made = Page(of_seconds((0.1,), (1.0, 2.0), 2, 3, 4), blocking_threshold_ns=1)
+    made = Page(from_seconds((0.1,), (1.0, 2.0), 2, 3, 4), blocking_threshold_ns=1)
     for name, value in header.items():
         made.words[HEADER[name]] = value
     return made
@@ -229,7 +229,7 @@ def test_a_scope_takes_what_it_is_given_at_its_word_only_if_that_can_be(implemen
     assert 1 == sum(made.words[cancelled + 1 : cancelled + made.layout.wait_words])
 
 
-class MeddlingDirectory(Directory):
+class MeddlingDirectory(Labels):
     """Something else happens when it is asked where waits go for the first time."""
 
     meddle: Any
@@ -351,7 +351,7 @@ def test_a_recorder_may_be_retired_while_it_names_a_place(implementation: str) -
     """Nothing is written any more then, neither to its page nor to tasks that have gone meanwhile."""
     places = Meddling()
     with every_loop(implementation) as instrumentation:
-        instrumentation._pages._places = places
+        instrumentation._slot_pool._places = places
 
         async def last() -> None:
             await asyncio.sleep(60)
@@ -373,7 +373,7 @@ def test_a_recorder_may_be_retired_while_it_names_a_place(implementation: str) -
             task.cancel()
 
         asyncio.run(main())
-        page = instrumentation._pages.all()[0].page
+        page = instrumentation._slot_pool.all()[0].page
     assert 0 == page.words[HEADER["live"]]
     assert 0 == sum(page.words[page.layout.coroutine(number) + COROUTINE["live"]] for number in range(5))
     assert 0 == sum(page.words[page.layout.yield_point(number) + YIELD_POINT["suspended"]] for number in range(20))
@@ -397,7 +397,7 @@ def test_a_coroutine_may_be_closed_while_its_place_is_named(implementation: str)
         return task.exception()
 
     with every_loop(implementation) as instrumentation:
-        instrumentation._pages._places = places
+        instrumentation._slot_pool._places = places
         instrumentation.instrument_every_loop()
         error = asyncio.run(main())
         seen = instrumentation.snapshot()
@@ -522,7 +522,7 @@ def test_an_object_that_cannot_be_asked_is_left_to_asyncio(implementation: str) 
 
 def test_caches_start_anew_when_they_are_full(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that makes code for ever is recorded on, and its code is not kept for ever."""
-    monkeypatch.setattr(_naming, "CACHE_ENTRIES", _naming.CACHE_ENTRIES // 10)  # those of the Python recorder, which takes its time
+    monkeypatch.setattr(locate, "CACHE_ENTRIES", locate.CACHE_ENTRIES // 10)  # those of the Python recorder, which takes its time
     count = 17_000 if implementation == "c" else 1_700
     body = "async def work(sleep):\n    await sleep(0)\n"
     codes: list[weakref.ref[CodeType]] = []
@@ -588,7 +588,7 @@ def test_tasks_created_by_finalizers_while_a_place_is_named(implementation: str)
         await asyncio.gather(*created)
 
     with every_loop(implementation) as instrumentation:
-        instrumentation._pages._places = places
+        instrumentation._slot_pool._places = places
         asyncio.run(main())
         seen = instrumentation.snapshot()
     assert 1 == len(created)
@@ -604,7 +604,7 @@ def test_a_recorder_is_freed_with_what_refers_to_it(implementation: str) -> None
         def clock() -> int:
             return 1 if recorder else 0
 
-        recorder = IMPLEMENTATIONS[implementation].recorder(made, Directory(made, Places(), Faults()), Faults(), clock=clock)
+        recorder = IMPLEMENTATIONS[implementation].recorder(made, Labels(made, Places(), InternalErrors()), InternalErrors(), clock=clock)
 
         async def works() -> None:
             pass

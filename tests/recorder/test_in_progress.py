@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiometrics.instrumentation.loop_stats import Vitals
+from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import CALLBACK, RUNNING, Running, Snapshot
 from aiometrics.testing import TracedLoop, traced_loop
@@ -207,14 +207,14 @@ def test_an_eager_child_of_a_finalizer_has_its_own_time_too(looks: Looks, monkey
         """What a finalizer might do, but not within its own task."""
         with monkeypatch.context() as quiet:
             quiet.setattr(Page, "add_yield_point", add)
-            quiet.setattr(Vitals, "seen_here", lambda _: None)
+            quiet.setattr(LoopStats, "seen_here", lambda _: None)
             started.append(asyncio.Task(child(), loop=asyncio.get_running_loop(), eager_start=True))  # type: ignore[call-arg, unused-ignore]
 
     def naming(*args: Any) -> int:
         finalize()
         return add(*args)
 
-    def telling(_: Vitals) -> None:
+    def telling(_: LoopStats) -> None:
         if sys._getframe(1).f_code.co_name == "blocked":
             finalize()
 
@@ -232,7 +232,7 @@ def test_an_eager_child_of_a_finalizer_has_its_own_time_too(looks: Looks, monkey
         if when == "while a place is named":
             hooked.setattr(Page, "add_yield_point", naming)
         else:
-            hooked.setattr(Vitals, "seen_here", telling)
+            hooked.setattr(LoopStats, "seen_here", telling)
         looks.traced.run(parent())
     looks.traced.run(asyncio.wait(started))
     seen = looks.traced.snapshot()

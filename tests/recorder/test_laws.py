@@ -68,9 +68,9 @@ def check_requests(result: Result) -> None:
         if visit.alone:
             assert found.wall_ns == found.active_ns + sum(point.wait_ns for point in found.points)
     for found in finished:
-        steps = found.journal.steps
+        steps = found.timeline.steps
         assert found.active_ns == sum(step.end_ns - step.begin_ns for step in steps)
-        assert {step.task for step in steps} <= {task.number for task in found.journal.tasks}
+        assert {step.task for step in steps} <= {task.number for task in found.timeline.tasks}
         assert all(0 <= step.begin_ns <= step.end_ns <= found.wall_ns for step in steps)
     assert not any(snapshot.scope_errors.values())
 

@@ -20,12 +20,12 @@ from support import samples
 from support.samples import FACTS, histogram, loop, yield_point
 
 from aiometrics import request
-from aiometrics.base.internal_errors import Faults
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.exposition.collector import Collector
-from aiometrics.exposition.text import OPENMETRICS, TEXT, Format, Renderer
-from aiometrics.pages.exemplar_table import SEGMENT, WALL, Key, Marks, decoded
+from aiometrics.exposition.text import OPENMETRICS, TEXT, Renderer, TextFormat
+from aiometrics.pages.exemplar_table import SEGMENT, WALL, ExemplarTable, Key, decoded
 from aiometrics.pages.header import PageError
-from aiometrics.pages.layout import MAX_MARKS, NOTE, WORD, of_seconds
+from aiometrics.pages.layout import MAX_EXEMPLARS, NOTE, WORD, from_seconds
 from aiometrics.pages.merge import merged_requests, merged_yield_points
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, read
@@ -51,7 +51,7 @@ def unexpected(error: Exception) -> None:
     raise AssertionError(error)
 
 
-def page(snapshot: Snapshot, form: Format) -> str:
+def page(snapshot: Snapshot, form: TextFormat) -> str:
     """One page as text."""
     return b"".join(Renderer(on_error=unexpected, pause=lambda: None).slices(snapshot, FACTS, form)).decode()
 
@@ -182,10 +182,10 @@ def test_an_error_of_the_tracer_is_counted_once_and_ends_the_search(monkeypatch:
         raise RuntimeError("no tracing today")
 
     monkeypatch.setattr(trace, "get_current_span", broken)
-    faults = Faults()
-    exemplars = Exemplars(lambda: 0, faults)
+    internal_errors = InternalErrors()
+    exemplars = Exemplars(lambda: 0, internal_errors)
     assert [None, None] == [exemplars.of_segment(1), exemplars.of_segment(2)]
-    assert ({"exemplars": 1}, [1]) == (faults.counts(), asked)
+    assert ({"exemplars": 1}, [1]) == (internal_errors.counts(), asked)
 
 
 def test_a_blocking_segment_of_a_request_is_kept_with_its_id(implementation: str) -> None:
@@ -280,7 +280,7 @@ def test_types_that_found_no_room_share_an_exemplar(implementation: str) -> None
 @pytest.fixture
 def page_of_memory() -> Page:
     """A page with room for two of everything."""
-    return Page(of_seconds([0.1], [0.1], 2, 2, 2), 100_000_000)
+    return Page(from_seconds([0.1], [0.1], 2, 2, 2), 100_000_000)
 
 
 def exemplar(number: int, request_id: str = "REQ") -> Exemplar:
@@ -290,31 +290,31 @@ def exemplar(number: int, request_id: str = "REQ") -> Exemplar:
 
 def written(page: Page) -> dict[Key, Exemplar]:
     """What the notes of a page say."""
-    marks = Marks(page)
+    marks = ExemplarTable(page)
     return dict(decoded(marks._text(note)) for note in marks._notes.values())
 
 
 def test_the_oldest_exemplar_makes_room(page_of_memory: Page) -> None:
     """A page holds 64; one that comes again counts from then on."""
-    marks = Marks(page_of_memory)
-    for number in range(MAX_MARKS):
+    marks = ExemplarTable(page_of_memory)
+    for number in range(MAX_EXEMPLARS):
         marks.put(SEGMENT, number, exemplar(number))
     marks.put(SEGMENT, 0, exemplar(100))
     marks.put(WALL, 1, exemplar(101))
     kept = written(page_of_memory)
-    assert MAX_MARKS == len(kept)
+    assert MAX_EXEMPLARS == len(kept)
     assert (exemplar(100), exemplar(101)) == (kept[SEGMENT, 0], kept[WALL, 1])
     assert (SEGMENT, 1) not in kept
 
 
 def test_a_page_that_is_continued_goes_on_with_its_exemplars(page_of_memory: Page) -> None:
     """In the order in which they were taken, wherever they stand."""
-    marks = Marks(page_of_memory)
-    for number in range(10, MAX_MARKS + 10):
+    marks = ExemplarTable(page_of_memory)
+    for number in range(10, MAX_EXEMPLARS + 10):
         marks.put(SEGMENT, number, exemplar(number))
     marks.put(SEGMENT, 10, exemplar(1000))
-    Marks(page_of_memory).put(SEGMENT, 1, exemplar(1001))
-    assert {(SEGMENT, 11)} == {(SEGMENT, number) for number in range(10, MAX_MARKS + 10)} - written(page_of_memory).keys()
+    ExemplarTable(page_of_memory).put(SEGMENT, 1, exemplar(1001))
+    assert {(SEGMENT, 11)} == {(SEGMENT, number) for number in range(10, MAX_EXEMPLARS + 10)} - written(page_of_memory).keys()
 
 
 @pytest.mark.parametrize(
@@ -323,13 +323,13 @@ def test_a_page_that_is_continued_goes_on_with_its_exemplars(page_of_memory: Pag
 )
 def test_any_id_that_fits_comes_back(page_of_memory: Page, request_id: str, *, fits: bool) -> None:
     """What would have to be cut leads nowhere and is left out."""
-    Marks(page_of_memory).put(WALL + 2, 1, exemplar(1, request_id))
+    ExemplarTable(page_of_memory).put(WALL + 2, 1, exemplar(1, request_id))
     assert ({(WALL + 2, 1): exemplar(1, request_id)} if fits else {}) == written(page_of_memory)
 
 
 def test_an_id_that_is_only_a_dash_leads_nowhere(page_of_memory: Page) -> None:
     """Anybody may send that as a header: it is no exemplar, and the page can be read as before."""
-    Marks(page_of_memory).put(WALL, 1, Exemplar((("request_id", "-"),), 1, 1))
+    ExemplarTable(page_of_memory).put(WALL, 1, Exemplar((("request_id", "-"),), 1, 1))
     assert {} == written(page_of_memory)
     read(page_of_memory.copy(), 0, 0)
 

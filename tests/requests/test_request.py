@@ -332,9 +332,9 @@ def test_who_asks_is_told_of_each_request_or_of_slow_ones(implementation: str) -
         observers.slow += [lambda finished: told.append(("slow", finished.wall_ns)), breaks]
         observers.every.append(lambda finished: told.append(("every", finished.wall_ns)))
         traced.run(handler())
-        faults = traced.instrumentation.faults.counts()
-        traced.instrumentation.faults._counts.clear()
-    assert {"request_observer": 1} == faults
+        internal_errors = traced.instrumentation.internal_errors.counts()
+        traced.instrumentation.internal_errors._counts.clear()
+    assert {"request_observer": 1} == internal_errors
     assert [
         ("every", SECOND),
         ("every", 1.5 * SECOND),

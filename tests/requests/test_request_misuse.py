@@ -269,8 +269,8 @@ def test_a_scope_does_not_look_for_a_task_that_is_gone(implementation: str) -> N
     with traced_loop(implementation=implementation) as traced:
         current = traced.loop.run_until_complete(main(traced))
         gc.collect()
-        current.keep_journal()
-        assert ([], [], 0) == current.journal()
+        current.keep_timeline()
+        assert ([], [], 0) == current.timeline()
 
 
 def test_what_the_application_raises_goes_through(implementation: str) -> None:

@@ -82,7 +82,7 @@ def test_the_event_of_one_slow_request(implementation: str, written: Written) ->
 
     with traced_loop(implementation=implementation, objectives={"GET /orders/{id}": 0.25}) as traced:
         trace, span = traced.run(handler(traced))
-        traced.instrumentation.outbox.stop()
+        traced.instrumentation.work_queue.stop()
         assert (1, 0) == records(traced)
     (event,) = written.events
     points = event.pop("aiometrics.yield_points")
@@ -145,7 +145,7 @@ def test_which_requests_are_slow(implementation: str, written: Written, seconds:
     """Those over the objective of their type, or over the threshold if it has none; without either none."""
     with traced_loop(implementation=implementation, **options) as traced:
         traced.run(take(seconds))
-        traced.instrumentation.outbox.stop()
+        traced.instrumentation.work_queue.stop()
     assert expected == len(written.lines)
 
 
@@ -166,7 +166,7 @@ def test_how_it_ended(implementation: str, written: Written, error: type[BaseExc
 
     with traced_loop(implementation=implementation) as traced:
         traced.run(handler())
-        traced.instrumentation.outbox.stop()
+        traced.instrumentation.work_queue.stop()
     (event,) = written.events
     assert (status, outcome) == (event["labels.status"], event["event.outcome"])
     assert {"labels.request_id", "trace.id", "span.id"}.isdisjoint(event)
@@ -179,7 +179,7 @@ def test_only_the_worst_places_are_told(implementation: str, written: Written) -
     exec(compile(program, "shop/handlers.py", "exec"), names)  # noqa: S102 - it is ours
     with traced_loop(implementation=implementation) as traced:
         traced.run(names["handler"](request, asyncio.sleep))
-        traced.instrumentation.outbox.stop()
+        traced.instrumentation.work_queue.stop()
     (event,) = written.events
     told = len(event["aiometrics.yield_points"])
     assert told == MAX_POINTS
@@ -201,7 +201,7 @@ def test_nobody_waits_for_a_handler_that_hangs(implementation: str, written: Wri
         assert (0, 5) == records(traced)
         assert CAPACITY + 6 == traced.snapshot().request("GET /orders/{id}").wall["completed"].count
         written.gate.set()
-        traced.instrumentation.outbox.stop()
+        traced.instrumentation.work_queue.stop()
         assert (CAPACITY + 1, 5) == records(traced)
 
 

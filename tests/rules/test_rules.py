@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aiometrics.exposition.metrics import CATALOGUE, Metric
+from aiometrics.exposition.metrics import METRICS, Metric
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
@@ -27,7 +27,7 @@ def sample_names(metric: Metric) -> set[str]:
     return {f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum")} if metric.kind == "histogram" else {metric.name}
 
 
-METRICS = {name: metric for metric in CATALOGUE for name in sample_names(metric)}
+SAMPLES = {name: metric for metric in METRICS for name in sample_names(metric)}
 
 
 def load(path: Path) -> Any:
@@ -224,13 +224,13 @@ def test_rules_only_use_metrics_that_exist(name: str) -> None:
     """Every series in an expression or in a query of a description is in the catalogue, or recorded by a rule."""
     used = names_in(*queries_in((RECORDS | ALERTS)[name]))
     assert used
-    assert set() == used - METRICS.keys() - RECORDS.keys()
+    assert set() == used - SAMPLES.keys() - RECORDS.keys()
 
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_runbooks_only_use_metrics_that_exist(alert: str) -> None:
     """Every series in a runbook's queries is in the catalogue, or recorded by a rule."""
-    assert set() == names_in(*blocks("promql", RUNBOOKS[alert])) - METRICS.keys() - RECORDS.keys()
+    assert set() == names_in(*blocks("promql", RUNBOOKS[alert])) - SAMPLES.keys() - RECORDS.keys()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"][:60])
@@ -242,4 +242,4 @@ def test_unit_tests_of_rules_feed_series_as_they_are_exported(case: dict[str, An
         if name == "up":
             assert set() == own
             continue
-        assert set(METRICS[name].labels) - {"awaits"} == own - {"awaits"}, given["series"]
+        assert set(SAMPLES[name].labels) - {"awaits"} == own - {"awaits"}, given["series"]

@@ -35,7 +35,7 @@ class Oops(Exception):  # noqa: N818 - what the application calls its errors is 
     """The programs' own error."""
 
 
-class Account:
+class ProcessStats:
     """What is true: how many tasks of each coroutine ended how, and how often each was suspended."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ def _status(task: Task) -> str:
     return "failed" if task.exception() else "completed"
 
 
-account = Account()
+account = ProcessStats()
 
 
 async def plain(_: asyncio.Event) -> None:

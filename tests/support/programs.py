@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from aiometrics.base.work_queue import Job
 from aiometrics.exposition.metrics import STATUSES
-from aiometrics.pages.layout import HEADER, VITALS, WORD
+from aiometrics.pages.layout import HEADER, LOOP_STATS, WORD
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATION
@@ -306,12 +306,12 @@ class Result:
 
 def recorded(page: Page) -> bytes:
     """The bytes of a page but for its vitals, which are of real threads, and the time at which it was opened."""
-    memory, start = bytearray(page.memory), page.layout.vitals * WORD
+    memory, start = bytearray(page.memory), page.layout.loop_stats * WORD
     memoryview(memory).cast("q")[HEADER["opened_unix_ns"]] = 0
-    return bytes(memory[:start] + memory[start + len(VITALS) * WORD :])
+    return bytes(memory[:start] + memory[start + len(LOOP_STATS) * WORD :])
 
 
-class Keeper:
+class Periodic:
     """Has the steps of each request kept."""
 
     def begin(self, request: Request) -> Request:
@@ -324,7 +324,7 @@ class Keeper:
 
     def end(self, kept: Request, finished: FinishedRequest) -> Job:  # noqa: ARG002 - as a tracer is asked
         """They are in ``finished``."""
-        return partial(getattr, finished, "journal")
+        return partial(getattr, finished, "timeline")
 
     def leave(self, kept: Request) -> None:
         """Nothing is to be put back."""
@@ -333,7 +333,7 @@ class Keeper:
 @contextmanager
 def kept_steps() -> Iterator[None]:
     """The steps of all requests are kept meanwhile."""
-    set_tracer(Keeper())
+    set_tracer(Periodic())
     try:
         yield
     finally:
@@ -350,7 +350,7 @@ def perform(ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = Fal
         # Before Python 3.13 the cancellation by a TaskGroup could arrive after the group.
         with suppress(asyncio.CancelledError):
             traced.run(main(run, life, ops))
-        (slot,) = traced.instrumentation._pages.all()
+        (slot,) = traced.instrumentation._slot_pool.all()
         return Result(run, life, traced.snapshot(), recorded(slot.page))
 
 

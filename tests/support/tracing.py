@@ -22,7 +22,7 @@ def every_loop(implementation: str, **options: Any) -> Generator[Instrumentation
         yield made
     finally:
         made.remove()
-    assert {} == made.faults.counts()
+    assert {} == made.internal_errors.counts()
 
 
 class Stall:
@@ -32,7 +32,7 @@ class Stall:
         self.traced = traced
         made = traced.instrumentation
         threshold_ns = made.options.blocking_threshold_ns
-        self.dog = Watchdog(made.slots, made.places, made.faults, threshold_ns=threshold_ns, interval=0.05, clock=traced.clock)
+        self.dog = Watchdog(made.slots, made.places, made.internal_errors, threshold_ns=threshold_ns, interval=0.05, clock=traced.clock)
 
     def __call__(self, ms: int) -> None:
         clock = self.traced.clock

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from aiometrics.instrumentation.hooks.tasks import MethodSeam
+from aiometrics.instrumentation.hooks.tasks import MethodHook
 
 METHOD = "call_exception_handler"
 
@@ -18,12 +18,12 @@ class _Reported(threading.local):
     context: Any = None
 
 
-class ExceptionHandlerSeam:
+class ExceptionHandlerHook:
     """The method ``call_exception_handler`` of the loop classes that it is told of. ``count(loop)`` counts one call."""
 
     def __init__(self, count: Callable[[Any], None]) -> None:
         self._count = count
-        self._methods: list[MethodSeam] = []
+        self._methods: list[MethodHook] = []
         self._reported = _Reported()
 
     def install(self) -> None:
@@ -39,7 +39,7 @@ class ExceptionHandlerSeam:
         for owner in _from_definition(loop_class):
             if owner in taken:
                 return
-            method = MethodSeam(owner, METHOD, self._counting(getattr(owner, METHOD)))
+            method = MethodHook(owner, METHOD, self._counting(getattr(owner, METHOD)))
             try:
                 method.install()
             except TypeError:

@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiometrics.base.clock import Clock
-from aiometrics.base.internal_errors import Faults
-from aiometrics.instrumentation.loop_stats import Vitals
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.instrumentation.loop_stats import LoopStats
 
 PROBE = "gc"
 
 
-class GarbageCollectionSeam:
+class GarbageCollectionHook:
     """A callback of the garbage collector. ``vitals_of(loop)`` is where to count, or ``None``; it takes no locks."""
 
-    def __init__(self, vitals_of: Callable[[Any], Vitals | None], clock: Clock, faults: Faults) -> None:
+    def __init__(self, vitals_of: Callable[[Any], LoopStats | None], clock: Clock, internal_errors: InternalErrors) -> None:
         self._vitals_of = vitals_of
         self._clock = clock
-        self._faults = faults
+        self._internal_errors = internal_errors
         self._pid = os.getpid()
         # One collection runs at a time, in one thread from its start to its stop.
         self._since_ns: int | None = None
@@ -45,14 +45,14 @@ class GarbageCollectionSeam:
                 self._since_ns = None
         except Exception as error:  # noqa: BLE001 - never the application's problem
             self.remove()
-            self._faults.report(PROBE, error)
+            self._internal_errors.report(PROBE, error)
 
     def _charge(self, generation: int, ns: int) -> None:
         if os.getpid() != self._pid:
             # A forked child that has not heard of the fork yet: the page is the parent's.
             return
         loop = _get_running_loop()
-        vitals = None if loop is None else self._vitals_of(loop)
-        if vitals is not None:
-            vitals.collected(generation, ns)
-            vitals.seen_here()
+        loop_stats = None if loop is None else self._vitals_of(loop)
+        if loop_stats is not None:
+            loop_stats.collected(generation, ns)
+            loop_stats.seen_here()

@@ -92,7 +92,7 @@ def _recompiled(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
     return body.replace(co_qualname=events.Handle._run.__qualname__)
 
 
-class HandleSeam:
+class HandleHook:
     """The method by which asyncio's handles run their callbacks. ``lookup(loop)`` is the recorder of a loop, or ``None``.
 
     With the C core it is no slower than asyncio's own.

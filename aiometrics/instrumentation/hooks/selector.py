@@ -56,7 +56,7 @@ def time_turns(loop: Any, turns: Callable[[], Turns]) -> LoopTiming | None:
     return LoopTiming(loop, turns())
 
 
-class RunningLoopSeam:
+class RunningLoopHook:
     """The function by which asyncio's loops say that they begin, or stop, to run in a thread.
 
     ``started`` and ``stopped`` are told of each loop; they must not raise.

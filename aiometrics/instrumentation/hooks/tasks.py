@@ -31,7 +31,7 @@ _offer = _Offer()
 _C_TASK = getattr(tasks, "_CTask", None)
 
 
-class Seam(Protocol):
+class Hook(Protocol):
     """Something that is put in place, and taken back if it is still there."""
 
     def install(self) -> None:
@@ -41,7 +41,7 @@ class Seam(Protocol):
         """Restore what was there; where somebody has since replaced it in turn, leave it, without effect."""
 
 
-class MethodSeam:
+class MethodHook:
     """A method of one loop class: ``wrapper`` in its place."""
 
     def __init__(self, loop_class: type, name: str, wrapper: Callable[..., Any]) -> None:
@@ -64,7 +64,7 @@ class MethodSeam:
             setattr(self.loop_class, self._name, self._own)
 
 
-class CreateTaskSeam(MethodSeam):
+class CreateTaskHook(MethodHook):
     """The method ``create_task``."""
 
     def __init__(self, loop_class: type, trace: Trace) -> None:
@@ -110,7 +110,7 @@ def _created_elsewhere(task: Any) -> Any:
     return task
 
 
-class TaskTypeSeam:
+class TaskTypeHook:
     """The C type of tasks itself, by the C core: sees every construction, of subclasses too, and needs no other seam.
 
     ``lookup(loop)`` is the recorder of a loop, or ``None``. Several may be installed; the last one that knows a loop has it, as with the
@@ -144,7 +144,7 @@ class TaskTypeSeam:
         return next((recorder for recorder in found if recorder is not None), None)
 
 
-class TaskNameSeam:
+class TaskNameHook:
     """The name ``asyncio.Task``: a type in its place whose instances are those of the original."""
 
     def __init__(self, trace: Trace) -> None:
@@ -196,13 +196,13 @@ def _stand_in(original: Any, trace: Trace) -> type:
     return Task
 
 
-def c_seams(core: Any, lookup: Lookup) -> list[Seam]:
+def c_seams(core: Any, lookup: Lookup) -> list[Hook]:
     """The one seam that the C core needs; none where tasks are not of its type."""
-    return [TaskTypeSeam(core, lookup)] if core is not None and _C_TASK is tasks.Task else []
+    return [TaskTypeHook(core, lookup)] if core is not None and _C_TASK is tasks.Task else []
 
 
-def python_seams(trace: Trace) -> list[Seam]:
+def python_seams(trace: Trace) -> list[Hook]:
     """The seams for every loop, those of uvloop included if it is imported; if it comes later it takes the stand-in."""
     uvloop = sys.modules.get("uvloop")
     classes = [asyncio.BaseEventLoop, *([uvloop.Loop] if uvloop is not None else [])]
-    return [TaskNameSeam(trace), *(CreateTaskSeam(loop_class, trace) for loop_class in classes)]
+    return [TaskNameHook(trace), *(CreateTaskHook(loop_class, trace) for loop_class in classes)]

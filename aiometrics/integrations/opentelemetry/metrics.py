@@ -12,7 +12,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 from aiometrics.base.version import __version__
 from aiometrics.exporter.session import collected
 from aiometrics.exposition.families import Distribution, Row, Source, bound_text, encodable, families, plain
-from aiometrics.exposition.metrics import CATALOGUE, Metric
+from aiometrics.exposition.metrics import METRICS, Metric
 
 _SCOPE = "aiometrics"
 
@@ -44,7 +44,7 @@ def observe_metrics(meter_provider: MeterProvider | None = None, *, buckets: boo
     meter = get_meter(_SCOPE, __version__, meter_provider)
     rounds = _Rounds(source)
     histogram = _HISTOGRAM_WITH_BUCKETS if buckets else _HISTOGRAM
-    for metric in CATALOGUE:
+    for metric in METRICS:
         create = meter.create_observable_gauge if metric.kind == "gauge" else meter.create_observable_counter
         for suffix, part in (histogram if metric.kind == "histogram" else _SINGLE).items():
             name = f"{metric.family}{suffix}"

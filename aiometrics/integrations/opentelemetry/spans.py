@@ -100,14 +100,14 @@ class _Tree:
 
     def write(self) -> None:
         """Make them all, and end them."""
-        journal = self._finished.journal
-        steps: dict[int, list[Step]] = {task.number: [] for task in journal.tasks}
-        for step in journal.steps:
+        timeline = self._finished.timeline
+        steps: dict[int, list[Step]] = {task.number: [] for task in timeline.tasks}
+        for step in timeline.steps:
             steps.setdefault(step.task, []).append(step)
         spans: dict[int, Span] = {}
-        for task in journal.tasks:
+        for task in timeline.tasks:
             spans[task.number] = self._task(task, steps[task.number], spans.get(task.parent, self._opened.span))
-        self._end_request(journal.dropped)
+        self._end_request(timeline.dropped)
 
     def _end_request(self, dropped: int) -> None:
         finished, span = self._finished, self._opened.span

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aiometrics.base.yielding import Pause, no_pause
-from aiometrics.pages.header import PageError, PageVersionError, Terms, terms_of, version_of
+from aiometrics.pages.header import PageError, PageFormat, PageVersionError, parse_header, version_of
 from aiometrics.pages.merge import labelled
-from aiometrics.pages.multiprocess import page_copy as copies
-from aiometrics.pages.multiprocess import slot_file as slotfile
+from aiometrics.pages.multiprocess import page_copy, slot_file
 from aiometrics.pages.multiprocess.page_copy import Copy
-from aiometrics.pages.multiprocess.private_directory import DirectoryError, SafeDirectory
-from aiometrics.pages.multiprocess.private_file import REASONS, Reason, Unusable
-from aiometrics.pages.multiprocess.slot_file import Locked
+from aiometrics.pages.multiprocess.private_directory import DirectoryError, PrivateDirectory
+from aiometrics.pages.multiprocess.private_file import REASONS, Reason, UnusableFileError
+from aiometrics.pages.multiprocess.slot_file import SlotFile
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, check_range, read
 
@@ -36,12 +35,12 @@ _READER_SECONDS = 0.002
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class ClaimedSlot:
     """A slot that this process holds, and its page."""
 
     number: int
     page: Page
-    _locked: Locked
+    _locked: SlotFile
 
     def release(self) -> None:
         """Leave it to the next. The page must not be written any more."""
@@ -53,23 +52,23 @@ class Held:
         return self._locked.deleted
 
 
-class Shelved(NamedTuple):
+class DirectoryView(NamedTuple):
     """What slots say: pages by number, and how many files were left out for which reason."""
 
     pages: Mapping[int, PageView]
     skipped: Mapping[str, int]
     #: Of all the pages, whose loops are called by their numbers; ``None`` if there is none.
-    terms: Terms | None
+    page_format: PageFormat | None
 
 
-class Shelf:
+class SharedDirectory:
     """The directory at ``path``. What it has to complain about it logs once.
 
     Raises ``DirectoryError`` where directories cannot be shared.
     """
 
     def __init__(self, path: str) -> None:
-        self._directory = SafeDirectory(path)
+        self._directory = PrivateDirectory(path)
         self.path = path
         self._complaints: set[str] = set()
 
@@ -89,19 +88,19 @@ class Shelf:
             if error.errno != errno.ENOENT:
                 raise
 
-    def take(self, terms: Terms) -> Held:
+    def take(self, page_format: PageFormat) -> ClaimedSlot:
         """A slot for a loop: one that a dead process left, so that its counters go on; else one that is of no use any more, or a new one.
 
         Raises ``OSError`` if there is none to be had.
         """
         with self._directory.opened() as directory:
-            held = self._left(directory, terms)
+            held = self._left(directory, page_format)
             if held is None:
                 time.sleep(_READER_SECONDS)
-                held = self._left(directory, terms) or self._new(directory, terms)
+                held = self._left(directory, page_format) or self._new(directory, page_format)
             return held
 
-    def miss(self, held: Held) -> None:
+    def miss(self, held: ClaimedSlot) -> None:
         """Complain if somebody deleted the file of a slot that this process holds."""
         if held.deleted:
             name = _name(held.number)
@@ -111,7 +110,9 @@ class Shelf:
                 "whoever else has the port does not show that loop until the process is started again",
             )
 
-    def read(self, own: Collection[int], terms: Terms | None, now_ns: int, unix_ns: int, pause: Pause = no_pause) -> Shelved:
+    def read(
+        self, own: Collection[int], page_format: PageFormat | None, now_ns: int, unix_ns: int, pause: Pause = no_pause
+    ) -> DirectoryView:
         """What all slots but our ``own`` say. Those of other terms are skipped; without ``terms``, the newest page sets them.
 
         Never raises: what cannot be read is skipped, counted, and logged once. While there is no directory, there is nothing to read.
@@ -121,22 +122,22 @@ class Shelf:
         pages: dict[int, PageView] = {}
         with self._skipping(skipped, ""), self._directory.opened() as directory:
             numbers = [number for number in self._numbers(directory) if number not in own]
-            terms = _newest(directory, numbers) if terms is None else terms
+            page_format = _newest(directory, numbers) if page_format is None else page_format
             for number in numbers:
                 with self._skipping(skipped, _name(number)):
-                    found = copies.copy(directory, _name(number), terms, now_ns)
+                    found = page_copy.copy(directory, _name(number), page_format, now_ns)
                     if found is not None:
                         copied[number] = found
         for number, (data, alive) in copied.items():
             with self._skipping(skipped, _name(number)):
                 pages[number] = labelled(read(data, now_ns, unix_ns, alive=alive, pause=pause), str(number))
-        return Shelved(pages, skipped, terms)
+        return DirectoryView(pages, skipped, page_format)
 
     @contextmanager
     def _skipping(self, skipped: Counter[str], name: str) -> Iterator[None]:
         try:
             yield
-        except (Unusable, PageError, OSError) as error:
+        except (UnusableFileError, PageError, OSError) as error:
             if isinstance(error, DirectoryError) and error.errno == errno.ENOENT:
                 return
             reason = _reason(error)
@@ -148,49 +149,49 @@ class Shelf:
         found = map(_NAME.fullmatch, os.listdir(directory))
         return sorted(int(match[1]) for match in found if match)
 
-    def _left(self, directory: int, terms: Terms) -> Held | None:
+    def _left(self, directory: int, page_format: PageFormat) -> ClaimedSlot | None:
         """A slot that nobody holds: one that can be continued, else one that is of use to nobody, neither a process nor a reader."""
         left: dict[int, object] = {}
         used: set[object] = set()
         for number in self._numbers(directory):
-            with suppress(Unusable, OSError):
-                locked = slotfile.lock(directory, _name(number))
+            with suppress(UnusableFileError, OSError):
+                locked = slot_file.lock(directory, _name(number))
                 if locked is None:
-                    used.add(_begins_as(*slotfile.head(directory, _name(number))))
+                    used.add(_begins_as(*slot_file.head(directory, _name(number))))
                     continue
                 with locked.released_on_error():
                     what = _begins_as(*locked.head())
-                    if what == terms and _sound(locked.content(terms.layout.size)):
-                        return self._held(number, locked, terms)
+                    if what == page_format and _sound(locked.content(page_format.layout.size)):
+                        return self._held(number, locked, page_format)
                 locked.release()
-                left[number] = None if what == terms else what
-        return self._begun(directory, (number for number, what in left.items() if what is None or what not in used), terms)
+                left[number] = None if what == page_format else what
+        return self._begun(directory, (number for number, what in left.items() if what is None or what not in used), page_format)
 
-    def _new(self, directory: int, terms: Terms) -> Held:
+    def _new(self, directory: int, page_format: PageFormat) -> ClaimedSlot:
         known = set(self._numbers(directory))
-        held = self._begun(directory, (number for number in range(MAX_SLOTS) if number not in known), terms)
+        held = self._begun(directory, (number for number in range(MAX_SLOTS) if number not in known), page_format)
         if held is None:
             raise DirectoryError(f"all {MAX_SLOTS} slots of {self.path!r} are taken: give each service a directory of its own")
         return held
 
-    def _begun(self, directory: int, numbers: Iterable[int], terms: Terms) -> Held | None:
+    def _begun(self, directory: int, numbers: Iterable[int], page_format: PageFormat) -> ClaimedSlot | None:
         """The first of these slots that can be had, empty."""
         for number in numbers:
-            locked = slotfile.lock(directory, _name(number))
+            locked = slot_file.lock(directory, _name(number))
             if locked is None:
                 continue
             with locked.released_on_error():
                 try:
-                    locked.clear(terms.layout.size)
-                    return self._held(number, locked, terms)
+                    locked.clear(page_format.layout.size)
+                    return self._held(number, locked, page_format)
                 except BaseException:
                     locked.remove()
                     raise
         return None
 
     @staticmethod
-    def _held(number: int, locked: Locked, terms: Terms) -> Held:
-        return Held(number, Page(*terms, memory=locked.memory(terms.layout.size)), locked)
+    def _held(number: int, locked: SlotFile, page_format: PageFormat) -> ClaimedSlot:
+        return ClaimedSlot(number, Page(*page_format, memory=locked.memory(page_format.layout.size)), locked)
 
     def _complain(self, subject: str, message: str) -> None:
         if subject not in self._complaints:
@@ -205,7 +206,7 @@ def _name(number: int) -> str:
 def _begins_as(start: bytes, size: int) -> object:
     """What pages must have in common that the same processes read: the terms, or of another version that. ``None`` if nobody reads it."""
     try:
-        return terms_of(start, size)
+        return parse_header(start, size)
     except PageVersionError:
         return version_of(start)
     except PageError:
@@ -222,20 +223,20 @@ def _sound(content: bytes) -> bool:
     return True
 
 
-def _newest(directory: int, numbers: Iterable[int]) -> Terms | None:
+def _newest(directory: int, numbers: Iterable[int]) -> PageFormat | None:
     """The terms of the page that was opened last, a live one if there is any."""
-    heads: list[copies.Head] = []
+    heads: list[page_copy.Head] = []
     for number in numbers:
-        with suppress(Unusable, PageError, OSError):
-            found = copies.head(directory, _name(number))
+        with suppress(UnusableFileError, PageError, OSError):
+            found = page_copy.head(directory, _name(number))
             if found is not None:
                 heads.append(found)
     newest = max(heads, key=lambda head: (head.alive, head.opened_unix_ns), default=None)
-    return None if newest is None else newest.terms
+    return None if newest is None else newest.page_format
 
 
 def _reason(error: Exception) -> Reason:
-    if isinstance(error, Unusable):
+    if isinstance(error, UnusableFileError):
         return error.reason
     if isinstance(error, PageVersionError):
         return "version"

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from aiometrics.pages.header import HEAD_BYTES, Buffer, PageError, Terms, terms_of
+from aiometrics.pages.header import HEAD_BYTES, Buffer, PageError, PageFormat, parse_header
 from aiometrics.pages.layout import HEADER, LOOP, WORD, Layout
-from aiometrics.pages.multiprocess.private_file import MAX_BYTES, Unusable, open_own, try_lock, unlock
+from aiometrics.pages.multiprocess.private_file import MAX_BYTES, UnusableFileError, open_own, try_lock, unlock
 
 #: How often a copy is taken while the writer is in the middle of an update, and how far apart: it may wait for a CPU, or be throttled.
 _COPIES, _COPY_PAUSE_SECONDS = 100, 2e-3
@@ -31,7 +31,7 @@ class Head(NamedTuple):
     opened_unix_ns: int
     #: Whether a loop writes it; who takes a page over holds it for a while before its loop does.
     live: bool
-    terms: Terms
+    page_format: PageFormat
 
 
 def head(directory: int, name: str) -> Head | None:
@@ -40,18 +40,18 @@ def head(directory: int, name: str) -> Head | None:
         return file.head()
 
 
-def copy(directory: int, name: str, terms: Terms | None, now_ns: int) -> Copy | None:
+def copy(directory: int, name: str, page_format: PageFormat | None, now_ns: int) -> Copy | None:
     """The page as it is now, after a look at ``now_ns``; ``None`` while a process is making it, and without ``terms``.
 
-    A look is left only where this process may write. Raises ``Unusable``, for other terms too, or
+    A look is left only where this process may write. Raises ``UnusableFileError``, for other terms too, or
     ``PageError``.
     """
     try:
         with _opened(directory, name, os.O_RDWR) as file:
-            return file.copy(terms, now_ns, writable=True)
+            return file.copy(page_format, now_ns, writable=True)
     except PermissionError:
         with _opened(directory, name, os.O_RDONLY) as file:
-            return file.copy(terms, now_ns, writable=False)
+            return file.copy(page_format, now_ns, writable=False)
 
 
 @contextmanager
@@ -77,19 +77,19 @@ class _File:
             return None
         if self._size > MAX_BYTES:
             raise PageError(f"a page of {self._size} bytes; the largest has {MAX_BYTES}")
-        terms = terms_of(start, self._size)
+        page_format = parse_header(start, self._size)
         words = _words(start, len(HEADER))
-        return Head(self._alive, words[HEADER["opened_unix_ns"]], bool(words[HEADER["live"]]), terms)
+        return Head(self._alive, words[HEADER["opened_unix_ns"]], bool(words[HEADER["live"]]), page_format)
 
-    def copy(self, terms: Terms | None, now_ns: int, *, writable: bool) -> Copy | None:
+    def copy(self, page_format: PageFormat | None, now_ns: int, *, writable: bool) -> Copy | None:
         head = self.head()
-        if head is None or terms is None:
+        if head is None or page_format is None:
             return None
-        _check(head.terms, terms)
+        _check(head.page_format, page_format)
         if head.alive and head.live and writable:
-            self._look(terms.layout, terms.blocking_threshold_ns, now_ns)
-        data = self._settled(terms.layout)
-        _check(terms_of(data, self._size), terms)  # somebody may have begun anew meanwhile
+            self._look(page_format.layout, page_format.blocking_threshold_ns, now_ns)
+        data = self._settled(page_format.layout)
+        _check(parse_header(data, self._size), page_format)  # somebody may have begun anew meanwhile
         return Copy(data, self._alive)
 
     def _free(self) -> bool:
@@ -160,6 +160,6 @@ def _words(data: Buffer, count: int) -> tuple[int, ...]:
     return struct.unpack_from(f"{count}q", data)
 
 
-def _check(found: Terms, terms: Terms) -> None:
-    if found != terms:
-        raise Unusable("options", "it was written with other buckets, capacities, sample or blocking threshold")
+def _check(found: PageFormat, page_format: PageFormat) -> None:
+    if found != page_format:
+        raise UnusableFileError("options", "it was written with other buckets, capacities, sample or blocking threshold")

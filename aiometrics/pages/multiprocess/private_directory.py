@@ -19,7 +19,7 @@ class DirectoryError(OSError):
     """The directory cannot be used; the message says why, and what to do."""
 
 
-class SafeDirectory:
+class PrivateDirectory:
     """The directory at ``path``. Raises :class:``DirectoryError`` where directories cannot be shared."""
 
     def __init__(self, path: str) -> None:

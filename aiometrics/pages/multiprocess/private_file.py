@@ -25,7 +25,7 @@ MAX_BYTES = 1 << 29
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-class Unusable(Exception):  # noqa: N818 - a finding about a file, told to who may skip it
+class UnusableFileError(Exception):
     """A file that is no page that can be read or continued; ``reason`` is the kind, the message says what is wrong."""
 
     def __init__(self, reason: Reason, message: str) -> None:
@@ -36,20 +36,20 @@ class Unusable(Exception):  # noqa: N818 - a finding about a file, told to who m
 def open_own(directory: int, name: str, flags: int) -> int:
     """The descriptor of a regular file that belongs to us and that nobody else may write.
 
-    Raises :class:``Unusable``, or ``PermissionError`` if it is ours and yet cannot be opened like that.
+    Raises :class:``UnusableFileError``, or ``PermissionError`` if it is ours and yet cannot be opened like that.
     """
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         _check(found)
     except FileNotFoundError:
         if not flags & os.O_CREAT:
-            raise Unusable("unreadable", "it is gone") from None
+            raise UnusableFileError("unreadable", "it is gone") from None
     try:
         descriptor = os.open(name, flags | _FLAGS, 0o600, dir_fd=directory)
     except PermissionError:
         raise
     except OSError as error:
-        raise Unusable("unreadable", error.strerror or str(error)) from None
+        raise UnusableFileError("unreadable", error.strerror or str(error)) from None
     with _closed_on_error(descriptor):
         _check(os.fstat(descriptor))
     return descriptor
@@ -57,11 +57,11 @@ def open_own(directory: int, name: str, flags: int) -> int:
 
 def _check(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise Unusable("foreign", f"it is no regular file but {stat.filemode(found.st_mode)}")
+        raise UnusableFileError("foreign", f"it is no regular file but {stat.filemode(found.st_mode)}")
     if found.st_uid != os.geteuid():
-        raise Unusable("foreign", f"it belongs to user {found.st_uid}, and this process to user {os.geteuid()}")
+        raise UnusableFileError("foreign", f"it belongs to user {found.st_uid}, and this process to user {os.geteuid()}")
     if found.st_mode & 0o022:
-        raise Unusable("foreign", f"others can write it: its mode is {stat.filemode(found.st_mode)}, not -rw-------")
+        raise UnusableFileError("foreign", f"others can write it: its mode is {stat.filemode(found.st_mode)}, not -rw-------")
 
 
 def is_still(directory: int, name: str, descriptor: int) -> bool:

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from mmap import mmap
 
-from aiometrics.base import fork as forks
+from aiometrics.base import fork
 from aiometrics.pages.header import HEAD_BYTES, version_of
 from aiometrics.pages.layout import HEADER, VERSION, WORD
-from aiometrics.pages.multiprocess.private_file import Unusable, is_still, open_own, try_lock, unlock
+from aiometrics.pages.multiprocess.private_file import UnusableFileError, is_still, open_own, try_lock, unlock
 
 #: Of the files that this process has locked.
 _descriptors: set[int] = set()
 
 
-class Locked:
+class SlotFile:
     """A file that is locked for this process, once :meth:`attempt` said so, until :meth:`release` or its end."""
 
     def __init__(self, directory: int, name: str, descriptor: int) -> None:
@@ -63,7 +63,7 @@ class Locked:
         mapped = open_own(self._directory, self._name, os.O_RDWR)
         try:
             if not os.path.samestat(os.fstat(mapped), os.fstat(self._descriptor)):
-                raise Unusable("unreadable", "it was replaced while it was opened")
+                raise UnusableFileError("unreadable", "it was replaced while it was opened")
             return mmap(mapped, size)
         finally:
             os.close(mapped)
@@ -97,13 +97,13 @@ class Locked:
             raise
 
 
-def lock(directory: int, name: str) -> Locked | None:
+def lock(directory: int, name: str) -> SlotFile | None:
     """The file, made if need be; ``None`` if another process has it.
 
-    Raises ``Unusable`` if it is no file of ours.
+    Raises ``UnusableFileError`` if it is no file of ours.
     """
-    with forks.making:
-        locked = Locked(directory, name, open_own(directory, name, os.O_RDWR | os.O_CREAT))
+    with fork.creation_lock:
+        locked = SlotFile(directory, name, open_own(directory, name, os.O_RDWR | os.O_CREAT))
     with locked.released_on_error():
         if locked.attempt():
             return locked
@@ -112,7 +112,7 @@ def lock(directory: int, name: str) -> Locked | None:
 
 
 def head(directory: int, name: str) -> tuple[bytes, int]:
-    """The first bytes, enough for ``terms_of``, and the size. Raises ``Unusable``."""
+    """The first bytes, enough for ``parse_header``, and the size. Raises ``UnusableFileError``."""
     descriptor = open_own(directory, name, os.O_RDONLY)
     try:
         return _head(descriptor)

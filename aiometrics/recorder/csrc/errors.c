@@ -15,10 +15,10 @@ error_taken(void)
 }
 
 void
-error_report(PyObject *faults, const char *probe, PyObject *error)
+error_report(PyObject *internal_errors, const char *probe, PyObject *error)
 {
     PyObject *subject = error == NULL ? Py_None : error;
-    PyObject *reported = PyObject_CallMethod(faults, "report", "sOs", probe, subject, "which is now off for this loop");
+    PyObject *reported = PyObject_CallMethod(internal_errors, "report", "sOs", probe, subject, "which is now off for this loop");
     if (reported == NULL) {
         PyErr_Clear();
     }

@@ -8,7 +8,7 @@
 PyObject *error_taken(void);
 
 /* Counts and logs the error, which may be NULL, as one of `probe`. */
-void error_report(PyObject *faults, const char *probe, PyObject *error);
+void error_report(PyObject *internal_errors, const char *probe, PyObject *error);
 
 /* The last thing to do with an error, which is released. If it is no Exception it came from a signal while Python ran for us and was
    meant for the application: then it is raised again, and -1. */

@@ -3,17 +3,17 @@
    The walk runs on borrowed references, which the suspended frames themselves keep alive as long as no Python code runs. Where Python
    must be asked, about code or a type never met, the answer is cached and the walk begins again; the few types that must be asked each
    time have everything the walk knows held for them. */
-#include "chain.h"
+#include "await_chain.h"
 #include "recorder.h"
 
 #define MAX_DEPTH 10000 /* more than the interpreter can nest, but an end to what leads back to itself */
 
-static PyObject *chain_module; /* aiometrics.recorder.chain */
+static PyObject *chain_module; /* aiometrics.recorder.await_chain */
 
 int
 locate_init(void)
 {
-    chain_module = PyImport_ImportModule("aiometrics.recorder.chain");
+    chain_module = PyImport_ImportModule("aiometrics.recorder.await_chain");
     return chain_module == NULL ? -1 : chain_init();
 }
 
@@ -129,7 +129,7 @@ hold(Choice *choice, PyObject *const *objects, size_t count)
     return result;
 }
 
-/* The answer of aiometrics.recorder.chain about `link`, held; NULL with an exception. */
+/* The answer of aiometrics.recorder.await_chain about `link`, held; NULL with an exception. */
 static PyObject *
 ask(Choice *choice, const char *function, PyObject *link)
 {

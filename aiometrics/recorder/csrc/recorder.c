@@ -1,4 +1,4 @@
-#include "chain.h"
+#include "await_chain.h"
 #include "clock.h"
 #include "errors.h"
 #include "hook.h"
@@ -82,7 +82,7 @@ recorder_fail(Recorder *self)
             PyErr_Clear();
         }
         Py_XDECREF(closed);
-        error_report(self->faults, "recorder", error);
+        error_report(self->internal_errors, "recorder", error);
     }
     return error_done(error);
 }
@@ -608,9 +608,9 @@ tables_open(Recorder *self)
 static PyObject *
 recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"page", "directory", "faults", "clock", "blocked", NULL};
-    PyObject *page, *directory, *faults, *clock = NULL, *blocked = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OO:Recorder", names, &page, &directory, &faults, &clock, &blocked)) {
+    static char *names[] = {"page", "directory", "internal_errors", "clock", "blocked", NULL};
+    PyObject *page, *directory, *internal_errors, *clock = NULL, *blocked = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OO:Recorder", names, &page, &directory, &internal_errors, &clock, &blocked)) {
         return NULL;
     }
     Recorder *self = (Recorder *)type->tp_alloc(type, 0);
@@ -623,7 +623,7 @@ recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     self->page_object = Py_NewRef(page);
     self->directory = Py_NewRef(directory);
-    self->faults = Py_NewRef(faults);
+    self->internal_errors = Py_NewRef(internal_errors);
     self->clock = clock_kept(clock);
     self->blocked = blocked == NULL || blocked == Py_None ? NULL : Py_NewRef(blocked);
     self->draw = SEED;
@@ -641,7 +641,7 @@ recorder_traverse(Recorder *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->page_object);
     Py_VISIT(self->directory);
-    Py_VISIT(self->faults);
+    Py_VISIT(self->internal_errors);
     Py_VISIT(self->clock);
     Py_VISIT(self->blocked);
     Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
@@ -673,7 +673,7 @@ recorder_dealloc(Recorder *self)
     }
     Py_XDECREF(self->page_object);
     Py_XDECREF(self->directory);
-    Py_XDECREF(self->faults);
+    Py_XDECREF(self->internal_errors);
     Py_XDECREF(self->clock);
     Py_XDECREF(self->blocked);
     type->tp_free(self);

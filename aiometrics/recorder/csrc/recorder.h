@@ -55,7 +55,7 @@ struct Recorder {
     PyObject *weakrefs;
     PyObject *page_object;
     PyObject *directory;
-    PyObject *faults;
+    PyObject *internal_errors;
     PyObject *clock;   /* NULL for the system's */
     PyObject *blocked; /* NULL if nobody asks */
     Page page;

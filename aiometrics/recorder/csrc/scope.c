@@ -68,8 +68,8 @@ scope_charge_segment(Scope *self, const Traced *traced, int32_t key, int64_t seg
     charge->segments += 1;
     charge->active_ns += segment_ns;
     charge->blocking_ns += until_ns - traced->since_ns >= page->threshold_ns ? segment_ns : 0;
-    if (self->journal != NULL) {
-        journal_add(self->journal, &self->journal->steps, traced->number, key, until_ns - segment_ns, until_ns);
+    if (self->timeline != NULL) {
+        timeline_add(self->timeline, &self->timeline->steps, traced->number, key, until_ns - segment_ns, until_ns);
     }
 }
 
@@ -114,10 +114,10 @@ divide(Recorder *recorder, Traced *traced, int64_t now)
 
 /* A task belongs to the scope from now on. */
 static void
-journal_task(Scope *self, const Traced *traced)
+timeline_task(Scope *self, const Traced *traced)
 {
-    if (self->journal != NULL && self->state == SCOPE_OPEN) {
-        journal_add(self->journal, &self->journal->tasks, traced->number, traced->creator, traced->record, traced->created_ns);
+    if (self->timeline != NULL && self->state == SCOPE_OPEN) {
+        timeline_add(self->timeline, &self->timeline->tasks, traced->number, traced->creator, traced->record, traced->created_ns);
     }
 }
 
@@ -136,7 +136,7 @@ scope_attach(Recorder *recorder, Traced *traced)
     if (scope != NULL && scope->recorder == recorder) {
         traced->scope = (Scope *)Py_NewRef(value);
         traced->divided_ns = 0;
-        journal_task(scope, traced);
+        timeline_task(scope, traced);
     }
     else if (scope != NULL && scope->recorder != NULL && !scope->recorder->retired) {
         recorder->page.scope_errors[SCOPE_FOREIGN_LOOP] += 1;
@@ -395,7 +395,7 @@ scope_dealloc(Scope *self)
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->outer);
     PyMem_Free(self->charges);
-    journal_free(self->journal);
+    timeline_free(self->timeline);
     Py_XDECREF(self->recorder);
     type->tp_free(self);
     Py_DECREF(type);
@@ -471,29 +471,29 @@ method_leave(PyObject *object, PyObject *given)
 }
 
 static PyObject *
-method_keep_journal(PyObject *object, PyObject *Py_UNUSED(ignored))
+method_keep_timeline(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Scope *self = (Scope *)object;
-    if (self->journal == NULL) {
-        self->journal = journal_new();
-        if (self->journal == NULL) {
+    if (self->timeline == NULL) {
+        self->timeline = timeline_new();
+        if (self->timeline == NULL) {
             return PyErr_NoMemory();
         }
         if (self->entered_in != NULL && !self->recorder->retired) { /* then it may be gone: nobody keeps account any more */
-            journal_task(self, self->entered_in);
+            timeline_task(self, self->entered_in);
         }
     }
     Py_RETURN_NONE;
 }
 
 static PyObject *
-method_journal(PyObject *object, PyObject *Py_UNUSED(ignored))
+method_timeline(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     const Scope *self = (const Scope *)object;
-    if (self->journal == NULL) {
+    if (self->timeline == NULL) {
         Py_RETURN_NONE;
     }
-    return journal_build(self->journal);
+    return timeline_build(self->timeline);
 }
 
 static PyObject *
@@ -530,8 +530,8 @@ static PyMethodDef scope_methods[] = {
     {"enter", method_enter, METH_VARARGS, "Begin, as a request of that record, in the task that runs. Tells whether it is measured. Once only."},
     {"end", method_end, METH_O, "End with that status; what its tasks take from now on is background. Wall time in ns, or -1."},
     {"leave", method_leave, METH_O, "End with that status, unless it has ended, and give the task back to the scope around. As end()."},
-    {"keep_journal", method_keep_journal, METH_NOARGS, "From now on keep each step of its tasks, as far as there is room."},
-    {"journal", method_journal, METH_NOARGS, "Tasks, steps, and how many of both found no room; None if it was not kept."},
+    {"keep_timeline", method_keep_timeline, METH_NOARGS, "From now on keep each step of its tasks, as far as there is room."},
+    {"timeline", method_timeline, METH_NOARGS, "Tasks, steps, and how many of both found no room; None if it was not kept."},
     {"charges", method_charges, METH_NOARGS, "What was charged by now, in the order in which the places were met."},
     {"abandoned", method_abandoned, METH_NOARGS, "Called when it turns out that nobody will leave the scope; for subclasses."},
     {NULL, NULL, 0, NULL},
@@ -548,7 +548,7 @@ static PyMemberDef scope_members[] = {
 };
 
 static PyType_Slot scope_slots[] = {
-    {Py_tp_doc, "One request on one loop; see aiometrics.recorder.scope.Scope."},
+    {Py_tp_doc, "One request on one loop; see aiometrics.recorder.scope.RequestScope."},
     {Py_tp_new, scope_tp_new},
     {Py_tp_dealloc, scope_dealloc},
     {Py_tp_finalize, scope_finalize},
@@ -560,7 +560,7 @@ static PyType_Slot scope_slots[] = {
 };
 
 static PyType_Spec scope_spec = {
-    .name = "aiometrics.recorder._core.Scope",
+    .name = "aiometrics.recorder._core.RequestScope",
     .basicsize = sizeof(Scope),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
     .slots = scope_slots,

@@ -24,7 +24,7 @@ typedef struct Scope {
     struct Scope *outer; /* which goes on when this one is left */
     Traced *entered_in;  /* the task that entered it; NULL once that is over, which it is told, so that this is no reference */
     Charge *charges;
-    Journal *journal;    /* NULL unless it is kept */
+    Timeline *timeline;    /* NULL unless it is kept */
     int64_t entered_ns;
     int32_t record;
     int32_t used, room; /* of charges */

@@ -2,14 +2,14 @@
 
 #define FIRST_ROOM 32
 
-Journal *
-journal_new(void)
+Timeline *
+timeline_new(void)
 {
-    return PyMem_Calloc(1, sizeof(Journal));
+    return PyMem_Calloc(1, sizeof(Timeline));
 }
 
 void
-journal_free(Journal *self)
+timeline_free(Timeline *self)
 {
     if (self != NULL) {
         PyMem_Free(self->tasks.rows);
@@ -39,7 +39,7 @@ make_room(Rows *self)
 }
 
 void
-journal_add(Journal *self, Rows *rows, int64_t first, int64_t second, int64_t third, int64_t fourth)
+timeline_add(Timeline *self, Rows *rows, int64_t first, int64_t second, int64_t third, int64_t fourth)
 {
     if (!make_room(rows)) {
         self->dropped += 1;
@@ -71,7 +71,7 @@ list_of(const Rows *rows)
 }
 
 PyObject *
-journal_build(const Journal *self)
+timeline_build(const Timeline *self)
 {
     PyObject *tasks = list_of(&self->tasks);
     PyObject *steps = tasks == NULL ? NULL : list_of(&self->steps);

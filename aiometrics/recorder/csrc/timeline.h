@@ -17,13 +17,13 @@ typedef struct {
     Rows tasks; /* number, that of the task that created it or 0, record, when it was created */
     Rows steps; /* number of the task, key of the place, begin, end */
     int64_t dropped;
-} Journal;
+} Timeline;
 
 /* NULL without memory. */
-Journal *journal_new(void);
-void journal_free(Journal *self);
-void journal_add(Journal *self, Rows *rows, int64_t first, int64_t second, int64_t third, int64_t fourth);
+Timeline *timeline_new(void);
+void timeline_free(Timeline *self);
+void timeline_add(Timeline *self, Rows *rows, int64_t first, int64_t second, int64_t third, int64_t fourth);
 /* Tasks, steps and how many were dropped, as a tuple; NULL with an exception. */
-PyObject *journal_build(const Journal *self);
+PyObject *timeline_build(const Timeline *self);
 
 #endif

@@ -11,7 +11,7 @@
 typedef struct {
     PyObject_HEAD
     PyObject *page_object;
-    PyObject *faults;
+    PyObject *internal_errors;
     PyObject *clock; /* NULL for the system's */
     Page page;
     int retired;
@@ -33,7 +33,7 @@ fail(Turns *self)
 {
     PyObject *error = error_taken();
     self->retired = 1;
-    error_report(self->faults, "turns", error);
+    error_report(self->internal_errors, "turns", error);
     return error_done(error);
 }
 
@@ -185,9 +185,9 @@ static PyType_Spec timed_select_spec = {
 static PyObject *
 turns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"page", "clock", "faults", NULL};
-    PyObject *page, *clock, *faults;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:Turns", names, &page, &clock, &faults)) {
+    static char *names[] = {"page", "clock", "internal_errors", NULL};
+    PyObject *page, *clock, *internal_errors;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:Turns", names, &page, &clock, &internal_errors)) {
         return NULL;
     }
     Turns *self = (Turns *)type->tp_alloc(type, 0);
@@ -196,7 +196,7 @@ turns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->page_object = Py_NewRef(page);
-    self->faults = Py_NewRef(faults);
+    self->internal_errors = Py_NewRef(internal_errors);
     self->clock = clock_kept(clock);
     return (PyObject *)self;
 }
@@ -207,7 +207,7 @@ turns_traverse(Turns *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->page_object);
-    Py_VISIT(self->faults);
+    Py_VISIT(self->internal_errors);
     Py_VISIT(self->clock);
     return 0;
 }
@@ -221,7 +221,7 @@ turns_dealloc(Turns *self)
         page_close(&self->page);
     }
     Py_XDECREF(self->page_object);
-    Py_XDECREF(self->faults);
+    Py_XDECREF(self->internal_errors);
     Py_XDECREF(self->clock);
     type->tp_free(self);
     Py_DECREF(type);

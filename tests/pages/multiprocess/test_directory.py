@@ -16,38 +16,38 @@ from typing import Any
 import pytest
 from support.samples import LAYOUT
 
-from aiometrics.pages.header import Terms
-from aiometrics.pages.layout import COROUTINE, HEADER, LOOP, REQUEST, VERSION, VITALS, WORD, YIELD_POINT, Layout
+from aiometrics.pages.header import PageFormat
+from aiometrics.pages.layout import COROUTINE, HEADER, LOOP, LOOP_STATS, REQUEST, VERSION, WORD, YIELD_POINT, Layout
 from aiometrics.pages.merge import merged
-from aiometrics.pages.multiprocess.directory import MAX_SLOTS, Held, Shelf
+from aiometrics.pages.multiprocess.directory import MAX_SLOTS, ClaimedSlot, SharedDirectory
 from aiometrics.pages.multiprocess.mounts import filesystem_of, in_memory
 from aiometrics.pages.multiprocess.private_directory import DirectoryError
 from aiometrics.pages.multiprocess.private_file import REASONS, SUPPORTED
-from aiometrics.pages.multiprocess.slot_file import Locked
+from aiometrics.pages.multiprocess.slot_file import SlotFile
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
 
-TERMS = Terms(LAYOUT, 100, 1)
+TERMS = PageFormat(LAYOUT, 100, 1)
 NONE = dict.fromkeys(REASONS, 0)
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
+def shelf(tmp_path: Path) -> SharedDirectory:
     """An empty shelf."""
-    made = Shelf(str(tmp_path / "shared"))
+    made = SharedDirectory(str(tmp_path / "shared"))
     made.prepare()
     return made
 
 
 @pytest.fixture
-def take(shelf: Shelf) -> Iterator[Callable[..., Held]]:
+def take(shelf: SharedDirectory) -> Iterator[Callable[..., ClaimedSlot]]:
     """Takes a slot of the shelf and opens its page, as a process does; what is left at the end is released."""
-    taken: list[Held] = []
+    taken: list[ClaimedSlot] = []
 
-    def take(terms: Terms = TERMS, name: str = "MainThread") -> Held:
-        taken.append(shelf.take(terms))
+    def take(page_format: PageFormat = TERMS, name: str = "MainThread") -> ClaimedSlot:
+        taken.append(shelf.take(page_format))
         taken[-1].page.open(name)
         return taken[-1]
 
@@ -62,7 +62,7 @@ def descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def files(shelf: Shelf) -> list[str]:
+def files(shelf: SharedDirectory) -> list[str]:
     """The names of the files that are there."""
     return sorted(path.name for path in Path(shelf.path).iterdir())
 
@@ -72,7 +72,7 @@ def messages(caplog: pytest.LogCaptureFixture, about: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if about in record.getMessage()]
 
 
-def only(shelf: Shelf, now_ns: int = 0) -> PageView:
+def only(shelf: SharedDirectory, now_ns: int = 0) -> PageView:
     """What the only page of the shelf says, to a reader outside."""
     (view,) = shelf.read((), TERMS, now_ns, 0).pages.values()
     return view
@@ -91,7 +91,7 @@ def created(view: PageView) -> dict[str, tuple[int, int]]:
     return {entry.coroutine: (entry.created, entry.live) for entry in view.coroutines}
 
 
-def test_each_loop_has_a_slot_of_its_own(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_each_loop_has_a_slot_of_its_own(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """Numbered from 0, in files that nobody else can open."""
     assert [0, 1, 2] == [take().number for _ in range(3)]
     assert ["0.page", "1.page", "2.page"] == files(shelf)
@@ -99,7 +99,7 @@ def test_each_loop_has_a_slot_of_its_own(shelf: Shelf, take: Callable[..., Held]
     assert "drwx------" == stat.filemode(Path(shelf.path).stat().st_mode)
 
 
-def test_others_read_what_one_writes(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_others_read_what_one_writes(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """Loops are called by their numbers; our own pages are left to ourselves."""
     for tasks in (5, 7):
         count(take().page, "shop.handle", tasks, 1)
@@ -110,7 +110,7 @@ def test_others_read_what_one_writes(shelf: Shelf, take: Callable[..., Held]) ->
     assert NONE == found.skipped
 
 
-def test_what_a_process_left_is_shown_without_its_gauges(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_what_a_process_left_is_shown_without_its_gauges(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """Counters stay; no task is alive, nothing is in progress, and there is no process."""
     held = take()
     page = held.page
@@ -124,7 +124,7 @@ def test_what_a_process_left_is_shown_without_its_gauges(shelf: Shelf, take: Cal
     words[layout.yield_point(1) + YIELD_POINT["oldest_ns"]] = 10
     words[layout.request(1) + REQUEST["in_progress"]] = 2
     for name in ("untraced_tasks", "ready_handles", "unhandled_exceptions"):
-        words[layout.vitals + VITALS[name]] = 3
+        words[layout.loop_stats + LOOP_STATS[name]] = 3
     alive = only(shelf)
     held.release()
     dead = only(shelf)
@@ -137,7 +137,7 @@ def test_what_a_process_left_is_shown_without_its_gauges(shelf: Shelf, take: Cal
     assert [(os.getpid(), False), (0, True)] == [(view.loop.process_id, view.loop.heartbeat_ns == 0) for view in (alive, dead)]
 
 
-def test_the_next_process_goes_on_where_the_last_one_stood(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_the_next_process_goes_on_where_the_last_one_stood(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """The same slot, the same records, counters that go on and gauges from zero; no file more."""
     first = take()
     count(first.page, "shop.handle", 5, 2)
@@ -154,7 +154,7 @@ def test_the_next_process_goes_on_where_the_last_one_stood(shelf: Shelf, take: C
 
 
 @pytest.mark.parametrize("field", ["turn_since_ns", "poll_since_ns"])
-def test_time_that_was_shown_is_not_taken_back(shelf: Shelf, take: Callable[..., Held], field: str) -> None:
+def test_time_that_was_shown_is_not_taken_back(shelf: SharedDirectory, take: Callable[..., ClaimedSlot], field: str) -> None:
     """Neither when the process dies in the middle of a turn or a wait, nor when another takes the slot."""
     held = take()
     held.page.words[LAYOUT.loop + LOOP["timed"]] = 1
@@ -168,7 +168,7 @@ def test_time_that_was_shown_is_not_taken_back(shelf: Shelf, take: Callable[...,
     assert [500, 3_000, 3_000, 3_000] == times
 
 
-def test_a_block_that_was_shown_is_not_taken_back(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_a_block_that_was_shown_is_not_taken_back(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """It is counted as long as somebody looks, and stays when the process dies in it and when another takes the slot."""
     held = take()
     held.page.words[LAYOUT.loop + LOOP["segment_since_ns"]] = 1_000
@@ -183,7 +183,7 @@ def test_a_block_that_was_shown_is_not_taken_back(shelf: Shelf, take: Callable[.
 @pytest.mark.parametrize("field", ["turn_since_ns", "poll_since_ns", "segment_since_ns"])
 @pytest.mark.parametrize("step", ["head", "content", "memory"])
 def test_time_in_which_nobody_held_a_slot_is_not_counted(
-    shelf: Shelf, take: Callable[..., Held], field: str, step: str, monkeypatch: pytest.MonkeyPatch
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], field: str, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also not by a reader that comes while the next process takes the slot, at whatever step: it is locked, but not in use yet."""
     held = take()
@@ -191,13 +191,13 @@ def test_time_in_which_nobody_held_a_slot_is_not_counted(
     held.page.words[LAYOUT.loop + LOOP[field]] = 1_000
     shown = [only(shelf, 1_500)]
     held.release()
-    original = getattr(Locked, step)
+    original = getattr(SlotFile, step)
 
-    def interrupted(locked: Locked, *args: Any) -> Any:
+    def interrupted(locked: SlotFile, *args: Any) -> Any:
         shown.append(only(shelf, 9_000))
         return original(locked, *args)
 
-    monkeypatch.setattr(Locked, step, interrupted)
+    monkeypatch.setattr(SlotFile, step, interrupted)
     take()
     shown.append(only(shelf, 12_000))
     times = [max(view.loop.active_ns, view.loop.idle_ns or 0, view.loop.blocking_ns) for view in shown]
@@ -205,7 +205,7 @@ def test_time_in_which_nobody_held_a_slot_is_not_counted(
     assert {500} == set(times)
 
 
-def test_a_look_that_comes_late_takes_nothing_back(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_a_look_that_comes_late_takes_nothing_back(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """Of two readers at a time, in the process or outside, the one that read the clock first may write last."""
     page = take().page
     page.words[LAYOUT.loop + LOOP["segment_since_ns"]] = 1_000
@@ -276,7 +276,9 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_no_page_is_left_out(shelf: Shelf, take: Callable[..., Held], case: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_page_is_left_out(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], case: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is counted by its reason and logged once; the others are read, also while it is there, and a new loop finds a slot."""
     reason, damage = BROKEN[case]
     broken, whole = take(), take()
@@ -293,7 +295,7 @@ def test_what_is_no_page_is_left_out(shelf: Shelf, take: Callable[..., Held], ca
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
-def test_what_belongs_to_somebody_else_is_left_out(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_what_belongs_to_somebody_else_is_left_out(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """Neither read nor taken."""
     take().release()
     os.chown(Path(shelf.path) / "0.page", 12345, -1)
@@ -301,7 +303,7 @@ def test_what_belongs_to_somebody_else_is_left_out(shelf: Shelf, take: Callable[
     assert 1 == take().number
 
 
-def test_a_page_that_is_being_made_is_no_damage(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_a_page_that_is_being_made_is_no_damage(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """Somebody holds it, and has not written its first word yet."""
     held = take()
     held.page.words[HEADER["magic"]] = 0
@@ -310,27 +312,31 @@ def test_a_page_that_is_being_made_is_no_damage(shelf: Shelf, take: Callable[...
     assert NONE | {"damaged": 1} == shelf.read((), TERMS, 0, 0).skipped
 
 
-OTHER_TERMS = Terms(Layout((1_000,), (2_000,), max_coroutines=3, max_yield_points=4, max_requests=2), 100, 1)
+OTHER_TERMS = PageFormat(Layout((1_000,), (2_000,), max_coroutines=3, max_yield_points=4, max_requests=2), 100, 1)
 
 
-@pytest.mark.parametrize("terms", [OTHER_TERMS, TERMS._replace(blocking_threshold_ns=200), TERMS._replace(weight=2)])
-def test_pages_of_other_terms_are_neither_added_nor_continued(shelf: Shelf, take: Callable[..., Held], terms: Terms) -> None:
+@pytest.mark.parametrize("page_format", [OTHER_TERMS, TERMS._replace(blocking_threshold_ns=200), TERMS._replace(weight=2)])
+def test_pages_of_other_terms_are_neither_added_nor_continued(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], page_format: PageFormat
+) -> None:
     """Their numbers mean something else. A slot of theirs is taken only when no process that reads it is left."""
     left, old = take(), take()
     left.release()
-    new = take(terms)
+    new = take(page_format)
     assert 2 == new.number
     found = shelf.read((), TERMS, 0, 0)
     assert ([0, 1], NONE | {"options": 1}) == (list(found.pages), found.skipped)
     old.release()
-    assert [0, 1] == [take(terms).number for _ in range(2)]
+    assert [0, 1] == [take(page_format).number for _ in range(2)]
 
 
 @pytest.mark.parametrize(
     ("number", "expected"),
     [(1 << 62, (1 << 62) + 1), (-(1 << 62), 1 - (1 << 62)), ((1 << 62) + 1, 1), (-(1 << 62) - 1, 1), ((1 << 63) - 1, 1)],
 )
-def test_a_page_with_impossible_numbers_is_not_continued(shelf: Shelf, take: Callable[..., Held], number: int, expected: int) -> None:
+def test_a_page_with_impossible_numbers_is_not_continued(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], number: int, expected: int
+) -> None:
     """A damaged counter must not overflow in the process that would go on with it: that one begins anew."""
     held = take()
     count(held.page, "shop.handle", number)
@@ -342,21 +348,21 @@ def test_a_page_with_impossible_numbers_is_not_continued(shelf: Shelf, take: Cal
     assert {"shop.handle": (expected, 0)} == created(only(shelf))
 
 
-def test_without_terms_the_newest_page_sets_them(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_without_terms_the_newest_page_sets_them(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """A live one, if there is any; with no page there are none."""
-    assert shelf.read((), None, 0, 0).terms is None
+    assert shelf.read((), None, 0, 0).page_format is None
     old, new = take(), take(OTHER_TERMS)
     old.page.words[HEADER["opened_unix_ns"]] = 1
-    assert (OTHER_TERMS, [1]) == (shelf.read((), None, 0, 0).terms, list(shelf.read((), None, 0, 0).pages))
+    assert (OTHER_TERMS, [1]) == (shelf.read((), None, 0, 0).page_format, list(shelf.read((), None, 0, 0).pages))
     new.release()
-    assert (TERMS, [0]) == (shelf.read((), None, 0, 0).terms, list(shelf.read((), None, 0, 0).pages))
+    assert (TERMS, [0]) == (shelf.read((), None, 0, 0).page_format, list(shelf.read((), None, 0, 0).pages))
 
 
-@pytest.mark.parametrize("terms", [TERMS, None], ids=["a process of the service", "a sidecar"])
-def test_what_is_left_out_is_not_copied(shelf: Shelf, take: Callable[..., Held], terms: Terms | None) -> None:
+@pytest.mark.parametrize("page_format", [TERMS, None], ids=["a process of the service", "a sidecar"])
+def test_what_is_left_out_is_not_copied(shelf: SharedDirectory, take: Callable[..., ClaimedSlot], page_format: PageFormat | None) -> None:
     """A file of holes that says it is a page with room for very much costs no memory."""
     take()
-    huge = Terms(Layout((1_000,), (2_000,), max_coroutines=1, max_yield_points=400_000, max_requests=1), 100, 1)
+    huge = PageFormat(Layout((1_000,), (2_000,), max_coroutines=1, max_yield_points=400_000, max_requests=1), 100, 1)
     page = Page(*huge)
     page.words[HEADER["yield_points"]] = 400_000
     file = Path(shelf.path) / "1.page"
@@ -366,7 +372,7 @@ def test_what_is_left_out_is_not_copied(shelf: Shelf, take: Callable[..., Held],
     del page
     tracemalloc.start()
     try:
-        found = shelf.read((), terms, 0, 0)
+        found = shelf.read((), page_format, 0, 0)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -375,7 +381,7 @@ def test_what_is_left_out_is_not_copied(shelf: Shelf, take: Callable[..., Held],
 
 
 def test_a_slot_that_is_begun_anew_while_it_is_read_is_left_out(
-    shelf: Shelf, take: Callable[..., Held], monkeypatch: pytest.MonkeyPatch
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its size is the same, but its numbers mean something else: they are not added to the others."""
     page, preadv = take().page, os.preadv
@@ -388,7 +394,7 @@ def test_a_slot_that_is_begun_anew_while_it_is_read_is_left_out(
     assert ({}, NONE | {"options": 1}) == shelf.read((), TERMS, 0, 0)[:2]
 
 
-def test_other_files_are_no_business_of_ours(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_other_files_are_no_business_of_ours(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """They are neither read nor complained about."""
     for name in ("README", "01.page", "-1.page", "1000.page", "0.page.bak"):
         (Path(shelf.path) / name).write_text("mine")
@@ -397,7 +403,9 @@ def test_other_files_are_no_business_of_ours(shelf: Shelf, take: Callable[..., H
 
 
 @pytest.mark.parametrize("step", ["attempt", "head", "content", "memory"])
-def test_a_slot_that_cannot_be_had_is_let_go(shelf: Shelf, take: Callable[..., Held], step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_that_cannot_be_had_is_let_go(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the system refuses, nothing stays open or locked, and the next attempt has it, with its counters."""
     held = take()
     count(held.page, "shop.handle", 5)
@@ -408,7 +416,7 @@ def test_a_slot_that_cannot_be_had_is_let_go(shelf: Shelf, take: Callable[..., H
 
     before = descriptors()
     with monkeypatch.context() as broken:
-        broken.setattr(Locked, step, refused)
+        broken.setattr(SlotFile, step, refused)
         with suppress(OSError):
             shelf.take(TERMS).release()
     assert before == descriptors()
@@ -422,14 +430,14 @@ def test_a_slot_that_cannot_be_had_is_let_go(shelf: Shelf, take: Callable[..., H
 def test_a_directory_is_needed_whose_parent_is_there(tmp_path: Path) -> None:
     """The error says what to do."""
     with pytest.raises(DirectoryError, match=r"cannot make the directory '.*/no/shared': No such file or directory. Make it for user"):
-        Shelf(str(tmp_path / "no" / "shared")).prepare()
+        SharedDirectory(str(tmp_path / "no" / "shared")).prepare()
     (tmp_path / "file").touch()
     with pytest.raises(DirectoryError, match=r"cannot open the directory '.*/file': Not a directory"):
-        Shelf(str(tmp_path / "file")).prepare()
+        SharedDirectory(str(tmp_path / "file")).prepare()
 
 
 @pytest.mark.parametrize(("mode", "text"), [(0o770, "drwxrwx---"), (0o702, "drwx----w-"), (0o1777, "drwxrwxrwt")])
-def test_a_directory_that_others_can_write_is_refused(shelf: Shelf, mode: int, text: str) -> None:
+def test_a_directory_that_others_can_write_is_refused(shelf: SharedDirectory, mode: int, text: str) -> None:
     """Whether it was so from the start or became so: nothing is written or read there."""
     Path(shelf.path).chmod(mode)
     message = f"others can write to the directory '.*shared', whose mode is {text}: use one that .*, and chmod it to 0700"
@@ -440,21 +448,21 @@ def test_a_directory_that_others_can_write_is_refused(shelf: Shelf, mode: int, t
     assert [] == files(shelf)
 
 
-def test_a_directory_that_others_can_read_will_do(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_a_directory_that_others_can_read_will_do(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """Its files cannot be read."""
     Path(shelf.path).chmod(0o755)
     assert 0 == take().number
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give directories away")
-def test_a_directory_of_somebody_else_is_refused(shelf: Shelf) -> None:
+def test_a_directory_of_somebody_else_is_refused(shelf: SharedDirectory) -> None:
     """The error names both users."""
     os.chown(shelf.path, 12345, -1)
     with pytest.raises(DirectoryError, match=r"belongs to user 12345, and this process to user 0: run all processes"):
         shelf.prepare()
 
 
-def test_while_there_is_no_directory_there_is_nothing_to_read(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_while_there_is_no_directory_there_is_nothing_to_read(shelf: SharedDirectory, caplog: pytest.LogCaptureFixture) -> None:
     """That is nothing to complain about; to take a slot is an error."""
     Path(shelf.path).rmdir()
     shelf.check()
@@ -465,7 +473,7 @@ def test_while_there_is_no_directory_there_is_nothing_to_read(shelf: Shelf, capl
 
 
 def test_a_file_that_is_deleted_under_its_writer_is_complained_about(
-    shelf: Shelf, take: Callable[..., Held], caplog: pytest.LogCaptureFixture
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once, and it says what follows; the writer goes on."""
     held = take()
@@ -483,10 +491,10 @@ def test_a_system_without_locks_has_no_shelf(monkeypatch: pytest.MonkeyPatch) ->
     """The error says what to do."""
     monkeypatch.setattr("aiometrics.pages.multiprocess.private_directory.SUPPORTED", False)
     with pytest.raises(DirectoryError, match=r"the directory '/x' cannot be shared: this system has no flock\(\). Leave the directory out"):
-        Shelf("/x")
+        SharedDirectory("/x")
 
 
-def test_slots_are_bounded(take: Callable[..., Held], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_are_bounded(take: Callable[..., ClaimedSlot], monkeypatch: pytest.MonkeyPatch) -> None:
     """So is what a reader reads."""
     assert 1000 == MAX_SLOTS
     monkeypatch.setattr("aiometrics.pages.multiprocess.directory.MAX_SLOTS", 2)
@@ -496,7 +504,7 @@ def test_slots_are_bounded(take: Callable[..., Held], monkeypatch: pytest.Monkey
         take()
 
 
-def test_a_file_that_finds_no_room_is_not_left_behind(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_finds_no_room_is_not_left_behind(shelf: SharedDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is the system's, and there is no half page; the writer would be killed at the first word without a room."""
 
     def full(*_: object) -> int:
@@ -512,7 +520,7 @@ def test_a_disk_is_warned_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Memory is not, nor what cannot be told."""
     kinds = iter(["tmpfs", None, "ext4", "ext4"])
     monkeypatch.setattr("aiometrics.pages.multiprocess.private_directory.filesystem_of", lambda _: next(kinds))
-    shelf = Shelf(str(tmp_path))
+    shelf = SharedDirectory(str(tmp_path))
     with caplog.at_level(logging.WARNING, "aiometrics"):
         shelf.prepare()
         shelf.prepare()
@@ -537,7 +545,7 @@ def test_the_file_system_of_a_directory_is_known(tmp_path: Path) -> None:
     assert [True, True, False] == [in_memory(kind) for kind in ("tmpfs", "ramfs", "ext4")]
 
 
-def test_a_page_whose_writer_never_rests_is_read_all_the_same(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_a_page_whose_writer_never_rests_is_read_all_the_same(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """It died, or was stopped, in the middle of an update: what is there is shown."""
     held = take()
     count(held.page, "shop.handle", 5)
@@ -547,7 +555,7 @@ def test_a_page_whose_writer_never_rests_is_read_all_the_same(shelf: Shelf, take
     assert {"shop.handle": (5, 0)} == created(only(shelf))
 
 
-def test_a_reader_pauses_after_every_few_records(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_a_reader_pauses_after_every_few_records(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """When it decodes and when it adds up, if it is told how; else never."""
     pauses: list[None] = []
     for _ in range(2):
@@ -565,7 +573,7 @@ def test_a_reader_pauses_after_every_few_records(shelf: Shelf, take: Callable[..
     assert merged(pages, taken_ns=0, sample_ratio=1) == seen
 
 
-def test_words_are_where_the_file_has_them(shelf: Shelf, take: Callable[..., Held]) -> None:
+def test_words_are_where_the_file_has_them(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
     """What is written to the page is in the file at once, word by word."""
     take().page.words[HEADER["weight"]] = 7
     data = (Path(shelf.path) / "0.page").read_bytes()

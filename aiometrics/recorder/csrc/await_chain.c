@@ -1,4 +1,4 @@
-#include "chain.h"
+#include "await_chain.h"
 
 #include <string.h>
 
