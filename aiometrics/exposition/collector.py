@@ -17,9 +17,9 @@ from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.samples import Timestamp
 
 from aiometrics.base.clock import SECOND_NS
-from aiometrics.exposition.families import Distribution, Row, Source, bound_text, encodable, families, plain, seconds
+from aiometrics.exposition.families import Distribution, Row, Source, bound_text, families, plain, seconds
 from aiometrics.exposition.metrics import METRICS, Metric
-from aiometrics.pages.snapshot import Exemplar
+from aiometrics.pages.snapshot import Exemplar, encodable
 
 FormatName = Literal["text", "openmetrics"]
 

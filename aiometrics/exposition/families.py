@@ -192,11 +192,6 @@ def _bounds_seconds(bounds_ns: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(map(seconds, bounds_ns))
 
 
-def encodable(label: str) -> str:
-    """A label value that UTF-8 can carry: lone surrogates, as in the name of a file that is not UTF-8, are spelled out."""
-    return label if label.isascii() else label.encode(errors="backslashreplace").decode()
-
-
 def bound_text(bound: float) -> str:
     """A bucket's ``le``, written as ``prometheus_client`` does: ``1.0``, ``1e+06`` from a million on, ``+Inf``.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from operator import lt, sub
 from typing import TypeVar
 
-from aiometrics.exposition.metrics import STATUSES
 from aiometrics.exposition.text_table import GAP, Name, Number, ascii_name, table
+from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import Coroutine, Histogram, Loop, Running, Snapshot, YieldPoint
 
 #: A suspension younger than this is nobody's idea of stuck and is not listed.

@@ -17,16 +17,6 @@ TASK = ("coroutine", "status")
 LOOP = ("loop",)
 REQUEST = ("request",)
 
-#: How a task's coroutine can end, in the order in which pages store it.
-STATUSES = ("completed", "failed", "cancelled")
-#: What can be wrong with the use of request scopes, in the order in which pages store it.
-SCOPE_ERRORS = ("abandoned", "out_of_order", "foreign_task", "foreign_loop", "invalid", "outside_loop")
-
-
-#: What is written of single requests, and what can become of it, in the order in which pages store the counts.
-RECORD_KINDS = ("slow_request", "trace")
-RECORD_OUTCOMES = ("written", "dropped")
-
 
 @dataclass(frozen=True, slots=True)
 class Metric:

@@ -10,9 +10,9 @@ from functools import lru_cache
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, give_way
 from aiometrics.exposition.collector import Application, FormatName, Registry
-from aiometrics.exposition.families import Distribution, Facts, Row, bound_text, encodable, families, plain, seconds
+from aiometrics.exposition.families import Distribution, Facts, Row, bound_text, families, plain, seconds
 from aiometrics.exposition.metrics import Metric
-from aiometrics.pages.snapshot import Exemplar, Snapshot
+from aiometrics.pages.snapshot import Exemplar, Snapshot, encodable
 
 #: Takes about 0.1 ms to write.
 _SLICE_CHARACTERS = 32_768

@@ -14,7 +14,6 @@ from aiometrics.base.clock import Clock, monotonic
 from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors
 from aiometrics.base.work_queue import WorkQueue
 from aiometrics.base.yielding import Pause, no_pause
-from aiometrics.exposition.metrics import RECORD_KINDS
 from aiometrics.instrumentation.hooks.exception_handler import ExceptionHandlerHook
 from aiometrics.instrumentation.hooks.gc import GarbageCollectionHook
 from aiometrics.instrumentation.hooks.handles import PROBE as CALLBACKS_PROBE
@@ -28,7 +27,7 @@ from aiometrics.instrumentation.untraced import untraced_tasks
 from aiometrics.options import Options
 from aiometrics.pages.exemplar_table import SEGMENT
 from aiometrics.pages.header import PageFormat
-from aiometrics.pages.layout import YIELD_POINT, from_seconds
+from aiometrics.pages.layout import RECORD_KINDS, YIELD_POINT, from_seconds
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot

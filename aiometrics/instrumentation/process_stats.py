@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from aiometrics.base.internal_errors import InternalErrors
-from aiometrics.exposition.metrics import SCOPE_ERRORS
 from aiometrics.instrumentation.slots import Slot
-from aiometrics.pages.layout import LOOP_STATS
+from aiometrics.pages.layout import LOOP_STATS, SCOPE_ERRORS
 
 _OUTSIDE = SCOPE_ERRORS.index("outside_loop")
 

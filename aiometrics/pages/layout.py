@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from aiometrics.exposition.metrics import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
-
 MAGIC = int.from_bytes(b"aiometr\0", "little")
 VERSION = 2
 WORD = 8
@@ -28,6 +26,14 @@ NAME_BYTES = 1024
 LOOP_NAME_BYTES = STRING_BYTES_PER_NAME
 #: What is not known, where 0 would be a number like any other.
 UNKNOWN = -1
+
+#: How a task's coroutine can end, in the order in which pages store it.
+STATUSES = ("completed", "failed", "cancelled")
+#: What can be wrong with the use of request scopes, in the order in which pages store it.
+SCOPE_ERRORS = ("abandoned", "out_of_order", "foreign_task", "foreign_loop", "invalid", "outside_loop")
+#: What is written of single requests, and what can become of it, in the order in which pages store the counts.
+RECORD_KINDS = ("slow_request", "trace")
+RECORD_OUTCOMES = ("written", "dropped")
 
 #: Coroutine records of our own, beside which there is room for max_coroutines: (other) and (callback).
 OWN_COROUTINES = 2

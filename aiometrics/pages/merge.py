@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from aiometrics.base.yielding import Pause, in_slices, no_pause
-from aiometrics.exposition.metrics import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
+from aiometrics.pages.layout import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.pages.reader import OVERFLOWS, PageView
 from aiometrics.pages.snapshot import Coroutine, Exemplar, RequestType, RequestWait, Snapshot, YieldPoint
 

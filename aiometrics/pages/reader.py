@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from aiometrics.base.yielding import Pause, in_slices, no_pause
-from aiometrics.exposition.metrics import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, Key, decoded
 from aiometrics.pages.header import Buffer, PageError, parse_header
 from aiometrics.pages.layout import (
@@ -23,8 +22,12 @@ from aiometrics.pages.layout import (
     NOTE_BYTES,
     NOTE_WORDS,
     OWN_COROUTINES,
+    RECORD_KINDS,
+    RECORD_OUTCOMES,
     REQUEST,
     REQUEST_WAIT,
+    SCOPE_ERRORS,
+    STATUSES,
     UNKNOWN,
     VITAL_GAUGES,
     WORD,

@@ -212,3 +212,8 @@ def total(histograms: Iterable[Histogram]) -> Histogram:
     for histogram in rest:
         first = first + histogram
     return first
+
+
+def encodable(label: str) -> str:
+    """A label value that UTF-8 can carry: lone surrogates, as in the name of a file that is not UTF-8, are spelled out."""
+    return label if label.isascii() else label.encode(errors="backslashreplace").decode()

@@ -11,8 +11,7 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from aiometrics.exposition.metrics import SCOPE_ERRORS
-from aiometrics.pages.layout import CALLBACKS, REQUEST, REQUEST_WAIT
+from aiometrics.pages.layout import CALLBACKS, REQUEST, REQUEST_WAIT, SCOPE_ERRORS
 from aiometrics.recorder.context import current_scope
 
 if TYPE_CHECKING:

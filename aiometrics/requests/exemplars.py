@@ -6,8 +6,7 @@ import sys
 
 from aiometrics.base.clock import Clock
 from aiometrics.base.internal_errors import InternalErrors
-from aiometrics.exposition.families import encodable
-from aiometrics.pages.snapshot import Exemplar
+from aiometrics.pages.snapshot import Exemplar, encodable
 from aiometrics.requests.finished import FinishedRequest
 from aiometrics.requests.request import current_request
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from itertools import count
 
 from aiometrics.base.clock import SECOND_NS
-from aiometrics.exposition.metrics import SCOPE_ERRORS
-from aiometrics.pages.layout import REQUEST
+from aiometrics.pages.layout import REQUEST, SCOPE_ERRORS
 from aiometrics.pages.page import Page
 from aiometrics.recorder.labels import Labels
 

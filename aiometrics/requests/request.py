@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiometrics.base.clock import SECOND_NS
-from aiometrics.exposition.metrics import STATUSES
 from aiometrics.options import LONGEST_SECONDS
 from aiometrics.pages.exemplar_table import WALL
+from aiometrics.pages.layout import STATUSES
 from aiometrics.recorder.context import current_scope
 from aiometrics.recorder.implementation import DEFAULT
 from aiometrics.requests import tracer as traces

@@ -26,8 +26,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from prometheus_client.registry import Collector
 
 import aiometrics
-from aiometrics.exposition.metrics import METRICS, STATUSES
+from aiometrics.exposition.metrics import METRICS
 from aiometrics.exposition.push import Textfile
+from aiometrics.pages.layout import STATUSES
 
 LOCAL = "127.0.0.1"
 WORKS = f"{__name__}.works"

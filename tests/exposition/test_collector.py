@@ -10,7 +10,8 @@ from support.samples import FACTS, coroutine, histogram, loop, shop, yield_point
 
 from aiometrics.exposition.collector import Collector
 from aiometrics.exposition.families import Distribution, Value, distribution, families, seconds
-from aiometrics.exposition.metrics import METRICS, STATUSES
+from aiometrics.exposition.metrics import METRICS
+from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import CALLBACK, Snapshot
 
 SEGMENT_ROWS = {"asyncio_segment_seconds", "asyncio_blocking_seconds_total", "asyncio_inflicted_wait_seconds_total"}

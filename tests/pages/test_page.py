@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from support.samples import LAYOUT, page
 
 from aiometrics.base.internal_errors import InternalErrors
-from aiometrics.exposition.metrics import SCOPE_ERRORS, STATUSES
 from aiometrics.instrumentation.hooks.handles import HandleHook
 from aiometrics.instrumentation.slots import SlotPool
 from aiometrics.pages.header import PageError, PageFormat
@@ -33,6 +32,8 @@ from aiometrics.pages.layout import (
     REQUEST,
     REQUEST_WAIT,
     SCOPE_ERROR,
+    SCOPE_ERRORS,
+    STATUSES,
     VERSION,
     WORD,
     YIELD_POINT,

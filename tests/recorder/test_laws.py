@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.programs import MISUSES, PROGRAMS, ROOTS, Ops, Result, name_of, perform
 
-from aiometrics.exposition.metrics import STATUSES
+from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import total
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 

@@ -16,8 +16,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from aiometrics.base.work_queue import Job
-from aiometrics.exposition.metrics import STATUSES
-from aiometrics.pages.layout import HEADER, LOOP_STATS, WORD
+from aiometrics.pages.layout import HEADER, LOOP_STATS, STATUSES, WORD
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATION

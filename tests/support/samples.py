@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from aiometrics.exposition.families import Facts
-from aiometrics.exposition.metrics import SCOPE_ERRORS, STATUSES
-from aiometrics.pages.layout import Layout
+from aiometrics.pages.layout import SCOPE_ERRORS, STATUSES, Layout
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import Coroutine, Exemplar, Histogram, Loop, RequestType, RequestWait, Snapshot, YieldPoint
 

@@ -11,8 +11,9 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 
 from aiometrics.base.version import __version__
 from aiometrics.exporter.session import collected
-from aiometrics.exposition.families import Distribution, Row, Source, bound_text, encodable, families, plain
+from aiometrics.exposition.families import Distribution, Row, Source, bound_text, families, plain
 from aiometrics.exposition.metrics import METRICS, Metric
+from aiometrics.pages.snapshot import encodable
 
 _SCOPE = "aiometrics"
 
