@@ -21,13 +21,25 @@ def files(pattern: str) -> list[str]:
 
 def extensions() -> list[Extension]:
     """The C recorder, or nothing where only the Python one is wanted or safe; a failing compiler does not fail the install."""
-    unwanted = os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in {"", "0", "false", "no", "off"}
+    unwanted = os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in {
+        "",
+        "0",
+        "false",
+        "no",
+        "off",
+    }
     free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     sources, headers = files("*.c"), files("*.h")
     if unwanted or free_threaded or sys.implementation.name != "cpython" or not sources:
         return []
     flags = [] if sys.platform == "win32" else FLAGS
-    core = Extension("aiometrics.recorder._core", sources, depends=headers, extra_compile_args=flags, optional=True)
+    core = Extension(
+        "aiometrics.recorder._core",
+        sources,
+        depends=headers,
+        extra_compile_args=flags,
+        optional=True,
+    )
     return [core]
 
 
@@ -39,7 +51,9 @@ class BuildWithAssets(build_py):
         super().run()
         if not self.editable_mode:
             assets = runpy.run_path("aiometrics/exporter/assets.py")
-            assets["export"](Path(self.build_lib, "aiometrics", assets["INSTALLED"].name), overwrite=True)
+            assets["export"](
+                Path(self.build_lib, "aiometrics", assets["INSTALLED"].name), overwrite=True
+            )
 
 
 setup(ext_modules=extensions(), cmdclass={"build_py": BuildWithAssets})

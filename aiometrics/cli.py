@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m aiometrics", description="Prometheus metrics for every asyncio task.")
+    parser = argparse.ArgumentParser(
+        prog="python -m aiometrics", description="Prometheus metrics for every asyncio task."
+    )
     parser.add_argument("--version", action="version", version=f"aiometrics {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in _COMMANDS:
@@ -42,10 +44,31 @@ def _parser() -> argparse.ArgumentParser:
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "a small shop under load that has the classic faults of asyncio services; prints its hotspots and serves its metrics"
     parser = commands.add_parser("demo", help=about, description=about.capitalize() + ".")
-    parser.add_argument("--for", dest="seconds", type=_seconds, metavar="SECONDS", help="end after so long (default: at Ctrl-C)")
-    parser.add_argument("--every", type=_seconds, default=5.0, metavar="SECONDS", help="pause between two tables (default: %(default)g)")
-    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="port of /metrics, 0 for a free one (default: %(default)s)")
-    parser.add_argument("--addr", default="127.0.0.1", help="address of /metrics (default: %(default)s; 0.0.0.0 is every interface)")
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        type=_seconds,
+        metavar="SECONDS",
+        help="end after so long (default: at Ctrl-C)",
+    )
+    parser.add_argument(
+        "--every",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="pause between two tables (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=DEFAULT_PORT,
+        help="port of /metrics, 0 for a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--addr",
+        default="127.0.0.1",
+        help="address of /metrics (default: %(default)s; 0.0.0.0 is every interface)",
+    )
     parser.add_argument(
         "--faults",
         type=_faults,
@@ -63,14 +86,28 @@ def _demo(chosen: argparse.Namespace) -> int:
         if error.name != "aiohttp":
             raise
         return _fail('the demo needs aiohttp: pip install "aiometrics-exporter[demo]"')
-    return run(Settings(faults=chosen.faults, seconds=chosen.seconds, every_seconds=chosen.every, addr=chosen.addr, port=chosen.port))
+    return run(
+        Settings(
+            faults=chosen.faults,
+            seconds=chosen.seconds,
+            every_seconds=chosen.every,
+            addr=chosen.addr,
+            port=chosen.port,
+        )
+    )
 
 
 def _add_export_assets(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "write the Grafana dashboards, the Prometheus rules and configuration, and the Kubernetes manifests to a directory"
-    parser = commands.add_parser("export-assets", help=about, description=about[0].upper() + about[1:] + ".")
-    parser.add_argument("directory", type=Path, metavar="DIR", help="where to; it is made if need be")
-    parser.add_argument("--force", action="store_true", help="replace files that are there and differ")
+    parser = commands.add_parser(
+        "export-assets", help=about, description=about[0].upper() + about[1:] + "."
+    )
+    parser.add_argument(
+        "directory", type=Path, metavar="DIR", help="where to; it is made if need be"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace files that are there and differ"
+    )
     parser.set_defaults(run=_export_assets)
 
 
@@ -87,15 +124,30 @@ def _export_assets(chosen: argparse.Namespace) -> int:
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "serve the pages of a shared directory, whatever the processes of the service do; options also come from AIOMETRICS_*"
     parser = commands.add_parser("serve", help=about, description=about.capitalize() + ".")
-    parser.add_argument("--directory", metavar="DIR", help="the directory given to start_exporter(); it need not be there yet")
-    parser.add_argument("--port", type=_port, help=f"port of /metrics, 0 for a free one (default: {DEFAULT_PORT})")
+    parser.add_argument(
+        "--directory",
+        metavar="DIR",
+        help="the directory given to start_exporter(); it need not be there yet",
+    )
+    parser.add_argument(
+        "--port", type=_port, help=f"port of /metrics, 0 for a free one (default: {DEFAULT_PORT})"
+    )
     parser.add_argument("--addr", help="address of /metrics (default: 0.0.0.0, every interface)")
-    parser.add_argument("--web-config", metavar="FILE", help="TLS, clients' certificates and passwords, as for exporter-toolkit")
+    parser.add_argument(
+        "--web-config",
+        metavar="FILE",
+        help="TLS, clients' certificates and passwords, as for exporter-toolkit",
+    )
     parser.set_defaults(run=_serve)
 
 
 def _serve(chosen: argparse.Namespace) -> int:
-    given = {"directory": chosen.directory, "port": chosen.port, "addr": chosen.addr, "web_config": chosen.web_config}
+    given = {
+        "directory": chosen.directory,
+        "port": chosen.port,
+        "addr": chosen.addr,
+        "web_config": chosen.web_config,
+    }
     try:
         serve(resolve(given))
     except OSError as error:

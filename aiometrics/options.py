@@ -17,7 +17,15 @@ DEFAULT_PORT = 9400
 LONGEST_SECONDS = 1e9
 SEGMENT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 #: What an exporter does with the numbers, and not how they come about.
-_OF_THE_EXPORTER = ("port", "addr", "web_config", "request_timeout", "max_connections", "watchdog", "watchdog_interval")
+_OF_THE_EXPORTER = (
+    "port",
+    "addr",
+    "web_config",
+    "request_timeout",
+    "max_connections",
+    "watchdog",
+    "watchdog_interval",
+)
 WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 
 
@@ -99,7 +107,9 @@ def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {value!r}")
     if not value:
-        raise ValueError(f"{name} must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only")
+        raise ValueError(
+            f"{name} must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"
+        )
 
 
 def _check_path(name: str, value: object) -> None:
@@ -120,7 +130,9 @@ def _check_number(name: str, value: object) -> None:
 def _check_seconds(name: str, value: float) -> None:
     _check_number(name, value)
     if not 1e-9 <= value <= LONGEST_SECONDS:
-        raise ValueError(f"{name} must be a number of seconds from 1e-9 to {LONGEST_SECONDS:g}, not {value!r}")
+        raise ValueError(
+            f"{name} must be a number of seconds from 1e-9 to {LONGEST_SECONDS:g}, not {value!r}"
+        )
 
 
 def _check_count(name: str, value: object, low: int, high: int) -> None:
@@ -135,27 +147,37 @@ def _check_buckets(name: str, bounds: tuple[float, ...]) -> None:
         _check_seconds(f"each bound of {name}", bound)
     rounded = [round(bound * SECOND_NS) for bound in bounds]
     if not 1 <= len(bounds) <= 64 or rounded != sorted(set(rounded)):
-        raise ValueError(f"{name} must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, not {bounds!r}")
+        raise ValueError(
+            f"{name} must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, not {bounds!r}"
+        )
 
 
 def _check_sample(sample: float) -> None:
     _check_number("sample", sample)
     if not 1e-6 <= sample <= 1 or abs(1 / sample - round(1 / sample)) > 1e-6:
-        raise ValueError(f"sample must be 1 for every task, or 1/N to trace one task in N (1/10, 0.01; N up to 1 000 000), not {sample!r}")
+        raise ValueError(
+            f"sample must be 1 for every task, or 1/N to trace one task in N (1/10, 0.01; N up to 1 000 000), not {sample!r}"
+        )
 
 
 def _check_prefixes(name: str, prefixes: tuple[object, ...]) -> None:
     for prefix in prefixes:
         if not isinstance(prefix, str) or not prefix:
-            raise TypeError(f"{name} must be module prefixes such as ('shop', 'acme.billing'), not {prefixes!r}")
+            raise TypeError(
+                f"{name} must be module prefixes such as ('shop', 'acme.billing'), not {prefixes!r}"
+            )
 
 
 def _check_objectives(objectives: object, most: int) -> None:
     if not isinstance(objectives, Mapping):
-        raise TypeError(f"objectives must be seconds by type of request, such as {{'GET /orders/{{id}}': 0.25}}, not {objectives!r}")
+        raise TypeError(
+            f"objectives must be seconds by type of request, such as {{'GET /orders/{{id}}': 0.25}}, not {objectives!r}"
+        )
     for name, seconds in objectives.items():
         if not isinstance(name, str) or not name:
-            raise TypeError(f"each key of objectives must be a type of request, such as 'GET /orders/{{id}}', not {name!r}")
+            raise TypeError(
+                f"each key of objectives must be a type of request, such as 'GET /orders/{{id}}', not {name!r}"
+            )
         _check_seconds(f"the objective of {name!r}", seconds)
     if len(objectives) > most:
         raise ValueError(
@@ -176,7 +198,16 @@ def _number(text: str) -> float:
 
 def _flag(text: str) -> bool:
     """Raises ``KeyError`` for what means neither."""
-    return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}[text.lower()]
+    return {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }[text.lower()]
 
 
 def _floats(text: str) -> tuple[float, ...]:
@@ -232,7 +263,9 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         try:
             values[option.name] = _PARSERS[str(option.type)](text)
         except (ValueError, KeyError, ZeroDivisionError):
-            raise ValueError(f"environment variable {variable}={text!r} is not a valid {option.type}") from None
+            raise ValueError(
+                f"environment variable {variable}={text!r} is not a valid {option.type}"
+            ) from None
     return values
 
 

@@ -82,7 +82,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._virtual)
         self.clock = clock
 
-    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
         """Run ``func`` in a thread."""
         future = super().run_in_executor(executor, func, *args)
         self._virtual.threaded += 1
@@ -120,7 +122,9 @@ class TracedLoop:
 
 
 @contextmanager
-def traced_loop(*, clock: ManualClock | None = None, implementation: str = IMPLEMENTATION, **options: Any) -> Iterator[TracedLoop]:
+def traced_loop(
+    *, clock: ManualClock | None = None, implementation: str = IMPLEMENTATION, **options: Any
+) -> Iterator[TracedLoop]:
     """A traced :class:`VirtualLoop`; ``options`` are those of ``start_exporter``, ``implementation`` is ``"c"`` or ``"python"``.
 
     Nothing is served and nothing outside the loop is traced. What is left running is cancelled. An internal error of aiometrics is
@@ -129,7 +133,11 @@ def traced_loop(*, clock: ManualClock | None = None, implementation: str = IMPLE
     clock = ManualClock() if clock is None else clock
     internal_errors = InternalErrors()
     instrumentation = Instrumentation(
-        resolve(options, {}), clock=clock, unix_clock=clock, internal_errors=internal_errors, implementation=IMPLEMENTATIONS[implementation]
+        resolve(options, {}),
+        clock=clock,
+        unix_clock=clock,
+        internal_errors=internal_errors,
+        implementation=IMPLEMENTATIONS[implementation],
     )
     loop = VirtualLoop(clock)
     instrumentation.instrument(loop)
@@ -139,4 +147,6 @@ def traced_loop(*, clock: ManualClock | None = None, implementation: str = IMPLE
     finally:
         instrumentation.remove()
     if internal_errors.counts():
-        raise AssertionError(f"aiometrics had internal errors, by probe: {internal_errors.counts()}")
+        raise AssertionError(
+            f"aiometrics had internal errors, by probe: {internal_errors.counts()}"
+        )

@@ -20,7 +20,12 @@ from grafana.boards.hotspots import hotspots
 from grafana.kubernetes import manifests
 
 ROOT = Path(__file__).resolve().parent.parent
-DASHBOARDS = {"hotspots": hotspots, "event-loop": event_loop, "coroutine": coroutine, "fleet": fleet}
+DASHBOARDS = {
+    "hotspots": hotspots,
+    "event-loop": event_loop,
+    "coroutine": coroutine,
+    "fleet": fleet,
+}
 
 
 def dashboards() -> dict[str, str]:
@@ -47,10 +52,15 @@ def number_panels(panels: list[dict[str, object]], first: int = 1) -> int:
 def files(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file below ``root`` and what belongs into it; the rules are read from ``root``."""
     boards = dashboards()
-    rules = [(root / "rules" / f"aiometrics.{kind}.yml").read_text() for kind in ("rules", "alerts")]
+    rules = [
+        (root / "rules" / f"aiometrics.{kind}.yml").read_text() for kind in ("rules", "alerts")
+    ]
     return {
         **{root / "grafana/dashboards" / f"{name}.json": text for name, text in boards.items()},
-        **{root / "deploy/kubernetes" / name: text for name, text in manifests(boards, rules).items()},
+        **{
+            root / "deploy/kubernetes" / name: text
+            for name, text in manifests(boards, rules).items()
+        },
     }
 
 
@@ -61,8 +71,13 @@ def stale(wanted: Mapping[Path, str]) -> list[Path]:
 
 def main() -> int:
     """Write the files; with ``--check`` only compare them."""
-    parser = argparse.ArgumentParser(prog="python -m grafana.generate", description="Write the dashboards and the Kubernetes manifests.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a committed file differs")
+    parser = argparse.ArgumentParser(
+        prog="python -m grafana.generate",
+        description="Write the dashboards and the Kubernetes manifests.",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if a committed file differs"
+    )
     arguments = parser.parse_args()
     wanted = files()
     differing = stale(wanted)

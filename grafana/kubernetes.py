@@ -39,13 +39,17 @@ def manifests(dashboards: Mapping[str, str], rules: Iterable[str]) -> dict[str, 
     return {
         "podmonitor.yaml": POD_MONITOR,
         "prometheusrule.yaml": prometheus_rule(rules),
-        "dashboards.yaml": HEADER + "---\n".join(config_map(name, text) for name, text in dashboards.items()),
+        "dashboards.yaml": HEADER
+        + "---\n".join(config_map(name, text) for name, text in dashboards.items()),
     }
 
 
 def prometheus_rule(rules: Iterable[str]) -> str:
     """One PrometheusRule that holds the groups of all rule files, their comments included."""
-    groups = "\n".join(re.split(r"^groups:\n", text, maxsplit=1, flags=re.MULTILINE)[1].rstrip("\n") + "\n" for text in rules)
+    groups = "\n".join(
+        re.split(r"^groups:\n", text, maxsplit=1, flags=re.MULTILINE)[1].rstrip("\n") + "\n"
+        for text in rules
+    )
     head = dedent(
         """\
         apiVersion: monitoring.coreos.com/v1

@@ -36,7 +36,9 @@ def binary() -> Callable[[str], str]:
         if path is not None:
             return path
         if os.environ.get("AIOMETRICS_REQUIRE_E2E") == "1":
-            pytest.fail(f"{name} is not on PATH, and AIOMETRICS_REQUIRE_E2E=1 demands it: install it")
+            pytest.fail(
+                f"{name} is not on PATH, and AIOMETRICS_REQUIRE_E2E=1 demands it: install it"
+            )
         pytest.skip(f"{name} is not on PATH: install it to run this test")
 
     return find

@@ -17,7 +17,15 @@ from aiometrics.ecs import EcsFormatter, timestamp
 
 def record(message: str = "it took %s", *args: object, **attributes: Any) -> logging.LogRecord:
     """A record of a moment that is known."""
-    made = logging.LogRecord("shop.orders", logging.WARNING, __file__, 1, message, args or ("long",), attributes.pop("exc_info", None))
+    made = logging.LogRecord(
+        "shop.orders",
+        logging.WARNING,
+        __file__,
+        1,
+        message,
+        args or ("long",),
+        attributes.pop("exc_info", None),
+    )
     made.created = 1_763_856_000.25
     made.process, made.threadName = 42, "MainThread"
     vars(made).update(attributes)
@@ -47,7 +55,11 @@ def test_a_plain_record() -> None:
 
 def test_fields_of_the_record_are_added_and_win() -> None:
     """An event says when it happened, which is not when it was written."""
-    own = {"@timestamp": "2025-11-22T23:59:59.000000Z", "event.duration": 1, "labels.request": "GET /"}
+    own = {
+        "@timestamp": "2025-11-22T23:59:59.000000Z",
+        "event.duration": 1,
+        "labels.request": "GET /",
+    }
     found = fields(record(ecs=own))
     assert own == {name: found[name] for name in own}
     assert "@timestamp" == next(iter(found))
@@ -62,7 +74,9 @@ def test_numbers_that_json_does_not_know_are_texts() -> None:
         raise AssertionError(word)
 
     found = json.loads(line, parse_constant=refuse)
-    assert {"ratio": "nan", "limits": ["inf", {"low": "-inf", "high": 1.5}]} == {name: found[name] for name in own}
+    assert {"ratio": "nan", "limits": ["inf", {"low": "-inf", "high": 1.5}]} == {
+        name: found[name] for name in own
+    }
 
 
 @pytest.mark.parametrize("own", [None, 7, ["a"]])
@@ -79,7 +93,10 @@ def test_an_error_is_told_by_type_message_and_traceback() -> None:
     except ValueError:
         made = record(exc_info=sys.exc_info())
     found = fields(made)
-    assert ("builtins.ValueError", "invalid literal") == (found["error.type"], found["error.message"])
+    assert ("builtins.ValueError", "invalid literal") == (
+        found["error.type"],
+        found["error.message"],
+    )
     assert found["error.stack_trace"].startswith("Traceback (most recent call last):\n")
 
 
@@ -99,4 +116,7 @@ def test_any_text_makes_a_line_that_utf_8_can_carry(text: str) -> None:
 
 def test_times_have_microseconds_and_are_in_utc() -> None:
     """Also on the whole second; what is less than a microsecond is cut off."""
-    assert ("1970-01-01T00:00:00.000000Z", "2025-11-23T00:00:00.123456Z") == (timestamp(0), timestamp(1_763_856_000_123_456_999))
+    assert ("1970-01-01T00:00:00.000000Z", "2025-11-23T00:00:00.123456Z") == (
+        timestamp(0),
+        timestamp(1_763_856_000_123_456_999),
+    )

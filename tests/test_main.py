@@ -38,16 +38,45 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_demo_by_default_has_every_fault_and_runs_until_interrupted(asked: list[Settings]) -> None:
     """Without options the demo serves its metrics on 127.0.0.1:9400."""
     assert 0 == cli.main(["demo"])
-    assert [Settings(faults=frozenset(Fault), seconds=None, every_seconds=5.0, addr="127.0.0.1", port=9400)] == asked
+    assert [
+        Settings(
+            faults=frozenset(Fault), seconds=None, every_seconds=5.0, addr="127.0.0.1", port=9400
+        )
+    ] == asked
 
 
 def test_demo_takes_every_option(asked: list[Settings]) -> None:
     """Duration, pause, address, port and faults are passed on."""
-    cli.main(["demo", "--for", "20", "--every", "0.5", "--addr", "0.0.0.0", "--port", "0", "--faults", "cpu, slow"])  # noqa: S104
-    assert [Settings(faults=frozenset({Fault.CPU, Fault.SLOW}), seconds=20.0, every_seconds=0.5, addr="0.0.0.0", port=0)] == asked  # noqa: S104
+    cli.main(
+        [
+            "demo",
+            "--for",
+            "20",
+            "--every",
+            "0.5",
+            "--addr",
+            "0.0.0.0",  # noqa: S104
+            "--port",
+            "0",
+            "--faults",
+            "cpu, slow",
+        ]
+    )
+    assert [
+        Settings(
+            faults=frozenset({Fault.CPU, Fault.SLOW}),
+            seconds=20.0,
+            every_seconds=0.5,
+            addr="0.0.0.0",  # noqa: S104
+            port=0,
+        )
+    ] == asked
 
 
-@pytest.mark.parametrize(("text", "faults"), [("all", frozenset(Fault)), ("none", frozenset()), ("tiny", frozenset({Fault.TINY}))])
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [("all", frozenset(Fault)), ("none", frozenset()), ("tiny", frozenset({Fault.TINY}))],
+)
 def test_faults_by_name(text: str, faults: frozenset[Fault], asked: list[Settings]) -> None:
     """``all``, ``none`` and single names choose faults."""
     cli.main(["demo", "--faults", text])
@@ -56,7 +85,9 @@ def test_faults_by_name(text: str, faults: frozenset[Fault], asked: list[Setting
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "soon"])
 @pytest.mark.parametrize("option", ["--for", "--every"])
-def test_a_duration_is_a_positive_number(option: str, seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_duration_is_a_positive_number(
+    option: str, seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Anything else is refused with the option and the value."""
     expected = f"python -m aiometrics demo: error: argument {option}: '{seconds}' is not a positive number of seconds"
     assert expected == refused(capsys, "demo", f"{option}={seconds}")
@@ -65,13 +96,16 @@ def test_a_duration_is_a_positive_number(option: str, seconds: str, capsys: pyte
 @pytest.mark.parametrize("port", ["-1", "65536", "http", "", "9" * 5000])
 def test_a_port_is_a_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What is not a port is refused with the value and the range."""
-    assert f"python -m aiometrics demo: error: argument --port: '{port}' is not a port from 0 to 65535" == refused(
-        capsys, "demo", f"--port={port}"
+    assert (
+        f"python -m aiometrics demo: error: argument --port: '{port}' is not a port from 0 to 65535"
+        == refused(capsys, "demo", f"--port={port}")
     )
 
 
 @pytest.mark.parametrize("faults", ["gremlins", "cpu,gremlins"])
-def test_an_unknown_fault_is_refused_with_those_that_exist(faults: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_fault_is_refused_with_those_that_exist(
+    faults: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The message quotes the name and lists the choice."""
     assert (
         "python -m aiometrics demo: error: argument --faults: no fault is called 'gremlins': "
@@ -81,7 +115,9 @@ def test_an_unknown_fault_is_refused_with_those_that_exist(faults: str, capsys: 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a command the command line says so."""
-    assert "python -m aiometrics: error: the following arguments are required: COMMAND" == refused(capsys)
+    assert "python -m aiometrics: error: the following arguments are required: COMMAND" == refused(
+        capsys
+    )
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,8 +140,14 @@ def test_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_aiohttp_one_line_says_what_to_install() -> None:
     """The demo's dependency is an extra; without it the command line names the command that installs it."""
     program = "import sys; sys.modules['aiohttp'] = None; from aiometrics.cli import main; sys.exit(main(['demo']))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (1, "", 'aiometrics: the demo needs aiohttp: pip install "aiometrics-exporter[demo]"\n') == (
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (
+        1,
+        "",
+        'aiometrics: the demo needs aiohttp: pip install "aiometrics-exporter[demo]"\n',
+    ) == (
         done.returncode,
         done.stdout,
         done.stderr,
@@ -115,5 +157,7 @@ def test_without_aiohttp_one_line_says_what_to_install() -> None:
 def test_the_command_line_is_light_to_import() -> None:
     """Parsing arguments needs neither the demo's service nor aiohttp."""
     program = "import sys, aiometrics.cli; print(sorted({'aiohttp', 'sqlite3', 'aiometrics.demo.command'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert "[]\n" == done.stdout

@@ -52,35 +52,79 @@ SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 
         ({"port": "9400"}, TypeError, "port must be an integer from 0 to 65535, not '9400'"),
         ({"port": True}, TypeError, "port must be an integer from 0 to 65535, not True"),
         ({"addr": 1}, TypeError, "addr must be a string, not 1"),
-        ({"addr": ""}, ValueError, "addr must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"),
+        (
+            {"addr": ""},
+            ValueError,
+            "addr must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only",
+        ),
         ({"web_config": 1}, TypeError, "web_config must be a path, not 1"),
         ({"segment_buckets": ()}, ValueError, f"segment_buckets {ASCENDING} ()"),
         ({"segment_buckets": (2.0, 1.0)}, ValueError, f"segment_buckets {ASCENDING} (2.0, 1.0)"),
         ({"wait_buckets": (1.0, 1.0)}, ValueError, f"wait_buckets {ASCENDING} (1.0, 1.0)"),
-        ({"wait_buckets": (1.0, 1.0000000001)}, ValueError, f"wait_buckets {ASCENDING} (1.0, 1.0000000001)"),
-        ({"wait_buckets": range(1, 66)}, ValueError, f"wait_buckets {ASCENDING} {tuple(range(1, 66))}"),
+        (
+            {"wait_buckets": (1.0, 1.0000000001)},
+            ValueError,
+            f"wait_buckets {ASCENDING} (1.0, 1.0000000001)",
+        ),
+        (
+            {"wait_buckets": range(1, 66)},
+            ValueError,
+            f"wait_buckets {ASCENDING} {tuple(range(1, 66))}",
+        ),
         ({"wait_buckets": (0, 1)}, ValueError, f"each bound of wait_buckets {SECONDS} 0"),
-        ({"wait_buckets": (1, float("inf"))}, ValueError, f"each bound of wait_buckets {SECONDS} inf"),
-        ({"wait_buckets": (1, "2")}, TypeError, "each bound of wait_buckets must be a number, not '2'"),
+        (
+            {"wait_buckets": (1, float("inf"))},
+            ValueError,
+            f"each bound of wait_buckets {SECONDS} inf",
+        ),
+        (
+            {"wait_buckets": (1, "2")},
+            TypeError,
+            "each bound of wait_buckets must be a number, not '2'",
+        ),
         ({"wait_buckets": "1,2"}, TypeError, "wait_buckets must be a sequence, not '1,2'"),
         ({"wait_buckets": 1.0}, TypeError, "wait_buckets must be a sequence, not 1.0"),
         ({"blocking_threshold": 0}, ValueError, f"blocking_threshold {SECONDS} 0"),
         ({"blocking_threshold": 1e10}, ValueError, f"blocking_threshold {SECONDS} 10000000000.0"),
         ({"blocking_threshold": float("nan")}, ValueError, f"blocking_threshold {SECONDS} nan"),
-        ({"blocking_threshold": "0.1"}, TypeError, "blocking_threshold must be a number, not '0.1'"),
+        (
+            {"blocking_threshold": "0.1"},
+            TypeError,
+            "blocking_threshold must be a number, not '0.1'",
+        ),
         ({"sample": 0}, ValueError, f"{SAMPLE} 0"),
         ({"sample": 2}, ValueError, f"{SAMPLE} 2"),
         ({"sample": 0.3}, ValueError, f"{SAMPLE} 0.3"),
         ({"sample": 1e-7}, ValueError, f"{SAMPLE} 1e-07"),
         ({"sample": None, "max_loops": 0}, ValueError, "max_loops must be from 1 to 1000, not 0"),
         ({"max_yield_points": 0}, ValueError, "max_yield_points must be from 1 to 100000, not 0"),
-        ({"max_coroutines": 100_001}, ValueError, "max_coroutines must be from 1 to 100000, not 100001"),
-        ({"max_coroutines": 1.5}, TypeError, "max_coroutines must be an integer from 1 to 100000, not 1.5"),
+        (
+            {"max_coroutines": 100_001},
+            ValueError,
+            "max_coroutines must be from 1 to 100000, not 100001",
+        ),
+        (
+            {"max_coroutines": 1.5},
+            TypeError,
+            "max_coroutines must be an integer from 1 to 100000, not 1.5",
+        ),
         ({"max_requests": 0}, ValueError, "max_requests must be from 1 to 10000, not 0"),
-        ({"objectives": 1}, TypeError, "objectives must be seconds by type of request, such as {'GET /orders/{id}': 0.25}, not 1"),
-        ({"objectives": {1: 1}}, TypeError, "each key of objectives must be a type of request, such as 'GET /orders/{id}', not 1"),
+        (
+            {"objectives": 1},
+            TypeError,
+            "objectives must be seconds by type of request, such as {'GET /orders/{id}': 0.25}, not 1",
+        ),
+        (
+            {"objectives": {1: 1}},
+            TypeError,
+            "each key of objectives must be a type of request, such as 'GET /orders/{id}', not 1",
+        ),
         ({"objectives": {"GET /": 0}}, ValueError, f"the objective of 'GET /' {SECONDS} 0"),
-        ({"objectives": {"GET /": "1"}}, TypeError, "the objective of 'GET /' must be a number, not '1'"),
+        (
+            {"objectives": {"GET /": "1"}},
+            TypeError,
+            "the objective of 'GET /' must be a number, not '1'",
+        ),
         (
             {"objectives": {"a": 1, "b": 1}, "max_requests": 1},
             ValueError,
@@ -88,15 +132,25 @@ SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 
         ),
         ({"request_id": "id"}, TypeError, "request_id must be a contextvars.ContextVar, not 'id'"),
         ({"application": "shop"}, TypeError, "application must be a sequence, not 'shop'"),
-        ({"application": [1]}, TypeError, "application must be module prefixes such as ('shop', 'acme.billing'), not (1,)"),
-        ({"library": [""]}, TypeError, "library must be module prefixes such as ('shop', 'acme.billing'), not ('',)"),
+        (
+            {"application": [1]},
+            TypeError,
+            "application must be module prefixes such as ('shop', 'acme.billing'), not (1,)",
+        ),
+        (
+            {"library": [""]},
+            TypeError,
+            "library must be module prefixes such as ('shop', 'acme.billing'), not ('',)",
+        ),
         ({"request_timeout": -1}, ValueError, f"request_timeout {SECONDS} -1"),
         ({"max_connections": 0}, ValueError, "max_connections must be from 1 to 10000, not 0"),
         ({"watchdog": 1}, TypeError, "watchdog must be True or False, not 1"),
         ({"watchdog_interval": 0}, ValueError, f"watchdog_interval {SECONDS} 0"),
     ],
 )
-def test_a_wrong_option_is_refused(given: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_a_wrong_option_is_refused(
+    given: dict[str, Any], error: type[Exception], message: str
+) -> None:
     """The error names the option, its value and what is allowed."""
     with pytest.raises(error) as caught:
         resolve(given, {})
@@ -125,9 +179,19 @@ def test_an_unknown_option_is_refused() -> None:
         ("AIOMETRICS_MAX_COROUTINES", "8", "max_coroutines", 8),
         ("AIOMETRICS_MAX_LOOPS", "9", "max_loops", 9),
         ("AIOMETRICS_MAX_REQUESTS", "10", "max_requests", 10),
-        ("AIOMETRICS_OBJECTIVES", "GET /a=0.25, b=c = 1", "objectives", {"GET /a": 0.25, "b=c": 1.0}),
+        (
+            "AIOMETRICS_OBJECTIVES",
+            "GET /a=0.25, b=c = 1",
+            "objectives",
+            {"GET /a": 0.25, "b=c": 1.0},
+        ),
         ("AIOMETRICS_OBJECTIVES", '{"GET /a,b": 2}', "objectives", {"GET /a,b": 2}),
-        ("AIOMETRICS_REQUEST_ID", "aiometrics.recorder.context:current_scope", "request_id", current_scope),
+        (
+            "AIOMETRICS_REQUEST_ID",
+            "aiometrics.recorder.context:current_scope",
+            "request_id",
+            current_scope,
+        ),
         ("AIOMETRICS_APPLICATION", "shop, acme.billing", "application", ("shop", "acme.billing")),
         ("AIOMETRICS_LIBRARY", "vendored", "library", ("vendored",)),
         ("AIOMETRICS_REQUEST_TIMEOUT", "2.5", "request_timeout", 2.5),
@@ -137,7 +201,9 @@ def test_an_unknown_option_is_refused() -> None:
         ("AIOMETRICS_WATCHDOG_INTERVAL", "0.2", "watchdog_interval", 0.2),
     ],
 )
-def test_every_option_can_come_from_the_environment(variable: str, text: str, name: str, expected: object) -> None:
+def test_every_option_can_come_from_the_environment(
+    variable: str, text: str, name: str, expected: object
+) -> None:
     """Each has a variable of its name; an empty one counts as not set."""
     assert expected == getattr(resolve({}, {variable: text}), name)
 
@@ -145,7 +211,10 @@ def test_every_option_can_come_from_the_environment(variable: str, text: str, na
 def test_an_explicit_argument_wins_over_the_environment() -> None:
     """``None`` means not given."""
     environ = {"AIOMETRICS_PORT": "1", "AIOMETRICS_SAMPLE": "1/2"}
-    assert (2, 0.5) == (resolve({"port": 2, "sample": None}, environ).port, resolve({"port": 2, "sample": None}, environ).sample)
+    assert (2, 0.5) == (
+        resolve({"port": 2, "sample": None}, environ).port,
+        resolve({"port": 2, "sample": None}, environ).sample,
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,12 +246,21 @@ def test_a_variable_out_of_range_is_refused_as_an_argument_would_be() -> None:
 
 def test_where_it_is_served_does_not_change_what_is_measured() -> None:
     """Options that only concern the server or the watchdog do not keep an exporter from taking over a running instrumentation."""
-    served = Options(port=1, addr="127.0.0.1", request_timeout=1, max_connections=1, watchdog=False, watchdog_interval=1)
+    served = Options(
+        port=1,
+        addr="127.0.0.1",
+        request_timeout=1,
+        max_connections=1,
+        watchdog=False,
+        watchdog_interval=1,
+    )
     assert Options().measures_as(served)
     assert not Options().measures_as(Options(sample=0.5))
 
 
-@pytest.mark.parametrize(("sample", "weight"), [(1, 1), (0.5, 2), (1 / 3, 3), (0.01, 100), (1e-6, 1_000_000)])
+@pytest.mark.parametrize(
+    ("sample", "weight"), [(1, 1), (0.5, 2), (1 / 3, 3), (0.01, 100), (1e-6, 1_000_000)]
+)
 def test_a_traced_task_stands_for_as_many_as_the_sample_says(sample: float, weight: int) -> None:
     """The weight is a whole number."""
     assert weight == Options(sample=sample).weight

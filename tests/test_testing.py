@@ -93,7 +93,9 @@ def test_nothing_else_is_traced() -> None:
         assert () == traced.snapshot().coroutines
 
 
-def test_a_traced_loop_has_its_own_numbers_where_everything_is_traced_already(implementation: str) -> None:
+def test_a_traced_loop_has_its_own_numbers_where_everything_is_traced_already(
+    implementation: str,
+) -> None:
     """Its tasks, however they are made, and its requests; the other's go on as before."""
 
     async def child() -> None:

@@ -34,7 +34,12 @@ class InternalErrors:
             self._counts[probe] += 1
             first = self._counts[probe] == 1
         if first:
-            logger.error("internal error in probe %r, %s; the application is not affected", probe, outcome, exc_info=error)
+            logger.error(
+                "internal error in probe %r, %s; the application is not affected",
+                probe,
+                outcome,
+                exc_info=error,
+            )
 
     def forget(self) -> None:
         """In a forked child: nothing has happened there yet, and whoever holds the lock is not there."""

@@ -14,7 +14,12 @@ INTERVAL_SECONDS = 1.0
 class Periodic(Background):
     """Does its ``duties`` every second once it is started. One that fails is an error of the probe ``keeper``; the others are done."""
 
-    def __init__(self, internal_errors: InternalErrors, *duties: Callable[[], None], interval: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self,
+        internal_errors: InternalErrors,
+        *duties: Callable[[], None],
+        interval: float = INTERVAL_SECONDS,
+    ) -> None:
         self._internal_errors = internal_errors
         self._duties = duties
         self._interval = interval

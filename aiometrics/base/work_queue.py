@@ -25,7 +25,9 @@ class WorkQueue:
     as an error of the probe ``outbox``, which is then off: from then on everything is dropped. At the end of the program it is stopped.
     """
 
-    def __init__(self, kinds: Iterable[str], internal_errors: InternalErrors, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, kinds: Iterable[str], internal_errors: InternalErrors, capacity: int = CAPACITY
+    ) -> None:
         self._internal_errors = internal_errors
         self._capacity = capacity
         self._done = dict.fromkeys(kinds, 0)
@@ -48,7 +50,11 @@ class WorkQueue:
     def counts(self) -> dict[tuple[str, str], int]:
         """How many pieces of each kind were ``written``, and how many ``dropped``."""
         outcomes = {"written": self._done, "dropped": self._dropped}
-        return {(kind, outcome): counts[kind] for kind in self._done for outcome, counts in outcomes.items()}
+        return {
+            (kind, outcome): counts[kind]
+            for kind in self._done
+            for outcome, counts in outcomes.items()
+        }
 
     def stop(self) -> None:
         """End the thread when it has done what waits; returns then, but after 5 s at the latest. What is given later starts another."""
@@ -77,10 +83,14 @@ class WorkQueue:
 
     def _start(self) -> None:
         jobs = self._jobs = SimpleQueue()
-        thread = threading.Thread(target=self._run, args=(jobs,), name="aiometrics-outbox", daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(jobs,), name="aiometrics-outbox", daemon=True
+        )
         try:
             thread.start()
-        except RuntimeError as error:  # there are too many threads, or the interpreter is at its end
+        except (
+            RuntimeError
+        ) as error:  # there are too many threads, or the interpreter is at its end
             self._jobs = None
             self._internal_errors.report(PROBE, error)
             return

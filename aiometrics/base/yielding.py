@@ -30,7 +30,11 @@ class CooperativeYield:
     pauses until these are over.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
         self._clock = clock
         self._sleep = sleep
         self._patience = 0.0

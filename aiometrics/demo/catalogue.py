@@ -9,15 +9,41 @@ import io
 import itertools
 
 _COLOURS = ("amber", "black", "blue", "copper", "green", "ivory", "olive", "red", "silver", "white")
-_SHAPES = ("arched", "folding", "hanging", "long", "narrow", "oval", "round", "tall", "wide", "woven")
-_THINGS = ("basket", "bench", "bowl", "chair", "desk", "lamp", "mirror", "shelf", "stool", "table", "vase", "wardrobe")
+_SHAPES = (
+    "arched",
+    "folding",
+    "hanging",
+    "long",
+    "narrow",
+    "oval",
+    "round",
+    "tall",
+    "wide",
+    "woven",
+)
+_THINGS = (
+    "basket",
+    "bench",
+    "bowl",
+    "chair",
+    "desk",
+    "lamp",
+    "mirror",
+    "shelf",
+    "stool",
+    "table",
+    "vase",
+    "wardrobe",
+)
 PRODUCTS = tuple(map(" ".join, itertools.product(_COLOURS, _SHAPES, _THINGS)))
 
 
 class Catalogue:
     """The products, with a cache of earlier searches one round trip away (a sleep stands for the network)."""
 
-    def __init__(self, *, compares_all: bool, yields_each_row: bool, cache_seconds: float = 0.002) -> None:
+    def __init__(
+        self, *, compares_all: bool, yields_each_row: bool, cache_seconds: float = 0.002
+    ) -> None:
         self._compares_all = compares_all
         self._yields_each_row = yields_each_row
         self._cache_seconds = cache_seconds
@@ -25,8 +51,16 @@ class Catalogue:
     async def rank_results(self, query: str) -> list[str]:
         """The three products most like ``query``: ask the cache, compare, tell the cache."""
         await asyncio.sleep(self._cache_seconds)
-        candidates = PRODUCTS if self._compares_all else [name for name in PRODUCTS if query.rsplit(maxsplit=1)[-1] in name]
-        found = difflib.get_close_matches(query, candidates, cutoff=0.1) if self._compares_all else candidates[:3]
+        candidates = (
+            PRODUCTS
+            if self._compares_all
+            else [name for name in PRODUCTS if query.rsplit(maxsplit=1)[-1] in name]
+        )
+        found = (
+            difflib.get_close_matches(query, candidates, cutoff=0.1)
+            if self._compares_all
+            else candidates[:3]
+        )
         await asyncio.sleep(self._cache_seconds)
         return list(found)
 

@@ -74,7 +74,9 @@ class Reporter(threading.Thread):
 
     def _report(self) -> None:
         before = self._exporter.snapshot()
-        while (left := self._end - time.monotonic()) > 0 and not self._over.wait(min(left, self._every_seconds)):
+        while (left := self._end - time.monotonic()) > 0 and not self._over.wait(
+            min(left, self._every_seconds)
+        ):
             now = self._exporter.snapshot()
             self._print(now, before)
             before = now
@@ -91,7 +93,12 @@ def run(settings: Settings) -> int:
     Ctrl-C ends it with ``KeyboardInterrupt`` after everything it started has been stopped.
     """
     try:
-        exporter = start_exporter(port=settings.port, addr=settings.addr, application=["aiometrics.demo"], objectives=OBJECTIVES)
+        exporter = start_exporter(
+            port=settings.port,
+            addr=settings.addr,
+            application=["aiometrics.demo"],
+            objectives=OBJECTIVES,
+        )
     except OSError as error:
         return _fail(error.strerror)
     except ValueError as error:
@@ -107,7 +114,9 @@ def run(settings: Settings) -> int:
     return 0
 
 
-async def serve(shop: Shop, listener: socket.socket, exporter: Exporter, settings: Settings) -> None:
+async def serve(
+    shop: Shop, listener: socket.socket, exporter: Exporter, settings: Settings
+) -> None:
     """Serve ``shop`` until the reporter is done, or until SIGTERM."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     with contextlib.suppress(NotImplementedError):  # Windows

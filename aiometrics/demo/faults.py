@@ -27,10 +27,16 @@ class Symptom(NamedTuple):
 
 SYMPTOMS = {
     Fault.CPU: Symptom(("rank_results",), "computes for long between two awaits"),
-    Fault.BLOCKING: Symptom(("charge_card", "reserve_stock"), "call time.sleep and synchronous sqlite3 on the loop"),
+    Fault.BLOCKING: Symptom(
+        ("charge_card", "reserve_stock"), "call time.sleep and synchronous sqlite3 on the loop"
+    ),
     Fault.SLOW: Symptom(("Pool.acquire",), "queues for a database behind too few connections"),
-    Fault.STUCK: Symptom(("wait_for_confirmation",), "waits for ever, without a timeout, when a message gets lost"),
-    Fault.FAILING: Symptom(("send_receipt", "ask_warehouse"), "fails in its task; is cancelled when another was faster"),
+    Fault.STUCK: Symptom(
+        ("wait_for_confirmation",), "waits for ever, without a timeout, when a message gets lost"
+    ),
+    Fault.FAILING: Symptom(
+        ("send_receipt", "ask_warehouse"), "fails in its task; is cancelled when another was faster"
+    ),
     Fault.TINY: Symptom(("write_rows",), "gives the loop back after each of very many rows"),
 }
 
@@ -45,11 +51,20 @@ def parse_faults(text: str) -> frozenset[Fault]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in set(Fault):
-            raise ValueError(f"no fault is called {name!r}: choose from {', '.join(Fault)}, or say all or none")
+            raise ValueError(
+                f"no fault is called {name!r}: choose from {', '.join(Fault)}, or say all or none"
+            )
     return frozenset(map(Fault, names))
 
 
 def legend(faults: AbstractSet[Fault]) -> str:
     """One line per chosen fault, in their usual order: its name, the functions to look for, and what they do wrong."""
-    chosen = [(fault, ", ".join(SYMPTOMS[fault].functions), SYMPTOMS[fault].wrong) for fault in Fault if fault in faults]
-    return "\n".join(f"  {fault:<8}  {functions:<27}  {wrong}" for fault, functions, wrong in chosen) or "  none"
+    chosen = [
+        (fault, ", ".join(SYMPTOMS[fault].functions), SYMPTOMS[fault].wrong)
+        for fault in Fault
+        if fault in faults
+    ]
+    return (
+        "\n".join(f"  {fault:<8}  {functions:<27}  {wrong}" for fault, functions, wrong in chosen)
+        or "  none"
+    )

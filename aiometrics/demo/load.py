@@ -35,7 +35,11 @@ def load(url: str) -> Iterator[None]:
     """Have another process shop at ``url`` for as long as the context lasts."""
     safe_path = ["-P"] if sys.flags.safe_path else []
     # In a session of its own, Ctrl-C in the terminal does not reach it: whoever started it ends it.
-    process = subprocess.Popen([sys.executable, *safe_path, "-m", __name__, url], stdin=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, *safe_path, "-m", __name__, url],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         yield
     finally:
@@ -55,7 +59,9 @@ async def _shopper(session: aiohttp.ClientSession, habit: Habit) -> None:
     while True:
         await asyncio.sleep(random.expovariate(1 / habit.pause_seconds))
         try:
-            async with session.request(habit.method, habit.path.format(number=random.randrange(1000))) as response:
+            async with session.request(
+                habit.method, habit.path.format(number=random.randrange(1000))
+            ) as response:
                 await response.read()
         except aiohttp.ClientConnectorError:
             return

@@ -19,19 +19,27 @@ from aiometrics.integrations.aiohttp import request_middleware
 _FEW_CONNECTIONS, _ENOUGH_CONNECTIONS = 2, 50
 
 #: Seconds that a request may take, by its type. The sound shop keeps all of them.
-OBJECTIVES = MappingProxyType({"GET /orders/{number}": 0.2, "GET /search": 0.2, "GET /export": 0.5, "POST /checkout": 0.5})
+OBJECTIVES = MappingProxyType(
+    {"GET /orders/{number}": 0.2, "GET /search": 0.2, "GET /export": 0.5, "POST /checkout": 0.5}
+)
 
 
 class Shop:
     """The handlers, over parts that are sound or have the chosen faults."""
 
     def __init__(self, faults: AbstractSet[Fault]) -> None:
-        self._orders = Orders(Pool(_FEW_CONNECTIONS if Fault.SLOW in faults else _ENOUGH_CONNECTIONS))
+        self._orders = Orders(
+            Pool(_FEW_CONNECTIONS if Fault.SLOW in faults else _ENOUGH_CONNECTIONS)
+        )
         self._stock = Stock(blocking=Fault.BLOCKING in faults)
-        self._catalogue = Catalogue(compares_all=Fault.CPU in faults, yields_each_row=Fault.TINY in faults)
+        self._catalogue = Catalogue(
+            compares_all=Fault.CPU in faults, yields_each_row=Fault.TINY in faults
+        )
         self._delivery = Delivery(hedges=Fault.FAILING in faults)
         self._payments = Payments(
-            blocking=Fault.BLOCKING in faults, loses_confirmations=Fault.STUCK in faults, fails=Fault.FAILING in faults
+            blocking=Fault.BLOCKING in faults,
+            loses_confirmations=Fault.STUCK in faults,
+            fails=Fault.FAILING in faults,
         )
 
     def application(self) -> web.Application:
@@ -67,7 +75,9 @@ class Shop:
         """``POST /checkout``: reserve a product, charge the card, and say when it arrives."""
         left = await self._stock.reserve_stock(random.randrange(997))
         payment = await self._payments.charge_card()
-        return web.json_response({"payment": payment, "left": left, "days": await self._delivery.days()})
+        return web.json_response(
+            {"payment": payment, "left": left, "days": await self._delivery.days()}
+        )
 
     async def _open(self, _: web.Application) -> AsyncIterator[None]:
         yield

@@ -48,7 +48,9 @@ class Orders:
 class Stock:
     """How many pieces are left, summed over every movement of a product: a scan, since the table has no index."""
 
-    def __init__(self, *, blocking: bool, rows: int = 600_000, audit_seconds: float = 0.005) -> None:
+    def __init__(
+        self, *, blocking: bool, rows: int = 600_000, audit_seconds: float = 0.005
+    ) -> None:
         self._blocking = blocking
         self._audit_seconds = audit_seconds
         self._lock = threading.Lock()
@@ -57,7 +59,9 @@ class Stock:
 
     async def reserve_stock(self, product: int) -> int:
         """Take one piece of ``product`` out of the stock, tell the audit trail, and return how many pieces are left."""
-        left = self._take(product) if self._blocking else await asyncio.to_thread(self._take, product)
+        left = (
+            self._take(product) if self._blocking else await asyncio.to_thread(self._take, product)
+        )
         await asyncio.sleep(self._audit_seconds)
         return left
 
@@ -68,5 +72,7 @@ class Stock:
     def _take(self, product: int) -> int:
         with self._lock, self._database:
             self._database.execute("INSERT INTO movement VALUES (?, -1)", (product,))
-            (left,) = self._database.execute("SELECT sum(pieces) FROM movement WHERE product = ?", (product,)).fetchone()
+            (left,) = self._database.execute(
+                "SELECT sum(pieces) FROM movement WHERE product = ?", (product,)
+            ).fetchone()
         return int(left)

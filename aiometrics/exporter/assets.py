@@ -8,7 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 #: Below the root of a checkout, below ``share`` in an installed package, and below the directory that is exported to.
-PATTERNS = ("prometheus.yml", "rules/*.yml", "grafana/dashboards/*.json", "deploy/kubernetes/*.yaml")
+PATTERNS = (
+    "prometheus.yml",
+    "rules/*.yml",
+    "grafana/dashboards/*.json",
+    "deploy/kubernetes/*.yaml",
+)
 PACKAGE = Path(__file__).resolve().parent.parent
 INSTALLED = PACKAGE / "share"
 
@@ -20,9 +25,15 @@ def export(directory: Path, *, overwrite: bool = False) -> list[Path]:
     names it. Raises ``FileNotFoundError`` if this package came without assets.
     """
     contents = assets()
-    changed = [path for path in contents if (directory / path).exists() and (directory / path).read_bytes() != contents[path]]
+    changed = [
+        path
+        for path in contents
+        if (directory / path).exists() and (directory / path).read_bytes() != contents[path]
+    ]
     if changed and not overwrite:
-        raise FileExistsError(f"{directory / changed[0]} is there and differs: name another directory, or replace it with --force")
+        raise FileExistsError(
+            f"{directory / changed[0]} is there and differs: name another directory, or replace it with --force"
+        )
     for path, content in contents.items():
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,5 +47,7 @@ def assets() -> dict[Path, bytes]:
     found = {pattern: sorted(root.glob(pattern)) for pattern in PATTERNS}
     for pattern, paths in found.items():
         if not paths:
-            raise FileNotFoundError(f"{root / pattern} does not exist: install aiometrics-exporter anew, from a wheel or a whole checkout")
+            raise FileNotFoundError(
+                f"{root / pattern} does not exist: install aiometrics-exporter anew, from a wheel or a whole checkout"
+            )
     return {path.relative_to(root): path.read_bytes() for paths in found.values() for path in paths}

@@ -40,7 +40,9 @@ class Endpoints:
         self._title = f"aiometrics {__version__} ({implementation})"
         self._report = partial(internal_errors.report, outcome=STAYS_ON)
         self._scrape_handler = ScrapeHandler(
-            lambda: (source(), Facts(__version__, implementation)), registry, partial(self._report, "registry")
+            lambda: (source(), Facts(__version__, implementation)),
+            registry,
+            partial(self._report, "registry"),
         )
         self._access = self._new_guard()
         self._encrypted = self._access is not None and self._access.encrypted
@@ -55,7 +57,11 @@ class Endpoints:
     @property
     def url(self) -> str:
         """The address of the metrics as this machine reaches it."""
-        base = url(self._options.addr, self.port, encrypted=self._encrypted) if self._server is None else self._server.url
+        base = (
+            url(self._options.addr, self.port, encrypted=self._encrypted)
+            if self._server is None
+            else self._server.url
+        )
         return f"{base}/metrics"
 
     def bind(self) -> None:
@@ -78,7 +84,10 @@ class Endpoints:
             if error.errno != errno.EADDRINUSE:
                 raise
             if not self._stands_by:
-                logger.info("port %s is taken, by another process of this service I suppose: this one stands by", self.port)
+                logger.info(
+                    "port %s is taken, by another process of this service I suppose: this one stands by",
+                    self.port,
+                )
             self._stands_by = True
             return False
         return True
@@ -112,7 +121,9 @@ class Endpoints:
         self._scrape_handler.forget()
 
     def _new_guard(self) -> AccessControl | None:
-        return AccessControl(path_of(self._options.web_config)) if self._options.web_config else None
+        return (
+            AccessControl(path_of(self._options.web_config)) if self._options.web_config else None
+        )
 
     def _metrics(self, request: Request) -> Response:
         return self._scrape_handler.answer(request.headers.get("accept"))

@@ -13,7 +13,14 @@ from prometheus_client import REGISTRY
 from aiometrics.base.keeper import Periodic
 from aiometrics.base.yielding import give_way
 from aiometrics.exporter.endpoints import Endpoints
-from aiometrics.exporter.session import Session, adopted, callers, session, watchdog_of, with_application
+from aiometrics.exporter.session import (
+    Session,
+    adopted,
+    callers,
+    session,
+    watchdog_of,
+    with_application,
+)
 from aiometrics.exposition.collector import Multiprocess, Registry
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.options import Options, resolve
@@ -28,10 +35,18 @@ class Exporter(Session):
     With a shared directory, :attr:`port` may be another process's to serve; this one takes over when that one is gone.
     """
 
-    def __init__(self, options: Options, instrumentation: Instrumentation, registry: Registry | None) -> None:
+    def __init__(
+        self, options: Options, instrumentation: Instrumentation, registry: Registry | None
+    ) -> None:
         super().__init__(options, instrumentation)
         source = partial(instrumentation.snapshot, give_way)
-        self._endpoints = Endpoints(options, source, registry, instrumentation.internal_errors, implementation=IMPLEMENTATION)
+        self._endpoints = Endpoints(
+            options,
+            source,
+            registry,
+            instrumentation.internal_errors,
+            implementation=IMPLEMENTATION,
+        )
         self._periodic: Periodic | None = None
         if options.directory:
             self._endpoints.try_to_bind()
@@ -76,7 +91,9 @@ class Exporter(Session):
     def go_on(self) -> None:
         """In a forked child, after :meth:`forget`: trace its loops too, on pages of its own. Threads begin with its first loop."""
         self._stopped = False
-        self._watchdog = watchdog_of(self.instrumentation, self.options) if self.options.watchdog else None
+        self._watchdog = (
+            watchdog_of(self.instrumentation, self.options) if self.options.watchdog else None
+        )
         self._periodic = None
         self.instrumentation.on_loop = self._start_threads
         try:
@@ -93,7 +110,9 @@ class Exporter(Session):
     def _start_keeper(self) -> None:
         if self.options.directory:
             # What other processes read is kept up to date, and the port in sight.
-            self._periodic = Periodic(self.internal_errors, self.instrumentation.beat, self._endpoints.take_over)
+            self._periodic = Periodic(
+                self.internal_errors, self.instrumentation.beat, self._endpoints.take_over
+            )
             self._periodic.start()
 
     def _end(self) -> None:
@@ -186,13 +205,17 @@ def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable
     return partial(_start, options, registry, callers())
 
 
-def _start(given: Mapping[str, Any], registry: Registry | None, application: Iterable[str]) -> Exporter:
+def _start(
+    given: Mapping[str, Any], registry: Registry | None, application: Iterable[str]
+) -> Exporter:
     with session.lock:
         if session.tracing is not None:
             raise RuntimeError(session.tracing.in_the_way)
         options = with_application(resolve(given), application)
         instrumentation = adopted(options)
-        exporter = Exporter(options, instrumentation, _of_all_processes(registry) if options.directory else registry)
+        exporter = Exporter(
+            options, instrumentation, _of_all_processes(registry) if options.directory else registry
+        )
         exporter.start()
         session.keep(exporter)
         return exporter
@@ -200,7 +223,11 @@ def _start(given: Mapping[str, Any], registry: Registry | None, application: Ite
 
 def _of_all_processes(registry: Registry | None) -> Registry | None:
     """The application's metrics of all its processes, if ``prometheus_client`` collects them."""
-    return Multiprocess() if registry is REGISTRY and "PROMETHEUS_MULTIPROC_DIR" in os.environ else registry
+    return (
+        Multiprocess()
+        if registry is REGISTRY and "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        else registry
+    )
 
 
 def _nothing() -> None:

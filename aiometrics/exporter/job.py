@@ -31,8 +31,13 @@ PROBE = "delivery"
 logger = logging.getLogger("aiometrics")
 
 #: Gauges that hold on after the job is over. What the others said of its last moment would stand there for ever, and look like a hung loop.
-_LASTING = frozenset(metric.family for metric in (metrics.BUILD_INFO, metrics.SAMPLE_RATIO, metrics.REQUEST_OBJECTIVE_SECONDS))
-_MOMENTARY = frozenset(metric.family for metric in metrics.METRICS if metric.kind == "gauge") - _LASTING
+_LASTING = frozenset(
+    metric.family
+    for metric in (metrics.BUILD_INFO, metrics.SAMPLE_RATIO, metrics.REQUEST_OBJECTIVE_SECONDS)
+)
+_MOMENTARY = (
+    frozenset(metric.family for metric in metrics.METRICS if metric.kind == "gauge") - _LASTING
+)
 
 
 class Job:
@@ -60,7 +65,9 @@ class Job:
         self._over = threading.Event()
         self._lock = threading.Lock()
         # A thread, because nothing else bounds the look-up of a name; started now, because an interpreter that shuts down starts none.
-        self._courier = threading.Thread(target=self._deliver, name="aiometrics-delivery", daemon=True)
+        self._courier = threading.Thread(
+            target=self._deliver, name="aiometrics-delivery", daemon=True
+        )
         self._courier.start()
 
     def finish(self) -> None:
@@ -81,7 +88,12 @@ class Job:
         for destination in self._destinations:
             error = errors.get(destination, f"it takes more than {self._timeout:g} s")
             if error is not None:
-                logger.warning("the metrics of job %r did not reach %s, the job is not affected: %s", self.name, destination, error)
+                logger.warning(
+                    "the metrics of job %r did not reach %s, the job is not affected: %s",
+                    self.name,
+                    destination,
+                    error,
+                )
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +176,10 @@ class _Last(PrometheusCollector):
         self._application = (
             None
             if registry is None
-            else Application(registry, on_error=lambda error: tracing.internal_errors.report("registry", error, STAYS_ON))
+            else Application(
+                registry,
+                on_error=lambda error: tracing.internal_errors.report("registry", error, STAYS_ON),
+            )
         )
 
     def collect(self) -> Iterator[PrometheusMetric]:
@@ -174,7 +189,12 @@ class _Last(PrometheusCollector):
 
 
 def _destinations(
-    labels: dict[str, str], gateway: str | None, textfile: str | os.PathLike[str] | None, *, timeout: float, handler: Handler
+    labels: dict[str, str],
+    gateway: str | None,
+    textfile: str | os.PathLike[str] | None,
+    *,
+    timeout: float,
+    handler: Handler,
 ) -> list[Destination]:
     """The file first: it takes no time."""
     gateway = gateway or os.environ.get("AIOMETRICS_GATEWAY")

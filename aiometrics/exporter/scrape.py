@@ -24,7 +24,9 @@ class ScrapeHandler:
     application's collectors goes to ``on_error``, which must not raise.
     """
 
-    def __init__(self, source: Source, registry: Registry | None, on_error: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, source: Source, registry: Registry | None, on_error: Callable[[Exception], None]
+    ) -> None:
         self._source = source
         self._renderer = Renderer(registry, on_error=on_error)
         self._previous_ns = 0
@@ -42,6 +44,10 @@ class ScrapeHandler:
     def _rendered(self, chosen: negotiation.Format) -> bytes:
         start_ns = time.perf_counter_ns()
         snapshot, facts = self._source()
-        body = b"".join(self._renderer.slices(snapshot, replace(facts, scrape_ns=self._previous_ns), _FORMATS[chosen]))
+        body = b"".join(
+            self._renderer.slices(
+                snapshot, replace(facts, scrape_ns=self._previous_ns), _FORMATS[chosen]
+            )
+        )
         self._previous_ns = time.perf_counter_ns() - start_ns
         return body

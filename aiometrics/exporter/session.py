@@ -37,7 +37,9 @@ class Session:
     @property
     def in_the_way(self) -> str:
         """What to tell who wants to start an exporter now."""
-        return "a job is traced already: call start_exporter() before start_job(), which then uses it"
+        return (
+            "a job is traced already: call start_exporter() before start_job(), which then uses it"
+        )
 
     @property
     def internal_errors(self) -> InternalErrors:
@@ -146,7 +148,9 @@ def instrument(loop: Any) -> None:
     """
     with session.lock:
         if session.instrumentation is None:
-            session.instrumentation = Instrumentation(_own(with_application(resolve({}), callers())))
+            session.instrumentation = Instrumentation(
+                _own(with_application(resolve({}), callers()))
+            )
         session.instrumentation.instrument(loop)
 
 
@@ -243,7 +247,9 @@ def watchdog_of(instrumentation: Instrumentation, options: Options) -> Watchdog:
 
 def _instrumented() -> Instrumentation:
     if session.instrumentation is None:
-        raise RuntimeError("nothing is instrumented: call aiometrics.start_exporter() or aiometrics.instrument(loop) first")
+        raise RuntimeError(
+            "nothing is instrumented: call aiometrics.start_exporter() or aiometrics.instrument(loop) first"
+        )
     return session.instrumentation
 
 

@@ -33,7 +33,9 @@ class Sidecar:
         self._directory = SharedDirectory(os.path.abspath(options.directory))  # noqa: PTH100 - a link may be made anew at any time
         self._internal_errors = InternalErrors()
         registry = Multiprocess() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
-        self._endpoints = Endpoints(options, self.snapshot, registry, self._internal_errors, implementation=IMPLEMENTATION)
+        self._endpoints = Endpoints(
+            options, self.snapshot, registry, self._internal_errors, implementation=IMPLEMENTATION
+        )
 
     @property
     def url(self) -> str:

@@ -17,7 +17,15 @@ from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.samples import Timestamp
 
 from aiometrics.base.clock import SECOND_NS
-from aiometrics.exposition.families import Distribution, Row, Source, bound_text, families, plain, seconds
+from aiometrics.exposition.families import (
+    Distribution,
+    Row,
+    Source,
+    bound_text,
+    families,
+    plain,
+    seconds,
+)
 from aiometrics.exposition.metrics import METRICS, Metric
 from aiometrics.pages.snapshot import Exemplar, encodable
 
@@ -127,7 +135,9 @@ def _mute() -> Iterator[None]:
 
 def _lines(family: PrometheusMetric, form: FormatName) -> bytes:
     if family.name in _OUR_NAMES:
-        raise ValueError(f"the application's registry has a metric {family.name!r}, as aiometrics does: rename it to see it on this page")
+        raise ValueError(
+            f"the application's registry has a metric {family.name!r}, as aiometrics does: rename it to see it on this page"
+        )
     if form == "text":
         return generate_latest(_Single(family))
     page: bytes = generate_openmetrics(_Single(family))  # type: ignore[no-untyped-call]
@@ -148,9 +158,16 @@ def _filled(metric: Metric, rows: Iterable[Row]) -> PrometheusMetric:
             family.add_sample(metric.name, labels, value, exemplar=exemplar)
             continue
         marked = None if exemplar is None else value.bucket(exemplar.value)
-        for number, (bound, count) in enumerate(zip((*value.bounds_seconds, math.inf), value.cumulative, strict=True)):
+        for number, (bound, count) in enumerate(
+            zip((*value.bounds_seconds, math.inf), value.cumulative, strict=True)
+        ):
             bucket = {**labels, "le": bound_text(bound)}
-            family.add_sample(f"{metric.name}_bucket", bucket, count, exemplar=exemplar if number == marked else None)
+            family.add_sample(
+                f"{metric.name}_bucket",
+                bucket,
+                count,
+                exemplar=exemplar if number == marked else None,
+            )
         family.add_sample(f"{metric.name}_count", labels, value.cumulative[-1])
         family.add_sample(f"{metric.name}_sum", labels, value.sum_seconds)
     return family
@@ -158,4 +175,6 @@ def _filled(metric: Metric, rows: Iterable[Row]) -> PrometheusMetric:
 
 def _exemplar(exemplar: Exemplar) -> PrometheusExemplar:
     labels = {name: encodable(value) for name, value in exemplar.labels}
-    return PrometheusExemplar(labels, seconds(exemplar.value_ns), Timestamp(*divmod(exemplar.unix_ns, SECOND_NS)))
+    return PrometheusExemplar(
+        labels, seconds(exemplar.value_ns), Timestamp(*divmod(exemplar.unix_ns, SECOND_NS))
+    )

@@ -14,7 +14,18 @@ from typing import NamedTuple
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.exposition import metrics
 from aiometrics.exposition.metrics import Metric
-from aiometrics.pages.snapshot import CALLBACK, EAGER_CHILD, RAISE, RETURN, RUNNING, Exemplar, Histogram, Loop, Snapshot, YieldPoint
+from aiometrics.pages.snapshot import (
+    CALLBACK,
+    EAGER_CHILD,
+    RAISE,
+    RETURN,
+    RUNNING,
+    Exemplar,
+    Histogram,
+    Loop,
+    Snapshot,
+    YieldPoint,
+)
 
 _NO_SEGMENT = frozenset({EAGER_CHILD, RUNNING})
 _NO_WAIT = frozenset({RETURN, RAISE, RUNNING})
@@ -91,65 +102,167 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     awaited = [point for point in points if _awaited(point)]
     blocking = [point for point in points if point.yield_point != EAGER_CHILD]
 
-    yield metrics.SEGMENT_SECONDS, ((point.labels, _exemplified(distribution(point.segments), point.exemplar)) for point in ended)
+    yield (
+        metrics.SEGMENT_SECONDS,
+        (
+            (point.labels, _exemplified(distribution(point.segments), point.exemplar))
+            for point in ended
+        ),
+    )
     yield metrics.WAIT_SECONDS, ((point.labels, distribution(point.waits)) for point in awaited)
-    yield metrics.BLOCKING_SECONDS, ((point.labels, _exemplified(seconds(point.blocking_ns), point.exemplar)) for point in blocking)
-    yield metrics.INFLICTED_WAIT_SECONDS, ((point.labels, seconds(point.inflicted_wait_ns)) for point in ended)
+    yield (
+        metrics.BLOCKING_SECONDS,
+        (
+            (point.labels, _exemplified(seconds(point.blocking_ns), point.exemplar))
+            for point in blocking
+        ),
+    )
+    yield (
+        metrics.INFLICTED_WAIT_SECONDS,
+        ((point.labels, seconds(point.inflicted_wait_ns)) for point in ended),
+    )
     yield metrics.SUSPENDED_TASKS, ((point.labels, point.suspended) for point in awaited)
-    yield metrics.OLDEST_SUSPENSION, ((point.labels, seconds(point.oldest_suspension_ns)) for point in awaited)
+    yield (
+        metrics.OLDEST_SUSPENSION,
+        ((point.labels, seconds(point.oldest_suspension_ns)) for point in awaited),
+    )
 
     yield metrics.TASKS_CREATED, (((entry.coroutine,), entry.created) for entry in coroutines)
-    yield metrics.TASK_WALL_SECONDS, (((e.coroutine, status), distribution(h)) for e in coroutines for status, h in e.wall.items())
-    yield metrics.TASK_ACTIVE_SECONDS, (((e.coroutine, status), distribution(h)) for e in coroutines for status, h in e.active.items())
+    yield (
+        metrics.TASK_WALL_SECONDS,
+        (
+            ((e.coroutine, status), distribution(h))
+            for e in coroutines
+            for status, h in e.wall.items()
+        ),
+    )
+    yield (
+        metrics.TASK_ACTIVE_SECONDS,
+        (
+            ((e.coroutine, status), distribution(h))
+            for e in coroutines
+            for status, h in e.active.items()
+        ),
+    )
     yield metrics.TASKS, (((entry.coroutine,), entry.live) for entry in coroutines)
-    yield metrics.TASKS_DESTROYED_PENDING, (((entry.coroutine,), entry.destroyed_pending) for entry in coroutines)
+    yield (
+        metrics.TASKS_DESTROYED_PENDING,
+        (((entry.coroutine,), entry.destroyed_pending) for entry in coroutines),
+    )
 
     yield metrics.LOOP_TIME_SECONDS, _loop_times(loops)
-    yield metrics.LOOP_ITERATION_SECONDS, (((loop.loop,), distribution(loop.iterations)) for loop in loops)
-    yield metrics.LOOP_START_DELAY_SECONDS, (((loop.loop,), distribution(loop.start_delay)) for loop in loops)
+    yield (
+        metrics.LOOP_ITERATION_SECONDS,
+        (((loop.loop,), distribution(loop.iterations)) for loop in loops),
+    )
+    yield (
+        metrics.LOOP_START_DELAY_SECONDS,
+        (((loop.loop,), distribution(loop.start_delay)) for loop in loops),
+    )
     yield metrics.LOOP_EVENTS, _known((loop.loop, loop.events) for loop in loops)
     yield metrics.LOOP_EVENTS_WAITING, _known((loop.loop, loop.events_waiting) for loop in loops)
     yield metrics.LOOP_READY_HANDLES, _known((loop.loop, loop.ready_handles) for loop in loops)
-    yield metrics.LOOP_SCHEDULED_TIMERS, _known((loop.loop, loop.scheduled_timers) for loop in loops)
-    yield metrics.LOOP_BLOCKING_SECONDS, (((loop.loop,), seconds(loop.blocking_ns)) for loop in loops)
-    yield metrics.LOOP_HEARTBEAT, (((loop.loop,), seconds(loop.heartbeat_ns)) for loop in loops if loop.heartbeat_ns)
+    yield (
+        metrics.LOOP_SCHEDULED_TIMERS,
+        _known((loop.loop, loop.scheduled_timers) for loop in loops),
+    )
+    yield (
+        metrics.LOOP_BLOCKING_SECONDS,
+        (((loop.loop,), seconds(loop.blocking_ns)) for loop in loops),
+    )
+    yield (
+        metrics.LOOP_HEARTBEAT,
+        (((loop.loop,), seconds(loop.heartbeat_ns)) for loop in loops if loop.heartbeat_ns),
+    )
     yield metrics.LOOP_PROCESS_ID, (((loop.loop,), loop.process_id) for loop in loops)
 
-    yield metrics.LOOP_THREAD_CPU_SECONDS, _known_seconds((loop.loop, loop.thread_cpu_ns) for loop in loops)
-    yield metrics.LOOP_THREAD_RUNQUEUE_SECONDS, _known_seconds((loop.loop, loop.thread_runqueue_ns) for loop in loops)
-    yield metrics.LOOP_GC_PAUSE_SECONDS, (((o.loop, str(n)), seconds(ns)) for o in loops for n, ns in enumerate(o.gc_pauses_ns))
-    yield metrics.UNHANDLED_EXCEPTIONS, (((loop.loop,), loop.unhandled_exceptions) for loop in loops)
+    yield (
+        metrics.LOOP_THREAD_CPU_SECONDS,
+        _known_seconds((loop.loop, loop.thread_cpu_ns) for loop in loops),
+    )
+    yield (
+        metrics.LOOP_THREAD_RUNQUEUE_SECONDS,
+        _known_seconds((loop.loop, loop.thread_runqueue_ns) for loop in loops),
+    )
+    yield (
+        metrics.LOOP_GC_PAUSE_SECONDS,
+        (((o.loop, str(n)), seconds(ns)) for o in loops for n, ns in enumerate(o.gc_pauses_ns)),
+    )
+    yield (
+        metrics.UNHANDLED_EXCEPTIONS,
+        (((loop.loop,), loop.unhandled_exceptions) for loop in loops),
+    )
     yield metrics.EXECUTOR_THREADS, _known((loop.loop, loop.executor_threads) for loop in loops)
-    yield metrics.EXECUTOR_QUEUE_ITEMS, _known((loop.loop, loop.executor_queue_items) for loop in loops)
-    yield metrics.BLOCK_SAMPLES, (((loop.loop, place), count) for loop in loops for place, count in loop.block_samples.items())
+    yield (
+        metrics.EXECUTOR_QUEUE_ITEMS,
+        _known((loop.loop, loop.executor_queue_items) for loop in loops),
+    )
+    yield (
+        metrics.BLOCK_SAMPLES,
+        (
+            ((loop.loop, place), count)
+            for loop in loops
+            for place, count in loop.block_samples.items()
+        ),
+    )
 
     requests = snapshot.requests
     yield (
         metrics.REQUEST_WALL_SECONDS,
-        (((e.request, status), _exemplified(distribution(h), e.exemplars.get(status))) for e in requests for status, h in e.wall.items()),
+        (
+            ((e.request, status), _exemplified(distribution(h), e.exemplars.get(status)))
+            for e in requests
+            for status, h in e.wall.items()
+        ),
     )
-    yield metrics.REQUEST_ACTIVE_SECONDS, (((entry.request,), distribution(entry.active)) for entry in requests)
-    yield metrics.REQUEST_BACKGROUND_SECONDS, (((entry.request,), seconds(entry.background_ns)) for entry in requests)
-    yield metrics.REQUEST_WAIT_SECONDS, ((entry.labels, seconds(entry.wait_ns)) for entry in snapshot.request_waits)
-    yield metrics.REQUESTS_IN_PROGRESS, (((entry.request,), entry.in_progress) for entry in requests)
-    yield metrics.REQUEST_OBJECTIVE_SECONDS, _known_seconds((entry.request, entry.objective_ns) for entry in requests)
-    yield metrics.REQUEST_OBJECTIVE_VIOLATIONS, (((e.request,), e.violations) for e in requests if e.objective_ns is not None)
+    yield (
+        metrics.REQUEST_ACTIVE_SECONDS,
+        (((entry.request,), distribution(entry.active)) for entry in requests),
+    )
+    yield (
+        metrics.REQUEST_BACKGROUND_SECONDS,
+        (((entry.request,), seconds(entry.background_ns)) for entry in requests),
+    )
+    yield (
+        metrics.REQUEST_WAIT_SECONDS,
+        ((entry.labels, seconds(entry.wait_ns)) for entry in snapshot.request_waits),
+    )
+    yield (
+        metrics.REQUESTS_IN_PROGRESS,
+        (((entry.request,), entry.in_progress) for entry in requests),
+    )
+    yield (
+        metrics.REQUEST_OBJECTIVE_SECONDS,
+        _known_seconds((entry.request, entry.objective_ns) for entry in requests),
+    )
+    yield (
+        metrics.REQUEST_OBJECTIVE_VIOLATIONS,
+        (((e.request,), e.violations) for e in requests if e.objective_ns is not None),
+    )
 
     python = (platform.python_implementation(), platform.python_version())
     yield metrics.BUILD_INFO, [((facts.version, facts.implementation, *python), 1)]
     yield metrics.SCRAPE_DURATION, [((), seconds(facts.scrape_ns))]
     yield metrics.OVERFLOW, (((kind,), count) for kind, count in snapshot.overflow.items())
     yield metrics.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())
-    yield metrics.REQUEST_SCOPE_ERRORS, (((kind,), count) for kind, count in snapshot.scope_errors.items())
+    yield (
+        metrics.REQUEST_SCOPE_ERRORS,
+        (((kind,), count) for kind, count in snapshot.scope_errors.items()),
+    )
     yield metrics.RECORDS, snapshot.records.items()
     yield metrics.UNTRACED_TASKS, [((), snapshot.untraced_tasks)]
     yield metrics.SAMPLE_RATIO, [((), snapshot.sample_ratio)]
-    yield metrics.SKIPPED_PAGES, (((reason,), count) for reason, count in snapshot.skipped_pages.items())
+    yield (
+        metrics.SKIPPED_PAGES,
+        (((reason,), count) for reason, count in snapshot.skipped_pages.items()),
+    )
 
 
 def _awaited(point: YieldPoint) -> bool:
     """Whether anything waits there. Callbacks wait for nothing, but for the eager children that they start."""
-    return point.yield_point not in _NO_WAIT and (point.coroutine != CALLBACK or point.yield_point == EAGER_CHILD)
+    return point.yield_point not in _NO_WAIT and (
+        point.coroutine != CALLBACK or point.yield_point == EAGER_CHILD
+    )
 
 
 def _loop_times(loops: Iterable[Loop]) -> Iterator[Row]:
@@ -184,7 +297,11 @@ def seconds(ns: int) -> float:
 
 def distribution(histogram: Histogram) -> Distribution:
     """A histogram of nanoseconds in seconds, its counts summed up from the shortest duration."""
-    return Distribution(_bounds_seconds(histogram.bounds_ns), tuple(accumulate(histogram.counts)), seconds(histogram.sum_ns))
+    return Distribution(
+        _bounds_seconds(histogram.bounds_ns),
+        tuple(accumulate(histogram.counts)),
+        seconds(histogram.sum_ns),
+    )
 
 
 @lru_cache(maxsize=64)

@@ -98,7 +98,11 @@ class Hotspots:
 
     def table(self, width: int = _USUAL) -> str:
         """The report as lines of ASCII at most ``width`` columns long; where room is short, names lose their left part or their column."""
-        span = "since the start" if self.interval_ns is None else f"in the last {_s(self.interval_ns, 1)} s"
+        span = (
+            "since the start"
+            if self.interval_ns is None
+            else f"in the last {_s(self.interval_ns, 1)} s"
+        )
         lines = [f"HOTSPOTS {span}", *(line for loop in self.loops for line in _loop_lines(loop))]
         lines += _section("WHO BURNS THE LOOP", self.burners, _BURNER_COLUMNS, _PLACE, width)
         lines += _section("WHO WAITS LONGEST", self.waiters, _WAITER_COLUMNS, _PLACE, width)
@@ -128,18 +132,34 @@ def hotspots(
         raise ValueError(f"top={top!r}: ask for at least 1 row")
     grown = _growth(snapshot, since) if since else snapshot
     interval_ns = snapshot.taken_ns - since.taken_ns if since else 0
-    stuck = (_stuck(point, snapshot.taken_ns) for point in snapshot.yield_points if point.oldest_suspension_ns)
+    stuck = (
+        _stuck(point, snapshot.taken_ns)
+        for point in snapshot.yield_points
+        if point.oldest_suspension_ns
+    )
     return Hotspots(
         interval_ns if interval_ns > 0 else None,
         tuple(_loop_state(loop, interval_ns, blocking_threshold_ns) for loop in grown.loops),
-        _worst((_burner(point, interval_ns) for point in grown.yield_points if point.segments.sum_ns), top, lambda row: row.active_ns),
-        _worst((_waiter(point) for point in grown.yield_points if point.waits.count), top, lambda row: row.mean_ns),
+        _worst(
+            (_burner(point, interval_ns) for point in grown.yield_points if point.segments.sum_ns),
+            top,
+            lambda row: row.active_ns,
+        ),
+        _worst(
+            (_waiter(point) for point in grown.yield_points if point.waits.count),
+            top,
+            lambda row: row.mean_ns,
+        ),
         _worst((row for row in stuck if row.age_ns >= STUCK_AGE_NS), top, _suspicion),
-        _worst((row for row in map(_endings, grown.coroutines) if any(_badness(row))), top, _badness),
+        _worst(
+            (row for row in map(_endings, grown.coroutines) if any(_badness(row))), top, _badness
+        ),
     )
 
 
-def _worst(rows: Iterable[Row], top: int, badness: Callable[[Row], float | tuple[float, ...]]) -> tuple[Row, ...]:
+def _worst(
+    rows: Iterable[Row], top: int, badness: Callable[[Row], float | tuple[float, ...]]
+) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=badness, reverse=True)[:top])
 
 
@@ -151,29 +171,41 @@ def _growth(now: Snapshot, before: Snapshot) -> Snapshot:
     return replace(
         now,
         loops=tuple(_loop_growth(loop, loops.get(loop.loop)) for loop in now.loops),
-        coroutines=tuple(_task_growth(entry, tasks.get(entry.coroutine)) for entry in now.coroutines),
-        yield_points=tuple(_point_growth(point, points.get(point.labels)) for point in now.yield_points),
+        coroutines=tuple(
+            _task_growth(entry, tasks.get(entry.coroutine)) for entry in now.coroutines
+        ),
+        yield_points=tuple(
+            _point_growth(point, points.get(point.labels)) for point in now.yield_points
+        ),
     )
 
 
 def _loop_growth(now: Loop, old: Loop | None) -> Loop:
     if old is None:
         return now
-    return replace(now, start_delay=_added(now.start_delay, old.start_delay), blocking_ns=_more(now.blocking_ns, old.blocking_ns))
+    return replace(
+        now,
+        start_delay=_added(now.start_delay, old.start_delay),
+        blocking_ns=_more(now.blocking_ns, old.blocking_ns),
+    )
 
 
 def _task_growth(now: Coroutine, old: Coroutine | None) -> Coroutine:
     if old is None:
         return now
     wall = {status: _added(now.wall[status], old.wall[status]) for status in STATUSES}
-    return replace(now, wall=wall, destroyed_pending=_more(now.destroyed_pending, old.destroyed_pending))
+    return replace(
+        now, wall=wall, destroyed_pending=_more(now.destroyed_pending, old.destroyed_pending)
+    )
 
 
 def _point_growth(now: YieldPoint, old: YieldPoint | None) -> YieldPoint:
     if old is None:
         return now
     segments, waits = _added(now.segments, old.segments), _added(now.waits, old.waits)
-    return replace(now, segments=segments, waits=waits, blocking_ns=_more(now.blocking_ns, old.blocking_ns))
+    return replace(
+        now, segments=segments, waits=waits, blocking_ns=_more(now.blocking_ns, old.blocking_ns)
+    )
 
 
 def _more(now: int, before: int) -> int:
@@ -183,18 +215,28 @@ def _more(now: int, before: int) -> int:
 def _added(now: Histogram, before: Histogram) -> Histogram:
     if before.bounds_ns != now.bounds_ns or any(map(lt, now.counts, before.counts)):
         return now
-    return Histogram(now.bounds_ns, tuple(map(sub, now.counts, before.counts)), now.sum_ns - before.sum_ns)
+    return Histogram(
+        now.bounds_ns, tuple(map(sub, now.counts, before.counts)), now.sum_ns - before.sum_ns
+    )
 
 
 def _loop_state(loop: Loop, interval_ns: int, threshold_ns: int) -> LoopState:
     blocked = loop.running if loop.running and loop.running.elapsed_ns >= threshold_ns else None
-    return LoopState(loop.loop, loop.blocking_ns, _share(loop.blocking_ns, interval_ns), loop.start_delay.mean_ns, blocked)
+    return LoopState(
+        loop.loop,
+        loop.blocking_ns,
+        _share(loop.blocking_ns, interval_ns),
+        loop.start_delay.mean_ns,
+        blocked,
+    )
 
 
 def _burner(point: YieldPoint, interval_ns: int) -> Burner:
     active = point.segments
     share = _share(active.sum_ns, interval_ns)
-    return Burner(*point.labels, active.sum_ns, share, active.mean_ns, active.count, point.blocking_ns)
+    return Burner(
+        *point.labels, active.sum_ns, share, active.mean_ns, active.count, point.blocking_ns
+    )
 
 
 def _share(part_ns: int, interval_ns: int) -> float | None:
@@ -207,7 +249,9 @@ def _waiter(point: YieldPoint) -> Waiter:
 
 def _stuck(point: YieldPoint, now_ns: int) -> Stuck:
     age_ns, mean_ns = now_ns - point.oldest_suspension_ns, point.waits.mean_ns
-    return Stuck(*point.labels, age_ns, mean_ns, age_ns / mean_ns if mean_ns else None, point.suspended)
+    return Stuck(
+        *point.labels, age_ns, mean_ns, age_ns / mean_ns if mean_ns else None, point.suspended
+    )
 
 
 def _suspicion(row: Stuck) -> tuple[float, ...]:
@@ -236,7 +280,11 @@ def _one_digit(value: float | None, scale: float = 1.0) -> str:
 
 
 _COROUTINE = Name("coroutine", lambda row: row.coroutine, 16)
-_PLACE = (Name("yield point", lambda row: row.yield_point, 30), Name("awaits", lambda row: row.awaits, 12), _COROUTINE)
+_PLACE = (
+    Name("yield point", lambda row: row.yield_point, 30),
+    Name("awaits", lambda row: row.awaits, 12),
+    _COROUTINE,
+)
 _BURNER_COLUMNS = (
     Number("active s", lambda row: _s(row.active_ns)),
     Number("share %", lambda row: _one_digit(row.share, 100)),
@@ -264,11 +312,17 @@ _ENDINGS_COLUMNS = (
 
 
 def _loop_lines(loop: LoopState) -> Iterator[str]:
-    blocking = f"{_s(loop.blocking_ns)} s" if loop.blocking_share is None else f"{_one_digit(loop.blocking_share, 100)} % of the time"
+    blocking = (
+        f"{_s(loop.blocking_ns)} s"
+        if loop.blocking_share is None
+        else f"{_one_digit(loop.blocking_share, 100)} % of the time"
+    )
     yield f"loop {ascii_name(loop.loop)}: {blocking} in blocking segments, mean start delay {_ms(loop.start_delay_mean_ns)} ms"
     if loop.blocked:
         yield f"{GAP}BLOCKED NOW, for {_s(loop.blocked.elapsed_ns, 1)} s, by {ascii_name(loop.blocked.coroutine)}"
 
 
-def _section(title: str, rows: Sequence[object], numbers: Sequence[Number], names: Sequence[Name], width: int) -> list[str]:
+def _section(
+    title: str, rows: Sequence[object], numbers: Sequence[Number], names: Sequence[Name], width: int
+) -> list[str]:
     return ["", title, *table(rows, numbers, names, width)] if rows else ["", f"{title}: nobody"]

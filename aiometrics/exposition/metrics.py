@@ -77,7 +77,9 @@ OLDEST_SUSPENSION = Metric(
     YIELD_POINT,
     "Unix time at which the longest suspension that still lasts began at this yield point; 0 if there is none.",
 )
-TASKS_CREATED = Metric("asyncio_tasks_created_total", "counter", COROUTINE, "Tasks created for this coroutine.")
+TASKS_CREATED = Metric(
+    "asyncio_tasks_created_total", "counter", COROUTINE, "Tasks created for this coroutine."
+)
 TASK_WALL_SECONDS = Metric(
     "asyncio_task_wall_seconds",
     "histogram",
@@ -117,7 +119,10 @@ LOOP_ITERATION_SECONDS = Metric(
     "Active part of one turn of the loop: the delay that a newly ready handle may meet. Empty where the selector cannot be timed (uvloop).",
 )
 LOOP_EVENTS = Metric(
-    "asyncio_loop_events_total", "counter", LOOP, "Events that the selector reported. Absent where it cannot be timed (uvloop)."
+    "asyncio_loop_events_total",
+    "counter",
+    LOOP,
+    "Events that the selector reported. Absent where it cannot be timed (uvloop).",
 )
 LOOP_EVENTS_WAITING = Metric(
     "asyncio_loop_events_waiting_total",
@@ -127,7 +132,10 @@ LOOP_EVENTS_WAITING = Metric(
     "They had waited for the loop. Absent where the selector cannot be timed (uvloop).",
 )
 LOOP_READY_HANDLES = Metric(
-    "asyncio_loop_ready_handles", "gauge", LOOP, "Handles ready to run now. Absent where the loop does not show them (uvloop)."
+    "asyncio_loop_ready_handles",
+    "gauge",
+    LOOP,
+    "Handles ready to run now. Absent where the loop does not show them (uvloop).",
 )
 LOOP_SCHEDULED_TIMERS = Metric(
     "asyncio_loop_scheduled_timers",
@@ -261,7 +269,12 @@ SCRAPE_DURATION = Metric(
     (),
     "Wall time that the previous scrape took to render, the pauses that give the interpreter back included.",
 )
-SERIES = Metric("aiometrics_series", "gauge", (), "Samples of aiometrics in this scrape, those of the application not counted.")
+SERIES = Metric(
+    "aiometrics_series",
+    "gauge",
+    (),
+    "Samples of aiometrics in this scrape, those of the application not counted.",
+)
 OVERFLOW = Metric(
     "aiometrics_overflow_total",
     "counter",
@@ -290,7 +303,12 @@ UNTRACED_TASKS = Metric(
     "Live tasks that are not traced: created before the exporter started, left out by sampling, or missed. "
     "At most 10 000 tasks are looked at in a scrape.",
 )
-SAMPLE_RATIO = Metric("aiometrics_sample_ratio", "gauge", (), "Share of the tasks that are traced; each of them counts 1/ratio times.")
+SAMPLE_RATIO = Metric(
+    "aiometrics_sample_ratio",
+    "gauge",
+    (),
+    "Share of the tasks that are traced; each of them counts 1/ratio times.",
+)
 
 SKIPPED_PAGES = Metric(
     "aiometrics_skipped_pages",

@@ -36,11 +36,22 @@ class Pushgateway:
     ``timeout`` bounds each wait for the network, in seconds. Raises ``TypeError`` or ``ValueError`` if the address cannot be right.
     """
 
-    def __init__(self, url: str, labels: Mapping[str, str], *, timeout: float, handler: Handler = default_handler) -> None:
+    def __init__(
+        self,
+        url: str,
+        labels: Mapping[str, str],
+        *,
+        timeout: float,
+        handler: Handler = default_handler,
+    ) -> None:
         if not isinstance(url, str):
-            raise TypeError(f"gateway must be an address such as 'http://pushgateway:9091', not {url!r}")
+            raise TypeError(
+                f"gateway must be an address such as 'http://pushgateway:9091', not {url!r}"
+            )
         if not re.fullmatch(r"(https?://)?[^/\s:]+(:[0-9]+)?(/\S*)?", url):
-            raise ValueError(f"gateway must be an address such as 'http://pushgateway:9091', not {url!r}")
+            raise ValueError(
+                f"gateway must be an address such as 'http://pushgateway:9091', not {url!r}"
+            )
         self._url = url
         self._job = labels["job"]
         self._grouping = {name: value for name, value in labels.items() if name != "job"}
@@ -53,7 +64,9 @@ class Pushgateway:
     def deliver(self, families: Collector) -> None:
         """Push; raises ``OSError`` if the gateway cannot be reached, refuses, or is slower than the timeout."""
         try:
-            push_to_gateway(self._url, self._job, _Plain(families), self._grouping, self._timeout, self._handler)
+            push_to_gateway(
+                self._url, self._job, _Plain(families), self._grouping, self._timeout, self._handler
+            )
         except HTTPError as refusal:
             with refusal:
                 reason = refusal.read(_REASON_BYTES).decode(errors="replace").strip()
@@ -69,10 +82,14 @@ class Textfile:
 
     def __init__(self, path: str | os.PathLike[str], labels: Mapping[str, str]) -> None:
         if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"textfile must be a path such as '/var/lib/node_exporter/nightly.prom', not {path!r}")
+            raise TypeError(
+                f"textfile must be a path such as '/var/lib/node_exporter/nightly.prom', not {path!r}"
+            )
         self._path = Path(path)
         if self._path.suffix != ".prom":
-            raise ValueError(f"textfile must end in .prom, or node_exporter does not read it: {os.fspath(path)!r}")
+            raise ValueError(
+                f"textfile must end in .prom, or node_exporter does not read it: {os.fspath(path)!r}"
+            )
         self._labels = dict(labels)
 
     def __str__(self) -> str:
@@ -100,12 +117,18 @@ def checked_labels(job: str, grouping: Mapping[str, str]) -> dict[str, str]:
     """
     labels: dict[Any, Any] = {**grouping, "job": job}
     if "job" in grouping:
-        raise ValueError(f"grouping must not have 'job', which the job's own name is: {dict(grouping)!r}")
+        raise ValueError(
+            f"grouping must not have 'job', which the job's own name is: {dict(grouping)!r}"
+        )
     for name, value in labels.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"job and grouping must be texts such as job='nightly', grouping={{'shard': '3'}}, not {name!r}: {value!r}")
+            raise TypeError(
+                f"job and grouping must be texts such as job='nightly', grouping={{'shard': '3'}}, not {name!r}: {value!r}"
+            )
         if not _LABEL.fullmatch(name):
-            raise ValueError(f"grouping has {name!r}, which is no name of a label: use letters, digits and _")
+            raise ValueError(
+                f"grouping has {name!r}, which is no name of a label: use letters, digits and _"
+            )
         if not value:
             raise ValueError(f"{name} must not be empty: name what the metrics belong to")
     return labels

@@ -10,7 +10,15 @@ from functools import lru_cache
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, give_way
 from aiometrics.exposition.collector import Application, FormatName, Registry
-from aiometrics.exposition.families import Distribution, Facts, Row, bound_text, families, plain, seconds
+from aiometrics.exposition.families import (
+    Distribution,
+    Facts,
+    Row,
+    bound_text,
+    families,
+    plain,
+    seconds,
+)
 from aiometrics.exposition.metrics import Metric
 from aiometrics.pages.snapshot import Exemplar, Snapshot, encodable
 
@@ -81,7 +89,13 @@ class Renderer:
         used: _Cache = {}
         for metric, rows in families(snapshot, facts):
             yield form.header(metric)
-            yield from _lines(metric, rows, form, self._cache.get(metric.labels, {}), used.setdefault(metric.labels, {}))
+            yield from _lines(
+                metric,
+                rows,
+                form,
+                self._cache.get(metric.labels, {}),
+                used.setdefault(metric.labels, {}),
+            )
         # Only the labels of this page are kept for the next one. A page never changes the cache that others read: threads need no lock.
         self._cache = used
 
@@ -100,7 +114,9 @@ def _joined(texts: Iterable[str]) -> Iterator[bytes]:
     yield "".join(parts).encode()
 
 
-def _lines(metric: Metric, rows: Iterable[Row], form: TextFormat, known: _Texts, used: _Texts) -> Iterator[str]:
+def _lines(
+    metric: Metric, rows: Iterable[Row], form: TextFormat, known: _Texts, used: _Texts
+) -> Iterator[str]:
     single = _template(metric, ())
     for values, shown in rows:
         value, exemplar = plain(shown)
@@ -109,11 +125,19 @@ def _lines(metric: Metric, rows: Iterable[Row], form: TextFormat, known: _Texts,
             labels = used[values] = known.get(values) or _label_text(metric.labels, values)
         if isinstance(value, Distribution):
             count = value.cumulative[-1]
-            lines = _template(metric, value.bounds_seconds) % (*value.cumulative, count, value.sum_seconds)
+            lines = _template(metric, value.bounds_seconds) % (
+                *value.cumulative,
+                count,
+                value.sum_seconds,
+            )
         else:
             lines = single % value
         lines = lines.replace(_LABELS, labels)
-        yield lines if exemplar is None or not form.exemplars else _exemplified(lines, value, exemplar)
+        yield (
+            lines
+            if exemplar is None or not form.exemplars
+            else _exemplified(lines, value, exemplar)
+        )
 
 
 def _exemplified(lines: str, value: float | Distribution, exemplar: Exemplar) -> str:
@@ -122,7 +146,9 @@ def _exemplified(lines: str, value: float | Distribution, exemplar: Exemplar) ->
     marked = value.bucket(value_seconds) if isinstance(value, Distribution) else 0
     whole, ns = divmod(exemplar.unix_ns, SECOND_NS)
     each = lines.split("\n")
-    each[marked] += f" # {{{_label_text(*zip(*exemplar.labels, strict=True))}}} {value_seconds!r} {whole}.{ns:09}"
+    each[marked] += (
+        f" # {{{_label_text(*zip(*exemplar.labels, strict=True))}}} {value_seconds!r} {whole}.{ns:09}"
+    )
     return "\n".join(each)
 
 
@@ -133,12 +159,18 @@ def _template(metric: Metric, bounds_seconds: tuple[float, ...]) -> str:
     if metric.kind != "histogram":
         return f"{metric.name}{braces} %r\n"
     comma = "," if metric.labels else ""
-    buckets = (f'{metric.name}_bucket{{{_LABELS}{comma}le="{bound_text(bound)}"}} %d\n' for bound in (*bounds_seconds, math.inf))
+    buckets = (
+        f'{metric.name}_bucket{{{_LABELS}{comma}le="{bound_text(bound)}"}} %d\n'
+        for bound in (*bounds_seconds, math.inf)
+    )
     return f"{''.join(buckets)}{metric.name}_count{braces} %d\n{metric.name}_sum{braces} %r\n"
 
 
 def _label_text(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    return ",".join(f'{name}="{_escape_quoted(encodable(value))}"' for name, value in zip(names, values, strict=True))
+    return ",".join(
+        f'{name}="{_escape_quoted(encodable(value))}"'
+        for name, value in zip(names, values, strict=True)
+    )
 
 
 def _escape(text: str) -> str:

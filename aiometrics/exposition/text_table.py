@@ -32,7 +32,9 @@ def ascii_name(name: str) -> str:
     return ascii(name)[1:-1]
 
 
-def table(rows: Sequence[object], numbers: Sequence[Number], names: Sequence[Name], width: int) -> list[str]:
+def table(
+    rows: Sequence[object], numbers: Sequence[Number], names: Sequence[Name], width: int
+) -> list[str]:
     """Heading and rows as lines of at most ``width`` characters.
 
     The last names give way first: they lose their left part, the least specific one, then their column. The first name stays.
@@ -40,8 +42,13 @@ def table(rows: Sequence[object], numbers: Sequence[Number], names: Sequence[Nam
     figures = [_right_aligned([number.heading, *map(number.cell, rows)]) for number in numbers]
     labels = [[name.heading, *(ascii_name(name.cell(row)) for row in rows)] for name in names]
     room = width - sum(len(column[0]) + len(GAP) for column in figures)
-    widths = _fit([max(map(len, column)) for column in labels], [name.least for name in names], room)
-    texts = [[_cut(cell, size).ljust(size) for cell in column] for column, size in zip(labels, widths, strict=False)]
+    widths = _fit(
+        [max(map(len, column)) for column in labels], [name.least for name in names], room
+    )
+    texts = [
+        [_cut(cell, size).ljust(size) for cell in column]
+        for column, size in zip(labels, widths, strict=False)
+    ]
     return [GAP.join(cells).rstrip() for cells in zip(*figures, *texts, strict=True)]
 
 

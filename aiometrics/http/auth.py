@@ -71,7 +71,9 @@ class AccessControl:
             config = load(self._path, self._stamps)
             for part in ("tls", "passwords"):
                 if (getattr(config, part) is None) != (getattr(self._config, part) is None):
-                    raise ValueError(f"web_config {str(self._path)!r}: to begin or to end {part} start anew")  # noqa: TRY301 - logged here
+                    raise ValueError(  # noqa: TRY301 - logged here
+                        f"web_config {str(self._path)!r}: to begin or to end {part} start anew"
+                    )
         except (ValueError, ModuleNotFoundError, OSError) as error:
             logger.error("%s; what was read before stays in force", error)  # noqa: TRY400 - it is no error of ours
         else:

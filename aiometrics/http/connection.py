@@ -9,7 +9,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 
-from aiometrics.http.messages import HEAD_END, Head, Request, RequestError, check_start, encode, parse_head, plain
+from aiometrics.http.messages import (
+    HEAD_END,
+    Head,
+    Request,
+    RequestError,
+    check_start,
+    encode,
+    parse_head,
+    plain,
+)
 from aiometrics.http.tls import Tls
 
 _RECEIVE_BYTES = 16384
@@ -66,7 +75,10 @@ class Connection:
         #: Set from outside: the answer in the making is the last one.
         self.leaving = False
         #: Since when it is the client's turn, to ask or to take an answer, and how much of that it has for free; ``None`` if it is ours.
-        self._turn: tuple[float, float] | None = time.monotonic(), _SHAKING_SECONDS if tls else _ASKING_SECONDS
+        self._turn: tuple[float, float] | None = (
+            time.monotonic(),
+            _SHAKING_SECONDS if tls else _ASKING_SECONDS,
+        )
         #: Whether it has ended or is about to, since :meth:`close` or :meth:`cut` was called.
         self.over = False
         self._sock = sock
@@ -103,7 +115,9 @@ class Connection:
         """From any thread: whatever :meth:`serve` waits for on the network fails, and it returns."""
         self.over = True
         with self._changing, suppress(OSError):  # the client was faster
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # an SSLSocket's own would drop to plain text
+            socket.socket.shutdown(
+                self._sock, socket.SHUT_RDWR
+            )  # an SSLSocket's own would drop to plain text
 
     def close(self) -> None:
         """Let go of the socket."""
@@ -178,7 +192,9 @@ class Connection:
 
     def _linger(self, deadline: _Deadline) -> None:
         """End our side, then let the client end its own."""
-        socket.socket.shutdown(self._sock, socket.SHUT_WR)  # an SSLSocket's own would drop to plain text
+        socket.socket.shutdown(
+            self._sock, socket.SHUT_WR
+        )  # an SSLSocket's own would drop to plain text
         self._buffer.clear()
         while len(self._buffer) < _LINGER_BYTES:
             self._receive(deadline)

@@ -42,7 +42,9 @@ class ConnectionLimit:
 
     def admit(self, connection: Connection, serve: Callable[[Connection], None]) -> None:
         """Let a thread of its own ``serve`` it. Raises ``RuntimeError`` if there is no thread to be had."""
-        thread = threading.Thread(target=serve, args=(connection,), name="aiometrics-http-client", daemon=True)
+        thread = threading.Thread(
+            target=serve, args=(connection,), name="aiometrics-http-client", daemon=True
+        )
         self._connections[thread] = connection
         try:
             thread.start()
@@ -68,7 +70,11 @@ class ConnectionLimit:
             connection.forget()
 
     def _make_room(self) -> bool:
-        self._connections = {thread: connection for thread, connection in self._connections.items() if thread.is_alive()}
+        self._connections = {
+            thread: connection
+            for thread, connection in self._connections.items()
+            if thread.is_alive()
+        }
         if len(self._connections) < self._most:
             return True
         thread = self._ending() or self._driven_out()
@@ -79,7 +85,9 @@ class ConnectionLimit:
         return not thread.is_alive()
 
     def _ending(self) -> threading.Thread | None:
-        return next((thread for thread, connection in self._connections.items() if connection.over), None)
+        return next(
+            (thread for thread, connection in self._connections.items() if connection.over), None
+        )
 
     def _driven_out(self) -> threading.Thread | None:
         """Of the clients with most connections the one that has kept us waiting longest: one host alone drives out nobody else."""

@@ -25,7 +25,10 @@ def listen(addr: str, port: int) -> socket.socket:
         family, _, _, _, address = min(found, key=lambda candidate: candidate[0] != socket.AF_INET)
         return _bound(family, address)
     except OSError as error:
-        raise type(error)(error.errno, f"cannot serve metrics on port {port} of {addr!r}: {error.strerror}{_advice(error)}") from None
+        raise type(error)(
+            error.errno,
+            f"cannot serve metrics on port {port} of {addr!r}: {error.strerror}{_advice(error)}",
+        ) from None
 
 
 def url(addr: str, port: int, *, encrypted: bool) -> str:
@@ -38,7 +41,9 @@ def _advice(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return ". Give another port, or port=0 for any free one; several workers need a port each, or a shared directory"
     if error.errno == errno.EACCES:
-        return ". Ports below 1024 need a privilege: give one from 1024 on, or port=0 for any free one"
+        return (
+            ". Ports below 1024 need a privilege: give one from 1024 on, or port=0 for any free one"
+        )
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
         return ". Give an address of this machine: '0.0.0.0' for all it has, '127.0.0.1' to be reached from this machine only"
     return ""

@@ -63,7 +63,10 @@ def _choices(header: str) -> Iterator[_Choice]:
     """The well-formed elements of a header; one that is malformed is left out, for it says nothing we could rely on."""
     for element in header.lower().split(",", _MAX_ELEMENTS)[:_MAX_ELEMENTS]:
         name, *fields = (part.strip() for part in element.split(";"))
-        parameters = {key.strip(): value.strip().strip('"') for key, _, value in (field.partition("=") for field in fields)}
+        parameters = {
+            key.strip(): value.strip().strip('"')
+            for key, _, value in (field.partition("=") for field in fields)
+        }
         quality = parameters.pop("q", "1")
         if name and _QUALITY.fullmatch(quality):
             yield _Choice(name, parameters, float(quality))
@@ -71,7 +74,11 @@ def _choices(header: str) -> Iterator[_Choice]:
 
 def _preference(offer: Format, choices: list[_Choice]) -> tuple[float, bool]:
     """The quality that the most specific of ``choices`` gives to ``offer``, and whether that one names its media type."""
-    rated = [(specificity, choice.quality) for choice in choices if (specificity := _specificity(offer, choice))]
+    rated = [
+        (specificity, choice.quality)
+        for choice in choices
+        if (specificity := _specificity(offer, choice))
+    ]
     specificity, quality = max(rated, default=(0, 0.0))
     return quality, specificity >= _NAMED
 

@@ -36,7 +36,9 @@ _GZIP_WBITS = 31
 _RECEIVE_BYTES = 16384
 
 # Not epoll or kqueue: a forked child would share their state.
-_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+_Selector: type[selectors.BaseSelector] = getattr(
+    selectors, "PollSelector", selectors.SelectSelector
+)
 
 
 class MetricsServer:
@@ -79,7 +81,9 @@ class MetricsServer:
         self._connections = ConnectionLimit(max_connections)
         self._packing = threading.Lock()
         self._packed = b"", b""
-        self._acceptor = threading.Thread(target=self._accept_until_closed, name="aiometrics-http", daemon=True)
+        self._acceptor = threading.Thread(
+            target=self._accept_until_closed, name="aiometrics-http", daemon=True
+        )
 
     @property
     def port(self) -> int:
@@ -149,8 +153,15 @@ class MetricsServer:
         with sock, suppress(OSError):
             sock.settimeout(0)
             if not self._tls:
-                sock.send(encode(plain(HTTPStatus.SERVICE_UNAVAILABLE, (("Retry-After", "1"),)), keep_alive=False))
-            sock.recv(_RECEIVE_BYTES)  # unread bytes would turn the close into a reset, which could overtake the answer
+                sock.send(
+                    encode(
+                        plain(HTTPStatus.SERVICE_UNAVAILABLE, (("Retry-After", "1"),)),
+                        keep_alive=False,
+                    )
+                )
+            sock.recv(
+                _RECEIVE_BYTES
+            )  # unread bytes would turn the close into a reset, which could overtake the answer
 
     def _admit(self, sock: socket.socket, client: str) -> None:
         connection = Connection(
@@ -179,7 +190,9 @@ class MetricsServer:
             return encode(response, keep_alive=kept(), with_body=with_body)
         except Exception as error:  # noqa: BLE001 - the client learns that it failed, the caller why
             self._report(error)
-            return encode(plain(HTTPStatus.INTERNAL_SERVER_ERROR), keep_alive=kept(), with_body=with_body)
+            return encode(
+                plain(HTTPStatus.INTERNAL_SERVER_ERROR), keep_alive=kept(), with_body=with_body
+            )
 
     def _response(self, request: Request) -> Response:
         if self._access and (refusal := self._access.authorize(request)):
@@ -197,7 +210,11 @@ class MetricsServer:
         headers = (*response.headers, ("Vary", "Accept-Encoding"))
         if not accepts_gzip(request.headers.get("accept-encoding")):
             return replace(response, headers=headers)
-        return replace(response, body=self._pack(response.body), headers=(*headers, ("Content-Encoding", "gzip")))
+        return replace(
+            response,
+            body=self._pack(response.body),
+            headers=(*headers, ("Content-Encoding", "gzip")),
+        )
 
     def _pack(self, body: bytes) -> bytes:
         """``body`` compressed, once for all who get the very same."""

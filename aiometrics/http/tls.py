@@ -30,7 +30,9 @@ class Tls:
         """Agree with the client. Raises ``OSError`` if that fails or the client is not one of those allowed."""
         sock.do_handshake()
         if self.allowed_sans and self.allowed_sans.isdisjoint(_names(sock.getpeercert() or {})):
-            raise ssl.SSLCertVerificationError("the client's certificate names none of client_allowed_sans")
+            raise ssl.SSLCertVerificationError(
+                "the client's certificate names none of client_allowed_sans"
+            )
 
 
 def _names(certificate: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,15 @@ from aiometrics.http.tls import Tls
 Stamp = tuple[int, ...] | None
 
 _SECTIONS = ("tls_server_config", "basic_auth_users")
-_TLS_KEYS = ("cert_file", "key_file", "client_auth_type", "client_ca_file", "client_allowed_sans", "min_version", "max_version")
+_TLS_KEYS = (
+    "cert_file",
+    "key_file",
+    "client_auth_type",
+    "client_ca_file",
+    "client_allowed_sans",
+    "min_version",
+    "max_version",
+)
 _CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
@@ -44,8 +52,13 @@ def load(path: Path, stamps: dict[Path, Stamp]) -> WebConfig:
     """
     document = _Section(path, stamps, "", _parsed(path, stamps), _SECTIONS)
     if not document.values:
-        raise document.error("asks for nothing: give it tls_server_config or basic_auth_users, or start without it")
-    tls, users = document.section("tls_server_config", _TLS_KEYS), document.section("basic_auth_users", None)
+        raise document.error(
+            "asks for nothing: give it tls_server_config or basic_auth_users, or start without it"
+        )
+    tls, users = (
+        document.section("tls_server_config", _TLS_KEYS),
+        document.section("basic_auth_users", None),
+    )
     return WebConfig(_tls(tls) if tls else None, _passwords(users) if users else None)
 
 
@@ -66,7 +79,14 @@ def stamp(path: Path) -> Stamp:
 class _Section:
     """A mapping in the file, with the name that its errors go by. Raises ``ValueError`` for keys other than those ``allowed``, if given."""
 
-    def __init__(self, path: Path, stamps: dict[Path, Stamp], name: str, values: object, allowed: tuple[str, ...] | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stamps: dict[Path, Stamp],
+        name: str,
+        values: object,
+        allowed: tuple[str, ...] | None,
+    ) -> None:
         self._path = path
         self._stamps = stamps
         self._name = name
@@ -74,12 +94,18 @@ class _Section:
             raise self.error("must be a mapping of names, quoted if they look like numbers")
         unknown = set() if allowed is None else values.keys() - set(allowed)
         if unknown:
-            raise self.error(f"has {min(unknown)!r}, which is not supported here: remove it; supported are {', '.join(allowed or ())}")
+            raise self.error(
+                f"has {min(unknown)!r}, which is not supported here: remove it; supported are {', '.join(allowed or ())}"
+            )
         self.values: Mapping[str, Any] = values
 
     def section(self, name: str, allowed: tuple[str, ...] | None) -> _Section | None:
         """One part of it, if it is there."""
-        return _Section(self._path, self._stamps, name, self.values[name], allowed) if name in self.values else None
+        return (
+            _Section(self._path, self._stamps, name, self.values[name], allowed)
+            if name in self.values
+            else None
+        )
 
     def error(self, problem: str, key: str = "") -> ValueError:
         """What to raise for this section, or for one of its keys."""
@@ -102,7 +128,10 @@ class _Section:
         try:
             _read(path, self._stamps)
         except OSError as error:
-            raise self.error(f"{_unreadable(path, error)}; a relative path starts beside the configuration file", key) from None
+            raise self.error(
+                f"{_unreadable(path, error)}; a relative path starts beside the configuration file",
+                key,
+            ) from None
         return path
 
 
@@ -128,11 +157,15 @@ def _parsed(path: Path, stamps: dict[Path, Stamp]) -> object:
         document = yaml.safe_load(_read(path, stamps))
     except OSError as error:
         raise ValueError(f"web_config {_unreadable(path, error)}") from None
-    except yaml.MarkedYAMLError as error:  # whose text would quote the lines around it, secrets included
+    except (
+        yaml.MarkedYAMLError
+    ) as error:  # whose text would quote the lines around it, secrets included
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise _error(path, f"line {line} is no YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise _error(path, "is no YAML: write it as UTF-8 text, 'key: value' line by line") from None
+        raise _error(
+            path, "is no YAML: write it as UTF-8 text, 'key: value' line by line"
+        ) from None
     return {} if document is None else document
 
 
@@ -172,13 +205,18 @@ def _no_password() -> str:
 def _load_client_ca(context: ssl.SSLContext, section: _Section) -> None:
     if context.verify_mode is ssl.CERT_NONE:
         if "client_ca_file" in section.values:
-            raise section.error("must be RequireAndVerifyClientCert for client_ca_file to have any effect", "client_auth_type")
+            raise section.error(
+                "must be RequireAndVerifyClientCert for client_ca_file to have any effect",
+                "client_auth_type",
+            )
         return
     authority = section.file("client_ca_file")
     try:
         context.load_verify_locations(authority)
     except ssl.SSLError as error:
-        raise section.error(f"{str(authority)!r} is no PEM file of certificates ({error.reason})", "client_ca_file") from None
+        raise section.error(
+            f"{str(authority)!r} is no PEM file of certificates ({error.reason})", "client_ca_file"
+        ) from None
 
 
 def _allowed_sans(context: ssl.SSLContext, section: _Section) -> frozenset[str]:
@@ -186,7 +224,10 @@ def _allowed_sans(context: ssl.SSLContext, section: _Section) -> frozenset[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise section.error(f"must be a list of names, not {names!r}", "client_allowed_sans")
     if names and context.verify_mode is not ssl.CERT_REQUIRED:
-        raise section.error("must be RequireAndVerifyClientCert for client_allowed_sans to have any effect", "client_auth_type")
+        raise section.error(
+            "must be RequireAndVerifyClientCert for client_allowed_sans to have any effect",
+            "client_auth_type",
+        )
     return frozenset(names)
 
 
@@ -194,7 +235,10 @@ def _passwords(section: _Section) -> BasicAuth:
     """Raises ``ValueError`` naming a user whose hash is none; the value may be a password and is not repeated."""
     for user, hashed in section.values.items():
         if not isinstance(hashed, str) or not _BCRYPT.fullmatch(hashed):
-            raise section.error("must be a bcrypt hash of cost 4 to 16, as printed by: htpasswd -nBC 10 '' | tr -d ':\\n'", user)
+            raise section.error(
+                "must be a bcrypt hash of cost 4 to 16, as printed by: htpasswd -nBC 10 '' | tr -d ':\\n'",
+                user,
+            )
         if ":" in user:
             raise section.error(f"has user {user!r}: HTTP allows no colon in a user's name")
     if not section.values:
@@ -202,4 +246,6 @@ def _passwords(section: _Section) -> BasicAuth:
     try:
         return BasicAuth({user: hashed.encode() for user, hashed in section.values.items()})
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"basic_auth_users needs bcrypt: {_EXTRA}", name="bcrypt") from None
+        raise ModuleNotFoundError(
+            f"basic_auth_users needs bcrypt: {_EXTRA}", name="bcrypt"
+        ) from None

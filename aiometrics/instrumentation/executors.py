@@ -36,4 +36,6 @@ def _is_uvloop(loop: Any) -> bool:
 
 def _referred_to(loop: Any) -> ThreadPoolExecutor | None:
     """The only executor that a loop in C holds; no attribute shows it, the garbage collector does."""
-    return next((found for found in gc.get_referents(loop) if isinstance(found, ThreadPoolExecutor)), None)
+    return next(
+        (found for found in gc.get_referents(loop) if isinstance(found, ThreadPoolExecutor)), None
+    )

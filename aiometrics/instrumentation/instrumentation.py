@@ -91,7 +91,10 @@ class Instrumentation:
         slow_ns = options.slow_request_ns or options.blocking_threshold_ns
         #: Whom to tell of requests that are over.
         self.request_observers = Observers(slow_ns, self.internal_errors)
-        self.request_observers.slow += [self._exemplars.keep_wall, SlowRequests(self.work_queue, options.slow_request_ns)]
+        self.request_observers.slow += [
+            self._exemplars.keep_wall,
+            SlowRequests(self.work_queue, options.slow_request_ns),
+        ]
         #: Called with each loop that is about to be traced.
         self.on_loop: Callable[[], None] = _nothing
         #: Garbage collection may take one out at any moment: what goes through them goes through a copy.
@@ -242,7 +245,9 @@ class Instrumentation:
     def _vitals_of(self, loop: Any) -> LoopStats | None:
         """What to add to that is known of ``loop``, if it is traced."""
         traced_loop = self._tenants.get(id(loop))
-        return None if traced_loop is None or traced_loop.slot is None else traced_loop.slot.loop_stats
+        return (
+            None if traced_loop is None or traced_loop.slot is None else traced_loop.slot.loop_stats
+        )
 
     def _unhandled(self, loop: Any) -> None:
         loop_stats = self._vitals_of(loop)
@@ -259,7 +264,9 @@ class Instrumentation:
     def _adopt(self, loop: Any) -> _TracedLoop:
         with self._lock:
             number = id(loop)
-            traced_loop = self._tenants[number] = _TracedLoop(_reference(loop, lambda _: self._gone(number)), None, None)
+            traced_loop = self._tenants[number] = _TracedLoop(
+                _reference(loop, lambda _: self._gone(number)), None, None
+            )
             try:
                 self._sweep()
                 if self._wanted(loop):
@@ -284,7 +291,9 @@ class Instrumentation:
 
     def _recorder(self, loop: Any, slot: Slot) -> Any:
         blocked = _inflicted_wait(weakref.ref(loop), slot, self._exemplars)
-        return self._implementation.recorder(slot.page, slot.directory, self.internal_errors, clock=self.clock, blocked=blocked)
+        return self._implementation.recorder(
+            slot.page, slot.directory, self.internal_errors, clock=self.clock, blocked=blocked
+        )
 
     def _binding(self, recorder: Any, slot: Slot) -> LoopBinding:
         return LoopBinding(
@@ -306,7 +315,9 @@ class Instrumentation:
         return (self._tenants.get(id(loop)) or self._adopt(loop)).binding
 
     def _timing(self, loop: Any, slot: Slot) -> LoopTiming | None:
-        return time_turns(loop, lambda: self._implementation.turns(slot.page, self.clock, self.internal_errors))
+        return time_turns(
+            loop, lambda: self._implementation.turns(slot.page, self.clock, self.internal_errors)
+        )
 
     def _loop_started(self, loop: Any) -> None:
         loop_stats = self._vitals_of(loop)
@@ -360,7 +371,11 @@ def _nothing() -> None:
 
 def _page_format(options: Options) -> PageFormat:
     layout = from_seconds(
-        options.segment_buckets, options.wait_buckets, options.max_coroutines, options.max_yield_points, options.max_requests
+        options.segment_buckets,
+        options.wait_buckets,
+        options.max_coroutines,
+        options.max_yield_points,
+        options.max_requests,
     )
     return PageFormat(layout, options.blocking_threshold_ns, options.weight)
 
@@ -372,7 +387,9 @@ def _reference(loop: Any, gone: Callable[[Any], None]) -> Callable[[], Any]:
         return lambda: loop
 
 
-def _inflicted_wait(loop: Callable[[], Any], slot: Slot, exemplars: Exemplars) -> Callable[[int, int], None]:
+def _inflicted_wait(
+    loop: Callable[[], Any], slot: Slot, exemplars: Exemplars
+) -> Callable[[int, int], None]:
     """Charges a blocking segment with the time that it cost the handles that were ready behind it, where the loop shows them.
 
     Called in the context of its task: if that leads to a request or a trace, the segment is kept as the exemplar of its yield point.
@@ -382,7 +399,9 @@ def _inflicted_wait(loop: Callable[[], Any], slot: Slot, exemplars: Exemplars) -
     def blocked(record: int, segment_ns: int) -> None:
         slot.loop_stats.seen_here()
         ready = len(getattr(loop(), "_ready", ()))
-        page.words[page.layout.yield_point(record) + YIELD_POINT["inflicted_wait_ns"]] += segment_ns * ready
+        page.words[page.layout.yield_point(record) + YIELD_POINT["inflicted_wait_ns"]] += (
+            segment_ns * ready
+        )
         exemplar = exemplars.of_segment(segment_ns)
         if exemplar is not None:
             slot.marks.put(SEGMENT, record, exemplar)

@@ -16,7 +16,10 @@ class ProcessStats:
     """Writes to the first page of the process. What there is no page for yet, it tells itself."""
 
     def __init__(
-        self, internal_errors: InternalErrors, outside_loop: Callable[[], int], records: Callable[[], Mapping[tuple[str, str], int]]
+        self,
+        internal_errors: InternalErrors,
+        outside_loop: Callable[[], int],
+        records: Callable[[], Mapping[tuple[str, str], int]],
     ) -> None:
         self._internal_errors = internal_errors
         self._outside_loop = outside_loop
@@ -43,7 +46,9 @@ class ProcessStats:
         self._outside_written = outside
         records = self._records()
         for key, count in records.items():
-            page.words[page.layout.loop_stats + LOOP_STATS["_".join(key)]] += count - self._records_written.get(key, 0)
+            page.words[page.layout.loop_stats + LOOP_STATS["_".join(key)]] += (
+                count - self._records_written.get(key, 0)
+            )
         self._records_written = records
 
     def errors(self) -> dict[str, int]:

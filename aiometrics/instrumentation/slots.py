@@ -70,7 +70,11 @@ class SlotPool:
         On a shelf loops have numbers for names, and any free page will do. Raises ``OSError`` if the shelf has none.
         """
         with self._lock:
-            slot = self._of_name(self._unique(thread_name)) if self._directory is None else self._of_shelf(self._directory)
+            slot = (
+                self._of_name(self._unique(thread_name))
+                if self._directory is None
+                else self._of_shelf(self._directory)
+            )
             if slot is None:
                 self._slots[0].page.words[HEADER["overflow_loop"]] += 1
                 return None
@@ -113,12 +117,19 @@ class SlotPool:
         """Every page that a loop ever wrote to. Takes no lock: slots are only ever added."""
         return list(self._slots)
 
-    def views(self, now_ns: int, unix_ns: int, pause: Pause = no_pause) -> tuple[list[PageView], Mapping[str, int]]:
+    def views(
+        self, now_ns: int, unix_ns: int, pause: Pause = no_pause
+    ) -> tuple[list[PageView], Mapping[str, int]]:
         """What all pages say, those of other processes on the shelf included, and how many of the latter were left out, by reason."""
-        own = {slot.name: labelled(_view(slot, now_ns, unix_ns, pause), slot.name) for slot in self.all()}
+        own = {
+            slot.name: labelled(_view(slot, now_ns, unix_ns, pause), slot.name)
+            for slot in self.all()
+        }
         if self._directory is None:
             return list(own.values()), {}
-        shelved = self._directory.read({int(name) for name in own}, self._page_format, now_ns, unix_ns, pause)
+        shelved = self._directory.read(
+            {int(name) for name in own}, self._page_format, now_ns, unix_ns, pause
+        )
         found = {**{int(name): view for name, view in own.items()}, **shelved.pages}
         return [found[number] for number in sorted(found)], shelved.skipped
 
@@ -152,7 +163,15 @@ class SlotPool:
     def _added(self, page: Page, name: str) -> Slot:
         directory = Labels(page, self._places, self._internal_errors)
         errors = CounterTable(page, self._page_format.layout.errors, MAX_PROBES)
-        slot = Slot(page, directory, Objectives(page, directory, self._objectives), LoopStats(page), errors, ExemplarTable(page), name)
+        slot = Slot(
+            page,
+            directory,
+            Objectives(page, directory, self._objectives),
+            LoopStats(page),
+            errors,
+            ExemplarTable(page),
+            name,
+        )
         self._slots.append(slot)
         return slot
 

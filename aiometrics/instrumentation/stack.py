@@ -20,7 +20,11 @@ SHORT = 8
 UNKNOWN = "(unknown)"
 #: What runs the loop: nothing outside of it belongs to what the loop does now.
 _RUNNERS = frozenset(
-    {("asyncio.base_events", "BaseEventLoop._run_once"), ("asyncio.events", "Handle._run"), ("asyncio.runners", "Runner.run")}
+    {
+        ("asyncio.base_events", "BaseEventLoop._run_once"),
+        ("asyncio.events", "Handle._run"),
+        ("asyncio.runners", "Runner.run"),
+    }
 )
 #: What stands between a loop, its tasks and their coroutines because of us.
 _OURS = frozenset(
@@ -80,12 +84,18 @@ def calls(innermost: FrameType) -> list[Call]:
     frames = list(islice(_within_runner(innermost), MAX_FRAMES))
     if frames and not _runs_loop(frames[-1].f_back):
         frames = _within_coroutine(frames)
-    found = (Call(frame.f_code, frame.f_lineno, module_name(frame.f_code, frame.f_globals)) for frame in frames)
+    found = (
+        Call(frame.f_code, frame.f_lineno, module_name(frame.f_code, frame.f_globals))
+        for frame in frames
+    )
     return [call for call in found if call.module not in _OURS]
 
 
 def _runs_loop(frame: FrameType | None) -> bool:
-    return frame is not None and (frame.f_globals.get("__name__"), frame.f_code.co_qualname) in _RUNNERS
+    return (
+        frame is not None
+        and (frame.f_globals.get("__name__"), frame.f_code.co_qualname) in _RUNNERS
+    )
 
 
 def _within_runner(frame: FrameType | None) -> Iterator[FrameType]:
@@ -95,7 +105,10 @@ def _within_runner(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def _within_coroutine(frames: list[FrameType]) -> list[FrameType]:
-    outermost = max((number for number, frame in enumerate(frames) if frame.f_code.co_flags & _ASYNCHRONOUS), default=len(frames))
+    outermost = max(
+        (number for number, frame in enumerate(frames) if frame.f_code.co_flags & _ASYNCHRONOUS),
+        default=len(frames),
+    )
     return frames[: outermost + 1]
 
 
@@ -106,8 +119,17 @@ def blocked_at(stack: Sequence[Call], places: Places) -> str:
     line tells which it is. What we do ourselves, and what we call for it, is never the place.
     """
     kinds = [places.origin_of(call.module, call.code) for call in stack]
-    work = max((number for number, call in enumerate(stack) if ours(call.module) and kinds[number] < Origin.APPLICATION), default=-1)
-    eligible = [number for number, kind in enumerate(kinds) if number > work or kind == Origin.APPLICATION]
+    work = max(
+        (
+            number
+            for number, call in enumerate(stack)
+            if ours(call.module) and kinds[number] < Origin.APPLICATION
+        ),
+        default=-1,
+    )
+    eligible = [
+        number for number, kind in enumerate(kinds) if number > work or kind == Origin.APPLICATION
+    ]
     if not eligible:
         return UNKNOWN
     number = max(eligible, key=kinds.__getitem__)

@@ -125,7 +125,11 @@ class Watchdog(Background):
     def _look_at(self, slot: Slot) -> int:
         since_ns, now_ns = _since_ns(slot.page), self._clock()
         # Before anything else: the thread may go on as soon as we let it.
-        stack = self._stack(slot, since_ns) if blocked_ns(since_ns, now_ns, self._threshold_ns) else None
+        stack = (
+            self._stack(slot, since_ns)
+            if blocked_ns(since_ns, now_ns, self._threshold_ns)
+            else None
+        )
         incident = self._incidents.get(slot)
         if incident is not None and incident.since_ns != since_ns:
             del self._incidents[slot]
@@ -146,14 +150,21 @@ class Watchdog(Background):
         incident = self._incidents.get(slot)
         if incident is None:
             before_ns = _word(slot.page, "blocking_ns") - _word(slot.page, "segment_counted_ns")
-            incident = self._incidents[slot] = Incident(since_ns, _coroutine_name(slot.page), before_ns)
+            incident = self._incidents[slot] = Incident(
+                since_ns, _coroutine_name(slot.page), before_ns
+            )
         place = blocked_at(stack, self._places)
         slot.loop_stats.sampled(place)
         incident.places[place] += 1
         incident.stacks[place] = shortened(stack) or UNKNOWN
         incident.seen_ns = now_ns - since_ns
         if incident.seen_ns >= LASTING_NS and not incident.logged:
-            self._log(slot, incident, now_ns, f"has been blocked for {_text(incident.seen_ns)} and still is,")
+            self._log(
+                slot,
+                incident,
+                now_ns,
+                f"has been blocked for {_text(incident.seen_ns)} and still is,",
+            )
 
     def _end(self, slot: Slot, incident: Incident, now_ns: int) -> None:
         if not incident.logged:

@@ -31,6 +31,10 @@ class Mounted:
 
     async def answer(self, accept: str | None) -> Response:
         """The page, in the format that the header ``Accept`` of the request prefers."""
-        if self._process != os.getpid():  # a forked child, which has none of the threads, and nobody who finishes what they have begun
+        if (
+            self._process != os.getpid()
+        ):  # a forked child, which has none of the threads, and nobody who finishes what they have begun
             self._begin()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._scrapes.answer, accept)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._scrapes.answer, accept
+        )

@@ -8,7 +8,9 @@ from typing import Any
 
 UNMATCHED = "(unmatched)"
 #: Anybody may send any word as a method; these are the ones that are written out.
-_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+_METHODS = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
+)
 _OTHER_METHOD = "_OTHER"
 #: The values of ``starlette.routing.Match``, which is not imported for them.
 _PARTIAL, _FULL = 1, 2
@@ -54,7 +56,10 @@ class Routes:
             if not path.startswith(prefix) or (regex is not None and regex.match(path) is None):
                 continue
             if plain and method is not None:
-                match, child_scope = _FULL if not route.methods or method in route.methods else _PARTIAL, scope
+                match, child_scope = (
+                    _FULL if not route.methods or method in route.methods else _PARTIAL,
+                    scope,
+                )
             else:
                 asked, child_scope = route.matches(scope)
                 match = asked.value

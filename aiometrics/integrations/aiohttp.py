@@ -16,7 +16,9 @@ from aiometrics.requests.request import Request
 from aiometrics.requests.request import request as request_scope
 
 #: Marks a request that a middleware of ours, of an application further out, has taken already.
-_TAKEN: Any = web.RequestKey("aiometrics_taken", bool) if hasattr(web, "RequestKey") else "aiometrics_taken"
+_TAKEN: Any = (
+    web.RequestKey("aiometrics_taken", bool) if hasattr(web, "RequestKey") else "aiometrics_taken"
+)
 
 
 def request_middleware(*, id_header: str = "X-Request-ID") -> Middleware:
@@ -42,10 +44,14 @@ def request_middleware(*, id_header: str = "X-Request-ID") -> Middleware:
                 _finish(current, request, answer.status)
                 raise
             except Exception:
-                if request.transport is None:  # which is what the handler met, if it went on to write
+                if (
+                    request.transport is None
+                ):  # which is what the handler met, if it went on to write
                     current.finish("cancelled")
                 raise
-            _finish(current, request, getattr(response, "status", 500))  # what is no response is an error of which the server tells
+            _finish(
+                current, request, getattr(response, "status", 500)
+            )  # what is no response is an error of which the server tells
             return response
 
     return middleware

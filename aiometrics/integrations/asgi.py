@@ -38,7 +38,13 @@ class RequestMiddleware:
     handling tells.
     """
 
-    def __init__(self, app: App, *, route: Callable[[Scope], str | None] | None = None, id_header: str = "x-request-id") -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        route: Callable[[Scope], str | None] | None = None,
+        id_header: str = "x-request-id",
+    ) -> None:
         self.app = app
         self._route = self._matched if route is None else route
         self._id_header = id_header.lower().encode("latin-1")
@@ -50,7 +56,9 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         scope[_TAKEN] = True
-        current = enter(request_type(scope["method"], self._template(scope)), header(scope, self._id_header))
+        current = enter(
+            request_type(scope["method"], self._template(scope)), header(scope, self._id_header)
+        )
         current.attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
         exchange = _Exchange(current, receive, send)
         try:
@@ -103,7 +111,11 @@ class _Exchange:
             self._status_code = message["status"]
         elif message["type"] in _BODIES and not message.get("more_body", False):
             self._complete = True
-            self._end("completed" if self._status_code is not None and self._status_code < 500 else "failed")
+            self._end(
+                "completed"
+                if self._status_code is not None and self._status_code < 500
+                else "failed"
+            )
 
     def done(self, error: BaseException | None) -> None:
         """The application is done: if its response is not complete by now it has failed."""
@@ -146,15 +158,26 @@ def make_asgi_app(registry: CollectorRegistry | None = REGISTRY) -> App:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as servers call it
         if scope["type"] != "http":
-            raise RuntimeError(f"the metrics are served over http, not over {scope['type']!r}: mount them under a path of their own")
+            raise RuntimeError(
+                f"the metrics are served over http, not over {scope['type']!r}: mount them under a path of their own"
+            )
         if scope["method"] not in ("GET", "HEAD"):
             answer = Response(405, b"Method Not Allowed\n", headers=(("allow", "GET, HEAD"),))
         else:
             answer = await mounted.answer(header(scope, b"accept"))
-        headers = [("content-type", answer.content_type), ("content-length", str(len(answer.body))), *answer.headers]
+        headers = [
+            ("content-type", answer.content_type),
+            ("content-length", str(len(answer.body))),
+            *answer.headers,
+        ]
         encoded = [(name.encode(), value.encode()) for name, value in headers]
         await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+        await send(
+            {
+                "type": "http.response.body",
+                "body": b"" if scope["method"] == "HEAD" else answer.body,
+            }
+        )
 
     return app
 

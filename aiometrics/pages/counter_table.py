@@ -32,7 +32,10 @@ class CounterTable:
 
     def counts(self) -> dict[str, int]:
         """Each name with its count."""
-        return {data.decode("utf-8", "replace"): self._page.words[note + _COUNT] for data, note in self._notes.items()}
+        return {
+            data.decode("utf-8", "replace"): self._page.words[note + _COUNT]
+            for data, note in self._notes.items()
+        }
 
     def _written(self) -> Iterator[tuple[int, bytes]]:
         for note in self._places:

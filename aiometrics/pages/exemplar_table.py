@@ -31,7 +31,9 @@ class ExemplarTable:
         self._free = list(range(start, start + MAX_EXEMPLARS * NOTE_WORDS, NOTE_WORDS))
         #: Where each is, the oldest first.
         self._notes: OrderedDict[Key, int] = OrderedDict()
-        for key, note in sorted(self._written(), key=lambda found: self._text(found[1]).split(" ")[3]):
+        for key, note in sorted(
+            self._written(), key=lambda found: self._text(found[1]).split(" ")[3]
+        ):
             self._notes[key] = note
             self._free.remove(note)
 
@@ -65,14 +67,23 @@ class ExemplarTable:
 
 def _encoded(kind: int, number: int, exemplar: Exemplar) -> str:
     labels = dict(exemplar.labels)
-    return " ".join((f"{kind} {number} {exemplar.value_ns} {exemplar.unix_ns:019}", *(labels.get(name, _NONE) for name in _NAMES)))
+    return " ".join(
+        (
+            f"{kind} {number} {exemplar.value_ns} {exemplar.unix_ns:019}",
+            *(labels.get(name, _NONE) for name in _NAMES),
+        )
+    )
 
 
 def decoded(text: str) -> tuple[Key, Exemplar]:
     """What the text of a note says. Raises ``ValueError`` if it is not one of an exemplar."""
     parts = text.split(" ", 3 + len(_NAMES))
     numbers, values = parts[:4], parts[4:]
-    if len(values) != len(_NAMES) or not all(map(_NUMBER.fullmatch, numbers)) or all(value == _NONE for value in values):
+    if (
+        len(values) != len(_NAMES)
+        or not all(map(_NUMBER.fullmatch, numbers))
+        or all(value == _NONE for value in values)
+    ):
         raise ValueError(f"a note of {len(text)} characters that is no exemplar")
     kind, number, value_ns, unix_ns = map(int, numbers)
     trace_id, span_id, request_id = zip(_NAMES, values, strict=True)

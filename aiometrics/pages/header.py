@@ -54,18 +54,34 @@ def parse_header(head: Buffer, size: int) -> PageFormat:
         raise PageVersionError(f"a page of version {version}; this reader knows version {VERSION}")
     words = memoryview(head)[: len(head) // WORD * WORD].cast("q")
     counts = [words[HEADER[name]] for name in ("segment_bounds", "wait_bounds")]
-    capacities = [words[HEADER[name]] for name in ("max_coroutines", "max_yield_points", "max_requests")]
-    if not all(1 <= count <= _MAX_BOUNDS for count in counts) or not all(1 <= count <= _MAX_RECORDS for count in capacities):
-        raise PageError(f"a page with {counts} bucket bounds and room for {capacities} records is out of range")
+    capacities = [
+        words[HEADER[name]] for name in ("max_coroutines", "max_yield_points", "max_requests")
+    ]
+    if not all(1 <= count <= _MAX_BOUNDS for count in counts) or not all(
+        1 <= count <= _MAX_RECORDS for count in capacities
+    ):
+        raise PageError(
+            f"a page with {counts} bucket bounds and room for {capacities} records is out of range"
+        )
     if words[HEADER["weight"]] < 1:
         raise PageError(f"a page whose tasks count {words[HEADER['weight']]} times each")
     ends = list(accumulate((len(HEADER), *counts)))
     if ends[-1] > len(words):
         raise PageError(f"{size} bytes are too few for the bucket bounds")
     segment_ns, wait_ns = (tuple(words[start:end].tolist()) for start, end in pairwise(ends))
-    if not all(1 <= lower < upper for bounds in (segment_ns, wait_ns) for lower, upper in pairwise((*bounds, bounds[-1] + 1))):
-        raise PageError(f"bucket bounds must ascend from 1 ns on, not be {segment_ns} and {wait_ns}")
+    if not all(
+        1 <= lower < upper
+        for bounds in (segment_ns, wait_ns)
+        for lower, upper in pairwise((*bounds, bounds[-1] + 1))
+    ):
+        raise PageError(
+            f"bucket bounds must ascend from 1 ns on, not be {segment_ns} and {wait_ns}"
+        )
     layout = Layout(segment_ns, wait_ns, *capacities)
-    if layout.size != size or words[HEADER["size"]] != size or words[HEADER["string_bytes"]] != layout.string_bytes:
+    if (
+        layout.size != size
+        or words[HEADER["size"]] != size
+        or words[HEADER["string_bytes"]] != layout.string_bytes
+    ):
         raise PageError(f"a page of {size} bytes that should have {layout.size}")
     return PageFormat(layout, words[HEADER["blocking_threshold_ns"]], words[HEADER["weight"]])

@@ -30,7 +30,14 @@ UNKNOWN = -1
 #: How a task's coroutine can end, in the order in which pages store it.
 STATUSES = ("completed", "failed", "cancelled")
 #: What can be wrong with the use of request scopes, in the order in which pages store it.
-SCOPE_ERRORS = ("abandoned", "out_of_order", "foreign_task", "foreign_loop", "invalid", "outside_loop")
+SCOPE_ERRORS = (
+    "abandoned",
+    "out_of_order",
+    "foreign_task",
+    "foreign_loop",
+    "invalid",
+    "outside_loop",
+)
 #: What is written of single requests, and what can become of it, in the order in which pages store the counts.
 RECORD_KINDS = ("slow_request", "trace")
 RECORD_OUTCOMES = ("written", "dropped")
@@ -91,7 +98,18 @@ LOOP = _numbered(
     "started",  # updates that were begun: one more than are complete means that what a reader copied does not add up
 )
 #: What a page goes on from when another loop takes it over; everything else of the loop record is true only of the moment.
-LOOP_COUNTERS = frozenset({"finished", "blocking_ns", "active_ns", "idle_ns", "events", "events_waiting", "segments_before_ns", "started"})
+LOOP_COUNTERS = frozenset(
+    {
+        "finished",
+        "blocking_ns",
+        "active_ns",
+        "idle_ns",
+        "events",
+        "events_waiting",
+        "segments_before_ns",
+        "started",
+    }
+)
 GENERATIONS = 3
 #: What is known of a loop without its recorder; UNKNOWN where the loop or the system does not tell.
 LOOP_STATS = _numbered(
@@ -117,7 +135,15 @@ MAX_PLACES, MAX_PROBES = 101, 33
 #: Exemplars.
 MAX_EXEMPLARS = 64
 COROUTINE = _numbered("name", "created", "live", "destroyed_pending", "running_ns")
-YIELD_POINT = _numbered("coroutine", "yield_point", "awaits", "blocking_ns", "inflicted_wait_ns", "suspended", "oldest_ns")
+YIELD_POINT = _numbered(
+    "coroutine",
+    "yield_point",
+    "awaits",
+    "blocking_ns",
+    "inflicted_wait_ns",
+    "suspended",
+    "oldest_ns",
+)
 REQUEST = _numbered(
     "name",
     "objective_ns",  # 0 if it has none
@@ -245,7 +271,9 @@ class Layout:
     @cached_property
     def string_bytes(self) -> int:
         """Size of the string area in bytes, a whole number of words."""
-        return STRING_BYTES_PER_NAME * (self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 4)
+        return STRING_BYTES_PER_NAME * (
+            self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 4
+        )
 
     @cached_property
     def size(self) -> int:
@@ -307,7 +335,13 @@ def elapsed_ns(since_ns: int, seen_ns: int) -> int:
     return max(0, seen_ns - since_ns) if since_ns else 0
 
 
-def from_seconds(segment: Sequence[float], wait: Sequence[float], max_coroutines: int, max_yield_points: int, max_requests: int) -> Layout:
+def from_seconds(
+    segment: Sequence[float],
+    wait: Sequence[float],
+    max_coroutines: int,
+    max_yield_points: int,
+    max_requests: int,
+) -> Layout:
     """A layout with bucket bounds given in seconds."""
     return Layout(
         tuple(round(bound * 1_000_000_000) for bound in segment),

@@ -12,7 +12,14 @@ from typing import TypeVar
 from aiometrics.base.yielding import Pause, in_slices, no_pause
 from aiometrics.pages.layout import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.pages.reader import OVERFLOWS, PageView
-from aiometrics.pages.snapshot import Coroutine, Exemplar, RequestType, RequestWait, Snapshot, YieldPoint
+from aiometrics.pages.snapshot import (
+    Coroutine,
+    Exemplar,
+    RequestType,
+    RequestWait,
+    Snapshot,
+    YieldPoint,
+)
 
 K = TypeVar("K")
 E = TypeVar("E")
@@ -42,10 +49,17 @@ def merged(
         yield_points=merged_yield_points(pages, pause),
         requests=merged_requests(pages, pause),
         request_waits=merged_request_waits(pages),
-        scope_errors=merged_counts((dict.fromkeys(SCOPE_ERRORS, 0), *(page.scope_errors for page in pages))),
+        scope_errors=merged_counts(
+            (dict.fromkeys(SCOPE_ERRORS, 0), *(page.scope_errors for page in pages))
+        ),
         overflow=merged_overflow(pages),
         errors=merged_counts((*(page.errors for page in pages), errors)),
-        records=merged_counts((dict.fromkeys(product(RECORD_KINDS, RECORD_OUTCOMES), 0), *(page.records for page in pages))),
+        records=merged_counts(
+            (
+                dict.fromkeys(product(RECORD_KINDS, RECORD_OUTCOMES), 0),
+                *(page.records for page in pages),
+            )
+        ),
         untraced_tasks=sum(page.untraced_tasks for page in pages) + untraced_tasks,
         sample_ratio=sample_ratio,
         skipped_pages=skipped_pages,
@@ -58,7 +72,9 @@ def merged_coroutines(views: Iterable[PageView], pause: Pause = no_pause) -> tup
     return _added_up(in_slices(entries, pause), lambda entry: entry.coroutine, _add_coroutines)
 
 
-def merged_yield_points(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[YieldPoint, ...]:
+def merged_yield_points(
+    views: Iterable[PageView], pause: Pause = no_pause
+) -> tuple[YieldPoint, ...]:
     """The yield points of all pages, those with the same labels added up."""
     entries = (entry for view in views for entry in view.yield_points)
     return _added_up(in_slices(entries, pause), lambda entry: entry.labels, _add_yield_points)
@@ -70,7 +86,9 @@ def merged_requests(views: Iterable[PageView], pause: Pause = no_pause) -> tuple
     return _added_up(in_slices(entries, pause), lambda entry: entry.request, _add_requests)
 
 
-def _added_up(entries: Iterable[E], labels: Callable[[E], object], add: Callable[[E, E], E]) -> tuple[E, ...]:
+def _added_up(
+    entries: Iterable[E], labels: Callable[[E], object], add: Callable[[E, E], E]
+) -> tuple[E, ...]:
     found: dict[object, E] = {}
     for entry in entries:
         key = labels(entry)
@@ -121,12 +139,20 @@ def _add_requests(one: RequestType, two: RequestType) -> RequestType:
         one.in_progress + two.in_progress,
         two.objective_ns if one.objective_ns is None else one.objective_ns,
         one.violations + two.violations,
-        {status: found for status in STATUSES if (found := _newer(one.exemplars.get(status), two.exemplars.get(status))) is not None},
+        {
+            status: found
+            for status in STATUSES
+            if (found := _newer(one.exemplars.get(status), two.exemplars.get(status))) is not None
+        },
     )
 
 
 def _newer(*found: Exemplar | None) -> Exemplar | None:
-    return max((exemplar for exemplar in found if exemplar is not None), key=lambda exemplar: exemplar.unix_ns, default=None)
+    return max(
+        (exemplar for exemplar in found if exemplar is not None),
+        key=lambda exemplar: exemplar.unix_ns,
+        default=None,
+    )
 
 
 def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:

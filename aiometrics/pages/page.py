@@ -74,7 +74,14 @@ class Page:
     :meth:`add_request` and :meth:`add_request_wait` return a record's number, or 0, which is ``(other)``, when the page is full.
     """
 
-    def __init__(self, layout: Layout, blocking_threshold_ns: int, weight: int = 1, *, memory: Memory | None = None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        blocking_threshold_ns: int,
+        weight: int = 1,
+        *,
+        memory: Memory | None = None,
+    ) -> None:
         self.layout = layout
         self.memory: Memory = bytearray(layout.size) if memory is None else memory
         self.words = memoryview(self.memory)[: layout.strings * WORD].cast("q")
@@ -195,7 +202,10 @@ class Page:
         """Number, and coroutine and names, of each yield point record but our own."""
         for number in range(1, self.words[HEADER["yield_points"]]):
             record = self.layout.yield_point(number)
-            coroutine, *refs = (self.words[record + YIELD_POINT[field]] for field in ("coroutine", "yield_point", "awaits"))
+            coroutine, *refs = (
+                self.words[record + YIELD_POINT[field]]
+                for field in ("coroutine", "yield_point", "awaits")
+            )
             yield_point, awaits = map(self.text, refs)
             yield number, (coroutine, yield_point, awaits)
 
@@ -208,7 +218,13 @@ class Page:
         """Number, and request and what is awaited, of each record of a request's waits but our own."""
         for number in range(1, self.words[HEADER["request_waits"]]):
             record = self.layout.request_wait(number)
-            yield number, (self.words[record + REQUEST_WAIT["request"]], self.text(self.words[record + REQUEST_WAIT["awaits"]]))
+            yield (
+                number,
+                (
+                    self.words[record + REQUEST_WAIT["request"]],
+                    self.text(self.words[record + REQUEST_WAIT["awaits"]]),
+                ),
+            )
 
     def text(self, ref: int) -> str:
         """The text that a word of this page refers to."""
@@ -239,7 +255,10 @@ class Page:
             return 0
         record = self.layout.yield_point(number)
         self.words[record + YIELD_POINT["coroutine"]] = coroutine
-        self.words[record + YIELD_POINT["yield_point"]], self.words[record + YIELD_POINT["awaits"]] = refs
+        (
+            self.words[record + YIELD_POINT["yield_point"]],
+            self.words[record + YIELD_POINT["awaits"]],
+        ) = refs
         self.words[HEADER["yield_points"]] = number + 1
         return number
 
@@ -290,12 +309,17 @@ class Page:
     def settle(self) -> None:
         """Make final what looks counted of the segment in progress. For the writer, who knows that it is still in progress."""
         words, loop = self.words, self.layout.loop
-        since, counted, looked = (words[loop + LOOP[field]] for field in ("segment_since_ns", "segment_counted_ns", "looked_ns"))
+        since, counted, looked = (
+            words[loop + LOOP[field]]
+            for field in ("segment_since_ns", "segment_counted_ns", "looked_ns")
+        )
         pending = pending_ns(since, counted, looked, words[HEADER["blocking_threshold_ns"]])
         if not pending:
             return
         words[loop + LOOP["segment_counted_ns"]] += pending
-        words[self.layout.coroutine(words[loop + LOOP["segment_coroutine"]]) + COROUTINE["running_ns"]] += pending
+        words[
+            self.layout.coroutine(words[loop + LOOP["segment_coroutine"]]) + COROUTINE["running_ns"]
+        ] += pending
         words[loop + LOOP["blocking_ns"]] += pending
         if not words[loop + LOOP["timed"]]:
             # The segment brings it when it ends, and takes this back.
@@ -304,7 +328,9 @@ class Page:
     def _settle_times(self) -> None:
         """Make final what readers counted of the turn or the wait in progress: the loop is gone, and will not end it."""
         words, loop = self.words, self.layout.loop
-        segments_ns = sum(words[self.layout.segments(number)] for number in range(words[HEADER["yield_points"]]))
+        segments_ns = sum(
+            words[self.layout.segments(number)] for number in range(words[HEADER["yield_points"]])
+        )
         if words[loop + LOOP["timed"]]:
             words[loop + LOOP["active_ns"]] += self._seen_ns("turn_since_ns")
             words[loop + LOOP["idle_ns"]] += self._seen_ns("poll_since_ns")
@@ -314,7 +340,9 @@ class Page:
         words[loop + LOOP["segments_before_ns"]] = segments_ns
 
     def _seen_ns(self, field: str) -> int:
-        since_ns, seen_ns = (self.words[self.layout.loop + LOOP[name]] for name in (field, "seen_ns"))
+        since_ns, seen_ns = (
+            self.words[self.layout.loop + LOOP[name]] for name in (field, "seen_ns")
+        )
         return elapsed_ns(since_ns, seen_ns)
 
     def _forget_vitals(self) -> None:

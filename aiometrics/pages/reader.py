@@ -73,7 +73,9 @@ class PageView:
     scope_errors: Mapping[str, int]
 
 
-def read(data: Buffer, now_ns: int, unix_ns: int, *, alive: bool = True, pause: Pause = no_pause) -> PageView:
+def read(
+    data: Buffer, now_ns: int, unix_ns: int, *, alive: bool = True, pause: Pause = no_pause
+) -> PageView:
     """Decode a copy of a page, taken when the clock showed ``now_ns`` and the time of day was ``unix_ns``.
 
     Of a page whose writer is no longer ``alive``, what was true only of the moment is left out. ``pause`` is called now and then.
@@ -88,7 +90,11 @@ def check_range(data: Buffer) -> None:
     layout = parse_header(data, len(data)).layout
     words = memoryview(data)[: layout.strings * WORD].cast("q")
     # In between are tables of notes, which have text among their words.
-    numbers = words[: layout.samples], words[layout.samples : layout.coroutines : NOTE_WORDS], words[layout.coroutines :]
+    numbers = (
+        words[: layout.samples],
+        words[layout.samples : layout.coroutines : NOTE_WORDS],
+        words[layout.coroutines :],
+    )
     for number in (found for some in numbers for found in (min(some), max(some))):
         if abs(number) > _MOST:
             raise PageError(f"a page never has more than {_MOST} of anything, and not {number}")
@@ -111,13 +117,23 @@ class _Decoder:
         self._strings_used = self._header("strings_used")
         self._weight = self._header("weight")
         if not 0 <= self._strings_used <= self._layout.string_bytes:
-            raise PageError(f"the string area of {self._layout.string_bytes} bytes cannot have {self._strings_used} in use")
+            raise PageError(
+                f"the string area of {self._layout.string_bytes} bytes cannot have {self._strings_used} in use"
+            )
         self._exemplars = dict(self._marks())
 
     def view(self, pause: Pause) -> PageView:
-        names = tuple(self._text(self._coroutine(number, "name")) for number in range(self._used["coroutines"]))
-        points = tuple(self._yield_point(number, names) for number in in_slices(range(self._used["yield_points"]), pause))
-        requests = tuple(self._text(self._request(number, "name")) for number in range(self._used["requests"]))
+        names = tuple(
+            self._text(self._coroutine(number, "name"))
+            for number in range(self._used["coroutines"])
+        )
+        points = tuple(
+            self._yield_point(number, names)
+            for number in in_slices(range(self._used["yield_points"]), pause)
+        )
+        requests = tuple(
+            self._text(self._request(number, "name")) for number in range(self._used["requests"])
+        )
         return PageView(
             self._loop_record(names),
             tuple(
@@ -129,10 +145,21 @@ class _Decoder:
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
             self._notes(self._layout.errors, MAX_PROBES),
             self._vital("untraced_tasks") if self._alive else 0,
-            {(kind, outcome): self._vital(f"{kind}_{outcome}") for kind in RECORD_KINDS for outcome in RECORD_OUTCOMES},
-            tuple(entry for number, name in in_slices(enumerate(requests), pause) if _used(entry := self._request_type(number, name))),
+            {
+                (kind, outcome): self._vital(f"{kind}_{outcome}")
+                for kind in RECORD_KINDS
+                for outcome in RECORD_OUTCOMES
+            },
+            tuple(
+                entry
+                for number, name in in_slices(enumerate(requests), pause)
+                if _used(entry := self._request_type(number, name))
+            ),
             self._request_waits(requests),
-            {kind: self._words[self._layout.scope_errors + number] for number, kind in enumerate(SCOPE_ERRORS)},
+            {
+                kind: self._words[self._layout.scope_errors + number]
+                for number, kind in enumerate(SCOPE_ERRORS)
+            },
         )
 
     def _header(self, name: str) -> int:
@@ -186,7 +213,9 @@ class _Decoder:
     def _text(self, ref: int) -> str:
         start, length = ref >> 32, ref & 0xFFFF_FFFF
         if ref < 0 or start + length > self._strings_used:
-            raise PageError(f"string reference {ref:#x} points outside the {self._strings_used} bytes in use")
+            raise PageError(
+                f"string reference {ref:#x} points outside the {self._strings_used} bytes in use"
+            )
         if length > NAME_BYTES:
             raise PageError(f"a name of at most {NAME_BYTES} bytes cannot have {length}")
         base = self._layout.strings * WORD + start
@@ -199,7 +228,9 @@ class _Decoder:
         return Histogram(bounds_ns, tuple(words[1:]), words[0])
 
     def _pending_ns(self) -> int:
-        since, counted, looked = (self._loop(field) for field in ("segment_since_ns", "segment_counted_ns", "looked_ns"))
+        since, counted, looked = (
+            self._loop(field) for field in ("segment_since_ns", "segment_counted_ns", "looked_ns")
+        )
         return pending_ns(since, counted, looked, self._header("blocking_threshold_ns"))
 
     def _loop_record(self, names: tuple[str, ...]) -> Loop:
@@ -213,9 +244,12 @@ class _Decoder:
             self._histogram(layout.start_delay, bounds_ns, self._weight),
             self._loop("blocking_ns") + self._pending_ns(),
             self._heartbeat_ns(),
-            Running(self._running_name(names), self._now_ns - since) if since and self._alive else None,
+            Running(self._running_name(names), self._now_ns - since)
+            if since and self._alive
+            else None,
             self._histogram(layout.iterations, bounds_ns, 1),
-            self._loop("active_ns") + (self._elapsed_ns("turn_since_ns") if timed else self._owned_ns()),
+            self._loop("active_ns")
+            + (self._elapsed_ns("turn_since_ns") if timed else self._owned_ns()),
             self._loop("idle_ns") + self._elapsed_ns("poll_since_ns") if ever_timed else None,
             self._loop("events") if ever_timed else None,
             self._loop("events_waiting") if ever_timed else None,
@@ -236,13 +270,20 @@ class _Decoder:
 
     def _owned_ns(self) -> int:
         """What the loop did for tasks, as an estimate where not all of them are traced: all that is known of a loop without a selector."""
-        segments_ns = sum(self._words[self._layout.segments(number)] for number in range(self._used["yield_points"]))
+        segments_ns = sum(
+            self._words[self._layout.segments(number)]
+            for number in range(self._used["yield_points"])
+        )
         return (segments_ns - self._loop("segments_before_ns") + self._pending_ns()) * self._weight
 
     def _heartbeat_ns(self) -> int:
         """When the loop last showed life: now if it is idle; else when its turn, or where turns are not timed its segment, began."""
         turn, poll = self._loop("turn_since_ns"), self._loop("poll_since_ns")
-        if not self._alive or not self._header("live") or (self._loop("timed") and not turn and not poll):
+        if (
+            not self._alive
+            or not self._header("live")
+            or (self._loop("timed") and not turn and not poll)
+        ):
             return 0
         busy_since = turn if self._loop("timed") else self._loop("segment_since_ns")
         return (busy_since or self._now_ns) + self._unix_offset_ns
@@ -250,7 +291,9 @@ class _Decoder:
     def _running_name(self, names: tuple[str, ...]) -> str:
         number = self._loop("segment_coroutine")
         if not 0 <= number < len(names):
-            raise PageError(f"the segment in progress is of coroutine {number}, but there are {len(names)}")
+            raise PageError(
+                f"the segment in progress is of coroutine {number}, but there are {len(names)}"
+            )
         return names[number]
 
     def _coroutine_record(self, number: int, name: str) -> Coroutine:
@@ -260,15 +303,25 @@ class _Decoder:
             self._coroutine(number, "created") * self._weight,
             self._coroutine(number, "live") * self._weight if self._alive else 0,
             self._coroutine(number, "destroyed_pending") * self._weight,
-            {status: self._histogram(layout.wall(number, code), bounds_ns, self._weight) for code, status in enumerate(STATUSES)},
-            {status: self._histogram(layout.active(number, code), bounds_ns, self._weight) for code, status in enumerate(STATUSES)},
+            {
+                status: self._histogram(layout.wall(number, code), bounds_ns, self._weight)
+                for code, status in enumerate(STATUSES)
+            },
+            {
+                status: self._histogram(layout.active(number, code), bounds_ns, self._weight)
+                for code, status in enumerate(STATUSES)
+            },
         )
 
     def _yield_point(self, number: int, names: tuple[str, ...]) -> YieldPoint:
         layout, start = self._layout, self._layout.yield_point(number)
-        coroutine, yield_point, awaits, blocking, inflicted, suspended, oldest = self._words[start : start + len(YIELD_POINT)].tolist()
+        coroutine, yield_point, awaits, blocking, inflicted, suspended, oldest = self._words[
+            start : start + len(YIELD_POINT)
+        ].tolist()
         if not 0 <= coroutine < len(names):
-            raise PageError(f"yield point {number} belongs to coroutine {coroutine}, but there are {len(names)}")
+            raise PageError(
+                f"yield point {number} belongs to coroutine {coroutine}, but there are {len(names)}"
+            )
         weight = self._weight_of(names[coroutine])
         return YieldPoint(
             names[coroutine],
@@ -288,33 +341,62 @@ class _Decoder:
         active = self._histogram(layout.request_active(number), bounds_ns, 1)
         return RequestType(
             name,
-            {status: self._histogram(layout.request_wall(number, code), bounds_ns, 1) for code, status in enumerate(STATUSES)},
+            {
+                status: self._histogram(layout.request_wall(number, code), bounds_ns, 1)
+                for code, status in enumerate(STATUSES)
+            },
             replace(active, sum_ns=active.sum_ns * self._weight),
             self._request(number, "background_ns") * self._weight,
             self._request(number, "in_progress") if self._alive else 0,
             self._request(number, "objective_ns") or None,
             self._request(number, "violations") + self._request(number, "overdue"),
-            {status: mark for code, status in enumerate(STATUSES) if (mark := self._exemplars.get((WALL + code, number)))},
+            {
+                status: mark
+                for code, status in enumerate(STATUSES)
+                if (mark := self._exemplars.get((WALL + code, number)))
+            },
         )
 
     def _request_waits(self, requests: tuple[str, ...]) -> tuple[RequestWait, ...]:
-        other, *others = (self._request_wait(number, requests) for number in range(self._used["request_waits"]))
+        other, *others = (
+            self._request_wait(number, requests) for number in range(self._used["request_waits"])
+        )
         return (other, *others) if other.wait_ns else tuple(others)
 
     def _request_wait(self, number: int, requests: tuple[str, ...]) -> RequestWait:
         start = self._layout.request_wait(number)
         request, awaits, wait_ns = self._words[start : start + len(REQUEST_WAIT)].tolist()
         if not 0 <= request < len(requests):
-            raise PageError(f"request wait {number} belongs to request {request}, but there are {len(requests)}")
+            raise PageError(
+                f"request wait {number} belongs to request {request}, but there are {len(requests)}"
+            )
         return RequestWait(requests[request], self._text(awaits), wait_ns * self._weight)
 
     def _running_points(self, names: tuple[str, ...]) -> Iterable[YieldPoint]:
-        layout, pending_ns, current = self._layout, self._pending_ns(), self._loop("segment_coroutine")
+        layout, pending_ns, current = (
+            self._layout,
+            self._pending_ns(),
+            self._loop("segment_coroutine"),
+        )
         for number, name in enumerate(names):
-            running_ns = self._coroutine(number, "running_ns") + (pending_ns if number == current else 0)
+            running_ns = self._coroutine(number, "running_ns") + (
+                pending_ns if number == current else 0
+            )
             if running_ns:
-                segments, waits = (_empty(bounds) for bounds in (layout.segment_bounds_ns, layout.wait_bounds_ns))
-                yield YieldPoint(name, RUNNING, RUNNING, segments, waits, running_ns * self._weight_of(name), 0, 0, 0)
+                segments, waits = (
+                    _empty(bounds) for bounds in (layout.segment_bounds_ns, layout.wait_bounds_ns)
+                )
+                yield YieldPoint(
+                    name,
+                    RUNNING,
+                    RUNNING,
+                    segments,
+                    waits,
+                    running_ns * self._weight_of(name),
+                    0,
+                    0,
+                    0,
+                )
 
     def _weight_of(self, coroutine: str) -> int:
         """How often a record counts: tasks may be sampled, callbacks never are."""
@@ -332,4 +414,6 @@ def _met(point: YieldPoint) -> bool:
 
 def _used(entry: RequestType) -> bool:
     """Whether there is such a type: only ``(other)`` exists before it is met."""
-    return entry.request != OTHER or bool(entry.in_progress or entry.background_ns or total(entry.wall.values()).count)
+    return entry.request != OTHER or bool(
+        entry.in_progress or entry.background_ns or total(entry.wall.values()).count
+    )

@@ -36,8 +36,12 @@ class Histogram:
 
     def __add__(self, other: Histogram) -> Histogram:
         if self.bounds_ns != other.bounds_ns:
-            raise ValueError(f"histograms with bounds {self.bounds_ns} and {other.bounds_ns} cannot be added: use the same buckets")
-        return Histogram(self.bounds_ns, tuple(map(add, self.counts, other.counts)), self.sum_ns + other.sum_ns)
+            raise ValueError(
+                f"histograms with bounds {self.bounds_ns} and {other.bounds_ns} cannot be added: use the same buckets"
+            )
+        return Histogram(
+            self.bounds_ns, tuple(map(add, self.counts, other.counts)), self.sum_ns + other.sum_ns
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,9 @@ class Snapshot:
         for entry in self.coroutines:
             if entry.coroutine == name:
                 return entry
-        raise KeyError(f"no coroutine {name!r}; known: {sorted(entry.coroutine for entry in self.coroutines)}")
+        raise KeyError(
+            f"no coroutine {name!r}; known: {sorted(entry.coroutine for entry in self.coroutines)}"
+        )
 
     def request(self, name: str) -> RequestType:
         """The record of one type of request.
@@ -199,7 +205,9 @@ class Snapshot:
         for entry in self.requests:
             if entry.request == name:
                 return entry
-        raise KeyError(f"no request {name!r}; known: {sorted(entry.request for entry in self.requests)}")
+        raise KeyError(
+            f"no request {name!r}; known: {sorted(entry.request for entry in self.requests)}"
+        )
 
     def yield_points_of(self, coroutine: str) -> tuple[YieldPoint, ...]:
         """The yield points of one coroutine, in the order they were first met."""

@@ -38,5 +38,7 @@ def _oldest(waiting: OrderedDict[int, int]) -> int:
     while True:
         try:
             return next(iter(waiting.values()), 0)
-        except RuntimeError:  # garbage collection came between, and a task with it that was waiting here
+        except (
+            RuntimeError
+        ):  # garbage collection came between, and a task with it that was waiting here
             continue

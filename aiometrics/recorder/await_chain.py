@@ -70,7 +70,14 @@ def _is_cython_wrapper(kind: type) -> bool:
 def _hidden(obj: Any) -> Any:
     """The generator behind an opaque awaitable: the only one that it refers to."""
     driven = (*_NEXT, *_OPAQUE)
-    return next((found for found in gc.get_referents(obj) if type(found) in driven or code_of(found) is not None), None)
+    return next(
+        (
+            found
+            for found in gc.get_referents(obj)
+            if type(found) in driven or code_of(found) is not None
+        ),
+        None,
+    )
 
 
 def hop(kind: type) -> int:
@@ -83,7 +90,9 @@ def hop(kind: type) -> int:
         return 1
     if _is_cython_wrapper(kind):
         return 3
-    asks = any(isinstance(vars(base).get(name), _GETTERS) for base in kind.__mro__ for name in _LINKS)
+    asks = any(
+        isinstance(vars(base).get(name), _GETTERS) for base in kind.__mro__ for name in _LINKS
+    )
     return 2 if asks else 0
 
 

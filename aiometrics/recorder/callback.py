@@ -46,7 +46,11 @@ def identity(callback: Any) -> tuple[Any, ...]:
     kind = type(function)
     if kind is FunctionType:
         return (function.__code__, protocol_type(receiver))
-    return (function if issubclass(kind, type) else kind, _builtin_name(function), protocol_type(receiver))
+    return (
+        function if issubclass(kind, type) else kind,
+        _builtin_name(function),
+        protocol_type(receiver),
+    )
 
 
 def _builtin_name(function: Any) -> str | None:

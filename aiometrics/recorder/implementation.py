@@ -46,7 +46,9 @@ def _refusal() -> str | None:
 def _of_these_sources(core: Any) -> bool:
     """Whether the core writes pages as they are read here; in a checkout it may be one that was built before a change."""
     offsets = getattr(core, "LAYOUT", {})
-    declared = {(record, field): vars(layout).get(record, {}).get(field) for record, field in offsets}
+    declared = {
+        (record, field): vars(layout).get(record, {}).get(field) for record, field in offsets
+    }
     return bool(offsets) and declared == offsets
 
 
@@ -59,12 +61,19 @@ def _c() -> Implementation | None:
     try:
         from aiometrics.recorder import _core  # noqa: PLC0415 - it may not be there
     except ImportError as error:
-        logger.info("the recorder runs in Python, which costs microseconds per step: the C core does not load: %s", error)
+        logger.info(
+            "the recorder runs in Python, which costs microseconds per step: the C core does not load: %s",
+            error,
+        )
         return None
     if not _of_these_sources(_core):
-        logger.warning("the recorder runs in Python, which is slow: the C core was built from other sources. Build it again")
+        logger.warning(
+            "the recorder runs in Python, which is slow: the C core was built from other sources. Build it again"
+        )
         return None
-    return Implementation("c", _core.Recorder, _core.TracedCoroutine, _core.RequestScope, _core.Turns, _core)
+    return Implementation(
+        "c", _core.Recorder, _core.TracedCoroutine, _core.RequestScope, _core.Turns, _core
+    )
 
 
 IMPLEMENTATIONS = {found.name: found for found in (PYTHON, _c()) if found is not None}

@@ -64,7 +64,11 @@ class Labels:
         """The record of the place where ``owner`` awaits ``callee`` in tasks of that coroutine."""
         yield_point = self._ask(None, self._places.yield_point, owner)
         awaits = self._ask(None, self._places.awaits, callee, yielded)
-        return 0 if yield_point is None or awaits is None else self._point(coroutine, yield_point, awaits)
+        return (
+            0
+            if yield_point is None or awaits is None
+            else self._point(coroutine, yield_point, awaits)
+        )
 
     def pseudo_point(self, coroutine: int, name: str) -> int:
         """The record of ``(return)``, ``(raise)`` or ``(eager child)`` of that coroutine."""
@@ -84,7 +88,11 @@ class Labels:
         if number is None:
             number = self._requests.get(stored(name)) or self._page.add_request(name)
             if len(self._requests) >= MANY_REQUESTS:
-                self._requests = {known: record for known, record in self._requests.items() if record or known == OTHER}
+                self._requests = {
+                    known: record
+                    for known, record in self._requests.items()
+                    if record or known == OTHER
+                }
             self._requests[name] = number
         return number
 
@@ -93,13 +101,17 @@ class Labels:
         awaits = self.labels(point)[2]
         number = self._request_waits.get((request, awaits))
         if number is None:
-            number = self._request_waits.get((request, stored(awaits))) or self._page.add_request_wait(request, awaits)
+            number = self._request_waits.get(
+                (request, stored(awaits))
+            ) or self._page.add_request_wait(request, awaits)
             self._remember(self._request_waits, (request, awaits), number)
         return number
 
     def labels(self, key: int) -> tuple[str, str, str]:
         """``(coroutine, yield_point, awaits)`` of a yield point, or of ``~record``, the pseudo point ``(request)`` of that coroutine."""
-        return self._labels[key] if key >= 0 else (self._coroutine_names[~key], IN_REQUEST, IN_REQUEST)
+        return (
+            self._labels[key] if key >= 0 else (self._coroutine_names[~key], IN_REQUEST, IN_REQUEST)
+        )
 
     def _ask(self, otherwise: E, question: Callable[..., T], *subjects: Any) -> T | E:
         if self._internal_errors.disabled(PROBE):
@@ -116,7 +128,9 @@ class Labels:
         key = (coroutine, yield_point, awaits)
         number = self._points.get(key)
         if number is None:
-            number = self._points.get((coroutine, stored(yield_point), stored(awaits))) or self._page.add_yield_point(*key)
+            number = self._points.get(
+                (coroutine, stored(yield_point), stored(awaits))
+            ) or self._page.add_yield_point(*key)
             self._remember(self._points, key, number)
             self._labels.setdefault(number, (self._coroutine_names[coroutine], yield_point, awaits))
         return number

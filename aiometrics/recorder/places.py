@@ -42,7 +42,10 @@ _LAUNCHERS = frozenset(
     }
 )
 _STANDARD_LIBRARY = tuple(
-    {os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib")}
+    {
+        os.path.join(os.path.realpath(sysconfig.get_path(name)), "")
+        for name in ("stdlib", "platstdlib")
+    }
     | {os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib")}
 )
 _SITE = ("site-packages", "dist-packages")
@@ -93,7 +96,11 @@ def _module_of(obj: Any) -> str:
     frame, code = frame_of(obj), code_of(obj)
     if frame is not None:
         code = frame.f_code
-    return _package_of(type(obj)) if code is None else module_name(code, {} if frame is None else frame.f_globals)
+    return (
+        _package_of(type(obj))
+        if code is None
+        else module_name(code, {} if frame is None else frame.f_globals)
+    )
 
 
 def _qualname_of(obj: Any) -> str:
@@ -174,7 +181,11 @@ class Places:
         subject = self._unwrap(root)
         if type(subject) is FunctionType:
             return f"{subject.__module__}.{subject.__code__.co_qualname}"
-        return f"{_module_of(subject)}.{_qualname_of(subject)}" if code_of(subject) is not None else self._foreign(subject)
+        return (
+            f"{_module_of(subject)}.{_qualname_of(subject)}"
+            if code_of(subject) is not None
+            else self._foreign(subject)
+        )
 
     def yield_point(self, owner: Any) -> str:
         """``path:line qualname`` of the await that ``owner`` is suspended at."""
@@ -204,7 +215,9 @@ class Places:
     def _unwrap(self, root: Any) -> Any:
         for _ in range(len(_WRAPPERS)):
             variable, frame = self._wrapped_variable(root), frame_of(root)
-            inner = frame.f_locals.get(variable) if variable is not None and frame is not None else None
+            inner = (
+                frame.f_locals.get(variable) if variable is not None and frame is not None else None
+            )
             if inner is None or (callable(inner) and type(inner) is not FunctionType):
                 return root
             # A handle of anyio holds the coroutine; where a task factory made the wrapper, it holds what we gave to that factory.

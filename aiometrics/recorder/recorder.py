@@ -73,7 +73,10 @@ class Recorder:
             self._fail(error)
             return coro
         self._traced += 1
-        traced._number, traced._creator = self._traced, 0 if self._current is None else self._current._number
+        traced._number, traced._creator = (
+            self._traced,
+            0 if self._current is None else self._current._number,
+        )
         return traced
 
     def admit(self, traced: TracedCoroutine) -> None:
@@ -132,14 +135,24 @@ class Recorder:
         try:
             since_ns, now = traced._since_ns, self._clock()
             status = _status(error)
-            point = self._labels.pseudo_point(traced._record, RETURN if status == COMPLETED else RAISE)
+            point = self._labels.pseudo_point(
+                traced._record, RETURN if status == COMPLETED else RAISE
+            )
             now = self._prepare(traced, since_ns, now)
             if self.retired:
                 return
             with self.page.writing:
                 segment_ns = self._finish_segment(traced, point, now)
-                self._observe(self._layout.wall(traced._record, status), self._layout.wait_bounds_ns, now - traced._created_ns)
-                self._observe(self._layout.active(traced._record, status), self._layout.wait_bounds_ns, traced._active_ns)
+                self._observe(
+                    self._layout.wall(traced._record, status),
+                    self._layout.wait_bounds_ns,
+                    now - traced._created_ns,
+                )
+                self._observe(
+                    self._layout.active(traced._record, status),
+                    self._layout.wait_bounds_ns,
+                    traced._active_ns,
+                )
                 self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
             self._tell(point, segment_ns)
             scope.detach(traced)
@@ -222,7 +235,9 @@ class Recorder:
     def _end_wait(self, traced: TracedCoroutine, now: int) -> None:
         if traced._state != SUSPENDED:
             self.admit(traced)
-            self._observe(self._layout.start_delay, self._layout.segment_bounds_ns, now - traced._created_ns)
+            self._observe(
+                self._layout.start_delay, self._layout.segment_bounds_ns, now - traced._created_ns
+            )
             scope.attach(traced, self)
             return
         self._waited(traced, traced._point, now - traced._suspended_ns)
@@ -309,10 +324,14 @@ class Recorder:
     def _block(self, traced: TracedCoroutine, point: int, segment_ns: int) -> None:
         self._settle(traced)
         counted_ns = min(traced._counted_ns, segment_ns)
-        self._words[self._layout.yield_point(point) + YIELD_POINT["blocking_ns"]] += segment_ns - counted_ns
+        self._words[self._layout.yield_point(point) + YIELD_POINT["blocking_ns"]] += (
+            segment_ns - counted_ns
+        )
         self._words[self._loop + LOOP["blocking_ns"]] += segment_ns - counted_ns
         if not self._words[self._loop + LOOP["timed"]]:
-            self._words[self._loop + LOOP["active_ns"]] -= counted_ns * self.page.words[HEADER["weight"]]
+            self._words[self._loop + LOOP["active_ns"]] -= (
+                counted_ns * self.page.words[HEADER["weight"]]
+            )
 
 
 def _is_coroutine(obj: Any) -> bool:

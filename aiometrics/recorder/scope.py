@@ -27,7 +27,8 @@ MAX_NESTED = 64
 MAX_JOURNAL = 1000
 OTHER_POINT = 0
 _ABANDONED, _OUT_OF_ORDER, _FOREIGN_TASK, _FOREIGN_LOOP = (
-    SCOPE_ERRORS.index(kind) for kind in ("abandoned", "out_of_order", "foreign_task", "foreign_loop")
+    SCOPE_ERRORS.index(kind)
+    for kind in ("abandoned", "out_of_order", "foreign_task", "foreign_loop")
 )
 
 #: Key of a place (a yield point, or ``~record`` for the pseudo point ``(request)`` of that coroutine), segments, then ns: active,
@@ -57,7 +58,9 @@ class _Timeline:
         """A step of one of them ended."""
         self._add(self.steps, (task._number, key, begin_ns, end_ns))
 
-    def _add(self, entries: list[tuple[int, int, int, int]], entry: tuple[int, int, int, int]) -> None:
+    def _add(
+        self, entries: list[tuple[int, int, int, int]], entry: tuple[int, int, int, int]
+    ) -> None:
         if len(entries) < MAX_JOURNAL:
             entries.append(entry)
         else:
@@ -67,7 +70,17 @@ class _Timeline:
 class RequestScope:
     """One request on one loop. Until it is entered, and once its recorder is retired, it measures nothing."""
 
-    __slots__ = ("__weakref__", "_charges", "_entered_in", "_record", "_recorder", "_state", "_timeline", "entered_ns", "outer")
+    __slots__ = (
+        "__weakref__",
+        "_charges",
+        "_entered_in",
+        "_record",
+        "_recorder",
+        "_state",
+        "_timeline",
+        "entered_ns",
+        "outer",
+    )
 
     def __init__(self) -> None:
         self._state = NEW
@@ -131,7 +144,9 @@ class RequestScope:
     def _count_finished(self, recorder: Recorder, status: int, *, last: bool) -> int:
         state, waits = self._state, self._wait_records(recorder)
         now = recorder._clock()
-        if recorder.retired or self._state != state:  # while the waits were named: the page may be another's now
+        if (
+            recorder.retired or self._state != state
+        ):  # while the waits were named: the page may be another's now
             return -1
         layout, words = recorder._layout, recorder._words
         with recorder.page.writing:
@@ -144,8 +159,14 @@ class RequestScope:
             if state == OVER:
                 return -1
             words[layout.request(self._record) + REQUEST["in_progress"]] -= 1
-            recorder._observe(layout.request_wall(self._record, status), layout.wait_bounds_ns, now - self.entered_ns)
-            recorder._observe(layout.request_active(self._record), layout.wait_bounds_ns, self._active_ns())
+            recorder._observe(
+                layout.request_wall(self._record, status),
+                layout.wait_bounds_ns,
+                now - self.entered_ns,
+            )
+            recorder._observe(
+                layout.request_active(self._record), layout.wait_bounds_ns, self._active_ns()
+            )
             for key, charge in self._charges.items():
                 # What came after the waits were named, while the clock was read, is (other).
                 words[layout.request_wait(waits.get(key, 0)) + REQUEST_WAIT["wait_ns"]] += charge[2]
@@ -183,13 +204,17 @@ class RequestScope:
         if self._state == OPEN:
             self._abandon()
 
-    def charge_segment(self, task: TracedCoroutine, key: int, segment_ns: int, until_ns: int) -> None:
+    def charge_segment(
+        self, task: TracedCoroutine, key: int, segment_ns: int, until_ns: int
+    ) -> None:
         """A segment of one of the tasks, or this scope's part of it, ended then, having lasted so long."""
         recorder = self._recorder
         if recorder is None:
             return
         if self._state != OPEN:
-            recorder._words[recorder._layout.request(self._record) + REQUEST["background_ns"]] += segment_ns
+            recorder._words[recorder._layout.request(self._record) + REQUEST["background_ns"]] += (
+                segment_ns
+            )
             return
         charge = self._charge(key)
         charge[0] += 1
@@ -306,7 +331,11 @@ def _task_in_progress(recorder: Recorder) -> TracedCoroutine | None:
 def _open_in_context(entered: RequestScope) -> Any:
     """The scope of the context, if it is another one, and not left."""
     scope = current_scope.get(None)
-    return scope if isinstance(scope, RequestScope) and scope is not entered and scope._state != LEFT else None
+    return (
+        scope
+        if isinstance(scope, RequestScope) and scope is not entered and scope._state != LEFT
+        else None
+    )
 
 
 def _of(recorder: Recorder, scope: Any) -> Any:

@@ -56,7 +56,11 @@ def exemplar_labels(request_id: str | None, trace: tuple[str, str] | None) -> La
     if trace is None:
         return _fitting(request)
     trace_id, span_id = ("trace_id", trace[0]), ("span_id", trace[1])
-    return _fitting((*request, trace_id, span_id)) or _fitting((*request, trace_id)) or (trace_id, span_id)
+    return (
+        _fitting((*request, trace_id, span_id))
+        or _fitting((*request, trace_id))
+        or (trace_id, span_id)
+    )
 
 
 def trace_of_context() -> tuple[str, str] | None:

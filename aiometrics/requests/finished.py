@@ -61,8 +61,14 @@ class FinishedRequest:
         tasks, steps, dropped = self.kept
         since = self.entered_ns
         return Timeline(
-            tuple(TaskEntry(number, creator, self.labels(~record)[0], at_ns - since) for number, creator, record, at_ns in tasks),
-            tuple(Step(number, *self.labels(key)[1:], begin_ns - since, end_ns - since) for number, key, begin_ns, end_ns in steps),
+            tuple(
+                TaskEntry(number, creator, self.labels(~record)[0], at_ns - since)
+                for number, creator, record, at_ns in tasks
+            ),
+            tuple(
+                Step(number, *self.labels(key)[1:], begin_ns - since, end_ns - since)
+                for number, key, begin_ns, end_ns in steps
+            ),
             dropped,
         )
 

@@ -27,7 +27,9 @@ class Objectives:
     def __init__(self, page: Page, directory: Labels, objectives: Mapping[str, float]) -> None:
         self._page = page
         self._directory = directory
-        self._objectives_ns = {name: round(seconds * SECOND_NS) for name, seconds in objectives.items()}
+        self._objectives_ns = {
+            name: round(seconds * SECOND_NS) for name, seconds in objectives.items()
+        }
         #: By name, those that have a record of their own.
         self.kinds: dict[str, Kind] = {}
         #: What was last shown, by record.
@@ -48,7 +50,9 @@ class Objectives:
     def set_objective(self, record: int, objective_ns: int) -> None:
         """Show the objective of a type; where scopes bring their own, the one of the last."""
         if self._shown_ns.get(record) != objective_ns:
-            self._shown_ns[record] = self._page.words[self._page.layout.request(record) + REQUEST["objective_ns"]] = objective_ns
+            self._shown_ns[record] = self._page.words[
+                self._page.layout.request(record) + REQUEST["objective_ns"]
+            ] = objective_ns
 
     def start_deadline(self, record: int, at_ns: int) -> int:
         """A scope of that type is to be left by ``at_ns``. The number under which it keeps or breaks that."""

@@ -143,10 +143,14 @@ class Request(RequestScope):
             wall_ns=wall_ns,
             active_ns=sum(charge[2] for charge in charges),
             objective_ns=self.objective_ns,
-            attributes=dict(self.attributes),  # for other threads: the code inside may go on to change them
+            attributes=dict(
+                self.attributes
+            ),  # for other threads: the code inside may go on to change them
             charges=charges,
             labels=binding.directory.labels,
-            keep=functools.partial(binding.marks.put, WALL + status, binding.ledger.kind(self.type)[1]),
+            keep=functools.partial(
+                binding.marks.put, WALL + status, binding.ledger.kind(self.type)[1]
+            ),
             kept=self.timeline(),
             entered_ns=self.entered_ns,
         )
@@ -155,7 +159,17 @@ class Request(RequestScope):
 @functools.cache
 def kind_of_request(scope: type[Any]) -> type[Any]:
     """The class of requests on the scopes of one of the recorders."""
-    slots = ("_binding", "_id", "_id_at_entry", "_promise", "_thread", "_trace", "attributes", "objective_ns", "type")
+    slots = (
+        "_binding",
+        "_id",
+        "_id_at_entry",
+        "_promise",
+        "_thread",
+        "_trace",
+        "attributes",
+        "objective_ns",
+        "type",
+    )
     return type("Request", (Request, scope), {"__slots__": slots, "__module__": __name__})
 
 
@@ -192,7 +206,12 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
         self._entered.append(entered)
         return entered
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if not self._entered:
             BINDINGS.missed += 1
             return
@@ -204,13 +223,20 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
     async def __aenter__(self) -> Request:
         return self.__enter__()
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.__exit__(kind, error, traceback)
 
     def __call__(self, function: F) -> F:
         """``function`` in a scope of its own at each call. Raises ``TypeError`` for generator functions, whose calls run nothing yet."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"a call of {function!r} only makes a generator: use `with aiometrics.request(...)` inside of it instead")
+            raise TypeError(
+                f"a call of {function!r} only makes a generator: use `with aiometrics.request(...)` inside of it instead"
+            )
         given = self._type, self._id, self._objective
 
         @functools.wraps(function)
@@ -274,7 +300,11 @@ def _type_name(given: object, ledger: Objectives) -> str:
 
 def _own_objective_ns(given: object, record: int, ledger: Objectives) -> int | None:
     """What a scope says of itself, which from then on is shown for its type."""
-    if isinstance(given, int | float) and not isinstance(given, bool) and 1e-9 <= given <= LONGEST_SECONDS:
+    if (
+        isinstance(given, int | float)
+        and not isinstance(given, bool)
+        and 1e-9 <= given <= LONGEST_SECONDS
+    ):
         objective_ns = round(given * SECOND_NS)
         ledger.set_objective(record, objective_ns)
         return objective_ns

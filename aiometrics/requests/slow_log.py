@@ -35,7 +35,11 @@ class SlowRequests:
     def __call__(self, finished: FinishedRequest) -> None:
         """A request is over; this is still its context."""
         limit_ns = self._threshold_ns if finished.objective_ns is None else finished.objective_ns
-        if limit_ns is not None and finished.wall_ns > limit_ns and logger.isEnabledFor(logging.WARNING):
+        if (
+            limit_ns is not None
+            and finished.wall_ns > limit_ns
+            and logger.isEnabledFor(logging.WARNING)
+        ):
             self._work_queue.put(KIND, partial(_write, finished, limit_ns, trace_of_context()))
 
 
@@ -53,7 +57,9 @@ def _write(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | No
     )
 
 
-def event(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | None) -> dict[str, Any]:
+def event(
+    finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | None
+) -> dict[str, Any]:
     """The fields of the event: ``event.duration`` in ns as the schema has it, our own durations in seconds."""
     ended, points = finished.started + finished.wall_ns, finished.points
     return {
@@ -80,7 +86,9 @@ def event(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | Non
 
 
 def _worst(points: Iterable[Charge]) -> list[Charge]:
-    return sorted(points, key=lambda point: point.active_ns + point.wait_ns, reverse=True)[:MAX_POINTS]
+    return sorted(points, key=lambda point: point.active_ns + point.wait_ns, reverse=True)[
+        :MAX_POINTS
+    ]
 
 
 def _point(point: Charge) -> dict[str, str | int | float]:

@@ -51,7 +51,9 @@ class Trace:
 
     __slots__ = ("_internal_errors", "_kept", "_tracer", "_work_queue", "recording")
 
-    def __init__(self, tracer: Tracer, kept: Any, internal_errors: InternalErrors, work_queue: WorkQueue) -> None:
+    def __init__(
+        self, tracer: Tracer, kept: Any, internal_errors: InternalErrors, work_queue: WorkQueue
+    ) -> None:
         self._tracer = tracer
         self._kept = kept
         self._internal_errors = internal_errors

@@ -34,7 +34,9 @@ class CCore(Contender):
         except (ImportError, AttributeError) as error:
             raise Unavailable(f"aiometrics: {error}") from error
         if implementation != self.implementation:
-            raise Unavailable(f"the installed aiometrics runs {implementation!r}, not {self.implementation!r}")
+            raise Unavailable(
+                f"the installed aiometrics runs {implementation!r}, not {self.implementation!r}"
+            )
         return facade
 
 

@@ -18,9 +18,15 @@ class PrometheusAsync(Contender):
     name = "prometheus-async @time"
     gives = "wall histogram per function, placed by hand"
 
-    def decorate(self, function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
-        histogram = import_module("prometheus_client").Histogram(f"{function.__name__}_seconds", "Wall seconds.")
-        decorated: Callable[..., Coroutine[Any, Any, Any]] = import_module("prometheus_async.aio").time(histogram)(function)
+    def decorate(
+        self, function: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        histogram = import_module("prometheus_client").Histogram(
+            f"{function.__name__}_seconds", "Wall seconds."
+        )
+        decorated: Callable[..., Coroutine[Any, Any, Any]] = import_module(
+            "prometheus_async.aio"
+        ).time(histogram)(function)
         return decorated
 
 
@@ -37,7 +43,9 @@ class OpenTelemetry(Contender):
     gives = "wall histogram per coroutine name"
 
     def prepare(self) -> None:
-        import_module("opentelemetry.instrumentation.asyncio").AsyncioInstrumentor().instrument(meter_provider=_meter_provider())
+        import_module("opentelemetry.instrumentation.asyncio").AsyncioInstrumentor().instrument(
+            meter_provider=_meter_provider()
+        )
 
 
 class AioWatch(Contender):
@@ -60,7 +68,9 @@ class MonitoredIoloop(Contender):
     gives = "wall histogram of callbacks"
 
     def loop_factory(self, kind: str) -> LoopFactory:
-        histogram = import_module("prometheus_client").Histogram("callback_seconds", "Wall seconds.")
+        histogram = import_module("prometheus_client").Histogram(
+            "callback_seconds", "Wall seconds."
+        )
 
         def observe(state: Any) -> None:
             histogram.observe(state.callback_wall_time)
@@ -144,9 +154,15 @@ class Sentry(Contender):
 
     @asynccontextmanager
     async def inside(self) -> AsyncIterator[None]:
-        sentry, asynchronous = import_module("sentry_sdk"), import_module("sentry_sdk.integrations.asyncio")
+        sentry, asynchronous = (
+            import_module("sentry_sdk"),
+            import_module("sentry_sdk.integrations.asyncio"),
+        )
         sentry.init(
-            "https://key@localhost/1", integrations=[asynchronous.AsyncioIntegration()], traces_sample_rate=1.0, transport=lambda _: None
+            "https://key@localhost/1",
+            integrations=[asynchronous.AsyncioIntegration()],
+            traces_sample_rate=1.0,
+            transport=lambda _: None,
         )
         with sentry.start_transaction(name="benchmark"):
             yield

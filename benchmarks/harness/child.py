@@ -25,10 +25,19 @@ LIMIT_SECONDS = 600
 
 def command(module: str, contender: str, loop: str, **options: object) -> list[str]:
     """How to start the measurement."""
-    return [sys.executable, str(Path(__file__)), module, contender, loop, *(f"{key}={value}" for key, value in options.items())]
+    return [
+        sys.executable,
+        str(Path(__file__)),
+        module,
+        contender,
+        loop,
+        *(f"{key}={value}" for key, value in options.items()),
+    ]
 
 
-def run(module: str, contender: str, loop: str, *, prefix: Sequence[str] = (), **options: object) -> Any:
+def run(
+    module: str, contender: str, loop: str, *, prefix: Sequence[str] = (), **options: object
+) -> Any:
     """What the measurement returned.
 
     Raises ``Unavailable`` with the contender's own words if it cannot run here, ``RuntimeError`` with its standard error if it fails.
@@ -42,7 +51,9 @@ def run(module: str, contender: str, loop: str, *, prefix: Sequence[str] = (), *
         check=False,
     )
     if finished.returncode:
-        raise RuntimeError(f"{module} of {contender} on {loop} ended with {finished.returncode}:\n{finished.stderr[-3000:]}")
+        raise RuntimeError(
+            f"{module} of {contender} on {loop} ended with {finished.returncode}:\n{finished.stderr[-3000:]}"
+        )
     answer = json.loads(finished.stdout.splitlines()[-1])
     if "unavailable" in answer:
         raise Unavailable(answer["unavailable"])
@@ -53,7 +64,11 @@ def main(module: str, contender: str, loop: str, *pairs: str) -> None:
     """Measure and print."""
     options = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in pairs)}
     try:
-        answer = {"result": import_module(f"sections.{module}").measure(CONTENDERS[contender](), loop, **options)}
+        answer = {
+            "result": import_module(f"sections.{module}").measure(
+                CONTENDERS[contender](), loop, **options
+            )
+        }
     except (Unavailable, ImportError) as error:
         answer = {"unavailable": str(error)}
     print(json.dumps(answer))

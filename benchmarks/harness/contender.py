@@ -45,6 +45,8 @@ class Contender:
         """Set-up in the running loop, around the workload."""
         return nullcontext()
 
-    def decorate(self, function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    def decorate(
+        self, function: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
         """What is done by hand to a coroutine function that runs as a task."""
         return function

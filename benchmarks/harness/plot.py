@@ -34,7 +34,9 @@ def peers(costs: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     group = len(COLOURS) * BAR + GAP
     height = TOP + len(bars) * group + 30
     parts = [_legend(), *_grid(scale, largest, height - 26)]
-    for number, (name, ratio) in enumerate(sorted(bars.items(), key=lambda item: max(item[1].values()))):
+    for number, (name, ratio) in enumerate(
+        sorted(bars.items(), key=lambda item: max(item[1].values()))
+    ):
         parts += _group(name, ratio, TOP + number * group, scale)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 70}" height="{height}" font-family="sans-serif" font-size="12">\n'
@@ -43,10 +45,14 @@ def peers(costs: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 
 def _legend() -> str:
-    parts = [f'<text x="{LEFT}" y="18" font-size="14">CPU time, ratio to a bare asyncio loop (logarithmic)</text>']
+    parts = [
+        f'<text x="{LEFT}" y="18" font-size="14">CPU time, ratio to a bare asyncio loop (logarithmic)</text>'
+    ]
     for number, (name, colour) in enumerate(COLOURS.items()):
         x = LEFT + 95 * number
-        parts.append(f'<rect x="{x}" y="30" width="11" height="11" fill="{colour}"/><text x="{x + 16}" y="40">{name}</text>')
+        parts.append(
+            f'<rect x="{x}" y="30" width="11" height="11" fill="{colour}"/><text x="{x + 16}" y="40">{name}</text>'
+        )
     return "\n".join(parts)
 
 
@@ -56,19 +62,29 @@ def _grid(scale: float, largest: float, bottom: int) -> list[str]:
         if tick > largest * 1.15:
             break
         x = LEFT + math.log(tick) * scale
-        lines.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{bottom}" stroke="#ddd"/>')
-        lines.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#555">x{tick:g}</text>')
+        lines.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{bottom}" stroke="#ddd"/>'
+        )
+        lines.append(
+            f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#555">x{tick:g}</text>'
+        )
     return lines
 
 
 def _group(name: str, ratio: Mapping[str, float], y: int, scale: float) -> list[str]:
     weight = ' font-weight="bold"' if name.startswith("aiometrics") else ""
     middle = y + len(COLOURS) * BAR / 2 + 4
-    parts = [f'<text x="{LEFT - 8}" y="{middle:.0f}" text-anchor="end"{weight}>{escape(name)}</text>']
+    parts = [
+        f'<text x="{LEFT - 8}" y="{middle:.0f}" text-anchor="end"{weight}>{escape(name)}</text>'
+    ]
     for number, (workload, value) in enumerate(ratio.items()):
         # A ratio under 1 is noise around 1: a bar of no length.
         length = max(math.log(value), 0.0) * scale
         top = y + number * BAR
-        parts.append(f'<rect x="{LEFT}" y="{top}" width="{length:.1f}" height="{BAR - 1}" fill="{COLOURS[workload]}"/>')
-        parts.append(f'<text x="{LEFT + length + 4:.1f}" y="{top + BAR - 2}" font-size="9" fill="#333">{value:.2f}</text>')
+        parts.append(
+            f'<rect x="{LEFT}" y="{top}" width="{length:.1f}" height="{BAR - 1}" fill="{COLOURS[workload]}"/>'
+        )
+        parts.append(
+            f'<text x="{LEFT + length + 4:.1f}" y="{top + BAR - 2}" font-size="9" fill="#333">{value:.2f}</text>'
+        )
     return parts

@@ -30,7 +30,9 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 
 def ratios(values: Sequence[float], references: Sequence[float]) -> Quartiles:
     """Of values to the references that were measured beside them, one by one: what slows the machine for a while slows both."""
-    return quartiles([value / reference for value, reference in zip(values, references, strict=True)])
+    return quartiles(
+        [value / reference for value, reference in zip(values, references, strict=True)]
+    )
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

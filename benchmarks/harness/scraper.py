@@ -26,7 +26,15 @@ def main(port: str, seconds: str) -> None:
         if response.status != http.client.OK:
             raise RuntimeError(f"/metrics answered {response.status}: {page[:200]!r}")
     lines = page.decode().splitlines()
-    print(json.dumps({"seconds": took, "bytes": len(page), "series": sum(not line.startswith("#") for line in lines)}))
+    print(
+        json.dumps(
+            {
+                "seconds": took,
+                "bytes": len(page),
+                "series": sum(not line.startswith("#") for line in lines),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,18 @@ import time
 from pathlib import Path
 
 from contenders.contenders import CONTENDERS, OURS
-from sections import live, memory, middleware, owners, price, routes, scopes, scrape, services, truth
+from sections import (
+    live,
+    memory,
+    middleware,
+    owners,
+    price,
+    routes,
+    scopes,
+    scrape,
+    services,
+    truth,
+)
 from sections.instructions import run as instructions
 
 from harness import plot
@@ -34,12 +45,30 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python benchmarks", description="What aiometrics and its peers cost.")
-    parser.add_argument("sections", nargs="*", metavar="section", help=f"some of {', '.join(SECTIONS)} (default: all)")
-    parser.add_argument("--rounds", type=int, help="how often each contender runs (default 9, with --quick 3)")
-    parser.add_argument("--quick", action="store_true", help="short measurements: a look, not a result")
-    parser.add_argument("--contender", action="append", choices=list(CONTENDERS), help="only these beside bare; may be repeated")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIRECTORY", help="default: %(default)s")
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks", description="What aiometrics and its peers cost."
+    )
+    parser.add_argument(
+        "sections",
+        nargs="*",
+        metavar="section",
+        help=f"some of {', '.join(SECTIONS)} (default: all)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="how often each contender runs (default 9, with --quick 3)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="short measurements: a look, not a result"
+    )
+    parser.add_argument(
+        "--contender",
+        action="append",
+        choices=list(CONTENDERS),
+        help="only these beside bare; may be repeated",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, metavar="DIRECTORY", help="default: %(default)s"
+    )
     options = parser.parse_args()
     if unknown := set(options.sections) - SECTIONS.keys():
         parser.error(f"no section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}")
@@ -47,9 +76,16 @@ def _arguments() -> argparse.Namespace:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    chosen = [name for name in CONTENDERS if not options.contender or name in {"bare", *options.contender}]
+    chosen = [
+        name for name in CONTENDERS if not options.contender or name in {"bare", *options.contender}
+    ]
     ours = [contender.name for contender in OURS if contender.name in chosen]
-    return Plan(options.rounds or (3 if options.quick else 9), 0.2 if options.quick else 1.0, tuple(chosen), tuple(ours))
+    return Plan(
+        options.rounds or (3 if options.quick else 9),
+        0.2 if options.quick else 1.0,
+        tuple(chosen),
+        tuple(ours),
+    )
 
 
 def _machine() -> dict[str, object]:
@@ -73,9 +109,17 @@ def main() -> int:
         except Unavailable as error:
             print(f"### {section} did not run: {error}\n", flush=True)
             continue
-        table.notes.append(f"Python {machine['python']}, {machine['cores']} cores, {machine['taken']}.")
+        table.notes.append(
+            f"Python {machine['python']}, {machine['cores']} cores, {machine['taken']}."
+        )
         print(table.markdown(), flush=True)
-        contents = {"machine": machine, "rounds": plan.rounds, "scale": plan.scale, "title": table.title, "data": table.data}
+        contents = {
+            "machine": machine,
+            "rounds": plan.rounds,
+            "scale": plan.scale,
+            "title": table.title,
+            "data": table.data,
+        }
         (options.output / f"{section}.md").write_text(table.markdown())
         (options.output / f"{section}.json").write_text(json.dumps(contents, indent=1) + "\n")
         if section == "price":

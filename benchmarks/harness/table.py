@@ -19,7 +19,14 @@ class Table:
 
     def markdown(self) -> str:
         """The table as Markdown, notes below."""
-        lines = [f"### {self.title}", "", _row(self.columns), _row(["---"] * len(self.columns)), *map(_row, self.rows), ""]
+        lines = [
+            f"### {self.title}",
+            "",
+            _row(self.columns),
+            _row(["---"] * len(self.columns)),
+            *map(_row, self.rows),
+            "",
+        ]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
 
 

@@ -34,7 +34,19 @@ def load(pid: int, url: str, seconds: int) -> Load:
     Raises ``RuntimeError`` with what wrk said if any request failed.
     """
     core = str(max(os.sched_getaffinity(0)))
-    command = ["taskset", "-c", core, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s", "--latency", url]
+    command = [
+        "taskset",
+        "-c",
+        core,
+        "wrk",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{seconds}s",
+        "--timeout",
+        "30s",
+        "--latency",
+        url,
+    ]
     before = cpu_seconds(pid)
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     spent = cpu_seconds(pid) - before

@@ -50,7 +50,9 @@ def run(plan: Plan) -> Table:
         raise Unavailable("valgrind is not installed (Debian: apt-get install valgrind)")
     counts: dict[str, dict[str, float]] = {}
     table = Table(
-        "Instructions per call (callgrind)", ["contender", *(f"{loop} {name}" for loop in LOOPS for name in WORKLOADS)], data=counts
+        "Instructions per call (callgrind)",
+        ["contender", *(f"{loop} {name}" for loop in LOOPS for name in WORKLOADS)],
+        data=counts,
     )
     for name in plan.ours:
         counts[name] = {}
@@ -61,18 +63,30 @@ def run(plan: Plan) -> Table:
             except Unavailable as error:
                 table.notes.append(f"{name} on {loop} did not run: {error}")
         table.rows.append([name, *(_cell(name, counts, column) for column in table.columns[1:])])
-    table.notes.append("The recorder alone (`instrument(loop)`), so that no exporter thread is counted.")
+    table.notes.append(
+        "The recorder alone (`instrument(loop)`), so that no exporter thread is counted."
+    )
     return table
 
 
 def _counts(name: str, loop: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
-        prefix = ("valgrind", "--tool=callgrind", f"--dump-before={MARKER}", f"--callgrind-out-file={directory}/out")
+        prefix = (
+            "valgrind",
+            "--tool=callgrind",
+            f"--dump-before={MARKER}",
+            f"--callgrind-out-file={directory}/out",
+        )
         child.run("instructions", name, loop, prefix=prefix)
         # out.1 is the start-up, and out (written at exit) what came after the last marker.
-        dumps = [_total(Path(directory) / f"out.{number}") for number in range(2, 2 + 2 * len(WORKLOADS))]
+        dumps = [
+            _total(Path(directory) / f"out.{number}") for number in range(2, 2 + 2 * len(WORKLOADS))
+        ]
     pairs = zip(dumps[::2], dumps[1::2], strict=True)
-    return {f"{loop} {workload}": (long - short) / (LONG - SHORT) for workload, (short, long) in zip(WORKLOADS, pairs, strict=True)}
+    return {
+        f"{loop} {workload}": (long - short) / (LONG - SHORT)
+        for workload, (short, long) in zip(WORKLOADS, pairs, strict=True)
+    }
 
 
 def _total(dump: Path) -> int:

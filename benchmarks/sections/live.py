@@ -26,7 +26,9 @@ async def _stepping(steps: int) -> None:
         await asyncio.sleep(0)
 
 
-def measure(contender: Contender, loop: str, *, tasks: int, stepping: int, scale: float = 1.0) -> float:
+def measure(
+    contender: Contender, loop: str, *, tasks: int, stepping: int, scale: float = 1.0
+) -> float:
     """CPU nanoseconds per step with ``tasks`` live tasks, ``stepping`` of which take turns while the others are suspended."""
     contender.prepare()
 
@@ -68,14 +70,22 @@ def run(plan: Plan) -> Table:
         for loop in LOOPS:
             for case, (tasks, stepping) in cases.items():
                 for name in plan.ours:
-                    plan.progress(f"live tasks, round {number + 1} of {rounds}: {name} on {loop}, {case}")
+                    plan.progress(
+                        f"live tasks, round {number + 1} of {rounds}: {name} on {loop}, {case}"
+                    )
                     try:
-                        cost = child.run("live", name, loop, tasks=tasks, stepping=stepping, scale=plan.scale)
+                        cost = child.run(
+                            "live", name, loop, tasks=tasks, stepping=stepping, scale=plan.scale
+                        )
                         costs[name][f"{loop} {case}"].append(cost)
                     except Unavailable as error:
                         absent[name] = str(error)
     columns = [f"{loop} {case}" for loop in LOOPS for case in cases]
-    table = Table(f"Cost of a step with many live tasks (CPU time, median of {rounds} rounds)", ["contender", *columns], data=costs)
+    table = Table(
+        f"Cost of a step with many live tasks (CPU time, median of {rounds} rounds)",
+        ["contender", *columns],
+        data=costs,
+    )
     for name in plan.ours:
         table.rows.append([name, *(_cell(name, costs, column) for column in columns)])
     table.notes.append(
@@ -90,4 +100,6 @@ def _cell(name: str, costs: dict[str, dict[str, list[float]]], column: str) -> s
     if not values:
         return "did not run"
     median = f"{quartiles(values).median / 1000:.2f} us"
-    return median if name == BARE else f"{median} (x{ratios(values, costs[BARE][column]).median:.2f})"
+    return (
+        median if name == BARE else f"{median} (x{ratios(values, costs[BARE][column]).median:.2f})"
+    )

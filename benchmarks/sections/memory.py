@@ -91,12 +91,16 @@ def run(plan: Plan) -> Table:
                 plan.progress(f"memory, round {number + 1}: {name} on {loop}")
                 try:
                     for what in MEASURES:
-                        grown[name][f"{loop} {what}"].append(child.run("memory", name, loop, what=json.dumps(what)))
+                        grown[name][f"{loop} {what}"].append(
+                            child.run("memory", name, loop, what=json.dumps(what))
+                        )
                 except Unavailable as error:
                     absent[name] = str(error)
     for name in plan.ours:
         table.rows.append([name, *(_cell(name, grown, column) for column in table.columns[1:])])
-    table.notes.append(f"{TASKS} tasks suspended at one place; {OPEN_LOOPS} loops open at once; a full loop has met {PLACES} yield points.")
+    table.notes.append(
+        f"{TASKS} tasks suspended at one place; {OPEN_LOOPS} loops open at once; a full loop has met {PLACES} yield points."
+    )
     table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     return table
 

@@ -19,7 +19,9 @@ from harness.table import Table
 
 CHUNKS, REQUESTS = 11, 600
 #: What a client sends; of a real one there are more.
-HEADERS = [(name, b"x") for name in (b"host", b"user-agent", b"accept", b"accept-encoding", b"connection")]
+HEADERS = [
+    (name, b"x") for name in (b"host", b"user-agent", b"accept", b"accept-encoding", b"connection")
+]
 App = Callable[[dict[str, Any], Callable[[], Any], Callable[[Any], Any]], Coroutine[Any, Any, None]]
 
 
@@ -31,7 +33,9 @@ def starlette(routes: int) -> Any:
     async def handler(_: Any) -> Any:
         return text("found")
 
-    return import_module("starlette.applications").Starlette(routes=[route(f"/{number}/{{id}}", handler) for number in range(routes)])
+    return import_module("starlette.applications").Starlette(
+        routes=[route(f"/{number}/{{id}}", handler) for number in range(routes)]
+    )
 
 
 def fastapi(routes: int) -> Any:
@@ -57,7 +61,9 @@ APPLICATIONS: dict[str, tuple[Callable[[int], Any], int]] = {
 }
 
 
-def measure(contender: Contender, loop: str, *, scale: float = 1.0) -> dict[str, tuple[float, float]]:
+def measure(
+    contender: Contender, loop: str, *, scale: float = 1.0
+) -> dict[str, tuple[float, float]]:
     """CPU nanoseconds per request of each application, alone and with the middleware: medians of chunks that took turns."""
     if not isinstance(contender, CCore):
         raise Unavailable("only aiometrics has a middleware to measure")
@@ -65,17 +71,25 @@ def measure(contender: Contender, loop: str, *, scale: float = 1.0) -> dict[str,
     middleware = import_module("aiometrics.integrations.asgi").RequestMiddleware
 
     async def main() -> dict[str, tuple[float, float]]:
-        return {name: await _pair(make, routes, middleware, scale) for name, (make, routes) in APPLICATIONS.items()}
+        return {
+            name: await _pair(make, routes, middleware, scale)
+            for name, (make, routes) in APPLICATIONS.items()
+        }
 
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
         return runner.run(main())
 
 
-async def _pair(make: Callable[[int], Any], routes: int, middleware: Any, scale: float) -> tuple[float, float]:
+async def _pair(
+    make: Callable[[int], Any], routes: int, middleware: Any, scale: float
+) -> tuple[float, float]:
     alone, measured = make(routes), make(routes)
     measured.add_middleware(middleware)
     path, count = f"/{routes // 2}/7", max(1, int(REQUESTS * scale))
-    costs = [(await _cost(alone, path, count), await _cost(measured, path, count)) for _ in range(CHUNKS + 1)][1:]
+    costs = [
+        (await _cost(alone, path, count), await _cost(measured, path, count))
+        for _ in range(CHUNKS + 1)
+    ][1:]
     return median(cost for cost, _ in costs), median(cost for _, cost in costs)
 
 
@@ -90,7 +104,14 @@ async def _cost(app: App, path: str, count: int) -> float:
 
 
 def _connection(path: str) -> dict[str, Any]:
-    return {"type": "http", "method": "GET", "path": path, "root_path": "", "query_string": b"", "headers": HEADERS}
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "root_path": "",
+        "query_string": b"",
+        "headers": HEADERS,
+    }
 
 
 async def _receive() -> dict[str, Any]:
@@ -133,4 +154,8 @@ def run(plan: Plan) -> Table:
 def _cells(found: list[tuple[float, float]]) -> list[str]:
     alone = quartiles([without / 1000 for without, _ in found])
     added = quartiles([(measured - without) / 1000 for without, measured in found])
-    return [alone.format(1), added.format(1), quartiles([measured / without for without, measured in found]).format(3)]
+    return [
+        alone.format(1),
+        added.format(1),
+        quartiles([measured / without for without, measured in found]).format(3),
+    ]

@@ -35,7 +35,12 @@ class ProcessStats:
     segments: int
 
     def __sub__(self, before: ProcessStats) -> ProcessStats:
-        return ProcessStats(*(now - then for now, then in zip(asdict(self).values(), asdict(before).values(), strict=True)))
+        return ProcessStats(
+            *(
+                now - then
+                for now, then in zip(asdict(self).values(), asdict(before).values(), strict=True)
+            )
+        )
 
 
 def account(snapshot: Any) -> ProcessStats:
@@ -50,7 +55,9 @@ def account(snapshot: Any) -> ProcessStats:
     )
 
 
-def measure(contender: Contender, loop: str, *, server: str, path: str, scale: float = 1.0) -> dict[str, int]:
+def measure(
+    contender: Contender, loop: str, *, server: str, path: str, scale: float = 1.0
+) -> dict[str, int]:
     """The account of a service's loop while it was under load."""
     if not isinstance(contender, CCore):
         raise Unavailable("only aiometrics knows owners")
@@ -58,10 +65,14 @@ def measure(contender: Contender, loop: str, *, server: str, path: str, scale: f
     contender.prepare()
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
         seconds = max(1, round(SECONDS * scale))
-        return runner.run(_under_load(server, path, seconds, lambda: account(contender.facade().snapshot())))
+        return runner.run(
+            _under_load(server, path, seconds, lambda: account(contender.facade().snapshot()))
+        )
 
 
-async def _under_load(server: str, path: str, seconds: int, look: Callable[[], ProcessStats]) -> dict[str, int]:
+async def _under_load(
+    server: str, path: str, seconds: int, look: Callable[[], ProcessStats]
+) -> dict[str, int]:
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(SERVICES[server](port.set_result))
     url = f"http://127.0.0.1:{await port}{path}"
@@ -90,10 +101,19 @@ def run(plan: Plan) -> Table:
         for server in SERVERS:
             for handler, path in PATHS.items():
                 for name in plan.ours[1:]:
-                    plan.progress(f"owners, round {number + 1} of {rounds}: {name}, {server}, {handler}")
+                    plan.progress(
+                        f"owners, round {number + 1} of {rounds}: {name}, {server}, {handler}"
+                    )
                     asked = json.dumps(server), json.dumps(path)
                     try:
-                        seen = child.run("owners", name, "asyncio", server=asked[0], path=asked[1], scale=plan.scale)
+                        seen = child.run(
+                            "owners",
+                            name,
+                            "asyncio",
+                            server=asked[0],
+                            path=asked[1],
+                            scale=plan.scale,
+                        )
                         measured[f"{server} {handler}|{name}"].append(ProcessStats(**seen))
                     except Unavailable as error:
                         absent[name] = str(error)
@@ -103,12 +123,21 @@ def run(plan: Plan) -> Table:
 def _table(measured: dict[str, list[ProcessStats]], absent: dict[str, str]) -> Table:
     table = Table(
         f"Owners of a loop's active time (asyncio, wrk, {wrk.CONNECTIONS} connections)",
-        ["service", "recorder", "with an owner", "segments per turn", "without, us per turn", "without, us per segment"],
+        [
+            "service",
+            "recorder",
+            "with an owner",
+            "segments per turn",
+            "without, us per turn",
+            "without, us per segment",
+        ],
         data={case: [asdict(seen) for seen in accounts] for case, accounts in measured.items()},
     )
     for case, accounts in measured.items():
         table.rows.append([*case.split("|"), *_cells(accounts)])
-    table.notes.append('With an owner: segments of tasks and callbacks over `asyncio_loop_time_seconds_total{state="active"}`.')
+    table.notes.append(
+        'With an owner: segments of tasks and callbacks over `asyncio_loop_time_seconds_total{state="active"}`.'
+    )
     table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     return table
 

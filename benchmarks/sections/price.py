@@ -28,7 +28,10 @@ def measure(contender: Contender, loop: str, *, scale: float = 1.0) -> dict[str,
 
     async def main() -> dict[str, float]:
         async with contender.inside():
-            return {name: await _cost(program, max(1, int(COUNTS[name] * scale))) for name, program in programs.items()}
+            return {
+                name: await _cost(program, max(1, int(COUNTS[name] * scale)))
+                for name, program in programs.items()
+            }
 
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
         return runner.run(main())
@@ -56,7 +59,9 @@ def run(plan: Plan) -> Table:
                     continue
                 plan.progress(f"price list, round {number + 1} of {plan.rounds}: {name} on {loop}")
                 try:
-                    answer = child.run("price", name, loop, scale=plan.scale * CONTENDERS[name].effort)
+                    answer = child.run(
+                        "price", name, loop, scale=plan.scale * CONTENDERS[name].effort
+                    )
                 except (Unavailable, RuntimeError) as error:
                     absent[f"{name} on {loop}"] = str(error).strip().splitlines()[-1]
                     continue
@@ -75,7 +80,9 @@ def _table(plan: Plan, costs: dict[str, dict[str, list[float]]], absent: dict[st
     for name in plan.contenders:
         row = [_cell(name, costs[name].get(program), costs[BARE][program]) for program in programs]
         table.rows.append([name, *row, CONTENDERS[name].gives])
-    table.notes.append("The first row is microseconds of process CPU time; every other cell is a ratio to the bare run of its own round.")
+    table.notes.append(
+        "The first row is microseconds of process CPU time; every other cell is a ratio to the bare run of its own round."
+    )
     table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     return table
 

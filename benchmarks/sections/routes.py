@@ -85,7 +85,16 @@ async def fastapi_service(work: Work, announce: Callable[[int], None]) -> None:
         # Not a parameter of requests: FastAPI takes those from the signature.
         handler.__signature__ = import_module("inspect").Signature()  # type: ignore[attr-defined]
         application.get(route)(handler)
-    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, access_log=False, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            host="127.0.0.1",
+            port=0,
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
+        )
+    )
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - it offers nothing else
         await asyncio.sleep(0.01)
@@ -96,7 +105,9 @@ async def fastapi_service(work: Work, announce: Callable[[int], None]) -> None:
 async def aiohttp_service(work: Work, announce: Callable[[int], None]) -> None:
     """An aiohttp.web application."""
     web = import_module("aiohttp.web")
-    application = web.Application(middlewares=[import_module("aiometrics.integrations.aiohttp").request_middleware()])
+    application = web.Application(
+        middlewares=[import_module("aiometrics.integrations.aiohttp").request_middleware()]
+    )
     for route in ROUTES_MS:
 
         async def handler(_: Any, route: str = route) -> Any:
@@ -131,7 +142,9 @@ def measure(contender: Contender, loop: str, *, service: str, scale: float = 1.0
 async def _under_load(service: str, seconds: int, facade: Any) -> Seen:
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     work = Work(facade)
-    import_module("aiometrics.exporter.session").session.instrumentation.request_observers.every.append(work.finished)
+    import_module(
+        "aiometrics.exporter.session"
+    ).session.instrumentation.request_observers.every.append(work.finished)
     serving = asyncio.create_task(SERVICES[service](work, port.set_result))
     url = f"http://127.0.0.1:{await port}"
     before = facade.snapshot().loops[0]
@@ -144,13 +157,17 @@ async def _under_load(service: str, seconds: int, facade: Any) -> Seen:
         await serving
     for entry in seen.requests:
         if entry.active.sum_ns != sum(active_ns for _, active_ns in work.requests[entry.request]):
-            raise RuntimeError(f"the metric of {entry.request!r} is not the sum of its requests: {entry.active}")
+            raise RuntimeError(
+                f"the metric of {entry.request!r} is not the sum of its requests: {entry.active}"
+            )
     after = seen.loops[0]
     return {
         "requests": {route: work.requests[f"GET {route}"] for route in ROUTES_MS},
         "routes": sum(entry.active.sum_ns + entry.background_ns for entry in seen.requests),
         "loop": after.active_ns - before.active_ns,
-        "waited": None if after.thread_runqueue_ns is None else after.thread_runqueue_ns - before.thread_runqueue_ns,
+        "waited": None
+        if after.thread_runqueue_ns is None
+        else after.thread_runqueue_ns - before.thread_runqueue_ns,
     }
 
 
@@ -158,7 +175,17 @@ def _load(url: str, seconds: int) -> None:
     """All routes at once."""
     targets = [url + route.replace("{id}", "7") for route in ROUTES_MS]
     core = str(max(range(os.cpu_count() or 1)))
-    command = ["taskset", "-c", core, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s"]
+    command = [
+        "taskset",
+        "-c",
+        core,
+        "wrk",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{seconds}s",
+        "--timeout",
+        "30s",
+    ]
     loads = [subprocess.Popen([*command, target], stdout=subprocess.PIPE) for target in targets]
     for load in loads:
         said, _ = load.communicate()
@@ -173,7 +200,15 @@ def run(plan: Plan) -> Table:
     found: dict[str, list[Seen]] = defaultdict(list)
     table = Table(
         f"Loop time by route under load, median (quartiles) of {plan.rounds} rounds (wrk, {CONNECTIONS} connections to each route)",
-        ["service", "route", "requests", "own work, ms", "active, ms", "active / own", "less the framework / own"],
+        [
+            "service",
+            "route",
+            "requests",
+            "own work, ms",
+            "active, ms",
+            "active / own",
+            "less the framework / own",
+        ],
         data=found,
     )
     absent: dict[str, str] = {}
@@ -182,7 +217,9 @@ def run(plan: Plan) -> Table:
             for loop in LOOPS:
                 plan.progress(f"routes, round {number + 1} of {plan.rounds}: {service} on {loop}")
                 try:
-                    seen = child.run("routes", CCore.name, loop, service=json.dumps(service), scale=plan.scale)
+                    seen = child.run(
+                        "routes", CCore.name, loop, service=json.dumps(service), scale=plan.scale
+                    )
                 except Unavailable as error:
                     absent[f"{service} on {loop}"] = str(error)
                     continue
@@ -206,7 +243,9 @@ def _sums(rounds: Sequence[Seen]) -> str:
 def _cells(rounds: Sequence[Seen], route: str) -> list[str]:
     """A request of a route: medians of each round."""
     requests = [seen["requests"][route] for seen in rounds]
-    framework_ns = [median(active_ns for _, active_ns in seen["requests"][NOTHING]) for seen in rounds]
+    framework_ns = [
+        median(active_ns for _, active_ns in seen["requests"][NOTHING]) for seen in rounds
+    ]
     active = quartiles([median(active_ns for _, active_ns in each) / 1e6 for each in requests])
     counted = [route, str(sum(map(len, requests)))]
     if route == NOTHING:
@@ -214,6 +253,9 @@ def _cells(rounds: Sequence[Seen], route: str) -> list[str]:
     own = quartiles([median(own_ns for own_ns, _ in each) / 1e6 for each in requests])
     raw = quartiles([median(active_ns / own_ns for own_ns, active_ns in each) for each in requests])
     net = quartiles(
-        [median((active_ns - less_ns) / own_ns for own_ns, active_ns in each) for each, less_ns in zip(requests, framework_ns, strict=True)]
+        [
+            median((active_ns - less_ns) / own_ns for own_ns, active_ns in each)
+            for each, less_ns in zip(requests, framework_ns, strict=True)
+        ]
     )
     return [*counted, own.format(3), active.format(3), raw.format(4), net.format(4)]

@@ -22,7 +22,13 @@ from workloads.workloads import step, trivial
 CHUNKS = 7
 STEPS, REQUESTS = 20_000, 5_000
 #: What is measured, in turn, after the steps before any scope.
-KINDS = ("step outside", "step inside", "request of one step", "with an objective", "request with a child task")
+KINDS = (
+    "step outside",
+    "step inside",
+    "request of one step",
+    "with an objective",
+    "request with a child task",
+)
 BEFORE = "step before any scope"
 
 Scope = Callable[..., AbstractContextManager[object]]
@@ -55,7 +61,9 @@ def _no_scope(*_: object, **__: object) -> AbstractContextManager[object]:
 def measure(contender: Contender, loop: str, *, scale: float = 1.0) -> dict[str, float]:
     """CPU nanoseconds per step, or per request with the step or the task in it: medians of chunks that took turns."""
     contender.prepare()
-    scope: Scope = import_module("aiometrics").request if isinstance(contender, CCore) else _no_scope
+    scope: Scope = (
+        import_module("aiometrics").request if isinstance(contender, CCore) else _no_scope
+    )
     steps, requests = max(1, int(STEPS * scale)), max(1, int(REQUESTS * scale))
 
     async def main() -> dict[str, float]:
@@ -71,7 +79,10 @@ def measure(contender: Contender, loop: str, *, scale: float = 1.0) -> dict[str,
             )
             for kind, chunk in zip(KINDS, chunks, strict=True):
                 costs[kind].append(await _cost(*chunk))
-        return {BEFORE: statistics.median(before), **{kind: statistics.median(costs[kind][1:]) for kind in KINDS}}
+        return {
+            BEFORE: statistics.median(before),
+            **{kind: statistics.median(costs[kind][1:]) for kind in KINDS},
+        }
 
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
         return runner.run(main())
@@ -87,7 +98,9 @@ def run(plan: Plan) -> Table:
     """Our recorders and a bare loop, once per round and loop, each in its own process, in turn."""
     costs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     table = Table(
-        f"CPU time of request scopes in ns, median (quartiles) of {plan.rounds} rounds", ["contender", BEFORE, *KINDS], data=costs
+        f"CPU time of request scopes in ns, median (quartiles) of {plan.rounds} rounds",
+        ["contender", BEFORE, *KINDS],
+        data=costs,
     )
     for number in range(plan.rounds):
         for loop in LOOPS:
@@ -96,11 +109,15 @@ def run(plan: Plan) -> Table:
                 try:
                     answer = child.run("scopes", name, loop, scale=plan.scale)
                 except (Unavailable, RuntimeError) as error:
-                    table.notes.append(f"{name} on {loop} did not run: {str(error).strip().splitlines()[-1]}")
+                    table.notes.append(
+                        f"{name} on {loop} did not run: {str(error).strip().splitlines()[-1]}"
+                    )
                     continue
                 for kind, cost in answer.items():
                     costs[f"{name}, {loop}"][kind].append(cost)
     for name, found in costs.items():
         table.rows.append([name, *(quartiles(found[kind]).format(0) for kind in (BEFORE, *KINDS))])
-    table.notes.append(f"In the rows of {BARE!r} there are no scopes: what they add to a request is the difference to those rows.")
+    table.notes.append(
+        f"In the rows of {BARE!r} there are no scopes: what they add to a request is the difference to those rows."
+    )
     return table

@@ -28,7 +28,9 @@ SERVERS = ("aiometrics", "prometheus_client")
 WORK = range(10_000)
 
 
-def measure(contender: Contender, loop: str, *, places: int, server: str, scale: float = 1.0) -> dict[str, Any]:
+def measure(
+    contender: Contender, loop: str, *, places: int, server: str, scale: float = 1.0
+) -> dict[str, Any]:
     """Scrape times beside an idle and beside a busy loop, and the busy loop's turns without and with scrapes in a row."""
     if not isinstance(contender, CCore):
         raise Unavailable("only aiometrics has a page to scrape")
@@ -91,7 +93,9 @@ async def _busy_until(other: asyncio.Task[Any], turns: _Turns) -> None:
 
 
 async def _scrapes(port: int, seconds: float) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(sys.executable, str(SCRAPER), str(port), str(seconds), stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(SCRAPER), str(port), str(seconds), stdout=asyncio.subprocess.PIPE
+    )
     said, _ = await process.communicate()
     if process.returncode:
         raise RuntimeError(f"the scraper ended with {process.returncode}")
@@ -108,9 +112,18 @@ def run(plan: Plan) -> Table:
         for series, places in SERIES.items():
             for name in plan.ours[1:]:
                 for server in SERVERS:
-                    plan.progress(f"scrape, round {number + 1} of {rounds}: {name}, {series} series by {server}")
+                    plan.progress(
+                        f"scrape, round {number + 1} of {rounds}: {name}, {series} series by {server}"
+                    )
                     try:
-                        answer = child.run("scrape", name, "asyncio", places=places, server=json.dumps(server), scale=plan.scale)
+                        answer = child.run(
+                            "scrape",
+                            name,
+                            "asyncio",
+                            places=places,
+                            server=json.dumps(server),
+                            scale=plan.scale,
+                        )
                     except Unavailable as error:
                         absent[name] = str(error)
                         continue
@@ -136,7 +149,9 @@ def _table(measured: dict[str, list[dict[str, Any]]], absent: dict[str, str], ro
     for key, answers in measured.items():
         name, server, _ = key.split("|")
         table.rows.append([name, server, *_cells(answers)])
-    table.notes.append("Scrapes in a row from another process, which no Prometheus does; turns of about 0.2 ms; `without -> with` scrapes.")
+    table.notes.append(
+        "Scrapes in a row from another process, which no Prometheus does; turns of about 0.2 ms; `without -> with` scrapes."
+    )
     table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     return table
 
@@ -146,11 +161,20 @@ def _cells(answers: list[dict[str, Any]]) -> list[str]:
         return f"{quartiles(values).median:.{digits}f}"
 
     def turns(field: str) -> str:
-        before, after = ([answer[key][field] * 1e3 for answer in answers] for key in ("turns", "turns scraped"))
+        before, after = (
+            [answer[key][field] * 1e3 for answer in answers] for key in ("turns", "turns scraped")
+        )
         return f"{median(before, 2)} -> {median(after, 2)}"
 
     series = [float(answer["series"]) for answer in answers]
     idle = [quartiles(answer["idle"]).median * 1e3 for answer in answers]
     busy = [quartiles(answer["busy"]).median * 1e3 for answer in answers]
     each = [took / count * 1e3 for took, count in zip(idle, series, strict=True)]
-    return [median(series, 0), median(idle, 1), median(each, 2), median(busy, 1), turns("p99"), turns("worst")]
+    return [
+        median(series, 0),
+        median(idle, 1),
+        median(each, 2),
+        median(busy, 1),
+        turns("p99"),
+        turns("worst"),
+    ]

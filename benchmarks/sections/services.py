@@ -35,7 +35,12 @@ def serving(server: str, loop: str, name: str, seed: int) -> Iterator[tuple[int,
     core = str(min(os.sched_getaffinity(0)))
     script = str(Path(__file__).parents[1] / "workloads/service.py")
     command = ["taskset", "-c", core, sys.executable, script, server, loop, name]
-    with subprocess.Popen(command, env={**environment(name), "PYTHONHASHSEED": str(seed)}, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        env={**environment(name), "PYTHONHASHSEED": str(seed)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None  # noqa: S101 - it was asked for
         try:
             said = process.stdout.readline().strip()
@@ -63,7 +68,9 @@ def run(plan: Plan) -> Table:
     return _table(plan, measured, absent)
 
 
-def _measure(plan: Plan, service: tuple[str, str], number: int, measured: Measured, absent: dict[str, str]) -> None:
+def _measure(
+    plan: Plan, service: tuple[str, str], number: int, measured: Measured, absent: dict[str, str]
+) -> None:
     with ExitStack() as stack:
         up = {}
         for name in plan.ours if number % 2 else plan.ours[::-1]:
@@ -75,14 +82,28 @@ def _measure(plan: Plan, service: tuple[str, str], number: int, measured: Measur
             wrk.load(pid, url + "/ten", 1)
         for handler, path in PATHS.items():
             for name, (pid, url) in up.items():
-                measured[" ".join((*service, handler))][name].append(wrk.load(pid, url + path, max(1, round(SLICE_SECONDS * plan.scale))))
+                measured[" ".join((*service, handler))][name].append(
+                    wrk.load(pid, url + path, max(1, round(SLICE_SECONDS * plan.scale)))
+                )
 
 
 def _table(plan: Plan, measured: Measured, absent: dict[str, str]) -> Table:
-    raw = {case: {name: [_raw(load) for load in loads] for name, loads in by_name.items()} for case, by_name in measured.items()}
+    raw = {
+        case: {name: [_raw(load) for load in loads] for name, loads in by_name.items()}
+        for case, by_name in measured.items()
+    }
     table = Table(
         f"Services under load (wrk, {wrk.CONNECTIONS} connections; medians and quartiles of rounds)",
-        ["service", "contender", "requests/s", "ratio", "p99 ms", "ratio", "CPU us per request", "ratio"],
+        [
+            "service",
+            "contender",
+            "requests/s",
+            "ratio",
+            "p99 ms",
+            "ratio",
+            "CPU us per request",
+            "ratio",
+        ],
         data=raw,
     )
     for case, by_name in measured.items():
@@ -90,19 +111,35 @@ def _table(plan: Plan, measured: Measured, absent: dict[str, str]) -> Table:
         for name in plan.ours:
             if name in by_name:
                 table.rows.append([case, name, *_cells(by_name[name], bare)])
-    table.notes.append("Service and load each have a core; a ratio is to the bare one of the same round.")
+    table.notes.append(
+        "Service and load each have a core; a ratio is to the bare one of the same round."
+    )
     table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
     return table
 
 
 def _raw(load: wrk.Load) -> dict[str, float]:
     """The load as JSON keeps it."""
-    return {"requests_per_second": load.requests_per_second, "p99_seconds": load.p99_seconds, "cpu_seconds": load.cpu_seconds}
+    return {
+        "requests_per_second": load.requests_per_second,
+        "p99_seconds": load.p99_seconds,
+        "cpu_seconds": load.cpu_seconds,
+    }
 
 
 def _cells(loads: list[wrk.Load], bare: list[wrk.Load]) -> list[str]:
     cells = []
-    for field, unit, digits in (("requests_per_second", 1.0, 0), ("p99_seconds", 1e3, 2), ("cpu_seconds", 1e6, 1)):
-        mine, theirs = [getattr(load, field) for load in loads], [getattr(load, field) for load in bare]
-        cells += [quartiles([value * unit for value in mine]).format(digits), ratios(mine, theirs).format(3)]
+    for field, unit, digits in (
+        ("requests_per_second", 1.0, 0),
+        ("p99_seconds", 1e3, 2),
+        ("cpu_seconds", 1e6, 1),
+    ):
+        mine, theirs = (
+            [getattr(load, field) for load in loads],
+            [getattr(load, field) for load in bare],
+        )
+        cells += [
+            quartiles([value * unit for value in mine]).format(digits),
+            ratios(mine, theirs).format(3),
+        ]
     return cells

@@ -104,7 +104,11 @@ def account(url: str) -> ProcessStats:
 
 def _rows(sample: Any) -> Iterator[tuple[str, int]]:
     name, labels = sample.name, sample.labels
-    place = labels.get("yield_point", labels.get("blocked_at", "")).partition(" > ")[0].rpartition(".")[2]
+    place = (
+        labels.get("yield_point", labels.get("blocked_at", ""))
+        .partition(" > ")[0]
+        .rpartition(".")[2]
+    )
     if place == "(running)":  # whatever else was in progress: the machine may have been busy
         place = f"{labels['coroutine'].rpartition('.')[2]} (running)"
     match name, labels.get("le"):
@@ -154,15 +158,25 @@ def measure(contender: Contender, loop: str) -> dict[str, list[tuple[str, float,
     return seen
 
 
-def _compared(stalls: Stalls, said: ProcessStats, lasted: float, now: float) -> list[tuple[str, float, float]]:
+def _compared(
+    stalls: Stalls, said: ProcessStats, lasted: float, now: float
+) -> list[tuple[str, float, float]]:
     """``lasted`` is how long the stall in progress is, 0 when it is over: then only what has changed since is compared again."""
     rows = [(f"{BLOCKING}, the loop", sum(stalls.seconds.values()) + lasted)]
     for name in TIMES if lasted else ["lasts"]:
         seconds, times = stalls.seconds[name], TIMES.get(name, 1)
-        rows += [(f"{BLOCKING}, {name}", seconds), (f"{SEGMENTS}, {name}", times), (f"{HARM}, {name}", BEHIND * seconds)]
+        rows += [
+            (f"{BLOCKING}, {name}", seconds),
+            (f"{SEGMENTS}, {name}", times),
+            (f"{HARM}, {name}", BEHIND * seconds),
+        ]
         rows += [(f"{SAMPLES}, {name}", times * LOOKS)] if lasted else []
     if lasted:
-        rows += [(f"{BLOCKING}, lasts (running)", lasted), (f"{SAMPLES}, lasts", LONG_LOOKS), ("heartbeat age s", lasted)]
+        rows += [
+            (f"{BLOCKING}, lasts (running)", lasted),
+            (f"{SAMPLES}, lasts", LONG_LOOKS),
+            ("heartbeat age s", lasted),
+        ]
         said["heartbeat age s"] = now - said["heartbeat"]
     else:
         said[f"{BLOCKING}, lasts"] += said[f"{BLOCKING}, lasts (running)"]
@@ -172,7 +186,9 @@ def _compared(stalls: Stalls, said: ProcessStats, lasted: float, now: float) -> 
 def run(plan: Plan) -> Table:
     """Both recorders on both loops, once."""
     found: dict[str, dict[str, list[tuple[str, float, float]]]] = {}
-    table = Table("Stalls as they were, and as the metrics had them", ["when", "metric", "true"], data=found)
+    table = Table(
+        "Stalls as they were, and as the metrics had them", ["when", "metric", "true"], data=found
+    )
     for name in plan.ours[1:]:
         for loop in LOOPS:
             plan.progress(f"truth: {name} on {loop}")
@@ -184,9 +200,20 @@ def run(plan: Plan) -> Table:
     for when in ("during", "after"):
         for rows in zip(*(seen[when] for seen in found.values()), strict=True):
             metric, true, _ = rows[0]
-            table.rows.append([when, metric, _text(true), *(f"{_text(said)} ({said - truth:+.3f})" for _, truth, said in rows)])
-    table.notes.append("Truth is the program's own `perf_counter`, shown of the first; in parentheses what was said less what was true.")
-    table.notes.append("`during` is 2 s into the stall of 3 s; `after` is when it was over, `(running)` and the line together.")
+            table.rows.append(
+                [
+                    when,
+                    metric,
+                    _text(true),
+                    *(f"{_text(said)} ({said - truth:+.3f})" for _, truth, said in rows),
+                ]
+            )
+    table.notes.append(
+        "Truth is the program's own `perf_counter`, shown of the first; in parentheses what was said less what was true."
+    )
+    table.notes.append(
+        "`during` is 2 s into the stall of 3 s; `after` is when it was over, `(running)` and the line together."
+    )
     table.notes.append("uvloop does not show which handles are ready, hence no inflicted wait.")
     table.notes.append("On a busy machine other segments than the stalls may block the loop too.")
     return table

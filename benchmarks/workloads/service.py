@@ -57,8 +57,19 @@ async def uvicorn_service(announce: Callable[[int], None]) -> None:
             await asyncio.sleep(0)
         return responses.PlainTextResponse(HELLO)
 
-    application = import_module("starlette.applications").Starlette(routes=[routing.Route("/", hello), routing.Route("/ten", ten)])
-    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, access_log=False, log_level="warning", lifespan="off"))
+    application = import_module("starlette.applications").Starlette(
+        routes=[routing.Route("/", hello), routing.Route("/ten", ten)]
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            host="127.0.0.1",
+            port=0,
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
+        )
+    )
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - it offers nothing else
         await asyncio.sleep(0.01)

@@ -46,4 +46,9 @@ def workloads(decorate: Decorate[Any]) -> dict[str, Workload]:
             # Looked up each time, as programs do: some contenders replace it.
             await asyncio.create_task(decorated_trivial())
 
-    return {"step": decorate(step), "spawn": spawn, "depth 10": decorate(nested), "calls 10": decorate(calls)}
+    return {
+        "step": decorate(step),
+        "spawn": spawn,
+        "depth 10": decorate(nested),
+        "calls 10": decorate(calls),
+    }

@@ -7,7 +7,15 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana.boards.hotspots import FAILED, OLDEST, OLDEST_AGE, at_points, ended
 from grafana.parts import thresholds
 from grafana.parts.frame import add_row, frame
-from grafana.parts.panels import Column, PanelBuilder, big_number, heat, instance_link, lines, ranking
+from grafana.parts.panels import (
+    Column,
+    PanelBuilder,
+    big_number,
+    heat,
+    instance_link,
+    lines,
+    ranking,
+)
 from grafana.parts.queries import (
     COROUTINE,
     POINT,
@@ -98,7 +106,10 @@ def balance() -> list[PanelBuilder]:
             "Are its tasks running or waiting?",
             "Mean number of its tasks that run or wait at a time. Running near 1 saturates a loop; waiting that grows is somebody else's "
             "slowness.",
-            {"running": at_points(f"{SEGMENTS}_sum", by=""), "waiting": total(rate(f"{WAITS}_sum", COROUTINE))},
+            {
+                "running": at_points(f"{SEGMENTS}_sum", by=""),
+                "waiting": total(rate(f"{WAITS}_sum", COROUTINE)),
+            },
             unit="short",
             stacked=True,
         ),
@@ -140,8 +151,15 @@ def points() -> list[PanelBuilder]:
                 Column("Segments/s", f"{count} and {chosen}"),
                 Column("Segment ms", f"{active} / ({count} > 0) and {chosen}", thresholds.SLOW),
                 Column("Wait ms", f"{waiting} / ({waits} > 0) and {chosen}"),
-                Column("Blocked %", f"{at_points('asyncio_blocking_seconds_total')} and {chosen}", thresholds.BLOCKED),
-                Column("Suspended", f"{everywhere_now('job_yield_point', 'asyncio_suspended_tasks', COROUTINE, POINT)} and {chosen}"),
+                Column(
+                    "Blocked %",
+                    f"{at_points('asyncio_blocking_seconds_total')} and {chosen}",
+                    thresholds.BLOCKED,
+                ),
+                Column(
+                    "Suspended",
+                    f"{everywhere_now('job_yield_point', 'asyncio_suspended_tasks', COROUTINE, POINT)} and {chosen}",
+                ),
             ],
         ),
         lines(
@@ -155,7 +173,11 @@ def points() -> list[PanelBuilder]:
         lines(
             "Which wait got longer?",
             "99 of 100 waits here were shorter. A wait that grows alone points at what is awaited; all growing together, at the loop.",
-            {"{{yield_point}} ← {{awaits}}": top(quantile(0.99, WAITS, COROUTINE, "yield_point, awaits"))},
+            {
+                "{{yield_point}} ← {{awaits}}": top(
+                    quantile(0.99, WAITS, COROUTINE, "yield_point, awaits")
+                )
+            },
             unit="s",
             exemplars=True,
         ),
@@ -193,7 +215,17 @@ def tasks() -> list[PanelBuilder]:
             "Do its tasks vanish?",
             "Tasks that were garbage-collected before they were done, in the chosen time range: nobody kept a reference. Always a bug.",
             {"instance": "Instance"},
-            [Column("Vanished", top(total(gained("asyncio_tasks_destroyed_pending_total", COROUTINE), "instance")), thresholds.ANY)],
+            [
+                Column(
+                    "Vanished",
+                    top(
+                        total(
+                            gained("asyncio_tasks_destroyed_pending_total", COROUTINE), "instance"
+                        )
+                    ),
+                    thresholds.ANY,
+                )
+            ],
             height=8,
             span=12,
         ),

@@ -9,8 +9,28 @@ from grafana_foundation_sdk.models.dashboard import Threshold
 
 from grafana.parts import thresholds
 from grafana.parts.frame import add_row, frame
-from grafana.parts.panels import Column, PanelBuilder, big_number, heat, instance_link, lines, ranking
-from grafana.parts.queries import JOB, LOOP, buckets, leaders, leading, mean, quantile, rate, select, top, total
+from grafana.parts.panels import (
+    Column,
+    PanelBuilder,
+    big_number,
+    heat,
+    instance_link,
+    lines,
+    ranking,
+)
+from grafana.parts.queries import (
+    JOB,
+    LOOP,
+    buckets,
+    leaders,
+    leading,
+    mean,
+    quantile,
+    rate,
+    select,
+    top,
+    total,
+)
 
 PLACE = "instance, loop"
 LEGEND = "{{instance}} {{loop}}"
@@ -37,25 +57,53 @@ def gain(metric: str) -> str:
     return total(rate(metric, LOOP), PLACE)
 
 
-def shares(title: str, description: str, vector: str, limits: Sequence[Threshold] = thresholds.NONE, span: int = 8) -> PanelBuilder:
+def shares(
+    title: str,
+    description: str,
+    vector: str,
+    limits: Sequence[Threshold] = thresholds.NONE,
+    span: int = 8,
+) -> PanelBuilder:
     """Shares of 1, a line for each loop."""
-    return lines(title, description, {LEGEND: leaders(vector)}, unit="percentunit", limits=limits, maximum=1, span=span)
+    return lines(
+        title,
+        description,
+        {LEGEND: leaders(vector)},
+        unit="percentunit",
+        limits=limits,
+        maximum=1,
+        span=span,
+    )
 
 
-def rates(title: str, description: str, metric: str, limits: Sequence[Threshold] = thresholds.NONE) -> PanelBuilder:
+def rates(
+    title: str, description: str, metric: str, limits: Sequence[Threshold] = thresholds.NONE
+) -> PanelBuilder:
     """What ``metric`` counts per second, a line for each loop."""
-    return lines(title, description, {LEGEND: leaders(gain(metric))}, unit="cps", limits=limits, span=8)
+    return lines(
+        title, description, {LEGEND: leaders(gain(metric))}, unit="cps", limits=limits, span=8
+    )
 
 
-def numbers(title: str, description: str, metric: str, limits: Sequence[Threshold] = thresholds.NONE, span: int = 12) -> PanelBuilder:
+def numbers(
+    title: str,
+    description: str,
+    metric: str,
+    limits: Sequence[Threshold] = thresholds.NONE,
+    span: int = 12,
+) -> PanelBuilder:
     """How many there are now by the gauge ``metric``, a line for each loop."""
-    return lines(title, description, {LEGEND: leading(metric, LOOP)}, unit="short", limits=limits, span=span)
+    return lines(
+        title, description, {LEGEND: leading(metric, LOOP)}, unit="short", limits=limits, span=span
+    )
 
 
 def p99(title: str, description: str, histogram: str) -> PanelBuilder:
     """What 99 of 100 observations of ``histogram`` stay under, a line for each loop."""
     course = leaders(quantile(0.99, histogram, LOOP, PLACE))
-    return lines(title, description, {LEGEND: course}, unit="s", limits=thresholds.SLOW, exemplars=True)
+    return lines(
+        title, description, {LEGEND: course}, unit="s", limits=thresholds.SLOW, exemplars=True
+    )
 
 
 def thread_time() -> list[PanelBuilder]:
@@ -163,8 +211,15 @@ def side_work() -> list[PanelBuilder]:
             {"yield_point": "Callback"},
             [
                 Column("Active %", worst, thresholds.HOTSPOT, bar=True),
-                Column("Calls/s", f"{total(rate('asyncio_segment_seconds_count', CALLBACKS), 'yield_point')} and {worst}"),
-                Column("Mean ms", f"{mean('asyncio_segment_seconds', CALLBACKS, 'yield_point')} and {worst}", thresholds.SLOW),
+                Column(
+                    "Calls/s",
+                    f"{total(rate('asyncio_segment_seconds_count', CALLBACKS), 'yield_point')} and {worst}",
+                ),
+                Column(
+                    "Mean ms",
+                    f"{mean('asyncio_segment_seconds', CALLBACKS, 'yield_point')} and {worst}",
+                    thresholds.SLOW,
+                ),
             ],
             height=9,
             span=12,
@@ -173,7 +228,9 @@ def side_work() -> list[PanelBuilder]:
             "How long does garbage collection hold the loop?",
             "Pauses of the collector on the mean loop's thread, a share of time by generation. Much of generation 2: too many long-lived "
             "objects; gc.freeze() after start-up helps.",
-            {"generation {{generation}}": f"avg by (generation) ({rate('asyncio_loop_gc_pause_seconds_total', LOOP)})"},
+            {
+                "generation {{generation}}": f"avg by (generation) ({rate('asyncio_loop_gc_pause_seconds_total', LOOP)})"
+            },
             unit="percentunit",
             stacked=True,
         ),
@@ -201,7 +258,11 @@ def side_work() -> list[PanelBuilder]:
 
 
 def health(
-    title: str, description: str, expression: str, unit: str = "short", limits: Sequence[Threshold] = thresholds.NONE
+    title: str,
+    description: str,
+    expression: str,
+    unit: str = "short",
+    limits: Sequence[Threshold] = thresholds.NONE,
 ) -> PanelBuilder:
     """One of the eight numbers that an exporter tells about itself."""
     return big_number(title, description, expression, unit=unit, limits=limits, span=3)

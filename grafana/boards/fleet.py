@@ -6,7 +6,18 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from grafana.parts import thresholds
 from grafana.parts.frame import add_row, frame
-from grafana.parts.panels import Column, PanelBuilder, big_number, drill_down, instance_link, lines, ranking, request_link, spread, stripes
+from grafana.parts.panels import (
+    Column,
+    PanelBuilder,
+    big_number,
+    drill_down,
+    instance_link,
+    lines,
+    ranking,
+    request_link,
+    spread,
+    stripes,
+)
 from grafana.parts.queries import JOB, LOOP, leading, select, top
 
 BUSY_RECORD = "job_instance_loop:asyncio_loop_active_seconds:rate5m"
@@ -76,11 +87,33 @@ def services() -> list[PanelBuilder]:
             "One row for each service, the most blocked first. Busy and blocked are those of its worst loop and of its mean loop.",
             {"job": "Service"},
             [
-                Column("Blocked, worst %", of_service("job:asyncio_loop_blocking_seconds:max_rate5m"), thresholds.BLOCKED),
-                Column("Blocked, mean %", of_service("job:asyncio_loop_blocking_seconds:avg_rate5m"), thresholds.BLOCKED),
-                Column("Busy, worst %", of_service("job:asyncio_loop_active_seconds:max_rate5m"), thresholds.BUSY, bar=True),
-                Column("Busy, mean %", of_service("job:asyncio_loop_active_seconds:avg_rate5m"), thresholds.BUSY, bar=True),
-                Column("Start delay p99 ms", of_service("job:asyncio_loop_start_delay_seconds:p99_rate5m"), thresholds.SLOW),
+                Column(
+                    "Blocked, worst %",
+                    of_service("job:asyncio_loop_blocking_seconds:max_rate5m"),
+                    thresholds.BLOCKED,
+                ),
+                Column(
+                    "Blocked, mean %",
+                    of_service("job:asyncio_loop_blocking_seconds:avg_rate5m"),
+                    thresholds.BLOCKED,
+                ),
+                Column(
+                    "Busy, worst %",
+                    of_service("job:asyncio_loop_active_seconds:max_rate5m"),
+                    thresholds.BUSY,
+                    bar=True,
+                ),
+                Column(
+                    "Busy, mean %",
+                    of_service("job:asyncio_loop_active_seconds:avg_rate5m"),
+                    thresholds.BUSY,
+                    bar=True,
+                ),
+                Column(
+                    "Start delay p99 ms",
+                    of_service("job:asyncio_loop_start_delay_seconds:p99_rate5m"),
+                    thresholds.SLOW,
+                ),
                 Column("Tasks", of_service("job:asyncio_tasks:sum")),
                 Column("Failures/s", of_service("job:asyncio_task_failures:rate5m")),
                 Column("Processes", of_service("job:aiometrics_build_info:count")),
@@ -128,7 +161,9 @@ def instances() -> list[PanelBuilder]:
                 Column("Blocked %", f"{by_place(BLOCKED)} and {worst}", thresholds.BLOCKED),
                 Column("Busy %", f"{by_place(BUSY)} and {worst}", thresholds.BUSY, bar=True),
                 Column("In line %", f"{by_place(IN_LINE)} and {worst}", thresholds.IN_LINE),
-                Column("Start delay p99 ms", f"{by_place(START_DELAY)} and {worst}", thresholds.SLOW),
+                Column(
+                    "Start delay p99 ms", f"{by_place(START_DELAY)} and {worst}", thresholds.SLOW
+                ),
                 Column("Turn p99 ms", f"{by_place(TURN)} and {worst}", thresholds.SLOW),
             ],
             links=[instance_link("__data.fields.Instance")],
@@ -149,20 +184,46 @@ def code() -> list[PanelBuilder]:
         ranking(
             "Which code burns the loops of the fleet?",
             "Yield points of the services that the chosen instances belong to, over all their instances. 300 % are three whole loops.",
-            {"job": "Service", "yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"},
+            {
+                "job": "Service",
+                "yield_point": "Yield point",
+                "awaits": "Awaits",
+                "coroutine": "Coroutine",
+            },
             [
                 Column("Active %", worst, bar=True),
-                Column("Blocked %", also("job_yield_point:asyncio_blocking_seconds:rate5m", worst), thresholds.BLOCKED),
-                Column("Inflicted wait %", also("job_yield_point:asyncio_inflicted_wait_seconds:rate5m", worst)),
-                Column("Segments/s", also("job_yield_point:asyncio_segment_seconds_count:rate5m", worst)),
+                Column(
+                    "Blocked %",
+                    also("job_yield_point:asyncio_blocking_seconds:rate5m", worst),
+                    thresholds.BLOCKED,
+                ),
+                Column(
+                    "Inflicted wait %",
+                    also("job_yield_point:asyncio_inflicted_wait_seconds:rate5m", worst),
+                ),
+                Column(
+                    "Segments/s",
+                    also("job_yield_point:asyncio_segment_seconds_count:rate5m", worst),
+                ),
             ],
             links=[drill_down("__data.fields.Coroutine")],
         ),
         ranking(
             "Which code waits, over the fleet?",
             "Yield points with the most tasks parked, over all instances of a service.",
-            {"job": "Service", "yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"},
-            [Column("Parked", top(f"({of_service('job_yield_point:asyncio_wait_seconds_sum:rate5m')})"), bar=True)],
+            {
+                "job": "Service",
+                "yield_point": "Yield point",
+                "awaits": "Awaits",
+                "coroutine": "Coroutine",
+            },
+            [
+                Column(
+                    "Parked",
+                    top(f"({of_service('job_yield_point:asyncio_wait_seconds_sum:rate5m')})"),
+                    bar=True,
+                )
+            ],
             links=[drill_down("__data.fields.Coroutine")],
         ),
     ]
@@ -183,7 +244,9 @@ def requests() -> list[PanelBuilder]:
                 Column("Missed %", worst, thresholds.MISSED, bar=True),
                 Column("In 1 h %", also(f"{late}:ratio_rate1h", worst), thresholds.MISSED),
                 Column("In 6 h %", also(f"{late}:ratio_rate6h", worst), thresholds.MISSED),
-                Column("Objective ms", also("job_request:asyncio_request_objective_seconds:max", worst)),
+                Column(
+                    "Objective ms", also("job_request:asyncio_request_objective_seconds:max", worst)
+                ),
                 Column("p99 ms", also(f"{took}:p99_rate5m", worst)),
                 Column("Requests/s", also(f"{took}_count:rate5m", worst)),
                 Column("In progress", also("job_request:asyncio_requests_in_progress:sum", worst)),

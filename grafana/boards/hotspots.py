@@ -35,9 +35,14 @@ ACTIVE = 'asyncio_loop_time_seconds_total{state="active",' + LOOP + "}[$__rate_i
 ENDED = "asyncio_task_wall_seconds_count"
 FAILED = f'status="failed",{COROUTINE}'
 CANCELLED = f'status="cancelled",{COROUTINE}'
-OLDEST_RECORDED = select("job_yield_point:asyncio_oldest_suspension_timestamp_seconds:min", f"{thresholds.PATIENT},{COROUTINE}")
+OLDEST_RECORDED = select(
+    "job_yield_point:asyncio_oldest_suspension_timestamp_seconds:min",
+    f"{thresholds.PATIENT},{COROUTINE}",
+)
 OLDEST = select("asyncio_oldest_suspension_timestamp_seconds", f"{thresholds.PATIENT},{COROUTINE}")
-OLDEST_OF_CHOSEN = select("asyncio_oldest_suspension_timestamp_seconds", f"{thresholds.PATIENT},{COROUTINE},{CHOSEN}")
+OLDEST_OF_CHOSEN = select(
+    "asyncio_oldest_suspension_timestamp_seconds", f"{thresholds.PATIENT},{COROUTINE},{CHOSEN}"
+)
 OLDEST_AGE = f"time() - (min({OLDEST_RECORDED}) or min({OLDEST_OF_CHOSEN} > 0))"
 
 
@@ -166,7 +171,9 @@ def starvation() -> list[PanelBuilder]:
     ]
 
 
-def at_points(metric: str, selector: str = COROUTINE, by: str = POINT, *, whole: bool = False) -> str:
+def at_points(
+    metric: str, selector: str = COROUTINE, by: str = POINT, *, whole: bool = False
+) -> str:
     """What yield points gain per second."""
     return everywhere("job_yield_point", metric, selector, by, whole=whole)
 
@@ -223,7 +230,13 @@ def burners() -> list[PanelBuilder]:
             "The watchdog looks at a loop that blocks and notes the innermost line of the application, and what it called. Samples in the "
             "chosen time range: the more, the longer the loop stood there.",
             {"blocked_at": "Blocked at"},
-            [Column("Samples", top(total(gained("asyncio_block_samples_total", LOOP), "blocked_at")), bar=True)],
+            [
+                Column(
+                    "Samples",
+                    top(total(gained("asyncio_block_samples_total", LOOP), "blocked_at")),
+                    bar=True,
+                )
+            ],
             height=12,
             span=12,
         ),
@@ -234,7 +247,9 @@ def burners() -> list[PanelBuilder]:
             {"yield_point": "Yield point", "coroutine": "Coroutine"},
             [
                 Column("Segments/s", busiest, thresholds.NONE, bar=True),
-                Column("Mean segment ms", f"{active} / ({count} > 0) and {busiest}", thresholds.SLOW),
+                Column(
+                    "Mean segment ms", f"{active} / ({count} > 0) and {busiest}", thresholds.SLOW
+                ),
                 Column("Active %", f"{active} and {busiest}", thresholds.HOTSPOT),
             ],
             links=[TO_COROUTINE],
@@ -253,14 +268,17 @@ def waiters() -> list[PanelBuilder]:
         for whole in (False, True)
     )
     parked, parked_in_the_range = (
-        everywhere_now("job_yield_point", "asyncio_suspended_tasks", COROUTINE, place, whole=whole) for whole in (False, True)
+        everywhere_now("job_yield_point", "asyncio_suspended_tasks", COROUTINE, place, whole=whole)
+        for whole in (False, True)
     )
     return [
         lines(
             "Where is a wait longest?",
             "Mean time from a suspension to its resumption; waits for other tasks left out, since those tasks are here themselves. If this "
             "rises at one place and active time does not, what it awaits got slower.",
-            {"{{yield_point}} ← {{awaits}} · {{coroutine}}": f"{mean_wait} and {top(mean_of_the_range)}"},
+            {
+                "{{yield_point}} ← {{awaits}} · {{coroutine}}": f"{mean_wait} and {top(mean_of_the_range)}"
+            },
             unit="s",
             link=drill_down("__field.labels.coroutine"),
             legend_on_the_right=True,
@@ -287,9 +305,12 @@ def stuck() -> list[PanelBuilder]:
     """Suspensions that last, tasks that pile up, fail or vanish."""
     age = f"(time() - (min by ({POINT}) ({OLDEST_RECORDED}) or min by ({POINT}) ({OLDEST_OF_CHOSEN} > 0)))"
     usual = f"({at_points(f'{WAITS}_sum')} / ({at_points(f'{WAITS}_count')} > 0))"
-    worst = top(f"{age} / clamp_min({thresholds.STUCK_TIMES_MEAN} * {usual}, {thresholds.STUCK_SECONDS})")
+    worst = top(
+        f"{age} / clamp_min({thresholds.STUCK_TIMES_MEAN} * {usual}, {thresholds.STUCK_SECONDS})"
+    )
     tasks, tasks_in_the_range = (
-        everywhere_now("job_coroutine", "asyncio_tasks", COROUTINE, "coroutine", whole=whole) for whole in (False, True)
+        everywhere_now("job_coroutine", "asyncio_tasks", COROUTINE, "coroutine", whole=whole)
+        for whole in (False, True)
     )
     return [
         ranking(
@@ -302,7 +323,10 @@ def stuck() -> list[PanelBuilder]:
                 Column("Stuck %", worst, thresholds.STUCK_SCORE, bar=True),
                 Column("Age s", f"{age} and {worst}"),
                 Column("Mean wait ms", f"{usual} and {worst}"),
-                Column("Tasks", f"{everywhere_now('job_yield_point', 'asyncio_suspended_tasks', COROUTINE, POINT)} and {worst}"),
+                Column(
+                    "Tasks",
+                    f"{everywhere_now('job_yield_point', 'asyncio_suspended_tasks', COROUTINE, POINT)} and {worst}",
+                ),
             ],
             links=[TO_COROUTINE],
         ),
@@ -321,7 +345,11 @@ def stuck() -> list[PanelBuilder]:
             [
                 Column("Failed %", share_of_ended(FAILED), thresholds.FAILED, bar=True),
                 Column("Cancelled %", share_of_ended(CANCELLED)),
-                Column("Vanished", top(total(gained("asyncio_tasks_destroyed_pending_total", JOB), "coroutine")), thresholds.ANY),
+                Column(
+                    "Vanished",
+                    top(total(gained("asyncio_tasks_destroyed_pending_total", JOB), "coroutine")),
+                    thresholds.ANY,
+                ),
             ],
             links=[TO_COROUTINE],
             height=9,

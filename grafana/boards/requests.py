@@ -74,7 +74,11 @@ def by_objective() -> PanelBuilder:
             Column("Mean ms", f"{per_request(f'{WALL}_sum')} and {worst}"),
             Column("On the loop ms", f"{per_request(ACTIVE)} and {worst}"),
             Column("In progress", f"{in_progress()} and {worst}"),
-            Column("Failed %", f"{failed} / ({of_requests(f'{WALL}_count')} > 0) and {worst}", thresholds.FAILED),
+            Column(
+                "Failed %",
+                f"{failed} / ({of_requests(f'{WALL}_count')} > 0) and {worst}",
+                thresholds.FAILED,
+            ),
             Column("Requests/s", f"{of_requests(f'{WALL}_count')} and {worst}"),
         ],
         links=[FROM_ROW],
@@ -98,9 +102,17 @@ def by_loop_time() -> PanelBuilder:
             Column("Afterwards %", f"{of_requests(BACKGROUND)} and {worst}"),
             Column("On the loop ms", f"{per_request(ACTIVE)} and {worst}", thresholds.SLOW),
             Column("Mean ms", f"{per_request(f'{WALL}_sum')} and {worst}"),
-            Column("Running %", f"{of_requests(ACTIVE)} / ({of_requests(f'{WALL}_sum')} > 0) and {worst}"),
+            Column(
+                "Running %",
+                f"{of_requests(ACTIVE)} / ({of_requests(f'{WALL}_sum')} > 0) and {worst}",
+            ),
             Column("Waiting", f"{waits} and {worst}"),
-            Column("Requests/s", f"{of_requests(f'{WALL}_count')} and {worst}", thresholds.NONE, bar=True),
+            Column(
+                "Requests/s",
+                f"{of_requests(f'{WALL}_count')} and {worst}",
+                thresholds.NONE,
+                bar=True,
+            ),
         ],
         links=[FROM_ROW],
         height=9,
@@ -111,7 +123,8 @@ def over_time() -> list[PanelBuilder]:
     """How fast budgets are spent, how long requests take, what they wait for, how many there are."""
     budget = f"{thresholds.MISSED_BUDGET:g}"
     waits, waits_in_the_range = (
-        everywhere("job_request_awaits", WAITS, REQUEST, "request, awaits", whole=whole) for whole in (False, True)
+        everywhere("job_request_awaits", WAITS, REQUEST, "request, awaits", whole=whole)
+        for whole in (False, True)
     )
     return [
         lines(

@@ -48,7 +48,9 @@ def panels(board: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def fill(expression: str, variables: Mapping[str, str]) -> str:
     """``expression`` with ``$name`` and ``${name}`` replaced; a variable that is not given matches everything."""
-    return re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda match: variables.get(match[1], ".*"), expression)
+    return re.sub(
+        r"\$\{?(\w+)(?::\w+)?\}?", lambda match: variables.get(match[1], ".*"), expression
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,26 @@ class Prometheus:
             with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - the user names the server
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
-            raise ValueError(f"{self.url} refused {parameters.get('query')!r}: {json.load(error).get('error', error)}") from error
+            raise ValueError(
+                f"{self.url} refused {parameters.get('query')!r}: {json.load(error).get('error', error)}"
+            ) from error
 
-    def ask(self, target: Mapping[str, Any], window: Window, variables: Mapping[str, str], **more: object) -> Any:
+    def ask(
+        self,
+        target: Mapping[str, Any],
+        window: Window,
+        variables: Mapping[str, str],
+        **more: object,
+    ) -> Any:
         """What ``target`` of a panel returns: a vector at the end of ``window`` if it is instant, else a matrix over it."""
         expression = fill(target["expr"], {"topk": "10", **window.variables, **variables})
         if target.get("instant"):
             return self.get("query", query=expression, time=window.end, **more)
-        return self.get("query_range", query=expression, start=window.start, end=window.end, step=window.step, **more)
+        return self.get(
+            "query_range",
+            query=expression,
+            start=window.start,
+            end=window.end,
+            step=window.step,
+            **more,
+        )

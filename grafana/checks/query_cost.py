@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from grafana.checks.prometheus import Prometheus, Window, fill, panels
-from grafana.checks.simulation import RECORDED, SCRAPE_SECONDS, Fleet, course, point_labels, series, write
+from grafana.checks.simulation import (
+    RECORDED,
+    SCRAPE_SECONDS,
+    Fleet,
+    course,
+    point_labels,
+    series,
+    write,
+)
 from grafana.generate import DASHBOARDS, ROOT
 
 HISTORY_SECONDS = 1800
@@ -48,12 +56,18 @@ def prometheus(port: int) -> Iterator[tuple[Prometheus, subprocess.Popen[bytes]]
     """A server that scrapes nothing and knows the project's rules, but leaves it to us when; raises FileNotFoundError without a binary."""
     binary = shutil.which("prometheus")
     if binary is None:
-        raise FileNotFoundError("no prometheus on the PATH: install it (Debian: apt-get install prometheus)")
+        raise FileNotFoundError(
+            "no prometheus on the PATH: install it (Debian: apt-get install prometheus)"
+        )
     with tempfile.TemporaryDirectory() as directory:
         for path in (ROOT / "rules").glob("*.yml"):
-            Path(directory, path.name).write_text(re.sub(r"^ +interval: .*\n", "", path.read_text(), flags=re.MULTILINE))
+            Path(directory, path.name).write_text(
+                re.sub(r"^ +interval: .*\n", "", path.read_text(), flags=re.MULTILINE)
+            )
         configuration = Path(directory, "prometheus.yml")
-        configuration.write_text("global: {evaluation_interval: 1d}\nrule_files: [aiometrics.*.yml]\n")
+        configuration.write_text(
+            "global: {evaluation_interval: 1d}\nrule_files: [aiometrics.*.yml]\n"
+        )
         process = subprocess.Popen(
             [
                 binary,
@@ -92,7 +106,11 @@ def record(server: Prometheus, at: int) -> Iterator[tuple[str, int, float]]:
             found = server.get("query", query=rule["query"], time=at)["result"]
             seconds = time.perf_counter() - begun
             labels = [{**one["metric"], "__name__": rule["name"]} for one in found]
-            times = [at * 1000] if rule["name"] in RECORDED else range((at - HISTORY_SECONDS) * 1000, at * 1000 + 1, SCRAPE_SECONDS * 1000)
+            times = (
+                [at * 1000]
+                if rule["name"] in RECORDED
+                else range((at - HISTORY_SECONDS) * 1000, at * 1000 + 1, SCRAPE_SECONDS * 1000)
+            )
             samples = [course(times, [float(one["value"][1])] * len(times)) for one in found]
             write(server.url, map(series, labels, samples))
             yield rule["name"], len(found), seconds
@@ -107,14 +125,22 @@ def costs(server: Prometheus, window: Window) -> Iterator[Cost]:
             yield panel_cost(server, window, variables, name, panel)
 
 
-def panel_cost(server: Prometheus, window: Window, variables: dict[str, str], board: str, panel: dict[str, Any]) -> Cost:
+def panel_cost(
+    server: Prometheus, window: Window, variables: dict[str, str], board: str, panel: dict[str, Any]
+) -> Cost:
     """Run the queries of one panel."""
-    selectors = {fill(selector, variables) for target in panel["targets"] for selector in SELECTOR.findall(target["expr"])}
+    selectors = {
+        fill(selector, variables)
+        for target in panel["targets"]
+        for selector in SELECTOR.findall(target["expr"])
+    }
     series = sum(count(server, selector, window.end) for selector in selectors)
     samples = 0
     begun = time.perf_counter()
     for target in panel["targets"]:
-        samples += server.ask(target, window, variables, stats="all")["stats"]["samples"]["totalQueryableSamples"]
+        samples += server.ask(target, window, variables, stats="all")["stats"]["samples"][
+            "totalQueryableSamples"
+        ]
     return Cost(board, panel["title"], series, samples, time.perf_counter() - begun)
 
 
@@ -132,7 +158,10 @@ def resident_bytes(process: subprocess.Popen[bytes]) -> int:
 
 def main() -> None:
     """Print a line for each rule and each panel."""
-    parser = argparse.ArgumentParser(prog="python -m grafana.checks.query_cost", description="Measure what each panel costs Prometheus.")
+    parser = argparse.ArgumentParser(
+        prog="python -m grafana.checks.query_cost",
+        description="Measure what each panel costs Prometheus.",
+    )
     parser.add_argument("--instances", type=int, default=200)
     parser.add_argument("--points", type=int, default=500, help="yield points of each instance")
     parser.add_argument("--port", type=int, default=19099)
@@ -141,12 +170,18 @@ def main() -> None:
     fleet = Fleet(arguments.instances, arguments.points, now - HISTORY_SECONDS, now)
     with prometheus(arguments.port) as (server, process):
         written = write(server.url, fleet.all_series())
-        print(f"{written} series, {resident_bytes(process) / 2**30:.1f} GiB, written in {time.time() - now:.0f} s", flush=True)
+        print(
+            f"{written} series, {resident_bytes(process) / 2**30:.1f} GiB, written in {time.time() - now:.0f} s",
+            flush=True,
+        )
         for name, recorded, seconds in record(server, now):
             print(f"{seconds:7.2f} s {recorded:8} series recorded  {name}", flush=True)
         window = Window(now - HISTORY_SECONDS, now, SCRAPE_SECONDS)
         for cost in costs(server, window):
-            print(f"{cost.seconds:7.2f} s {cost.series:8} series {cost.samples:10} samples  {cost.board}: {cost.panel}", flush=True)
+            print(
+                f"{cost.seconds:7.2f} s {cost.series:8} series {cost.samples:10} samples  {cost.board}: {cost.panel}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

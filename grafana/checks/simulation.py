@@ -53,7 +53,10 @@ def field(number: int, content: bytes) -> bytes:
 def course(times_ms: Sequence[int], values: Iterable[float]) -> Course:
     """Samples as the field ``samples`` of a remote-write time series."""
     return Course(
-        b"".join(field(2, b"\x09" + struct.pack("<d", value) + b"\x10" + varint(at)) for at, value in zip(times_ms, values, strict=True))
+        b"".join(
+            field(2, b"\x09" + struct.pack("<d", value) + b"\x10" + varint(at))
+            for at, value in zip(times_ms, values, strict=True)
+        )
     )
 
 
@@ -68,7 +71,10 @@ def snappy(content: bytes) -> bytes:
 
 def series(labels: Mapping[str, str], samples: Course) -> bytes:
     """One time series of a write request."""
-    encoded = b"".join(field(1, field(1, name.encode()) + field(2, value.encode())) for name, value in sorted(labels.items()))
+    encoded = b"".join(
+        field(1, field(1, name.encode()) + field(2, value.encode()))
+        for name, value in sorted(labels.items())
+    )
     return field(1, encoded + samples.encoded)
 
 
@@ -85,7 +91,11 @@ def write(url: str, all_series: Iterable[bytes]) -> int:
 
 
 def _send(url: str, batch: Sequence[bytes]) -> None:
-    headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf", "X-Prometheus-Remote-Write-Version": "0.1.0"}
+    headers = {
+        "Content-Encoding": "snappy",
+        "Content-Type": "application/x-protobuf",
+        "X-Prometheus-Remote-Write-Version": "0.1.0",
+    }
     request = urllib.request.Request(f"{url}/api/v1/write", snappy(b"".join(batch)), headers)  # noqa: S310 - the user names the server
     with urllib.request.urlopen(request, timeout=120):  # noqa: S310
         pass
@@ -105,19 +115,37 @@ class Fleet:
         times = [at * 1000 for at in range(self.start, self.end + 1, SCRAPE_SECONDS)]
         past = times[:-1]
         chance = random.Random(5)  # noqa: S311 - a load, not a secret
-        counters = [course(times, counted(chance, len(times), chance.expovariate(20) * SCRAPE_SECONDS)) for _ in range(COURSES)]
+        counters = [
+            course(times, counted(chance, len(times), chance.expovariate(20) * SCRAPE_SECONDS))
+            for _ in range(COURSES)
+        ]
         shares = [course(past, [chance.betavariate(2, 5) for _ in past]) for _ in range(COURSES)]
         alive = [course(times, [float(number)] * len(times)) for number in range(20)]
-        since = [course(times, [float(self.end - age)] * len(times)) for age in range(1000, 1400, 20)]
+        since = [
+            course(times, [float(self.end - age)] * len(times)) for age in range(1000, 1400, 20)
+        ]
         now = course(times, [at / 1000 for at in times])
         for number in range(self.instances):
-            base = {"job": f"shop-{number % 4}", "instance": f"10.0.{number // 250}.{number % 250}:9400"}
+            base = {
+                "job": f"shop-{number % 4}",
+                "instance": f"10.0.{number // 250}.{number % 250}:9400",
+            }
             yield series(base | {"__name__": "up"}, alive[1])
-            yield series(base | {"__name__": "aiometrics_build_info", "implementation": "c", "version": "1"}, alive[1])
-            yield series(base | {"__name__": "asyncio_loop_heartbeat_timestamp_seconds", "loop": "MainThread"}, now)
+            yield series(
+                base | {"__name__": "aiometrics_build_info", "implementation": "c", "version": "1"},
+                alive[1],
+            )
+            yield series(
+                base
+                | {"__name__": "asyncio_loop_heartbeat_timestamp_seconds", "loop": "MainThread"},
+                now,
+            )
             for name in GAUGES:
                 yield series(
-                    base | {"__name__": name} | ({"loop": "MainThread"} if name.startswith("asyncio_loop") else {}), chance.choice(alive)
+                    base
+                    | {"__name__": name}
+                    | ({"loop": "MainThread"} if name.startswith("asyncio_loop") else {}),
+                    chance.choice(alive),
                 )
             for labels in loop_counters():
                 yield series(base | labels, chance.choice(counters))
@@ -178,7 +206,10 @@ def loop_counters() -> Iterator[Labels]:
         yield {"__name__": "asyncio_loop_gc_pause_seconds_total", "generation": generation} | loop
     yield {"__name__": "asyncio_unhandled_exceptions_total"} | loop
     for number in range(20):
-        yield {"__name__": "asyncio_block_samples_total", "blocked_at": f"shop/blocking.py:{number} hash_password"} | loop
+        yield {
+            "__name__": "asyncio_block_samples_total",
+            "blocked_at": f"shop/blocking.py:{number} hash_password",
+        } | loop
     yield from histogram("asyncio_loop_iteration_seconds", loop, SEGMENT_BUCKETS)
     yield from histogram("asyncio_loop_start_delay_seconds", loop, WAIT_BUCKETS)
 
@@ -220,7 +251,11 @@ def task_counters(labels: Labels, *, detailed: bool) -> Iterator[Labels]:
     yield {"__name__": "asyncio_tasks_destroyed_pending_total"} | labels
     for status in STATUSES:
         ended = labels | {"status": status}
-        yield from histogram("asyncio_task_wall_seconds", ended, WAIT_BUCKETS if detailed or status == "completed" else ())
+        yield from histogram(
+            "asyncio_task_wall_seconds",
+            ended,
+            WAIT_BUCKETS if detailed or status == "completed" else (),
+        )
         yield from histogram("asyncio_task_active_seconds", ended, WAIT_BUCKETS if detailed else ())
 
 
@@ -238,7 +273,9 @@ def request_counters() -> Iterator[Labels]:
     """Counters and histograms of the types of requests."""
     for labels in ({"request": request} for request in REQUESTS):
         for status in STATUSES:
-            yield from histogram("asyncio_request_wall_seconds", labels | {"status": status}, WAIT_BUCKETS)
+            yield from histogram(
+                "asyncio_request_wall_seconds", labels | {"status": status}, WAIT_BUCKETS
+            )
         yield from histogram("asyncio_request_active_seconds", labels, ())
         yield {"__name__": "asyncio_request_background_seconds_total"} | labels
         yield {"__name__": "asyncio_request_objective_violations_total"} | labels

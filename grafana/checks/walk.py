@@ -28,7 +28,12 @@ STEPS = {
     "cpu": ("Which yield points do most harm?", 3, "yield_point", "rank_results"),
     "tiny": ("Who gives the loop back too often?", 0, "yield_point", "write_rows"),
     "slow": ("Where is a wait longest?", 0, "yield_point", "acquire"),
-    "slow, by route": ("Which requests miss their objective?", 0, "request", "GET /orders/{number}"),
+    "slow, by route": (
+        "Which requests miss their objective?",
+        0,
+        "request",
+        "GET /orders/{number}",
+    ),
     "stuck": ("Which await is stuck?", 0, "yield_point", "wait_for_confirmation"),
     "failing": ("Which tasks fail, or vanish?", 0, "coroutine", "send_receipt"),
     "failing, cancelled": ("Which tasks fail, or vanish?", 1, "coroutine", "ask_warehouse"),
@@ -60,7 +65,9 @@ def lines_of(file: str, function: str) -> range:
     return range(0)
 
 
-def first_row(server: Prometheus, window: Window, panel: Mapping[str, Any], query: int, label: str) -> Found:
+def first_row(
+    server: Prometheus, window: Window, panel: Mapping[str, Any], query: int, label: str
+) -> Found:
     """The largest of what ``query`` returns: now, or by its mean over the window."""
     result = server.ask(panel["targets"][query], window, {})["result"]
     if not result:
@@ -77,10 +84,14 @@ def value_of(series: Mapping[str, Any]) -> float:
 
 def main() -> int:
     """Take every step."""
-    parser = argparse.ArgumentParser(prog="python -m grafana.checks.walk", description="From each fault of the demo to its line.")
+    parser = argparse.ArgumentParser(
+        prog="python -m grafana.checks.walk", description="From each fault of the demo to its line."
+    )
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL")
     parser.add_argument("--seconds", type=float, default=120, help="how far back to look")
-    parser.add_argument("--end", type=float, default=None, help="Unix time of the right edge (default: now)")
+    parser.add_argument(
+        "--end", type=float, default=None, help="Unix time of the right edge (default: now)"
+    )
     parser.add_argument("--scrape", type=float, default=5, help="scrape interval in seconds")
     arguments = parser.parse_args()
     end = arguments.end or time.time()
@@ -89,10 +100,14 @@ def main() -> int:
     by_title = {panel["title"]: panel for panel in panels(board)}
     wrong = 0
     for fault, (title, query, label, function) in STEPS.items():
-        found = first_row(Prometheus(arguments.prometheus.rstrip("/")), window, by_title[title], query, label)
+        found = first_row(
+            Prometheus(arguments.prometheus.rstrip("/")), window, by_title[title], query, label
+        )
         right = found.names(function)
         wrong += not right
-        print(f"{'right' if right else 'WRONG'}  {fault:18}  {found.panel:36}  {found.row} ({found.value:.3g})")
+        print(
+            f"{'right' if right else 'WRONG'}  {fault:18}  {found.panel:36}  {found.row} ({found.value:.3g})"
+        )
     return 1 if wrong else 0
 
 

@@ -60,16 +60,43 @@ def _picker(name: str, label: str, query: str, description: str) -> dashboard.Qu
     )
 
 
-def _variables() -> list[dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.CustomVariable]:
+def _variables() -> list[
+    dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.CustomVariable
+]:
     chosen = 'job=~"$job",instance=~"$instance"'
     top = [VariableOption(selected=value == "10", text=value, value=value) for value in TOP]
     return [
         dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
-        _picker("job", "Job", "label_values(aiometrics_build_info, job)", "Services that export asyncio metrics"),
-        _picker("instance", "Instance", 'label_values(aiometrics_build_info{job=~"$job"}, instance)', "Their processes"),
-        _picker("loop", "Loop", f"label_values(asyncio_loop_heartbeat_timestamp_seconds{{{chosen}}}, loop)", "Event loops, by thread"),
-        _picker("coroutine", "Coroutine", f"label_values(asyncio_tasks_created_total{{{chosen}}}, coroutine)", "Root coroutines of tasks"),
-        _picker("request", "Request", f"label_values(asyncio_requests_in_progress{{{chosen}}}, request)", "Types of requests"),
+        _picker(
+            "job",
+            "Job",
+            "label_values(aiometrics_build_info, job)",
+            "Services that export asyncio metrics",
+        ),
+        _picker(
+            "instance",
+            "Instance",
+            'label_values(aiometrics_build_info{job=~"$job"}, instance)',
+            "Their processes",
+        ),
+        _picker(
+            "loop",
+            "Loop",
+            f"label_values(asyncio_loop_heartbeat_timestamp_seconds{{{chosen}}}, loop)",
+            "Event loops, by thread",
+        ),
+        _picker(
+            "coroutine",
+            "Coroutine",
+            f"label_values(asyncio_tasks_created_total{{{chosen}}}, coroutine)",
+            "Root coroutines of tasks",
+        ),
+        _picker(
+            "request",
+            "Request",
+            f"label_values(asyncio_requests_in_progress{{{chosen}}}, request)",
+            "Types of requests",
+        ),
         dashboard.CustomVariable("topk")
         .label("Top")
         .description("How many rows and series a ranking shows")
@@ -105,7 +132,13 @@ def frame(uid: str, title: str, description: str) -> dashboard.Dashboard:
     return built
 
 
-def add_row(board: dashboard.Dashboard, title: str, panels: Sequence[PanelBuilder], *, collapsed: bool = False) -> None:
+def add_row(
+    board: dashboard.Dashboard,
+    title: str,
+    panels: Sequence[PanelBuilder],
+    *,
+    collapsed: bool = False,
+) -> None:
     """Put a titled row of panels below what is there; a collapsed row loads nothing until it is opened."""
     row = dashboard.Row(title).collapsed(collapsed)
     if collapsed:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, statushistory, table, timeseries
+from grafana_foundation_sdk.builders import (
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    statushistory,
+    table,
+    timeseries,
+)
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.common import (
     BigValueColorMode,
@@ -36,7 +45,11 @@ from grafana_foundation_sdk.models.dashboard import (
     Threshold,
     ThresholdsMode,
 )
-from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale, HeatmapSelectionMode
+from grafana_foundation_sdk.models.heatmap import (
+    HeatmapColorMode,
+    HeatmapColorScale,
+    HeatmapSelectionMode,
+)
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from grafana.parts.thresholds import GREEN, NONE
@@ -53,7 +66,13 @@ PanelBuilder = Builder[Panel]
 
 
 def _query(expression: str, *, legend: str = "", ref: str = "A") -> prometheus.Dataquery:
-    return prometheus.Dataquery().datasource(PROMETHEUS).expr(expression).legend_format(legend).ref_id(ref)
+    return (
+        prometheus.Dataquery()
+        .datasource(PROMETHEUS)
+        .expr(expression)
+        .legend_format(legend)
+        .ref_id(ref)
+    )
 
 
 def _queries(expressions: Mapping[str, str], *, exemplars: bool) -> list[Builder[Any]]:
@@ -87,8 +106,14 @@ def request_link(label: str) -> dashboard.DashboardLink:
 
 
 def _hotspots_of(variable: str, label: str) -> dashboard.DashboardLink:
-    carried = CARRIED.replace(f"${{{variable}:queryparam}}", f"var-{variable}=${{{label}:percentencode}}")
-    return dashboard.DashboardLink(f"Hotspots of this {variable}").type(DashboardLinkType.LINK).url(f"/d/aiometrics-hotspots?{carried}")
+    carried = CARRIED.replace(
+        f"${{{variable}:queryparam}}", f"var-{variable}=${{{label}:percentencode}}"
+    )
+    return (
+        dashboard.DashboardLink(f"Hotspots of this {variable}")
+        .type(DashboardLinkType.LINK)
+        .url(f"/d/aiometrics-hotspots?{carried}")
+    )
 
 
 def big_number(
@@ -155,16 +180,24 @@ def lines(
             .display_mode(LegendDisplayMode.TABLE)
             .placement(LegendPlacement.RIGHT if legend_on_the_right else LegendPlacement.BOTTOM)
             .show_legend(True)  # noqa: FBT003 - the builder's signature
-            .calcs(["mean", "max", "lastNotNull"] if not legend_on_the_right else ["mean", "lastNotNull"])
+            .calcs(
+                ["mean", "max", "lastNotNull"]
+                if not legend_on_the_right
+                else ["mean", "lastNotNull"]
+            )
             .sort_by("Mean")
             .sort_desc(True)  # noqa: FBT003
         )
-        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+        .tooltip(
+            common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
+        )
         .height(9)
         .span(span)
     )
     if len(limits) > 1:
-        panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED))
+        panel.thresholds_style(
+            common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
+        )
     if stacked:
         panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
     if maximum is not None:
@@ -174,9 +207,13 @@ def lines(
     return panel
 
 
-def heat(title: str, description: str, expression: str, *, unit: str = "s", span: int = 12) -> heatmap.Panel:
+def heat(
+    title: str, description: str, expression: str, *, unit: str = "s", span: int = 12
+) -> heatmap.Panel:
     """A histogram over time: the darker a cell, the more observations a second fell into its bucket."""
-    query = _query(expression, legend="{{le}}").range().format(PromQueryFormat.HEATMAP).exemplar(True)  # noqa: FBT003
+    query = (
+        _query(expression, legend="{{le}}").range().format(PromQueryFormat.HEATMAP).exemplar(True)  # noqa: FBT003
+    )
     return (
         _heatmap(title, description, query, span)
         .rows_frame(heatmap.RowsHeatmapOptions().layout(HeatmapCellLayout.AUTO))
@@ -187,7 +224,9 @@ def heat(title: str, description: str, expression: str, *, unit: str = "s", span
     )
 
 
-def spread(title: str, description: str, expression: str, *, unit: str, span: int = 24) -> heatmap.Panel:
+def spread(
+    title: str, description: str, expression: str, *, unit: str, span: int = 24
+) -> heatmap.Panel:
     """How many of the series of ``expression`` lie where: the shape of a whole fleet in one picture."""
     return (
         _heatmap(title, description, _query(expression).range(), span)
@@ -229,7 +268,15 @@ def _heatmap(title: str, description: str, query: prometheus.Dataquery, span: in
     )
 
 
-def stripes(title: str, description: str, expression: str, *, legend: str, unit: str, limits: Sequence[Threshold]) -> statushistory.Panel:
+def stripes(
+    title: str,
+    description: str,
+    expression: str,
+    *,
+    legend: str,
+    unit: str,
+    limits: Sequence[Threshold],
+) -> statushistory.Panel:
     """One stripe for each series, coloured by threshold: who was in trouble when."""
     return (
         statushistory.Panel()
@@ -278,14 +325,25 @@ class Column:
         """The column's field settings: a bar, or a background, in the colour of its limits if it has some."""
         found: dict[str, object] = {}
         if self.bar:
-            found["custom.cellOptions"] = {"type": "gauge", "mode": "gradient", "valueDisplayMode": "text"}
+            found["custom.cellOptions"] = {
+                "type": "gauge",
+                "mode": "gradient",
+                "valueDisplayMode": "text",
+            }
             found["color"] = {"mode": "continuous-GrYlRd" if self.limits is None else "thresholds"}
         elif self.limits is not None:
             found["custom.cellOptions"] = {"type": "color-background", "mode": "gradient"}
         if self.limits is not None:
             harmless = GREEN if self.bar else "transparent"
-            scaled = [{"value": self.factor * step.value, "color": step.color} for step in self.limits if step.value is not None]
-            found["thresholds"] = {"mode": "absolute", "steps": [{"value": None, "color": harmless}, *scaled]}
+            scaled = [
+                {"value": self.factor * step.value, "color": step.color}
+                for step in self.limits
+                if step.value is not None
+            ]
+            found["thresholds"] = {
+                "mode": "absolute",
+                "steps": [{"value": None, "color": harmless}, *scaled],
+            }
         return [DynamicConfigValue(id_val=name, value=value) for name, value in found.items()]
 
 
@@ -318,23 +376,38 @@ def ranking(
     It is sorted by ``sort``, or else by its first column of numbers. A click on a cell offers ``links``.
     """
     refs = dict(zip(ascii_uppercase, columns, strict=False))
-    values = {f"Value #{ref}" if len(refs) > 1 else "Value": column.heading for ref, column in refs.items()}
+    values = {
+        f"Value #{ref}" if len(refs) > 1 else "Value": column.heading
+        for ref, column in refs.items()
+    }
     headings = dict(labels) | values
     panel = (
         _Table()
         .title(title)
         .description(description)
         .datasource(PROMETHEUS)
-        .targets([_query(column.query, ref=ref).instant().format(PromQueryFormat.TABLE) for ref, column in refs.items()])
+        .targets(
+            [
+                _query(column.query, ref=ref).instant().format(PromQueryFormat.TABLE)
+                for ref, column in refs.items()
+            ]
+        )
         .with_transformation(DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(DataTransformerConfig(id_val="organize", options=_organized(headings)))
         .unit("short")
         .min(0)
         .thresholds(_thresholds(NONE))
         .filterable(True)  # noqa: FBT003
-        .sort_by([common.TableSortByFieldState().display_name(sort or columns[0].heading).desc(True)])  # noqa: FBT003
+        .sort_by(
+            [common.TableSortByFieldState().display_name(sort or columns[0].heading).desc(True)]  # noqa: FBT003
+        )
         .with_override(
-            _named(*labels.values()), [DynamicConfigValue(id_val="custom.cellOptions", value={"type": "auto", "wrapText": True})]
+            _named(*labels.values()),
+            [
+                DynamicConfigValue(
+                    id_val="custom.cellOptions", value={"type": "auto", "wrapText": True}
+                )
+            ],
         )
         .height(height)
         .span(span)

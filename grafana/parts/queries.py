@@ -74,13 +74,22 @@ def everywhere(level: str, metric: str, selector: str, by: str = "", *, whole: b
     """
     recorded = select(f"{level}:{metric.removesuffix('_total')}:rate5m", selector)
     raw = rate(metric, f"{selector},{CHOSEN}")
-    return _either(recorded, raw.replace("[$__rate_interval]", WHOLE_RANGE) if whole else raw, by, whole=whole)
+    return _either(
+        recorded, raw.replace("[$__rate_interval]", WHOLE_RANGE) if whole else raw, by, whole=whole
+    )
 
 
-def everywhere_now(level: str, metric: str, selector: str, by: str = "", *, whole: bool = False) -> str:
+def everywhere_now(
+    level: str, metric: str, selector: str, by: str = "", *, whole: bool = False
+) -> str:
     """The same for the value of a gauge."""
     raw = select(metric, f"{selector},{CHOSEN}")
-    return _either(select(f"{level}:{metric}:sum", selector), f"avg_over_time({raw}{WHOLE_RANGE})" if whole else raw, by, whole=whole)
+    return _either(
+        select(f"{level}:{metric}:sum", selector),
+        f"avg_over_time({raw}{WHOLE_RANGE})" if whole else raw,
+        by,
+        whole=whole,
+    )
 
 
 def _either(recorded: str, raw: str, by: str, *, whole: bool) -> str:
@@ -95,4 +104,6 @@ def buckets(histogram: str, selector: str) -> str:
 def quantile(fraction: float, histogram: str, selector: str, by: str = "") -> str:
     """The ``fraction`` quantile of ``histogram``; nothing where it observed nothing."""
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({fraction:g}, {total(rate(f'{histogram}_bucket', selector), labels)})"
+    return (
+        f"histogram_quantile({fraction:g}, {total(rate(f'{histogram}_bucket', selector), labels)})"
+    )

@@ -45,12 +45,19 @@ PATIENT = 'awaits!~".*Queue\\\\.get"'
 
 def steps(*limits: tuple[float, str]) -> list[Threshold]:
     """Green, then each colour from its limit on."""
-    return [Threshold(value=None, color=GREEN), *(Threshold(value=value, color=color) for value, color in limits)]
+    return [
+        Threshold(value=None, color=GREEN),
+        *(Threshold(value=value, color=color) for value, color in limits),
+    ]
 
 
 BLOCKED = steps((BLOCKED_TICKET, YELLOW), (BLOCKED_PAGE_SLOW, ORANGE), (BLOCKED_PAGE_FAST, RED))
 BURN = steps((BURN_TICKET, YELLOW), (BURN_PAGE_SLOW, ORANGE), (BURN_PAGE_FAST, RED))
-MISSED = steps((BURN_TICKET * MISSED_BUDGET, YELLOW), (BURN_PAGE_SLOW * MISSED_BUDGET, ORANGE), (BURN_PAGE_FAST * MISSED_BUDGET, RED))
+MISSED = steps(
+    (BURN_TICKET * MISSED_BUDGET, YELLOW),
+    (BURN_PAGE_SLOW * MISSED_BUDGET, ORANGE),
+    (BURN_PAGE_FAST * MISSED_BUDGET, RED),
+)
 FAILED = steps((FAILING, RED))
 HOTSPOT = steps((HOT, RED))
 IN_LINE = steps((STARVED_BY_SCHEDULER, RED))

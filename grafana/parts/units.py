@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
-TIMES = ((86400.0, " day"), (3600.0, " hour"), (60.0, " min"), (1.0, " s"), (1e-3, " ms"), (1e-6, " µs"), (0.0, " ns"))
+TIMES = (
+    (86400.0, " day"),
+    (3600.0, " hour"),
+    (60.0, " min"),
+    (1.0, " s"),
+    (1e-3, " ms"),
+    (1e-6, " µs"),
+    (0.0, " ns"),
+)
 COUNTS = ((1e9, " Bil"), (1e6, " Mil"), (1e3, " K"), (0.0, ""))
 
 

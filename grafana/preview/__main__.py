@@ -51,13 +51,19 @@ text { fill: #9fa7b3; font-size: 11px; }
 """
 
 
-def lines_of(panel: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str]) -> list[Line]:
+def lines_of(
+    panel: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str]
+) -> list[Line]:
     """What the range queries of ``panel`` return."""
     found = []
     for target in panel["targets"]:
         for series in server.ask(target, window, variables)["result"]:
-            times, values = zip(*((at, float(value)) for at, value in series["values"]), strict=True)
-            found.append(Line(named(target.get("legendFormat", ""), series["metric"]), times, values))
+            times, values = zip(
+                *((at, float(value)) for at, value in series["values"]), strict=True
+            )
+            found.append(
+                Line(named(target.get("legendFormat", ""), series["metric"]), times, values)
+            )
     return found
 
 
@@ -66,10 +72,20 @@ def named(legend: str, labels: Mapping[str, str]) -> str:
     return fill(legend.replace("{{", "${").replace("}}", "}"), labels)
 
 
-def drawn(panel: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str], size: Size) -> str:
+def drawn(
+    panel: Mapping[str, Any],
+    server: Prometheus,
+    window: Window,
+    variables: Mapping[str, str],
+    size: Size,
+) -> str:
     """The inside of ``panel``."""
     if panel["type"] == "table":
-        return ranking(panel, [server.ask(target, window, variables)["result"] for target in panel["targets"]], size)
+        return ranking(
+            panel,
+            [server.ask(target, window, variables)["result"] for target in panel["targets"]],
+            size,
+        )
     lines = lines_of(panel, server, window, variables)
     span = (window.start, window.end)
     if panel["type"] == "stat":
@@ -80,12 +96,19 @@ def drawn(panel: Mapping[str, Any], server: Prometheus, window: Window, variable
     return draw(panel, lines, size, span)
 
 
-def page(board: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str]) -> tuple[str, Size]:
+def page(
+    board: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str]
+) -> tuple[str, Size]:
     """The whole page and its size; collapsed rows stay closed."""
     parts, bottom = [], 0
     for panel in board["panels"]:
         grid = panel["gridPos"]
-        left, top, wide, tall = grid["x"] * COLUMN + GAP, grid["y"] * ROW, grid["w"] * COLUMN - GAP, grid["h"] * ROW - GAP
+        left, top, wide, tall = (
+            grid["x"] * COLUMN + GAP,
+            grid["y"] * ROW,
+            grid["w"] * COLUMN - GAP,
+            grid["h"] * ROW - GAP,
+        )
         bottom = max(bottom, top + tall)
         where = f"left:{left}px;top:{top}px;width:{wide}px;height:{tall}px"
         title = escape(panel["title"])
@@ -105,14 +128,22 @@ def photograph(html: str, size: Size, out: Path) -> None:
     """Write a PNG of the page; raises FileNotFoundError if there is no Chromium."""
     chromium = shutil.which("chromium")
     if chromium is None:
-        raise FileNotFoundError("no chromium on the PATH: install it (Debian: apt-get install chromium), or give --out a name in .html")
+        raise FileNotFoundError(
+            "no chromium on the PATH: install it (Debian: apt-get install chromium), or give --out a name in .html"
+        )
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory, "page.html")
         source.write_text(html)
         subprocess.run(
             [
                 chromium,
-                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"),
+                *(
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--disable-background-networking",
+                    "--hide-scrollbars",
+                ),
                 f"--user-data-dir={directory}/profile",
                 f"--window-size={size.width},{size.height}",
                 f"--screenshot={out.resolve()}",
@@ -125,19 +156,32 @@ def photograph(html: str, size: Size, out: Path) -> None:
 
 def main() -> None:
     """Draw one dashboard."""
-    parser = argparse.ArgumentParser(prog="python -m grafana.preview", description="Draw a dashboard from real query results.")
+    parser = argparse.ArgumentParser(
+        prog="python -m grafana.preview", description="Draw a dashboard from real query results."
+    )
     parser.add_argument("board", choices=sorted(DASHBOARDS))
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL")
     parser.add_argument("--out", type=Path, required=True, help="a .png or .html file")
     parser.add_argument("--seconds", type=float, default=300, help="how far back to look")
-    parser.add_argument("--end", type=float, default=None, help="Unix time of the right edge (default: now)")
+    parser.add_argument(
+        "--end", type=float, default=None, help="Unix time of the right edge (default: now)"
+    )
     parser.add_argument("--scrape", type=float, default=5, help="scrape interval in seconds")
-    parser.add_argument("--instance", default=".*", help="a regular expression; all instances are read from the recording rules")
+    parser.add_argument(
+        "--instance",
+        default=".*",
+        help="a regular expression; all instances are read from the recording rules",
+    )
     arguments = parser.parse_args()
     end = arguments.end or time.time()
     board = json.loads((ROOT / f"grafana/dashboards/{arguments.board}.json").read_text())
     window = Window(end - arguments.seconds, end, arguments.scrape)
-    html, size = page(board, Prometheus(arguments.prometheus.rstrip("/")), window, {"instance": arguments.instance})
+    html, size = page(
+        board,
+        Prometheus(arguments.prometheus.rstrip("/")),
+        window,
+        {"instance": arguments.instance},
+    )
     if arguments.out.suffix == ".html":
         arguments.out.write_text(html)
     else:

@@ -24,7 +24,13 @@ PALETTE = (
     "#447ebc",
     "#c15c17",
 )
-COLOURS = {"transparent": "transparent", "green": "#299c46", "yellow": "#cca300", "orange": "#e0752d", "red": "#c4162a"}
+COLOURS = {
+    "transparent": "transparent",
+    "green": "#299c46",
+    "yellow": "#cca300",
+    "orange": "#e0752d",
+    "red": "#c4162a",
+}
 OTHER = "#8e8e8e"
 LEGEND_ROW = 17
 
@@ -66,7 +72,11 @@ def continuous_colour(share: float) -> str:
 
 def points(times: Sequence[float], values: Sequence[float], place: _Place) -> str:
     """SVG coordinates."""
-    return " ".join(f"{place.x(at):.1f},{place.y(value):.1f}" for at, value in zip(times, values, strict=True) if not math.isnan(value))
+    return " ".join(
+        f"{place.x(at):.1f},{place.y(value):.1f}"
+        for at, value in zip(times, values, strict=True)
+        if not math.isnan(value)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +90,9 @@ class _Place:
     size: Size
 
     def x(self, at: float) -> float:
-        return self.left + (at - self.start) / (self.end - self.start) * (self.size.width - self.left)
+        return self.left + (at - self.start) / (self.end - self.start) * (
+            self.size.width - self.left
+        )
 
     def y(self, value: float) -> float:
         return self.size.height * (1 - min(value / self.top, 1)) if self.top else self.size.height
@@ -89,7 +101,10 @@ class _Place:
 def big_number(panel: Mapping[str, Any], lines: Sequence[Line], size: Size) -> str:
     """The last value on its threshold's colour, over its course."""
     defaults = panel["fieldConfig"]["defaults"]
-    last = next((value for line in lines for value in reversed(line.values) if not math.isnan(value)), math.nan)
+    last = next(
+        (value for line in lines for value in reversed(line.values) if not math.isnan(value)),
+        math.nan,
+    )
     colour = OTHER if math.isnan(last) else threshold_colour(last, defaults["thresholds"]["steps"])
     course = ""
     if lines and not math.isnan(last):
@@ -104,7 +119,9 @@ def big_number(panel: Mapping[str, Any], lines: Sequence[Line], size: Size) -> s
     )
 
 
-def chart(panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tuple[float, float]) -> str:
+def chart(
+    panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tuple[float, float]
+) -> str:
     """Lines or stacked areas, with axes, thresholds and a legend."""
     defaults = panel["fieldConfig"]["defaults"]
     unit = defaults["unit"]
@@ -115,8 +132,12 @@ def chart(panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: t
     height = size.height - 18 - (0 if on_the_right else LEGEND_ROW * (min(shown, 5) + 1) + 4)
     stacked = defaults["custom"].get("stacking", {}).get("mode") == "normal"
     heights = stack(lines) if stacked else [line.values for line in lines]
-    limits = [step["value"] for step in defaults["thresholds"]["steps"] if step["value"] is not None]
-    largest = max((value for values in heights for value in values if not math.isnan(value)), default=0)
+    limits = [
+        step["value"] for step in defaults["thresholds"]["steps"] if step["value"] is not None
+    ]
+    largest = max(
+        (value for values in heights for value in values if not math.isnan(value)), default=0
+    )
     top = defaults.get("max") or nice(max(largest, 1e-9) * 1.05)
     place = _Place(*window, top, 62, Size(width, height))
     drawn = [axes(place, unit)]
@@ -126,8 +147,12 @@ def chart(panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: t
         line_points = points(line.times, values, place)
         if stacked and line_points:
             first, last = place.x(line.times[0]), place.x(line.times[-1])
-            drawn.append(f'<polygon points="{first:.1f},{height} {line_points} {last:.1f},{height}" fill="{colour}" />')
-        drawn.append(f'<polyline points="{line_points}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
+            drawn.append(
+                f'<polygon points="{first:.1f},{height} {line_points} {last:.1f},{height}" fill="{colour}" />'
+            )
+        drawn.append(
+            f'<polyline points="{line_points}" fill="none" stroke="{colour}" stroke-width="1.4"/>'
+        )
     if "thresholdsStyle" in defaults["custom"]:
         drawn += [
             f'<line x1="62" x2="{width}" y1="{place.y(limit):.1f}" y2="{place.y(limit):.1f}" stroke="#f2495c" stroke-dasharray="6 4"/>'
@@ -163,8 +188,12 @@ def axes(place: _Place, unit: str) -> str:
     for quarter in range(5):
         value = place.top * quarter / 4
         y = place.y(value)
-        drawn.append(f'<line x1="62" x2="{place.size.width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#2c3235"/>')
-        drawn.append(f'<text x="56" y="{max(y + 4, 10):.1f}" text-anchor="end">{escape(written(value, unit))}</text>')
+        drawn.append(
+            f'<line x1="62" x2="{place.size.width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#2c3235"/>'
+        )
+        drawn.append(
+            f'<text x="56" y="{max(y + 4, 10):.1f}" text-anchor="end">{escape(written(value, unit))}</text>'
+        )
     return "".join(drawn) + time_axis(place)
 
 
@@ -189,12 +218,20 @@ def legend(lines: Iterable[Line], unit: str) -> str:
     return f'<table class="legend"><tr><th></th><th>mean</th><th>last</th></tr>{rows}</table>'
 
 
-def heat(panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tuple[float, float]) -> str:
+def heat(
+    panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tuple[float, float]
+) -> str:
     """Cells by bucket and time; a calculated heatmap counts series by value instead."""
     unit = panel["options"]["yAxis"]["unit"]
-    names, cells = counted(lines, unit) if panel["options"].get("calculate") else bucketed(lines, unit)
+    names, cells = (
+        counted(lines, unit) if panel["options"].get("calculate") else bucketed(lines, unit)
+    )
     place = _Place(*window, len(names), 62, Size(size.width, size.height - 18))
-    step = lines[0].times[1] - lines[0].times[0] if lines and len(lines[0].times) > 1 else window[1] - window[0]
+    step = (
+        lines[0].times[1] - lines[0].times[0]
+        if lines and len(lines[0].times) > 1
+        else window[1] - window[0]
+    )
     wide = (place.size.width - 62) * step / (window[1] - window[0])
     tall = place.size.height / max(len(names), 1)
     most = max(cells.values(), default=0) or 1
@@ -204,8 +241,13 @@ def heat(panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tu
         for (row, at), count in cells.items()
         if count > 0
     ]
-    drawn += [f'<text x="56" y="{place.y(row + 0.5) + 4:.1f}" text-anchor="end">{escape(name)}</text>' for row, name in enumerate(names)]
-    return f'<svg width="{size.width}" height="{size.height}">{"".join(drawn)}{time_axis(place)}</svg>'
+    drawn += [
+        f'<text x="56" y="{place.y(row + 0.5) + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        for row, name in enumerate(names)
+    ]
+    return (
+        f'<svg width="{size.width}" height="{size.height}">{"".join(drawn)}{time_axis(place)}</svg>'
+    )
 
 
 def bucketed(lines: Sequence[Line], unit: str) -> tuple[list[str], dict[tuple[int, float], float]]:
@@ -217,12 +259,18 @@ def bucketed(lines: Sequence[Line], unit: str) -> tuple[list[str], dict[tuple[in
         for at, value in zip(line.times, line.values, strict=True):
             cells[row, at] = max(value - below.get(at, 0), 0)
             below[at] = value
-    return ["over" if line.name == "+Inf" else f"≤ {written(float(line.name), unit)}" for line in ordered], cells
+    return [
+        "over" if line.name == "+Inf" else f"≤ {written(float(line.name), unit)}"
+        for line in ordered
+    ], cells
 
 
 def counted(lines: Sequence[Line], unit: str) -> tuple[list[str], dict[tuple[int, float], float]]:
     """Row names and cells of how many lines lie in each tenth of the range of values."""
-    largest = max((value for line in lines for value in line.values if not math.isnan(value)), default=1) or 1
+    largest = (
+        max((value for line in lines for value in line.values if not math.isnan(value)), default=1)
+        or 1
+    )
     cells: dict[tuple[int, float], float] = {}
     for line in lines:
         for at, value in zip(line.times, line.values, strict=True):
@@ -232,7 +280,9 @@ def counted(lines: Sequence[Line], unit: str) -> tuple[list[str], dict[tuple[int
     return [f"≤ {written(largest * (row + 1) / 10, unit)}" for row in range(10)], cells
 
 
-def stripes(panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tuple[float, float]) -> str:
+def stripes(
+    panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tuple[float, float]
+) -> str:
     """One stripe for each line."""
     defaults = panel["fieldConfig"]["defaults"]
     tall = min((size.height - 18) / max(len(lines), 1), 30)
@@ -241,18 +291,26 @@ def stripes(panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window:
     drawn = []
     for number, line in enumerate(lines):
         wide = (size.width - 330) / max(len(line.times), 1)
-        drawn.append(f'<text x="322" y="{tall * (number + 0.65):.1f}" text-anchor="end">{escape(line.name)}</text>')
+        drawn.append(
+            f'<text x="322" y="{tall * (number + 0.65):.1f}" text-anchor="end">{escape(line.name)}</text>'
+        )
         drawn += [
             f'<rect x="{place.x(at):.1f}" y="{tall * number:.1f}" width="{wide:.1f}" height="{tall - 3:.1f}" '
             f'fill="{threshold_colour(value, steps)}"/>'
             for at, value in zip(line.times, line.values, strict=True)
         ]
-    return f'<svg width="{size.width}" height="{size.height}">{"".join(drawn)}{time_axis(place)}</svg>'
+    return (
+        f'<svg width="{size.width}" height="{size.height}">{"".join(drawn)}{time_axis(place)}</svg>'
+    )
 
 
-def ranking(panel: Mapping[str, Any], answers: Sequence[Sequence[Mapping[str, Any]]], size: Size) -> str:
+def ranking(
+    panel: Mapping[str, Any], answers: Sequence[Sequence[Mapping[str, Any]]], size: Size
+) -> str:
     """A table: the vectors of all queries merged by their labels, sorted as the panel says."""
-    headings: dict[str, str] = next(t for t in panel["transformations"] if t["id"] == "organize")["options"]["renameByName"]
+    headings: dict[str, str] = next(t for t in panel["transformations"] if t["id"] == "organize")[
+        "options"
+    ]["renameByName"]
     labels = [name for name in headings if not name.startswith("Value")]
     columns = [heading for name, heading in headings.items() if name.startswith("Value")]
     rows: dict[tuple[str, ...], dict[str, float]] = {}
@@ -261,15 +319,24 @@ def ranking(panel: Mapping[str, Any], answers: Sequence[Sequence[Mapping[str, An
             row = rows.setdefault(tuple(series["metric"].get(name, "") for name in labels), {})
             row[heading] = float(series["value"][1])
     sort = panel["options"]["sortBy"][0]["displayName"]
-    ordered = sorted(rows.items(), key=lambda item: -item[1].get(sort, -math.inf)) if sort in columns else sorted(rows.items())
+    ordered = (
+        sorted(rows.items(), key=lambda item: -item[1].get(sort, -math.inf))
+        if sort in columns
+        else sorted(rows.items())
+    )
     settings = {
         name: {p["id"]: p["value"] for p in override["properties"]}
         for override in panel["fieldConfig"]["overrides"]
         for name in override["matcher"]["options"]["names"]
     }
-    largest = {heading: max((row.get(heading, 0) for row in rows.values()), default=0) or 1 for heading in columns}
+    largest = {
+        heading: max((row.get(heading, 0) for row in rows.values()), default=0) or 1
+        for heading in columns
+    }
     head = "".join(f"<th>{escape(headings[name])}</th>" for name in labels)
-    head += "".join(f'<th class="n">{escape(name)}{" ↓" if name == sort else ""}</th>' for name in columns)
+    head += "".join(
+        f'<th class="n">{escape(name)}{" ↓" if name == sort else ""}</th>' for name in columns
+    )
     body = "".join(
         "<tr>"
         + "".join(f"<td>{escape(label)}</td>" for label in key)
@@ -291,5 +358,9 @@ def cell(value: float | None, largest: float, settings: Mapping[str, Any]) -> st
         share = max(value / largest, 0)
         colour = threshold_colour(value, steps) if steps else continuous_colour(share)
         return f'<td class="bar"><span style="background:{colour};width:{100 * share:.0f}px"></span>{text}</td>'
-    style = f' style="background:{threshold_colour(value, steps)}"' if kind == "color-background" and steps else ""
+    style = (
+        f' style="background:{threshold_colour(value, steps)}"'
+        if kind == "color-background" and steps
+        else ""
+    )
     return f'<td class="n"{style}>{text}</td>'

@@ -27,7 +27,13 @@ SECONDS = 60
 
 def site(port: int) -> Endpoints:
     """One that shows an empty snapshot."""
-    return Endpoints(resolve({"port": port, "addr": "127.0.0.1"}, {}), lambda: Snapshot(0), None, InternalErrors(), implementation="none")
+    return Endpoints(
+        resolve({"port": port, "addr": "127.0.0.1"}, {}),
+        lambda: Snapshot(0),
+        None,
+        InternalErrors(),
+        implementation="none",
+    )
 
 
 def test_an_error_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -46,9 +52,9 @@ def test_an_error_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     keeper.stop()
     assert {"aiometrics-keeper"} == set(calls)
     assert {"keeper": len(calls)} == internal_errors.counts()
-    assert ["internal error in probe 'keeper', which stays on; the application is not affected"] == [
-        record.getMessage() for record in caplog.records
-    ]
+    assert [
+        "internal error in probe 'keeper', which stays on; the application is not affected"
+    ] == [record.getMessage() for record in caplog.records]
 
 
 def test_it_may_be_stopped_from_within() -> None:
@@ -84,7 +90,8 @@ def test_a_port_is_taken_over_once_it_is_free(caplog: pytest.LogCaptureFixture) 
     with socket.create_connection(("127.0.0.1", port), SECONDS):
         waiting.close()
     assert [f"port {port} is taken", f"port {port} has become free"] == [
-        record.getMessage()[: len(f"port {port} has become free")].partition(",")[0] for record in caplog.records
+        record.getMessage()[: len(f"port {port} has become free")].partition(",")[0]
+        for record in caplog.records
     ]
 
 
@@ -128,8 +135,16 @@ def test_one_duty_that_fails_keeps_it_from_no_other(broken: int) -> None:
 
 def test_an_address_that_cannot_be_had_is_an_error() -> None:
     """Nobody will free it."""
-    nowhere = Endpoints(resolve({"port": 0, "addr": "192.0.2.1"}, {}), lambda: Snapshot(0), None, InternalErrors(), implementation="none")
-    with pytest.raises(OSError, match=r"cannot serve metrics on port 0 of '192\.0\.2\.1'") as raised:
+    nowhere = Endpoints(
+        resolve({"port": 0, "addr": "192.0.2.1"}, {}),
+        lambda: Snapshot(0),
+        None,
+        InternalErrors(),
+        implementation="none",
+    )
+    with pytest.raises(
+        OSError, match=r"cannot serve metrics on port 0 of '192\.0\.2\.1'"
+    ) as raised:
         nowhere.try_to_bind()
     assert errno.EADDRNOTAVAIL == raised.value.errno
 
@@ -137,15 +152,22 @@ def test_an_address_that_cannot_be_had_is_an_error() -> None:
 # --- the command
 
 
-def test_a_sidecar_needs_a_directory(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sidecar_needs_a_directory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error says how to give one."""
     monkeypatch.delenv("AIOMETRICS_DIR", raising=False)
     assert 1 == main(["serve", "--port", "0"])
-    assert "aiometrics: a directory is needed: give --directory, or set AIOMETRICS_DIR\n" == capsys.readouterr().err
+    assert (
+        "aiometrics: a directory is needed: give --directory, or set AIOMETRICS_DIR\n"
+        == capsys.readouterr().err
+    )
 
 
 @pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
-def test_a_sidecar_refuses_what_is_not_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sidecar_refuses_what_is_not_safe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A directory that others can write, and a port that is taken."""
     tmp_path.chmod(0o777)
     assert 1 == main(["serve", "--directory", str(tmp_path), "--port", "0"])
@@ -154,14 +176,28 @@ def test_a_sidecar_refuses_what_is_not_safe(tmp_path: Path, capsys: pytest.Captu
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        assert 1 == main(["serve", "--directory", str(tmp_path), "--port", str(other.getsockname()[1]), "--addr", "127.0.0.1"])
+        assert 1 == main(
+            [
+                "serve",
+                "--directory",
+                str(tmp_path),
+                "--port",
+                str(other.getsockname()[1]),
+                "--addr",
+                "127.0.0.1",
+            ]
+        )
     assert "aiometrics: cannot serve metrics on port" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
 def test_a_sidecar_takes_its_options_from_the_environment_too(tmp_path: Path) -> None:
     """As an exporter does."""
-    environ = {"AIOMETRICS_DIR": str(tmp_path), "AIOMETRICS_PORT": "0", "AIOMETRICS_ADDR": "127.0.0.1"}
+    environ = {
+        "AIOMETRICS_DIR": str(tmp_path),
+        "AIOMETRICS_PORT": "0",
+        "AIOMETRICS_ADDR": "127.0.0.1",
+    }
     sidecar = Sidecar(resolve({}, environ))
     sidecar.start()
     try:

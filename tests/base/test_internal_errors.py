@@ -57,18 +57,27 @@ async def application() -> list[object]:
     async def waits() -> None:
         await asyncio.Event().wait()
 
-    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(coro) for coro in (returns(1), raises(), waits(), returns(2))]
+    tasks: list[asyncio.Task[Any]] = [
+        asyncio.create_task(coro) for coro in (returns(1), raises(), waits(), returns(2))
+    ]
     await asyncio.sleep(0)
     tasks[2].cancel()
     found = await asyncio.gather(*tasks, return_exceptions=True)
-    return [{ValueError: "mine", asyncio.CancelledError: asyncio.CancelledError}.get(type(result), result) for result in found]
+    return [
+        {ValueError: "mine", asyncio.CancelledError: asyncio.CancelledError}.get(
+            type(result), result
+        )
+        for result in found
+    ]
 
 
 ENDED = [1, "mine", asyncio.CancelledError, 2]
 
 
 @contextmanager
-def faulty(implementation: str, *, clock: Any = None, places: Places | None = None) -> Iterator[Instrumentation]:
+def faulty(
+    implementation: str, *, clock: Any = None, places: Places | None = None
+) -> Iterator[Instrumentation]:
     """Every loop of the process traced, with parts that may fail."""
     made = Instrumentation(
         Options(),
@@ -97,7 +106,9 @@ def message(probe: str) -> str:
 
 
 @pytest.mark.parametrize("readings", range(12))
-def test_a_clock_that_fails_stops_the_recorder_only(implementation: str, caplog: pytest.LogCaptureFixture, readings: int) -> None:
+def test_a_clock_that_fails_stops_the_recorder_only(
+    implementation: str, caplog: pytest.LogCaptureFixture, readings: int
+) -> None:
     """Whenever it happens, tasks end as they would, the error is logged once with its traceback, and nothing is claimed to go on."""
     clock = FailingClock(readings)
     with faulty(implementation, clock=clock) as instrumentation:
@@ -120,7 +131,9 @@ def check_nothing_goes_on(seen: Snapshot) -> None:
     assert 0 == sum(point.suspended + point.oldest_suspension_ns for point in seen.yield_points)
 
 
-def test_what_was_recorded_before_an_error_stays(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_recorded_before_an_error_stays(
+    implementation: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Counters do not fall when the recorder stops, in the middle of a segment that was looked at too."""
     clock = FailingClock(1_000)
 
@@ -152,7 +165,9 @@ class BrokenPlaces(Places):
 
 
 @pytest.mark.parametrize("broken", ["kind", "transparent", "coroutine", "yield_point", "awaits"])
-def test_what_cannot_be_named_goes_to_other(implementation: str, caplog: pytest.LogCaptureFixture, broken: str) -> None:
+def test_what_cannot_be_named_goes_to_other(
+    implementation: str, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
     """An error in naming is logged and counted once; from then on new names are (other), and every number is still recorded."""
     with faulty(implementation, places=BrokenPlaces(broken)) as instrumentation:
         assert ENDED == asyncio.run(application())
@@ -176,7 +191,9 @@ class OddQueue(deque[Any]):
         return super().__len__()
 
 
-def test_a_failing_count_of_harm_stops_the_recorder_only(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_count_of_harm_stops_the_recorder_only(
+    implementation: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A loop whose ready queue cannot be counted is left alone, and the task that blocked it goes on."""
     clock, queue = ManualClock(), OddQueue()
 
@@ -191,13 +208,18 @@ def test_a_failing_count_of_harm_stops_the_recorder_only(implementation: str, ca
         await asyncio.sleep(0)
         return 5
 
-    with faulty(implementation, clock=clock) as instrumentation, asyncio.Runner(loop_factory=make) as runner:
+    with (
+        faulty(implementation, clock=clock) as instrumentation,
+        asyncio.Runner(loop_factory=make) as runner,
+    ):
         assert 5 == runner.run(main())
         assert {"recorder"} == instrumentation.snapshot().errors.keys() - {"turns", "gc"}
     assert [message("recorder")] == logged(caplog)
 
 
-def test_a_loop_that_cannot_be_looked_at_is_left_alone(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_cannot_be_looked_at_is_left_alone(
+    implementation: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is asked once; its tasks are not traced, and those of other loops are."""
 
     class OddLoop(asyncio.SelectorEventLoop):
@@ -211,7 +233,9 @@ def test_a_loop_that_cannot_be_looked_at_is_left_alone(implementation: str, capl
     with faulty(implementation) as instrumentation:
         with asyncio.Runner(loop_factory=OddLoop) as runner:
             assert ENDED == runner.run(application())
-        assert {} == {entry.coroutine: entry.created for entry in instrumentation.snapshot().coroutines}
+        assert {} == {
+            entry.coroutine: entry.created for entry in instrumentation.snapshot().coroutines
+        }
         assert ENDED == asyncio.run(application())
         seen = instrumentation.snapshot()
     assert ({"instrumentation": 1}, [message("instrumentation")]) == (seen.errors, logged(caplog))
@@ -252,7 +276,9 @@ def test_errors_are_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_traced_loop_of_a_test_tells_of_internal_errors() -> None:
     """In tests nothing is hidden: what would be a log line is an error at the end."""
     clock = FailingClock(3)
-    with pytest.raises(AssertionError, match=r"aiometrics had internal errors, by probe: .*'recorder': 1"):  # noqa: PT012, SIM117
+    with pytest.raises(  # noqa: PT012, SIM117
+        AssertionError, match=r"aiometrics had internal errors, by probe: .*'recorder': 1"
+    ):
         with traced_loop(clock=clock) as traced:
             traced.loop.time = ManualClock().__call__  # type: ignore[method-assign]
             traced.run(application())

@@ -63,7 +63,9 @@ def test_work_is_done_in_order_by_another_thread(work_queue: WorkQueue) -> None:
     assert (0, 0) == counts(work_queue, "slow_request")
 
 
-def test_who_gives_may_be_interrupted_by_who_gives(work_queue: WorkQueue, internal_errors: InternalErrors) -> None:
+def test_who_gives_may_be_interrupted_by_who_gives(
+    work_queue: WorkQueue, internal_errors: InternalErrors
+) -> None:
     """Garbage collection may come at any point of it, and end a request that is to be told of as well."""
     done: list[str] = []
 
@@ -86,7 +88,10 @@ def test_there_is_no_thread_before_there_is_work(work_queue: WorkQueue) -> None:
 
 
 def test_where_no_thread_can_be_started_everything_is_dropped(
-    work_queue: WorkQueue, internal_errors: InternalErrors, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    work_queue: WorkQueue,
+    internal_errors: InternalErrors,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who gives does not notice: there may be too many threads, or the interpreter is at its end."""
 
@@ -98,7 +103,9 @@ def test_where_no_thread_can_be_started_everything_is_dropped(
         work_queue.put("trace", lambda: None)
     assert (0, 2) == counts(work_queue, "trace")
     assert {"outbox": 1} == internal_errors.counts()
-    assert ["internal error in probe 'outbox', which is now off; the application is not affected"] == caplog.messages
+    assert [
+        "internal error in probe 'outbox', which is now off; the application is not affected"
+    ] == caplog.messages
 
 
 def test_at_the_end_of_the_program_all_work_is_done() -> None:
@@ -114,7 +121,9 @@ for number in range(500):
     outbox.put("trace", partial(print, number))
 begun.wait()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert list(map(str, range(500))) == done.stdout.splitlines()
 
 
@@ -166,7 +175,9 @@ def test_work_that_raises_is_dropped_with_all_that_follows(
     work_queue.put("trace", never.set)
     assert not never.is_set()
     assert {"outbox": 1} == internal_errors.counts()
-    assert ["no space left on device"] == [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert ["no space left on device"] == [
+        str(record.exc_info[1]) for record in caplog.records if record.exc_info
+    ]
     assert logging.ERROR == caplog.records[0].levelno
     assert {
         ("slow_request", "written"): 1,

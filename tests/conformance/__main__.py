@@ -19,10 +19,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("modules", nargs="*", help="for instance test_tasks (default: all)")
     parser.add_argument(
-        "--implementation", choices=["bare", "python", "c"], default="c", help="bare: only two bare runs, for the flaky tests"
+        "--implementation",
+        choices=["bare", "python", "c"],
+        default="c",
+        help="bare: only two bare runs, for the flaky tests",
     )
     parser.add_argument("--jobs", type=int, default=1, help="modules at a time")
-    parser.add_argument("--limit", type=float, default=300.0, metavar="SECONDS", help="time limit of one module")
+    parser.add_argument(
+        "--limit", type=float, default=300.0, metavar="SECONDS", help="time limit of one module"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     return parser.parse_args()
 
@@ -32,12 +37,16 @@ def _progress(line: str) -> None:
 
 
 def _summary(name: str, outcomes: Outcomes) -> str:
-    counts = ", ".join(f"{count} {outcome}" for outcome in campaign.OUTCOMES if (count := outcomes.count(outcome)))
+    counts = ", ".join(
+        f"{count} {outcome}" for outcome in campaign.OUTCOMES if (count := outcomes.count(outcome))
+    )
     traced = f"; {outcomes.traced_tasks} tasks traced" if outcomes.traced_tasks else ""
     return f"{name}: {len(outcomes.results)} tests: {counts} ({sum(outcomes.seconds.values()):.0f} s){traced}"
 
 
-def _report(runs: dict[str, Outcomes], flaky: frozenset[str], differing: tuple[Difference, ...]) -> str:
+def _report(
+    runs: dict[str, Outcomes], flaky: frozenset[str], differing: tuple[Difference, ...]
+) -> str:
     contents = {
         "python": sys.version,
         "runs": {name: dataclasses.asdict(outcomes) for name, outcomes in runs.items()},
@@ -52,7 +61,12 @@ def main() -> int:
     options = _arguments()
     names = options.modules or campaign.modules()
     run = partial(
-        campaign.run, names, extensions=options.implementation == "c", limit_seconds=options.limit, jobs=options.jobs, progress=_progress
+        campaign.run,
+        names,
+        extensions=options.implementation == "c",
+        limit_seconds=options.limit,
+        jobs=options.jobs,
+        progress=_progress,
     )
     runs = {"bare": run(instrumented=False), "bare again": run(instrumented=False)}
     flaky = comparison.flaky_tests(runs["bare"], runs["bare again"])
@@ -71,7 +85,10 @@ def main() -> int:
     print(f"flaky (differ between the bare runs): {sorted(flaky) or 'none'}")
     print(f"differing: {len(differing)}, of which not justified: {len(unjustified)}")
     for difference in differing:
-        print(f"  {difference}" + (f" -- justified: {reasons[difference.test]}" if difference.test in reasons else ""))
+        print(
+            f"  {difference}"
+            + (f" -- justified: {reasons[difference.test]}" if difference.test in reasons else "")
+        )
     ran = runs.get(options.implementation, runs["bare"]).implementation
     if ran != options.implementation:
         print(f"asked for {options.implementation!r}, ran {ran!r}: build the C core first")

@@ -56,7 +56,9 @@ def modules() -> list[str]:
     """
     spec = importlib.util.find_spec("test.test_asyncio")
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"{sys.executable} has no test.test_asyncio: install the tests of its standard library")
+        raise FileNotFoundError(
+            f"{sys.executable} has no test.test_asyncio: install the tests of its standard library"
+        )
     return sorted(path.stem for path in Path(spec.submodule_search_locations[0]).glob("test_*.py"))
 
 
@@ -72,8 +74,12 @@ def run(
     """Run the modules, bare or instrumented, with or without the C core, ``jobs`` at a time."""
 
     def one(name: str) -> Outcomes:
-        outcomes = _run_module(name, instrumented=instrumented, extensions=extensions, limit_seconds=limit_seconds)
-        progress(f"{outcomes.implementation or '?':6} {name}: {len(outcomes.results)} tests, {outcomes.seconds[name]:.1f} s")
+        outcomes = _run_module(
+            name, instrumented=instrumented, extensions=extensions, limit_seconds=limit_seconds
+        )
+        progress(
+            f"{outcomes.implementation or '?':6} {name}: {len(outcomes.results)} tests, {outcomes.seconds[name]:.1f} s"
+        )
         return outcomes
 
     total = Outcomes()
@@ -83,13 +89,25 @@ def run(
     return total
 
 
-def _run_module(name: str, *, instrumented: bool, extensions: bool, limit_seconds: float) -> Outcomes:
+def _run_module(
+    name: str, *, instrumented: bool, extensions: bool, limit_seconds: float
+) -> Outcomes:
     mode = "instrumented" if instrumented else "bare"
     started = perf_counter()
     with tempfile.TemporaryDirectory() as directory:
         # The child's descriptor 3 comes from the shell: pass_fds keeps numbers, it cannot choose them.
         process = subprocess.Popen(
-            ["/bin/sh", "-c", 'exec "$@" 3>events 2>stderr', "sh", sys.executable, "-P", str(CHILD), name, mode],
+            [
+                "/bin/sh",
+                "-c",
+                'exec "$@" 3>events 2>stderr',
+                "sh",
+                sys.executable,
+                "-P",
+                str(CHILD),
+                name,
+                mode,
+            ],
             cwd=directory,
             env=_environment(extensions=extensions),
             stdin=subprocess.DEVNULL,
@@ -103,7 +121,11 @@ def _run_module(name: str, *, instrumented: bool, extensions: bool, limit_second
 
 
 def _environment(*, extensions: bool) -> dict[str, str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "AIOMETRICS_", "PYTEST_"))}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PYTHON", "AIOMETRICS_", "PYTEST_"))
+    }
     spec = importlib.util.find_spec("aiometrics")
     if spec is not None and spec.origin is not None:
         environment["PYTHONPATH"] = str(Path(spec.origin).parent.parent)
@@ -140,5 +162,9 @@ def _parse(directory: Path, name: str, fate: str) -> Outcomes:
             case outcome:
                 outcomes.record(record["test"], outcome, record["detail"])
     if not ended:
-        outcomes.record(current, "timeout" if fate == "timeout" else "crash", (directory / "stderr").read_text(errors="replace")[-4000:])
+        outcomes.record(
+            current,
+            "timeout" if fate == "timeout" else "crash",
+            (directory / "stderr").read_text(errors="replace")[-4000:],
+        )
     return outcomes

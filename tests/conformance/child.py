@@ -55,7 +55,9 @@ class EventResult(unittest.TestResult):
     def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:  # noqa: N802
         self.emit(test.id(), "fail", "unexpected success")
 
-    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: ExcInfo | None) -> None:  # noqa: N802
+    def addSubTest(  # noqa: N802
+        self, test: unittest.TestCase, subtest: unittest.TestCase, err: ExcInfo | None
+    ) -> None:
         if err is None:
             return
         failed = err[0] is not None and issubclass(err[0], test.failureException)

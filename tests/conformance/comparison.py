@@ -27,12 +27,15 @@ class Difference:
         return f"{self.test}: bare {self.bare}, instrumented {self.instrumented}: {last[0]}"
 
 
-def differences(bare: Outcomes, instrumented: Outcomes, flaky: frozenset[str] = frozenset()) -> tuple[Difference, ...]:
+def differences(
+    bare: Outcomes, instrumented: Outcomes, flaky: frozenset[str] = frozenset()
+) -> tuple[Difference, ...]:
     """Every test whose outcome differs, sorted; the flaky ones left out."""
     return tuple(
         Difference(test, before, after, instrumented.details.get(test, ""))
         for test in sorted((bare.results.keys() | instrumented.results.keys()) - flaky)
-        if (before := bare.results.get(test, ABSENT)) != (after := instrumented.results.get(test, ABSENT))
+        if (before := bare.results.get(test, ABSENT))
+        != (after := instrumented.results.get(test, ABSENT))
     )
 
 
@@ -51,5 +54,6 @@ def justified(implementation: str, path: Path = JUSTIFIED) -> dict[str, str]:
     return {
         entry["test"]: entry["reason"]
         for entry in entries
-        if version in entry.get("python", [version]) and implementation in entry.get("implementation", [implementation])
+        if version in entry.get("python", [version])
+        and implementation in entry.get("implementation", [implementation])
     }

@@ -22,11 +22,17 @@ JOBS = 4
 def differing(modules: Sequence[str], jobs: int) -> dict[str, Difference]:
     """Tests of CPython's that end differently with the recorder that is installed, but for those that are listed with a reason."""
     bare = campaign.run(modules, instrumented=False, jobs=jobs)
-    instrumented = campaign.run(modules, instrumented=True, extensions=IMPLEMENTATION == "c", jobs=jobs)
+    instrumented = campaign.run(
+        modules, instrumented=True, extensions=IMPLEMENTATION == "c", jobs=jobs
+    )
     assert IMPLEMENTATION == instrumented.implementation
     assert 0 < instrumented.traced_tasks
     found = comparison.differences(bare, instrumented)
-    return {difference.test: difference for difference in found if difference.test not in comparison.justified(IMPLEMENTATION)}
+    return {
+        difference.test: difference
+        for difference in found
+        if difference.test not in comparison.justified(IMPLEMENTATION)
+    }
 
 
 def test_cpython_asyncio_tests_end_as_they_do_without_us() -> None:
@@ -35,7 +41,9 @@ def test_cpython_asyncio_tests_end_as_they_do_without_us() -> None:
     A test that a busy machine made fail says nothing about us: what differs is run once more, bare and instrumented, one at a time.
     """
     first = differing(campaign.modules(), JOBS)
-    modules = [module for module in campaign.modules() if any(f"{module}." in test for test in first)]
+    modules = [
+        module for module in campaign.modules() if any(f"{module}." in test for test in first)
+    ]
     again = differing(modules, 1) if modules else {}
     assert [] == [str(again[test]) for test in sorted(first.keys() & again.keys())]
 
@@ -43,7 +51,10 @@ def test_cpython_asyncio_tests_end_as_they_do_without_us() -> None:
 def test_a_test_that_ends_differently_is_named_with_its_last_words() -> None:
     """The comparison reports a changed, a lost and a new test, and is silent on the rest."""
     before = Outcomes(results={"a": "ok", "b": "ok", "c": "skip", "d": "ok"})
-    after = Outcomes(results={"a": "ok", "b": "fail", "d": "ok", "e": "ok"}, details={"b": "Traceback\nAssertionError: 1 != 2"})
+    after = Outcomes(
+        results={"a": "ok", "b": "fail", "d": "ok", "e": "ok"},
+        details={"b": "Traceback\nAssertionError: 1 != 2"},
+    )
     expected = (
         Difference("b", "ok", "fail", "Traceback\nAssertionError: 1 != 2"),
         Difference("c", "skip", "absent", ""),
@@ -55,7 +66,10 @@ def test_a_test_that_ends_differently_is_named_with_its_last_words() -> None:
 
 def test_a_flaky_test_is_left_out() -> None:
     """A test that disagrees with itself in two bare runs says nothing about us."""
-    first, second = Outcomes(results={"a": "ok", "b": "ok"}), Outcomes(results={"a": "fail", "b": "ok"})
+    first, second = (
+        Outcomes(results={"a": "ok", "b": "ok"}),
+        Outcomes(results={"a": "fail", "b": "ok"}),
+    )
     assert frozenset({"a"}) == comparison.flaky_tests(first, second)
     assert () == comparison.differences(first, second, flaky=frozenset({"a"}))
 
@@ -79,7 +93,9 @@ def test_a_justified_difference_holds_where_it_says(tmp_path: Path) -> None:
     assert {"a": "always"} == comparison.justified("python", listed)
 
 
-def test_a_module_that_hangs_or_dies_loses_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_hangs_or_dies_loses_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The test in progress is marked as timed out or crashed; what ended before keeps its outcome."""
     child = tmp_path / "child.py"
     child.write_text(
@@ -92,5 +108,10 @@ def test_a_module_that_hangs_or_dies_loses_only_itself(tmp_path: Path, monkeypat
     )
     monkeypatch.setattr(campaign, "CHILD", child)
     outcomes = campaign.run(["dies", "hangs"], instrumented=False, limit_seconds=3, jobs=2)
-    assert {"dies.one": "ok", "dies.two": "crash", "hangs.one": "ok", "hangs.two": "timeout"} == outcomes.results
+    assert {
+        "dies.one": "ok",
+        "dies.two": "crash",
+        "hangs.one": "ok",
+        "hangs.two": "timeout",
+    } == outcomes.results
     assert "last words\n" == outcomes.details["dies.two"]

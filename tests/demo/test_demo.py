@@ -40,11 +40,20 @@ def traced() -> Iterator[TracedLoop]:
 
 def points(traced: TracedLoop, function: str) -> list[YieldPoint]:
     """The yield points in one function, in the order they were first met."""
-    return [point for point in traced.snapshot().yield_points if point.yield_point.endswith(f" {function}")]
+    return [
+        point
+        for point in traced.snapshot().yield_points
+        if point.yield_point.endswith(f" {function}")
+    ]
 
 
 @pytest.mark.parametrize(("compares_all", "segments_ns"), [(True, 30 * MS), (False, 0)])
-def test_cpu_between_two_awaits(compares_all: bool, segments_ns: int, traced: TracedLoop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+def test_cpu_between_two_awaits(
+    compares_all: bool,  # noqa: FBT001
+    segments_ns: int,
+    traced: TracedLoop,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The comparison of everything is charged to the await after it; the sound shop does not compare."""
 
     def slow(*_: object, **__: object) -> list[str]:
@@ -52,36 +61,64 @@ def test_cpu_between_two_awaits(compares_all: bool, segments_ns: int, traced: Tr
         return ["green woven lamp"]
 
     monkeypatch.setattr(difflib, "get_close_matches", slow)
-    found = traced.run(Catalogue(compares_all=compares_all, yields_each_row=False).rank_results("green woven lamp"))
+    found = traced.run(
+        Catalogue(compares_all=compares_all, yields_each_row=False).rank_results("green woven lamp")
+    )
     assert "lamp" in found[0]
-    assert [0, segments_ns] == [point.segments.sum_ns for point in points(traced, "Catalogue.rank_results")]
+    assert [0, segments_ns] == [
+        point.segments.sum_ns for point in points(traced, "Catalogue.rank_results")
+    ]
 
 
 def test_search_finds_what_was_meant() -> None:
     """The comparison forgives spelling."""
-    found = asyncio.run(Catalogue(compares_all=True, yields_each_row=False, cache_seconds=0).rank_results("gren woven lmap"))
+    found = asyncio.run(
+        Catalogue(compares_all=True, yields_each_row=False, cache_seconds=0).rank_results(
+            "gren woven lmap"
+        )
+    )
     assert "green woven lamp" == found[0]
 
 
-def test_time_sleep_on_the_loop_blocks_it(traced: TracedLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_sleep_on_the_loop_blocks_it(
+    traced: TracedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A synchronous client library makes the whole charge one blocking segment of ``charge_card``."""
     monkeypatch.setattr(payments, "time", SimpleNamespace(sleep=traced.clock.advance))
-    traced.run(Payments(blocking=True, loses_confirmations=False, fails=False).charge_card(charge_seconds=0.12))
+    traced.run(
+        Payments(blocking=True, loses_confirmations=False, fails=False).charge_card(
+            charge_seconds=0.12
+        )
+    )
     assert [120 * MS] == [point.blocking_ns for point in points(traced, "Payments.charge_card")]
     assert 120 * MS == traced.snapshot().loops[0].blocking_ns
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_sound_shop_charges_beside_the_loop(blocking: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+def test_a_sound_shop_charges_beside_the_loop(
+    blocking: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The synchronous client library runs on the loop's thread with the fault, and on another without it."""
     threads: list[threading.Thread] = []
-    monkeypatch.setattr(payments, "time", SimpleNamespace(sleep=lambda _: threads.append(threading.current_thread())))
-    asyncio.run(Payments(blocking=blocking, loses_confirmations=False, fails=False).charge_card(audit_seconds=0))
+    monkeypatch.setattr(
+        payments,
+        "time",
+        SimpleNamespace(sleep=lambda _: threads.append(threading.current_thread())),
+    )
+    asyncio.run(
+        Payments(blocking=blocking, loses_confirmations=False, fails=False).charge_card(
+            audit_seconds=0
+        )
+    )
     assert [blocking] == [thread is threading.main_thread() for thread in threads]
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_sound_shop_queries_beside_the_loop(blocking: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+def test_a_sound_shop_queries_beside_the_loop(
+    blocking: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The query runs on the loop's thread with the fault, and on another without it."""
     threads: list[threading.Thread] = []
 
@@ -96,7 +133,9 @@ def test_a_sound_shop_queries_beside_the_loop(blocking: bool, monkeypatch: pytes
     assert [blocking] == [thread is threading.main_thread() for thread in threads]
 
 
-def test_sqlite_on_the_loop_is_charged_to_the_reservation(traced: TracedLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sqlite_on_the_loop_is_charged_to_the_reservation(
+    traced: TracedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The query that ran on the loop is in the segment that ended in ``reserve_stock``."""
 
     def take(_: int) -> int:
@@ -127,7 +166,11 @@ def test_a_small_pool_makes_its_users_queue(traced: TracedLoop) -> None:
 
     traced.run(six())
     (queue,) = points(traced, "Pool.acquire")
-    assert ("asyncio.Semaphore.acquire", 4, 6 * S) == (queue.awaits, queue.waits.count, queue.waits.sum_ns)
+    assert ("asyncio.Semaphore.acquire", 4, 6 * S) == (
+        queue.awaits,
+        queue.waits.count,
+        queue.waits.sum_ns,
+    )
 
 
 def test_enough_connections_make_nobody_queue(traced: TracedLoop) -> None:
@@ -142,7 +185,7 @@ def test_enough_connections_make_nobody_queue(traced: TracedLoop) -> None:
 
 
 @pytest.mark.parametrize(("loses", "stuck"), [(True, LOST_AT_MOST), (False, 0)])
-def test_lost_confirmations_leave_tasks_stuck(loses: bool, stuck: int, traced: TracedLoop) -> None:  # noqa: FBT001
+def test_lost_confirmations_leave_tasks_stuck(loses: bool, stuck: int, traced: TracedLoop) -> None:
     """Payments whose confirmation got lost wait for ever; there are never more than a few, however long the demo runs."""
     shop = Payments(blocking=True, loses_confirmations=loses, fails=False)
 
@@ -157,7 +200,7 @@ def test_lost_confirmations_leave_tasks_stuck(loses: bool, stuck: int, traced: T
 
 
 @pytest.mark.parametrize(("fails", "endings"), [(True, [4, 2, 0]), (False, [6, 0, 0])])
-def test_failing_receipts(fails: bool, endings: list[int], traced: TracedLoop) -> None:  # noqa: FBT001
+def test_failing_receipts(fails: bool, endings: list[int], traced: TracedLoop) -> None:
     """Every third receipt fails in a task of its own, and the payment does not notice."""
     shop = Payments(blocking=True, loses_confirmations=False, fails=fails)
 
@@ -191,11 +234,15 @@ def test_a_sound_shop_asks_one_warehouse(traced: TracedLoop) -> None:
 
 
 @pytest.mark.parametrize("yields_each_row", [True, False])
-def test_tiny_segments(yields_each_row: bool, traced: TracedLoop) -> None:  # noqa: FBT001
+def test_tiny_segments(yields_each_row: bool, traced: TracedLoop) -> None:
     """The export gives the loop back once for each row, or not at all; its rows are the same."""
-    rows = traced.run(Catalogue(compares_all=False, yields_each_row=yields_each_row).write_rows()).splitlines()
+    rows = traced.run(
+        Catalogue(compares_all=False, yields_each_row=yields_each_row).write_rows()
+    ).splitlines()
     assert (1200, "0,amber,arched,basket") == (len(rows), rows[0])
-    assert [len(PRODUCTS)] * yields_each_row == [point.segments.count for point in points(traced, "Catalogue.write_rows")]
+    assert [len(PRODUCTS)] * yields_each_row == [
+        point.segments.count for point in points(traced, "Catalogue.write_rows")
+    ]
 
 
 @pytest.mark.asyncio
@@ -203,7 +250,9 @@ async def test_the_shop_serves() -> None:
     """Every address of the shop answers as its documentation says, and a search for nothing is refused."""
     async with TestClient(TestServer(Shop(frozenset()).application())) as client:
         assert {"order": 7, "pieces": 2} == await (await client.get("/orders/7")).json()
-        assert ["amber arched lamp", "amber folding lamp", "amber hanging lamp"] == await (await client.get("/search?q=lamp")).json()
+        assert ["amber arched lamp", "amber folding lamp", "amber hanging lamp"] == await (
+            await client.get("/search?q=lamp")
+        ).json()
         assert "text/csv" == (await client.get("/export")).content_type
         assert {"payment", "left", "days"} == set(await (await client.post("/checkout")).json())
         assert (400, 404, 405) == tuple(
@@ -216,7 +265,11 @@ async def test_every_route_has_an_objective() -> None:
     """The types of requests that the middleware makes of the shop's routes are those that have objectives, and no other."""
     app = Shop(frozenset()).application()
     async with TestServer(app):
-        types = {f"{route.method} {route.resource.canonical}" for route in app.router.routes() if route.resource}
+        types = {
+            f"{route.method} {route.resource.canonical}"
+            for route in app.router.routes()
+            if route.resource
+        }
     assert set(OBJECTIVES) == {name for name in types if not name.startswith("HEAD ")}
 
 
@@ -231,7 +284,9 @@ def test_the_legend_names_every_function() -> None:
 def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The demo as users start it, on a free port; ended if it has not ended by then."""
     program = [sys.executable, "-m", "aiometrics", "demo", *arguments]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -257,7 +312,11 @@ def shown(text: str) -> set[str]:
 
 def complaints(err: str) -> list[str]:
     """What is on stderr, but for what the watchdog says of the blocking calls."""
-    return [line for line in err.splitlines() if not re.match(r"loop \S+ (was|has been) blocked for ", line)]
+    return [
+        line
+        for line in err.splitlines()
+        if not re.match(r"loop \S+ (was|has been) blocked for ", line)
+    ]
 
 
 def test_the_demo_shows_all_six_faults() -> None:
@@ -272,13 +331,19 @@ def test_the_demo_shows_all_six_faults() -> None:
     expected = {function for symptom in SYMPTOMS.values() for function in symptom.functions}
     table = out[out.index("HOTSPOTS since the start") :]
     assert (expected, expected) == (shown(table), shown(page))
-    served = re.findall(r'^asyncio_request_wall_seconds_count\{request="(.*)",status="completed"\} [1-9]', page, flags=re.MULTILINE)
+    served = re.findall(
+        r'^asyncio_request_wall_seconds_count\{request="(.*)",status="completed"\} [1-9]',
+        page,
+        flags=re.MULTILINE,
+    )
     assert set(OBJECTIVES) == set(served)
 
 
 def test_ctrl_c_is_clean() -> None:
     """Interrupted, the demo prints its last table and ends with 130, without a traceback."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would its children
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job ignores it, and so would its children
     try:
         with demo("--port", "0", "--every", "0.5") as process:
             first_table(process)

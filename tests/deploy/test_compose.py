@@ -43,20 +43,28 @@ def test_services_say_whether_they_are_healthy(service: str) -> None:
 
 def test_images_are_pinned() -> None:
     """The same stack starts next year: every image has an exact version, but for the one built here."""
-    images = {name: service["image"] for name, service in SERVICES.items() if "build" not in service}
+    images = {
+        name: service["image"] for name, service in SERVICES.items() if "build" not in service
+    }
     assert {"prometheus", "alertmanager", "grafana"} == images.keys()
     assert [] == [image for image in images.values() if not re.search(r":v?\d+\.\d+\.\d+$", image)]
 
 
 def test_everything_that_is_mounted_exists() -> None:
     """A missing path would silently become an empty directory."""
-    sources = [source for name in SERVICES for source in (mounts(name).values() if "volumes" in SERVICES[name] else ())]
+    sources = [
+        source
+        for name in SERVICES
+        for source in (mounts(name).values() if "volumes" in SERVICES[name] else ())
+    ]
     assert sources
     assert [] == [source for source in sources if not (ROOT / source).exists()]
     assert {"prometheus-data", "alertmanager-data", "grafana-data"} == COMPOSE["volumes"].keys()
 
 
-def test_prometheus_accepts_its_configuration_where_it_is_mounted(tmp_path: Path, binary: Callable[[str], str]) -> None:
+def test_prometheus_accepts_its_configuration_where_it_is_mounted(
+    tmp_path: Path, binary: Callable[[str], str]
+) -> None:
     """Prometheus finds both rule files at the paths that the stack mounts."""
     for inside, source in mounts("prometheus").items():
         target = tmp_path / inside.lstrip("/")
@@ -64,44 +72,78 @@ def test_prometheus_accepts_its_configuration_where_it_is_mounted(tmp_path: Path
         (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, target)
     configuration = tmp_path / "etc/prometheus/prometheus.yml"
     configuration.write_text(
-        configuration.read_text(encoding="utf-8").replace("/etc/prometheus", f"{tmp_path}/etc/prometheus"), encoding="utf-8"
+        configuration.read_text(encoding="utf-8").replace(
+            "/etc/prometheus", f"{tmp_path}/etc/prometheus"
+        ),
+        encoding="utf-8",
     )
-    done = subprocess.run([binary("promtool"), "check", "config", configuration], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [binary("promtool"), "check", "config", configuration],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert 0 == done.returncode, done.stderr
     assert "2 rule files found" in done.stdout
 
 
 def test_prometheus_reaches_the_other_services_by_their_names() -> None:
     """Targets are services of the stack at ports that they publish."""
-    configuration = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    configuration = yaml.safe_load(
+        (ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
+    )
     groups = [*configuration["alerting"]["alertmanagers"], *configuration["scrape_configs"]]
-    targets = [target.split(":") for group in groups for static in group["static_configs"] for target in static["targets"]]
+    targets = [
+        target.split(":")
+        for group in groups
+        for static in group["static_configs"]
+        for target in static["targets"]
+    ]
     assert {"alertmanager", "demo"} == {name for name, _ in targets}
-    assert [] == [name for name, port in targets if not any(published.endswith(f":{port}") for published in SERVICES[name]["ports"])]
+    assert [] == [
+        name
+        for name, port in targets
+        if not any(published.endswith(f":{port}") for published in SERVICES[name]["ports"])
+    ]
 
 
 def test_grafana_finds_data_source_and_dashboards_where_they_are_mounted() -> None:
     """The provider reads the directory into which the stack mounts the dashboards; the home dashboard is one of them."""
-    (provider,) = yaml.safe_load((ROOT / "grafana/provisioning/dashboards/aiometrics.yml").read_text(encoding="utf-8"))["providers"]
+    (provider,) = yaml.safe_load(
+        (ROOT / "grafana/provisioning/dashboards/aiometrics.yml").read_text(encoding="utf-8")
+    )["providers"]
     inside = provider["options"]["path"]
     assert "./grafana/dashboards" == mounts("grafana")[inside]
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (ROOT / "grafana/dashboards" / Path(home).relative_to(inside)).is_file()
-    sources = yaml.safe_load((ROOT / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8"))["datasources"]
-    assert {"http://prometheus:9090", "http://alertmanager:9093"} == {source["url"] for source in sources}
+    sources = yaml.safe_load(
+        (ROOT / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
+    )["datasources"]
+    assert {"http://prometheus:9090", "http://alertmanager:9093"} == {
+        source["url"] for source in sources
+    }
 
 
 def test_anonymous_users_only_look() -> None:
     """Nobody can log in to Grafana, not even with the well-known default password."""
     environment = SERVICES["grafana"]["environment"]
     assert "Viewer" == environment["GF_AUTH_ANONYMOUS_ORG_ROLE"]
-    assert ("true", "false") == (environment["GF_AUTH_DISABLE_LOGIN_FORM"], environment["GF_AUTH_BASIC_ENABLED"])
+    assert ("true", "false") == (
+        environment["GF_AUTH_DISABLE_LOGIN_FORM"],
+        environment["GF_AUTH_BASIC_ENABLED"],
+    )
 
 
 def test_alerts_that_inhibit_others_exist() -> None:
     """Alertmanager's inhibitions name alerts of the rules, and every route leads to a receiver."""
-    configuration = yaml.safe_load((ROOT / "deploy/alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
-    alerts = set(re.findall(r"alert: (\w+)", (ROOT / "rules/aiometrics.alerts.yml").read_text(encoding="utf-8")))
+    configuration = yaml.safe_load(
+        (ROOT / "deploy/alertmanager/alertmanager.yml").read_text(encoding="utf-8")
+    )
+    alerts = set(
+        re.findall(
+            r"alert: (\w+)", (ROOT / "rules/aiometrics.alerts.yml").read_text(encoding="utf-8")
+        )
+    )
     named = set(re.findall(r"Asyncio\w+", json.dumps(configuration["inhibit_rules"])))
     assert set() == named - alerts
     route = configuration["route"]
@@ -112,9 +154,16 @@ def test_alerts_that_inhibit_others_exist() -> None:
 def test_prometheus_rule_holds_the_rules() -> None:
     """The operator's manifest holds the groups of both rule files, unchanged."""
     files = [ROOT / "rules" / f"aiometrics.{kind}.yml" for kind in ("rules", "alerts")]
-    groups = [group for path in files for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
+    groups = [
+        group
+        for path in files
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+    ]
     (manifest,) = manifests("prometheusrule.yaml")
-    assert ("monitoring.coreos.com/v1", "PrometheusRule") == (manifest["apiVersion"], manifest["kind"])
+    assert ("monitoring.coreos.com/v1", "PrometheusRule") == (
+        manifest["apiVersion"],
+        manifest["kind"],
+    )
     assert groups == manifest["spec"]["groups"]
 
 
@@ -126,7 +175,10 @@ def test_config_maps_hold_the_dashboards() -> None:
         assert "1" == manifest["metadata"]["labels"]["grafana_dashboard"]
         assert len(json.dumps(manifest)) < 256 * 1024
         found |= manifest["data"]
-    assert {f"aiometrics-{path.name}": path.read_text(encoding="utf-8") for path in (ROOT / "grafana/dashboards").glob("*.json")} == found
+    assert {
+        f"aiometrics-{path.name}": path.read_text(encoding="utf-8")
+        for path in (ROOT / "grafana/dashboards").glob("*.json")
+    } == found
 
 
 def test_pod_monitor_scrapes_what_it_says() -> None:
@@ -134,8 +186,12 @@ def test_pod_monitor_scrapes_what_it_says() -> None:
     (manifest,) = manifests("podmonitor.yaml")
     (endpoint,) = manifest["spec"]["podMetricsEndpoints"]
     assert {"aiometrics": "scrape"} == manifest["spec"]["selector"]["matchLabels"]
-    assert ("aiometrics", "/metrics", "15s", "10s") == tuple(endpoint[key] for key in ("port", "path", "interval", "scrapeTimeout"))
-    assert [{"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}] == endpoint["relabelings"]
+    assert ("aiometrics", "/metrics", "15s", "10s") == tuple(
+        endpoint[key] for key in ("port", "path", "interval", "scrapeTimeout")
+    )
+    assert [
+        {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}
+    ] == endpoint["relabelings"]
 
 
 def test_image_is_built_from_what_the_package_needs() -> None:

@@ -87,7 +87,9 @@ def section(heading: str) -> str:
 
 def blocks(heading: str, language: str) -> list[str]:
     """The fenced blocks of one language below a question."""
-    return re.findall(rf"^```{language}\n(.*?)^```", section(heading), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", section(heading), flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def block(heading: str, language: str) -> str:
@@ -98,7 +100,14 @@ def block(heading: str, language: str) -> str:
 
 def python(directory: Path, *arguments: str) -> str:
     """What Python prints; the test fails with what it says if it does not succeed."""
-    done = subprocess.run([sys.executable, *arguments], cwd=directory, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=directory,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (0, "") == (done.returncode, done.stderr), done.stdout
     return done.stdout
 
@@ -115,7 +124,9 @@ def until(happened: Callable[[], bool], what: str) -> None:
 def waits_of(page: Page) -> float:
     """How often tasks waited where each request waits once."""
     return sum(
-        value for labels, value in page.rows("asyncio_wait_seconds_count") if re.fullmatch(r"shop\.py:\d+ work", labels["yield_point"])
+        value
+        for labels, value in page.rows("asyncio_wait_seconds_count")
+        if re.fullmatch(r"shop\.py:\d+ work", labels["yield_point"])
     )
 
 
@@ -156,7 +167,11 @@ class Server:
     def loops(self) -> set[str]:
         """The loops that the metrics know."""
         page = self.page()
-        return set() if page is None else set(page.by("loop", "asyncio_loop_start_delay_seconds_count"))
+        return (
+            set()
+            if page is None
+            else set(page.by("loop", "asyncio_loop_start_delay_seconds_count"))
+        )
 
     def owner(self) -> int | None:
         """The worker that has the port of the metrics."""
@@ -167,7 +182,9 @@ class Server:
         return sorted(path.name for path in (self.directory / "pages").iterdir())
 
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says in /proc who listens on a port")
+LINUX = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux says in /proc who listens on a port"
+)
 
 
 @pytest.fixture
@@ -180,11 +197,21 @@ def directory() -> Iterator[Path]:
 SERVERS = {
     "gunicorn": (GUNICORN, ASGI, r"Listening at: http://127\.0\.0\.1:(\d+)", []),
     # Without its control socket, which would be one more loop.
-    "gunicorn --preload": (GUNICORN, ASGI, r"Listening at: http://127\.0\.0\.1:(\d+)", ["--preload", "--no-control-socket"]),
+    "gunicorn --preload": (
+        GUNICORN,
+        ASGI,
+        r"Listening at: http://127\.0\.0\.1:(\d+)",
+        ["--preload", "--no-control-socket"],
+    ),
     "uvicorn": (UVICORN, ASGI, r"running on http://127\.0\.0\.1:(\d+)", []),
     "hypercorn": (HYPERCORN, ASGI, r"Running on http://127\.0\.0\.1:(\d+)", []),
     "aiohttp": (AIOHTTP, WEB, r"Listening at: http://127\.0\.0\.1:(\d+)", []),
-    "aiohttp on uvloop": (AIOHTTP, WEB, r"Listening at: http://127\.0\.0\.1:(\d+)", ["--worker-class", "aiohttp.GunicornUVLoopWebWorker"]),
+    "aiohttp on uvloop": (
+        AIOHTTP,
+        WEB,
+        r"Listening at: http://127\.0\.0\.1:(\d+)",
+        ["--worker-class", "aiohttp.GunicornUVLoopWebWorker"],
+    ),
 }
 
 
@@ -192,7 +219,9 @@ def command(heading: str, *options: str) -> list[str]:
     """What people are told to type, with the server on a free port of this machine."""
     line = block(heading, "console").splitlines()[-1].removeprefix("$ ")
     program, *arguments = shlex.split(
-        line.replace("0.0.0.0:8000", f"{LOCAL}:0").replace("--host 0.0.0.0 --port 8000", f"--host {LOCAL} --port 0")
+        line.replace("0.0.0.0:8000", f"{LOCAL}:0").replace(
+            "--host 0.0.0.0 --port 8000", f"--host {LOCAL} --port 0"
+        )
     )
     return [sys.executable, "-m", program, *arguments, *options]
 
@@ -203,16 +232,33 @@ def served(name: str, directory: Path, *more: str) -> Iterator[Server]:
     heading, shop, announces, options = SERVERS[name]
     (directory / "shop.py").write_text(shop, encoding="utf-8")
     with ports.reserved() as metrics:
-        web = block(WORKERS, "python").replace("9400", str(metrics)).replace("/run/aiometrics", str(directory / "pages"))
+        web = (
+            block(WORKERS, "python")
+            .replace("9400", str(metrics))
+            .replace("/run/aiometrics", str(directory / "pages"))
+        )
         (directory / "web.py").write_text(web, encoding="utf-8")
-        env = {**os.environ, "AIOMETRICS_ADDR": LOCAL, "HOME": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+        env = {
+            **os.environ,
+            "AIOMETRICS_ADDR": LOCAL,
+            "HOME": str(directory),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         log = directory / "log"
         with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
-                command(heading, *options, *more), cwd=directory, env=env, stdout=output, stderr=subprocess.STDOUT, text=True
+                command(heading, *options, *more),
+                cwd=directory,
+                env=env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
         try:
-            until(lambda: re.search(announces, log.read_text(encoding="utf-8")) is not None, f"the server to announce {announces}")
+            until(
+                lambda: re.search(announces, log.read_text(encoding="utf-8")) is not None,
+                f"the server to announce {announces}",
+            )
             said = re.search(announces, log.read_text(encoding="utf-8"))
             assert said is not None
             server = Server(process, int(said[1]), metrics, directory)
@@ -244,7 +290,10 @@ def test_workers_that_are_replaced_all_the_time_lose_nothing(directory: Path) ->
         while (directory / "log").read_text(encoding="utf-8").count("Booting worker") < 6:
             try:
                 server.ask()
-            except (OSError, http.client.HTTPException):  # by a worker that was about to leave; it says itself whether it handled it
+            except (
+                OSError,
+                http.client.HTTPException,
+            ):  # by a worker that was about to leave; it says itself whether it handled it
                 continue
             asked += 1
         until(lambda: server.page() is not None, "a worker to take the port")
@@ -271,8 +320,15 @@ def test_the_port_goes_to_another_worker_when_its_owner_is_killed(directory: Pat
 @LINUX
 def test_the_sidecar_shows_what_workers_left(directory: Path) -> None:
     """While they are there, and after all of them are gone."""
-    line = block(STUCK, "console").removeprefix("$ python ").replace("9400", "0").replace("/run/aiometrics", str(directory / "pages"))
-    with subprocess.Popen([sys.executable, *shlex.split(line), "--addr", LOCAL], stdout=subprocess.PIPE, text=True) as sidecar:
+    line = (
+        block(STUCK, "console")
+        .removeprefix("$ python ")
+        .replace("9400", "0")
+        .replace("/run/aiometrics", str(directory / "pages"))
+    )
+    with subprocess.Popen(
+        [sys.executable, *shlex.split(line), "--addr", LOCAL], stdout=subprocess.PIPE, text=True
+    ) as sidecar:
         assert sidecar.stdout is not None
         try:
             said = sidecar.stdout.readline()
@@ -298,16 +354,25 @@ async def main():
         print(sorted(loop.loop for loop in aiometrics.snapshot().loops))
 """
     (directory / "shop.py").write_text(shop, encoding="utf-8")
-    assert "['invoices', 'orders']\n" == python(directory, "-c", block(THREADS, "python").replace("9400", "0"))
+    assert "['invoices', 'orders']\n" == python(
+        directory, "-c", block(THREADS, "python").replace("9400", "0")
+    )
 
 
 def test_the_batch_job_delivers(directory: Path) -> None:
     """The main coroutine of the example is in the file that it writes here instead of pushing."""
-    (directory / "shop.py").write_text("import asyncio\n\n\nasync def main():\n    await asyncio.sleep(0)\n", encoding="utf-8")
-    program = block(BATCH, "python").replace('gateway="http://pushgateway:9091"', 'textfile="job.prom"')
+    (directory / "shop.py").write_text(
+        "import asyncio\n\n\nasync def main():\n    await asyncio.sleep(0)\n", encoding="utf-8"
+    )
+    program = block(BATCH, "python").replace(
+        'gateway="http://pushgateway:9091"', 'textfile="job.prom"'
+    )
     assert "" == python(directory, "-c", program)
     written = (directory / "job.prom").read_text(encoding="utf-8").splitlines()
-    assert 'asyncio_task_wall_seconds_count{coroutine="shop.main",job="nightly_import",status="completed"} 1.0' in written
+    assert (
+        'asyncio_task_wall_seconds_count{coroutine="shop.main",job="nightly_import",status="completed"} 1.0'
+        in written
+    )
 
 
 #: What Kubernetes tells of a pod with two ports; Debian's Prometheus is built without the means to ask it.
@@ -328,23 +393,37 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_prometheus_accepts_its_configurations(configuration: str, binary: Callable[[str], str], tmp_path: Path) -> None:
+def test_prometheus_accepts_its_configurations(
+    configuration: str, binary: Callable[[str], str], tmp_path: Path
+) -> None:
     """Each of them is a whole one."""
     path = tmp_path / "prometheus.yml"
     path.write_text(configuration, encoding="utf-8")
-    done = subprocess.run([binary("promtool"), "check", "config", str(path)], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [binary("promtool"), "check", "config", str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert 0 == done.returncode, done.stderr
 
 
-def test_one_port_of_a_pod_is_a_target_with_the_names_of_its_application(binary: Callable[[str], str], tmp_path: Path) -> None:
+def test_one_port_of_a_pod_is_a_target_with_the_names_of_its_application(
+    binary: Callable[[str], str], tmp_path: Path
+) -> None:
     """The other one is left out."""
     path = tmp_path / "prometheus.yml"
     path.write_text(next(text for text in CONFIGURATIONS if DISCOVERED in text), encoding="utf-8")
     told = subprocess.run(
-        [binary("promtool"), "check", "service-discovery", "--timeout=1s", str(path), "pods"], check=True, capture_output=True, text=True
+        [binary("promtool"), "check", "service-discovery", "--timeout=1s", str(path), "pods"],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     targets = [target["labels"] for target in json.loads(told) if target["labels"]]
-    assert [("10.0.0.1:9400", "shop", "shop-1")] == [(labels["__address__"], labels["job"], labels["instance"]) for labels in targets]
+    assert [("10.0.0.1:9400", "shop", "shop-1")] == [
+        (labels["__address__"], labels["job"], labels["instance"]) for labels in targets
+    ]
 
 
 def ports_of(container: dict[str, Any], name: str) -> list[int]:
@@ -355,15 +434,21 @@ def ports_of(container: dict[str, Any], name: str) -> list[int]:
 def test_the_deployment_is_what_the_pod_monitor_looks_for(root: Path) -> None:
     """Label and port have the names that the monitor scrapes; the sidecar shows the same directory at the same port."""
     deployment, sidecar = map(yaml.safe_load, blocks(KUBERNETES, "yaml"))
-    monitor = yaml.safe_load((root / "deploy/kubernetes/podmonitor.yaml").read_text(encoding="utf-8"))
+    monitor = yaml.safe_load(
+        (root / "deploy/kubernetes/podmonitor.yaml").read_text(encoding="utf-8")
+    )
     pod = deployment["spec"]["template"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
-    assert deployment["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert (
+        deployment["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    )
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     (service,) = pod["spec"]["containers"]
     (beside,) = sidecar["initContainers"]
     assert [9400] == ports_of(service, endpoint["port"]) == ports_of(beside, endpoint["port"])
-    assert service["env"][0]["value"] == beside["command"][beside["command"].index("--directory") + 1]
+    assert (
+        service["env"][0]["value"] == beside["command"][beside["command"].index("--directory") + 1]
+    )
     assert service["volumeMounts"] == beside["volumeMounts"]
     (volume,) = pod["spec"]["volumes"]
     assert "Memory" == volume["emptyDir"]["medium"]
@@ -371,5 +456,11 @@ def test_the_deployment_is_what_the_pod_monitor_looks_for(root: Path) -> None:
 
 def test_the_command_of_the_container_is_the_one_of_gunicorn() -> None:
     """One way to run it, in a container as anywhere."""
-    (said,) = re.findall(r"^CMD (.*)$", "".join(blocks("How do I run it in a container?", "dockerfile")), flags=re.MULTILINE)
-    assert shlex.split(block(GUNICORN, "console").splitlines()[-1].removeprefix("$ ")) == json.loads(said)
+    (said,) = re.findall(
+        r"^CMD (.*)$",
+        "".join(blocks("How do I run it in a container?", "dockerfile")),
+        flags=re.MULTILINE,
+    )
+    assert shlex.split(
+        block(GUNICORN, "console").splitlines()[-1].removeprefix("$ ")
+    ) == json.loads(said)

@@ -19,13 +19,26 @@ import aiometrics
 
 DISTRIBUTION = "aiometrics-exporter"
 INSTALLED = Path(aiometrics.__file__).parent
-FRAMEWORKS = ("aiohttp", "bcrypt", "fastapi", "gunicorn", "opentelemetry", "starlette", "uvicorn", "uvloop")
+FRAMEWORKS = (
+    "aiohttp",
+    "bcrypt",
+    "fastapi",
+    "gunicorn",
+    "opentelemetry",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+)
 
 
 def python(*arguments: str, **environ: str) -> str:
     """What a fresh interpreter prints that sees neither this directory nor any ``PYTHON*`` variable."""
-    env = {name: value for name, value in os.environ.items() if name != "AIOMETRICS_NO_EXTENSIONS"} | environ
-    return subprocess.run([sys.executable, "-I", *arguments], env=env, check=True, capture_output=True, text=True).stdout.strip()
+    env = {
+        name: value for name, value in os.environ.items() if name != "AIOMETRICS_NO_EXTENSIONS"
+    } | environ
+    return subprocess.run(
+        [sys.executable, "-I", *arguments], env=env, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_tests_see_the_installed_package() -> None:
@@ -40,7 +53,11 @@ def test_metadata_carries_the_version_of_the_package() -> None:
 
 def test_prometheus_client_is_the_only_runtime_dependency() -> None:
     """A plain install brings one package along; everything else is an extra."""
-    plain = [requirement for requirement in metadata.requires(DISTRIBUTION) or () if "extra ==" not in requirement]
+    plain = [
+        requirement
+        for requirement in metadata.requires(DISTRIBUTION) or ()
+        if "extra ==" not in requirement
+    ]
     assert ["prometheus-client"] == [requirement.partition(">=")[0] for requirement in plain]
 
 
@@ -48,24 +65,42 @@ def test_every_file_of_the_package_is_installed(root: Path) -> None:
     """Modules, stubs, the type marker and assets all reach the user; the C recorder's sources do not."""
     source = root / "aiometrics"
     unwanted = {".c", ".h", ".pyc", ".so"}
-    wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file() and path.suffix not in unwanted}
+    wanted = {
+        path.relative_to(source)
+        for path in source.rglob("*")
+        if path.is_file() and path.suffix not in unwanted
+    }
     assert set() == {str(path) for path in wanted if not (INSTALLED / path).is_file()}
 
 
 def test_importing_the_facade_imports_no_framework() -> None:
     """``import aiometrics`` costs nothing for servers and loops the application does not use."""
-    assert python("-c", f"import sys, aiometrics; print(set({FRAMEWORKS}) & set(sys.modules) or None)") == "None"
+    assert (
+        python("-c", f"import sys, aiometrics; print(set({FRAMEWORKS}) & set(sys.modules) or None)")
+        == "None"
+    )
 
 
 def test_the_c_recorder_runs_where_it_was_built() -> None:
     """A package with the extension uses it, one without it uses the Python recorder."""
-    expected = "c" if [*INSTALLED.glob("recorder/_core.*.so"), *INSTALLED.glob("recorder/_core.*.pyd")] else "python"
+    expected = (
+        "c"
+        if [*INSTALLED.glob("recorder/_core.*.so"), *INSTALLED.glob("recorder/_core.*.pyd")]
+        else "python"
+    )
     assert expected == python("-c", "import aiometrics; print(aiometrics.IMPLEMENTATION)")
 
 
 def test_the_environment_switches_the_c_recorder_off() -> None:
     """``AIOMETRICS_NO_EXTENSIONS=1`` selects the Python recorder at run time."""
-    assert python("-c", "import aiometrics; print(aiometrics.IMPLEMENTATION)", AIOMETRICS_NO_EXTENSIONS="1") == "python"
+    assert (
+        python(
+            "-c",
+            "import aiometrics; print(aiometrics.IMPLEMENTATION)",
+            AIOMETRICS_NO_EXTENSIONS="1",
+        )
+        == "python"
+    )
 
 
 @pytest.fixture
@@ -87,7 +122,9 @@ def extensions(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return given["ext_modules"]
 
 
-def test_setup_builds_one_optional_extension(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_builds_one_optional_extension(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All C sources make one extension, and an install goes on without it."""
     monkeypatch.setattr(sys.implementation, "name", "cpython")
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _name: 0)
@@ -100,7 +137,9 @@ def test_setup_builds_one_optional_extension(checkout: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("value", ["", "0", "false", "No", "off"])
-def test_setup_builds_the_extension_where_the_request_says_no(checkout: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_setup_builds_the_extension_where_the_request_says_no(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     """``AIOMETRICS_NO_EXTENSIONS=0`` is no request."""
     monkeypatch.setenv("AIOMETRICS_NO_EXTENSIONS", value)
     monkeypatch.setattr(sys.implementation, "name", "cpython")
@@ -109,25 +148,33 @@ def test_setup_builds_the_extension_where_the_request_says_no(checkout: Path, mo
 
 
 @pytest.mark.parametrize("value", ["1", "true"])
-def test_setup_leaves_the_extension_out_on_request(checkout: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_setup_leaves_the_extension_out_on_request(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     """``AIOMETRICS_NO_EXTENSIONS`` works at build time too."""
     monkeypatch.setenv("AIOMETRICS_NO_EXTENSIONS", value)
     assert extensions(checkout, monkeypatch) == []
 
 
-def test_setup_leaves_the_extension_out_without_a_gil(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_leaves_the_extension_out_without_a_gil(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A free-threaded Python gets the Python recorder."""
     monkeypatch.setattr(sysconfig, "get_config_var", {"Py_GIL_DISABLED": 1}.get)
     assert extensions(checkout, monkeypatch) == []
 
 
-def test_setup_leaves_the_extension_out_on_other_interpreters(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_leaves_the_extension_out_on_other_interpreters(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PyPy gets the Python recorder."""
     monkeypatch.setattr(sys.implementation, "name", "pypy")
     assert extensions(checkout, monkeypatch) == []
 
 
-def test_setup_leaves_the_extension_out_without_sources(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_leaves_the_extension_out_without_sources(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tree without C sources still installs."""
     (checkout / "aiometrics/recorder/csrc/core.c").unlink()
     assert extensions(checkout, monkeypatch) == []
@@ -135,6 +182,11 @@ def test_setup_leaves_the_extension_out_without_sources(checkout: Path, monkeypa
 
 def test_an_extension_that_does_not_compile_does_not_fail_the_build(checkout: Path) -> None:
     """Broken C, or no compiler at all, leaves a build that succeeds and holds no extension."""
-    done = subprocess.run([sys.executable, "setup.py", "build_ext", "--build-lib", "out"], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--build-lib", "out"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert (0, []) == (done.returncode, list(checkout.rglob("_core*.so")))
     assert 'building extension "aiometrics.recorder._core" failed' in done.stdout + done.stderr

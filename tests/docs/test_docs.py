@@ -35,8 +35,13 @@ def prose(text: str) -> str:
 
 def rows(text: str, heading: str) -> list[list[str]]:
     """The cells of the table whose first column has that heading, without marks of code."""
-    (table,) = re.findall(rf"^\| {heading} \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
-    return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+    (table,) = re.findall(
+        rf"^\| {heading} \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", text, flags=re.MULTILINE
+    )
+    return [
+        [cell.strip().strip("`") for cell in line.strip("|").split(" | ")]
+        for line in table.splitlines()
+    ]
 
 
 def anchors(page: Path) -> set[str]:
@@ -59,7 +64,14 @@ def shop(tmp_path: Path) -> Path:
 
 def python(directory: Path, *arguments: str) -> str:
     """What Python prints in ``directory``; the test fails with what it says if it does not succeed."""
-    done = subprocess.run([sys.executable, *arguments], cwd=directory, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert (0, "") == (done.returncode, done.stderr), done.stdout
     return done.stdout
 
@@ -77,7 +89,10 @@ def test_the_first_example_traces_the_service(shop: Path) -> None:
     assert "['shop.main']\n" == python(shop, "six_lines.py")
 
 
-@pytest.mark.parametrize(("number", "expected"), [(1, "HOTSPOTS"), (2, 'asyncio_tasks_created_total{coroutine="asyncio.tasks.sleep"} 1.0')])
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(1, "HOTSPOTS"), (2, 'asyncio_tasks_created_total{coroutine="asyncio.tasks.sleep"} 1.0')],
+)
 def test_the_other_examples_run(number: int, expected: str, shop: Path) -> None:
     """Each prints what the text around it says."""
     assert expected in python(shop, "-c", examples()[number])
@@ -93,7 +108,17 @@ def test_the_example_of_a_test_passes(shop: Path) -> None:
     (example,) = [block for block in blocks(README, "python") if "def test_" in block]
     (shop / "test_example.py").write_text(example, encoding="utf-8")
     assert "1 passed" in python(
-        shop, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "--rootdir", str(shop), "test_example.py"
+        shop,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:asyncio",
+        "--rootdir",
+        str(shop),
+        "test_example.py",
     )
 
 
@@ -105,10 +130,24 @@ def test_the_table_of_options_has_every_option_in_its_order() -> None:
 
 def test_the_table_of_options_has_the_defaults() -> None:
     """Whoever sets every variable to the default in the table gets the default."""
-    environ = {variable: default.replace("none", "") for _, variable, default, _ in rows(README, "argument")}
+    environ = {
+        variable: default.replace("none", "")
+        for _, variable, default, _ in rows(README, "argument")
+    }
     assert Options() == resolve({}, environ)
     given = {name for name, value in environ.items() if value}
-    unset = {f"AIOMETRICS_{name}" for name in ("APPLICATION", "DIR", "LIBRARY", "OBJECTIVES", "REQUEST_ID", "SLOW_REQUEST", "WEB_CONFIG")}
+    unset = {
+        f"AIOMETRICS_{name}"
+        for name in (
+            "APPLICATION",
+            "DIR",
+            "LIBRARY",
+            "OBJECTIVES",
+            "REQUEST_ID",
+            "SLOW_REQUEST",
+            "WEB_CONFIG",
+        )
+    }
     assert unset == environ.keys() - given
 
 
@@ -130,7 +169,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 def sections() -> dict[str, str]:
     """The sections of metrics.md about one metric each, by its name."""
     parts = re.split(r"^##+ (.*)$", PAGE, flags=re.MULTILINE)[1:]
-    return {heading.strip("`"): body for heading, body in zip(parts[::2], parts[1::2], strict=True) if heading.startswith("`")}
+    return {
+        heading.strip("`"): body
+        for heading, body in zip(parts[::2], parts[1::2], strict=True)
+        if heading.startswith("`")
+    }
 
 
 def test_the_page_of_metrics_has_every_metric_and_no_other() -> None:
@@ -143,8 +186,13 @@ def test_metrics_are_described_as_the_catalogue_has_them(metric: Metric) -> None
     """Type, labels and definition are those of the page; then comes how to read it, and a query that uses it."""
     section = sections().get(metric.name, "")
     labels = ", ".join(f"`{label}`" for label in metric.labels) or "no labels"
-    definition = one_line(" ".join(line.removeprefix(">") for line in section.splitlines() if line.startswith(">")))
-    assert (f"*{metric.kind}* · {labels}", one_line(metric.help)) == (section.strip().partition("\n")[0], definition)
+    definition = one_line(
+        " ".join(line.removeprefix(">") for line in section.splitlines() if line.startswith(">"))
+    )
+    assert (f"*{metric.kind}* · {labels}", one_line(metric.help)) == (
+        section.strip().partition("\n")[0],
+        definition,
+    )
     assert re.search(r"^If ", section, flags=re.MULTILINE)
     queries = "".join(blocks(section, "promql"))
     assert metric.name in queries
@@ -154,33 +202,61 @@ def test_metrics_are_described_as_the_catalogue_has_them(metric: Metric) -> None
 def test_queries_parse(name: str, binary: Callable[[str], str], tmp_path: Path) -> None:
     """Each line of a query block is a query that Prometheus accepts."""
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    queries = [line for block in blocks(text, "promql") for line in block.splitlines() if line.strip()]
+    queries = [
+        line for block in blocks(text, "promql") for line in block.splitlines() if line.strip()
+    ]
     rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
     path = tmp_path / "queries.yml"
-    path.write_text(yaml.safe_dump({"groups": [{"name": "docs", "rules": rules}]}), encoding="utf-8")
-    done = subprocess.run([binary("promtool"), "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    path.write_text(
+        yaml.safe_dump({"groups": [{"name": "docs", "rules": rules}]}), encoding="utf-8"
+    )
+    done = subprocess.run(
+        [binary("promtool"), "check", "rules", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert f"{len(queries)} rules found" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != RUNBOOKS], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != RUNBOOKS], ids=lambda page: page.name
+)
 def test_metrics_that_pages_name_exist(page: Path) -> None:
     """Every series in a query or in prose is in the catalogue, with the suffix that its type has, or recorded by a rule."""
     exported = {metric.name for metric in METRICS} | {
-        f"{metric.name}_{suffix}" for metric in METRICS if metric.kind == "histogram" for suffix in ("bucket", "count", "sum")
+        f"{metric.name}_{suffix}"
+        for metric in METRICS
+        if metric.kind == "histogram"
+        for suffix in ("bucket", "count", "sum")
     }
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     text = page.read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w:/.])(?:asyncio|aiometrics)_\w+(?![\w:/.*(])|\bjob\w*:\w+:\w+", text))
+    named = set(
+        re.findall(r"(?<![\w:/.])(?:asyncio|aiometrics)_\w+(?![\w:/.*(])|\bjob\w*:\w+:\w+", text)
+    )
     assert set() == named - exported - recorded
 
 
 def test_the_architecture_names_files_that_exist() -> None:
     """Every source file that the page names is there."""
-    named = set(re.findall(r"`([\w/]+\.(?:py|c|h|toml))`", (ROOT / "docs/architecture.md").read_text(encoding="utf-8")))
+    named = set(
+        re.findall(
+            r"`([\w/]+\.(?:py|c|h|toml))`",
+            (ROOT / "docs/architecture.md").read_text(encoding="utf-8"),
+        )
+    )
     assert named
-    assert [] == [name for name in sorted(named) if not (ROOT / name).exists() and not (ROOT / "aiometrics" / name).exists()]
+    assert [] == [
+        name
+        for name in sorted(named)
+        if not (ROOT / name).exists() and not (ROOT / "aiometrics" / name).exists()
+    ]
 
 
 def _rules() -> list[dict[str, str]]:
-    files = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "rules").glob("*.yml")))
+    files = (
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "rules").glob("*.yml"))
+    )
     return [rule for file in files for group in file["groups"] for rule in group["rules"]]

@@ -38,13 +38,22 @@ def run(marker: str) -> dict[str, Any]:
     """The names that the one program of the page with ``marker`` defines; only the port is another here."""
     (program,) = (block for block in blocks("python") if marker in block)
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(program.replace("port=9400", 'port=0, addr="127.0.0.1", registry=None'), "requests.md", "exec"), names)  # noqa: S102 - it is ours
+    exec(  # noqa: S102 - it is ours
+        compile(
+            program.replace("port=9400", 'port=0, addr="127.0.0.1", registry=None'),
+            "requests.md",
+            "exec",
+        ),
+        names,
+    )
     return names
 
 
 def completed() -> dict[str, int]:
     """Requests that completed, by type."""
-    return {entry.request: entry.wall["completed"].count for entry in aiometrics.snapshot().requests}
+    return {
+        entry.request: entry.wall["completed"].count for entry in aiometrics.snapshot().requests
+    }
 
 
 def test_every_program_of_the_page_is_run() -> None:
@@ -137,9 +146,21 @@ def test_the_event_has_the_fields_that_the_page_shows() -> None:
         """To nobody."""
 
     async def main() -> None:
-        scope = {"type": "http", "method": "GET", "path": "/orders/7", "headers": [(b"x-request-id", b"REQ-001")], "root_path": ""}
-        with TracerProvider(shutdown_on_exit=False).get_tracer("application").start_as_current_span("server"):
-            await RequestMiddleware(Starlette(routes=[Route("/orders/{order_id}", order)]))(scope, receive, send)
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/orders/7",
+            "headers": [(b"x-request-id", b"REQ-001")],
+            "root_path": "",
+        }
+        with (
+            TracerProvider(shutdown_on_exit=False)
+            .get_tracer("application")
+            .start_as_current_span("server")
+        ):
+            await RequestMiddleware(Starlette(routes=[Route("/orders/{order_id}", order)]))(
+                scope, receive, send
+            )
 
     with traced_loop(slow_request=0.25) as traced:
         traced.run(main())
@@ -148,7 +169,14 @@ def test_the_event_has_the_fields_that_the_page_shows() -> None:
     shown, written = json.loads(block), json.loads("".join(lines))
     point, *_ = written["aiometrics.yield_points"]
     assert ([*shown], [*shown["aiometrics.yield_points"][0]]) == ([*written], [*point])
-    same = "log.level", "event.action", "labels.request", "labels.request_id", "url.path", "http.response.status_code"
+    same = (
+        "log.level",
+        "event.action",
+        "labels.request",
+        "labels.request_id",
+        "url.path",
+        "http.response.status_code",
+    )
     assert [shown[name] for name in same] == [written[name] for name in same]
 
 
@@ -169,8 +197,13 @@ class Lines:
 def test_the_programs_for_opentelemetry_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """With whatever SDK the program has set up, or none: here the requests go on without."""
     asked: list[str] = []
-    monkeypatch.setattr("aiometrics.integrations.opentelemetry.observe_metrics", lambda: asked.append("metrics"))
-    monkeypatch.setattr("aiometrics.integrations.opentelemetry.trace_requests", lambda sample: asked.append(f"traces {sample}"))
+    monkeypatch.setattr(
+        "aiometrics.integrations.opentelemetry.observe_metrics", lambda: asked.append("metrics")
+    )
+    monkeypatch.setattr(
+        "aiometrics.integrations.opentelemetry.trace_requests",
+        lambda sample: asked.append(f"traces {sample}"),
+    )
     run("trace_requests")
     run("observe_metrics()")
     assert ["traces 0.01", "metrics"] == asked
@@ -185,7 +218,11 @@ def test_the_metrics_may_be_mounted() -> None:
             pass
         async with uvicorn_serves(run("make_asgi_app")["app"]) as port, Client(port) as client:
             status, text = await client.get("/metrics/")
-            assert (200, True) == (status, 'asyncio_request_wall_seconds_count{request="GET /",status="completed"} 1\n' in text)
+            assert (200, True) == (
+                status,
+                'asyncio_request_wall_seconds_count{request="GET /",status="completed"} 1\n'
+                in text,
+            )
 
     with aiometrics.start_exporter(0, "127.0.0.1", registry=None):
         asyncio.run(main())

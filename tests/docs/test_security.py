@@ -25,56 +25,99 @@ SECONDS = 60
 def examples(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The two files of the page: ours, and Prometheus's."""
     page = (root / "docs/security.md").read_text(encoding="utf-8")
-    ours, theirs = (yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE))
+    ours, theirs = (
+        yaml.safe_load(block)
+        for block in re.findall(r"^```yaml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    )
     return ours, theirs
 
 
 @pytest.fixture(scope="module")
-def directory(examples: tuple[dict[str, Any], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(
+    examples: tuple[dict[str, Any], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A directory with every file that the examples name, and ours itself, with the hash of a password in it."""
     path = tmp_path_factory.mktemp("security")
     ours, _ = examples
     authority = trustme.CA()
     authority.cert_pem.write_to_path(path / "ca.crt")
-    names = {"server": "127.0.0.1", "prometheus": ours["tls_server_config"]["client_allowed_sans"][0]}
+    names = {
+        "server": "127.0.0.1",
+        "prometheus": ours["tls_server_config"]["client_allowed_sans"][0],
+    }
     for file, name in names.items():
         certificate = authority.issue_cert(name)
         certificate.cert_chain_pems[0].write_to_path(path / f"{file}.crt")
         certificate.private_key_pem.write_to_path(path / f"{file}.key")
     (path / "password").write_text(PASSWORD)
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode().replace("$2b$", "$2y$")
-    (path / "web.yml").write_text(yaml.safe_dump({**ours, "basic_auth_users": dict.fromkeys(ours["basic_auth_users"], hashed)}))
+    (path / "web.yml").write_text(
+        yaml.safe_dump(
+            {**ours, "basic_auth_users": dict.fromkeys(ours["basic_auth_users"], hashed)}
+        )
+    )
     return path
 
 
 @pytest.fixture(scope="module")
-def prometheus(examples: tuple[dict[str, Any], dict[str, Any]], directory: Path, binary: Callable[[str], str]) -> Iterator[Prometheus]:
+def prometheus(
+    examples: tuple[dict[str, Any], dict[str, Any]], directory: Path, binary: Callable[[str], str]
+) -> Iterator[Prometheus]:
     """A Prometheus that scrapes a guarded exporter as the page says, and in three jobs with something left out."""
     _, theirs = examples
     (job,) = theirs["scrape_configs"]
     incomplete = {
         "no_password": {name: value for name, value in job.items() if name != "basic_auth"},
         "no_certificate": {**job, "tls_config": {"ca_file": "ca.crt"}},
-        "no_tls": {name: value for name, value in job.items() if name not in {"scheme", "tls_config"}},
+        "no_tls": {
+            name: value for name, value in job.items() if name not in {"scheme", "tls_config"}
+        },
     }
-    with aiometrics.start_exporter(0, "127.0.0.1", web_config=directory / "web.yml", registry=None) as exporter:
+    with aiometrics.start_exporter(
+        0, "127.0.0.1", web_config=directory / "web.yml", registry=None
+    ) as exporter:
         jobs = {"complete": job, **incomplete}
-        target = {"scrape_interval": "1s", "scrape_timeout": "1s", "static_configs": [{"targets": [f"127.0.0.1:{exporter.port}"]}]}
+        target = {
+            "scrape_interval": "1s",
+            "scrape_timeout": "1s",
+            "static_configs": [{"targets": [f"127.0.0.1:{exporter.port}"]}],
+        }
         file = directory / "prometheus.yml"
-        file.write_text(yaml.safe_dump({"scrape_configs": [{**each, **target, "job_name": name} for name, each in jobs.items()]}))
-        options = (f"--config.file={file}", f"--storage.tsdb.path={directory / 'data'}", "--web.listen-address=127.0.0.1:0")
-        with running(binary("prometheus"), *options, announces=['msg="Listening on"', "Server is ready"]) as printed:
+        file.write_text(
+            yaml.safe_dump(
+                {
+                    "scrape_configs": [
+                        {**each, **target, "job_name": name} for name, each in jobs.items()
+                    ]
+                }
+            )
+        )
+        options = (
+            f"--config.file={file}",
+            f"--storage.tsdb.path={directory / 'data'}",
+            "--web.listen-address=127.0.0.1:0",
+        )
+        with running(
+            binary("prometheus"), *options, announces=['msg="Listening on"', "Server is ready"]
+        ) as printed:
             address = printed.split('msg="Listening on" address=')[1].split()[0]
             yield Prometheus(f"http://{address}", time.monotonic() + SECONDS)
 
 
-def test_prometheus_has_no_other_idea_of_the_file(directory: Path, binary: Callable[[str], str]) -> None:
+def test_prometheus_has_no_other_idea_of_the_file(
+    directory: Path, binary: Callable[[str], str]
+) -> None:
     """What we read as it stands, Prometheus's own tool takes too; only the names of clients are newer than some versions of it."""
     document = yaml.safe_load((directory / "web.yml").read_text())
     del document["tls_server_config"]["client_allowed_sans"]
     path = directory / "older.yml"
     path.write_text(yaml.safe_dump(document))
-    done = subprocess.run([binary("promtool"), "check", "web-config", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [binary("promtool"), "check", "web-config", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert f"{path} SUCCESS" == (done.stdout + done.stderr).strip()
 
@@ -86,9 +129,15 @@ def test_prometheus_scrapes_with_what_the_page_says(prometheus: Prometheus) -> N
         lambda found: found.keys() == jobs and any(found.values()),
         lambda: {labels["job"]: value for labels, value in prometheus.ask("up")},
     )
-    errors = {target["labels"]["job"]: target["lastError"] for target in prometheus.get("targets")["activeTargets"]}
+    errors = {
+        target["labels"]["job"]: target["lastError"]
+        for target in prometheus.get("targets")["activeTargets"]
+    }
 
     assert {"complete": 1, "no_password": 0, "no_certificate": 0, "no_tls": 0} == up, errors
     assert "server returned HTTP status 401 Unauthorized" == errors["no_password"]
-    assert re.search("tls: certificate required|bad certificate|connection reset|EOF|broken pipe", errors["no_certificate"])
+    assert re.search(
+        "tls: certificate required|bad certificate|connection reset|EOF|broken pipe",
+        errors["no_certificate"],
+    )
     assert re.search("malformed HTTP response|EOF|connection reset", errors["no_tls"])

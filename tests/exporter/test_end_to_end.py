@@ -41,7 +41,12 @@ PLACE = re.compile(r"(?P<path>\S+):(?P<line>\d+) (?P<name>\S+)")
 
 ENDED = "asyncio_task_wall_seconds_count"
 AGE = "(time() - (asyncio_oldest_suspension_timestamp_seconds > 0))"
-BURNERS = {"Payments.charge_card", "Catalogue.rank_results", "Stock.reserve_stock", "Catalogue.write_rows"}
+BURNERS = {
+    "Payments.charge_card",
+    "Catalogue.rank_results",
+    "Stock.reserve_stock",
+    "Catalogue.write_rows",
+}
 SHOP = "{yield_point=~'aiometrics/demo/.*'}"
 MEAN_WAIT = "(asyncio_wait_seconds_sum / asyncio_wait_seconds_count)"
 
@@ -72,16 +77,28 @@ def culprit(labels: dict[str, str]) -> str:
 def demo() -> Iterator[str]:
     """The address of the metrics of a demo with all faults."""
     with running(
-        sys.executable, "-m", "aiometrics", "demo", "--port", "0", "--every", "3600", announces=["metrics  ", "\nfaults"]
+        sys.executable,
+        "-m",
+        "aiometrics",
+        "demo",
+        "--port",
+        "0",
+        "--every",
+        "3600",
+        announces=["metrics  ", "\nfaults"],
     ) as printed:
         yield printed.split("metrics  ")[1].split()[0]
 
 
 @pytest.fixture(scope="module")
-def prometheus(demo: str, binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Culprits]:
+def prometheus(
+    demo: str, binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Culprits]:
     """Prometheus with the repository's configuration: only the target, the intervals and with them the places of the rules are others."""
     target = {"demo": urllib.parse.urlsplit(demo).netloc}
-    with live.prometheus(binary("prometheus"), root, tmp_path_factory.mktemp("prometheus"), target, seconds=SECONDS) as found:
+    with live.prometheus(
+        binary("prometheus"), root, tmp_path_factory.mktemp("prometheus"), target, seconds=SECONDS
+    ) as found:
         yield Culprits(found.url, found.deadline)
 
 
@@ -100,14 +117,42 @@ def mean(histogram: str, selector: str = "") -> str:
 QUESTIONS: dict[str, tuple[str, int, set[str]]] = {
     "who burns the loop": (total("asyncio_segment_seconds_sum"), 6, BURNERS),
     "whose segments are longest": (mean("asyncio_segment_seconds"), 3, {"Payments.charge_card"}),
-    "who blocks the loop": (total("asyncio_blocking_seconds_total", "{yield_point!='(running)'}"), 3, {"Payments.charge_card"}),
-    "who harms others most": (total("asyncio_inflicted_wait_seconds_total"), 3, {"Payments.charge_card"}),
-    "who gives the loop back too often": (total("asyncio_segment_seconds_count"), 1, {"Catalogue.write_rows"}),
+    "who blocks the loop": (
+        total("asyncio_blocking_seconds_total", "{yield_point!='(running)'}"),
+        3,
+        {"Payments.charge_card"},
+    ),
+    "who harms others most": (
+        total("asyncio_inflicted_wait_seconds_total"),
+        3,
+        {"Payments.charge_card"},
+    ),
+    "who gives the loop back too often": (
+        total("asyncio_segment_seconds_count"),
+        1,
+        {"Catalogue.write_rows"},
+    ),
     "which await of ours waits longest": (mean("asyncio_wait_seconds", SHOP), 1, {"Pool.acquire"}),
-    "where most tasks of ours are parked": (total("asyncio_wait_seconds_sum", SHOP), 1, {"Pool.acquire"}),
-    "which await is stuck": (f"({AGE} > 5) / {MEAN_WAIT} >= 0", 1, {"Payments.wait_for_confirmation"}),
-    "which tasks fail": (total(ENDED, "{status='failed'}", by="coroutine"), 1, {"Payments.send_receipt"}),
-    "which tasks are cancelled": (total(ENDED, "{status='cancelled'}", by="coroutine"), 1, {"Delivery.ask_warehouse"}),
+    "where most tasks of ours are parked": (
+        total("asyncio_wait_seconds_sum", SHOP),
+        1,
+        {"Pool.acquire"},
+    ),
+    "which await is stuck": (
+        f"({AGE} > 5) / {MEAN_WAIT} >= 0",
+        1,
+        {"Payments.wait_for_confirmation"},
+    ),
+    "which tasks fail": (
+        total(ENDED, "{status='failed'}", by="coroutine"),
+        1,
+        {"Payments.send_receipt"},
+    ),
+    "which tasks are cancelled": (
+        total(ENDED, "{status='cancelled'}", by="coroutine"),
+        1,
+        {"Delivery.ask_warehouse"},
+    ),
 }
 
 
@@ -115,11 +160,15 @@ QUESTIONS: dict[str, tuple[str, int, set[str]]] = {
 def test_the_first_rows_name_the_guilty_functions(question: str, prometheus: Culprits) -> None:
     """The answer to each question begins with the functions that have the fault, at lines inside of them."""
     query, rows, expected = QUESTIONS[question]
-    found = prometheus.until(lambda culprits: expected <= set(culprits[:rows]), lambda: prometheus.culprits(query))
+    found = prometheus.until(
+        lambda culprits: expected <= set(culprits[:rows]), lambda: prometheus.culprits(query)
+    )
     assert expected == expected & set(found[:rows]), found
 
 
-def test_a_call_that_blocks_for_120_ms_makes_segments_of_at_least_that(prometheus: Culprits) -> None:
+def test_a_call_that_blocks_for_120_ms_makes_segments_of_at_least_that(
+    prometheus: Culprits,
+) -> None:
     """The mean segment of the function that sleeps on the loop is no shorter than its sleep."""
     charging = "{yield_point=~'.* Payments.charge_card'}"
     query = f"asyncio_segment_seconds_sum{charging} / asyncio_segment_seconds_count{charging} >= 0"
@@ -130,34 +179,48 @@ def test_a_call_that_blocks_for_120_ms_makes_segments_of_at_least_that(prometheu
 def test_the_watchdog_names_the_line_that_blocks(prometheus: Culprits) -> None:
     """Not the await that ends the block, but the call of ``time.sleep`` before it."""
     query = "sum by (blocked_at) (asyncio_block_samples_total{blocked_at=~'.* Payments.charge_card.*'}) > 0"
-    found = prometheus.until(bool, lambda: [labels["blocked_at"] for labels, _ in prometheus.ask(query)])
+    found = prometheus.until(
+        bool, lambda: [labels["blocked_at"] for labels, _ in prometheus.ask(query)]
+    )
     (place,) = (PLACE.match(blocked_at) for blocked_at in found)
     assert place is not None
     source, first = inspect.getsourcelines(Payments.charge_card)
     assert source[int(place["line"]) - first].strip().startswith("time.sleep(charge_seconds)")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the CPU time of another thread is read from Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the CPU time of another thread is read from Linux"
+)
 def test_a_blocked_loop_is_active_without_a_cpu(prometheus: Culprits) -> None:
     """While the loop sleeps in ``time.sleep`` it is active, but its thread takes no CPU time."""
     query = "asyncio_loop_time_seconds_total{state='active'} - on (loop) asyncio_loop_thread_cpu_seconds_total > 0"
-    assert ["MainThread"] == prometheus.until(bool, lambda: [labels["loop"] for labels, _ in prometheus.ask(query)])
+    assert ["MainThread"] == prometheus.until(
+        bool, lambda: [labels["loop"] for labels, _ in prometheus.ask(query)]
+    )
 
 
 def test_what_tasks_wait_for(prometheus: Culprits) -> None:
     """By what is awaited, the queue for the pool shows as the semaphore that it is."""
     query = f"topk(4, {total('asyncio_wait_seconds_sum', by='awaits')})"
     expected = "asyncio.Semaphore.acquire"
-    found = prometheus.until(lambda found: expected in found, lambda: [labels["awaits"] for labels, _ in prometheus.ask(query)])
+    found = prometheus.until(
+        lambda found: expected in found,
+        lambda: [labels["awaits"] for labels, _ in prometheus.ask(query)],
+    )
     assert expected in found
 
 
 def test_how_much_of_the_loop_is_blocked(prometheus: Culprits) -> None:
     """The loop's share of blocked time is what its yield points say together, the segment in progress included."""
     query = "sum(asyncio_blocking_seconds_total) - sum(asyncio_loop_blocking_seconds_total)"
-    blocked = prometheus.until(lambda found: bool(found) and found[0][1] > 0, lambda: prometheus.ask("asyncio_loop_blocking_seconds_total"))
+    blocked = prometheus.until(
+        lambda found: bool(found) and found[0][1] > 0,
+        lambda: prometheus.ask("asyncio_loop_blocking_seconds_total"),
+    )
     assert 0 < blocked[0][1]
-    assert [0] == prometheus.until(bool, lambda: [round(value, 6) for _, value in prometheus.ask(query)])
+    assert [0] == prometheus.until(
+        bool, lambda: [round(value, 6) for _, value in prometheus.ask(query)]
+    )
 
 
 def test_an_objective_for_one_kind_of_task(prometheus: Culprits) -> None:
@@ -165,7 +228,9 @@ def test_an_objective_for_one_kind_of_task(prometheus: Culprits) -> None:
     finished = "{coroutine=~'.*ask_warehouse',status='completed'}"
     kept = "{coroutine=~'.*ask_warehouse',status='completed',le='0.01'}"
     query = f"1 - sum(increase(asyncio_task_wall_seconds_bucket{kept}[1m])) / sum(increase(asyncio_task_wall_seconds_count{finished}[1m]))"
-    assert [1.0] == prometheus.until(lambda found: found == [1.0], lambda: [value for _, value in prometheus.ask(query)])
+    assert [1.0] == prometheus.until(
+        lambda found: found == [1.0], lambda: [value for _, value in prometheus.ask(query)]
+    )
 
 
 def test_tasks_start_late_behind_a_blocked_loop(prometheus: Culprits) -> None:
@@ -180,13 +245,20 @@ def test_every_task_is_traced_and_no_probe_failed(prometheus: Culprits) -> None:
     found = prometheus.until(bool, lambda: prometheus.ask("aiometrics_untraced_tasks"))
     assert [0] == [value for _, value in found]
     assert [] == prometheus.ask("aiometrics_errors_total")
-    assert [0] * 6 == prometheus.until(bool, lambda: [value for _, value in prometheus.ask("aiometrics_overflow_total")])
+    assert [0] * 6 == prometheus.until(
+        bool, lambda: [value for _, value in prometheus.ask("aiometrics_overflow_total")]
+    )
 
 
 def test_prometheus_understands_every_family(prometheus: Culprits) -> None:
     """The target is up, and Prometheus knows type and help of each family of the catalogue as the catalogue has them."""
-    prometheus.until(lambda found: found == [1], lambda: [value for _, value in prometheus.ask("up")])
-    known = {name: (entry[0]["type"], entry[0]["help"]) for name, entry in prometheus.get("metadata").items()}
+    prometheus.until(
+        lambda found: found == [1], lambda: [value for _, value in prometheus.ask("up")]
+    )
+    known = {
+        name: (entry[0]["type"], entry[0]["help"])
+        for name, entry in prometheus.get("metadata").items()
+    }
     assert {metric.family: (metric.kind, metric.help) for metric in METRICS} == {
         metric.family: known.get(metric.family, known.get(metric.name)) for metric in METRICS
     }
@@ -196,15 +268,21 @@ def test_rules_evaluate_on_what_the_demo_exports(prometheus: Culprits) -> None:
     """Recorded series name the same culprits, and no rule fails."""
     query = "topk(4, job_yield_point:asyncio_segment_seconds_sum:rate5m)"
     expected = "Payments.charge_card"
-    assert expected in prometheus.until(lambda found: expected in found, lambda: prometheus.culprits(query))
+    assert expected in prometheus.until(
+        lambda found: expected in found, lambda: prometheus.culprits(query)
+    )
     rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert rules
     assert [] == [rule["lastError"] for rule in rules if rule["health"] == "err"]
 
 
-def test_promtool_has_nothing_to_say_about_the_page(demo: str, binary: Callable[[str], str]) -> None:
+def test_promtool_has_nothing_to_say_about_the_page(
+    demo: str, binary: Callable[[str], str]
+) -> None:
     """``promtool check metrics``, which reads the text format, is silent on the demo's own page."""
     with urllib.request.urlopen(demo, timeout=10) as answer:  # noqa: S310 - to itself
         page = answer.read()
-    done = subprocess.run([binary("promtool"), "check", "metrics"], input=page, capture_output=True, check=False)
+    done = subprocess.run(
+        [binary("promtool"), "check", "metrics"], input=page, capture_output=True, check=False
+    )
     assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)

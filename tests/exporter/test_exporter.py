@@ -37,7 +37,9 @@ def exporter() -> Iterator[aiometrics.Exporter]:
         yield running
 
 
-def get(exporter: aiometrics.Exporter, path: str = "/metrics", **headers: str) -> tuple[int, str, str]:
+def get(
+    exporter: aiometrics.Exporter, path: str = "/metrics", **headers: str
+) -> tuple[int, str, str]:
     """Status, content type and text of an answer."""
     connection = http.client.HTTPConnection(LOCAL, exporter.port, timeout=30)
     try:
@@ -50,7 +52,9 @@ def get(exporter: aiometrics.Exporter, path: str = "/metrics", **headers: str) -
 
 def values(text: str, name: str) -> dict[tuple[str, ...], float]:
     """The samples of one name, by the values of their labels."""
-    found = [sample for family in parse_text(text) for sample in family.samples if sample.name == name]
+    found = [
+        sample for family in parse_text(text) for sample in family.samples if sample.name == name
+    ]
     return {tuple(sample.labels.values()): sample.value for sample in found}
 
 
@@ -64,9 +68,14 @@ WORKS = f"{__name__}.works"
 
 @pytest.mark.parametrize(
     ("accept", "content_type", "parse"),
-    [("", "text/plain; version=0.0.4", parse_text), (OPENMETRICS, "application/openmetrics-text; version=1.0.0", parse_openmetrics)],
+    [
+        ("", "text/plain; version=0.0.4", parse_text),
+        (OPENMETRICS, "application/openmetrics-text; version=1.0.0", parse_openmetrics),
+    ],
 )
-def test_metrics_are_served_in_both_formats(exporter: aiometrics.Exporter, accept: str, content_type: str, parse: Any) -> None:
+def test_metrics_are_served_in_both_formats(
+    exporter: aiometrics.Exporter, accept: str, content_type: str, parse: Any
+) -> None:
     """Each parses with prometheus_client's own parser, has every metric of the catalogue, and what the application did."""
     asyncio.run(works())
     status, kind, text = get(exporter, **({"Accept": accept} if accept else {}))
@@ -74,7 +83,10 @@ def test_metrics_are_served_in_both_formats(exporter: aiometrics.Exporter, accep
     assert (200, content_type) == (status, kind.partition("; charset")[0])
     expected = {metric.family for metric in METRICS}
     assert expected == set(families)
-    created = {sample.labels["coroutine"]: sample.value for sample in families["asyncio_tasks_created"].samples}
+    created = {
+        sample.labels["coroutine"]: sample.value
+        for sample in families["asyncio_tasks_created"].samples
+    }
     assert 1 == created[WORKS]
 
 
@@ -102,7 +114,9 @@ def test_the_registry_of_the_application_follows() -> None:
         assert {(): 3.0} == values(get(exporter)[2], "orders_total")
 
 
-def test_a_collector_of_the_application_that_fails_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collector_of_the_application_that_fails_is_asked_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Its error is logged once, with the promise that the probe stays on, and counts each time."""
 
     class Broken(PrometheusCollector):
@@ -118,7 +132,9 @@ def test_a_collector_of_the_application_that_fails_is_asked_again(caplog: pytest
         seen = [values(get(running)[2], "aiometrics_errors_total") for _ in range(3)]
     assert [{}, {("registry",): 1}, {("registry",): 2}] == seen
     expected = "internal error in probe 'registry', which stays on; the application is not affected"
-    assert [expected] == [record.getMessage() for record in caplog.records if record.name == "aiometrics"]
+    assert [expected] == [
+        record.getMessage() for record in caplog.records if record.name == "aiometrics"
+    ]
 
 
 def test_a_blocked_loop_is_scraped_while_it_is_blocked(exporter: aiometrics.Exporter) -> None:
@@ -145,10 +161,15 @@ def test_a_blocked_loop_is_scraped_while_it_is_blocked(exporter: aiometrics.Expo
         thread.join()
         after = get(running)[2]
     name = f"{__name__}.{blocks.__qualname__}"
-    one, two, three = [values(text, "asyncio_blocking_seconds_total")[name, "(running)", "(running)"] for text in (*answers, after)]
+    one, two, three = [
+        values(text, "asyncio_blocking_seconds_total")[name, "(running)", "(running)"]
+        for text in (*answers, after)
+    ]
     assert 0 < one < two <= three
     loops = [values(text, "asyncio_loop_blocking_seconds_total") for text in (*answers, after)]
-    assert all(earlier[loop] < later[loop] for earlier, later in pairwise(loops) for loop in earlier)
+    assert all(
+        earlier[loop] < later[loop] for earlier, later in pairwise(loops) for loop in earlier
+    )
 
 
 def test_a_taken_port_is_refused_at_the_call() -> None:
@@ -157,15 +178,24 @@ def test_a_taken_port_is_refused_at_the_call() -> None:
     with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
         taken = exporter.port
         code = f"import aiometrics; aiometrics.start_exporter({taken}, '127.0.0.1')"
-        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=False, capture_output=True, text=True
+        )
     assert 1 == done.returncode
-    assert re.search(rf"OSError: .*cannot serve metrics on port {taken} of '127.0.0.1': .*port=0", done.stderr)
+    assert re.search(
+        rf"OSError: .*cannot serve metrics on port {taken} of '127.0.0.1': .*port=0", done.stderr
+    )
     assert before == (asyncio.Task, vars(asyncio.BaseEventLoop)["create_task"])
 
 
 def test_a_second_exporter_is_refused(exporter: aiometrics.Exporter) -> None:
     """The error names the first and what to do; after stop() another may start."""
-    with pytest.raises(RuntimeError, match=re.escape(f"an exporter already runs at {exporter.url}: use that one, or call its stop()")):
+    with pytest.raises(
+        RuntimeError,
+        match=re.escape(
+            f"an exporter already runs at {exporter.url}: use that one, or call its stop()"
+        ),
+    ):
         aiometrics.start_exporter(0, LOCAL)
     exporter.stop()
     exporter.stop()
@@ -176,13 +206,19 @@ def test_a_second_exporter_is_refused(exporter: aiometrics.Exporter) -> None:
         assert 200 == get(another)[0]
 
 
-@pytest.mark.parametrize("wrong", [{"port": -1}, {"sample": 3}, {"application": "shop"}, {"blocking_threshold": "1"}])
+@pytest.mark.parametrize(
+    "wrong", [{"port": -1}, {"sample": 3}, {"application": "shop"}, {"blocking_threshold": "1"}]
+)
 def test_wrong_options_change_nothing(wrong: dict[str, Any]) -> None:
     """They are refused before anything is installed."""
     before = asyncio.Task, asyncio.Task.__init__, vars(asyncio.BaseEventLoop)["create_task"]
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         aiometrics.start_exporter(**wrong)
-    assert before == (asyncio.Task, asyncio.Task.__init__, vars(asyncio.BaseEventLoop)["create_task"])
+    assert before == (
+        asyncio.Task,
+        asyncio.Task.__init__,
+        vars(asyncio.BaseEventLoop)["create_task"],
+    )
     with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
         assert 200 == get(exporter)[0]
 
@@ -193,7 +229,12 @@ def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("AIOMETRICS_ADDR", LOCAL)
     monkeypatch.setenv("AIOMETRICS_SAMPLE", "1/4")
     with aiometrics.start_exporter(registry=None, max_loops=3) as exporter:
-        assert (0, LOCAL, 0.25, 3) == (exporter.options.port, exporter.options.addr, exporter.options.sample, exporter.options.max_loops)
+        assert (0, LOCAL, 0.25, 3) == (
+            exporter.options.port,
+            exporter.options.addr,
+            exporter.options.sample,
+            exporter.options.max_loops,
+        )
 
 
 def test_it_may_be_started_inside_a_running_loop() -> None:
@@ -203,7 +244,10 @@ def test_it_may_be_started_inside_a_running_loop() -> None:
         with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
             await asyncio.create_task(works())
             seen = exporter.snapshot()
-            return {"untraced": seen.untraced_tasks, **{entry.coroutine: entry.created for entry in seen.coroutines}}
+            return {
+                "untraced": seen.untraced_tasks,
+                **{entry.coroutine: entry.created for entry in seen.coroutines},
+            }
 
     assert {"untraced": 1, WORKS: 1} == asyncio.run(main())
 
@@ -216,7 +260,8 @@ def test_numbers_outlast_the_exporter(exporter: aiometrics.Exporter) -> None:
     assert 1 == exporter.snapshot().coroutine(WORKS).created
     for function in (aiometrics.snapshot, aiometrics.hotspots):
         with pytest.raises(
-            RuntimeError, match=r"nothing is instrumented: call aiometrics.start_exporter\(\) or aiometrics.instrument\(loop\) first"
+            RuntimeError,
+            match=r"nothing is instrumented: call aiometrics.start_exporter\(\) or aiometrics.instrument\(loop\) first",
         ):
             function()
 
@@ -233,7 +278,8 @@ def test_one_loop_can_be_traced_without_a_server() -> None:
     assert 1.0 == registry.get_sample_value("asyncio_tasks_created_total", {"coroutine": WORKS})
     assert "works" in str(aiometrics.hotspots(top=50))
     with pytest.raises(
-        RuntimeError, match=r"instrument\(loop\) already traces with .*: uninstrument\(loop\) first, or give the same options"
+        RuntimeError,
+        match=r"instrument\(loop\) already traces with .*: uninstrument\(loop\) first, or give the same options",
     ):
         aiometrics.start_exporter(0, LOCAL, sample=0.5)
     with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
@@ -253,7 +299,11 @@ def test_untraced_again_without_a_server_everything_is_back() -> None:
     for loop in loops:
         aiometrics.uninstrument(loop)
         loop.close()
-    assert before == (asyncio.Task, asyncio.Task.__init__, vars(asyncio.BaseEventLoop)["create_task"])
+    assert before == (
+        asyncio.Task,
+        asyncio.Task.__init__,
+        vars(asyncio.BaseEventLoop)["create_task"],
+    )
     session.instrumentation = None
 
 
@@ -270,7 +320,13 @@ def test_the_callers_package_is_application_wherever_it_is_installed(tmp_path: P
         "    print(exporter.options.application, exporter.snapshot().yield_points[0].yield_point)\n"
     )
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", "import shopsvc.main"], check=True, capture_output=True, text=True, env=environ)
+    done = subprocess.run(
+        [sys.executable, "-c", "import shopsvc.main"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environ,
+    )
     assert "('extra', 'shopsvc') shopsvc/main.py:3 handler\n" == done.stdout
 
 
@@ -320,7 +376,9 @@ def test_a_forked_child_has_no_exporter(implementation: str) -> None:
     """It runs untraced and may start its own; the parent serves on, and none of the child's doings is in its numbers."""
     environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "" if implementation == "c" else "1"}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environ, timeout=60)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environ, timeout=60
+    )
     assert (f"{implementation} 0\n", "") == (done.stdout, done.stderr)
 
 
@@ -343,21 +401,37 @@ loop.run_until_complete(main())
 
 
 @pytest.mark.parametrize(
-    "end", ["", "exporter.stop()", "loop.close()", "raise SystemExit", "import os, signal; os.kill(os.getpid(), signal.SIGINT)"]
+    "end",
+    [
+        "",
+        "exporter.stop()",
+        "loop.close()",
+        "raise SystemExit",
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
+    ],
 )
 def test_a_program_may_end_at_any_time(implementation: str, end: str) -> None:
     """With tasks pending and the exporter running: what it prints is what it would print without us."""
     environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "" if implementation == "c" else "1"}
 
     def output(code: str) -> tuple[int, str]:
-        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environ, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environ,
+            timeout=60,
+        )
         return done.returncode, re.sub(r"0x[0-9a-f]+|Task-\d+|line \d+", "#", done.stderr)
 
     bare = re.sub("exporter = .*", "", PENDING).format(end="" if "exporter" in end else end)
     assert output(bare) == output(PENDING.format(end=end))
 
 
-def test_an_exporter_that_cannot_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_exporter_that_cannot_start_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """No port, no thread and no tracing: another attempt may follow."""
 
     def no_thread(_: Watchdog) -> None:
@@ -368,6 +442,10 @@ def test_an_exporter_that_cannot_start_leaves_nothing_behind(monkeypatch: pytest
         short.setattr(Watchdog, "start", no_thread)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             aiometrics.start_exporter(port, LOCAL, registry=None, directory=tmp_path / "shared")
-    assert [] == [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("aiometrics")]
+    assert [] == [
+        thread.name
+        for thread in set(threading.enumerate()) - before
+        if thread.name.startswith("aiometrics")
+    ]
     with aiometrics.start_exporter(port, LOCAL, registry=None) as exporter:
         assert port == exporter.port

@@ -111,7 +111,9 @@ def samples(text: str, name: str) -> dict[tuple[tuple[str, str], ...], float]:
 
 def created(text: str, coroutine: str, **labels: str) -> float:
     """How many tasks of a coroutine a page tells of."""
-    return samples(text, "asyncio_tasks_created_total")[tuple(sorted({"coroutine": coroutine, **labels}.items()))]
+    return samples(text, "asyncio_tasks_created_total")[
+        tuple(sorted({"coroutine": coroutine, **labels}.items()))
+    ]
 
 
 PROGRAM = """
@@ -127,36 +129,63 @@ aiometrics.start_job("nightly", grouping={{"shard": "3"}}, registry=None)
 asyncio.run(main())
 print("done")
 """
-CANCELLED_BY_SIGTERM = "asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)"
+CANCELLED_BY_SIGTERM = (
+    "asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)"
+)
 ENDINGS = {
     "returns": ("pass", 0, "completed"),
     "raises": ("raise ValueError('the import failed')", 1, "failed"),
     "exits": ("sys.exit(3)", 3, "failed"),
-    "is terminated": (f"{CANCELLED_BY_SIGTERM}; os.kill(os.getpid(), signal.SIGTERM); await asyncio.Event().wait()", 1, "cancelled"),
-    "is interrupted": ("os.kill(os.getpid(), signal.SIGINT); await asyncio.Event().wait()", -signal.SIGINT, "cancelled"),
+    "is terminated": (
+        f"{CANCELLED_BY_SIGTERM}; os.kill(os.getpid(), signal.SIGTERM); await asyncio.Event().wait()",
+        1,
+        "cancelled",
+    ),
+    "is interrupted": (
+        "os.kill(os.getpid(), signal.SIGINT); await asyncio.Event().wait()",
+        -signal.SIGINT,
+        "cancelled",
+    ),
 }
 
 
 def run(program: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """A program that has ended."""
     return subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True, env={**os.environ, **environ}, timeout=60
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environ},
+        timeout=60,
     )
 
 
 @pytest.mark.parametrize(("ends", "code", "status"), ENDINGS.values(), ids=ENDINGS)
-def test_a_program_delivers_when_it_exits(gateway: Gateway, textfile: Path, ends: str, code: int, status: str) -> None:
+def test_a_program_delivers_when_it_exits(
+    gateway: Gateway, textfile: Path, ends: str, code: int, status: str
+) -> None:
     """However it ends, with the places from the environment; the exit code and what it prints are its own."""
-    done = run(PROGRAM.format(ends=ends), AIOMETRICS_GATEWAY=gateway.url, AIOMETRICS_TEXTFILE=str(textfile))
+    done = run(
+        PROGRAM.format(ends=ends), AIOMETRICS_GATEWAY=gateway.url, AIOMETRICS_TEXTFILE=str(textfile)
+    )
     assert (code, "done\n" if code == 0 else "") == (done.returncode, done.stdout)
     # The Python recorder has a frame in tracebacks, and no other line.
-    assert [] == [line for line in done.stderr.splitlines() if "aiometrics" in line and not line.lstrip().startswith("File ")]
+    assert [] == [
+        line
+        for line in done.stderr.splitlines()
+        if "aiometrics" in line and not line.lstrip().startswith("File ")
+    ]
     (push,) = gateway.pushes
     assert ("PUT", "/metrics/job/nightly/shard/3") == (push.method, push.path)
     ended = samples(push.text, "asyncio_task_wall_seconds_count")
     assert {status: 1} == {name: count for name in STATUSES if (count := ended[ended_as(name)])}
     labels = {"job": "nightly", "shard": "3"}
-    assert 1 == created(push.text, "__main__.main") == created(textfile.read_text(encoding="utf-8"), "__main__.main", **labels)
+    assert (
+        1
+        == created(push.text, "__main__.main")
+        == created(textfile.read_text(encoding="utf-8"), "__main__.main", **labels)
+    )
 
 
 def ended_as(status: str) -> tuple[tuple[str, str], ...]:
@@ -186,7 +215,11 @@ def test_a_job_is_delivered_once(gateway: Gateway) -> None:
         job.finish()
     job.finish()
     assert 1 == len(gateway.pushes)
-    assert [] == [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("aiometrics")]
+    assert [] == [
+        thread.name
+        for thread in set(threading.enumerate()) - before
+        if thread.name.startswith("aiometrics")
+    ]
     with pytest.raises(RuntimeError, match="nothing is instrumented"):
         aiometrics.snapshot()
 
@@ -213,7 +246,10 @@ def test_the_metrics_of_the_application_are_delivered(gateway: Gateway, textfile
 
     class Odd(Collector):
         def collect(self) -> Iterator[Metric]:
-            timed, broken = Metric("timed", "Has a time.", "gauge"), Metric("broken", "No number.", "gauge")
+            timed, broken = (
+                Metric("timed", "Has a time.", "gauge"),
+                Metric("broken", "No number.", "gauge"),
+            )
             timed.add_sample("timed", {}, 1.0, timestamp=1.0)
             broken.add_sample("broken", {}, "none")  # type: ignore[arg-type] # as applications do
             yield from (timed, broken)
@@ -256,7 +292,9 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("dripping", [False, True], ids=["silent", "dripping"])
-def test_a_gateway_that_never_answers_is_left_behind(gateway: Gateway, caplog: pytest.LogCaptureFixture, *, dripping: bool) -> None:
+def test_a_gateway_that_never_answers_is_left_behind(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, *, dripping: bool
+) -> None:
     """The job ends while the gateway still holds its request, and says so once; an answer byte by byte buys no more time."""
     gateway.released.clear()
     gateway.dripping = dripping
@@ -273,11 +311,19 @@ def test_a_program_ends_while_the_gateway_hangs(gateway: Gateway, textfile: Path
     program = PROGRAM.format(ends="pass").replace("registry=None", "registry=None, timeout=0.2")
     done = run(program, AIOMETRICS_GATEWAY=gateway.url, AIOMETRICS_TEXTFILE=str(textfile))
     assert not gateway.released.is_set()
-    assert (0, "done\n", 1) == (done.returncode, done.stdout, done.stderr.count("the job is not affected"))
-    assert 1 == created(textfile.read_text(encoding="utf-8"), "__main__.main", job="nightly", shard="3")
+    assert (0, "done\n", 1) == (
+        done.returncode,
+        done.stdout,
+        done.stderr.count("the job is not affected"),
+    )
+    assert 1 == created(
+        textfile.read_text(encoding="utf-8"), "__main__.main", job="nightly", shard="3"
+    )
 
 
-def test_a_gateway_that_refuses_is_quoted(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gateway_that_refuses_is_quoted(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
     """The log has its words."""
     gateway.status, gateway.reason = 400, b"pushed metrics are invalid: something is wrong\n"
     with aiometrics.start_job("nightly", gateway=gateway.url, registry=None):
@@ -299,7 +345,9 @@ def test_a_gateway_that_is_down_is_named(caplog: pytest.LogCaptureFixture) -> No
     assert f"the Pushgateway at {address}" in warning
 
 
-def test_a_file_that_cannot_be_written_is_named(gateway: Gateway, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_cannot_be_written_is_named(
+    gateway: Gateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The job ends well, and the gateway is served."""
     missing = tmp_path / "missing" / "nightly.prom"
     with aiometrics.start_job("nightly", textfile=missing, gateway=gateway.url, registry=None):
@@ -309,7 +357,9 @@ def test_a_file_that_cannot_be_written_is_named(gateway: Gateway, tmp_path: Path
     assert 1 == len(gateway.pushes)
 
 
-def test_an_internal_error_harms_no_job(gateway: Gateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_harms_no_job(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is logged and counted, and nothing is pushed."""
     with aiometrics.start_job("nightly", gateway=gateway.url, registry=None) as job:
         monkeypatch.setattr(job._tracing, "snapshot", lambda: 1 / 0)
@@ -366,7 +416,9 @@ def test_a_file_is_readable_for_everybody_and_replaced_at_once(textfile: Path) -
     assert [textfile] == list(textfile.parent.iterdir())
 
 
-def test_a_write_that_fails_leaves_what_was_there(textfile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_what_was_there(
+    textfile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No half of a file, and no temporary one."""
     textfile.write_text("old", encoding="utf-8")
 
@@ -376,7 +428,10 @@ def test_a_write_that_fails_leaves_what_was_there(textfile: Path, monkeypatch: p
     monkeypatch.setattr(Path, "replace", fails)
     with pytest.raises(OSError, match="No space left"):
         Textfile(textfile, {}).deliver(CollectorRegistry())
-    assert ([textfile], "old") == (list(textfile.parent.iterdir()), textfile.read_text(encoding="utf-8"))
+    assert ([textfile], "old") == (
+        list(textfile.parent.iterdir()),
+        textfile.read_text(encoding="utf-8"),
+    )
 
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -385,13 +440,21 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"gateway": "ftp://x"}, ValueError, "gateway must be an address .*not 'ftp://x'"),
     ({"gateway": "http://"}, ValueError, "not 'http://'"),
     ({"textfile": 3}, TypeError, "textfile must be a path .*not 3"),
-    ({"textfile": "nightly.txt"}, ValueError, "textfile must end in .prom, or node_exporter does not read it: 'nightly.txt'"),
+    (
+        {"textfile": "nightly.txt"},
+        ValueError,
+        "textfile must end in .prom, or node_exporter does not read it: 'nightly.txt'",
+    ),
     ({"gateway": "x", "grouping": {"job": "a"}}, ValueError, "grouping must not have 'job'"),
     ({"gateway": "x", "grouping": {"a-b": "a"}}, ValueError, "'a-b', which is no name of a label"),
     ({"gateway": "x", "grouping": {"shard": 3}}, TypeError, "must be texts .*not 'shard': 3"),
     ({"gateway": "x", "grouping": {"shard": ""}}, ValueError, "shard must not be empty"),
     ({"gateway": "x", "name": ""}, ValueError, "job must not be empty"),
-    ({"gateway": "x", "timeout": 0}, ValueError, "timeout must be a positive number of seconds, not 0"),
+    (
+        {"gateway": "x", "timeout": 0},
+        ValueError,
+        "timeout must be a positive number of seconds, not 0",
+    ),
     ({"gateway": "x", "timeout": "5"}, TypeError, "timeout must be a number of seconds, not '5'"),
 ]
 
@@ -419,7 +482,9 @@ class Server(NamedTuple):
 @contextmanager
 def serving(*command: str | Path) -> Iterator[Server]:
     """A server on a port of its own choice."""
-    with subprocess.Popen([*command, f"--web.listen-address={LOCAL}:0"], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*command, f"--web.listen-address={LOCAL}:0"], stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         log: list[str] = []
         try:
@@ -441,11 +506,15 @@ def page(port: int) -> str:
         return text
 
 
-def test_a_real_pushgateway_takes_it(binary: Callable[[str], str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_real_pushgateway_takes_it(
+    binary: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
     """Each run replaces the group of the one before, and the gateway knows when it came."""
     with serving(binary("prometheus-pushgateway")) as server:
         for shard in ("a/b c", "2", "2"):
-            with aiometrics.start_job("nightly", gateway=f"{LOCAL}:{server.port}", grouping={"shard": shard}):
+            with aiometrics.start_job(
+                "nightly", gateway=f"{LOCAL}:{server.port}", grouping={"shard": shard}
+            ):
                 asyncio.run(works())
         shown = page(server.port)
     assert [] == warned(caplog)
@@ -460,7 +529,11 @@ def test_a_real_node_exporter_shows_two_jobs(binary: Callable[[str], str], tmp_p
     for name in ("nightly", "weekly"):
         with aiometrics.start_job(name, textfile=tmp_path / f"{name}.prom"):
             asyncio.run(works())
-    collector = ["--collector.disable-defaults", "--collector.textfile", f"--collector.textfile.directory={tmp_path}"]
+    collector = [
+        "--collector.disable-defaults",
+        "--collector.textfile",
+        f"--collector.textfile.directory={tmp_path}",
+    ]
     with serving(binary("prometheus-node-exporter"), *collector) as server:
         shown = page(server.port)
     assert {(): 0.0} == samples(shown, "node_textfile_scrape_error")
@@ -470,9 +543,16 @@ def test_a_real_node_exporter_shows_two_jobs(binary: Callable[[str], str], tmp_p
         assert (("job", name),) in samples(shown, "process_cpu_seconds_total")
 
 
-def test_promtool_has_no_complaint_about_the_file(binary: Callable[[str], str], textfile: Path) -> None:
+def test_promtool_has_no_complaint_about_the_file(
+    binary: Callable[[str], str], textfile: Path
+) -> None:
     """Of our own metrics."""
     with aiometrics.start_job("nightly", textfile=textfile, registry=None):
         asyncio.run(works())
-    checked = subprocess.run([binary("promtool"), "check", "metrics"], input=textfile.read_bytes(), capture_output=True, check=False)
+    checked = subprocess.run(
+        [binary("promtool"), "check", "metrics"],
+        input=textfile.read_bytes(),
+        capture_output=True,
+        check=False,
+    )
     assert (0, b"", b"") == (checked.returncode, checked.stdout, checked.stderr)

@@ -151,7 +151,11 @@ def samples(url: str) -> Samples:
 
 def sampled(text: str) -> Samples:
     """All samples of a page."""
-    return {(sample.name, tuple(sample.labels.values())): sample.value for family in parse(text) for sample in family.samples}
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in parse(text)
+        for sample in family.samples
+    }
 
 
 def by(found: Samples, name: str) -> dict[str, float]:
@@ -161,14 +165,21 @@ def by(found: Samples, name: str) -> dict[str, float]:
 
 def created(found: Samples) -> tuple[float, float]:
     """Tasks that worked, and tasks that idle now."""
-    works, idles = by(found, "asyncio_tasks_created_total").get("__main__.works", 0), by(found, "asyncio_tasks").get("__main__.idles", 0)
+    works, idles = (
+        by(found, "asyncio_tasks_created_total").get("__main__.works", 0),
+        by(found, "asyncio_tasks").get("__main__.idles", 0),
+    )
     return works, idles
 
 
 def falls(earlier: Samples, later: Samples) -> list[Any]:
     """Counters and histograms that went down, or away."""
     counts = ("_total", "_bucket", "_count", "_sum")
-    return [(key, value, later.get(key)) for key, value in earlier.items() if key[0].endswith(counts) and later.get(key, -1) < value]
+    return [
+        (key, value, later.get(key))
+        for key, value in earlier.items()
+        if key[0].endswith(counts) and later.get(key, -1) < value
+    ]
 
 
 @pytest.fixture
@@ -187,7 +198,9 @@ def test_one_port_shows_all(service: Service) -> None:
         worker.tell("idle", number)
     found = service.scrape()
     assert (600, 6) == created(found)
-    assert {str(number): worker.process.pid for number, worker in enumerate(workers)} == by(found, "asyncio_loop_process_id")
+    assert {str(number): worker.process.pid for number, worker in enumerate(workers)} == by(
+        found, "asyncio_loop_process_id"
+    )
     assert dict.fromkeys(REASONS, 0) == by(found, "aiometrics_skipped_pages")
 
 
@@ -206,18 +219,35 @@ def test_when_one_is_killed_another_answers_and_no_counter_falls(service: Servic
         assert ([], []) == (falls(shown, before), falls(before, after))
         # Of the two, the one that came last has the others' tasks behind it, and its own.
         assert total == created(after)[0]
-        assert [0] == [pid for pid in by(after, "asyncio_loop_process_id").values() if pid not in [w.process.pid for w in workers]]
+        assert [0] == [
+            pid
+            for pid in by(after, "asyncio_loop_process_id").values()
+            if pid not in [w.process.pid for w in workers]
+        ]
         workers.append(service.start())
         shown = service.scrape()
         assert [] == falls(after, shown)
-        assert sorted(worker.process.pid for worker in workers) == sorted(by(shown, "asyncio_loop_process_id").values())
+        assert sorted(worker.process.pid for worker in workers) == sorted(
+            by(shown, "asyncio_loop_process_id").values()
+        )
     assert ["0.page", "1.page"] == sorted(path.name for path in service.directory.iterdir())
 
 
 @pytest.fixture
 def sidecar(service: Service) -> Iterator[str]:
     """The address of a sidecar, which was started before there was a directory."""
-    command = [sys.executable, "-m", "aiometrics", "serve", "--directory", str(service.directory), "--port", "0", "--addr", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "aiometrics",
+        "serve",
+        "--directory",
+        str(service.directory),
+        "--port",
+        "0",
+        "--addr",
+        "127.0.0.1",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[-1]
@@ -231,11 +261,16 @@ def test_a_sidecar_waits_for_the_directory(sidecar: str, service: Service) -> No
     worker = service.start()
     worker.tell("work", 10)
     found = samples(sidecar)
-    assert (10, {"0": worker.process.pid}) == (created(found)[0], by(found, "asyncio_loop_process_id"))
+    assert (10, {"0": worker.process.pid}) == (
+        created(found)[0],
+        by(found, "asyncio_loop_process_id"),
+    )
     assert {"none"} == {labels[1] for name, labels in found if name == "aiometrics_build_info"}
 
 
-def test_a_sidecar_answers_while_a_worker_holds_its_interpreter(sidecar: str, service: Service) -> None:
+def test_a_sidecar_answers_while_a_worker_holds_its_interpreter(
+    sidecar: str, service: Service
+) -> None:
     """The block shows, and grows, while the worker itself can answer nobody; what was shown is not taken back."""
     worker = service.start(blocking_threshold=1e-9)
     worker.tell("work", 10)
@@ -264,7 +299,10 @@ def test_a_sidecar_answers_after_all_were_killed(sidecar: str, service: Service)
     assert [(20, 4), (20, 0)] == [created(before), created(after)]
     assert [] == falls(before, after)
     assert {"0": 0, "1": 0} == by(after, "asyncio_loop_process_id")
-    assert ({}, {}) == (by(after, "asyncio_loop_heartbeat_timestamp_seconds"), by(after, "asyncio_loop_ready_handles"))
+    assert ({}, {}) == (
+        by(after, "asyncio_loop_heartbeat_timestamp_seconds"),
+        by(after, "asyncio_loop_ready_handles"),
+    )
 
 
 MULTIPROCESS = """
@@ -291,7 +329,9 @@ def test_metrics_of_the_application_are_those_of_all_its_processes(tmp_path: Pat
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environ)
         found.append(sampled(done.stdout))
     assert [2, 5, None] == [page.get(("orders_total", ())) for page in found]
-    assert [None, None, 1] == [page.get(("aiometrics_errors_total", ("registry",))) for page in found]
+    assert [None, None, 1] == [
+        page.get(("aiometrics_errors_total", ("registry",))) for page in found
+    ]
 
 
 def test_no_counter_falls_for_a_reader_under_load(service: Service, implementation: str) -> None:
@@ -299,7 +339,10 @@ def test_no_counter_falls_for_a_reader_under_load(service: Service, implementati
     service.environ["AIOMETRICS_NO_EXTENSIONS"] = "" if implementation == "c" else "1"
     worker = service.start(blocking_threshold=1e-5)
     worker.tell("work", 1)
-    shelf, tasks = SharedDirectory(str(service.directory)), 20_000 if implementation == "c" else 2_000
+    shelf, tasks = (
+        SharedDirectory(str(service.directory)),
+        20_000 if implementation == "c" else 2_000,
+    )
     worker.say("work", tasks)
     numbers: list[tuple[int, ...]] = []
     while not numbers or numbers[-1][0] <= tasks:
@@ -307,7 +350,15 @@ def test_no_counter_falls_for_a_reader_under_load(service: Service, implementati
         seen = merged([page], taken_ns=0, sample_ratio=1)
         (loop,) = seen.loops
         blocking = sum(point.blocking_ns for point in seen.yield_points)
-        numbers.append((seen.coroutine("__main__.works").created, loop.active_ns, loop.idle_ns or 0, loop.blocking_ns, blocking))
+        numbers.append(
+            (
+                seen.coroutine("__main__.works").created,
+                loop.active_ns,
+                loop.idle_ns or 0,
+                loop.blocking_ns,
+                blocking,
+            )
+        )
     assert "done" == worker.hear()
     for column in zip(*numbers, strict=True):
         assert sorted(column) == list(column)

@@ -14,8 +14,16 @@ from aiometrics.exposition.metrics import METRICS
 from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import CALLBACK, Snapshot
 
-SEGMENT_ROWS = {"asyncio_segment_seconds", "asyncio_blocking_seconds_total", "asyncio_inflicted_wait_seconds_total"}
-WAIT_ROWS = {"asyncio_wait_seconds", "asyncio_suspended_tasks", "asyncio_oldest_suspension_timestamp_seconds"}
+SEGMENT_ROWS = {
+    "asyncio_segment_seconds",
+    "asyncio_blocking_seconds_total",
+    "asyncio_inflicted_wait_seconds_total",
+}
+WAIT_ROWS = {
+    "asyncio_wait_seconds",
+    "asyncio_suspended_tasks",
+    "asyncio_oldest_suspension_timestamp_seconds",
+}
 
 
 def rows(snapshot: Snapshot) -> dict[str, dict[tuple[str, ...], Value]]:
@@ -30,7 +38,9 @@ def collector(snapshot: Snapshot) -> Collector:
 
 def test_every_metric_of_the_catalogue_comes_exactly_once() -> None:
     """Nothing is missing, doubled or made up, also where there is nothing to show."""
-    assert sorted(metric.name for metric in METRICS) == sorted(metric.name for metric, _ in families(Snapshot(0), FACTS))
+    assert sorted(metric.name for metric in METRICS) == sorted(
+        metric.name for metric, _ in families(Snapshot(0), FACTS)
+    )
 
 
 def test_every_row_has_the_labels_and_the_kind_of_value_of_its_metric() -> None:
@@ -41,7 +51,8 @@ def test_every_row_has_the_labels_and_the_kind_of_value_of_its_metric() -> None:
         (metric.name, labels)
         for metric, found in shown
         for labels, value in found
-        if len(labels) != len(metric.labels) or (metric.kind == "histogram") != isinstance(value, Distribution)
+        if len(labels) != len(metric.labels)
+        or (metric.kind == "histogram") != isinstance(value, Distribution)
     ]
 
 
@@ -59,17 +70,29 @@ def test_every_row_has_the_labels_and_the_kind_of_value_of_its_metric() -> None:
 def test_which_rows_a_yield_point_has(place: str, expected: set[str]) -> None:
     """A task does not wait where it ends, no segment ends where an eager child begins, and what runs is only known to block."""
     point = yield_point(place)
-    assert expected == {name for name, found in rows(Snapshot(0, yield_points=(point,))).items() if point.labels in found}
+    assert expected == {
+        name
+        for name, found in rows(Snapshot(0, yield_points=(point,))).items()
+        if point.labels in found
+    }
 
 
 @pytest.mark.parametrize(
     ("place", "expected"),
-    [("asyncio/streams.py:9 data_received", SEGMENT_ROWS), ("(eager child)", WAIT_ROWS), ("(running)", {"asyncio_blocking_seconds_total"})],
+    [
+        ("asyncio/streams.py:9 data_received", SEGMENT_ROWS),
+        ("(eager child)", WAIT_ROWS),
+        ("(running)", {"asyncio_blocking_seconds_total"}),
+    ],
 )
 def test_which_rows_a_callback_has(place: str, expected: set[str]) -> None:
     """It ends without waiting, so nothing waits there, but for an eager child that it starts."""
     point = yield_point(place, coroutine=CALLBACK)
-    assert expected == {name for name, found in rows(Snapshot(0, yield_points=(point,))).items() if point.labels in found}
+    assert expected == {
+        name
+        for name, found in rows(Snapshot(0, yield_points=(point,))).items()
+        if point.labels in found
+    }
 
 
 def test_numbers_of_a_yield_point() -> None:
@@ -95,18 +118,45 @@ def test_numbers_of_a_yield_point() -> None:
 
 def test_numbers_of_a_coroutine() -> None:
     """Histograms by status, every status from the start."""
-    entry = coroutine("c", created=3, live=1, destroyed_pending=2, wall={"failed": histogram(1)}, active={"cancelled": histogram(0, 2)})
+    entry = coroutine(
+        "c",
+        created=3,
+        live=1,
+        destroyed_pending=2,
+        wall={"failed": histogram(1)},
+        active={"cancelled": histogram(0, 2)},
+    )
     found = rows(Snapshot(0, coroutines=(entry,)))
-    names = ("asyncio_tasks_created_total", "asyncio_tasks", "asyncio_tasks_destroyed_pending_total")
+    names = (
+        "asyncio_tasks_created_total",
+        "asyncio_tasks",
+        "asyncio_tasks_destroyed_pending_total",
+    )
     assert [{("c",): 3}, {("c",): 1}, {("c",): 2}] == [found[name] for name in names]
-    assert {("c", status): distribution(entry.wall[status]) for status in STATUSES} == found["asyncio_task_wall_seconds"]
-    assert {("c", status): distribution(entry.active[status]) for status in STATUSES} == found["asyncio_task_active_seconds"]
+    assert {("c", status): distribution(entry.wall[status]) for status in STATUSES} == found[
+        "asyncio_task_wall_seconds"
+    ]
+    assert {("c", status): distribution(entry.active[status]) for status in STATUSES} == found[
+        "asyncio_task_active_seconds"
+    ]
 
 
 def test_numbers_of_a_loop() -> None:
     """Start delays, blocking seconds and the last sign of life."""
     start_delay = histogram(3, sum_ns=6)
-    found = rows(Snapshot(0, loops=(loop("Main", start_delay=start_delay, blocking_ns=1_500_000_000, heartbeat_ns=2_000_000_000),)))
+    found = rows(
+        Snapshot(
+            0,
+            loops=(
+                loop(
+                    "Main",
+                    start_delay=start_delay,
+                    blocking_ns=1_500_000_000,
+                    heartbeat_ns=2_000_000_000,
+                ),
+            ),
+        )
+    )
     assert {("Main",): distribution(start_delay)} == found["asyncio_loop_start_delay_seconds"]
     assert {("Main",): 1.5} == found["asyncio_loop_blocking_seconds_total"]
     assert {("Main",): 2.0} == found["asyncio_loop_heartbeat_timestamp_seconds"]
@@ -114,7 +164,9 @@ def test_numbers_of_a_loop() -> None:
 
 def test_what_the_exporter_says_of_itself() -> None:
     """Version and recorder, the previous scrape, errors and what found no room."""
-    found = rows(Snapshot(0, overflow={"loop": 2}, errors={"http": 1}, untraced_tasks=7, sample_ratio=0.5))
+    found = rows(
+        Snapshot(0, overflow={"loop": 2}, errors={"http": 1}, untraced_tasks=7, sample_ratio=0.5)
+    )
     (build,) = found["aiometrics_build_info"]
     assert ("1.2.3", "python") == build[:2]
     assert {(): 0.0025} == found["aiometrics_scrape_duration_seconds"]
@@ -128,7 +180,9 @@ def test_what_the_exporter_says_of_itself() -> None:
 def test_series_counts_every_sample_of_the_scrape(snapshot: Snapshot) -> None:
     """Buckets, counts and sums one by one, and itself."""
     samples = [sample for family in collector(snapshot).collect() for sample in family.samples]
-    assert [len(samples)] == [sample.value for sample in samples if sample.name == "aiometrics_series"]
+    assert [len(samples)] == [
+        sample.value for sample in samples if sample.name == "aiometrics_series"
+    ]
 
 
 @given(ns=st.integers(min_value=0, max_value=2**63))
@@ -152,8 +206,14 @@ def test_a_clash_of_names_is_found_at_registration() -> None:
 
 def test_the_collector_describes_what_it_collects() -> None:
     """Same names, types, help and units, in whatever order."""
-    described = {(family.name, family.type, family.documentation, family.unit) for family in collector(Snapshot(0)).describe()}
-    assert described == {(family.name, family.type, family.documentation, family.unit) for family in collector(shop()).collect()}
+    described = {
+        (family.name, family.type, family.documentation, family.unit)
+        for family in collector(Snapshot(0)).describe()
+    }
+    assert described == {
+        (family.name, family.type, family.documentation, family.unit)
+        for family in collector(shop()).collect()
+    }
 
 
 def test_each_collection_asks_the_source_again() -> None:
@@ -162,11 +222,15 @@ def test_each_collection_asks_the_source_again() -> None:
     fresh = Collector(lambda: (Snapshot(0, coroutines=(coroutine("c", live=next(lives)),)), FACTS))
     registry = CollectorRegistry()
     registry.register(fresh)
-    assert [1, 2] == [registry.get_sample_value("asyncio_tasks", {"coroutine": "c"}) for _ in range(2)]
+    assert [1, 2] == [
+        registry.get_sample_value("asyncio_tasks", {"coroutine": "c"}) for _ in range(2)
+    ]
 
 
 def test_prometheus_client_can_write_what_the_collector_gives() -> None:
     """Awkward names included; it is a collector like any other."""
     registry = CollectorRegistry()
     registry.register(collector(Snapshot(0, coroutines=(coroutine("\udc80 größe\n"),))))
-    assert 'asyncio_tasks{coroutine="\\\\udc80 größe\\n"} 0.0\n' in generate_latest(registry).decode()
+    assert (
+        'asyncio_tasks{coroutine="\\\\udc80 größe\\n"} 0.0\n' in generate_latest(registry).decode()
+    )

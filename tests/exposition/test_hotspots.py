@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 from support.samples import BOUNDS_NS, coroutine, histogram, loop, yield_point
 
-from aiometrics.exposition.hotspots import Burner, Endings, Hotspots, LoopState, Stuck, Waiter, hotspots
+from aiometrics.exposition.hotspots import (
+    Burner,
+    Endings,
+    Hotspots,
+    LoopState,
+    Stuck,
+    Waiter,
+    hotspots,
+)
 from aiometrics.pages.snapshot import Running, Snapshot, YieldPoint
 
 MS, S = 1_000_000, 1_000_000_000
@@ -19,9 +27,16 @@ def snapshot(*points: YieldPoint, taken_ns: int = NOW) -> Snapshot:
     return Snapshot(taken_ns, yield_points=points)
 
 
-def suspended(place: str, age_ns: int, *, tasks: int = 1, waits: int = 0, waited_ns: int = 0) -> YieldPoint:
+def suspended(
+    place: str, age_ns: int, *, tasks: int = 1, waits: int = 0, waited_ns: int = 0
+) -> YieldPoint:
     """A yield point whose oldest task has been there for ``age_ns``."""
-    return yield_point(place, suspended=tasks, oldest_suspension_ns=NOW - age_ns, waits=histogram(waits, sum_ns=waited_ns))
+    return yield_point(
+        place,
+        suspended=tasks,
+        oldest_suspension_ns=NOW - age_ns,
+        waits=histogram(waits, sum_ns=waited_ns),
+    )
 
 
 def sick() -> Snapshot:
@@ -31,17 +46,26 @@ def sick() -> Snapshot:
         NOW,
         loops=(
             replace(
-                loop(start_delay=histogram(4, sum_ns=6 * MS), blocking_ns=1_900 * MS), running=Running("shop.report.build", 3_200 * MS)
+                loop(start_delay=histogram(4, sum_ns=6 * MS), blocking_ns=1_900 * MS),
+                running=Running("shop.report.build", 3_200 * MS),
             ),
         ),
         coroutines=(
             coroutine("shop.mail.send", wall={"completed": histogram(7), "failed": histogram(2)}),
             coroutine("shop.main"),
-            coroutine("shop.stock.ask", destroyed_pending=1, wall={"cancelled": histogram(3), "failed": histogram(1)}),
+            coroutine(
+                "shop.stock.ask",
+                destroyed_pending=1,
+                wall={"cancelled": histogram(3), "failed": histogram(1)},
+            ),
         ),
         yield_points=(
             yield_point(
-                "shop/main.py:9 main", coroutine="shop.main", awaits="asyncio.Event.wait", suspended=1, oldest_suspension_ns=NOW - 60 * S
+                "shop/main.py:9 main",
+                coroutine="shop.main",
+                awaits="asyncio.Event.wait",
+                suspended=1,
+                oldest_suspension_ns=NOW - 60 * S,
             ),
             yield_point(
                 "shop/db.py:24 Pool.acquire",
@@ -83,12 +107,19 @@ def test_table_of_an_interval_shows_shares() -> None:
         "HOTSPOTS in the last 5.0 s",
         "loop MainThread: 38.0 % of the time in blocking segments, mean start delay 1.500 ms",
     ] == lines[:2]
-    assert "   2.280     45.6   57.000     40    1.900  shop/search.py:42 rank      asyncio.sleep" in lines[6]
+    assert (
+        "   2.280     45.6   57.000     40    1.900  shop/search.py:42 rank      asyncio.sleep"
+        in lines[6]
+    )
 
 
 def test_narrow_table_keeps_numbers_and_yield_points() -> None:
     """In 80 columns the names that say least give way: a column goes, and what stays loses its left part."""
-    point = yield_point("shop/a/long/path/to/the/search.py:42 Searcher.rank", segments=histogram(40, sum_ns=2_280 * MS), suspended=1)
+    point = yield_point(
+        "shop/a/long/path/to/the/search.py:42 Searcher.rank",
+        segments=histogram(40, sum_ns=2_280 * MS),
+        suspended=1,
+    )
     found = hotspots(snapshot(point))
     assert [
         "active s  share %  mean ms  count  block s  yield point",
@@ -107,7 +138,9 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
 
 
 @pytest.mark.parametrize(("terminal", "used"), [("20", 80), ("97", 97), ("500", 140)])
-def test_text_follows_the_terminal(terminal: str, used: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_follows_the_terminal(
+    terminal: str, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``str()`` is as wide as the terminal, but neither narrower than 80 columns nor wider than 140."""
     monkeypatch.setenv("COLUMNS", terminal)
     found = hotspots(sick())
@@ -116,7 +149,9 @@ def test_text_follows_the_terminal(terminal: str, used: int, monkeypatch: pytest
 
 def test_names_are_shown_as_ascii() -> None:
     """A name that is not plain ASCII is escaped, so that neither encoding nor layout breaks."""
-    text = hotspots(snapshot(yield_point("größe.py:1 f\nx", segments=histogram(1, sum_ns=1)))).table()
+    text = hotspots(
+        snapshot(yield_point("größe.py:1 f\nx", segments=histogram(1, sum_ns=1)))
+    ).table()
     assert text.isascii()
     assert r"gr\xf6\xdfe.py:1 f\nx" in text
 
@@ -145,8 +180,19 @@ def test_burners_are_ordered_by_loop_time() -> None:
         yield_point("few", segments=histogram(2, sum_ns=MS)),
     ]
     assert (
-        Burner("shop.orders.handle", "many short", "asyncio.sleep", 900 * MS, None, 100_000.0, 9_000, 0),
-        Burner("shop.orders.handle", "one long", "asyncio.sleep", 500 * MS, None, 500.0 * MS, 1, 500 * MS),
+        Burner(
+            "shop.orders.handle", "many short", "asyncio.sleep", 900 * MS, None, 100_000.0, 9_000, 0
+        ),
+        Burner(
+            "shop.orders.handle",
+            "one long",
+            "asyncio.sleep",
+            500 * MS,
+            None,
+            500.0 * MS,
+            1,
+            500 * MS,
+        ),
     ) == hotspots(snapshot(*points), top=2).burners
 
 
@@ -173,9 +219,16 @@ def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
         suspended("just over", 20 * S, waits=1, waited_ns=S),
     ]
     stuck = hotspots(snapshot(*points)).stuck
-    assert ["just over", "lost", "forever by design", "as usual", "just under"] == [row.yield_point for row in stuck]
-    assert Stuck("shop.orders.handle", "lost", "asyncio.sleep", 5 * S, 10.0 * MS, 500.0, 2) == stuck[1]
-    assert Stuck("shop.orders.handle", "forever by design", "asyncio.sleep", 900 * S, 0.0, None, 1) == stuck[2]
+    assert ["just over", "lost", "forever by design", "as usual", "just under"] == [
+        row.yield_point for row in stuck
+    ]
+    assert (
+        Stuck("shop.orders.handle", "lost", "asyncio.sleep", 5 * S, 10.0 * MS, 500.0, 2) == stuck[1]
+    )
+    assert (
+        Stuck("shop.orders.handle", "forever by design", "asyncio.sleep", 900 * S, 0.0, None, 1)
+        == stuck[2]
+    )
 
 
 def test_younger_than_a_second_is_not_stuck() -> None:
@@ -190,7 +243,10 @@ def test_endings_list_who_fails_first() -> None:
         coroutine("fine", wall={"completed": histogram(50)}),
         coroutine("cancelled", wall={"cancelled": histogram(9)}),
         coroutine("destroyed", destroyed_pending=1),
-        coroutine("failed", wall={"completed": histogram(4), "failed": histogram(0, 2), "cancelled": histogram(1)}),
+        coroutine(
+            "failed",
+            wall={"completed": histogram(4), "failed": histogram(0, 2), "cancelled": histogram(1)},
+        ),
     )
     assert (
         Endings("failed", 2, 1, 0, 4),
@@ -200,7 +256,10 @@ def test_endings_list_who_fails_first() -> None:
 
 
 @pytest.mark.parametrize(("elapsed_ns", "reported"), [(100 * MS - 1, False), (100 * MS, True)])
-def test_the_block_in_progress_is_reported_from_the_threshold_on(elapsed_ns: int, reported: bool) -> None:  # noqa: FBT001
+def test_the_block_in_progress_is_reported_from_the_threshold_on(
+    elapsed_ns: int,
+    reported: bool,  # noqa: FBT001
+) -> None:
     """A segment that still runs shows as soon as it is a blocking one."""
     running = Running("shop.report.build", elapsed_ns)
     (state,) = hotspots(Snapshot(NOW, loops=(replace(loop(), running=running),))).loops
@@ -223,16 +282,31 @@ def test_an_interval_counts_only_what_was_added() -> None:
             coroutine("quiet", wall={"failed": histogram(5)}),
         ),
         yield_points=(
-            yield_point("busy", segments=histogram(5, sum_ns=S), waits=histogram(5, sum_ns=5 * S), blocking_ns=S),
-            yield_point("quiet", segments=histogram(7, sum_ns=9 * S), waits=histogram(7, sum_ns=9 * S)),
+            yield_point(
+                "busy",
+                segments=histogram(5, sum_ns=S),
+                waits=histogram(5, sum_ns=5 * S),
+                blocking_ns=S,
+            ),
+            yield_point(
+                "quiet", segments=histogram(7, sum_ns=9 * S), waits=histogram(7, sum_ns=9 * S)
+            ),
         ),
     )
     now = Snapshot(
         NOW,
         loops=(loop(blocking_ns=3 * S, start_delay=histogram(5, sum_ns=15)),),
-        coroutines=(coroutine("mail", destroyed_pending=1, wall={"failed": histogram(7)}), before.coroutines[1]),
+        coroutines=(
+            coroutine("mail", destroyed_pending=1, wall={"failed": histogram(7)}),
+            before.coroutines[1],
+        ),
         yield_points=(
-            yield_point("busy", segments=histogram(9, sum_ns=3 * S), waits=histogram(6, sum_ns=7 * S), blocking_ns=2 * S),
+            yield_point(
+                "busy",
+                segments=histogram(9, sum_ns=3 * S),
+                waits=histogram(6, sum_ns=7 * S),
+                blocking_ns=2 * S,
+            ),
             before.yield_points[1],
             yield_point("new", segments=histogram(1, sum_ns=S)),
         ),
@@ -241,7 +315,10 @@ def test_an_interval_counts_only_what_was_added() -> None:
     assert Hotspots(
         interval_ns=10 * S,
         loops=(LoopState("MainThread", 2 * S, 0.2, 3.0, None),),
-        burners=(Burner(*labels, 2 * S, 0.2, S / 2, 4, S), Burner("shop.orders.handle", "new", "asyncio.sleep", S, 0.1, S, 1, 0)),
+        burners=(
+            Burner(*labels, 2 * S, 0.2, S / 2, 4, S),
+            Burner("shop.orders.handle", "new", "asyncio.sleep", S, 0.1, S, 1, 0),
+        ),
         waiters=(Waiter(*labels, 2.0 * S, 1, 0),),
         stuck=(),
         endings=(Endings("mail", 2, 0, 0, 0),),
@@ -251,7 +328,9 @@ def test_an_interval_counts_only_what_was_added() -> None:
 def test_what_is_stuck_is_judged_by_the_whole_life() -> None:
     """The usual wait at a place is the mean of all that ended there, not of those in the interval."""
     now = snapshot(suspended("lost", 50 * S, waits=10, waited_ns=10 * S))
-    assert [50.0] == [row.ratio for row in hotspots(now, since=replace(now, taken_ns=NOW - S)).stuck]
+    assert [50.0] == [
+        row.ratio for row in hotspots(now, since=replace(now, taken_ns=NOW - S)).stuck
+    ]
 
 
 def test_counters_that_started_anew_count_in_full() -> None:
@@ -266,7 +345,9 @@ def test_counters_that_started_anew_count_in_full() -> None:
         yield_point("rebucketed", segments=histogram(2, sum_ns=2 * S)),
     )
     burners = hotspots(now, since=before).burners
-    assert [("restarted", 3 * S, 3 * S), ("rebucketed", 2 * S, 0)] == [(row.yield_point, row.active_ns, row.blocking_ns) for row in burners]
+    assert [("restarted", 3 * S, 3 * S), ("rebucketed", 2 * S, 0)] == [
+        (row.yield_point, row.active_ns, row.blocking_ns) for row in burners
+    ]
 
 
 def test_shares_are_unknown_when_the_clock_was_set_back() -> None:

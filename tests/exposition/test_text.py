@@ -26,8 +26,14 @@ from aiometrics.exposition.text import OPENMETRICS, TEXT, Renderer, TextFormat
 from aiometrics.pages.snapshot import Coroutine, Snapshot
 
 FORMATS = pytest.mark.parametrize("form", [TEXT, OPENMETRICS], ids=lambda form: form.name)
-PARSERS: dict[TextFormat, Callable[[str], Iterable[Metric]]] = {TEXT: parse_text, OPENMETRICS: parse_openmetrics}
-GENERATORS: dict[TextFormat, Callable[[CollectorRegistry], bytes]] = {TEXT: generate_latest, OPENMETRICS: generate_openmetrics}
+PARSERS: dict[TextFormat, Callable[[str], Iterable[Metric]]] = {
+    TEXT: parse_text,
+    OPENMETRICS: parse_openmetrics,
+}
+GENERATORS: dict[TextFormat, Callable[[CollectorRegistry], bytes]] = {
+    TEXT: generate_latest,
+    OPENMETRICS: generate_openmetrics,
+}
 
 
 def no_pause() -> None:
@@ -39,7 +45,9 @@ def unexpected(error: Exception) -> None:
     raise AssertionError(error)
 
 
-def renderer(registry: CollectorRegistry | None = None, on_error: Callable[[Exception], None] = unexpected) -> Renderer:
+def renderer(
+    registry: CollectorRegistry | None = None, on_error: Callable[[Exception], None] = unexpected
+) -> Renderer:
     """A renderer that does not pause."""
     return Renderer(registry, on_error=on_error, pause=no_pause)
 
@@ -80,14 +88,20 @@ def test_text_says_all_that_the_collector_says_but_units() -> None:
 @FORMATS
 def test_an_empty_snapshot_still_describes_every_metric(form: TextFormat) -> None:
     """Before anything was traced, HELP and TYPE of the whole catalogue are there."""
-    described = {(family.name, family.type, family.documentation) for family in parsed(Snapshot(0), form)}
+    described = {
+        (family.name, family.type, family.documentation) for family in parsed(Snapshot(0), form)
+    }
     assert {(metric.family, metric.kind, metric.help) for metric in METRICS} == described
 
 
 def test_a_histogram_in_text() -> None:
     """Buckets add up, bounds and sum are in seconds, the count is that of the last bucket."""
     start_delay = histogram(2, 1, 0, 4, sum_ns=1_500_000_000)
-    lines = [line for line in page(Snapshot(0, loops=(loop(start_delay=start_delay),))).splitlines() if "start_delay_seconds" in line]
+    lines = [
+        line
+        for line in page(Snapshot(0, loops=(loop(start_delay=start_delay),))).splitlines()
+        if "start_delay_seconds" in line
+    ]
     assert [
         f"# HELP asyncio_loop_start_delay_seconds {LOOP_START_DELAY_SECONDS.help}",
         "# TYPE asyncio_loop_start_delay_seconds histogram",
@@ -102,7 +116,11 @@ def test_a_histogram_in_text() -> None:
 
 def test_openmetrics_names_the_family_of_a_counter_without_total_and_gives_its_unit() -> None:
     """The sample keeps its suffix."""
-    lines = [line for line in page(Snapshot(0, loops=(loop(),)), OPENMETRICS).splitlines() if "asyncio_loop_blocking" in line]
+    lines = [
+        line
+        for line in page(Snapshot(0, loops=(loop(),)), OPENMETRICS).splitlines()
+        if "asyncio_loop_blocking" in line
+    ]
     assert [
         f"# HELP asyncio_loop_blocking_seconds {LOOP_BLOCKING_SECONDS.help}",
         "# TYPE asyncio_loop_blocking_seconds counter",
@@ -130,9 +148,15 @@ def test_help_is_escaped_as_each_format_wants_it() -> None:
 def test_any_label_is_read_back_as_it_was(form: TextFormat, names: list[str]) -> None:
     """Quotes, newlines, backslashes, braces, NUL and non-ASCII survive the way to the scraper."""
     place, task, awaits = names
-    expected = dict(zip(("coroutine", "yield_point", "awaits"), ("c" + task, "p" + place, awaits), strict=True))
-    snapshot = Snapshot(0, yield_points=(yield_point("p" + place, coroutine="c" + task, awaits=awaits),))
-    suspended = next(family for family in parsed(snapshot, form) if family.name == "asyncio_suspended_tasks")
+    expected = dict(
+        zip(("coroutine", "yield_point", "awaits"), ("c" + task, "p" + place, awaits), strict=True)
+    )
+    snapshot = Snapshot(
+        0, yield_points=(yield_point("p" + place, coroutine="c" + task, awaits=awaits),)
+    )
+    suspended = next(
+        family for family in parsed(snapshot, form) if family.name == "asyncio_suspended_tasks"
+    )
     assert [expected] == [sample.labels for sample in suspended.samples]
 
 
@@ -158,7 +182,10 @@ def test_bucket_bounds_are_written_as_prometheus_client_writes_them(bound: float
     assert floatToGoString(bound) == bound_text(bound)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize(("bound", "text"), [(5e-5, "5e-05"), (0.1, "0.1"), (5.0, "5.0"), (1e6, "1e+06"), (float("inf"), "+Inf")])
+@pytest.mark.parametrize(
+    ("bound", "text"),
+    [(5e-5, "5e-05"), (0.1, "0.1"), (5.0, "5.0"), (1e6, "1e+06"), (float("inf"), "+Inf")],
+)
 def test_bucket_bounds_are_canonical(bound: float, text: str) -> None:
     """As the OpenMetrics specification lists them."""
     assert text == bound_text(bound)
@@ -167,7 +194,12 @@ def test_bucket_bounds_are_canonical(bound: float, text: str) -> None:
 def test_promtool_has_nothing_to_say(binary: Callable[[str], str]) -> None:
     """Names, types, help and units follow the conventions that the linter of Prometheus knows."""
     checked = subprocess.run(
-        [binary("promtool"), "check", "metrics"], input=page(shop()), capture_output=True, text=True, check=False, timeout=60
+        [binary("promtool"), "check", "metrics"],
+        input=page(shop()),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert (0, "", "") == (checked.returncode, checked.stdout, checked.stderr)
 
@@ -175,8 +207,12 @@ def test_promtool_has_nothing_to_say(binary: Callable[[str], str]) -> None:
 def test_a_page_comes_in_slices_with_a_pause_after_each() -> None:
     """Whoever waits for the interpreter gets it between any two slices, the longest of which is bounded."""
     pauses: list[int] = []
-    many = Snapshot(0, yield_points=tuple(yield_point(f"shop/db.py:{line} fetch") for line in range(500)))
-    slices = list(Renderer(on_error=unexpected, pause=lambda: pauses.append(1)).slices(many, FACTS, TEXT))
+    many = Snapshot(
+        0, yield_points=tuple(yield_point(f"shop/db.py:{line} fetch") for line in range(500))
+    )
+    slices = list(
+        Renderer(on_error=unexpected, pause=lambda: pauses.append(1)).slices(many, FACTS, TEXT)
+    )
     assert page(many) == b"".join(slices).decode()
     assert len(slices) == len(pauses) + 1
     assert 10 < len(slices) <= len(page(many)) // 32_768 + 2
@@ -195,7 +231,9 @@ def test_a_page_is_written_while_it_is_read() -> None:
                 asked.append("row")
                 yield item
 
-    slices = renderer().slices(Snapshot(0, coroutines=Watched(coroutine(f"c{n}") for n in range(5_000))), FACTS, TEXT)
+    slices = renderer().slices(
+        Snapshot(0, coroutines=Watched(coroutine(f"c{n}") for n in range(5_000))), FACTS, TEXT
+    )
     next(slices)
     assert 0 < len(asked) < 1_000
 
@@ -206,7 +244,12 @@ def test_labels_are_cached_and_those_that_vanish_are_dropped() -> None:
     first = page(shop(), TEXT, writer)
     cached = {values: text for texts in writer._cache.values() for values, text in texts.items()}
     assert first == page(shop(), TEXT, writer)
-    assert all(text is cached[values] for texts in writer._cache.values() for values, text in texts.items() if values)
+    assert all(
+        text is cached[values]
+        for texts in writer._cache.values()
+        for values, text in texts.items()
+        if values
+    )
     page(Snapshot(0), TEXT, writer)
     assert {} == writer._cache["coroutine",]
 
@@ -215,11 +258,16 @@ def test_new_numbers_under_cached_labels_are_shown() -> None:
     """Only labels are remembered, never values."""
     writer = renderer()
     page(Snapshot(0, coroutines=(coroutine("c", live=1),)), TEXT, writer)
-    assert 'asyncio_tasks{coroutine="c"} 2\n' in page(Snapshot(0, coroutines=(coroutine("c", live=2),)), TEXT, writer)
+    assert 'asyncio_tasks{coroutine="c"} 2\n' in page(
+        Snapshot(0, coroutines=(coroutine("c", live=2),)), TEXT, writer
+    )
 
 
 WANTED: list[tuple[Snapshot, TextFormat]] = [
-    (Snapshot(0, yield_points=tuple(yield_point(f"{name}.py:{line} f") for line in range(300))), form)
+    (
+        Snapshot(0, yield_points=tuple(yield_point(f"{name}.py:{line} f") for line in range(300))),
+        form,
+    )
     for name in ("a", "b")
     for form in (TEXT, OPENMETRICS)
 ]
@@ -228,8 +276,12 @@ WANTED: list[tuple[Snapshot, TextFormat]] = [
 def test_pages_may_be_written_at_the_same_time() -> None:
     """Slices of different snapshots and formats, taken in turn from one renderer, make the pages that are written alone."""
     writer = renderer()
-    turns = zip_longest(*(writer.slices(snapshot, FACTS, form) for snapshot, form in WANTED), fillvalue=b"")
-    assert [page(*wanted) for wanted in WANTED] == [b"".join(parts).decode() for parts in zip(*turns, strict=True)]
+    turns = zip_longest(
+        *(writer.slices(snapshot, FACTS, form) for snapshot, form in WANTED), fillvalue=b""
+    )
+    assert [page(*wanted) for wanted in WANTED] == [
+        b"".join(parts).decode() for parts in zip(*turns, strict=True)
+    ]
 
 
 def test_several_threads_may_use_one_renderer() -> None:
@@ -245,11 +297,15 @@ def test_the_metrics_of_the_application_follow_ours(form: TextFormat) -> None:
     """As prometheus_client writes them in the format asked for, and the page is still one valid page."""
     registry = CollectorRegistry()
     Info("service", "About\nit.", registry=registry).info({"name": '"x"\\'})
-    Histogram("order_seconds", "Time.", ["shop"], buckets=[1], registry=registry).labels("größe").observe(0.5)
+    Histogram("order_seconds", "Time.", ["shop"], buckets=[1], registry=registry).labels(
+        "größe"
+    ).observe(0.5)
     ours, whole = page(shop(), form).removesuffix("# EOF\n"), page(shop(), form, renderer(registry))
     theirs = GENERATORS[form](registry).decode()
     assert ours + theirs == whole
-    assert {"service", "order_seconds"} <= {family.name.removesuffix("_info") for family in PARSERS[form](whole)}
+    assert {"service", "order_seconds"} <= {
+        family.name.removesuffix("_info") for family in PARSERS[form](whole)
+    }
 
 
 class Failing:
@@ -263,7 +319,9 @@ class Failing:
 
 
 @FORMATS
-def test_a_failing_collector_of_the_application_costs_the_page_only_its_own_families(form: TextFormat) -> None:
+def test_a_failing_collector_of_the_application_costs_the_page_only_its_own_families(
+    form: TextFormat,
+) -> None:
     """The error is reported; ours and what was collected before are there, and the page is valid."""
     registry = CollectorRegistry()
     Gauge("stock", "Items.", registry=registry).set(7)
@@ -291,17 +349,21 @@ def test_a_family_that_cannot_be_written_is_reported_and_left_out(form: TextForm
 def test_our_own_collector_in_the_registry_does_not_double_the_page(form: TextFormat) -> None:
     """It is not even asked for its samples, and nothing is reported."""
     registry = CollectorRegistry()
-    registry.register(Collector(lambda: pytest.fail("asked for samples that are on the page already")))
+    registry.register(
+        Collector(lambda: pytest.fail("asked for samples that are on the page already"))
+    )
     assert page(shop(), form) == page(shop(), form, renderer(registry))
 
 
 @FORMATS
-def test_a_metric_of_the_application_with_one_of_our_names_is_left_out_and_reported(form: TextFormat) -> None:
+def test_a_metric_of_the_application_with_one_of_our_names_is_left_out_and_reported(
+    form: TextFormat,
+) -> None:
     """Two families of one name would cost the whole scrape."""
     registry = CollectorRegistry()
     Gauge("asyncio_tasks", "All tasks.", registry=registry)
     errors: list[Exception] = []
     assert page(shop(), form) == page(shop(), form, renderer(registry, errors.append))
-    assert ["the application's registry has a metric 'asyncio_tasks', as aiometrics does: rename it to see it on this page"] == [
-        str(error) for error in errors
-    ]
+    assert [
+        "the application's registry has a metric 'asyncio_tasks', as aiometrics does: rename it to see it on this page"
+    ] == [str(error) for error in errors]

@@ -17,19 +17,38 @@ def _arguments() -> argparse.Namespace:
     targets = parser.add_subparsers(required=True, metavar="TARGET")
     found = targets.add_parser("pages", help="the reader against broken pages")
     found.add_argument("--cases", type=int, default=100_000)
-    found.add_argument("--jobs", type=int, default=1, help="processes, each with a part of the cases and a seed of its own")
+    found.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="processes, each with a part of the cases and a seed of its own",
+    )
     found.add_argument("--seed", type=int, default=1)
-    found.add_argument("--keep", type=Path, metavar="DIR", help="where to write the pages that found something")
+    found.add_argument(
+        "--keep", type=Path, metavar="DIR", help="where to write the pages that found something"
+    )
     found.set_defaults(run=_pages)
     asked = targets.add_parser("messages", help="the parser of requests against broken ones")
     asked.add_argument("--cases", type=int, default=100_000)
     asked.add_argument("--seed", type=int, default=1)
     asked.set_defaults(run=_messages)
-    assailed = targets.add_parser("http", help="a busy service against hostile clients, each kind for some seconds")
-    assailed.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"some of {', '.join(ATTACKS)} (default: all)")
+    assailed = targets.add_parser(
+        "http", help="a busy service against hostile clients, each kind for some seconds"
+    )
+    assailed.add_argument(
+        "attacks", nargs="*", metavar="ATTACK", help=f"some of {', '.join(ATTACKS)} (default: all)"
+    )
     assailed.add_argument("--seconds", type=float, default=10.0)
-    assailed.add_argument("--pause", type=float, default=0.001, metavar="SECONDS", help="of the loop between two turns; 0 is a busy loop")
-    assailed.set_defaults(run=lambda options: min(1, endpoint.run(options.attacks, options.pause, options.seconds)))
+    assailed.add_argument(
+        "--pause",
+        type=float,
+        default=0.001,
+        metavar="SECONDS",
+        help="of the loop between two turns; 0 is a busy loop",
+    )
+    assailed.set_defaults(
+        run=lambda options: min(1, endpoint.run(options.attacks, options.pause, options.seconds))
+    )
     return parser.parse_args()
 
 
@@ -44,7 +63,9 @@ def _pages(options: argparse.Namespace) -> int:
             f"{report.branches} branches, {report.corpus} pages kept; slowest case {report.slowest_seconds * 1e3:.1f} ms; "
             f"peak memory {report.early_kib / 1024:.1f} MiB after a tenth, {report.late_kib / 1024:.1f} MiB in the end"
         )
-    for refusal, count in sum((report.refusals for report in reports), Counter[str]()).most_common():
+    for refusal, count in sum(
+        (report.refusals for report in reports), Counter[str]()
+    ).most_common():
         print(f"{count:9} {refusal}")
     findings = {trace: data for report in reports for trace, data in report.findings.items()}
     for number, (trace, data) in enumerate(findings.items()):
@@ -62,7 +83,9 @@ def _messages(options: argparse.Namespace) -> int:
         print(f"{count:9} {status}")
     for trace, data in report.findings.items():
         print(f"\n{data!r}\n{trace}")
-    print(f"{report.cases} cases, {report.taken} taken, {report.branches} branches, {len(report.findings)} findings")
+    print(
+        f"{report.cases} cases, {report.taken} taken, {report.branches} branches, {len(report.findings)} findings"
+    )
     return 1 if report.findings else 0
 
 

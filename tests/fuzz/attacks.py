@@ -131,7 +131,11 @@ async def stalled_handshake(client: Client) -> bytes:
 async def guesser(client: Client) -> bytes:
     """Tries a password."""
     guess = b64encode(b"alice:" + client.random.randbytes(8))
-    await client.send(b"GET /metrics HTTP/1.1\r\nHost: target\r\nConnection: close\r\nAuthorization: Basic " + guess + b"\r\n\r\n")
+    await client.send(
+        b"GET /metrics HTTP/1.1\r\nHost: target\r\nConnection: close\r\nAuthorization: Basic "
+        + guess
+        + b"\r\n\r\n"
+    )
     return await client.listen()
 
 
@@ -177,7 +181,14 @@ class Outcome:
     answers: Counter[str] = field(default_factory=Counter)
 
 
-async def attack(chosen: Attack, port: int, outcome: Outcome, *, times: int | None = None, pace_seconds: float = PACE_SECONDS) -> None:
+async def attack(
+    chosen: Attack,
+    port: int,
+    outcome: Outcome,
+    *,
+    times: int | None = None,
+    pace_seconds: float = PACE_SECONDS,
+) -> None:
     """Let all clients behave as they do, so many times each, for ever by default; many come back at their pace, few at once."""
     random = Random(1)  # noqa: S311 - it is to be repeated
 

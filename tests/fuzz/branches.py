@@ -22,7 +22,11 @@ class Branches:
             monitoring = sys.monitoring
             self._tool = next(tool for tool in range(6) if monitoring.get_tool(tool) is None)
             monitoring.use_tool_id(self._tool, _TOOL)
-            kinds = ("BRANCH_LEFT", "BRANCH_RIGHT") if hasattr(monitoring.events, "BRANCH_LEFT") else ("BRANCH",)
+            kinds = (
+                ("BRANCH_LEFT", "BRANCH_RIGHT")
+                if hasattr(monitoring.events, "BRANCH_LEFT")
+                else ("BRANCH",)
+            )
             self._events = [getattr(monitoring.events, kind) for kind in kinds]
             for event in self._events:
                 monitoring.register_callback(self._tool, event, self._took)
@@ -59,7 +63,9 @@ def _codes_of(module: ModuleType) -> Iterator[CodeType]:
 
 def _bare(function: Any) -> Callable[..., Any]:
     """A function without what makes it a property or a method of the class."""
-    bare: Callable[..., Any] = getattr(function, "fget", None) or getattr(function, "__func__", None) or function
+    bare: Callable[..., Any] = (
+        getattr(function, "fget", None) or getattr(function, "__func__", None) or function
+    )
     return bare
 
 

@@ -62,7 +62,11 @@ class Scraper:
         )
         with closing(connection):
             credentials = b64encode(f"alice:{_PASSWORD}".encode()).decode()
-            connection.request("GET", "/metrics", headers={"Authorization": f"Basic {credentials}", "Accept-Encoding": "gzip"})
+            connection.request(
+                "GET",
+                "/metrics",
+                headers={"Authorization": f"Basic {credentials}", "Accept-Encoding": "gzip"},
+            )
             answer = connection.getresponse()
             answer.read()
             if answer.status != http.client.OK:
@@ -106,14 +110,24 @@ class Target:
 
 
 @contextmanager
-def serving(guard: str, pause_seconds: float, directory: Path) -> Iterator[tuple[Target, ssl.SSLContext | None]]:
+def serving(
+    guard: str, pause_seconds: float, directory: Path
+) -> Iterator[tuple[Target, ssl.SSLContext | None]]:
     """A target that is guarded as ``guard`` says, and what a client needs to speak TLS with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if guard == "tls" else None
     text = _tls(directory, context) if context else _users() if guard == "users" else ""
     config = directory / "web.yml"
     config.write_text(text, encoding="ascii")
-    command = [sys.executable, "-m", "tests.fuzz.target", str(pause_seconds), *([str(config)] if text else [])]
-    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz.target",
+        str(pause_seconds),
+        *([str(config)] if text else []),
+    ]
+    with subprocess.Popen(
+        command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         yield Target(process), context
 
 
@@ -136,7 +150,10 @@ def _users() -> str:
 
 def assail(attack: Attack, pause_seconds: float, seconds: float) -> tuple[list[str], bool]:
     """The cells of one row for ``attack``, and whether all was well: every scrape answered, no error, no thread or descriptor left over."""
-    with tempfile.TemporaryDirectory() as name, serving(attack.guard, pause_seconds, Path(name)) as (target, context):
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serving(attack.guard, pause_seconds, Path(name)) as (target, context),
+    ):
         with Scraper(target.port, context) as scraper:
             target.measure(1.0)  # until caches are warm
             before = target.measure(seconds / 2)
@@ -144,7 +161,14 @@ def assail(attack: Attack, pause_seconds: float, seconds: float) -> tuple[list[s
             scraper.seconds.clear()
             target.begin()
             done = subprocess.run(
-                [sys.executable, "-m", "tests.fuzz.attacks", attack.name, str(target.port), str(seconds)],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.fuzz.attacks",
+                    attack.name,
+                    str(target.port),
+                    str(seconds),
+                ],
                 cwd=_ROOT,
                 capture_output=True,
                 text=True,

@@ -22,9 +22,44 @@ _SEEDS = (
     b"POST http://a:9400/%41?x=1 HTTP/1.0\r\nContent-Length: 5\r\nConnection: keep-alive, Close\r\n\r\nhello",
 )
 _PARTS = (
-    *(b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b";", b",", b"q=", b"q=1.0001", b"=", b'"', b"%", b"%ff", b"/", b"?", b"#", b"\xff"),
-    *(b"HTTP/2.0\r\n", b"GET / HTTP/3.0\r\n", b"Content-Length: 99999\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: x\r\n"),
-    *(b"Host: b\r\n", b"Authorization: Basic ", b"====", b"\xc2\xb2", b"9" * 20, b"-1", b"x" * 5000, b"X: 1\r\n" * 70),
+    *(
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+        b" ",
+        b"\t",
+        b":",
+        b";",
+        b",",
+        b"q=",
+        b"q=1.0001",
+        b"=",
+        b'"',
+        b"%",
+        b"%ff",
+        b"/",
+        b"?",
+        b"#",
+        b"\xff",
+    ),
+    *(
+        b"HTTP/2.0\r\n",
+        b"GET / HTTP/3.0\r\n",
+        b"Content-Length: 99999\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Expect: x\r\n",
+    ),
+    *(
+        b"Host: b\r\n",
+        b"Authorization: Basic ",
+        b"====",
+        b"\xc2\xb2",
+        b"9" * 20,
+        b"-1",
+        b"x" * 5000,
+        b"X: 1\r\n" * 70,
+    ),
 )
 
 
@@ -62,7 +97,11 @@ def _mutated(data: bytes, random: Random) -> bytes:
         place = random.randrange(len(changed) + 1)
         if random.random() < 0.5:  # where a line begins
             place = changed.find(b"\n", place) + 1
-        some = random.choice(_PARTS) if random.random() < 0.8 else random.randbytes(random.randint(0, 3))
+        some = (
+            random.choice(_PARTS)
+            if random.random() < 0.8
+            else random.randbytes(random.randint(0, 3))
+        )
         changed[place : place + random.choice((0, 0, 0, 1, len(some)))] = some
     return bytes(changed)
 

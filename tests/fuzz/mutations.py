@@ -23,7 +23,26 @@ from aiometrics.pages.layout import (
 )
 
 _LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
-_NUMBERS = (0, 1, 2, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1_000_000, 1_000_001)
+_NUMBERS = (
+    0,
+    1,
+    2,
+    63,
+    64,
+    65,
+    255,
+    256,
+    257,
+    1023,
+    1024,
+    1025,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 32,
+    1_000_000,
+    1_000_001,
+)
 #: Of the texts of notes.
 _DIGITS = (b"0", b"1", b"2", b"250000000", b"9" * 19, b"9" * 20)
 _TEXTS = (b"-", b"-", b"-", b"REQ-001", b"(other)", b"", b'"\n# {\\', b"\xff\xe2\x80\xa8")
@@ -67,7 +86,9 @@ class Mutator:
 
     def _cut(self, data: bytearray, _: bytes) -> bytearray:
         """Fewer bytes, or more: whole words, or not."""
-        size = self._random.choice((0, len(data) // 2, len(data) - 1, len(data) - WORD, self._random.randint(0, len(data))))
+        size = self._random.choice(
+            (0, len(data) // 2, len(data) - 1, len(data) - WORD, self._random.randint(0, len(data)))
+        )
         return data + bytes(WORD) if self._random.random() < 0.2 else data[: max(0, size)]
 
     def _stuff(self, data: bytearray, _: bytes) -> bytearray:
@@ -78,17 +99,28 @@ class Mutator:
         return data
 
     def _splice(self, data: bytearray, other: bytes) -> bytearray:
-        start, size = self._random.randint(0, min(len(data), len(other))), self._random.randint(1, 4096)
+        start, size = (
+            self._random.randint(0, min(len(data), len(other))),
+            self._random.randint(1, 4096),
+        )
         data[start : start + size] = other[start : start + size]
         return data
 
     def _resize(self, data: bytearray, _: bytes) -> bytearray:
         """Other buckets and other room, with the size that goes with them."""
-        bounds = [sorted(self._random.sample(range(1, 10_000), self._random.choice((1, 1, 2, 3, 64)))) for _ in range(2)]
+        bounds = [
+            sorted(self._random.sample(range(1, 10_000), self._random.choice((1, 1, 2, 3, 64))))
+            for _ in range(2)
+        ]
         capacities = {name: self._random.randint(1, 6) for name in _CAPACITIES}
         layout = Layout(tuple(bounds[0]), tuple(bounds[1]), **capacities)
         data = data[: layout.size] + bytes(max(0, layout.size - len(data)))
-        sizes = {"size": layout.size, "string_bytes": layout.string_bytes, "segment_bounds": len(bounds[0]), "wait_bounds": len(bounds[1])}
+        sizes = {
+            "size": layout.size,
+            "string_bytes": layout.string_bytes,
+            "segment_bounds": len(bounds[0]),
+            "wait_bounds": len(bounds[1]),
+        }
         for name, number in (sizes | capacities).items():
             _store(data, HEADER[name], number)
         for place, bound in enumerate((*bounds[0], *bounds[1]), layout.bounds):
@@ -99,23 +131,37 @@ class Mutator:
         """One field with another number."""
         place = self._random.choice(list(_fields(_layout_of(data))))
         before = _load(data, place)
-        _store(data, place, self._random.choice((before + 1, before - 1, -before, self._number(), self._number())))
+        _store(
+            data,
+            place,
+            self._random.choice((before + 1, before - 1, -before, self._number(), self._number())),
+        )
         return data
 
     def _reference(self, data: bytearray, _: bytes) -> bytearray:
         """A string somewhere else, or longer."""
         layout = _layout_of(data)
         used = _load(data, HEADER["strings_used"])
-        start, length = (self._random.choice((0, 1, 128, used, used - 1, used + 1, abs(self._number()))) for _ in range(2))
+        start, length = (
+            self._random.choice((0, 1, 128, used, used - 1, used + 1, abs(self._number())))
+            for _ in range(2)
+        )
         reference = (start << 32 | length & 0xFFFF_FFFF) & _HIGHEST
-        places = [start + fields[name] for start, fields in _records(layout) for name in _REFERENCES & fields.keys()]
+        places = [
+            start + fields[name]
+            for start, fields in _records(layout)
+            for name in _REFERENCES & fields.keys()
+        ]
         _store(data, self._random.choice((HEADER["loop_name"], *sorted(places))), reference)
         return data
 
     def _note(self, data: bytearray, _: bytes) -> bytearray:
         """Another text in one of the first notes of a table: one of an exemplar, more or less, or one that only looks like it."""
         layout = _layout_of(data)
-        note = self._random.choice((layout.samples, layout.errors, layout.marks)) + self._random.randrange(4) * NOTE_WORDS
+        note = (
+            self._random.choice((layout.samples, layout.errors, layout.marks))
+            + self._random.randrange(4) * NOTE_WORDS
+        )
         numbers = self._random.choices(_DIGITS, k=4)
         texts = self._random.choices(_TEXTS, k=self._random.choice((1, 3, 3, 3, 4, 100)))
         text = b" ".join(numbers + texts)[self._random.choice((0, 0, 0, 1)) : NOTE_BYTES]
@@ -126,13 +172,17 @@ class Mutator:
         return data
 
     def _number(self) -> int:
-        number = self._random.choice((*_NUMBERS, _LOWEST, _HIGHEST, self._random.randint(_LOWEST, _HIGHEST)))
+        number = self._random.choice(
+            (*_NUMBERS, _LOWEST, _HIGHEST, self._random.randint(_LOWEST, _HIGHEST))
+        )
         return number if self._random.random() < 0.7 else -number
 
 
 def _layout_of(data: bytearray) -> Layout:
     """Where the fields of a page probably are, whatever has become of it."""
-    counts = {name: _load(data, HEADER[name]) for name in ("segment_bounds", "wait_bounds", *_CAPACITIES)}
+    counts = {
+        name: _load(data, HEADER[name]) for name in ("segment_bounds", "wait_bounds", *_CAPACITIES)
+    }
     segment, wait, *capacities = (count if 1 <= count <= 64 else 1 for count in counts.values())
     return Layout((1,) * segment, (1,) * wait, *capacities)
 
@@ -153,13 +203,19 @@ def _fields(layout: Layout) -> Iterator[int]:
     yield from (layout.loop + field for field in LOOP.values())
     yield from (layout.loop_stats + field for field in LOOP_STATS.values())
     for table in (layout.samples, layout.errors, layout.marks):
-        yield from (table + note * NOTE_WORDS + field for note in range(3) for field in NOTE.values())
+        yield from (
+            table + note * NOTE_WORDS + field for note in range(3) for field in NOTE.values()
+        )
     for start, fields in _records(layout):
         yield from range(start, start + len(fields) + 3)
 
 
 def _load(data: bytearray, place: int) -> int:
-    return int(struct.unpack_from("q", data, place * WORD)[0]) if (place + 1) * WORD <= len(data) else 0
+    return (
+        int(struct.unpack_from("q", data, place * WORD)[0])
+        if (place + 1) * WORD <= len(data)
+        else 0
+    )
 
 
 def _store(data: bytearray, place: int, number: int) -> None:

@@ -35,7 +35,9 @@ from .mutations import Mutator
 from .shelves import directory, shelve
 
 NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
-LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=3, max_requests=2)
+LAYOUT = Layout(
+    (1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=3, max_requests=2
+)
 TERMS = PageFormat(LAYOUT, 100, 1)
 #: After so many pages that the reader took one is rendered, or used in every way, if it takes that; and each that took a new branch.
 _SHOWN, _USED = 4, 40
@@ -89,7 +91,11 @@ def seeds() -> list[bytes]:
     CounterTable(full, LAYOUT.errors, 3).add("naming", 2)
     marks = ExemplarTable(full)
     for kind in (SEGMENT, WALL, WALL + 2):
-        marks.put(kind, 1, Exemplar((("request_id", "REQ-001"), ("trace_id", "a" * 32)), 250_000_000, UNIX_NS))
+        marks.put(
+            kind,
+            1,
+            Exemplar((("request_id", "REQ-001"), ("trace_id", "a" * 32)), 250_000_000, UNIX_NS),
+        )
     blocked = bytearray(full.copy())
     words = memoryview(blocked)[: LAYOUT.strings * 8].cast("q")
     for number, word in enumerate(LOOP.values()):
@@ -115,7 +121,13 @@ def campaign(cases: int, seed: int, read: Read = reader.read) -> Report:
         for number in range(cases):
             known = len(branches)
             data = mutate(random.choice(random.choice((good, corpus))), random.choice(corpus))
-            way = _use if report.taken % _USED == 0 else _show if report.taken % _SHOWN == 0 else _read
+            way = (
+                _use
+                if report.taken % _USED == 0
+                else _show
+                if report.taken % _SHOWN == 0
+                else _read
+            )
             _try(report, data, partial(way, report, data, read))
             if len(branches) > known and len(corpus) < _CORPUS:
                 corpus.append(data)
@@ -125,7 +137,11 @@ def campaign(cases: int, seed: int, read: Read = reader.read) -> Report:
             if number == cases // 10:
                 report.early_kib = _peak_kib()
         report.branches = len(branches)
-    report.corpus, report.late_kib, report.seconds = len(corpus), _peak_kib(), time.perf_counter() - started
+    report.corpus, report.late_kib, report.seconds = (
+        len(corpus),
+        _peak_kib(),
+        time.perf_counter() - started,
+    )
     return report
 
 
@@ -175,7 +191,10 @@ def _check_size(view: PageView) -> None:
 def _render(view: PageView) -> None:
     snapshot = merged([view, view], taken_ns=UNIX_NS, errors={}, untraced_tasks=0, sample_ratio=1.0)
     renderer = Renderer(on_error=_raise, pause=_go_on)
-    pages = {form: b"".join(renderer.slices(snapshot, Facts("1.2.3", "python"), form)) for form in (text.TEXT, text.OPENMETRICS)}
+    pages = {
+        form: b"".join(renderer.slices(snapshot, Facts("1.2.3", "python"), form))
+        for form in (text.TEXT, text.OPENMETRICS)
+    }
     list(parse_text(pages[text.TEXT].decode()))
     for line in pages[text.OPENMETRICS].decode().split("\n"):
         if line and not line.startswith("# ") and not _SAMPLE.fullmatch(line):

@@ -22,7 +22,9 @@ def directory() -> Iterator[Path]:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with tempfile.TemporaryDirectory(dir=_IN_MEMORY if Path(_IN_MEMORY).is_dir() else None) as path:
+        with tempfile.TemporaryDirectory(
+            dir=_IN_MEMORY if Path(_IN_MEMORY).is_dir() else None
+        ) as path:
             yield Path(path)
     finally:
         logging.disable(disabled)

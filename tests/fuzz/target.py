@@ -62,7 +62,9 @@ class Target:
             "p50": turns[len(turns) // 2],
             "p99": turns[len(turns) * 99 // 100],
             "worst": turns[-1],
-            "rss_kib": int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024,
+            "rss_kib": int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+            * os.sysconf("SC_PAGE_SIZE")
+            // 1024,
             "threads": threading.active_count(),
             "descriptors": len(list(Path("/proc/self/fd").iterdir())),
             "errors": dict(self._exporter.snapshot().errors),
@@ -84,7 +86,13 @@ def _place(number: int) -> Callable[[], Coroutine[Any, Any, None]]:
 def main() -> None:
     """Serve until standard input ends."""
     pause_seconds, *web_config = sys.argv[1:]
-    exporter = aiometrics.start_exporter(0, "127.0.0.1", web_config=web_config[0] if web_config else None, registry=None, watchdog=False)
+    exporter = aiometrics.start_exporter(
+        0,
+        "127.0.0.1",
+        web_config=web_config[0] if web_config else None,
+        registry=None,
+        watchdog=False,
+    )
     print(exporter.port, flush=True)
     target = Target(exporter, float(pause_seconds))
     threading.Thread(target=target.obey, daemon=True).start()

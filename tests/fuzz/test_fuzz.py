@@ -37,7 +37,12 @@ def test_the_first_pages_are_good_ones() -> None:
     """What is broken afterwards was whole before, and had something of everything in it."""
     _, full, blocked = (read(data, pages.NOW_NS, pages.UNIX_NS) for data in pages.seeds())
 
-    assert (3, 3, 2, 4) == (len(full.coroutines) - 2, len(full.yield_points) - 6, len(full.requests) - 1, len(full.request_waits))
+    assert (3, 3, 2, 4) == (
+        len(full.coroutines) - 2,
+        len(full.yield_points) - 6,
+        len(full.requests) - 1,
+        len(full.request_waits),
+    )
     assert full.loop.block_samples
     assert full.errors
     assert any(point.exemplar for point in full.yield_points)
@@ -86,12 +91,20 @@ def test_broken_requests_are_refused_and_nothing_else() -> None:
     assert {400, 411, 413, 414, 417, 431, 505} == set(report.refusals)
 
 
-@pytest.mark.parametrize("attack", [attack for attack in attacks.ATTACKS.values() if not attack.guard], ids=lambda attack: attack.name)
+@pytest.mark.parametrize(
+    "attack",
+    [attack for attack in attacks.ATTACKS.values() if not attack.guard],
+    ids=lambda attack: attack.name,
+)
 def test_the_endpoint_outlives_hostile_clients(serve: Serve, attack: attacks.Attack) -> None:
     """Twice as many as there is room for, twice each: none is held on to, none is an error, and who asks then gets an answer."""
     server = serve(routes={"/metrics": lambda _: Response(200, LARGE)}, request_timeout=0.1)
     outcome = attacks.Outcome()
-    asyncio.run(attacks.attack(replace(attack, clients=32), server.port, outcome, times=2, pace_seconds=0.01))
+    asyncio.run(
+        attacks.attack(
+            replace(attack, clients=32), server.port, outcome, times=2, pace_seconds=0.01
+        )
+    )
     status, _, _ = ask(server, "/metrics")
 
     assert 200 == status

@@ -32,7 +32,11 @@ LIMITS = {
         "AsyncioLoopStarvedSlowBurn",
         "AsyncioLoopStarvedFastBurn",
     ],
-    "Which loop is blocked?": ["AsyncioLoopStarvedBudgetSpent", "AsyncioLoopStarvedSlowBurn", "AsyncioLoopStarvedFastBurn"],
+    "Which loop is blocked?": [
+        "AsyncioLoopStarvedBudgetSpent",
+        "AsyncioLoopStarvedSlowBurn",
+        "AsyncioLoopStarvedFastBurn",
+    ],
     "Which instances were blocked, and when?": [
         "AsyncioLoopStarvedBudgetSpent",
         "AsyncioLoopStarvedSlowBurn",
@@ -70,13 +74,21 @@ def all_panels() -> Iterator[dict[str, Any]]:
 def exported() -> set[str]:
     """The names of all samples that the catalogue promises."""
     suffixes = {"histogram": ("_bucket", "_sum", "_count")}
-    return {f"{metric.name}{suffix}" for metric in METRICS for suffix in suffixes.get(metric.kind, ("",))}
+    return {
+        f"{metric.name}{suffix}"
+        for metric in METRICS
+        for suffix in suffixes.get(metric.kind, ("",))
+    }
 
 
 def rules(kind: str) -> dict[str, str]:
     """Expressions of the rules of one kind, ``record`` or ``alert``, by name."""
     files = sorted((ROOT / "rules").glob("*.yml"))
-    groups = [group for path in files for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
+    groups = [
+        group
+        for path in files
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+    ]
     return {rule[kind]: rule["expr"] for group in groups for rule in group["rules"] if kind in rule}
 
 
@@ -109,32 +121,65 @@ def test_generator_names_a_file_that_differs(tmp_path: Path) -> None:
         "(root / 'fleet.json').write_text('{}'); (root / 'hotspots.json').unlink();"
         "print(sorted(path.name for path in stale(wanted)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "['fleet.json', 'hotspots.json']" == done.stdout.strip()
 
 
 def test_queries_ask_only_for_metrics_that_exist() -> None:
     """Every name in a query is a sample of the catalogue or a recorded series; a misspelt one would show an empty panel."""
-    asked = {name for panel in all_panels() for target in panel["targets"] for name in NAME.findall(target["expr"])}
+    asked = {
+        name
+        for panel in all_panels()
+        for target in panel["targets"]
+        for name in NAME.findall(target["expr"])
+    }
     assert set() == asked - exported() - rules("record").keys()
 
 
 def test_labels_in_queries_exist() -> None:
     """What queries match and group by are labels of a metric, of a rule, or of every target."""
-    known = {label for metric in METRICS for label in metric.labels} | {"job", "instance", "le", "state", "generation", "blocked_at"}
+    known = {label for metric in METRICS for label in metric.labels} | {
+        "job",
+        "instance",
+        "le",
+        "state",
+        "generation",
+        "blocked_at",
+    }
     known.add("every")  # the label that no series has
     expressions = [target["expr"] for panel in all_panels() for target in panel["targets"]]
-    matched = {label for text in expressions for label in re.findall(r"[{,](\w+)(?:=~|!~|=|!=)\"", text)}
-    grouped = {label for text in expressions for group in re.findall(r"(?:by|on) \(([^)]*)\)", text) for label in group.split(", ")}
+    matched = {
+        label for text in expressions for label in re.findall(r"[{,](\w+)(?:=~|!~|=|!=)\"", text)
+    }
+    grouped = {
+        label
+        for text in expressions
+        for group in re.findall(r"(?:by|on) \(([^)]*)\)", text)
+        for label in group.split(", ")
+    }
     assert set() == (matched | grouped) - known
 
 
 @pytest.mark.parametrize("label", ["coroutine", "request"])
 def test_hotspots_of_all_instances_read_recorded_series(label: str) -> None:
     """Over all instances no panel computes rates of what there are many of: the raw side of each query then finds nothing."""
-    expressions = [target["expr"] for panel in panels(boards()["hotspots"]) for target in panel["targets"]]
-    selectors = [found for text in expressions for found in re.findall(r"(\w[\w:]*)\{([^}]*)\}", text)]
-    raw = [(name, matchers) for name, matchers in selectors if f"{label}=~" in matchers and ":" not in name]
+    expressions = [
+        target["expr"] for panel in panels(boards()["hotspots"]) for target in panel["targets"]
+    ]
+    selectors = [
+        found for text in expressions for found in re.findall(r"(\w[\w:]*)\{([^}]*)\}", text)
+    ]
+    raw = [
+        (name, matchers)
+        for name, matchers in selectors
+        if f"{label}=~" in matchers and ":" not in name
+    ]
     assert raw
     assert [] == [name for name, matchers in raw if 'every!~"$instance"' not in matchers]
 
@@ -142,19 +187,30 @@ def test_hotspots_of_all_instances_read_recorded_series(label: str) -> None:
 def test_all_instances_are_one_regular_expression() -> None:
     """The value of All is `.*`: queries tell all instances from some by it, and a list of thousands of names would be slow."""
     for board in boards().values():
-        pickers = [variable for variable in board["templating"]["list"] if variable["type"] == "query"]
+        pickers = [
+            variable for variable in board["templating"]["list"] if variable["type"] == "query"
+        ]
         assert [".*"] * 5 == [variable["allValue"] for variable in pickers]
 
 
 def test_fleet_reads_only_recorded_series() -> None:
     """The dashboard for a thousand instances computes no rate of its own: only a recorded series, or one series per process."""
-    asked = {name for panel in panels(boards()["fleet"]) for target in panel["targets"] for name in NAME.findall(target["expr"])}
+    asked = {
+        name
+        for panel in panels(boards()["fleet"])
+        for target in panel["targets"]
+        for name in NAME.findall(target["expr"])
+    }
     assert {"aiometrics_build_info"} == asked - rules("record").keys()
 
 
 def test_every_panel_asks_a_question_and_tells_how_to_read_it() -> None:
     """A title ends in a question mark, and a description is at least a sentence."""
-    assert [] == [panel["title"] for panel in all_panels() if not panel["title"].endswith("?") or not panel["description"].endswith(".")]
+    assert [] == [
+        panel["title"]
+        for panel in all_panels()
+        if not panel["title"].endswith("?") or not panel["description"].endswith(".")
+    ]
 
 
 def test_titles_are_unique() -> None:
@@ -191,9 +247,16 @@ def test_stuck_is_what_the_alert_calls_stuck() -> None:
 def test_budgets_of_requests_are_spent_as_fast_as_the_alerts_say() -> None:
     """Burn rates change colour at the factors of the ticket and of the two pages, and shares at what these make of the budget."""
     alerts = rules("alert")
-    shares = [first_limit(alerts[f"AsyncioRequestObjective{name}"]) for name in ("BudgetSpent", "SlowBurn", "FastBurn")]
-    burn = next(panel for panel in all_panels() if panel["title"] == "How fast is each error budget spent?")
-    table = next(panel for panel in all_panels() if panel["title"] == "Which requests miss their objective?")
+    shares = [
+        first_limit(alerts[f"AsyncioRequestObjective{name}"])
+        for name in ("BudgetSpent", "SlowBurn", "FastBurn")
+    ]
+    burn = next(
+        panel for panel in all_panels() if panel["title"] == "How fast is each error budget spent?"
+    )
+    table = next(
+        panel for panel in all_panels() if panel["title"] == "Which requests miss their objective?"
+    )
     (budget,) = set(re.findall(r"\) >= 0\) / ([\d.]+) and", burn["targets"][0]["expr"]))
     (steps,) = (
         {one["id"]: one["value"] for one in override["properties"]}["thresholds"]["steps"]
@@ -210,7 +273,10 @@ def test_histograms_show_exemplars() -> None:
     """Every chart over buckets asks for exemplars, the way from a slow bucket to its trace."""
     charts = [panel for panel in all_panels() if panel["type"] in {"timeseries", "heatmap"}]
     without = [
-        panel["title"] for panel in charts for target in panel["targets"] if "_bucket{" in target["expr"] and not target.get("exemplar")
+        panel["title"]
+        for panel in charts
+        for target in panel["targets"]
+        if "_bucket{" in target["expr"] and not target.get("exemplar")
     ]
     assert [] == without
 
@@ -221,20 +287,30 @@ def test_frame_is_the_same_everywhere(name: str) -> None:
     board = boards()[name]
     assert VARIABLES == [variable["name"] for variable in board["templating"]["list"]]
     assert 1 == board["graphTooltip"]
-    assert ['ALERTS{alertname=~"Asyncio.*",alertstate="firing",job=~"$job"}'] == [a["expr"] for a in board["annotations"]["list"]]
-    assert [(["aiometrics"], True, True)] == [(link["tags"], link["includeVars"], link["keepTime"]) for link in board["links"]]
+    assert ['ALERTS{alertname=~"Asyncio.*",alertstate="firing",job=~"$job"}'] == [
+        a["expr"] for a in board["annotations"]["list"]
+    ]
+    assert [(["aiometrics"], True, True)] == [
+        (link["tags"], link["includeVars"], link["keepTime"]) for link in board["links"]
+    ]
     assert "aiometrics" in board["tags"]
 
 
 def test_links_open_a_dashboard_with_what_was_picked() -> None:
     """A link in a cell or a legend leads to an existing dashboard and carries time, data source and every variable there is."""
     uids = {board["uid"] for board in boards().values()}
-    links = [link for panel in all_panels() for link in panel["fieldConfig"]["defaults"].get("links", [])]
+    links = [
+        link for panel in all_panels() for link in panel["fieldConfig"]["defaults"].get("links", [])
+    ]
     assert links
     for link in links:
         url = urlsplit(link["url"])
         carried = {name.removeprefix("var-") for name, _ in parse_qsl(url.query)}
-        carried |= {part[2:].split(":")[0] for part in url.query.split("&") if part.startswith("${") and part.endswith(":queryparam}")}
+        carried |= {
+            part[2:].split(":")[0]
+            for part in url.query.split("&")
+            if part.startswith("${") and part.endswith(":queryparam}")
+        }
         assert url.path.removeprefix("/d/") in uids
         assert {"datasource", "job", "instance", "loop", "request", "topk"} <= carried
         assert "${__url_time_range}" in url.query
@@ -245,7 +321,9 @@ def test_links_name_a_column_or_a_label_that_is_there() -> None:
     tables = [panel for panel in all_panels() if panel["type"] == "table"]
     for panel in tables:
         links = json.dumps(panel["fieldConfig"]["defaults"].get("links", []))
-        headings = next(t for t in panel["transformations"] if t["id"] == "organize")["options"]["renameByName"].values()
+        headings = next(t for t in panel["transformations"] if t["id"] == "organize")["options"][
+            "renameByName"
+        ].values()
         assert set(re.findall(r"__data\.fields\.(\w+)", links)) <= set(headings)
 
 
@@ -253,7 +331,9 @@ def test_tables_put_the_worst_row_first() -> None:
     """A table is sorted, by a column that it has, the largest first."""
     for panel in all_panels():
         if panel["type"] == "table":
-            headings = next(t for t in panel["transformations"] if t["id"] == "organize")["options"]["renameByName"].values()
+            headings = next(t for t in panel["transformations"] if t["id"] == "organize")[
+                "options"
+            ]["renameByName"].values()
             (sort,) = panel["options"]["sortBy"]
             assert sort["displayName"] in headings
             assert sort["desc"]

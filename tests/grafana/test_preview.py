@@ -14,7 +14,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LABELS = {"job": "shop", "instance": "a:1", "loop": "MainThread", "coroutine": "shop.handle", "awaits": "asyncio.sleep", "le": "0.5"}
+LABELS = {
+    "job": "shop",
+    "instance": "a:1",
+    "loop": "MainThread",
+    "coroutine": "shop.handle",
+    "awaits": "asyncio.sleep",
+    "le": "0.5",
+}
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -24,11 +31,17 @@ class Answers(BaseHTTPRequestHandler):
         """Answer an instant or a range query."""
         asked = parse_qs(urlsplit(self.path).query)
         instant = "time" in asked
-        start, end = (float(asked[name][0]) for name in (("time", "time") if instant else ("start", "end")))
+        start, end = (
+            float(asked[name][0]) for name in (("time", "time") if instant else ("start", "end"))
+        )
         result = [
             {
                 "metric": LABELS | {"yield_point": name},
-                **({"value": [end, value]} if instant else {"values": [[start, value], [(start + end) / 2, "NaN"], [end, value]]}),
+                **(
+                    {"value": [end, value]}
+                    if instant
+                    else {"values": [[start, value], [(start + end) / 2, "NaN"], [end, value]]}
+                ),
             }
             for name, value in (("shop.py:1 innocent", "1"), ("shop.py:2 <guilty>", "3"))
         ]
@@ -54,15 +67,34 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["hotspots", "event-loop", "coroutine", "fleet"])
-def test_preview_draws_every_panel_with_the_worst_row_first(name: str, server: str, tmp_path: Path) -> None:
+def test_preview_draws_every_panel_with_the_worst_row_first(
+    name: str, server: str, tmp_path: Path
+) -> None:
     """Every panel of an open row is drawn from what its queries returned, markup in labels is escaped, and tables are sorted."""
     out = tmp_path / "page.html"
     subprocess.run(
-        [sys.executable, "-m", "grafana.preview", name, "--prometheus", server, "--out", out, "--end", "1000"], cwd=ROOT, check=True
+        [
+            sys.executable,
+            "-m",
+            "grafana.preview",
+            name,
+            "--prometheus",
+            server,
+            "--out",
+            out,
+            "--end",
+            "1000",
+        ],
+        cwd=ROOT,
+        check=True,
     )
     page = out.read_text(encoding="utf-8")
     board = json.loads((ROOT / f"grafana/dashboards/{name}.json").read_text(encoding="utf-8"))
-    assert [] == [panel["title"] for panel in board["panels"] if panel["title"].replace("'", "&#x27;") not in page]
+    assert [] == [
+        panel["title"]
+        for panel in board["panels"]
+        if panel["title"].replace("'", "&#x27;") not in page
+    ]
     assert "preview, not Grafana" in page
     assert "no data" not in page
     assert "<guilty>" not in page
@@ -76,8 +108,13 @@ def test_numbers_are_written_as_grafana_writes_them() -> None:
         "print([written(*a) for a in [(0.12345, 's'), (90, 's'), (0, 's'), (2e-7, 's'), (0.98765, 'percentunit'), (2412, 'short'),"
         " (12, 'short'), (0.5, 'cps'), (float('nan'), 's'), (120, 'percentunit')]])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "['123 ms', '1.5 min', '0 s', '200 ns', '98.8%', '2.41 K', '12', '0.5 c/s', '-', '12000%']" == done.stdout.strip()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (
+        "['123 ms', '1.5 min', '0 s', '200 ns', '98.8%', '2.41 K', '12', '0.5 c/s', '-', '12000%']"
+        == done.stdout.strip()
+    )
 
 
 def test_remote_write_message_is_what_prometheus_reads() -> None:
@@ -87,7 +124,9 @@ def test_remote_write_message_is_what_prometheus_reads() -> None:
         "message = series({'a': 'b', '__name__': 'up'}, course([300], [1.0]));"
         "print(message.hex()); print(snappy(message).hex())"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     labels = "0a0e" + "0a085f5f6e616d655f5f" + "12027570" + "0a06" + "0a0161" + "120162"
     sample = "120c" + "09000000000000f03f" + "10ac02"
     message = "0a26" + labels + sample

@@ -21,7 +21,19 @@ import bcrypt
 import pytest
 import requests
 import trustme
-from support.serving import GUARD_SECONDS, HUGE, Answer, Serve, Stuck, ask, ask_on, connect, exchange, http_threads, status_line
+from support.serving import (
+    GUARD_SECONDS,
+    HUGE,
+    Answer,
+    Serve,
+    Stuck,
+    ask,
+    ask_on,
+    connect,
+    exchange,
+    http_threads,
+    status_line,
+)
 
 import aiometrics
 from aiometrics.base.internal_errors import InternalErrors
@@ -83,7 +95,11 @@ def client(authority: trustme.CA) -> ssl.SSLContext:
 
 def ask_tls(server: MetricsServer, context: ssl.SSLContext, path: str = "/") -> Answer:
     """One request over a TLS connection of its own."""
-    with closing(http.client.HTTPSConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS, context=context)) as connection:
+    with closing(
+        http.client.HTTPSConnection(
+            "127.0.0.1", server.port, timeout=GUARD_SECONDS, context=context
+        )
+    ) as connection:
         return ask_on(connection, path)
 
 
@@ -96,11 +112,18 @@ def basic(user: str, password: str) -> str:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls(serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, version: ssl.TLSVersion) -> None:
+def test_tls(
+    serve: Serve,
+    guard: Callable[[str], AccessControl],
+    client: ssl.SSLContext,
+    version: ssl.TLSVersion,
+) -> None:
     """The connection is kept, and large answers arrive whole."""
     server = serve(guard=guard(TLS))
     client.minimum_version = client.maximum_version = version
-    connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS, context=client)
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", server.port, timeout=GUARD_SECONDS, context=client
+    )
     with closing(connection):
         assert (200, b"hello\n") == ask_on(connection, "/")[::2]
         assert HUGE == ask_on(connection, "/huge")[2]
@@ -109,7 +132,9 @@ def test_tls(serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SS
     assert f"https://127.0.0.1:{server.port}" == server.url
 
 
-def test_plain_text_gets_nothing_from_tls(serve: Serve, guard: Callable[[str], AccessControl]) -> None:
+def test_plain_text_gets_nothing_from_tls(
+    serve: Serve, guard: Callable[[str], AccessControl]
+) -> None:
     """A client that does not speak TLS is cut, and not even told by HTTP."""
     server = serve(guard=guard(TLS))
     with connect(server) as sock:
@@ -121,7 +146,9 @@ def test_plain_text_gets_nothing_from_tls(serve: Serve, guard: Callable[[str], A
     assert [] == serve.errors
 
 
-def test_plain_text_gets_nothing_from_tls_that_is_busy(serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext) -> None:
+def test_plain_text_gets_nothing_from_tls_that_is_busy(
+    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext
+) -> None:
     """Where a client would be refused by HTTP, it is cut."""
     stuck = Stuck()
     server = serve(guard=guard(TLS), max_connections=1, routes={"/": stuck})
@@ -145,7 +172,9 @@ def read_all_or_reset(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("text", [TLS, MUTUAL], ids=["TLS", "mutual TLS"])
-def test_a_stalled_handshake_is_cut(serve: Serve, guard: Callable[[str], AccessControl], text: str) -> None:
+def test_a_stalled_handshake_is_cut(
+    serve: Serve, guard: Callable[[str], AccessControl], text: str
+) -> None:
     """The handshake counts against the first request's deadline."""
     server = serve(guard=guard(text), request_timeout=0.05)
 
@@ -153,7 +182,9 @@ def test_a_stalled_handshake_is_cut(serve: Serve, guard: Callable[[str], AccessC
     assert [] == serve.errors
 
 
-def test_stalled_handshakes_hold_up_nobody_else(serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext) -> None:
+def test_stalled_handshakes_hold_up_nobody_else(
+    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext
+) -> None:
     """Whoever speaks TLS gets an answer at once while others have begun to and stopped, more of them than there is room for."""
     server = serve(guard=guard(TLS), request_timeout=GUARD_SECONDS)
     with ExitStack() as stack:
@@ -165,7 +196,9 @@ def test_stalled_handshakes_hold_up_nobody_else(serve: Serve, guard: Callable[[s
     assert [] == serve.errors
 
 
-def test_a_client_that_resets_in_the_handshake_is_nobodys_error(serve: Serve, guard: Callable[[str], AccessControl]) -> None:
+def test_a_client_that_resets_in_the_handshake_is_nobodys_error(
+    serve: Serve, guard: Callable[[str], AccessControl]
+) -> None:
     """Scanners do that all day long."""
     server = serve(guard=guard(TLS))
     for data in (b"", b"\x16\x03\x01\x02\x00", os.urandom(100)):
@@ -177,7 +210,9 @@ def test_a_client_that_resets_in_the_handshake_is_nobodys_error(serve: Serve, gu
     assert [] == serve.errors
 
 
-def test_old_versions_get_nothing(serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext) -> None:
+def test_old_versions_get_nothing(
+    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext
+) -> None:
     """The least version is what the file says."""
     server = serve(guard=guard(f"{TLS}  min_version: TLS13\n"))
     client.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -191,7 +226,10 @@ def test_old_versions_get_nothing(serve: Serve, guard: Callable[[str], AccessCon
 
 
 def test_a_client_with_a_certificate_gets_in(
-    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, authority: trustme.CA
+    serve: Serve,
+    guard: Callable[[str], AccessControl],
+    client: ssl.SSLContext,
+    authority: trustme.CA,
 ) -> None:
     """One that the authority signed, whatever its name, if the file names none."""
     server = serve(guard=guard(MUTUAL))
@@ -201,7 +239,11 @@ def test_a_client_with_a_certificate_gets_in(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize("certificate", [None, trustme.CA().issue_cert("prometheus.example")], ids=["none", "another authority's"])
+@pytest.mark.parametrize(
+    "certificate",
+    [None, trustme.CA().issue_cert("prometheus.example")],
+    ids=["none", "another authority's"],
+)
 def test_a_client_without_a_good_certificate_gets_nothing(
     serve: Serve,
     guard: Callable[[str], AccessControl],
@@ -225,7 +267,11 @@ NAMES = ["prometheus.example", "10.1.2.3", "2001:db8::1"]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_certificate_with_an_allowed_name_gets_in(
-    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, authority: trustme.CA, name: str
+    serve: Serve,
+    guard: Callable[[str], AccessControl],
+    client: ssl.SSLContext,
+    authority: trustme.CA,
+    name: str,
 ) -> None:
     """Host names and addresses count, wherever in the certificate they are."""
     server = serve(guard=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"))
@@ -234,12 +280,20 @@ def test_a_certificate_with_an_allowed_name_gets_in(
     assert 200 == ask_tls(server, client)[0]
 
 
-@pytest.mark.parametrize("name", ["other.example", "sub.prometheus.example", "*.example", "10.1.2.30", "2001:db8::10"])
+@pytest.mark.parametrize(
+    "name", ["other.example", "sub.prometheus.example", "*.example", "10.1.2.30", "2001:db8::10"]
+)
 def test_a_certificate_without_an_allowed_name_gets_nothing(
-    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, authority: trustme.CA, name: str
+    serve: Serve,
+    guard: Callable[[str], AccessControl],
+    client: ssl.SSLContext,
+    authority: trustme.CA,
+    name: str,
 ) -> None:
     """The authority's signature alone is not enough, and no pattern matches."""
-    server = serve(guard=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"), routes={"/": serve.unexpected})
+    server = serve(
+        guard=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"), routes={"/": serve.unexpected}
+    )
     authority.issue_cert(name, common_name=NAMES[0]).configure_cert(client)
     with pytest.raises((ssl.SSLError, ConnectionError)):
         ask_tls(server, client)
@@ -256,18 +310,41 @@ def test_without_the_right_password_there_is_401_and_nothing_else(
     serve: Serve, guard: Callable[[str], AccessControl], path: str, method: str
 ) -> None:
     """On every path, known or not, by whatever method, and whatever is wrong: the same answer."""
-    server = serve(guard=guard(USERS), routes=dict.fromkeys(["/", "/-/healthy", "/fail"], serve.unexpected))
-    wrong = [None, "", "Basic", "Bearer abc", "Basic %%%", basic("alice", ""), basic("alice", "x"), basic("bob", PASSWORD), basic("", "")]
+    server = serve(
+        guard=guard(USERS), routes=dict.fromkeys(["/", "/-/healthy", "/fail"], serve.unexpected)
+    )
+    wrong = [
+        None,
+        "",
+        "Basic",
+        "Bearer abc",
+        "Basic %%%",
+        basic("alice", ""),
+        basic("alice", "x"),
+        basic("bob", PASSWORD),
+        basic("", ""),
+    ]
     for header in wrong:
-        status, headers, body = ask(server, path, method, **({} if header is None else {"Authorization": header}))
+        status, headers, body = ask(
+            server, path, method, **({} if header is None else {"Authorization": header})
+        )
         assert (401, CHALLENGE) == (status, headers["WWW-Authenticate"])
         assert (b"" if method == "HEAD" else b"401 Unauthorized\n") == body
-        assert {"Date", "Content-Type", "Content-Length", "X-Content-Type-Options", "WWW-Authenticate", "Connection"} == set(headers)
+        assert {
+            "Date",
+            "Content-Type",
+            "Content-Length",
+            "X-Content-Type-Options",
+            "WWW-Authenticate",
+            "Connection",
+        } == set(headers)
 
     assert [] == serve.errors
 
 
-def test_with_the_right_password_everything_is_as_without(serve: Serve, guard: Callable[[str], AccessControl]) -> None:
+def test_with_the_right_password_everything_is_as_without(
+    serve: Serve, guard: Callable[[str], AccessControl]
+) -> None:
     """Answers, 404 and 405 come from the routes again; a user's second request does not cost bcrypt again."""
     server = serve(guard=guard(USERS))
     header = basic("alice", PASSWORD)
@@ -278,17 +355,27 @@ def test_with_the_right_password_everything_is_as_without(serve: Serve, guard: C
     ]
 
 
-def test_a_connection_that_was_authorized_is_asked_again(serve: Serve, guard: Callable[[str], AccessControl]) -> None:
+def test_a_connection_that_was_authorized_is_asked_again(
+    serve: Serve, guard: Callable[[str], AccessControl]
+) -> None:
     """Each request stands for itself: a proxy may put requests of many clients on one connection."""
     server = serve(guard=guard(USERS))
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
-        headers = [{"Authorization": basic("alice", PASSWORD)}, {}, {"Authorization": basic("alice", PASSWORD)}]
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
+    ) as connection:
+        headers = [
+            {"Authorization": basic("alice", PASSWORD)},
+            {},
+            {"Authorization": basic("alice", PASSWORD)},
+        ]
         statuses = [ask_on(connection, "/", "GET", None, **each)[0] for each in headers]
 
     assert [200, 401, 200] == statuses
 
 
-def test_passwords_by_bcrypt_do_not_queue_up(serve: Serve, guard: Callable[[str], AccessControl], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_by_bcrypt_do_not_queue_up(
+    serve: Serve, guard: Callable[[str], AccessControl], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four guesses at a time are looked at, one after the other; the next is told to come again, and who is known passes them all."""
     entered, leave, at_work = threading.Semaphore(0), threading.Event(), []
 
@@ -299,13 +386,19 @@ def test_passwords_by_bcrypt_do_not_queue_up(serve: Serve, guard: Callable[[str]
         return False
 
     right = bcrypt.checkpw
-    monkeypatch.setattr(bcrypt, "checkpw", lambda password, hashed: right(password, hashed) if password else check(password, hashed))
+    monkeypatch.setattr(
+        bcrypt,
+        "checkpw",
+        lambda password, hashed: right(password, hashed) if password else check(password, hashed),
+    )
     server = serve(guard=guard(USERS))
     assert 200 == ask(server, "/", Authorization=basic("alice", PASSWORD))[0]
     with ExitStack() as stack:
         guesses = [stack.enter_context(connect(server)) for _ in range(5)]
         for sock in guesses:
-            sock.sendall(f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: {basic('alice', '')}\r\n\r\n".encode())
+            sock.sendall(
+                f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: {basic('alice', '')}\r\n\r\n".encode()
+            )
         refused = first_answer(guesses)
         assert entered.acquire(timeout=GUARD_SECONDS)
         one_at_a_time = len(at_work)
@@ -355,11 +448,16 @@ def change(path: Path, text: str) -> None:
 
 
 def test_users_change_with_the_file(
-    serve: Serve, guard: Callable[[str], AccessControl], directory: Path, caplog: pytest.LogCaptureFixture
+    serve: Serve,
+    guard: Callable[[str], AccessControl],
+    directory: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Who is removed stays out from the next request on, on an open connection too, and who is new gets in."""
     server = serve(guard=guard(USERS))
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
+    ) as connection:
         assert 200 == ask_on(connection, "/", Authorization=basic("alice", PASSWORD))[0]
         change(directory / "web.yml", USERS.replace("alice", "bob"))
 
@@ -369,7 +467,11 @@ def test_users_change_with_the_file(
 
 
 def test_certificates_change_with_their_files(
-    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext, authority: trustme.CA, directory: Path
+    serve: Serve,
+    guard: Callable[[str], AccessControl],
+    client: ssl.SSLContext,
+    authority: trustme.CA,
+    directory: Path,
 ) -> None:
     """A renewed certificate is shown from the next connection on, and no restart is needed."""
     server = serve(guard=guard(TLS))
@@ -408,9 +510,14 @@ def test_a_change_that_makes_no_sense_leaves_all_as_it_was(  # noqa: PLR0917 - f
     session = requests.Session()
     session.trust_env = False  # where the environment names authorities, they would come first
     session.verify = str(directory / "ca.pem")
-    statuses = [session.get(server.url, auth=auth, timeout=GUARD_SECONDS).status_code for auth in (None, ("alice", PASSWORD))]
+    statuses = [
+        session.get(server.url, auth=auth, timeout=GUARD_SECONDS).status_code
+        for auth in (None, ("alice", PASSWORD))
+    ]
     change(directory / name, before)
-    statuses.append(session.get(server.url, auth=("alice", PASSWORD), timeout=GUARD_SECONDS).status_code)
+    statuses.append(
+        session.get(server.url, auth=("alice", PASSWORD), timeout=GUARD_SECONDS).status_code
+    )
     session.close()
 
     assert [401, 200, 200] == statuses
@@ -452,28 +559,42 @@ def test_a_file_that_goes_while_it_is_read_leaves_all_as_it_was(
 def test_the_exporter_is_guarded(guard: Callable[[str], AccessControl], directory: Path) -> None:
     """``web_config`` gives it TLS and passwords, on every path that it has."""
     guard(TLS + USERS)
-    with aiometrics.start_exporter(0, "127.0.0.1", web_config=directory / "web.yml", registry=None) as exporter:
+    with aiometrics.start_exporter(
+        0, "127.0.0.1", web_config=directory / "web.yml", registry=None
+    ) as exporter:
         assert exporter.url.startswith("https://127.0.0.1:")
         base = exporter.url.removesuffix("/metrics")
         verify = str(directory / "ca.pem")
         paths = ("/", "/metrics", "/-/healthy", "/nowhere")
-        denied = [requests.get(base + path, verify=verify, timeout=GUARD_SECONDS).status_code for path in paths]
+        denied = [
+            requests.get(base + path, verify=verify, timeout=GUARD_SECONDS).status_code
+            for path in paths
+        ]
         auth = ("alice", PASSWORD)
-        allowed = [requests.get(base + path, verify=verify, auth=auth, timeout=GUARD_SECONDS).status_code for path in paths]
+        allowed = [
+            requests.get(base + path, verify=verify, auth=auth, timeout=GUARD_SECONDS).status_code
+            for path in paths
+        ]
 
     assert [401] * 4 == denied
     assert [200, 200, 200, 404] == allowed
 
 
-def test_who_stands_by_knows_the_address_too(guard: Callable[[str], AccessControl], directory: Path) -> None:
+def test_who_stands_by_knows_the_address_too(
+    guard: Callable[[str], AccessControl], directory: Path
+) -> None:
     """Another process has the port, of the address that was asked for, and speaks TLS as this one would."""
     guard(TLS)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        options = resolve({"port": port, "addr": "localhost", "web_config": str(directory / "web.yml")}, {})
-        site = Endpoints(options, lambda: Snapshot(0), None, InternalErrors(), implementation="none")
+        options = resolve(
+            {"port": port, "addr": "localhost", "web_config": str(directory / "web.yml")}, {}
+        )
+        site = Endpoints(
+            options, lambda: Snapshot(0), None, InternalErrors(), implementation="none"
+        )
         assert not site.try_to_bind()
 
     assert f"https://localhost:{port}/metrics" == site.url

@@ -6,11 +6,11 @@ import pytest
 
 from aiometrics.http.negotiation import OPENMETRICS, TEXT, Format, accepts_gzip, choose_format
 
-PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
-#: As Prometheus 2.42 sends it, by default and with --enable-feature=native-histograms.
-PROMETHEUS_2 = (
-    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+PROTOBUF = (
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 )
+#: As Prometheus 2.42 sends it, by default and with --enable-feature=native-histograms.
+PROMETHEUS_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 PROMETHEUS_2_PROTOBUF = (
     f"{PROTOBUF},application/openmetrics-text;version=1.0.0;q=0.8,"
     "application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -26,7 +26,9 @@ PROMETHEUS_3_TEXT_FIRST = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.3"
 )
 #: Before OpenMetrics was at 1.0.0.
-PROMETHEUS_2_30 = "application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+PROMETHEUS_2_30 = (
+    "application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
@@ -86,7 +88,10 @@ def test_on_a_tie_openmetrics_must_be_named(accept: str, expected: Format) -> No
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
-        ("application/openmetrics-text;version=1.0.0;q=0.2,application/openmetrics-text,text/plain;q=0.5", TEXT),
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.2,application/openmetrics-text,text/plain;q=0.5",
+            TEXT,
+        ),
         ("application/openmetrics-text;q=0,*/*", TEXT),
         ("text/plain;q=0,*/*;q=0.1", OPENMETRICS),
         ("text/*;q=0.1,*/*", OPENMETRICS),
@@ -125,7 +130,9 @@ def test_what_cannot_be_satisfied_gets_text(accept: str | None) -> None:
 
 def test_a_malformed_element_does_not_spoil_the_rest() -> None:
     """An element that makes no sense is left out, and the others count."""
-    assert choose_format("text/plain;q=high,/;q=0.9,application/openmetrics-text;q=0.1") == OPENMETRICS
+    assert (
+        choose_format("text/plain;q=high,/;q=0.9,application/openmetrics-text;q=0.1") == OPENMETRICS
+    )
 
 
 @pytest.mark.parametrize(("before", "expected"), [(31, OPENMETRICS), (32, TEXT)])
@@ -138,7 +145,10 @@ def test_only_so_many_elements_are_looked_at(before: int, expected: Format) -> N
 def test_content_types() -> None:
     """Each format announces its media type, its version and its character set; OpenMetrics also how its names are escaped."""
     assert TEXT.content_type == "text/plain; version=0.0.4; charset=utf-8"
-    assert OPENMETRICS.content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+    assert (
+        OPENMETRICS.content_type
+        == "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+    )
 
 
 @pytest.mark.parametrize(

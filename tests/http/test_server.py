@@ -73,7 +73,10 @@ def test_a_route_answers(serve: Serve) -> None:
 )
 def test_a_route_sees_the_request(serve: Serve, target: str, expected: bytes) -> None:
     """Paths are decoded, queries are not, absolute targets are understood, repeated headers are joined."""
-    answer = exchange(serve(), f"GET {target} HTTP/1.1\r\nHost: a\r\nX-Test: 1\r\nx-test:2\r\nConnection: close\r\n\r\n".encode())
+    answer = exchange(
+        serve(),
+        f"GET {target} HTTP/1.1\r\nHost: a\r\nX-Test: 1\r\nx-test:2\r\nConnection: close\r\n\r\n".encode(),
+    )
 
     assert expected == answer.partition(b"\r\n\r\n")[2]
 
@@ -82,7 +85,10 @@ def test_head_gets_the_headers_of_get_and_no_body(serve: Serve) -> None:
     """HEAD says what GET would have brought, its length and compression included."""
     server = serve()
     _, get_headers, _ = ask(server, "/long", Accept_Encoding="gzip")
-    answer = exchange(server, b"HEAD /long HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n")
+    answer = exchange(
+        server,
+        b"HEAD /long HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n",
+    )
     head, _, body = answer.partition(b"\r\n\r\n")
 
     assert b"" == body
@@ -132,21 +138,36 @@ def test_short_bodies_are_not_compressed(serve: Serve) -> None:
 def test_a_route_that_raises_is_500_and_tells_nothing(serve: Serve) -> None:
     """The client learns that it failed, the callback why, and the next request is answered on the same connection."""
     server = serve()
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
+    ) as connection:
         status, headers, body = ask_on(connection, "/fail")
         next_status, _, _ = ask_on(connection, "/")
 
-    assert (500, b"500 Internal Server Error\n", "text/plain; charset=utf-8") == (status, body, headers["Content-Type"])
+    assert (500, b"500 Internal Server Error\n", "text/plain; charset=utf-8") == (
+        status,
+        body,
+        headers["Content-Type"],
+    )
     assert 200 == next_status
-    assert [("http", "secret of /srv/app//fail")] == [(probe, str(error)) for probe, error in serve.errors]
+    assert [("http", "secret of /srv/app//fail")] == [
+        (probe, str(error)) for probe, error in serve.errors
+    ]
 
 
 def test_a_route_with_an_impossible_answer_is_500(serve: Serve) -> None:
     """A status or a header that HTTP cannot carry counts as a failure of the route."""
-    server = serve(routes={"/": lambda _: Response(200, b"", headers=(("X-Name", "\u20ac"),)), "/status": lambda _: Response(42, b"")})
+    server = serve(
+        routes={
+            "/": lambda _: Response(200, b"", headers=(("X-Name", "\u20ac"),)),
+            "/status": lambda _: Response(42, b""),
+        }
+    )
 
     assert [500, 500] == [ask(server, path)[0] for path in ("/", "/status")]
-    assert ["UnicodeEncodeError", "ValueError"] == [type(error).__name__ for _, error in serve.errors]
+    assert ["UnicodeEncodeError", "ValueError"] == [
+        type(error).__name__ for _, error in serve.errors
+    ]
 
 
 def test_an_error_callback_that_raises_is_survived(serve: Serve) -> None:
@@ -185,7 +206,9 @@ def test_it_answers_while_the_loop_is_blocked(serve: Serve) -> None:
 def test_a_connection_serves_many_requests(serve: Serve) -> None:
     """Keep-alive is the rule, also after 404, 405 and a request body."""
     server = serve()
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
+    ) as connection:
         statuses = [
             ask_on(connection, "/nowhere")[0],
             ask_on(connection, "/", "POST", b"x" * MAX_BODY)[0],
@@ -213,13 +236,21 @@ def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
     ]
 
 
-def test_who_asks_without_end_is_answered_at_a_pace(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_asks_without_end_is_answered_at_a_pace(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between two answers on a connection there is a pause, before the first there is none."""
     pauses: list[float] = []
-    monkeypatch.setattr(http_connection, "time", SimpleNamespace(monotonic=lambda: 100.0, sleep=pauses.append))
+    monkeypatch.setattr(
+        http_connection, "time", SimpleNamespace(monotonic=lambda: 100.0, sleep=pauses.append)
+    )
     exchange(serve(), GET * 2 + b"GET / HTTP/1.0\r\n\r\n")
 
-    assert [0.0, pytest.approx(http_connection._PACE_SECONDS), pytest.approx(http_connection._PACE_SECONDS)] == pauses
+    assert [
+        0.0,
+        pytest.approx(http_connection._PACE_SECONDS),
+        pytest.approx(http_connection._PACE_SECONDS),
+    ] == pauses
 
 
 @pytest.mark.parametrize(
@@ -230,7 +261,9 @@ def test_who_asks_without_end_is_answered_at_a_pace(serve: Serve, monkeypatch: p
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: foo, Close\r\n\r\n", b"close"),
     ],
 )
-def test_the_client_says_whether_to_keep_the_connection(serve: Serve, request_head: bytes, expected: bytes) -> None:
+def test_the_client_says_whether_to_keep_the_connection(
+    serve: Serve, request_head: bytes, expected: bytes
+) -> None:
     """HTTP/1.0 closes unless asked not to, HTTP/1.1 keeps unless asked to close."""
     answer = exchange(serve(idle_timeout=0.05), request_head)
 
@@ -254,7 +287,11 @@ def test_a_connection_that_never_speaks_is_closed(serve: Serve) -> None:
 def test_a_slow_sender_is_cut(serve: Serve, body: bool) -> None:  # noqa: FBT001 - a table's column
     """The deadline is one for the whole request: a byte now and then, in the head or the body, does not move it."""
     server = serve(request_timeout=0.05)
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n" if body else b"GET / HTTP/1.1\r\nX: "
+    head = (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n"
+        if body
+        else b"GET / HTTP/1.1\r\nX: "
+    )
     with connect(server) as sock:
         sock.sendall(head)
         sent = 0
@@ -334,11 +371,23 @@ def test_clients_that_connect_early_are_served(serve: Serve) -> None:
         assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
 
 
-SILENT, SLOW, IDLE, REFUSED, DEAF = b"", b"GET / HT", GET, b"\0", b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n"
+SILENT, SLOW, IDLE, REFUSED, DEAF = (
+    b"",
+    b"GET / HT",
+    GET,
+    b"\0",
+    b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n",
+)
 
 
-@pytest.mark.parametrize("data", [SILENT, SLOW, IDLE, REFUSED, DEAF], ids=["silent", "slow to ask", "idle", "refused", "slow to read"])
-def test_who_keeps_us_waiting_longest_goes_first(serve: Serve, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [SILENT, SLOW, IDLE, REFUSED, DEAF],
+    ids=["silent", "slow to ask", "idle", "refused", "slow to read"],
+)
+def test_who_keeps_us_waiting_longest_goes_first(
+    serve: Serve, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where there is no room, the next client gets that of the one whose turn it has been for longest, whatever it should do."""
     monkeypatch.setattr(http_connection, "_TAKING_SECONDS", 0.0)
     server = serve(max_connections=2, request_timeout=GUARD_SECONDS, idle_timeout=GUARD_SECONDS)
@@ -358,7 +407,12 @@ def test_who_keeps_us_waiting_longest_goes_first(serve: Serve, data: bytes, monk
 def test_a_host_with_many_connections_drives_out_nobody_else(serve: Serve) -> None:
     """Whoever has most connections loses one, though another host has kept us waiting for longer."""
     server = serve(max_connections=3, request_timeout=GUARD_SECONDS)
-    with connect(server, source="127.0.0.2") as other, connect(server) as first, connect(server) as second, connect(server):
+    with (
+        connect(server, source="127.0.0.2") as other,
+        connect(server) as first,
+        connect(server) as second,
+        connect(server),
+    ):
         assert b"" == read_all(first)
         with connect(server):
             assert b"" == read_all(second)
@@ -366,7 +420,9 @@ def test_a_host_with_many_connections_drives_out_nobody_else(serve: Serve) -> No
             assert other.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_where_others_wait_for_room_nobody_is_answered_on_and_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_others_wait_for_room_nobody_is_answered_on_and_on(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client that has asked for many things at once gets one of them, if all places are taken, and then the next client has its turn."""
     monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
     stuck = Stuck()
@@ -386,7 +442,9 @@ def test_where_others_wait_for_room_nobody_is_answered_on_and_on(serve: Serve, m
         assert next_one.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_who_has_only_just_come_is_not_driven_out(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_only_just_come_is_not_driven_out(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client has a moment to ask before it counts as keeping us waiting, or the next one to come would always have its place."""
     monkeypatch.setattr(http_connection, "_ASKING_SECONDS", GUARD_SECONDS)
     monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", 0.0)
@@ -425,10 +483,14 @@ def test_no_thread_to_be_had_is_survived(serve: Serve, monkeypatch: pytest.Monke
         assert b"" == exchange(server, b"")
 
     assert 200 == ask(server, "/")[0]
-    assert [("http", "can't start new thread")] == [(probe, str(error)) for probe, error in serve.errors]
+    assert [("http", "can't start new thread")] == [
+        (probe, str(error)) for probe, error in serve.errors
+    ]
 
 
-def test_no_file_descriptor_to_be_had_is_survived(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_descriptor_to_be_had_is_survived(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the process is out of descriptors the error is reported, and the client is served once there is one again."""
     monkeypatch.setattr(server_module, "_ACCEPT_PAUSE_SECONDS", 0.01)
     server = serve()
@@ -447,7 +509,9 @@ def test_no_file_descriptor_to_be_had_is_survived(serve: Serve, monkeypatch: pyt
         answer = read_all(sock)
 
     assert "HTTP/1.1 200 OK" == status_line(answer)
-    assert {("http", errno.EMFILE)} == {(probe, getattr(error, "errno", None)) for probe, error in serve.errors}
+    assert {("http", errno.EMFILE)} == {
+        (probe, getattr(error, "errno", None)) for probe, error in serve.errors
+    }
 
 
 # Malformed requests
@@ -462,7 +526,9 @@ HOST = b"Host: a\r\n"
         pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n", 400, id="SSH"),
         pytest.param(b"\0", 400, id="zero byte"),
         pytest.param(b"GET /\r\n\r\n", 400, id="HTTP/0.9"),
-        pytest.param(b"GET / HTTP/1.1\n" + HOST + b"\r\n", 400, id="no host before a bare line feed"),
+        pytest.param(
+            b"GET / HTTP/1.1\n" + HOST + b"\r\n", 400, id="no host before a bare line feed"
+        ),
         pytest.param(b"GET  / HTTP/1.1\r\n" + HOST + b"\r\n", 400, id="two spaces"),
         pytest.param(b"GET /\xe9 HTTP/1.1\r\n" + HOST + b"\r\n", 400, id="non-ASCII target"),
         pytest.param(b"G@T / HTTP/1.1\r\n" + HOST + b"\r\n", 400, id="method is no token"),
@@ -471,25 +537,73 @@ HOST = b"Host: a\r\n"
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, id="HTTP/2"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no Host"),
         pytest.param(b"GET / HTTP/1.1\r\n" + HOST * 2 + b"\r\n", 400, id="two Hosts"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X : 1\r\n\r\n", 400, id="space before the colon"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"X : 1\r\n\r\n", 400, id="space before the colon"
+        ),
         pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X: 1\r\n 2\r\n\r\n", 400, id="folded header"),
         pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X\r\n\r\n", 400, id="no colon"),
         pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b": 1\r\n\r\n", 400, id="no name"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n", 400, id="zero byte in a header"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n", 400, id="carriage return in a header"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X: a\nb\r\n\r\n", 400, id="line feed in a header"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n", 400, id="negative length"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: 1_0\r\n\r\n", 400, id="length that only Python reads"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n", 400, id="two lengths"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % (MAX_BODY + 1), 413, id="body too long"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: " + b"9" * 4000 + b"\r\n\r\n", 400, id="length too long"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 411, id="chunked body"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nExpect: 100-continue\r\n\r\n", 417, id="expectation"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n", 400, id="zero byte in a header"
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n", 400, id="carriage return in a header"
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"X: a\nb\r\n\r\n", 400, id="line feed in a header"
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n", 400, id="negative length"
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: 1_0\r\n\r\n",
+            400,
+            id="length that only Python reads",
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n",
+            400,
+            id="two lengths",
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % (MAX_BODY + 1),
+            413,
+            id="body too long",
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: " + b"9" * 4000 + b"\r\n\r\n",
+            400,
+            id="length too long",
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n"
+            + HOST
+            + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            411,
+            id="chunked body",
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nExpect: 100-continue\r\n\r\n",
+            417,
+            id="expectation",
+        ),
         pytest.param(b"GET /" + b"x" * MAX_REQUEST_LINE, 414, id="endless request line"),
-        pytest.param(b"GET /" + b"x" * MAX_REQUEST_LINE + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414, id="long request line"),
+        pytest.param(
+            b"GET /" + b"x" * MAX_REQUEST_LINE + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+            414,
+            id="long request line",
+        ),
         pytest.param(b"GET / HTTP/1.1\r\nX: " + b"x" * MAX_HEAD, 431, id="endless header"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 65536 + b"\r\n\r\n", 431, id="long header"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X: 1\r\n" * MAX_HEADERS + b"\r\n", 431, id="many headers"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 65536 + b"\r\n\r\n",
+            431,
+            id="long header",
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n" + HOST + b"X: 1\r\n" * MAX_HEADERS + b"\r\n",
+            431,
+            id="many headers",
+        ),
     ],
 )
 def test_a_malformed_request_is_refused_at_once(serve: Serve, data: bytes, expected: int) -> None:
@@ -531,7 +645,9 @@ def test_an_error_reaches_a_client_that_is_still_sending(serve: Serve) -> None:
     """The rest of a refused request is read and dropped: a reset would destroy the answer on its way."""
     server = serve()
     with connect(server) as sock:
-        sock.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + bytes(200_000))
+        sock.sendall(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + bytes(200_000)
+        )
         answer = read_all_but_linger(sock)
 
     assert "413" == status_line(answer).split()[1]
@@ -555,9 +671,14 @@ def test_a_taken_port_is_an_error_that_names_the_fix(serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     ("addr", "kind", "number"),
-    [("192.0.2.1", OSError, errno.EADDRNOTAVAIL), ("300.1.1.1.", socket.gaierror, socket.EAI_NONAME)],
+    [
+        ("192.0.2.1", OSError, errno.EADDRNOTAVAIL),
+        ("300.1.1.1.", socket.gaierror, socket.EAI_NONAME),
+    ],
 )
-def test_a_bad_address_is_an_error_that_names_the_fix(serve: Serve, addr: str, kind: type[OSError], number: int) -> None:
+def test_a_bad_address_is_an_error_that_names_the_fix(
+    serve: Serve, addr: str, kind: type[OSError], number: int
+) -> None:
     """An address that is not this machine's, or none at all, is quoted together with the addresses that work."""
     with pytest.raises(kind, match=f"of '{addr}'.*Give an address of this machine") as caught:
         serve(addr=addr)
@@ -581,7 +702,9 @@ def test_the_url_can_be_opened(serve: Serve, addr: str, family: int, url: str) -
         pytest.skip("no IPv6 on this machine")
     server = serve(addr)
     host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
-    with closing(http.client.HTTPConnection(host, server.port, timeout=GUARD_SECONDS)) as connection:
+    with closing(
+        http.client.HTTPConnection(host, server.port, timeout=GUARD_SECONDS)
+    ) as connection:
         status, _, _ = ask_on(connection, "/")
 
     assert url.format(server.port) == server.url
@@ -601,7 +724,12 @@ def ipv6() -> bool:
 def test_close_does_not_wait_for_connections(serve: Serve) -> None:
     """Clients that idle, dawdle or do not read are cut; every thread ends and the port is free at once."""
     server = serve(request_timeout=GUARD_SECONDS, idle_timeout=GUARD_SECONDS)
-    with connect(server) as silent, connect(server) as idle, connect(server) as slow, connect(server) as deaf:
+    with (
+        connect(server) as silent,
+        connect(server) as idle,
+        connect(server) as slow,
+        connect(server) as deaf,
+    ):
         idle.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         slow.sendall(b"GET / HTTP/1.1\r\nX: ")
         deaf.sendall(b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -625,7 +753,9 @@ def test_close_can_be_repeated(serve: Serve) -> None:
     assert port == server.port
 
 
-def test_close_does_not_wait_forever_for_a_route(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_does_not_wait_forever_for_a_route(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A route that is stuck cannot hold up the application's shutdown."""
     monkeypatch.setattr(server_module, "_JOIN_SECONDS", 0.0)
     monkeypatch.setattr(http_crowd, "_JOIN_SECONDS", 0.0)
@@ -667,18 +797,24 @@ def test_a_route_may_close_the_server(serve: Serve) -> None:
 def test_threads_are_daemons_with_names(serve: Serve) -> None:
     """The server never keeps a process alive, and its threads say whose they are."""
     server = serve()
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
+    ) as connection:
         ask_on(connection, "/")
         threads = http_threads()
 
-    assert [("aiometrics-http", True), ("aiometrics-http-client", True)] == sorted((thread.name, thread.daemon) for thread in threads)
+    assert [("aiometrics-http", True), ("aiometrics-http-client", True)] == sorted(
+        (thread.name, thread.daemon) for thread in threads
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_lets_go(serve: Serve) -> None:
     """Closing in a child, where the threads are not, returns; the parent's connections and port are not touched by it."""
     server = serve()
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
+    ) as connection:
         assert 200 == ask_on(connection, "/")[0]
         status = in_forked_child(server.close)
         assert 200 == ask_on(connection, "/")[0]
@@ -690,7 +826,9 @@ def test_a_forked_child_lets_go(serve: Serve) -> None:
 def in_forked_child(function: Callable[[], None]) -> int:
     """The wait status of a child that calls ``function`` and is killed if it hangs."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the parent has threads; that is the case
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the parent has threads; that is the case
         pid = os.fork()
     if pid == 0:
         signal.alarm(int(GUARD_SECONDS))

@@ -89,7 +89,10 @@ def test_every_file_is_stamped(directory: Path) -> None:
     path.write_text(f"{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: ca.pem\n")
     load(path, stamps)
 
-    expected = {directory / name: stamp(directory / name) for name in ("web.yml", "cert.pem", "key.pem", "ca.pem")}
+    expected = {
+        directory / name: stamp(directory / name)
+        for name in ("web.yml", "cert.pem", "key.pem", "ca.pem")
+    }
     assert expected == stamps
     assert None not in stamps.values()
     assert stamp(directory / "nothing") is None
@@ -103,39 +106,93 @@ NAMES = "must be a mapping of names, quoted if they look like numbers"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "asks for nothing: give it tls_server_config or basic_auth_users, or start without it"),
+        (
+            "",
+            "asks for nothing: give it tls_server_config or basic_auth_users, or start without it",
+        ),
         ("hello", NAMES),
         ("[1]", NAMES),
         ("a: [", "line 1 is no YAML: expected the node content, but found '<stream end>'"),
         ("a: b: c", "line 1 is no YAML: mapping values are not allowed here"),
         ("a: \0", "is no YAML: write it as UTF-8 text, 'key: value' line by line"),
         ("[" * 1000, "is no YAML: write it as UTF-8 text, 'key: value' line by line"),
-        ("tls: {}", "has 'tls', which is not supported here: remove it; supported are tls_server_config, basic_auth_users"),
+        (
+            "tls: {}",
+            "has 'tls', which is not supported here: remove it; supported are tls_server_config, basic_auth_users",
+        ),
         ("tls_server_config:", f"tls_server_config {NAMES}"),
-        ("tls_server_config: {cert: x}", "tls_server_config has 'cert', which is not supported here: remove it; supported are cert_file, "),
+        (
+            "tls_server_config: {cert: x}",
+            "tls_server_config has 'cert', which is not supported here: remove it; supported are cert_file, ",
+        ),
         ("tls_server_config: {}", "tls_server_config.cert_file must name a file, not None"),
-        ("tls_server_config: {cert_file: 5}", "tls_server_config.cert_file must name a file, not 5"),
-        ("tls_server_config: {cert_file: cert.pem}", "tls_server_config.key_file must name a file, not None"),
-        ("tls_server_config: {cert_file: none.pem}", "none.pem' cannot be read (No such file or directory): check the path and who may"),
+        (
+            "tls_server_config: {cert_file: 5}",
+            "tls_server_config.cert_file must name a file, not 5",
+        ),
+        (
+            "tls_server_config: {cert_file: cert.pem}",
+            "tls_server_config.key_file must name a file, not None",
+        ),
+        (
+            "tls_server_config: {cert_file: none.pem}",
+            "none.pem' cannot be read (No such file or directory): check the path and who may",
+        ),
         ("tls_server_config: {cert_file: ..}", "cannot be read (Is a directory)"),
-        ("tls_server_config: {cert_file: cert.pem, key_file: other.pem}", "which are no pair (KEY_VALUES_MISMATCH): give a cert"),
-        ("tls_server_config: {cert_file: text.pem, key_file: key.pem}", "which are no pair (not PEM): give a cert"),
-        (f"{TLS}  min_version: TLS11", "tls_server_config.min_version must be one of TLS12, TLS13, not 'TLS11'"),
-        (f"{TLS}  min_version: [TLS12]", "tls_server_config.min_version must be one of TLS12, TLS13, not ['TLS12']"),
-        (f"{TLS}  min_version: TLS13\n  max_version: TLS12", "tls_server_config.min_version must not be above max_version"),
-        (f"{TLS}  client_auth_type: RequireAnyClientCert", "tls_server_config.client_auth_type must be one of NoClientCert, Verify"),
-        (f"{TLS}  client_auth_type: RequireAndVerifyClientCert", "tls_server_config.client_ca_file must name a file, not None"),
-        (f"{TLS}  client_ca_file: ca.pem", f"tls_server_config.client_auth_type {CLIENTS} client_ca_file to have any effect"),
-        (f"{TLS}  client_allowed_sans: [a]", f"tls_server_config.client_auth_type {CLIENTS} client_allowed_sans to have any effect"),
-        (f"{TLS}  client_allowed_sans: a", "tls_server_config.client_allowed_sans must be a list of names, not 'a'"),
+        (
+            "tls_server_config: {cert_file: cert.pem, key_file: other.pem}",
+            "which are no pair (KEY_VALUES_MISMATCH): give a cert",
+        ),
+        (
+            "tls_server_config: {cert_file: text.pem, key_file: key.pem}",
+            "which are no pair (not PEM): give a cert",
+        ),
+        (
+            f"{TLS}  min_version: TLS11",
+            "tls_server_config.min_version must be one of TLS12, TLS13, not 'TLS11'",
+        ),
+        (
+            f"{TLS}  min_version: [TLS12]",
+            "tls_server_config.min_version must be one of TLS12, TLS13, not ['TLS12']",
+        ),
+        (
+            f"{TLS}  min_version: TLS13\n  max_version: TLS12",
+            "tls_server_config.min_version must not be above max_version",
+        ),
+        (
+            f"{TLS}  client_auth_type: RequireAnyClientCert",
+            "tls_server_config.client_auth_type must be one of NoClientCert, Verify",
+        ),
+        (
+            f"{TLS}  client_auth_type: RequireAndVerifyClientCert",
+            "tls_server_config.client_ca_file must name a file, not None",
+        ),
+        (
+            f"{TLS}  client_ca_file: ca.pem",
+            f"tls_server_config.client_auth_type {CLIENTS} client_ca_file to have any effect",
+        ),
+        (
+            f"{TLS}  client_allowed_sans: [a]",
+            f"tls_server_config.client_auth_type {CLIENTS} client_allowed_sans to have any effect",
+        ),
+        (
+            f"{TLS}  client_allowed_sans: a",
+            "tls_server_config.client_allowed_sans must be a list of names, not 'a'",
+        ),
         (
             f"{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: text.pem",
             "text.pem' is no PEM file of certificates (NO_CERTIFICATE_OR_CRL_FOUND)",
         ),
         ("basic_auth_users:", f"basic_auth_users {NAMES}"),
-        ("basic_auth_users: {}", "basic_auth_users must name a user, or be left out if everybody may come in"),
+        (
+            "basic_auth_users: {}",
+            "basic_auth_users must name a user, or be left out if everybody may come in",
+        ),
         (f"basic_auth_users: {{5: {ALICE}}}", f"basic_auth_users {NAMES}"),
-        (f"basic_auth_users: {{'a:b': {ALICE}}}", "basic_auth_users has user 'a:b': HTTP allows no colon in a user's name"),
+        (
+            f"basic_auth_users: {{'a:b': {ALICE}}}",
+            "basic_auth_users has user 'a:b': HTTP allows no colon in a user's name",
+        ),
         ("basic_auth_users: {bob: 5}", f"basic_auth_users.bob {HASH}"),
     ],
 )
@@ -149,7 +206,15 @@ def test_what_makes_no_sense_is_refused(directory: Path, text: str, message: str
 
 
 @pytest.mark.parametrize(
-    "hashed", ["hunter2", "$2y$04$hunter2", ALICE.replace("04", "17"), ALICE.replace("04", "03"), ALICE[:-1], f"{ALICE}x"]
+    "hashed",
+    [
+        "hunter2",
+        "$2y$04$hunter2",
+        ALICE.replace("04", "17"),
+        ALICE.replace("04", "03"),
+        ALICE[:-1],
+        f"{ALICE}x",
+    ],
 )
 def test_what_may_be_a_password_is_not_repeated(directory: Path, hashed: str) -> None:
     """Whoever put a password where its hash belongs learns so, and does not find it in the log."""
@@ -182,10 +247,14 @@ def test_a_key_that_is_encrypted_is_refused(directory: Path, authority: trustme.
 
 
 @pytest.mark.parametrize(("package", "name"), [("yaml", "PyYAML"), ("bcrypt", "bcrypt")])
-def test_a_missing_package_names_the_extra(tmp_path: Path, package: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_the_extra(
+    tmp_path: Path, package: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is not installed is said with the command that installs it."""
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModuleNotFoundError, match=rf'needs {name}: pip install "aiometrics-exporter\[web\]"') as caught:
+    with pytest.raises(
+        ModuleNotFoundError, match=rf'needs {name}: pip install "aiometrics-exporter\[web\]"'
+    ) as caught:
         read(tmp_path, f"basic_auth_users: {{alice: {ALICE}}}")
 
     assert package == caught.value.name
@@ -197,7 +266,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "web.yml", {})
 
 
-def test_a_relative_path_is_made_absolute_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_made_absolute_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A service that changes its directory later reads the same file again; links are not followed before that."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "web.yml").symlink_to("data.yml")
@@ -256,5 +327,7 @@ def test_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
         ("nobody", b"x" * 72, False),
         ("", b"", False),
     ]
-    assert [accepted for *_, accepted in asked] == [passwords.accept(Credentials(user, password)) for user, password, _ in asked]
+    assert [accepted for *_, accepted in asked] == [
+        passwords.accept(Credentials(user, password)) for user, password, _ in asked
+    ]
     assert [*[ALICE.encode()] * 4, *[long] * 4] == checked

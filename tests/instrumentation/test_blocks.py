@@ -43,7 +43,11 @@ class Scene:
     @property
     def samples(self) -> dict[str, int]:
         """Samples by place."""
-        return {place: count for slot in self._made.slots() for place, count in slot.loop_stats.block_samples.items()}
+        return {
+            place: count
+            for slot in self._made.slots()
+            for place, count in slot.loop_stats.block_samples.items()
+        }
 
 
 class Noticed(Watchdog):
@@ -138,13 +142,24 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
-def watch(block: Block, implementation: str, run: Callable[[Any], None], **options: float) -> dict[str, int]:
+def watch(
+    block: Block, implementation: str, run: Callable[[Any], None], **options: float
+) -> dict[str, int]:
     """Samples by place of a program that blocks until it was seen."""
     interval = options.pop("interval", 0.005)
-    with every_loop(implementation, **options) as made, HTTPServer(("127.0.0.1", 0), Slow) as server:
+    with (
+        every_loop(implementation, **options) as made,
+        HTTPServer(("127.0.0.1", 0), Slow) as server,
+    ):
         scene = Scene(made)
         Slow.scene, scene.url = scene, f"http://127.0.0.1:{server.server_port}"
-        dog = Noticed(made.slots, made.places, made.internal_errors, threshold_ns=made.options.blocking_threshold_ns, interval=interval)
+        dog = Noticed(
+            made.slots,
+            made.places,
+            made.internal_errors,
+            threshold_ns=made.options.blocking_threshold_ns,
+            interval=interval,
+        )
         dog.scene, dog.name = scene, block.__name__
         dog.start()
 
@@ -174,6 +189,8 @@ def test_the_line_that_blocks_is_named(implementation: str, block: Block) -> Non
     line = block.__code__.co_firstlineno + 2
     path = f"{__name__.replace('.', '/')}.py"
     lines = (line, line + 1) if block is computes else (line,)
-    named = {place for place in samples if place != UNKNOWN and not place.endswith("watch.<locals>.main")}
+    named = {
+        place for place in samples if place != UNKNOWN and not place.endswith("watch.<locals>.main")
+    }
     assert named, samples
     assert named <= {f"{path}:{line} {block.__name__}{BLOCKS[block]}" for line in lines}, samples

@@ -12,7 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
 
-pytestmark = pytest.mark.skipif(not SUPPORTED or not hasattr(os, "fork"), reason="this system cannot fork, or has no flock()")
+pytestmark = pytest.mark.skipif(
+    not SUPPORTED or not hasattr(os, "fork"), reason="this system cannot fork, or has no flock()"
+)
 
 #: What the programs have in common. They end with the page of the whole service, as the parent serves it.
 BEGIN = """
@@ -44,16 +46,29 @@ def end(exporter):
 def run(directory: Path, program: str, *, implementation: str = "") -> dict[tuple[str, ...], float]:
     """The samples that the program prints, by name and labels."""
     environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "1" if implementation == "python" else ""}
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGIN + program, str(directory)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-c",
+        BEGIN + program,
+        str(directory),
+    ]
     return printed(command, environ)
 
 
 def printed(command: list[str], environ: dict[str, str]) -> dict[tuple[str, ...], float]:
     """The samples that a program prints that ends well, and has nothing to complain about but that tests have their files on a disk."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environ, timeout=120)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environ, timeout=120
+    )
     complaints = [line for line in done.stderr.splitlines() if "Use one in memory" not in line]
     assert (0, []) == (done.returncode, complaints)
-    return {(sample.name, *sample.labels.values()): sample.value for family in parse(done.stdout) for sample in family.samples}
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in parse(done.stdout)
+        for sample in family.samples
+    }
 
 
 PRELOADED = """
@@ -76,7 +91,9 @@ def test_workers_of_a_preloaded_service_are_traced(tmp_path: Path, implementatio
     """The exporter was started before the fork: each child goes on by itself, its threads begin with its loop, the parent shows all."""
     found = run(tmp_path / "shared", PRELOADED, implementation=implementation)
     assert 30 == found["asyncio_tasks_created_total", "__main__.works"]
-    assert {0} == {value for (name, *_), value in found.items() if name == "asyncio_loop_process_id"}
+    assert {0} == {
+        value for (name, *_), value in found.items() if name == "asyncio_loop_process_id"
+    }
 
 
 IN_A_TASK = """
@@ -111,7 +128,9 @@ def test_a_task_that_forks_goes_on_in_both(tmp_path: Path, implementation: str) 
     assert 5 + 1 + 7 == found["asyncio_tasks_created_total", "__main__.works"]
     assert 0 == found["asyncio_tasks", "__main__.works"]
     done = sum(
-        value for (name, *labels), value in found.items() if (name, *labels[:1]) == ("asyncio_task_wall_seconds_count", "__main__.works")
+        value
+        for (name, *labels), value in found.items()
+        if (name, *labels[:1]) == ("asyncio_task_wall_seconds_count", "__main__.works")
     )
     assert 5 + 1 + 7 == done
 
@@ -148,7 +167,9 @@ end(exporter)
 """
 
 
-def test_a_child_writes_nothing_to_the_pages_of_its_parent(tmp_path: Path, implementation: str) -> None:
+def test_a_child_writes_nothing_to_the_pages_of_its_parent(
+    tmp_path: Path, implementation: str
+) -> None:
     """Not a byte: neither by the tasks it inherited, nor by collections, nor when its exporter is refreshed or stopped."""
     run(tmp_path / "shared", UNWRITTEN, implementation=implementation)
 
@@ -273,7 +294,11 @@ def test_a_spawned_process_is_traced_if_it_says_so(tmp_path: Path) -> None:
     program = tmp_path / "spawned.py"
     program.write_text(SPAWNED, encoding="utf-8")
     found = printed([sys.executable, str(program), str(tmp_path / "shared")], dict(os.environ))
-    works = [value for (name, *labels), value in found.items() if name == "asyncio_tasks_created_total" and labels[0].endswith("works")]
+    works = [
+        value
+        for (name, *labels), value in found.items()
+        if name == "asyncio_tasks_created_total" and labels[0].endswith("works")
+    ]
     assert 2 == sum(works)
 
 
@@ -349,7 +374,10 @@ os.write(write, b"x")
 
 def test_a_child_does_not_keep_a_port_that_was_being_bound() -> None:
     """When its parent lets go of it, it is free for the others."""
-    assert {} == printed([sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGIN + IN_BETWEEN + PORT], dict(os.environ))
+    assert {} == printed(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGIN + IN_BETWEEN + PORT],
+        dict(os.environ),
+    )
 
 
 SLOT = """

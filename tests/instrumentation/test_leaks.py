@@ -225,7 +225,9 @@ def alive(kind: type) -> str:
     objects = gc.get_objects()
     shared = (None, waits, returns.__code__, kind, asyncio.Task, asyncio.CancelledError)
     # Before None was immortal, each frame that is alive held some.
-    counts = [sys.getrefcount(each) for each in (shared if sys.version_info >= (3, 12) else shared[1:])]
+    counts = [
+        sys.getrefcount(each) for each in (shared if sys.version_info >= (3, 12) else shared[1:])
+    ]
     return f"{sum(type(obj) is kind for obj in objects)} wrappers, {len(objects)} objects, references {counts}"
 
 

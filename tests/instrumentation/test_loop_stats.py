@@ -79,7 +79,9 @@ def test_the_collector_calls_nobody_once_tracing_is_over(implementation: str) ->
     assert before == gc.callbacks
 
 
-def test_an_error_while_a_collection_is_timed_switches_that_off(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_while_a_collection_is_timed_switches_that_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """It is logged and counted once, and the rest goes on."""
 
     class Fails(ManualClock):
@@ -170,7 +172,9 @@ def burn(until_ns: int) -> None:
 
 @LINUX
 @LOOPS
-def test_cpu_time_is_that_of_the_thread_since_the_loop_was_seen(implementation: str, make: Callable[[], Any]) -> None:
+def test_cpu_time_is_that_of_the_thread_since_the_loop_was_seen(
+    implementation: str, make: Callable[[], Any]
+) -> None:
     """No more than the thread had meanwhile, and no less than was used before the first reading and after the last."""
     with every_loop(implementation) as made:
 
@@ -205,12 +209,17 @@ def test_the_time_of_threads_never_falls(implementation: str) -> None:
             thread.join()
             totals.append(only(made.snapshot()).thread_cpu_ns or 0)
     assert sorted(totals) == totals
-    assert all(later - earlier >= 2 * MS for earlier, later in zip(totals[0::2], totals[1::2], strict=False))
+    assert all(
+        later - earlier >= 2 * MS
+        for earlier, later in zip(totals[0::2], totals[1::2], strict=False)
+    )
 
 
 @LINUX
 @LOOPS
-def test_the_thread_is_that_which_runs_the_loop(implementation: str, make: Callable[[], Any]) -> None:
+def test_the_thread_is_that_which_runs_the_loop(
+    implementation: str, make: Callable[[], Any]
+) -> None:
     """Also if the first task was created elsewhere; of uvloop it is known from the first collection or block on."""
     idents: list[int | None] = []
 
@@ -248,7 +257,9 @@ def fail() -> None:
 
 
 @LOOPS
-def test_calls_of_the_exception_handler_are_counted(implementation: str, make: Callable[[], Any]) -> None:
+def test_calls_of_the_exception_handler_are_counted(
+    implementation: str, make: Callable[[], Any]
+) -> None:
     """Whichever the application sets and whenever, it is called as ever, and is what it reads back."""
     heard: list[tuple[Any, dict[str, Any]]] = []
 
@@ -267,7 +278,9 @@ def test_calls_of_the_exception_handler_are_counted(implementation: str, make: C
         running.call_exception_handler(mine)
         assert [running] * 3 == [found for found, _ in heard]
         assert mine is heard[-1][1]
-        assert [ZeroDivisionError, ZeroDivisionError, type(None)] == [type(context.get("exception")) for _, context in heard]
+        assert [ZeroDivisionError, ZeroDivisionError, type(None)] == [
+            type(context.get("exception")) for _, context in heard
+        ]
         running.set_exception_handler(None)
         assert running.get_exception_handler() is None
 
@@ -294,11 +307,15 @@ def test_an_exception_of_a_task_that_nobody_retrieves_counts(
     with every_loop(implementation) as made, asyncio.Runner(loop_factory=make) as runner:
         runner.run(main())
         assert 1 == only(made.snapshot()).unhandled_exceptions
-    assert ["Task exception was never retrieved"] == [record.getMessage().partition("\n")[0] for record in caplog.records]
+    assert ["Task exception was never retrieved"] == [
+        record.getMessage().partition("\n")[0] for record in caplog.records
+    ]
 
 
 @pytest.mark.parametrize("asks_parent", [True, False])
-def test_a_loop_of_the_applications_that_overrides_the_method_is_counted_once(implementation: str, *, asks_parent: bool) -> None:
+def test_a_loop_of_the_applications_that_overrides_the_method_is_counted_once(
+    implementation: str, *, asks_parent: bool
+) -> None:
     """Whether it calls the original or not."""
     called: list[str] = []
 
@@ -355,7 +372,9 @@ def test_the_method_is_put_back(implementation: str, make: Callable[[], Any]) ->
 
 
 @LOOPS
-def test_threads_and_queue_of_the_default_executor(implementation: str, make: Callable[[], Any]) -> None:
+def test_threads_and_queue_of_the_default_executor(
+    implementation: str, make: Callable[[], Any]
+) -> None:
     """None before it is used; then threads that were started, and calls that wait for one."""
     started, released = threading.Event(), threading.Event()
     states: list[tuple[int | None, int | None]] = []
@@ -391,7 +410,10 @@ def test_an_executor_that_is_made_by_itself_is_found_too(implementation: str) ->
 
     async def main() -> None:
         await asyncio.to_thread(int)
-        assert (1, 0) == (only(made.snapshot()).executor_threads, only(made.snapshot()).executor_queue_items)
+        assert (1, 0) == (
+            only(made.snapshot()).executor_threads,
+            only(made.snapshot()).executor_queue_items,
+        )
 
     with every_loop(implementation) as made, asyncio.Runner(loop_factory=uvloop_loop) as runner:
         runner.run(main())
@@ -435,7 +457,10 @@ def test_rows_of_vitals() -> None:
         executor_queue_items=5,
         block_samples={"shop.py:1 f": 6, "shop.py:2 g > re.match": 7},
     )
-    found = {metric.name: dict(rows) for metric, rows in families(Snapshot(0, loops=(full, loop("Idle"))), FACTS)}
+    found = {
+        metric.name: dict(rows)
+        for metric, rows in families(Snapshot(0, loops=(full, loop("Idle"))), FACTS)
+    }
     none = {("Idle", str(generation)): 0.0 for generation in range(3)}
     assert [
         {("Main",): 1.5},

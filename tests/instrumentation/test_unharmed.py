@@ -62,14 +62,19 @@ def without_recorder(notes: Notes) -> Notes:
 def frames(error: BaseException) -> list[str]:
     """The functions that a traceback names, but for the recorder in Python, which cannot help to be among them."""
     found = traceback.extract_tb(error.__traceback__)
-    return [f" {frame.name}" for frame in found if not frame.filename.endswith("recorder/traced.py")]
+    return [
+        f" {frame.name}" for frame in found if not frame.filename.endswith("recorder/traced.py")
+    ]
 
 
 def observe(function: Scenario, tracing: AbstractContextManager[Any], *, debug: bool) -> Notes:
     """Everything that can be noticed of one run."""
     notes: Notes = []
     logger, listener = logging.getLogger("asyncio"), Listener(notes)
-    hook, sys.unraisablehook = sys.unraisablehook, lambda what: notes.append(f"unraisable: {what.exc_value!r}")
+    hook, sys.unraisablehook = (
+        sys.unraisablehook,
+        lambda what: notes.append(f"unraisable: {what.exc_value!r}"),
+    )
     logger.addHandler(listener)
     try:
         with warnings.catch_warnings(record=True) as caught, tracing:
@@ -163,7 +168,11 @@ async def cancellation(notes: Notes) -> None:
     async def obedient() -> None:
         await asyncio.sleep(60)
 
-    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stubborn()), asyncio.create_task(obedient()), asyncio.create_task(obedient())]
+    tasks: list[asyncio.Task[Any]] = [
+        asyncio.create_task(stubborn()),
+        asyncio.create_task(obedient()),
+        asyncio.create_task(obedient()),
+    ]
     await asyncio.sleep(0)
     fresh = asyncio.create_task(obedient())
     notes.extend(task.cancel(f"because {number}") for number, task in enumerate([*tasks, fresh]))
@@ -203,14 +212,24 @@ async def errors(notes: Notes) -> None:
         try:
             await task
         except Exception as error:  # noqa: BLE001 - all of it is compared
-            notes.append((type(error), error.args, frames(error), type(error.__cause__), error is task.exception()))
+            notes.append(
+                (
+                    type(error),
+                    error.args,
+                    frames(error),
+                    type(error.__cause__),
+                    error is task.exception(),
+                )
+            )
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(outer())
             group.create_task(asyncio.sleep(60))
     except* ValueError as found:
         notes.append([(type(error), frames(error)) for error in found.exceptions])
-    notes.append(await asyncio.gather(asyncio.sleep(0, 7), asyncio.create_task(asyncio.sleep(0, 8))))
+    notes.append(
+        await asyncio.gather(asyncio.sleep(0, 7), asyncio.create_task(asyncio.sleep(0, 8)))
+    )
 
 
 @scenario
@@ -237,7 +256,11 @@ async def context_variables(notes: Notes) -> None:
 
     given = contextvars.copy_context()
     variable.set(10)
-    notes.append(await asyncio.gather(asyncio.create_task(changes(1)), asyncio.create_task(changes(2), context=given)))
+    notes.append(
+        await asyncio.gather(
+            asyncio.create_task(changes(1)), asyncio.create_task(changes(2), context=given)
+        )
+    )
     notes.append((variable.get(), given[variable]))
 
 
@@ -260,12 +283,33 @@ async def what_tasks_say_of_themselves(notes: Notes) -> None:
         return (
             stable(repr(task)),
             stable(repr(coro)),
-            [frame.f_code.co_name for frame in task.get_stack() if frame.f_code.co_filename == __file__],
+            [
+                frame.f_code.co_name
+                for frame in task.get_stack()
+                if frame.f_code.co_filename == __file__
+            ],
             inspect.getcoroutinestate(coro),
             sorted(inspect.getcoroutinelocals(coro)),
-            (asyncio.iscoroutine(coro), inspect.iscoroutine(coro), inspect.isawaitable(coro), isinstance(coro, types.CoroutineType)),
-            (coro.__name__, coro.__qualname__, coro.cr_code.co_name, coro.cr_running, stable(repr(coro.cr_await))),
-            (coro.cr_origin is None, coro.cr_frame is None, hash(coro) == hash(coro), [coro] == [coro], bool(coro)),
+            (
+                asyncio.iscoroutine(coro),
+                inspect.iscoroutine(coro),
+                inspect.isawaitable(coro),
+                isinstance(coro, types.CoroutineType),
+            ),
+            (
+                coro.__name__,
+                coro.__qualname__,
+                coro.cr_code.co_name,
+                coro.cr_running,
+                stable(repr(coro.cr_await)),
+            ),
+            (
+                coro.cr_origin is None,
+                coro.cr_frame is None,
+                hash(coro) == hash(coro),
+                [coro] == [coro],
+                bool(coro),
+            ),
             [hasattr(coro, name) for name in ("cr_suspended", "gi_frame", "ag_await", "anything")],
         )
 
@@ -291,8 +335,16 @@ async def where_tasks_come_from(notes: Notes) -> None:
         """A task type of the application's own."""
 
     loop = asyncio.get_running_loop()
-    tasks: list[Any] = [asyncio.create_task(works()), asyncio.ensure_future(works()), loop.create_task(works())]
-    tasks += [asyncio.Task(works(), loop=loop), Own(works(), loop=loop), asyncio.gather(works())._children[0]]  # type: ignore[attr-defined]
+    tasks: list[Any] = [
+        asyncio.create_task(works()),
+        asyncio.ensure_future(works()),
+        loop.create_task(works()),
+    ]
+    tasks += [
+        asyncio.Task(works(), loop=loop),
+        Own(works(), loop=loop),
+        asyncio.gather(works())._children[0],  # type: ignore[attr-defined]
+    ]
     async with asyncio.TaskGroup() as group:
         tasks.append(group.create_task(works()))
     await asyncio.wait(tasks)
@@ -398,12 +450,21 @@ async def mistakes(notes: Notes) -> None:
 
     own = asyncio.create_task(itself())
     coro = twice()
-    tasks: list[asyncio.Task[None]] = [asyncio.create_task(bad(3)), asyncio.create_task(bad(bad)), own]
+    tasks: list[asyncio.Task[None]] = [
+        asyncio.create_task(bad(3)),
+        asyncio.create_task(bad(bad)),
+        own,
+    ]
     tasks += [asyncio.create_task(coro), asyncio.create_task(coro)]
     await asyncio.wait(tasks)
     notes.extend(stable(repr(task.exception())) for task in tasks)
     wrongs: list[Any] = [42, None, twice, [twice]]
-    creators: list[Any] = [asyncio.create_task, asyncio.ensure_future, asyncio.Task, asyncio.get_running_loop().create_task]
+    creators: list[Any] = [
+        asyncio.create_task,
+        asyncio.ensure_future,
+        asyncio.Task,
+        asyncio.get_running_loop().create_task,
+    ]
     for wrong in wrongs:
         for create in creators:
             try:
@@ -440,7 +501,10 @@ async def tasks_of_other_tasks(notes: Notes) -> None:
 def test_nobody_notices(implementation: str, function: Scenario, *, debug: bool) -> None:
     """Results, logs, warnings, tracebacks and the moment at which things are freed are as without us."""
     # Both from one line, because it is on the stack that is compared.
-    bare, observed = (observe(function, tracing, debug=debug) for tracing in (nullcontext(), every_loop(implementation)))
+    bare, observed = (
+        observe(function, tracing, debug=debug)
+        for tracing in (nullcontext(), every_loop(implementation))
+    )
     assert bare
     if implementation == "python":
         bare, observed = without_recorder(bare), without_recorder(observed)
@@ -476,7 +540,11 @@ def test_memory_does_not_grow_with_the_tasks_that_come_and_go(implementation: st
 
     async def crowd() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-        tasks = [asyncio.create_task(function()) for function in (returns, fails, waits) for _ in range(100)]
+        tasks = [
+            asyncio.create_task(function())
+            for function in (returns, fails, waits)
+            for _ in range(100)
+        ]
         lost = [asyncio.create_task(waits()) for _ in range(100)]
         await asyncio.sleep(0)
         for task in tasks[200:]:

@@ -21,8 +21,26 @@ import aiometrics
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation import stack
 from aiometrics.instrumentation.loop_stats import LoopStats
-from aiometrics.instrumentation.stack import MAX_FRAMES, SHORT, UNKNOWN, Call, _frames_uncollected, blocked_at, calls, frame_of, shortened
-from aiometrics.instrumentation.watchdog import LINES, MIN_PAUSE_NS, MINUTE_NS, Ration, Watchdog, blocked_ns, pause_ns
+from aiometrics.instrumentation.stack import (
+    MAX_FRAMES,
+    SHORT,
+    UNKNOWN,
+    Call,
+    _frames_uncollected,
+    blocked_at,
+    calls,
+    frame_of,
+    shortened,
+)
+from aiometrics.instrumentation.watchdog import (
+    LINES,
+    MIN_PAUSE_NS,
+    MINUTE_NS,
+    Ration,
+    Watchdog,
+    blocked_ns,
+    pause_ns,
+)
 from aiometrics.pages.layout import LOOP
 from aiometrics.pages.snapshot import OTHER
 from aiometrics.recorder.places import Places
@@ -79,7 +97,14 @@ class Watched:
     def __init__(self, traced: TracedLoop) -> None:
         self.traced = traced
         made = traced.instrumentation
-        self.dog = Watchdog(made.slots, made.places, made.internal_errors, threshold_ns=100 * MS, interval=0.05, clock=traced.clock)
+        self.dog = Watchdog(
+            made.slots,
+            made.places,
+            made.internal_errors,
+            threshold_ns=100 * MS,
+            interval=0.05,
+            clock=traced.clock,
+        )
 
     def work(self, ms: int) -> None:
         """Hold the loop."""
@@ -126,7 +151,16 @@ def test_when_a_segment_blocks(since_ns: int, now_ns: int, expected: int) -> Non
         (0, 500, 1, 50 * MS),
         (500, 400, 100 * MS, 100 * MS),
     ],
-    ids=["idle", "new", "half way", "nearly", "at the threshold", "long", "low threshold", "begun after the clock was read"],
+    ids=[
+        "idle",
+        "new",
+        "half way",
+        "nearly",
+        "at the threshold",
+        "long",
+        "low threshold",
+        "begun after the clock was read",
+    ],
 )
 def test_when_to_look_again(since_ns: int, now_ns: int, threshold_ns: int, expected: int) -> None:
     """As soon as a block can be there and no sooner, then every interval; no threshold makes it a busy loop."""
@@ -170,7 +204,9 @@ def test_every_look_at_a_block_is_a_sample_of_its_line(watched: Watched) -> None
     assert {f"{FILE}:{lines[0]} {name}": 1, f"{FILE}:{lines[1]} {name}": 2} == watched.samples
 
 
-def test_a_block_inside_of_a_library_is_charged_to_the_line_that_called_it(watched: Watched) -> None:
+def test_a_block_inside_of_a_library_is_charged_to_the_line_that_called_it(
+    watched: Watched,
+) -> None:
     """With what it called; how the library goes on from there is its own affair."""
     lines: list[int] = []
 
@@ -181,10 +217,14 @@ def test_a_block_inside_of_a_library_is_charged_to_the_line_that_called_it(watch
             stack.callback(watched.dog.look)
 
     watched.traced.run(main())
-    assert {f"{FILE}:{lines[0]} {main.__qualname__} > contextlib.ExitStack.__exit__": 1} == watched.samples
+    assert {
+        f"{FILE}:{lines[0]} {main.__qualname__} > contextlib.ExitStack.__exit__": 1
+    } == watched.samples
 
 
-def test_a_callback_that_blocks_is_named_too(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_that_blocks_is_named_too(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     """What a timer or a protocol runs blocks like a task."""
 
     def callback() -> None:
@@ -199,12 +239,17 @@ def test_a_callback_that_blocks_is_named_too(watched: Watched, caplog: pytest.Lo
 
     watched.traced.run(main())
     ((place, samples),) = watched.samples.items()
-    assert (1, True) == (samples, place.endswith(f"{callback.__qualname__} > aiometrics.Watchdog.look"))
+    assert (1, True) == (
+        samples,
+        place.endswith(f"{callback.__qualname__} > aiometrics.Watchdog.look"),
+    )
     (line,) = logged(caplog)
     assert line.startswith(f"loop MainThread was blocked for 0.150 s by (callback) at {place} ")
 
 
-def test_a_stack_that_may_be_the_next_segments_is_thrown_away(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_that_may_be_the_next_segments_is_thrown_away(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The segment ended between the look at the page and the look at the thread."""
 
     def frames() -> dict[int, FrameType]:
@@ -222,7 +267,9 @@ def test_a_stack_that_may_be_the_next_segments_is_thrown_away(watched: Watched, 
     assert {} == watched.samples
 
 
-def test_a_thread_that_is_not_found_is_unknown(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_is_not_found_is_unknown(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The block counts all the same."""
 
     async def main() -> None:
@@ -235,15 +282,22 @@ def test_a_thread_that_is_not_found_is_unknown(watched: Watched, monkeypatch: py
     assert {UNKNOWN: 1} == watched.samples
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="garbage is collected between instructions only")
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="garbage is collected between instructions only"
+)
 def test_threads_do_not_stop_for_ever_when_one_of_them_is_looked_at() -> None:
     """As they do with sys._current_frames() alone, most times before it was called a million times."""
-    told = subprocess.run([sys.executable, "-c", RESTLESS], capture_output=True, text=True, timeout=120, check=False)
+    told = subprocess.run(
+        [sys.executable, "-c", RESTLESS], capture_output=True, text=True, timeout=120, check=False
+    )
     assert "done\n" == told.stdout, told.stderr
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_frames_are_looked_up_while_no_garbage_is_collected(monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:  # noqa: FBT001 - a parameter
+def test_frames_are_looked_up_while_no_garbage_is_collected(
+    monkeypatch: pytest.MonkeyPatch,
+    enabled: bool,  # noqa: FBT001 - a parameter
+) -> None:
     """Where a collection could come in the middle, and stop all threads for ever; what the application has chosen is so again."""
     seen: list[bool] = []
 
@@ -260,7 +314,9 @@ def test_frames_are_looked_up_while_no_garbage_is_collected(monkeypatch: pytest.
     assert [False, False] == seen
 
 
-def test_garbage_is_collected_again_after_frames_could_not_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_is_collected_again_after_frames_could_not_be_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Memory may be short."""
 
     def frames() -> dict[int, FrameType]:
@@ -273,7 +329,9 @@ def test_garbage_is_collected_again_after_frames_could_not_be_looked_up(monkeypa
     assert gc.isenabled()
 
 
-def test_an_application_that_stops_collections_at_that_very_moment_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_application_that_stops_collections_at_that_very_moment_has_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It is disabled between the question and the look-up."""
     monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
     with collecting(enabled=False):
@@ -281,7 +339,9 @@ def test_an_application_that_stops_collections_at_that_very_moment_has_its_way(m
         assert not gc.isenabled()
 
 
-def test_one_line_is_logged_when_the_block_is_over(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_is_logged_when_the_block_is_over(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     """With the segment's exact duration, its coroutine, the line that most samples saw, and the stack down to it."""
     lines: list[int] = []
 
@@ -308,10 +368,15 @@ def test_one_line_is_logged_when_the_block_is_over(watched: Watched, caplog: pyt
     (line,) = logged(caplog)
     assert expected == line[: len(expected)]
     stack = line[len(expected) :].split(" > ")
-    assert [f"{FILE}:{lines[0]} {main.__qualname__}", f"{FILE}:{lines[1]} {blocks.__qualname__}"] == stack[:2]
+    assert [
+        f"{FILE}:{lines[0]} {main.__qualname__}",
+        f"{FILE}:{lines[1]} {blocks.__qualname__}",
+    ] == stack[:2]
 
 
-def test_two_blocks_of_one_loop_are_two_incidents(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_blocks_of_one_loop_are_two_incidents(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     """Though no look fell between them; the time between two looks is not the block's."""
 
     async def main() -> None:
@@ -326,7 +391,9 @@ def test_two_blocks_of_one_loop_are_two_incidents(watched: Watched, caplog: pyte
     assert ["0.100", "0.200"] == [line.split()[5] for line in logged(caplog)]
 
 
-def test_a_block_that_does_not_end_is_logged_all_the_same(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_block_that_does_not_end_is_logged_all_the_same(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     """After five seconds, and then not again."""
 
     async def main() -> None:
@@ -338,7 +405,9 @@ def test_a_block_that_does_not_end_is_logged_all_the_same(watched: Watched, capl
 
     watched.traced.run(main())
     (line,) = logged(caplog)
-    assert line.startswith(f"loop MainThread has been blocked for 5.000 s and still is, by {__name__}.{main.__qualname__} at {FILE}:")
+    assert line.startswith(
+        f"loop MainThread has been blocked for 5.000 s and still is, by {__name__}.{main.__qualname__} at {FILE}:"
+    )
     assert 4 == sum(watched.samples.values())
 
 
@@ -346,10 +415,14 @@ def test_lines_are_rationed() -> None:
     """So many a minute; the first after those that were withheld tells how many they were."""
     ration = Ration()
     assert [0] * LINES + [None, None] == [ration.take(5) for _ in range(LINES + 2)]
-    assert [None, 3, 0] == [ration.take(now) for now in (4 + MINUTE_NS, 5 + MINUTE_NS, 6 + MINUTE_NS)]
+    assert [None, 3, 0] == [
+        ration.take(now) for now in (4 + MINUTE_NS, 5 + MINUTE_NS, 6 + MINUTE_NS)
+    ]
 
 
-def test_a_flood_of_blocks_is_not_a_flood_of_lines(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flood_of_blocks_is_not_a_flood_of_lines(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     """The samples count every one."""
 
     async def main() -> None:
@@ -362,7 +435,11 @@ def test_a_flood_of_blocks_is_not_a_flood_of_lines(watched: Watched, caplog: pyt
 
     watched.traced.run(main())
     lines = logged(caplog)
-    assert [LINES] == [number for number, line in enumerate(lines) if line.endswith(" (2 earlier incidents were not logged)")]
+    assert [LINES] == [
+        number
+        for number, line in enumerate(lines)
+        if line.endswith(" (2 earlier incidents were not logged)")
+    ]
     assert LINES + 2 == len(lines)
     assert LINES + 4 == sum(watched.samples.values())
 
@@ -373,7 +450,11 @@ def test_places_are_bounded() -> None:
     for number in range(102):
         loop_stats.sampled(f"shop.py:{number} f")
     loop_stats.sampled("shop.py:0 f")
-    assert (101, 2, 2) == (len(loop_stats.block_samples), loop_stats.block_samples[OTHER], loop_stats.block_samples["shop.py:0 f"])
+    assert (101, 2, 2) == (
+        len(loop_stats.block_samples),
+        loop_stats.block_samples[OTHER],
+        loop_stats.block_samples["shop.py:0 f"],
+    )
 
 
 def uvloop_loop() -> Any:
@@ -383,7 +464,9 @@ def uvloop_loop() -> Any:
 
 @pytest.mark.parametrize("make", [asyncio.SelectorEventLoop, uvloop_loop])
 @pytest.mark.parametrize("trace", [False, True], ids=["bare", "traced"])
-def test_a_stack_begins_where_the_loop_runs_something(make: Callable[[], Any], implementation: str, *, trace: bool) -> None:
+def test_a_stack_begins_where_the_loop_runs_something(
+    make: Callable[[], Any], implementation: str, *, trace: bool
+) -> None:
     """The program that runs the loop is no part of what the loop does, and neither are we."""
     found: list[list[Call]] = []
 
@@ -442,7 +525,10 @@ def test_generated_code_has_no_line_of_its_own(module: str, source: str) -> None
 
 def test_what_is_typed_in_is_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """``python -c``, the prompt and notebooks have no file, but lines that the reader knows."""
-    stack = [Call(compile("pass", "<stdin>", "exec"), 3, "__main__"), *frames_of("stop()", "requests.api", SITE)[:1]]
+    stack = [
+        Call(compile("pass", "<stdin>", "exec"), 3, "__main__"),
+        *frames_of("stop()", "requests.api", SITE)[:1],
+    ]
     assert "requests/api.py:1 <module> > __main__.<module>" == blocked_at(stack, Places())
     monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
     assert "<stdin>:3 <module>" == blocked_at(stack, Places())
@@ -461,11 +547,15 @@ def test_our_own_work_is_never_the_place() -> None:
     assert UNKNOWN == blocked_at(ours, places)
     assert UNKNOWN == blocked_at([*library, *ours], places)
     assert "requests/api.py:2 get > aiometrics.look" == blocked_at([*ours, *library], places)
-    assert "shop/main.py:2 main > aiometrics.look" == blocked_at([*library, *ours, *application], places)
+    assert "shop/main.py:2 main > aiometrics.look" == blocked_at(
+        [*library, *ours, *application], places
+    )
     assert "shop/main.py:2 main" == blocked_at([*application, *ours, *library], places)
 
 
-def test_nobody_is_blamed_while_the_harm_is_counted(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_blamed_while_the_harm_is_counted(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The block is over by then, and the loop's thread in our own code."""
 
     async def main() -> None:
@@ -486,7 +576,11 @@ def test_nobody_is_blamed_while_the_harm_is_counted(watched: Watched, monkeypatc
 
 def test_a_long_stack_is_cut() -> None:
     """The innermost calls are told; of a deep recursion not every frame is looked at."""
-    deep = frames_of(f"def f(n):\n    f(n - 1) if n else stop()\nf({MAX_FRAMES + 40})", "shop.deep", "/srv/shop/deep.py")
+    deep = frames_of(
+        f"def f(n):\n    f(n - 1) if n else stop()\nf({MAX_FRAMES + 40})",
+        "shop.deep",
+        "/srv/shop/deep.py",
+    )
     assert MAX_FRAMES == len(deep)
     told = shortened(deep)
     assert ["...", *["shop/deep.py:2 f"] * SHORT] == told.split(" > ")
@@ -504,9 +598,9 @@ def test_an_error_ends_the_watchdog_only(caplog: pytest.LogCaptureFixture) -> No
     dog.start()
     dog._thread.join(60)
     assert ({"watchdog": 1}, False) == (internal_errors.counts(), dog._thread.is_alive())
-    assert ["internal error in probe 'watchdog', which is now off; the application is not affected"] == [
-        record.getMessage() for record in caplog.records
-    ]
+    assert [
+        "internal error in probe 'watchdog', which is now off; the application is not affected"
+    ] == [record.getMessage() for record in caplog.records]
     dog.stop()
 
 
@@ -542,7 +636,9 @@ def test_who_hears_of_a_block_may_stop_the_exporter(caplog: pytest.LogCaptureFix
         assert await asyncio.to_thread(stopped.wait, 60)
 
     handler, logger = Stops(), logging.getLogger("aiometrics.blocked")
-    with aiometrics.start_exporter(0, "127.0.0.1", registry=None, blocking_threshold=1e-6, watchdog_interval=1e-4) as exporter:
+    with aiometrics.start_exporter(
+        0, "127.0.0.1", registry=None, blocking_threshold=1e-6, watchdog_interval=1e-4
+    ) as exporter:
         logger.addHandler(handler)
         try:
             asyncio.run(main())

@@ -64,9 +64,18 @@ class Service(AiohttpScenes):
     def application(self) -> web.Application:
         """The application with the middleware."""
         app = super().application()
-        for handler in (self.hang, self.stream, self.redirect, self.unavailable, self.forgetful, self.socket):
+        for handler in (
+            self.hang,
+            self.stream,
+            self.redirect,
+            self.unavailable,
+            self.forgetful,
+            self.socket,
+        ):
             app.router.add_get(f"/{handler.__name__}", handler)
-        inner = web.Application(middlewares=[request_middleware()])  # the one around it has counted already
+        inner = web.Application(
+            middlewares=[request_middleware()]
+        )  # the one around it has counted already
         inner.router.add_get("/items/{id}", self.order)
         app.add_subapp("/shop", inner)
         return app
@@ -77,10 +86,15 @@ def test_sub_applications_have_their_prefix(implementation: str) -> None:
 
     async def scenario(_: Service, client: Client) -> None:
         assert Answer(200, "x") == await client.get("/shop/items/x")
-        assert [404, 405] == [(await client.get(path, "PUT")).status for path in ("/nothing/7", "/outlived")]
+        assert [404, 405] == [
+            (await client.get(path, "PUT")).status for path in ("/nothing/7", "/outlived")
+        ]
 
     _, snapshot = play(Service, implementation, scenario)
-    assert {"GET /shop/items/{id}": ({"completed": 1}, 50, 0), "(unmatched)": ({"completed": 2}, 0, 0)} == told(snapshot)
+    assert {
+        "GET /shop/items/{id}": ({"completed": 1}, 50, 0),
+        "(unmatched)": ({"completed": 2}, 0, 0),
+    } == told(snapshot)
     assert not any(snapshot.scope_errors.values())
 
 
@@ -96,7 +110,9 @@ def test_a_method_that_nobody_knows_is_no_label(implementation: str) -> None:
 
 @pytest.mark.parametrize("handler", ["hang", "stream"])
 @pytest.mark.parametrize("handler_cancellation", [True, False])
-def test_a_client_that_goes_away_cancels_its_request(implementation: str, handler: str, *, handler_cancellation: bool) -> None:
+def test_a_client_that_goes_away_cancels_its_request(
+    implementation: str, handler: str, *, handler_cancellation: bool
+) -> None:
     """Whether the server cancels the handler, lets it finish for nobody, or tells it when it writes."""
 
     async def scenario(service: Service, client: Client) -> None:
@@ -108,7 +124,9 @@ def test_a_client_that_goes_away_cancels_its_request(implementation: str, handle
         service.go_on.set()
         await service.over.wait()
 
-    _, snapshot = play(Service, implementation, scenario, config={"handler_cancellation": handler_cancellation})
+    _, snapshot = play(
+        Service, implementation, scenario, config={"handler_cancellation": handler_cancellation}
+    )
     assert {f"GET /{handler}": ({"cancelled": 1}, 0, 0)} == told(snapshot)
 
 
@@ -116,13 +134,20 @@ def test_responses_that_are_raised_count_by_their_status(implementation: str) ->
     """A redirect is no failure, 503 is one."""
 
     async def scenario(_: Service, client: Client) -> None:
-        assert [303, 503] == [(await client.get(path)).status for path in ("/redirect", "/unavailable")]
+        assert [303, 503] == [
+            (await client.get(path)).status for path in ("/redirect", "/unavailable")
+        ]
 
     _, snapshot = play(Service, implementation, scenario)
-    assert {"GET /redirect": ({"completed": 1}, 0, 0), "GET /unavailable": ({"failed": 1}, 0, 0)} == told(snapshot)
+    assert {
+        "GET /redirect": ({"completed": 1}, 0, 0),
+        "GET /unavailable": ({"failed": 1}, 0, 0),
+    } == told(snapshot)
 
 
-def test_a_handler_that_returns_nothing_has_failed(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_handler_that_returns_nothing_has_failed(
+    implementation: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The error is the one that the server makes of it without us."""
 
     async def scenario(_: Service, client: Client) -> None:
@@ -130,7 +155,9 @@ def test_a_handler_that_returns_nothing_has_failed(implementation: str, caplog: 
 
     _, snapshot = play(Service, implementation, scenario)
     assert {"GET /forgetful": ({"failed": 1}, 0, 0)} == told(snapshot)
-    assert ["Missing return statement on request handler"] == [record.message for record in caplog.records if record.exc_info]
+    assert ["Missing return statement on request handler"] == [
+        record.message for record in caplog.records if record.exc_info
+    ]
 
 
 def test_websockets_pass(implementation: str) -> None:
@@ -138,7 +165,13 @@ def test_websockets_pass(implementation: str) -> None:
 
     async def scenario(_: Service, client: Client) -> None:
         key = "dGhlIHNhbXBsZSBub25jZQ=="
-        await client.ask("/socket", Upgrade="WebSocket", Connection="Upgrade", Sec_WebSocket_Key=key, Sec_WebSocket_Version="13")
+        await client.ask(
+            "/socket",
+            Upgrade="WebSocket",
+            Connection="Upgrade",
+            Sec_WebSocket_Key=key,
+            Sec_WebSocket_Version="13",
+        )
         assert 101 == (await client.head())[0]
 
     service, snapshot = play(Service, implementation, scenario)
@@ -166,10 +199,17 @@ def test_metrics_may_be_routed_to_and_the_exporter_run_in_the_cleanup_context() 
             assert Answer(200, "hello") == await client.get("/")
             status, text = await client.get("/metrics")
             assert (200, True) == (status, text.endswith("stock 3.0\n"))
-            assert 'asyncio_request_wall_seconds_count{request="GET /",status="completed"} 1\n' in text
-            await client.ask("/metrics", "HEAD", Accept="application/openmetrics-text;version=1.0.0")
+            assert (
+                'asyncio_request_wall_seconds_count{request="GET /",status="completed"} 1\n' in text
+            )
+            await client.ask(
+                "/metrics", "HEAD", Accept="application/openmetrics-text;version=1.0.0"
+            )
             status, headers = await client.head()
-            assert (200, "application/openmetrics-text") == (status, headers["content-type"].partition(";")[0])
+            assert (200, "application/openmetrics-text") == (
+                status,
+                headers["content-type"].partition(";")[0],
+            )
 
     asyncio.run(main())
     with pytest.raises(RuntimeError, match="nothing is instrumented"):

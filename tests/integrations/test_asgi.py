@@ -60,7 +60,13 @@ class Service(StarletteScenes):
     @property
     def routes(self) -> list[Route]:
         """Each under its own name."""
-        return [*super().routes, *(Route(f"/{handler.__name__}", handler) for handler in (self.after, self.stream, self.unavailable))]
+        return [
+            *super().routes,
+            *(
+                Route(f"/{handler.__name__}", handler)
+                for handler in (self.after, self.stream, self.unavailable)
+            ),
+        ]
 
 
 def test_background_tasks_of_the_framework_are_background(implementation: str) -> None:
@@ -116,7 +122,15 @@ class Calls:
         self.finished: list[FinishedRequest] = []
         traced.instrumentation.request_observers.every.append(self.finished.append)
 
-    def __call__(self, app: Any, path: str = "/", *, method: str = "GET", kind: str = "http", send: Any = None) -> list[Any]:
+    def __call__(
+        self,
+        app: Any,
+        path: str = "/",
+        *,
+        method: str = "GET",
+        kind: str = "http",
+        send: Any = None,
+    ) -> list[Any]:
         """What an application sends in answer to one request without a body."""
         sent: list[Any] = []
 
@@ -126,7 +140,14 @@ class Calls:
         async def keep(message: dict[str, Any]) -> None:
             sent.append(message)
 
-        scope = {"type": kind, "method": method, "path": path, "query_string": b"", "root_path": "", "headers": []}
+        scope = {
+            "type": kind,
+            "method": method,
+            "path": path,
+            "query_string": b"",
+            "root_path": "",
+            "headers": [],
+        }
         self.traced.run(app(scope, receive, send or keep))
         return sent
 
@@ -167,10 +188,22 @@ def test_routes_of_fastapi_are_types_with_the_prefixes_of_their_routers(calls: C
 
     app.include_router(items, prefix="/api")
     app.add_middleware(RequestMiddleware)
-    for path in ("/api/items/7", "/api/items/0", "/api/items/1", "/api/items/seven", "/openapi.json"):
+    for path in (
+        "/api/items/7",
+        "/api/items/0",
+        "/api/items/1",
+        "/api/items/seven",
+        "/openapi.json",
+    ):
         calls(app, path)
     kind = "GET /api/items/{item_id}"
-    expected = [(kind, "completed"), (kind, "completed"), (kind, "failed"), (kind, "completed"), ("GET /openapi.json", "completed")]
+    expected = [
+        (kind, "completed"),
+        (kind, "completed"),
+        (kind, "failed"),
+        (kind, "completed"),
+        ("GET /openapi.json", "completed"),
+    ]
     assert expected == calls.types
 
 
@@ -205,7 +238,10 @@ def test_middleware_that_runs_the_application_in_a_child_task_changes_nothing(ca
             app.add_middleware(one)
         calls(app, "/after")
         calls(app, "/orders/1")
-    assert {"GET /after": ({"completed": 2}, 0, 100), "GET /orders/{id}": ({"completed": 2}, 100, 0)} == told(calls.traced.snapshot())
+    assert {
+        "GET /after": ({"completed": 2}, 0, 100),
+        "GET /orders/{id}": ({"completed": 2}, 100, 0),
+    } == told(calls.traced.snapshot())
     assert not any(calls.traced.snapshot().scope_errors.values())
 
 
@@ -216,7 +252,9 @@ def test_of_two_middlewares_the_outer_one_counts(calls: Calls) -> None:
     outer = Starlette(routes=[Mount("/shop/{tenant}", app=inner)])
     outer.add_middleware(RequestMiddleware)
     calls(outer, "/shop/acme/orders/1")
-    assert {"GET /shop/{tenant}/orders/{id}": ({"completed": 1}, 50, 0)} == told(calls.traced.snapshot())
+    assert {"GET /shop/{tenant}/orders/{id}": ({"completed": 1}, 50, 0)} == told(
+        calls.traced.snapshot()
+    )
 
 
 def test_it_may_be_around_the_application_as_well(calls: Calls) -> None:
@@ -283,7 +321,9 @@ def test_websockets_and_lifespan_pass(calls: Calls) -> None:
 
     app = Starlette(routes=[WebSocketRoute("/chat/{room}", chat)])
     app.add_middleware(RequestMiddleware)
-    assert ["websocket.close"] == [message["type"] for message in calls(app, "/chat/lobby", kind="websocket")]
+    assert ["websocket.close"] == [
+        message["type"] for message in calls(app, "/chat/lobby", kind="websocket")
+    ]
     assert {"chat message": ({"completed": 1}, 10, 0)} == told(calls.traced.snapshot())
 
 
@@ -349,7 +389,9 @@ def test_routes_that_cannot_be_asked_cost_no_request(
     for _ in range(2):
         assert b"found" == calls(RequestMiddleware(app))[1]["body"]
     assert [("(unmatched)", "completed")] * 2 == calls.types
-    assert ["internal error in probe 'route', which stays on; the application is not affected"] == caplog.messages
+    assert [
+        "internal error in probe 'route', which stays on; the application is not affected"
+    ] == caplog.messages
 
 
 def test_outside_of_a_traced_loop_the_application_answers() -> None:
@@ -384,7 +426,10 @@ def test_metrics_may_be_mounted_and_the_exporter_run_in_the_lifespan() -> None:
     registry = CollectorRegistry()
     Gauge("stock", "Books.", registry=registry).set(3)
     lifespan = exporter_lifespan(port=0, addr="127.0.0.1", registry=None)
-    app = Starlette(routes=[Mount("/metrics", app=make_asgi_app(registry)), Mount("/", app=answering())], lifespan=lifespan)
+    app = Starlette(
+        routes=[Mount("/metrics", app=make_asgi_app(registry)), Mount("/", app=answering())],
+        lifespan=lifespan,
+    )
     app.add_middleware(RequestMiddleware)
 
     async def main() -> None:
@@ -393,10 +438,18 @@ def test_metrics_may_be_mounted_and_the_exporter_run_in_the_lifespan() -> None:
             assert 200 == (await client.get("/any")).status
             status, text = await client.get("/metrics/")
             assert (200, True) == (status, text.endswith("stock 3.0\n"))
-            assert 'asyncio_request_wall_seconds_count{request="GET /{path}",status="completed"} 1\n' in text
-            await client.ask("/metrics/", "HEAD", Accept="application/openmetrics-text;version=1.0.0")
+            assert (
+                'asyncio_request_wall_seconds_count{request="GET /{path}",status="completed"} 1\n'
+                in text
+            )
+            await client.ask(
+                "/metrics/", "HEAD", Accept="application/openmetrics-text;version=1.0.0"
+            )
             status, headers = await client.head()
-            assert (200, "application/openmetrics-text") == (status, headers["content-type"].partition(";")[0])
+            assert (200, "application/openmetrics-text") == (
+                status,
+                headers["content-type"].partition(";")[0],
+            )
             assert 405 == (await client.get("/metrics/", "DELETE")).status
 
     asyncio.run(main())
@@ -421,7 +474,9 @@ def test_the_lifespan_of_the_application_runs_inside_that_of_the_exporter() -> N
         seen.append(aiometrics.snapshot().errors)
 
     async def main() -> None:
-        async with exporter_lifespan(own, port=0, addr="127.0.0.1", registry=None)("the application") as state:
+        async with exporter_lifespan(own, port=0, addr="127.0.0.1", registry=None)(
+            "the application"
+        ) as state:
             seen.append(state)
 
     asyncio.run(main())

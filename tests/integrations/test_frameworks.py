@@ -24,7 +24,9 @@ from aiometrics.pages.snapshot import Snapshot
 
 HERE = __name__.replace(".", "/") + ".py"
 LOCAL = "127.0.0.1"
-LOOPS = pytest.mark.parametrize("make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+LOOPS = pytest.mark.parametrize(
+    "make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
 
 
 async def query() -> str:
@@ -46,11 +48,16 @@ async def starlette_handler(_: Request) -> PlainTextResponse:
 def places(seen: Snapshot) -> dict[str, tuple[str, str, int]]:
     """Of our own code: coroutine and what is awaited by yield point, and how often."""
     found = [point for point in seen.yield_points if point.yield_point.startswith(HERE)]
-    return {point.yield_point.partition(" ")[2]: (point.coroutine, point.awaits, point.waits.count) for point in found}
+    return {
+        point.yield_point.partition(" ")[2]: (point.coroutine, point.awaits, point.waits.count)
+        for point in found
+    }
 
 
 @LOOPS
-def test_requests_of_aiohttp_are_seen(implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_requests_of_aiohttp_are_seen(
+    implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     """Its handler tasks are made by the constructor, eagerly where that can be; each await of a handler shows."""
 
     async def main() -> None:
@@ -78,7 +85,9 @@ def test_requests_of_aiohttp_are_seen(implementation: str, make_loop: Callable[[
 
 
 @LOOPS
-def test_requests_of_starlette_on_uvicorn_are_seen(implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_requests_of_starlette_on_uvicorn_are_seen(
+    implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     """Each await of a handler shows under the task that uvicorn made for the request."""
 
     async def request(port: int) -> bytes:
@@ -91,7 +100,9 @@ def test_requests_of_starlette_on_uvicorn_are_seen(implementation: str, make_loo
 
     async def main() -> None:
         app = Starlette(routes=[Route("/", starlette_handler)])
-        server = uvicorn.Server(uvicorn.Config(app, host=LOCAL, port=0, log_config=None, lifespan="off"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, host=LOCAL, port=0, log_config=None, lifespan="off")
+        )
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - it has no event for that
             await asyncio.sleep(0)
@@ -206,6 +217,11 @@ def test_uvloop_may_be_imported_before_or_after(implementation: str, first: str)
     """Its tasks are seen either way, and by a second exporter too."""
     environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "" if implementation == "c" else "1"}
     done = subprocess.run(
-        [sys.executable, "-c", LATE.format(first=first)], check=False, capture_output=True, text=True, env=environ, timeout=60
+        [sys.executable, "-c", LATE.format(first=first)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=60,
     )
     assert (f"{implementation} 1 3 1 3\n", "") == (done.stdout, done.stderr)

@@ -8,19 +8,28 @@ import pytest
 from support.frameworks import Answer, Client
 from support.scenes import AiohttpScenes, Scenes, StarletteScenes, play, told
 
-every_framework = pytest.mark.parametrize("scenes", [StarletteScenes, AiohttpScenes], ids=["Starlette", "aiohttp"])
+every_framework = pytest.mark.parametrize(
+    "scenes", [StarletteScenes, AiohttpScenes], ids=["Starlette", "aiohttp"]
+)
 
 
 @every_framework
-def test_requests_on_one_connection_are_told_apart(implementation: str, scenes: type[Scenes]) -> None:
+def test_requests_on_one_connection_are_told_apart(
+    implementation: str, scenes: type[Scenes]
+) -> None:
     """Kept alive, three requests of two types: each with its own time, that of child tasks included."""
 
     async def scenario(_: Scenes, client: Client) -> None:
-        assert [Answer(200, "1"), Answer(200, "2")] == [await client.get(f"/orders/{number}") for number in (1, 2)]
+        assert [Answer(200, "1"), Answer(200, "2")] == [
+            await client.get(f"/orders/{number}") for number in (1, 2)
+        ]
         assert 404 == (await client.get("/nothing/7")).status
 
     service, snapshot = play(scenes, implementation, scenario)
-    assert {"GET /orders/{id}": ({"completed": 2}, 100, 0), "(unmatched)": ({"completed": 1}, 0, 0)} == told(snapshot)
+    assert {
+        "GET /orders/{id}": ({"completed": 2}, 100, 0),
+        "(unmatched)": ({"completed": 1}, 0, 0),
+    } == told(snapshot)
     assert 0 == sum(entry.in_progress for entry in snapshot.requests)
     assert not any(snapshot.scope_errors.values())
     assert [
@@ -31,7 +40,9 @@ def test_requests_on_one_connection_are_told_apart(implementation: str, scenes: 
 
 
 @every_framework
-def test_a_task_that_outlives_its_request_is_background(implementation: str, scenes: type[Scenes]) -> None:
+def test_a_task_that_outlives_its_request_is_background(
+    implementation: str, scenes: type[Scenes]
+) -> None:
     """What it takes after the response counts for the type, and not as active time of a request."""
 
     async def scenario(service: Scenes, client: Client) -> None:
@@ -43,7 +54,9 @@ def test_a_task_that_outlives_its_request_is_background(implementation: str, sce
 
 
 @every_framework
-def test_a_task_group_that_fails_is_a_failed_request(implementation: str, scenes: type[Scenes]) -> None:
+def test_a_task_group_that_fails_is_a_failed_request(
+    implementation: str, scenes: type[Scenes]
+) -> None:
     """The exception of one task cancels the others and ends the request; what they took is its own."""
 
     async def scenario(_: Scenes, client: Client) -> None:

@@ -45,7 +45,9 @@ async def by_asgi(registry: CollectorRegistry) -> None:
     async def send(_: Any) -> None:
         """Nobody reads it."""
 
-    await make_asgi_app(registry)({"type": "http", "method": "GET", "headers": []}, lambda: asyncio.sleep(0, {}), send)
+    await make_asgi_app(registry)(
+        {"type": "http", "method": "GET", "headers": []}, lambda: asyncio.sleep(0, {}), send
+    )
 
 
 async def by_aiohttp(registry: CollectorRegistry) -> None:
@@ -54,7 +56,9 @@ async def by_aiohttp(registry: CollectorRegistry) -> None:
 
 
 @pytest.mark.parametrize("ask", [by_asgi, by_aiohttp])
-def test_scrapes_take_no_thread_of_the_application(ask: Callable[[CollectorRegistry], Awaitable[None]]) -> None:
+def test_scrapes_take_no_thread_of_the_application(
+    ask: Callable[[CollectorRegistry], Awaitable[None]],
+) -> None:
     """Its calls of ``asyncio.to_thread`` run while a page takes however long, even where it has but one thread for them."""
 
     async def main() -> int:
@@ -82,7 +86,11 @@ def test_what_nobody_serves_any_more_is_gone() -> None:
     gc.collect()
     for thread in threads:
         thread.join(SECONDS)
-    assert (1, None, []) == (len(threads), gone(), [thread for thread in threads if thread.is_alive()])
+    assert (1, None, []) == (
+        len(threads),
+        gone(),
+        [thread for thread in threads if thread.is_alive()],
+    )
 
 
 FORKED = """

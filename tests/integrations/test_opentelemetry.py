@@ -24,7 +24,9 @@ class Pushed:
 
     def __init__(self, **options: Any) -> None:
         self._reader = InMemoryMetricReader()
-        observe_metrics(MeterProvider(metric_readers=[self._reader], shutdown_on_exit=False), **options)
+        observe_metrics(
+            MeterProvider(metric_readers=[self._reader], shutdown_on_exit=False), **options
+        )
 
     def collect(self) -> dict[str, Points]:
         """One collection."""
@@ -34,11 +36,19 @@ class Pushed:
         """One collection, with what kind of data each instrument gave."""
         data = self._reader.get_metrics_data()
         assert data is not None
-        metrics = [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
+        metrics = [
+            metric
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
         found: dict[str, tuple[Sum | Gauge, Points]] = {}
         for metric in metrics:
             assert isinstance(metric.data, Sum | Gauge)
-            points = {tuple(dict(point.attributes or {}).items()): point.value for point in metric.data.data_points}
+            points = {
+                tuple(dict(point.attributes or {}).items()): point.value
+                for point in metric.data.data_points
+            }
             found[metric.name] = metric.data, points
         return found
 
@@ -51,7 +61,9 @@ def fixed(snapshot: Snapshot) -> Source:
 def test_every_metric_has_its_instruments() -> None:
     """Counters and gauges one each, histograms a count and a sum, each under the name of its family."""
     expected = {
-        f"{metric.family}{suffix}" for metric in METRICS for suffix in (("_count", "_sum") if metric.kind == "histogram" else ("",))
+        f"{metric.family}{suffix}"
+        for metric in METRICS
+        for suffix in (("_count", "_sum") if metric.kind == "histogram" else ("",))
     }
     assert expected == Pushed(source=fixed(shop())).collect().keys()
 
@@ -59,7 +71,10 @@ def test_every_metric_has_its_instruments() -> None:
 def test_counters_are_monotonic_sums_and_gauges_are_gauges() -> None:
     """A backend may ask for the rate of what counts, histograms included."""
     found = Pushed(source=fixed(shop())).instruments()
-    kinds = {name: "gauge" if isinstance(data, Gauge) else ("sum", data.is_monotonic) for name, (data, _) in found.items()}
+    kinds = {
+        name: "gauge" if isinstance(data, Gauge) else ("sum", data.is_monotonic)
+        for name, (data, _) in found.items()
+    }
     gauges = {metric.family for metric in METRICS if metric.kind == "gauge"}
     assert {name: "gauge" if name in gauges else ("sum", True) for name in found} == kinds
 
@@ -77,9 +92,13 @@ def test_values_carry_their_labels_as_attributes() -> None:
 def test_buckets_are_given_if_they_are_asked_for() -> None:
     """Cumulative, with the attribute that Prometheus has them under."""
     delays = histogram(2, 1, 0, 4, sum_ns=1)
-    found = Pushed(source=fixed(Snapshot(0, loops=(loop(start_delay=delays),))), buckets=True).collect()
+    found = Pushed(
+        source=fixed(Snapshot(0, loops=(loop(start_delay=delays),))), buckets=True
+    ).collect()
     bounds = [("0.001", 2), ("0.1", 3), ("1.0", 3), ("+Inf", 7)]
-    assert {(("loop", "MainThread"), ("le", bound)): count for bound, count in bounds} == found["asyncio_loop_start_delay_seconds_bucket"]
+    assert {(("loop", "MainThread"), ("le", bound)): count for bound, count in bounds} == found[
+        "asyncio_loop_start_delay_seconds_bucket"
+    ]
 
 
 def test_one_collection_is_of_one_snapshot() -> None:
@@ -93,7 +112,10 @@ def test_one_collection_is_of_one_snapshot() -> None:
     pushed = Pushed(source=source)
     for number in (1, 2, 3):
         found = pushed.collect()
-        assert ([number], [number]) == ([*found["asyncio_tasks"].values()], [*found["asyncio_tasks_created"].values()])
+        assert ([number], [number]) == (
+            [*found["asyncio_tasks"].values()],
+            [*found["asyncio_tasks_created"].values()],
+        )
     assert [1, 2, 3] == taken
 
 
@@ -101,7 +123,10 @@ def test_a_row_with_an_exemplar_is_a_row() -> None:
     """Observable instruments have no exemplars; the value is the same."""
     plain = shop()
     (first, *rest) = plain.yield_points
-    marked = replace(plain, yield_points=(replace(first, exemplar=Exemplar((("request_id", "REQ-1"),), 1, 2)), *rest))
+    marked = replace(
+        plain,
+        yield_points=(replace(first, exemplar=Exemplar((("request_id", "REQ-1"),), 1, 2)), *rest),
+    )
     assert Pushed(source=fixed(plain)).collect() == Pushed(source=fixed(marked)).collect()
 
 

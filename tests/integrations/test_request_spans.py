@@ -13,7 +13,14 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+)
 from opentelemetry.trace import StatusCode, get_current_span
 
 from aiometrics import request
@@ -37,7 +44,10 @@ class Spans:
     @property
     def finished(self) -> list[ReadableSpan]:
         """The spans, parents before children and in the order in which they began."""
-        return sorted(self.memory.get_finished_spans(), key=lambda span: (span.start_time or 0, span.parent is not None, span.name))
+        return sorted(
+            self.memory.get_finished_spans(),
+            key=lambda span: (span.start_time or 0, span.parent is not None, span.name),
+        )
 
     def tree(self) -> dict[str, Any]:
         """Names of spans with what is below them; of spans of one name only the first."""
@@ -45,7 +55,9 @@ class Spans:
 
         def below(parent: ReadableSpan | None) -> dict[str, Any]:
             ident = None if parent is None else parent.context.span_id
-            children = [span for span in spans if (span.parent.span_id if span.parent else None) == ident]
+            children = [
+                span for span in spans if (span.parent.span_id if span.parent else None) == ident
+            ]
             return {short(span): below(span) for span in reversed(children)}
 
         return below(None)
@@ -113,9 +125,12 @@ def test_the_tree_of_one_request(traced: TracedLoop) -> None:
     run(traced, handler(traced))
     assert {"GET /orders/{id}": {"handler": {"child": {"grandchild": {}}}}} == spans.tree()
     root = spans.named("GET /orders/{id}")
-    assert {"handler": (0, 119), "child": (2, 116), "grandchild": (112, 116), "GET /orders/{id}": (0, 119)} == {
-        short(span): when(span, root) for span in spans.finished
-    }
+    assert {
+        "handler": (0, 119),
+        "child": (2, 116),
+        "grandchild": (112, 116),
+        "GET /orders/{id}": (0, 119),
+    } == {short(span): when(span, root) for span in spans.finished}
     assert {
         "http.request.method": "GET",
         "aiometrics.request.type": "GET /orders/{id}",
@@ -124,14 +139,21 @@ def test_the_tree_of_one_request(traced: TracedLoop) -> None:
         "aiometrics.active_seconds": 0.019,
         "aiometrics.steps_dropped": 0,
     } == root.attributes
-    assert {"code.function.name": f"{HERE}.child", "aiometrics.active_seconds": 0.01} == spans.named("child").attributes
+    assert {
+        "code.function.name": f"{HERE}.child",
+        "aiometrics.active_seconds": 0.01,
+    } == spans.named("child").attributes
     assert 1 == len({span.context.trace_id for span in spans.finished})
-    assert (1, 0) == tuple(traced.snapshot().records["trace", outcome] for outcome in ("written", "dropped"))
+    assert (1, 0) == tuple(
+        traced.snapshot().records["trace", outcome] for outcome in ("written", "dropped")
+    )
 
 
 def code_of(attributes: Any) -> tuple[object, ...]:
     """Function, file and line."""
-    return tuple(attributes.get(f"code.{name}") for name in ("function.name", "file.path", "line.number"))
+    return tuple(
+        attributes.get(f"code.{name}") for name in ("function.name", "file.path", "line.number")
+    )
 
 
 def test_segments_and_waits_are_events(traced: TracedLoop) -> None:
@@ -165,14 +187,23 @@ def test_segments_and_waits_may_be_spans(traced: TracedLoop) -> None:
     trace_requests(spans.provider, detail="spans")
     run(traced, handler(traced))
     task = spans.named("child")
-    steps = [span for span in spans.finished if span.parent and span.parent.span_id == task.context.span_id and short(span) != "grandchild"]
+    steps = [
+        span
+        for span in spans.finished
+        if span.parent
+        and span.parent.span_id == task.context.span_id
+        and short(span) != "grandchild"
+    ]
     assert [
         ("segment", (0, 10)),
         ("wait asyncio.sleep", (10, 110)),
         ("segment", (110, 110)),
         ("wait Task", (110, 114)),
         ("segment", (114, 114)),
-    ] == sorted(((span.name, when(span, task)) for span in steps), key=lambda step: (*step[1], step[0] != "segment"))
+    ] == sorted(
+        ((span.name, when(span, task)) for span in steps),
+        key=lambda step: (*step[1], step[0] != "segment"),
+    )
     assert () == task.events
 
 
@@ -218,7 +249,10 @@ def test_requests_in_turn_have_traces_of_their_own(traced: TracedLoop) -> None:
 
     run(traced, main())
     assert {"GET /": {"main": {}}, "PUT /": {"main": {}}} == spans.tree()
-    assert (StatusCode.UNSET, StatusCode.ERROR) == (spans.named("GET /").status.status_code, spans.named("PUT /").status.status_code)
+    assert (StatusCode.UNSET, StatusCode.ERROR) == (
+        spans.named("GET /").status.status_code,
+        spans.named("PUT /").status.status_code,
+    )
 
 
 def test_what_outlives_the_request_is_not_in_its_spans(traced: TracedLoop) -> None:
@@ -268,7 +302,10 @@ def test_requests_that_the_sampler_drops_leave_nothing(traced: TracedLoop) -> No
         assert get_current_span() is trace.INVALID_SPAN
 
     run(traced, main())
-    assert ((), 0) == (spans.memory.get_finished_spans(), traced.snapshot().records["trace", "written"])
+    assert ((), 0) == (
+        spans.memory.get_finished_spans(),
+        traced.snapshot().records["trace", "written"],
+    )
 
 
 class Without(Sampler):
@@ -277,7 +314,14 @@ class Without(Sampler):
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def should_sample(self, parent_context: Context | None, trace_id: int, name: str, *rest: Any, **more: Any) -> SamplingResult:  # noqa: ARG002
+    def should_sample(
+        self,
+        parent_context: Context | None,  # noqa: ARG002
+        trace_id: int,  # noqa: ARG002
+        name: str,
+        *rest: Any,  # noqa: ARG002
+        **more: Any,  # noqa: ARG002
+    ) -> SamplingResult:
         """What becomes of a span without parent."""
         return SamplingResult(Decision.DROP if name == self._name else Decision.RECORD_AND_SAMPLE)
 
@@ -336,7 +380,10 @@ def test_a_journal_has_a_bound(traced: TracedLoop) -> None:
 
     run(traced, main())
     # Two steps for each of the tasks: its own, and that of the one that waits for it; and the last part of that one.
-    assert 2 * 1200 + 1 - 1000 + 1201 - 1000 == (spans.named("GET /").attributes or {})["aiometrics.steps_dropped"]
+    assert (
+        2 * 1200 + 1 - 1000 + 1201 - 1000
+        == (spans.named("GET /").attributes or {})["aiometrics.steps_dropped"]
+    )
     assert 1 + 1000 == len(spans.memory.get_finished_spans())
 
 
@@ -350,7 +397,9 @@ class Broken(SpanExporter):
         """Nothing is open."""
 
 
-def test_an_exporter_that_fails_reaches_nobody(traced: TracedLoop, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exporter_that_fails_reaches_nobody(
+    traced: TracedLoop, caplog: pytest.LogCaptureFixture
+) -> None:
     """OpenTelemetry logs it; the requests end, and are written as far as we are concerned."""
     trace_requests(Spans(Broken()).provider)
     run(traced, handler(traced))
@@ -386,13 +435,17 @@ def test_an_exporter_that_hangs_delays_nobody(traced: TracedLoop) -> None:
                 exporter.reached.wait()
 
     traced.run(main())
-    assert (0, 2) == tuple(traced.snapshot().records["trace", outcome] for outcome in ("written", "dropped"))
+    assert (0, 2) == tuple(
+        traced.snapshot().records["trace", outcome] for outcome in ("written", "dropped")
+    )
     exporter.answer.set()
     traced.instrumentation.work_queue.stop()
     assert CAPACITY + 1 == traced.snapshot().records["trace", "written"]
 
 
-def test_a_tracer_that_fails_is_not_asked_again(implementation: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tracer_that_fails_is_not_asked_again(
+    implementation: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The request goes on; the error is logged and counted."""
 
     class Provider(TracerProvider):

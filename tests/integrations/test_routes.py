@@ -46,9 +46,21 @@ STARLETTE = Starlette(
 )
 
 
-def connection(path: str, method: str = "GET", host: str = "example.org", kind: str = "http", root_path: str = "") -> dict[str, Any]:
+def connection(
+    path: str,
+    method: str = "GET",
+    host: str = "example.org",
+    kind: str = "http",
+    root_path: str = "",
+) -> dict[str, Any]:
     """An ASGI scope."""
-    return {"type": kind, "method": method, "path": path, "root_path": root_path, "headers": [(b"host", host.encode())]}
+    return {
+        "type": kind,
+        "method": method,
+        "path": path,
+        "root_path": root_path,
+        "headers": [(b"host", host.encode())],
+    }
 
 
 @pytest.mark.parametrize(
@@ -106,7 +118,9 @@ def test_templates_of_fastapi(path: str, expected: str | None) -> None:
     assert expected == Routes(fastapi()).template(connection(path))
 
 
-@pytest.mark.parametrize("wrap", [lambda app: app, lambda app: Wrapper(Wrapper(app))], ids=["itself", "behind two"])
+@pytest.mark.parametrize(
+    "wrap", [lambda app: app, lambda app: Wrapper(Wrapper(app))], ids=["itself", "behind two"]
+)
 def test_routes_are_found_behind_middleware(wrap: Callable[[Any], Any]) -> None:
     """Whoever keeps the application that it wraps under the usual name can be looked through."""
     found = routes_of(opaque, wrap(STARLETTE))
@@ -114,7 +128,9 @@ def test_routes_are_found_behind_middleware(wrap: Callable[[Any], Any]) -> None:
     assert "/orders/{id}" == found.template(connection("/orders/7"))
 
 
-@pytest.mark.parametrize("kept", [Router(), FastAPI(), included := APIRouter()], ids=["Starlette", "FastAPI", "included"])
+@pytest.mark.parametrize(
+    "kept", [Router(), FastAPI(), included := APIRouter()], ids=["Starlette", "FastAPI", "included"]
+)
 def test_routes_that_come_and_go_are_known_at_once(kept: Any) -> None:
     """Also those of a router behind another one's entry: the application may add them whenever it likes."""
     app = FastAPI()
@@ -134,10 +150,18 @@ def test_routes_that_come_and_go_are_known_at_once(kept: Any) -> None:
 def test_applications_that_are_mounted_may_get_their_routes_later() -> None:
     """And may stand behind middleware there, which a mount itself does not look behind."""
     late = Starlette()
-    routes = Routes(Router([Mount("/late", app=late), Mount("/hidden", app=CORSMiddleware(CORSMiddleware(late)))]))
-    assert ["/late/{path}", "/hidden/{path}"] == [routes.template(connection(path)) for path in ("/late/7", "/hidden/7")]
+    routes = Routes(
+        Router(
+            [Mount("/late", app=late), Mount("/hidden", app=CORSMiddleware(CORSMiddleware(late)))]
+        )
+    )
+    assert ["/late/{path}", "/hidden/{path}"] == [
+        routes.template(connection(path)) for path in ("/late/7", "/hidden/7")
+    ]
     late.add_route("/{id}", endpoint)
-    assert ["/late/{id}", "/hidden/{id}"] == [routes.template(connection(path)) for path in ("/late/7", "/hidden/7")]
+    assert ["/late/{id}", "/hidden/{id}"] == [
+        routes.template(connection(path)) for path in ("/late/7", "/hidden/7")
+    ]
 
 
 def test_a_route_that_decides_by_more_than_the_path_is_asked() -> None:
@@ -145,10 +169,16 @@ def test_a_route_that_decides_by_more_than_the_path_is_asked() -> None:
 
     class OfTenant(Route):
         def matches(self, scope: Any) -> Any:
-            return super().matches(scope) if (b"host", b"acme.org") in scope["headers"] else (Match.NONE, {})
+            return (
+                super().matches(scope)
+                if (b"host", b"acme.org") in scope["headers"]
+                else (Match.NONE, {})
+            )
 
     routes = Routes(Router([OfTenant("/{page}", endpoint), Route("/{anything}", endpoint)]))
-    assert ["/{page}", "/{anything}"] == [routes.template(connection("/7", host=host)) for host in ("acme.org", "example.org")]
+    assert ["/{page}", "/{anything}"] == [
+        routes.template(connection("/7", host=host)) for host in ("acme.org", "example.org")
+    ]
 
 
 def test_an_expression_that_was_replaced_is_the_one_that_counts() -> None:

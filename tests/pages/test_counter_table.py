@@ -32,7 +32,9 @@ def test_a_tally_goes_on_where_another_stood() -> None:
     errors(made).add("recorder", 4)
     later = errors(made)
     later.add("http", 2)
-    assert {"http": 3, "recorder": 4} == later.counts() == dict(read(bytes(made.memory), 0, 0).errors)
+    assert (
+        {"http": 3, "recorder": 4} == later.counts() == dict(read(bytes(made.memory), 0, 0).errors)
+    )
 
 
 def test_a_full_tally_counts_the_rest_as_other() -> None:
@@ -96,8 +98,17 @@ def test_vitals_are_in_the_page(implementation: str) -> None:
         slot.loop_stats.sampled("shop.py:1 f")
         traced.instrumentation.refresh()
         found = read(bytes(slot.page.memory), 0, 0).loop
-        assert (1, 1, 1, 0) == (found.ready_handles, found.scheduled_timers, found.executor_threads, found.executor_queue_items)
-        assert ((0, 3 * MS, 0), 1, {"shop.py:1 f": 1}) == (found.gc_pauses_ns, found.unhandled_exceptions, found.block_samples)
+        assert (1, 1, 1, 0) == (
+            found.ready_handles,
+            found.scheduled_timers,
+            found.executor_threads,
+            found.executor_queue_items,
+        )
+        assert ((0, 3 * MS, 0), 1, {"shop.py:1 f": 1}) == (
+            found.gc_pauses_ns,
+            found.unhandled_exceptions,
+            found.block_samples,
+        )
 
     gc.disable()
     try:
@@ -107,11 +118,17 @@ def test_vitals_are_in_the_page(implementation: str) -> None:
         found = read(bytes(slot.page.memory), 0, 0).loop
     finally:
         gc.enable()
-    assert (None, None, None) == (found.ready_handles, found.scheduled_timers, found.executor_threads)
+    assert (None, None, None) == (
+        found.ready_handles,
+        found.scheduled_timers,
+        found.executor_threads,
+    )
     assert (1, {"shop.py:1 f": 1}) == (found.unhandled_exceptions, found.block_samples)
 
 
-def test_an_error_is_told_before_there_is_a_page_and_once_there_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_is_told_before_there_is_a_page_and_once_there_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """It is counted once, wherever it stands."""
     seen = []
     with pytest.raises(AssertionError, match=r"\{'http': 2\}"), traced_loop() as traced:  # noqa: PT012 - the faults are told at its end
@@ -125,7 +142,9 @@ def test_an_error_is_told_before_there_is_a_page_and_once_there_is(caplog: pytes
         (slot,) = traced.instrumentation.slots()
         assert {"http": 2} == read(bytes(slot.page.memory), 0, 0).errors
     assert [{"http": 1}, {"http": 1}, {"http": 1}, {"http": 2}] == seen
-    assert ["aiometrics"] == [record.name for record in caplog.records if record.levelno == logging.ERROR]
+    assert ["aiometrics"] == [
+        record.name for record in caplog.records if record.levelno == logging.ERROR
+    ]
 
 
 def test_what_was_seen_of_a_turn_stays_when_the_loop_goes(implementation: str) -> None:
@@ -140,10 +159,17 @@ def test_what_was_seen_of_a_turn_stays_when_the_loop_goes(implementation: str) -
         traced.instrumentation.instrument(traced.loop)
         await asyncio.sleep(1)
         await asyncio.create_task(asyncio.sleep(3))
-        return [(seen.loops[0].active_ns, seen.loops[0].idle_ns) for seen in (before, gone, traced.snapshot())]
+        return [
+            (seen.loops[0].active_ns, seen.loops[0].idle_ns)
+            for seen in (before, gone, traced.snapshot())
+        ]
 
     with traced_loop(implementation=implementation) as traced:
-        assert [(250 * MS, 2_000 * MS), (250 * MS, 2_000 * MS), (250 * MS, 5_000 * MS)] == traced.run(main(traced))
+        assert [
+            (250 * MS, 2_000 * MS),
+            (250 * MS, 2_000 * MS),
+            (250 * MS, 5_000 * MS),
+        ] == traced.run(main(traced))
 
 
 def _segment(made: Page, ns: int) -> None:
@@ -189,7 +215,9 @@ def test_looks_do_not_go_back() -> None:
     assert 20 == read(bytes(made.memory), 0, 0).loop.active_ns
 
 
-def test_the_count_of_tasks_survives_a_change_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_count_of_tasks_survives_a_change_of_the_registry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Tasks may end just when they are looked at: it looks again."""
 
     class Changes:

@@ -51,7 +51,10 @@ from aiometrics.testing import ManualClock, TracedLoop, traced_loop
 
 def counted(snapshot: Snapshot, coroutine: str) -> list[tuple[str, int, int]]:
     """Yield point, segments and waits of one coroutine."""
-    return [(point.yield_point, point.segments.count, point.waits.count) for point in snapshot.yield_points_of(coroutine)]
+    return [
+        (point.yield_point, point.segments.count, point.waits.count)
+        for point in snapshot.yield_points_of(coroutine)
+    ]
 
 
 def regions(layout: Layout) -> Iterator[tuple[int, int]]:
@@ -92,7 +95,9 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     st.integers(1, 50),
     st.integers(1, 50),
 )
-def test_the_parts_of_a_page_lie_side_by_side(segment: list[int], wait: list[int], coroutines: int, points: int, requests: int) -> None:
+def test_the_parts_of_a_page_lie_side_by_side(
+    segment: list[int], wait: list[int], coroutines: int, points: int, requests: int
+) -> None:
     """Without gap or overlap, from the first word to the last, for any buckets and capacities."""
     layout = Layout(tuple(sorted(segment)), tuple(sorted(wait)), coroutines, points, requests)
     found = list(regions(layout))
@@ -103,7 +108,11 @@ def test_the_parts_of_a_page_lie_side_by_side(segment: list[int], wait: list[int
 
 def test_the_c_core_has_the_same_offsets() -> None:
     """The words that C names are those that Python declares."""
-    core = IMPLEMENTATIONS["c"].core if "c" in IMPLEMENTATIONS else pytest.skip("the C core is not built here")
+    core = (
+        IMPLEMENTATIONS["c"].core
+        if "c" in IMPLEMENTATIONS
+        else pytest.skip("the C core is not built here")
+    )
     declared = {
         "HEADER": HEADER,
         "LOOP": LOOP,
@@ -119,20 +128,42 @@ def test_the_c_core_has_the_same_offsets() -> None:
 
 def test_bounds_are_rounded_to_nanoseconds() -> None:
     """Options are in seconds, pages in ns."""
-    assert Layout((100_000, 1_000_000_000), (1,), 2, 3, 4) == from_seconds((0.0001, 1), (1e-9,), 2, 3, 4)
+    assert Layout((100_000, 1_000_000_000), (1,), 2, 3, 4) == from_seconds(
+        (0.0001, 1), (1e-9,), 2, 3, 4
+    )
 
 
 def test_a_new_page_is_empty() -> None:
     """Nothing happened yet, so nothing but the loop shows."""
     view = read(bytes(page().memory), now_ns=7, unix_ns=1_000_007)
-    assert ("MainThread", 0, 1_000_007, None) == (view.loop.loop, view.loop.blocking_ns, view.loop.heartbeat_ns, view.loop.running)
-    nothing = {"coroutine": 0, "yield_point": 0, "request": 0, "request_wait": 0, "string": 0, "loop": 0}
+    assert ("MainThread", 0, 1_000_007, None) == (
+        view.loop.loop,
+        view.loop.blocking_ns,
+        view.loop.heartbeat_ns,
+        view.loop.running,
+    )
+    nothing = {
+        "coroutine": 0,
+        "yield_point": 0,
+        "request": 0,
+        "request_wait": 0,
+        "string": 0,
+        "loop": 0,
+    }
     assert ((), (), nothing) == (view.coroutines, view.yield_points, view.overflow)
 
 
 @pytest.mark.parametrize(
     ("ns", "bucket"),
-    [(0, 0), (999_999, 0), (1_000_000, 0), (1_000_001, 1), (50_000_000, 1), (50_000_001, 2), (10**15, 2)],
+    [
+        (0, 0),
+        (999_999, 0),
+        (1_000_000, 0),
+        (1_000_001, 1),
+        (50_000_000, 1),
+        (50_000_001, 2),
+        (10**15, 2),
+    ],
 )
 def test_a_bucket_includes_its_bound(implementation: str, ns: int, bucket: int) -> None:
     """``le`` means less or equal, to the nanosecond, for segments and waits alike."""
@@ -148,10 +179,14 @@ def test_a_bucket_includes_its_bound(implementation: str, ns: int, bucket: int) 
         future.set_result(None)
 
     bounds = (0.001, 0.05)
-    with traced_loop(implementation=implementation, segment_buckets=bounds, wait_buckets=bounds) as traced:
+    with traced_loop(
+        implementation=implementation, segment_buckets=bounds, wait_buckets=bounds
+    ) as traced:
         traced.run(works(traced))
         seen = traced.snapshot()
-    expected = Histogram((1_000_000, 50_000_000), tuple(int(number == bucket) for number in range(3)), ns)
+    expected = Histogram(
+        (1_000_000, 50_000_000), tuple(int(number == bucket) for number in range(3)), ns
+    )
     point = next(point for point in seen.yield_points if point.awaits == "Future")
     assert (expected, expected) == (point.segments, point.waits)
 
@@ -188,7 +223,14 @@ def test_what_finds_no_record_goes_to_other_and_is_counted(implementation: str) 
     # One segment per await and one at the end of each of the five tasks.
     assert (1 + 3 + 2) + 5 == total(point.segments for point in seen.yield_points).count
     # (return) of works, both second lines; others is one new code, though two tasks ran it.
-    assert {"coroutine": 1, "yield_point": 3, "request": 0, "request_wait": 0, "string": 0, "loop": 0} == seen.overflow
+    assert {
+        "coroutine": 1,
+        "yield_point": 3,
+        "request": 0,
+        "request_wait": 0,
+        "string": 0,
+        "loop": 0,
+    } == seen.overflow
 
 
 @pytest.mark.usefixtures("tasks_only")
@@ -205,7 +247,14 @@ def test_overflow_counts_names_not_events(implementation: str) -> None:
     with traced_loop(implementation=implementation, max_yield_points=1) as traced:
         traced.run(main())
         seen = traced.snapshot()
-    assert {"coroutine": 0, "yield_point": 3, "request": 0, "request_wait": 0, "string": 0, "loop": 0} == seen.overflow
+    assert {
+        "coroutine": 0,
+        "yield_point": 3,
+        "request": 0,
+        "request_wait": 0,
+        "string": 0,
+        "loop": 0,
+    } == seen.overflow
 
 
 def test_strings_that_find_no_room_are_counted() -> None:
@@ -213,11 +262,21 @@ def test_strings_that_find_no_room_are_counted() -> None:
     made = page()
     room = LAYOUT.string_bytes - LOOP_NAME_BYTES - len("(other)(callback)") - NAME_BYTES
     assert 0 < room < NAME_BYTES
-    assert (OWN_COROUTINES, OWN_COROUTINES + 1) == (made.add_coroutine("w" * NAME_BYTES), made.add_coroutine("x" * room))
+    assert (OWN_COROUTINES, OWN_COROUTINES + 1) == (
+        made.add_coroutine("w" * NAME_BYTES),
+        made.add_coroutine("x" * room),
+    )
     assert (0, 0) == (made.add_coroutine("y"), made.add_yield_point(OWN_COROUTINES, "y", "z"))
     assert 1 == made.add_yield_point(OWN_COROUTINES, "x" * room, "(other)")
     view = read(bytes(made.memory), 0, 0)
-    assert {"coroutine": 0, "yield_point": 0, "request": 0, "request_wait": 0, "string": 3, "loop": 0} == view.overflow
+    assert {
+        "coroutine": 0,
+        "yield_point": 0,
+        "request": 0,
+        "request_wait": 0,
+        "string": 3,
+        "loop": 0,
+    } == view.overflow
 
 
 def test_a_coroutine_without_a_record_takes_no_room() -> None:
@@ -227,7 +286,14 @@ def test_a_coroutine_without_a_record_takes_no_room() -> None:
         made.add_coroutine(f"c{number}")
     used = made.words[HEADER["strings_used"]]
     assert (0, used) == (made.add_coroutine("one more"), made.words[HEADER["strings_used"]])
-    overflow = {"coroutine": 1, "yield_point": 0, "request": 0, "request_wait": 0, "string": 0, "loop": 0}
+    overflow = {
+        "coroutine": 1,
+        "yield_point": 0,
+        "request": 0,
+        "request_wait": 0,
+        "string": 0,
+        "loop": 0,
+    }
     assert overflow == read(bytes(made.memory), 0, 0).overflow
 
 
@@ -237,7 +303,10 @@ def test_the_name_of_the_loop_may_change_for_ever() -> None:
     used = made.words[HEADER["strings_used"]]
     for number in range(10_000):
         made.open(f"Thread-{number} (run)")
-    assert (used, "Thread-9999 (run)") == (made.words[HEADER["strings_used"]], read(bytes(made.memory), 0, 0).loop.loop)
+    assert (used, "Thread-9999 (run)") == (
+        made.words[HEADER["strings_used"]],
+        read(bytes(made.memory), 0, 0).loop.loop,
+    )
     made.open("ü" * 100)
     assert "ü" * (LOOP_NAME_BYTES // 2) == read(bytes(made.memory), 0, 0).loop.loop
 
@@ -246,7 +315,9 @@ def test_names_that_are_no_text_are_stored_all_the_same() -> None:
     """A lone surrogate in a name is written in a way that can be read."""
     made = page()
     made.words[LAYOUT.coroutine(made.add_coroutine("bad\udcff")) + COROUTINE["created"]] = 1
-    assert ["bad\\udcff"] == [entry.coroutine for entry in read(bytes(made.memory), 0, 0).coroutines]
+    assert ["bad\\udcff"] == [
+        entry.coroutine for entry in read(bytes(made.memory), 0, 0).coroutines
+    ]
 
 
 def _header(**changes: int) -> bytes:
@@ -274,30 +345,65 @@ USED = LOOP_NAME_BYTES + len("(other)(callback)cpa")
         (b"\0" * 8, "8 bytes are not a stats page"),
         (bytes(page().memory)[:-1], f"{LAYOUT.size - 1} bytes are not a stats page"),
         (b"\0" * LAYOUT.size, "not a stats page: the magic number is missing"),
-        (_header(version=VERSION + 1), f"a page of version {VERSION + 1}; this reader knows version {VERSION}"),
-        (_header(segment_bounds=0), r"a page with \[0, 3\] bucket bounds and room for \[3, 4, 2\] records is out of range"),
+        (
+            _header(version=VERSION + 1),
+            f"a page of version {VERSION + 1}; this reader knows version {VERSION}",
+        ),
+        (
+            _header(segment_bounds=0),
+            r"a page with \[0, 3\] bucket bounds and room for \[3, 4, 2\] records is out of range",
+        ),
         (_header(wait_bounds=65), r"a page with \[2, 65\] bucket bounds and room"),
         (_header(max_coroutines=0), r"room for \[0, 4, 2\] records is out of range"),
-        (_header(max_yield_points=1_000_001), r"room for \[3, 1000001, 2\] records is out of range"),
+        (
+            _header(max_yield_points=1_000_001),
+            r"room for \[3, 1000001, 2\] records is out of range",
+        ),
         (_header(weight=0), "a page whose tasks count 0 times each"),
-        (_header(segment_bounds=64, wait_bounds=64)[: (len(HEADER) + 9) * WORD], f"{(len(HEADER) + 9) * WORD} bytes are too few"),
+        (
+            _header(segment_bounds=64, wait_bounds=64)[: (len(HEADER) + 9) * WORD],
+            f"{(len(HEADER) + 9) * WORD} bytes are too few",
+        ),
         (_header(max_coroutines=4), f"a page of {LAYOUT.size} bytes that should have"),
         (_header(size=8), f"a page of {LAYOUT.size} bytes that should have {LAYOUT.size}"),
         (_header(string_bytes=8), f"a page of {LAYOUT.size} bytes that should have {LAYOUT.size}"),
-        (_words({LAYOUT.samples + NOTE["length"]: NOTE_BYTES + 1}), "a note of at most 256 bytes cannot have 257"),
-        (_words({LAYOUT.errors + NOTE_WORDS + NOTE["length"]: -1}), "a note of at most 256 bytes cannot have -1"),
+        (
+            _words({LAYOUT.samples + NOTE["length"]: NOTE_BYTES + 1}),
+            "a note of at most 256 bytes cannot have 257",
+        ),
+        (
+            _words({LAYOUT.errors + NOTE_WORDS + NOTE["length"]: -1}),
+            "a note of at most 256 bytes cannot have -1",
+        ),
         (_header(coroutines=0), "a page with room for 5 coroutines cannot have 0"),
         (_header(yield_points=6), "a page with room for 5 yield_points cannot have 6"),
-        (_header(strings_used=-1), f"the string area of {LAYOUT.string_bytes} bytes cannot have -1 in use"),
-        (_header(strings_used=LAYOUT.string_bytes + 1), f"cannot have {LAYOUT.string_bytes + 1} in use"),
-        (_header(loop_name=-1), f"string reference -0x1 points outside the {LOOP_NAME_BYTES + 17} bytes in use"),
+        (
+            _header(strings_used=-1),
+            f"the string area of {LAYOUT.string_bytes} bytes cannot have -1 in use",
+        ),
+        (
+            _header(strings_used=LAYOUT.string_bytes + 1),
+            f"cannot have {LAYOUT.string_bytes + 1} in use",
+        ),
+        (
+            _header(loop_name=-1),
+            f"string reference -0x1 points outside the {LOOP_NAME_BYTES + 17} bytes in use",
+        ),
         (
             _words({LAYOUT.coroutine(OWN_COROUTINES) + COROUTINE["name"]: USED + 1}),
             f"string reference {USED + 1:#x} points outside the {USED} bytes",
         ),
-        (_words({LAYOUT.yield_point(1) + YIELD_POINT["coroutine"]: 3}), "yield point 1 belongs to coroutine 3, but there are 3"),
         (
-            _words({LAYOUT.loop + LOOP["segment_since_ns"]: 1, LAYOUT.loop + LOOP["segment_coroutine"]: 3}),
+            _words({LAYOUT.yield_point(1) + YIELD_POINT["coroutine"]: 3}),
+            "yield point 1 belongs to coroutine 3, but there are 3",
+        ),
+        (
+            _words(
+                {
+                    LAYOUT.loop + LOOP["segment_since_ns"]: 1,
+                    LAYOUT.loop + LOOP["segment_coroutine"]: 3,
+                }
+            ),
             "is of coroutine 3, but there are 3",
         ),
     ],
@@ -324,11 +430,18 @@ def _full() -> bytes:
 
 FULL = _full()
 WORDS = st.tuples(st.integers(0, len(FULL) // WORD - 1), st.integers(-(2**63), 2**63 - 1))
-INTERESTING = st.tuples(st.integers(0, len(HEADER) + 60), st.one_of(st.integers(-2, 40), st.integers(-(2**63), 2**63 - 1)))
+INTERESTING = st.tuples(
+    st.integers(0, len(HEADER) + 60),
+    st.one_of(st.integers(-2, 40), st.integers(-(2**63), 2**63 - 1)),
+)
 
 
 @settings(max_examples=300)
-@given(changes=st.lists(st.one_of(WORDS, INTERESTING), max_size=5), end=st.integers(0, len(FULL)), cut=st.booleans())
+@given(
+    changes=st.lists(st.one_of(WORDS, INTERESTING), max_size=5),
+    end=st.integers(0, len(FULL)),
+    cut=st.booleans(),
+)
 def test_a_reader_survives_any_page(changes: list[tuple[int, int]], end: int, *, cut: bool) -> None:
     """Whatever words are overwritten and wherever the page is cut off: a view, or a PageError."""
     damaged = bytearray(FULL)
@@ -379,14 +492,28 @@ def test_sampled_tasks_count_as_many_times_as_they_stand_for(implementation: str
     assert 0.25 == seen.sample_ratio
     # The draw is fixed, so that the number is always this one; an honest draw of one in 4 lies between 3 600 and 4 400.
     assert 4116 == entry.created
-    assert (entry.created, entry.created, 0) == (entry.wall["completed"].count, entry.active["completed"].count, entry.live)
-    assert [entry.created] * 2 == [point.segments.count for point in seen.yield_points_of(entry.coroutine)]
-    assert [entry.created, 0] == [point.waits.count for point in seen.yield_points_of(entry.coroutine)]
+    assert (entry.created, entry.created, 0) == (
+        entry.wall["completed"].count,
+        entry.active["completed"].count,
+        entry.live,
+    )
+    assert [entry.created] * 2 == [
+        point.segments.count for point in seen.yield_points_of(entry.coroutine)
+    ]
+    assert [entry.created, 0] == [
+        point.waits.count for point in seen.yield_points_of(entry.coroutine)
+    ]
 
 
 def pages(max_loops: int = 2) -> SlotPool:
     """Pages of a process, without a recorder."""
-    return SlotPool(PageFormat(LAYOUT, 100, 1), max_loops, places=Places(), objectives={}, internal_errors=InternalErrors())
+    return SlotPool(
+        PageFormat(LAYOUT, 100, 1),
+        max_loops,
+        places=Places(),
+        objectives={},
+        internal_errors=InternalErrors(),
+    )
 
 
 def test_loops_at_a_time_have_names_of_their_own() -> None:
@@ -394,7 +521,10 @@ def test_loops_at_a_time_have_names_of_their_own() -> None:
     found = pages()
     slots = [found.claim("worker") for _ in range(3)]
     assert ["worker", "worker-2", None] == [slot and slot.name for slot in slots]
-    assert (1, 2) == (merged_overflow(read(bytes(slot.page.memory), 0, 0) for slot in found.all())["loop"], len(found.all()))
+    assert (1, 2) == (
+        merged_overflow(read(bytes(slot.page.memory), 0, 0) for slot in found.all())["loop"],
+        len(found.all()),
+    )
 
 
 def test_a_later_loop_of_a_name_continues_the_page_of_that_name() -> None:
@@ -433,14 +563,25 @@ def test_a_page_is_taken_over_with_its_counters_and_without_its_gauges(implement
         after = traced.snapshot()
         task.cancel()
     name = next(entry.coroutine for entry in before.coroutines if entry.coroutine.endswith("stuck"))
-    assert [(1, 1), (1, 0), (2, 1)] == [(seen.coroutine(name).created, seen.coroutine(name).live) for seen in (before, gone, after)]
-    assert [1, 0, 1] == [sum(point.suspended for point in seen.yield_points_of(name)) for seen in (before, gone, after)]
+    assert [(1, 1), (1, 0), (2, 1)] == [
+        (seen.coroutine(name).created, seen.coroutine(name).live) for seen in (before, gone, after)
+    ]
+    assert [1, 0, 1] == [
+        sum(point.suspended for point in seen.yield_points_of(name))
+        for seen in (before, gone, after)
+    ]
     assert 0 == sum(point.oldest_suspension_ns for point in gone.yield_points)
-    assert [0, 0, 0] == [seen.loops[0].heartbeat_ns for seen in (before, gone, after)]  # it runs at none of these moments
-    assert [1_000_000_000, 1_000_000_000, 2_000_000_000] == [seen.loops[0].blocking_ns for seen in (before, gone, after)]
+    assert [0, 0, 0] == [
+        seen.loops[0].heartbeat_ns for seen in (before, gone, after)
+    ]  # it runs at none of these moments
+    assert [1_000_000_000, 1_000_000_000, 2_000_000_000] == [
+        seen.loops[0].blocking_ns for seen in (before, gone, after)
+    ]
 
 
-def test_closing_a_page_keeps_what_was_counted_of_the_segment_in_progress(implementation: str) -> None:
+def test_closing_a_page_keeps_what_was_counted_of_the_segment_in_progress(
+    implementation: str,
+) -> None:
     """No counter falls when a loop goes in the middle of a blocking segment."""
 
     async def main(traced: TracedLoop) -> list[int]:
@@ -466,7 +607,9 @@ def test_closing_a_page_keeps_what_was_counted_of_the_segment_in_progress(implem
         (1000, 200, 1160, 0),  # settled by a later look, before an eager child moved the beginning
     ],
 )
-def test_pending_is_what_a_look_saw_of_a_blocking_segment(since: int, counted: int, looked: int, expected: int) -> None:
+def test_pending_is_what_a_look_saw_of_a_blocking_segment(
+    since: int, counted: int, looked: int, expected: int
+) -> None:
     """Only what was at the threshold when it was looked at, less what is counted already."""
     assert expected == pending_ns(since, counted, looked, threshold_ns=100)
 
@@ -497,14 +640,30 @@ def test_pages_of_several_loops_are_added_up() -> None:
     assert ("shop.other", 1) == (other.coroutine, other.created)
     (point_view,) = merged_yield_points(views)
     assert (3, 4698) == (point_view.suspended, point_view.oldest_suspension_ns)
-    assert {"coroutine": 0, "yield_point": 0, "request": 0, "request_wait": 0, "string": 3, "loop": 0} == merged_overflow(views)
-    assert {"coroutine": 0, "yield_point": 0, "request": 0, "request_wait": 0, "string": 0, "loop": 0} == merged_overflow([])
+    assert {
+        "coroutine": 0,
+        "yield_point": 0,
+        "request": 0,
+        "request_wait": 0,
+        "string": 3,
+        "loop": 0,
+    } == merged_overflow(views)
+    assert {
+        "coroutine": 0,
+        "yield_point": 0,
+        "request": 0,
+        "request_wait": 0,
+        "string": 0,
+        "loop": 0,
+    } == merged_overflow([])
 
 
 def test_histograms_with_other_buckets_are_not_added() -> None:
     """The error names both."""
     one, two = Histogram((1,), (0, 0), 0), Histogram((2,), (0, 0), 0)
-    with pytest.raises(ValueError, match=r"bounds \(1,\) and \(2,\) cannot be added: use the same buckets"):
+    with pytest.raises(
+        ValueError, match=r"bounds \(1,\) and \(2,\) cannot be added: use the same buckets"
+    ):
         one + two
     assert 0.0 == one.mean_ns
     assert 2.5 == Histogram((1,), (1, 1), 5).mean_ns
@@ -518,9 +677,20 @@ def test_a_snapshot_knows_its_coroutines_by_name() -> None:
 
 def test_memory_is_bounded_at_the_defaults() -> None:
     """A loop's page fits into 2 MB."""
-    defaults = from_seconds((0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5), (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), 256, 1000, 100)
+    defaults = from_seconds(
+        (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5),
+        (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60),
+        256,
+        1000,
+        100,
+    )
     assert 2_000_000 > defaults.size
-    assert all(start < end for start, end in pairwise((0, defaults.loop, defaults.coroutines, defaults.yield_points, defaults.strings)))
+    assert all(
+        start < end
+        for start, end in pairwise(
+            (0, defaults.loop, defaults.coroutines, defaults.yield_points, defaults.strings)
+        )
+    )
 
 
 def test_the_clock_of_a_page_turns_into_times_of_day() -> None:
@@ -532,4 +702,6 @@ def test_the_clock_of_a_page_turns_into_times_of_day() -> None:
     made.words[LAYOUT.yield_point(1) + YIELD_POINT["suspended"]] = 1
     made.words[LAYOUT.yield_point(1) + YIELD_POINT["oldest_ns"]] = 2_000
     view = read(bytes(made.memory), clock(), 1_763_856_000_000_000_000)
-    assert [1_763_855_999_999_997_000] == [point.oldest_suspension_ns for point in view.yield_points]
+    assert [1_763_855_999_999_997_000] == [
+        point.oldest_suspension_ns for point in view.yield_points
+    ]

@@ -43,19 +43,28 @@ def line(function: Any) -> int:
 
 def rows(seen: Snapshot) -> dict[tuple[str, str], int]:
     """How often each callback ran, by its place and what it is for."""
-    return {(point.yield_point, point.awaits): point.segments.count for point in seen.yield_points_of(CALLBACK)}
+    return {
+        (point.yield_point, point.awaits): point.segments.count
+        for point in seen.yield_points_of(CALLBACK)
+    }
 
 
 NAMES: dict[str, tuple[Callable[[], Callable[..., object]], str]] = {
     "function": (lambda: plain, f"{FILE}:{line(plain)} plain"),
     "method": (lambda: Shop().method, f"{FILE}:{line(Shop.method)} Shop.method"),
-    "partial": (lambda: functools.partial(functools.partial(Shop().method, 1), 2), f"{FILE}:{line(Shop.method)} Shop.method"),
+    "partial": (
+        lambda: functools.partial(functools.partial(Shop().method, 1), 2),
+        f"{FILE}:{line(Shop.method)} Shop.method",
+    ),
     "instance": (Shop, f"{TOP}.Shop"),
     "class": (lambda: Shop, f"{TOP}.Shop"),
     "class of Python itself": (lambda: int, "int"),
     "function in C": (lambda: [1].clear, "list.clear"),
     "another of that name": (lambda: {1}.clear, "set.clear"),
-    "function in C that knows its class": (lambda: asyncio.get_running_loop().create_future().get_loop, "Future.get_loop"),
+    "function in C that knows its class": (
+        lambda: asyncio.get_running_loop().create_future().get_loop,
+        "Future.get_loop",
+    ),
 }
 
 
@@ -95,11 +104,18 @@ def test_a_transport_is_named_with_its_protocol(implementation: str) -> None:
             assert b"hello" == await heard.done
             transport.close()
 
-    with every_loop(implementation) as made, asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+    with (
+        every_loop(implementation) as made,
+        asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
+    ):
         runner.run(main())
         found = rows(made.snapshot())
     protocol = f"{TOP}.{Heard.__qualname__}"
-    reads = [place for (place, awaits), count in found.items() if awaits == protocol and count and place.endswith("Transport._read_ready")]
+    reads = [
+        place
+        for (place, awaits), count in found.items()
+        if awaits == protocol and count and place.endswith("Transport._read_ready")
+    ]
     assert ["asyncio/selector_events.py"] == [place.partition(":")[0] for place in reads]
 
 
@@ -184,5 +200,9 @@ def test_an_eager_child_of_a_callback_has_its_own_time(traced: TracedLoop) -> No
 
     traced.run(main())
     assert {"child": 20, "starts": 3} == spent(traced)
-    (pause,) = (point for point in traced.snapshot().yield_points if point.coroutine == CALLBACK and point.waits.count)
+    (pause,) = (
+        point
+        for point in traced.snapshot().yield_points
+        if point.coroutine == CALLBACK and point.waits.count
+    )
     assert ("(eager child)", 20 * MS) == (pause.yield_point, pause.waits.sum_ns)

@@ -34,7 +34,10 @@ from aiometrics.testing import ManualClock, traced_loop
 
 EAGERLY: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 WITHOUT_THE_CORE = {
-    "the environment": ("import os; os.environ['AIOMETRICS_NO_EXTENSIONS'] = '1'", "AIOMETRICS_NO_EXTENSIONS is set"),
+    "the environment": (
+        "import os; os.environ['AIOMETRICS_NO_EXTENSIONS'] = '1'",
+        "AIOMETRICS_NO_EXTENSIONS is set",
+    ),
     "a build without it": (
         "import sys; sys.modules['aiometrics.recorder._core'] = None",
         "the C core does not load: import of aiometrics.recorder._core halted; None in sys.modules",
@@ -72,19 +75,33 @@ with traced_loop() as traced:
 def python(code: str) -> list[str]:
     """The lines that a fresh interpreter prints."""
     env = {name: value for name, value in os.environ.items() if name != "AIOMETRICS_NO_EXTENSIONS"}
-    return subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True).stdout.splitlines()
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
 def core() -> Any:
     """The extension."""
-    return pytest.importorskip("aiometrics.recorder._core", reason="the C core is not built here", exc_type=ImportError)
+    return pytest.importorskip(
+        "aiometrics.recorder._core", reason="the C core is not built here", exc_type=ImportError
+    )
 
 
 def test_c_and_python_mean_the_same_words(core: Any) -> None:
     """Every offset that C was compiled with is the one that the layout declares."""
-    assert {(record, field): vars(layout)[record][field] for record, field in core.LAYOUT} == core.LAYOUT
-    assert {"HEADER", "LOOP", "COROUTINE", "YIELD_POINT", "SCOPE_ERROR", "REQUEST", "REQUEST_WAIT"} == {record for record, _ in core.LAYOUT}
+    assert {
+        (record, field): vars(layout)[record][field] for record, field in core.LAYOUT
+    } == core.LAYOUT
+    assert {
+        "HEADER",
+        "LOOP",
+        "COROUTINE",
+        "YIELD_POINT",
+        "SCOPE_ERROR",
+        "REQUEST",
+        "REQUEST_WAIT",
+    } == {record for record, _ in core.LAYOUT}
 
 
 @pytest.mark.parametrize("because", WITHOUT_THE_CORE)
@@ -99,12 +116,15 @@ def test_where_the_core_cannot_run_python_does_and_says_so_once(because: str) ->
     assert "the core was not loaded" == loaded
 
 
-@pytest.mark.parametrize("offsets", [{}, {("LOOP", "finished"): 7}, {("LOOP", "forgotten"): 0}, {("FORGOTTEN", "finished"): 0}])
-def test_a_core_that_was_built_from_other_sources_is_left_alone(offsets: dict[tuple[str, str], int]) -> None:
+@pytest.mark.parametrize(
+    "offsets",
+    [{}, {("LOOP", "finished"): 7}, {("LOOP", "forgotten"): 0}, {("FORGOTTEN", "finished"): 0}],
+)
+def test_a_core_that_was_built_from_other_sources_is_left_alone(
+    offsets: dict[tuple[str, str], int],
+) -> None:
     """It would write pages that nobody reads as they were meant."""
-    arrangement = (
-        f"import types; stale = types.ModuleType('stale'); stale.LAYOUT = {offsets}; sys.modules['aiometrics.recorder._core'] = stale"
-    )
+    arrangement = f"import types; stale = types.ModuleType('stale'); stale.LAYOUT = {offsets}; sys.modules['aiometrics.recorder._core'] = stale"
     message, info, _ = python(FALLBACK.format(arrangement=arrangement))
     assert message.endswith("the C core was built from other sources. Build it again")
     assert 'implementation="python"' in info
@@ -120,15 +140,23 @@ def test_other_interpreters_of_the_process_get_the_python_recorder(core: Any) ->
     """What the core hooks may belong to all of them, so that it serves the main one only, and leaves the tasks of others alone."""
     del core
     if sys.version_info >= (3, 14):
-        interpreters, run = "from concurrent import interpreters", "interpreters.create().exec(code)"
+        interpreters, run = (
+            "from concurrent import interpreters",
+            "interpreters.create().exec(code)",
+        )
     elif sys.version_info >= (3, 13):
-        interpreters, run = "import _interpreters", "_interpreters.exec(_interpreters.create('legacy'), code)"
+        interpreters, run = (
+            "import _interpreters",
+            "_interpreters.exec(_interpreters.create('legacy'), code)",
+        )
     else:
         interpreters, run = (
             "import _xxsubinterpreters",
             "_xxsubinterpreters.run_string(_xxsubinterpreters.create(isolated=False), code)",
         )
-    assert ["python", "c", "runs", "0"] == python(IN_A_SUBINTERPRETER.format(interpreters=interpreters, run=run))
+    assert ["python", "c", "runs", "0"] == python(
+        IN_A_SUBINTERPRETER.format(interpreters=interpreters, run=run)
+    )
 
 
 def page(**header: int) -> Page:
@@ -144,25 +172,51 @@ class Forged:
 
     def __init__(self, memory: Any, **parts: Any) -> None:
         self.memory = memory
-        self.layout = type("Parts", (), {name: getattr(page().layout, name) for name in PARTS} | parts)
+        self.layout = type(
+            "Parts", (), {name: getattr(page().layout, name) for name in PARTS} | parts
+        )
 
 
-PARTS = ("bounds", "loop", "start_delay", "iterations", "coroutines", "yield_points", "scope_errors", "requests", "request_waits")
+PARTS = (
+    "bounds",
+    "loop",
+    "start_delay",
+    "iterations",
+    "coroutines",
+    "yield_points",
+    "scope_errors",
+    "requests",
+    "request_waits",
+)
 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("start", [-1, 10**6, 2**62, 2**70, None])
-def test_a_page_whose_parts_lie_outside_of_it_is_refused(core: Any, part: str, start: int | None) -> None:
+def test_a_page_whose_parts_lie_outside_of_it_is_refused(
+    core: Any, part: str, start: int | None
+) -> None:
     """Nothing is written past the end of a page, whatever its layout says."""
     with pytest.raises((ValueError, OverflowError, TypeError)):
         core.Recorder(Forged(page().memory, **{part: start}), None, None)
 
 
-@pytest.mark.parametrize("field", ["segment_bounds", "wait_bounds", "max_coroutines", "max_yield_points", "max_requests", "weight"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "segment_bounds",
+        "wait_bounds",
+        "max_coroutines",
+        "max_yield_points",
+        "max_requests",
+        "weight",
+    ],
+)
 @pytest.mark.parametrize("value", [0, -1, 2**40])
 def test_a_page_whose_header_makes_no_sense_is_refused(core: Any, field: str, value: int) -> None:
     """So is one whose numbers do not fit together."""
-    with pytest.raises(ValueError, match=f"word {HEADER[field]} of a page is 1 to [0-9]+, not {value}"):
+    with pytest.raises(
+        ValueError, match=f"word {HEADER[field]} of a page is 1 to [0-9]+, not {value}"
+    ):
         core.Recorder(page(**{field: value}), None, None)
 
 
@@ -181,10 +235,16 @@ def test_a_page_that_is_too_small_or_not_to_be_written_is_refused(core: Any) -> 
 
 def test_the_clock_of_the_core_is_the_systems(core: Any) -> None:
     """It never goes back, and is within a microsecond of what the system says before and after, while the anchor changes many times."""
-    readings = [(time.monotonic_ns(), core.monotonic_ns(), time.monotonic_ns()) for _ in range(200_000)]
+    readings = [
+        (time.monotonic_ns(), core.monotonic_ns(), time.monotonic_ns()) for _ in range(200_000)
+    ]
     ours = [reading for _, reading, _ in readings]
     assert sorted(ours) == ours
-    assert [] == [(before, now, after) for before, now, after in readings if not before - 1_000 <= now <= after + 1_000]
+    assert [] == [
+        (before, now, after)
+        for before, now, after in readings
+        if not before - 1_000 <= now <= after + 1_000
+    ]
 
 
 def test_only_a_recorder_makes_traced_coroutines(core: Any) -> None:
@@ -193,7 +253,9 @@ def test_only_a_recorder_makes_traced_coroutines(core: Any) -> None:
         core.TracedCoroutine()
 
 
-def test_a_scope_takes_what_it_is_given_at_its_word_only_if_that_can_be(implementation: str) -> None:
+def test_a_scope_takes_what_it_is_given_at_its_word_only_if_that_can_be(
+    implementation: str,
+) -> None:
     """Records that are in the page, statuses that there are; what it is asked twice, or too early, it does not do."""
     core = IMPLEMENTATIONS[implementation]
     made = page()
@@ -279,7 +341,9 @@ def test_a_request_may_wait_while_its_end_is_timed(implementation: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["retire", "leave", "charge"])
-def test_anything_may_happen_while_the_waits_of_a_request_are_named(implementation: str, what: str) -> None:
+def test_anything_may_happen_while_the_waits_of_a_request_are_named(
+    implementation: str, what: str
+) -> None:
     """The recorder goes, the scope is left, or new places are met: each wait is counted once, and nothing where it must not be."""
 
     async def eager() -> None:
@@ -295,7 +359,9 @@ def test_anything_may_happen_while_the_waits_of_a_request_are_named(implementati
             directory.meddle = {
                 "retire": lambda: traced.instrumentation.uninstrument(traced.loop),
                 "leave": lambda: scope.leave(0),
-                "charge": lambda: [asyncio.Task(eager(), loop=traced.loop, **EAGERLY) for _ in range(3)],
+                "charge": lambda: [
+                    asyncio.Task(eager(), loop=traced.loop, **EAGERLY) for _ in range(3)
+                ],
             }[what]
 
     with traced_loop(implementation=implementation) as traced:
@@ -375,8 +441,13 @@ def test_a_recorder_may_be_retired_while_it_names_a_place(implementation: str) -
         asyncio.run(main())
         page = instrumentation._slot_pool.all()[0].page
     assert 0 == page.words[HEADER["live"]]
-    assert 0 == sum(page.words[page.layout.coroutine(number) + COROUTINE["live"]] for number in range(5))
-    assert 0 == sum(page.words[page.layout.yield_point(number) + YIELD_POINT["suspended"]] for number in range(20))
+    assert 0 == sum(
+        page.words[page.layout.coroutine(number) + COROUTINE["live"]] for number in range(5)
+    )
+    assert 0 == sum(
+        page.words[page.layout.yield_point(number) + YIELD_POINT["suspended"]]
+        for number in range(20)
+    )
 
 
 def test_a_coroutine_may_be_closed_while_its_place_is_named(implementation: str) -> None:
@@ -438,7 +509,9 @@ def test_segments_may_end_in_any_order(implementation: str) -> None:
         vars(loop)["_ready"].clear()
         loop.close()
     assert [None] == [found.running for found in seen.loops]
-    assert [(2, 0, 0)] == [(entry.created, entry.live, entry.destroyed_pending) for entry in seen.coroutines]
+    assert [(2, 0, 0)] == [
+        (entry.created, entry.live, entry.destroyed_pending) for entry in seen.coroutines
+    ]
 
 
 class InterruptedClock(ManualClock):
@@ -481,7 +554,9 @@ def test_an_interrupt_that_hits_the_recorder_reaches_the_application(
         finally:
             child.close()
 
-    instrumentation = Instrumentation(Options(), clock=clock, unix_clock=clock, implementation=IMPLEMENTATIONS[implementation])
+    instrumentation = Instrumentation(
+        Options(), clock=clock, unix_clock=clock, implementation=IMPLEMENTATIONS[implementation]
+    )
     gc.disable()  # a collection is timed by the same clock, and what hits its callback Python itself keeps from the application
     try:
         with asyncio.Runner() as runner:
@@ -496,7 +571,9 @@ def test_an_interrupt_that_hits_the_recorder_reaches_the_application(
         instrumentation.remove()
     assert (3,) == caught.value.args
     assert {"recorder": 1} == seen.errors
-    assert [(None, 0, 0)] == [(loop.running, loop.heartbeat_ns, loop.blocking_ns) for loop in seen.loops]
+    assert [(None, 0, 0)] == [
+        (loop.running, loop.heartbeat_ns, loop.blocking_ns) for loop in seen.loops
+    ]
     assert 0 == sum(entry.live for entry in seen.coroutines)
 
 
@@ -520,9 +597,13 @@ def test_an_object_that_cannot_be_asked_is_left_to_asyncio(implementation: str) 
         assert 1 == instrumentation.snapshot().coroutine("asyncio.tasks.sleep").created
 
 
-def test_caches_start_anew_when_they_are_full(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caches_start_anew_when_they_are_full(
+    implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A program that makes code for ever is recorded on, and its code is not kept for ever."""
-    monkeypatch.setattr(locate, "CACHE_ENTRIES", locate.CACHE_ENTRIES // 10)  # those of the Python recorder, which takes its time
+    monkeypatch.setattr(
+        locate, "CACHE_ENTRIES", locate.CACHE_ENTRIES // 10
+    )  # those of the Python recorder, which takes its time
     count = 17_000 if implementation == "c" else 1_700
     body = "async def work(sleep):\n    await sleep(0)\n"
     codes: list[weakref.ref[CodeType]] = []
@@ -604,7 +685,9 @@ def test_a_recorder_is_freed_with_what_refers_to_it(implementation: str) -> None
         def clock() -> int:
             return 1 if recorder else 0
 
-        recorder = IMPLEMENTATIONS[implementation].recorder(made, Labels(made, Places(), InternalErrors()), InternalErrors(), clock=clock)
+        recorder = IMPLEMENTATIONS[implementation].recorder(
+            made, Labels(made, Places(), InternalErrors()), InternalErrors(), clock=clock
+        )
 
         async def works() -> None:
             pass
@@ -614,7 +697,9 @@ def test_a_recorder_is_freed_with_what_refers_to_it(implementation: str) -> None
 
     def alive() -> int:
         gc.collect()
-        return sum(type(obj) is IMPLEMENTATIONS[implementation].recorder for obj in gc.get_objects())
+        return sum(
+            type(obj) is IMPLEMENTATIONS[implementation].recorder for obj in gc.get_objects()
+        )
 
     before = alive()
     cycle()

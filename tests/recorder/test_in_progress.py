@@ -64,10 +64,15 @@ def test_the_segment_in_progress_shows(looks: Looks) -> None:
     assert Running(f"{__name__}.{holds.__qualname__}", 70 * MS) == seen.loops[0].running
     assert seen.taken_ns - 70 * MS == seen.loops[0].heartbeat_ns
     after = looks.traced.snapshot()
-    assert (None, 0) == (after.loops[0].running, after.loops[0].heartbeat_ns)  # the loop does not run any more
+    assert (None, 0) == (
+        after.loops[0].running,
+        after.loops[0].heartbeat_ns,
+    )  # the loop does not run any more
 
 
-def test_blocking_seconds_grow_while_a_segment_lasts_and_are_not_counted_twice(looks: Looks) -> None:
+def test_blocking_seconds_grow_while_a_segment_lasts_and_are_not_counted_twice(
+    looks: Looks,
+) -> None:
     """What looks counted under (running) stays there; only the rest counts where the segment ends."""
 
     async def holds() -> None:
@@ -84,7 +89,13 @@ def test_blocking_seconds_grow_while_a_segment_lasts_and_are_not_counted_twice(l
     looks.traced.run(holds())
     looks.look()
     done = {"holds (running)": 200, "holds await": 50, "loop": 250}
-    assert [{"loop": 0}, {"holds (running)": 100, "loop": 100}, {"holds (running)": 200, "loop": 200}, done, done] == looks.seen
+    assert [
+        {"loop": 0},
+        {"holds (running)": 100, "loop": 100},
+        {"holds (running)": 200, "loop": 200},
+        done,
+        done,
+    ] == looks.seen
     assert RUNNING == looks.traced.snapshot().yield_points[-1].awaits
 
 
@@ -142,7 +153,11 @@ def test_an_eager_child_stops_the_clock_of_its_parent(looks: Looks) -> None:
     after = {**inside, "child (return)": 40, "loop": 270}
     last = {**after, "parent (running)": 150, "loop": 300}
     assert [{"parent (running)": 120, "loop": 120}, inside, after, last, last] == looks.seen
-    (pause,) = (point for point in looks.traced.snapshot().yield_points if point.yield_point == "(eager child)")
+    (pause,) = (
+        point
+        for point in looks.traced.snapshot().yield_points
+        if point.yield_point == "(eager child)"
+    )
     assert (1, 150 * MS, 0) == (pause.waits.count, pause.waits.sum_ns, pause.segments.count)
 
 
@@ -185,17 +200,24 @@ def test_nested_eager_children_each_have_their_own_time(looks: Looks) -> None:
 
     looks.traced.run(top())
     seen = looks.traced.snapshot()
-    active = {entry.coroutine.rpartition(".")[2]: entry.active["completed"].sum_ns // MS for entry in seen.coroutines}
+    active = {
+        entry.coroutine.rpartition(".")[2]: entry.active["completed"].sum_ns // MS
+        for entry in seen.coroutines
+    }
     assert {"top": 2, "middle": 20, "leaf": 100} == active
     pauses = {
-        point.coroutine.rpartition(".")[2]: point.waits.sum_ns // MS for point in seen.yield_points if point.yield_point == "(eager child)"
+        point.coroutine.rpartition(".")[2]: point.waits.sum_ns // MS
+        for point in seen.yield_points
+        if point.yield_point == "(eager child)"
     }
     assert {"top": 120, "middle": 100} == pauses
 
 
 @EAGER
 @pytest.mark.parametrize("when", ["while a place is named", "when a block is told"])
-def test_an_eager_child_of_a_finalizer_has_its_own_time_too(looks: Looks, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+def test_an_eager_child_of_a_finalizer_has_its_own_time_too(
+    looks: Looks, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     """Wherever the recorder runs Python, garbage may be collected, and a finalizer start a task: lives still tile, nothing is negative."""
     started: list[asyncio.Task[None]] = []
     add = Page.add_yield_point
@@ -236,14 +258,25 @@ def test_an_eager_child_of_a_finalizer_has_its_own_time_too(looks: Looks, monkey
         looks.traced.run(parent())
     looks.traced.run(asyncio.wait(started))
     seen = looks.traced.snapshot()
-    active = {entry.coroutine.rpartition(".")[2]: entry.active["completed"].sum_ns // MS for entry in seen.coroutines}
-    assert {"works": 150, "parent": 120, "child": 5 * len(started)} == {name: active[name] for name in ("works", "parent", "child")}
+    active = {
+        entry.coroutine.rpartition(".")[2]: entry.active["completed"].sum_ns // MS
+        for entry in seen.coroutines
+    }
+    assert {"works": 150, "parent": 120, "child": 5 * len(started)} == {
+        name: active[name] for name in ("works", "parent", "child")
+    }
     assert len(started) >= 3
     (loop,) = seen.loops
     assert 380 * MS == loop.blocking_ns
     assert loop.active_ns == sum(point.segments.sum_ns for point in seen.yield_points)
-    wall_ns = sum(histogram.sum_ns for entry in seen.coroutines for histogram in entry.wall.values())
-    parts_ns = sum(point.segments.sum_ns + point.waits.sum_ns for point in seen.yield_points if point.coroutine != CALLBACK)
+    wall_ns = sum(
+        histogram.sum_ns for entry in seen.coroutines for histogram in entry.wall.values()
+    )
+    parts_ns = sum(
+        point.segments.sum_ns + point.waits.sum_ns
+        for point in seen.yield_points
+        if point.coroutine != CALLBACK
+    )
     assert wall_ns == loop.start_delay.sum_ns + parts_ns
 
 
@@ -257,7 +290,11 @@ def test_harm_is_what_ready_handles_waited(looks: Looks) -> None:
         await asyncio.sleep(0)
 
     looks.traced.run(holds())
-    assert [3 * 200 * MS] == [point.inflicted_wait_ns for point in looks.traced.snapshot().yield_points if point.inflicted_wait_ns]
+    assert [3 * 200 * MS] == [
+        point.inflicted_wait_ns
+        for point in looks.traced.snapshot().yield_points
+        if point.inflicted_wait_ns
+    ]
 
 
 def test_the_oldest_suspension_is_that_of_the_longest_waiting_task(looks: Looks) -> None:
@@ -269,7 +306,9 @@ def test_the_oldest_suspension_is_that_of_the_longest_waiting_task(looks: Looks)
 
     def note() -> None:
         (point,) = (
-            point for point in looks.traced.snapshot().yield_points if point.coroutine.endswith("waits") and point.awaits != "(return)"
+            point
+            for point in looks.traced.snapshot().yield_points
+            if point.coroutine.endswith("waits") and point.awaits != "(return)"
         )
         oldest.append((point.suspended, point.oldest_suspension_ns // MS))
 

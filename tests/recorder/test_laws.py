@@ -28,8 +28,12 @@ def check_active(result: Result) -> None:
         true_ns = sum(life.active_ns for life in result.run.all_lives if life.root == root)
         points = result.snapshot.yield_points_of(name_of(root))
         assert true_ns == sum(point.segments.sum_ns for point in points)
-        recorded = [entry for entry in result.snapshot.coroutines if entry.coroutine == name_of(root)]
-        assert true_ns == sum(entry.active[status].sum_ns for entry in recorded for status in STATUSES)
+        recorded = [
+            entry for entry in result.snapshot.coroutines if entry.coroutine == name_of(root)
+        ]
+        assert true_ns == sum(
+            entry.active[status].sum_ns for entry in recorded for status in STATUSES
+        )
 
 
 def check_counts(result: Result) -> None:
@@ -42,10 +46,17 @@ def check_counts(result: Result) -> None:
     }
     assert result.run.statuses() == statuses
     for entry in result.snapshot.coroutines:
-        assert entry.created == total(entry.wall.values()).count == total(entry.active.values()).count
+        assert (
+            entry.created == total(entry.wall.values()).count == total(entry.active.values()).count
+        )
         assert (0, 0) == (entry.live, entry.destroyed_pending)
-    assert 0 == sum(point.suspended + point.oldest_suspension_ns for point in result.snapshot.yield_points)
-    assert sum(entry.created for entry in result.snapshot.coroutines) == result.snapshot.loops[0].start_delay.count
+    assert 0 == sum(
+        point.suspended + point.oldest_suspension_ns for point in result.snapshot.yield_points
+    )
+    assert (
+        sum(entry.created for entry in result.snapshot.coroutines)
+        == result.snapshot.loops[0].start_delay.count
+    )
 
 
 def check_requests(result: Result) -> None:
@@ -56,13 +67,23 @@ def check_requests(result: Result) -> None:
         assert sum(visit.active_ns for visit in own) == entry.active.sum_ns
         assert sum(visit.background_ns for visit in own) == entry.background_ns
         assert sum(visit.wall_ns or 0 for visit in own) == total(entry.wall.values()).sum_ns
-        assert (len(own), len(own), 0) == (total(entry.wall.values()).count, entry.active.count, entry.in_progress)
+        assert (len(own), len(own), 0) == (
+            total(entry.wall.values()).count,
+            entry.active.count,
+            entry.in_progress,
+        )
     finished = result.run.finished
     assert sorted((visit.type, visit.wall_ns, visit.active_ns) for visit in visits) == sorted(
         (found.request, found.wall_ns, found.active_ns) for found in finished
     )
-    assert sum(point.wait_ns for found in finished for point in found.points) == sum(wait.wait_ns for wait in snapshot.request_waits)
-    alone = [found for found in finished if sum(visit.entered_ns == found.started for visit in visits) == 1]
+    assert sum(point.wait_ns for found in finished for point in found.points) == sum(
+        wait.wait_ns for wait in snapshot.request_waits
+    )
+    alone = [
+        found
+        for found in finished
+        if sum(visit.entered_ns == found.started for visit in visits) == 1
+    ]
     for found in alone:
         (visit,) = (visit for visit in visits if visit.entered_ns == found.started)
         if visit.alone:
@@ -89,7 +110,9 @@ def test_the_laws_hold_for_every_program(implementation: str, program: Ops, *, e
 
 @EXAMPLES
 @given(program=MISUSES, eager=st.booleans())
-def test_scopes_that_are_misused_harm_nothing_else(implementation: str, program: Ops, *, eager: bool) -> None:
+def test_scopes_that_are_misused_harm_nothing_else(
+    implementation: str, program: Ops, *, eager: bool
+) -> None:
     """Wherever scopes are entered and left, every other number is true."""
     result = perform(program, implementation=implementation, eager=eager)
     assert [] == result.run.problems
@@ -102,14 +125,23 @@ def test_scopes_that_are_misused_harm_nothing_else(implementation: str, program:
 @given(
     program=st.one_of(PROGRAMS, MISUSES),
     eager=st.booleans(),
-    options=st.sampled_from([{}, {"max_yield_points": 3, "max_coroutines": 1, "max_requests": 1}, {"sample": 1 / 2}]),
+    options=st.sampled_from(
+        [{}, {"max_yield_points": 3, "max_coroutines": 1, "max_requests": 1}, {"sample": 1 / 2}]
+    ),
 )
-def test_every_implementation_writes_the_same_page(program: Ops, *, eager: bool, options: dict[str, float]) -> None:
+def test_every_implementation_writes_the_same_page(
+    program: Ops, *, eager: bool, options: dict[str, float]
+) -> None:
     """The recorders are twins: one program leaves the same bytes with each of them, and the same steps of its requests."""
-    reference, *others = [perform(program, implementation=name, eager=eager, **options) for name in sorted(IMPLEMENTATIONS)]
+    reference, *others = [
+        perform(program, implementation=name, eager=eager, **options)
+        for name in sorted(IMPLEMENTATIONS)
+    ]
     for other in others:
         assert reference.page == other.page
-        assert [found.kept for found in reference.run.finished] == [found.kept for found in other.run.finished]
+        assert [found.kept for found in reference.run.finished] == [
+            found.kept for found in other.run.finished
+        ]
 
 
 def test_both_implementations_are_compared_where_both_are_built() -> None:

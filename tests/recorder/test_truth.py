@@ -47,7 +47,12 @@ async def grey(stall: Stall) -> None:
     stall(STALL_MS)
 
 
-TIMES: dict[Callable[[Stall], Coroutine[Any, Any, None]], int] = {red: 4, green: 3, blue: 2, grey: 1}
+TIMES: dict[Callable[[Stall], Coroutine[Any, Any, None]], int] = {
+    red: 4,
+    green: 3,
+    blue: 2,
+    grey: 1,
+}
 
 
 def line(function: Callable[..., Any]) -> str:
@@ -75,7 +80,11 @@ def over_threshold(seen: Snapshot, metric: str) -> Numbers:
     for labels, value in rows(seen)[metric].items():
         assert isinstance(value, Distribution)
         name = labels[0].rpartition(".")[2]
-        found[name] = found.get(name, 0) + value.cumulative[-1] - value.cumulative[value.bounds_seconds.index(0.1)]
+        found[name] = (
+            found.get(name, 0)
+            + value.cumulative[-1]
+            - value.cumulative[value.bounds_seconds.index(0.1)]
+        )
     return {name: count for name, count in found.items() if count}
 
 
@@ -90,7 +99,10 @@ def test_ten_stalls_and_one_in_progress(implementation: str) -> None:
         stall(LONG_MS - SEEN_MS)
 
     async def main() -> None:
-        for function in [*(function for function, times in TIMES.items() for _ in range(times)), long]:
+        for function in [
+            *(function for function, times in TIMES.items() for _ in range(times)),
+            long,
+        ]:
             first = asyncio.create_task(function(stall))
             await asyncio.gather(first, *(asyncio.create_task(behind()) for _ in range(BEHIND)))
 
@@ -107,16 +119,25 @@ def test_ten_stalls_and_one_in_progress(implementation: str) -> None:
     assert {**seconds, "(running)": 2} == sums(seen, "asyncio_blocking_seconds_total")
     assert {**seconds, "(running)": 2, "long": 1} == sums(after, "asyncio_blocking_seconds_total")
     assert harm == sums(seen, "asyncio_inflicted_wait_seconds_total")
-    assert {**harm, "long": BEHIND * LONG_MS / 1000} == sums(after, "asyncio_inflicted_wait_seconds_total")
+    assert {**harm, "long": BEHIND * LONG_MS / 1000} == sums(
+        after, "asyncio_inflicted_wait_seconds_total"
+    )
     assert times == over_threshold(seen, "asyncio_segment_seconds")
     assert {**times, "long": 1} == over_threshold(after, "asyncio_segment_seconds")
     for when, blocking, stalls in (seen, 5, 10), (after, 6, 11):
         found = rows(when)
         assert {("MainThread",): blocking} == found["asyncio_loop_blocking_seconds_total"]
         assert {"MainThread": stalls} == over_threshold(when, "asyncio_loop_iteration_seconds")
-        assert {"MainThread": stalls * BEHIND} == over_threshold(when, "asyncio_loop_start_delay_seconds")
+        assert {"MainThread": stalls * BEHIND} == over_threshold(
+            when, "asyncio_loop_start_delay_seconds"
+        )
         assert blocking == found["asyncio_loop_time_seconds_total"]["MainThread", "active"]
-    assert seen.taken_ns / 1e9 - 2 == rows(seen)["asyncio_loop_heartbeat_timestamp_seconds"]["MainThread",]
+    assert (
+        seen.taken_ns / 1e9 - 2
+        == rows(seen)["asyncio_loop_heartbeat_timestamp_seconds"]["MainThread",]
+    )
     # At 100, 150, 200, 250 and 300 ms of each short one, and every 50 ms of the long one.
     looks: Numbers = {line(function): 5 * times for function, times in TIMES.items()}
-    assert {**looks, line(long): 39} == {place: count for (_, place), count in rows(seen)["asyncio_block_samples_total"].items()}
+    assert {**looks, line(long): 39} == {
+        place: count for (_, place), count in rows(seen)["asyncio_block_samples_total"].items()
+    }

@@ -90,11 +90,18 @@ def test_the_wrapped_coroutine_is_named(implementation: str, tool: str, *, late:
     if not installed(module):
         pytest.skip(f"{module} is not installed: install it to run this test")
     if late and implementation == "python" and tool in ("sentry", "aiomonitor"):
-        pytest.skip("the Python recorder does not see a task type that somebody took from asyncio before tracing began; the C one does")
+        pytest.skip(
+            "the Python recorder does not see a task type that somebody took from asyncio before tracing began; the C one does"
+        )
     environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "" if implementation == "c" else "1"}
     program = PROGRAM.format(setup=setup, teardown=teardown, late=late, wrapper=wrapper)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], check=False, capture_output=True, text=True, env=environ, timeout=60
+        [sys.executable, "-W", "ignore", "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=60,
     )
     assert "" == done.stderr
     assert f"works 3 0 0 3 0\nfails 1 0 0 0 1\n{implementation} [] {{}}\n" == done.stdout

@@ -91,7 +91,9 @@ async def retry(function):
 def test_the_application_is_named_not_the_library_that_it_calls(implementation: str) -> None:
     """Of a chain through a driver into asyncio, the application's frame is the yield point and the driver is what it awaits."""
     seen = record(implementation, call(ASYNCPG.Connection().fetch))
-    assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(seen, name(call))
+    assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(
+        seen, name(call)
+    )
 
 
 def test_the_innermost_application_frame_is_named(implementation: str) -> None:
@@ -103,19 +105,33 @@ def test_the_innermost_application_frame_is_named(implementation: str) -> None:
 def test_without_application_code_the_innermost_library_frame_is_named(implementation: str) -> None:
     """A task that a library runs for itself shows that library's place."""
     seen = record(implementation, ASYNCPG.retry(ASYNCPG.Connection().fetch))
-    assert [("asyncpg/connection.py:6 Connection._protocol", "asyncio.sleep")] == awaits(seen, "asyncpg.connection.retry")
+    assert [("asyncpg/connection.py:6 Connection._protocol", "asyncio.sleep")] == awaits(
+        seen, "asyncpg.connection.retry"
+    )
 
 
-def test_with_nothing_but_the_standard_library_its_innermost_frame_is_named(implementation: str) -> None:
+def test_with_nothing_but_the_standard_library_its_innermost_frame_is_named(
+    implementation: str,
+) -> None:
     """A bare asyncio.sleep as a task shows asyncio's own line."""
     ((place, awaited),) = awaits(record(implementation, asyncio.sleep(1)), "asyncio.tasks.sleep")
-    assert ("asyncio/tasks.py", "sleep", "Future") == (place.partition(":")[0], place.partition(" ")[2], awaited)
+    assert ("asyncio/tasks.py", "sleep", "Future") == (
+        place.partition(":")[0],
+        place.partition(" ")[2],
+        awaited,
+    )
 
 
 def test_dist_packages_are_libraries_too(implementation: str) -> None:
     """Debian's Python installs into dist-packages."""
-    driver = library("apt_driver", "async def fetch():\n    await asyncio.sleep(1)\n", "/usr/lib/python3/dist-packages")
-    assert [(f"{HERE}:{line(call, 2)} call", "apt_driver.fetch")] == awaits(record(implementation, call(driver.fetch)), name(call))
+    driver = library(
+        "apt_driver",
+        "async def fetch():\n    await asyncio.sleep(1)\n",
+        "/usr/lib/python3/dist-packages",
+    )
+    assert [(f"{HERE}:{line(call, 2)} call", "apt_driver.fetch")] == awaits(
+        record(implementation, call(driver.fetch)), name(call)
+    )
 
 
 def test_options_name_what_counts_as_application_and_as_library(implementation: str) -> None:
@@ -124,11 +140,17 @@ def test_options_name_what_counts_as_application_and_as_library(implementation: 
     assert [("asyncpg/connection.py:6 Connection._protocol", "asyncio.sleep")] == awaits(
         record(implementation, call(fetch), application=["asyncpg"]), name(call)
     )
-    both = record(implementation, call(fetch), application=["asyncpg"], library=["asyncpg.connection"])
-    assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(both, name(call))
+    both = record(
+        implementation, call(fetch), application=["asyncpg"], library=["asyncpg.connection"]
+    )
+    assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(
+        both, name(call)
+    )
     # A prefix is one of modules, not of letters.
     other = record(implementation, call(fetch), application=["async"])
-    assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(other, name(call))
+    assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(
+        other, name(call)
+    )
 
 
 def test_a_task_that_cancels_itself_and_returns_has_completed(implementation: str) -> None:
@@ -181,9 +203,22 @@ class OwnFuture(asyncio.Future[None]):
         (lambda: asyncio.shield(asyncio.ensure_future(nap())), "Future"),
         (lambda: asyncio.gather(nap()), "asyncio._GatheringFuture"),
     ],
-    ids=["future", "own future", "task", "event", "queue", "sleep", "thread", "wait_for", "shield", "gather"],
+    ids=[
+        "future",
+        "own future",
+        "task",
+        "event",
+        "queue",
+        "sleep",
+        "thread",
+        "wait_for",
+        "shield",
+        "gather",
+    ],
 )
-def test_awaits_names_what_is_below(implementation: str, make: Callable[[], Awaitable[None]], expected: str) -> None:
+def test_awaits_names_what_is_below(
+    implementation: str, make: Callable[[], Awaitable[None]], expected: str
+) -> None:
     """The callee below the yield point tells waits apart; a future names itself."""
 
     async def waits() -> None:
@@ -194,7 +229,9 @@ def test_awaits_names_what_is_below(implementation: str, make: Callable[[], Awai
         await asyncio.wait([task], timeout=5)
         task.cancel()
 
-    assert [(f"{HERE}:{line(waits)} {waits.__qualname__}", expected)] == awaits(record(implementation, limited()), name(waits))
+    assert [(f"{HERE}:{line(waits)} {waits.__qualname__}", expected)] == awaits(
+        record(implementation, limited()), name(waits)
+    )
 
 
 def test_one_line_that_awaits_different_things_is_several_yield_points(implementation: str) -> None:
@@ -206,11 +243,17 @@ def test_one_line_that_awaits_different_things_is_several_yield_points(implement
     driver = library("redis.client", "async def get():\n    await asyncio.sleep(1)\n")
 
     async def dispatch() -> None:
-        for function in (driver.get, ASYNCPG.Connection().fetch, functools.partial(asyncio.sleep, 1)):
+        for function in (
+            driver.get,
+            ASYNCPG.Connection().fetch,
+            functools.partial(asyncio.sleep, 1),
+        ):
             await function()
 
     place = f"{HERE}:{line(dispatch, 2)} {dispatch.__qualname__}"
-    expected = [(place, awaited) for awaited in ("redis.get", "asyncpg.Connection.fetch", "asyncio.sleep")]
+    expected = [
+        (place, awaited) for awaited in ("redis.get", "asyncpg.Connection.fetch", "asyncio.sleep")
+    ]
     assert expected == awaits(record(implementation, dispatch()), name(dispatch))
 
 
@@ -222,7 +265,9 @@ def bare() -> Generator[None, None, None]:
 
 def test_a_bare_yield_awaits_nothing_that_has_a_name(implementation: str) -> None:
     """A generator-based coroutine that yields by itself is its own yield point."""
-    assert [(f"{HERE}:{line(bare, 3)} bare", "(yield)")] == awaits(record(implementation, call(bare)), name(call))
+    assert [(f"{HERE}:{line(bare, 3)} bare", "(yield)")] == awaits(
+        record(implementation, call(bare)), name(call)
+    )
 
 
 async def countdown() -> AsyncGenerator[int, None]:
@@ -270,7 +315,9 @@ def test_an_asynchronous_generator_of_a_library_is_what_is_awaited(implementatio
             await driver.Query()
 
     places = [f"{HERE}:{line(consume, offset)} {consume.__qualname__}" for offset in (1, 2)]
-    assert list(zip(places, ["psycopg.rows", "psycopg.nap"], strict=True)) == awaits(record(implementation, consume()), name(consume))
+    assert list(zip(places, ["psycopg.rows", "psycopg.nap"], strict=True)) == awaits(
+        record(implementation, consume()), name(consume)
+    )
 
 
 def test_entering_a_context_is_an_await_like_any_other(implementation: str) -> None:
@@ -291,7 +338,9 @@ def test_entering_a_context_is_an_await_like_any_other(implementation: str) -> N
 def test_a_decorator_that_wraps_is_what_runs(implementation: str) -> None:
     """Labels come from code: the decorated function is the yield point, the wrapper the coroutine."""
 
-    def logged(function: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+    def logged(
+        function: Callable[[], Coroutine[Any, Any, None]],
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
         @functools.wraps(function)
         async def wrapper() -> None:
             await function()
@@ -305,8 +354,13 @@ def test_a_decorator_that_wraps_is_what_runs(implementation: str) -> None:
 
 def test_awaitables_of_libraries_are_what_is_awaited(implementation: str) -> None:
     """An object whose ``__await__`` is a generator is named by that generator."""
-    driver = library("motor.core", "class Cursor:\n    def __await__(self):\n        yield from asyncio.sleep(1).__await__()\n")
-    assert [(f"{HERE}:{line(call, 2)} call", "motor.Cursor.__await__")] == awaits(record(implementation, call(driver.Cursor)), name(call))
+    driver = library(
+        "motor.core",
+        "class Cursor:\n    def __await__(self):\n        yield from asyncio.sleep(1).__await__()\n",
+    )
+    assert [(f"{HERE}:{line(call, 2)} call", "motor.Cursor.__await__")] == awaits(
+        record(implementation, call(driver.Cursor)), name(call)
+    )
 
 
 class JobCoroutine(collections.abc.Coroutine[Any, Any, Any]):
@@ -332,7 +386,10 @@ def test_a_coroutine_without_code_is_named_by_its_type(implementation: str) -> N
     """Traced as far as it can be: the type stands for the coroutine and for the yield point."""
     seen = record(implementation, JobCoroutine(nap()))
     assert [(f"{TOP}.JobCoroutine", "(yield)")] == awaits(seen, f"{TOP}.JobCoroutine")
-    assert (1, 1) == (seen.coroutine(f"{TOP}.JobCoroutine").created, seen.coroutine(f"{TOP}.JobCoroutine").wall["completed"].count)
+    assert (1, 1) == (
+        seen.coroutine(f"{TOP}.JobCoroutine").created,
+        seen.coroutine(f"{TOP}.JobCoroutine").wall["completed"].count,
+    )
 
 
 TOUCHED: list[str] = []
@@ -426,7 +483,9 @@ def test_what_is_no_coroutine_is_refused_as_ever(implementation: str) -> None:
             await asyncio.Task(object())  # type: ignore[arg-type]
 
     seen = record(implementation, mistaken())
-    assert [name(mistaken)] == [entry.coroutine for entry in seen.coroutines if entry.coroutine.startswith(name(mistaken))]
+    assert [name(mistaken)] == [
+        entry.coroutine for entry in seen.coroutines if entry.coroutine.startswith(name(mistaken))
+    ]
     assert not [entry for entry in seen.coroutines if entry.coroutine in ("int", "object")]
 
 
@@ -452,7 +511,9 @@ def cython_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (folder / "quick.py").write_text(CYTHON)
     build = "from setuptools import setup; from Cython.Build import cythonize; setup(ext_modules=cythonize('quick.py', quiet=True))"
     command = [sys.executable, "-W", "ignore", "-c", build, "-q", "build_ext", "--inplace"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "CFLAGS": "-O0"})
+    subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, env={**os.environ, "CFLAGS": "-O0"}
+    )
     sys.path.insert(0, str(folder))
     try:
         import quick  # type: ignore[import-not-found]
@@ -471,7 +532,10 @@ def test_coroutines_of_cython_are_traced(implementation: str, cython_module: Any
     seen = record(implementation, cython_module.fast(), dispatch())
     assert 1 == seen.coroutine("quick.fast").wall["completed"].count
     assert [("quick.py:4 inner", "asyncio.sleep")] == awaits(seen, "quick.fast")
-    assert [("quick.py:4 inner", "asyncio.sleep"), ("quick.py:10 other", "asyncio.sleep")] == awaits(seen, name(dispatch))
+    assert [
+        ("quick.py:4 inner", "asyncio.sleep"),
+        ("quick.py:10 other", "asyncio.sleep"),
+    ] == awaits(seen, name(dispatch))
 
 
 SCRIPT = """
@@ -504,22 +568,41 @@ def test_the_main_program_is_shown_relative_to_where_imports_begin(
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.write_text(SCRIPT.format(implementation=implementation))
-    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
     assert f"__main__.handler {place}:6 handler\n" == done.stdout
 
 
 def test_a_package_is_shown_by_its_init_file(implementation: str) -> None:
     """The file of a package is one level deeper than its name."""
     namespace: dict[str, Any] = {"__name__": "shop.db", "asyncio": asyncio}
-    exec(compile("async def fetch():\n    await asyncio.sleep(1)\n", "/srv/app/shop/db/__init__.py", "exec"), namespace)  # noqa: S102
-    assert [("shop/db/__init__.py:2 fetch", "asyncio.sleep")] == awaits(record(implementation, namespace["fetch"]()), "shop.db.fetch")
+    exec(  # noqa: S102
+        compile(
+            "async def fetch():\n    await asyncio.sleep(1)\n",
+            "/srv/app/shop/db/__init__.py",
+            "exec",
+        ),
+        namespace,
+    )
+    assert [("shop/db/__init__.py:2 fetch", "asyncio.sleep")] == awaits(
+        record(implementation, namespace["fetch"]()), "shop.db.fetch"
+    )
 
 
 @pytest.mark.parametrize(
     ("spec", "expected"),
-    [("shop.__main__", "shop"), ("shop", "shop"), ("uvicorn.__main__", None), ("pytest", None), (None, None)],
+    [
+        ("shop.__main__", "shop"),
+        ("shop", "shop"),
+        ("uvicorn.__main__", None),
+        ("pytest", None),
+        (None, None),
+    ],
 )
-def test_launchers_are_not_the_application(monkeypatch: pytest.MonkeyPatch, spec: str | None, expected: str | None) -> None:
+def test_launchers_are_not_the_application(
+    monkeypatch: pytest.MonkeyPatch, spec: str | None, expected: str | None
+) -> None:
     """``python -m shop`` makes shop the application; ``python -m uvicorn shop:app`` does not make uvicorn one."""
     program = types.ModuleType("__main__")
     program.__spec__ = SimpleNamespace(name=spec) if spec else None  # type: ignore[assignment]

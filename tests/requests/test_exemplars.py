@@ -30,13 +30,24 @@ from aiometrics.pages.merge import merged_requests, merged_yield_points
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, read
 from aiometrics.pages.snapshot import Exemplar, RequestType, Snapshot
-from aiometrics.requests.exemplars import MAX_CHARACTERS, Exemplars, exemplar_labels, trace_of_context
+from aiometrics.requests.exemplars import (
+    MAX_CHARACTERS,
+    Exemplars,
+    exemplar_labels,
+    trace_of_context,
+)
 from aiometrics.testing import TracedLoop, traced_loop
 
 TRACE = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
-EXEMPLAR = Exemplar((("request_id", 'REQ-"1"'), ("trace_id", TRACE[0])), 250_000_000, 1_763_856_000_123_456_789)
-SLOW = yield_point(segments=histogram(1, 0, 1, sum_ns=251_000_000), blocking_ns=250_000_000, exemplar=EXEMPLAR)
-TEXT_OF_EXEMPLAR = f' # {{request_id="REQ-\\"1\\"",trace_id="{TRACE[0]}"}} 0.25 1763856000.123456789'
+EXEMPLAR = Exemplar(
+    (("request_id", 'REQ-"1"'), ("trace_id", TRACE[0])), 250_000_000, 1_763_856_000_123_456_789
+)
+SLOW = yield_point(
+    segments=histogram(1, 0, 1, sum_ns=251_000_000), blocking_ns=250_000_000, exemplar=EXEMPLAR
+)
+TEXT_OF_EXEMPLAR = (
+    f' # {{request_id="REQ-\\"1\\"",trace_id="{TRACE[0]}"}} 0.25 1763856000.123456789'
+)
 
 
 @pytest.fixture
@@ -53,35 +64,55 @@ def unexpected(error: Exception) -> None:
 
 def page(snapshot: Snapshot, form: TextFormat) -> str:
     """One page as text."""
-    return b"".join(Renderer(on_error=unexpected, pause=lambda: None).slices(snapshot, FACTS, form)).decode()
+    return b"".join(
+        Renderer(on_error=unexpected, pause=lambda: None).slices(snapshot, FACTS, form)
+    ).decode()
 
 
 def kept(traced: TracedLoop) -> dict[str, Exemplar]:
     """The exemplars by function of their yield point."""
-    return {point.yield_point.rpartition(".")[2]: point.exemplar for point in traced.snapshot().yield_points if point.exemplar}
+    return {
+        point.yield_point.rpartition(".")[2]: point.exemplar
+        for point in traced.snapshot().yield_points
+        if point.exemplar
+    }
 
 
 def test_the_exemplar_stands_at_its_bucket_and_at_the_counter() -> None:
     """The bucket that a quarter of a second is in, and the counter of blocking seconds; nowhere else."""
-    marked = [line for line in page(Snapshot(0, yield_points=(SLOW,)), OPENMETRICS).splitlines() if " # " in line]
-    place = 'coroutine="shop.orders.handle",yield_point="shop/db.py:42 fetch",awaits="asyncio.sleep"'
+    marked = [
+        line
+        for line in page(Snapshot(0, yield_points=(SLOW,)), OPENMETRICS).splitlines()
+        if " # " in line
+    ]
+    place = (
+        'coroutine="shop.orders.handle",yield_point="shop/db.py:42 fetch",awaits="asyncio.sleep"'
+    )
     assert [
         f'asyncio_segment_seconds_bucket{{{place},le="1.0"}} 2{TEXT_OF_EXEMPLAR}',
         f"asyncio_blocking_seconds_total{{{place}}} 0.25{TEXT_OF_EXEMPLAR}",
     ] == marked
 
 
-@pytest.mark.parametrize(("value_ns", "bound"), [(100_000_000, "0.1"), (100_000_001, "1.0"), (9_000_000_000, "+Inf")])
+@pytest.mark.parametrize(
+    ("value_ns", "bound"), [(100_000_000, "0.1"), (100_000_001, "1.0"), (9_000_000_000, "+Inf")]
+)
 def test_which_bucket_a_sample_is_in(value_ns: int, bound: str) -> None:
     """A bound is the last duration of its bucket; what is over all bounds is in the last one."""
     slow = replace(SLOW, exemplar=replace(EXEMPLAR, value_ns=value_ns))
-    (line,) = (line for line in page(Snapshot(0, yield_points=(slow,)), OPENMETRICS).splitlines() if "_bucket{" in line and " # " in line)
+    (line,) = (
+        line
+        for line in page(Snapshot(0, yield_points=(slow,)), OPENMETRICS).splitlines()
+        if "_bucket{" in line and " # " in line
+    )
     assert f'le="{bound}"' in line
 
 
 def test_text_has_no_exemplars() -> None:
     """Text 0.0.4 does not know them: the page is that of a snapshot without any."""
-    assert page(Snapshot(0, yield_points=(replace(SLOW, exemplar=None),)), TEXT) == page(Snapshot(0, yield_points=(SLOW,)), TEXT)
+    assert page(Snapshot(0, yield_points=(replace(SLOW, exemplar=None),)), TEXT) == page(
+        Snapshot(0, yield_points=(SLOW,)), TEXT
+    )
 
 
 def test_the_collector_gives_the_same_exemplars() -> None:
@@ -98,7 +129,9 @@ def test_the_collector_gives_the_same_exemplars() -> None:
 
 
 @given(request_id=st.none() | st.text(max_size=64), trace=st.none() | st.just(TRACE))
-def test_labels_are_never_longer_than_openmetrics_allows(request_id: str | None, trace: tuple[str, str] | None) -> None:
+def test_labels_are_never_longer_than_openmetrics_allows(
+    request_id: str | None, trace: tuple[str, str] | None
+) -> None:
     """The trace always has room; it goes without its span, if only then the request has."""
     labels = dict(exemplar_labels(request_id, trace))
     assert sum(len(name) + len(value) for name, value in labels.items()) <= MAX_CHARACTERS
@@ -173,7 +206,9 @@ def test_without_a_trace_nothing_is_kept(traced: TracedLoop) -> None:
     assert {} == kept(traced)
 
 
-def test_an_error_of_the_tracer_is_counted_once_and_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_tracer_is_counted_once_and_ends_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Whatever the program has set up as its tracing: the task goes on, and it is not asked again."""
     asked: list[int] = []
 
@@ -195,7 +230,10 @@ def test_a_blocking_segment_of_a_request_is_kept_with_its_id(implementation: str
         traced.clock.advance(0.5)
 
     async def main(traced: TracedLoop) -> None:
-        with request("GET /", id="REQ-001"), TracerProvider().get_tracer("test").start_as_current_span("server"):
+        with (
+            request("GET /", id="REQ-001"),
+            TracerProvider().get_tracer("test").start_as_current_span("server"),
+        ):
             await asyncio.create_task(child(traced))
 
     with traced_loop(implementation=implementation) as traced:
@@ -232,7 +270,12 @@ async def take(seconds: float, kind: str = "GET /", **options: Any) -> None:
         (0.2, {"objectives": {"GET /": 0.2}}, False),
     ],
 )
-def test_which_requests_are_slow_enough(implementation: str, seconds: float, options: dict[str, Any], expected: bool) -> None:  # noqa: FBT001 - a case
+def test_which_requests_are_slow_enough(
+    implementation: str,
+    seconds: float,
+    options: dict[str, Any],
+    expected: bool,  # noqa: FBT001 - a case
+) -> None:
     """Over the objective of the type; without one over the threshold for slow requests; without that over that for blocks."""
     with traced_loop(implementation=implementation, **options) as traced:
         traced.run(take(seconds, id="REQ-1"))
@@ -256,12 +299,25 @@ def test_the_last_slow_request_of_each_status_is_kept(implementation: str) -> No
 
     with traced_loop(implementation=implementation) as traced:
         traced.run(main())
-        assert {("GET /", "completed"): ("2", 2_000_000_000), ("GET /", "failed"): ("bad", 3_000_000_000)} == walls(traced)
+        assert {
+            ("GET /", "completed"): ("2", 2_000_000_000),
+            ("GET /", "failed"): ("bad", 3_000_000_000),
+        } == walls(traced)
         page_text = page(traced.snapshot(), OPENMETRICS)
-    marked = [line.partition(" # ")[::2] for line in page_text.splitlines() if line.startswith("asyncio_request_wall") and " # " in line]
+    marked = [
+        line.partition(" # ")[::2]
+        for line in page_text.splitlines()
+        if line.startswith("asyncio_request_wall") and " # " in line
+    ]
     assert [
-        ('asyncio_request_wall_seconds_bucket{request="GET /",status="completed",le="5.0"} 4', '{request_id="2"} 2.0 4.000000000'),
-        ('asyncio_request_wall_seconds_bucket{request="GET /",status="failed",le="5.0"} 1', '{request_id="bad"} 3.0 12.000000000'),
+        (
+            'asyncio_request_wall_seconds_bucket{request="GET /",status="completed",le="5.0"} 4',
+            '{request_id="2"} 2.0 4.000000000',
+        ),
+        (
+            'asyncio_request_wall_seconds_bucket{request="GET /",status="failed",le="5.0"} 1',
+            '{request_id="bad"} 3.0 12.000000000',
+        ),
     ] == marked
 
 
@@ -274,7 +330,9 @@ def test_types_that_found_no_room_share_an_exemplar(implementation: str) -> None
 
     with traced_loop(implementation=implementation, max_requests=2) as traced:
         traced.run(main())
-        assert {"GET /0": "0", "GET /1": "1", "(other)": "4"} == {kind: ident for (kind, _), (ident, _) in walls(traced).items()}
+        assert {"GET /0": "0", "GET /1": "1", "(other)": "4"} == {
+            kind: ident for (kind, _), (ident, _) in walls(traced).items()
+        }
 
 
 @pytest.fixture
@@ -285,7 +343,11 @@ def page_of_memory() -> Page:
 
 def exemplar(number: int, request_id: str = "REQ") -> Exemplar:
     """The exemplar that was taken as the one of that number."""
-    return Exemplar((("request_id", request_id), ("trace_id", TRACE[0]), ("span_id", TRACE[1])), number, 1_763_856_000_000_000_000 + number)
+    return Exemplar(
+        (("request_id", request_id), ("trace_id", TRACE[0]), ("span_id", TRACE[1])),
+        number,
+        1_763_856_000_000_000_000 + number,
+    )
 
 
 def written(page: Page) -> dict[Key, Exemplar]:
@@ -314,12 +376,20 @@ def test_a_page_that_is_continued_goes_on_with_its_exemplars(page_of_memory: Pag
         marks.put(SEGMENT, number, exemplar(number))
     marks.put(SEGMENT, 10, exemplar(1000))
     ExemplarTable(page_of_memory).put(SEGMENT, 1, exemplar(1001))
-    assert {(SEGMENT, 11)} == {(SEGMENT, number) for number in range(10, MAX_EXEMPLARS + 10)} - written(page_of_memory).keys()
+    assert {(SEGMENT, 11)} == {
+        (SEGMENT, number) for number in range(10, MAX_EXEMPLARS + 10)
+    } - written(page_of_memory).keys()
 
 
 @pytest.mark.parametrize(
     ("request_id", "fits"),
-    [("x" * 64, True), ("größe " * 10, True), ("a b\n - -", True), ("", True), ("\U0001f600" * 64, False)],
+    [
+        ("x" * 64, True),
+        ("größe " * 10, True),
+        ("a b\n - -", True),
+        ("", True),
+        ("\U0001f600" * 64, False),
+    ],
 )
 def test_any_id_that_fits_comes_back(page_of_memory: Page, request_id: str, *, fits: bool) -> None:
     """What would have to be cut leads nowhere and is left out."""
@@ -334,7 +404,10 @@ def test_an_id_that_is_only_a_dash_leads_nowhere(page_of_memory: Page) -> None:
     read(page_of_memory.copy(), 0, 0)
 
 
-@pytest.mark.parametrize("text", ["1", "0 1 2 3 - -", "0 1 2 3 - - -", "x 1 2 3 - - -", "0 -1 2 3 - - -", "0 1 2 ² - - -"])
+@pytest.mark.parametrize(
+    "text",
+    ["1", "0 1 2 3 - -", "0 1 2 3 - - -", "x 1 2 3 - - -", "0 -1 2 3 - - -", "0 1 2 ² - - -"],
+)
 def test_a_note_that_is_no_exemplar_makes_no_page(page_of_memory: Page, text: str) -> None:
     """A reader trusts nothing that it did not write."""
     note = page_of_memory.layout.marks
@@ -357,14 +430,27 @@ def test_exemplars_stand_in_the_page(implementation: str) -> None:
         traced.run(main(traced))
         (slot,) = traced.instrumentation.slots()
         view = read(bytes(slot.page.memory), 0, 0)
-    found = [point.exemplar for point in view.yield_points if point.exemplar] + [*view.requests[0].exemplars.values()]
+    found = [point.exemplar for point in view.yield_points if point.exemplar] + [
+        *view.requests[0].exemplars.values()
+    ]
     assert [(("request_id", "REQ-1"),)] * 2 == [mark.labels for mark in found]
 
 
 def test_of_two_pages_the_newer_exemplar_is_shown() -> None:
     """Where loops, or processes, have records of the same name."""
     views = [
-        PageView(loop(), (), (replace(SLOW, exemplar=exemplar(number)),), {}, {}, 0, {}, (request_type(exemplar(number)),), (), {})
+        PageView(
+            loop(),
+            (),
+            (replace(SLOW, exemplar=exemplar(number)),),
+            {},
+            {},
+            0,
+            {},
+            (request_type(exemplar(number)),),
+            (),
+            {},
+        )
         for number in (2, 3, 1)
     ]
     (point,), (entry,) = merged_yield_points(views), merged_requests(views)

@@ -28,17 +28,25 @@ async def handler(number: int) -> tuple[str, str]:
         return f"{context.trace_id:032x}", f"{context.span_id:016x}"
 
 
-def test_prometheus_returns_the_exemplars(binary: Callable[[str], str], root: Path, tmp_path: Path) -> None:
+def test_prometheus_returns_the_exemplars(
+    binary: Callable[[str], str], root: Path, tmp_path: Path
+) -> None:
     """Of the wall times of the type, and of segments and blocking seconds of the line: each leads to the request and its trace."""
     program = binary("prometheus")
-    with aiometrics.start_exporter(0, "127.0.0.1", registry=None, blocking_threshold=0.001, objectives={KIND: 0.001}) as exporter:
+    with aiometrics.start_exporter(
+        0, "127.0.0.1", registry=None, blocking_threshold=0.001, objectives={KIND: 0.001}
+    ) as exporter:
         trace_id, span_id = asyncio.run(handler(1))
         target = {"service": urllib.parse.urlsplit(exporter.url).netloc}
-        with live.prometheus(program, root, tmp_path, target, "exemplar-storage", seconds=120) as prometheus:
+        with live.prometheus(
+            program, root, tmp_path, target, "exemplar-storage", seconds=120
+        ) as prometheus:
             now = time.time()
 
             def exemplars(query: str) -> list[dict[str, str]]:
-                found = prometheus.get("query_exemplars", query=query, start=str(now - 600), end=str(now + 600))
+                found = prometheus.get(
+                    "query_exemplars", query=query, start=str(now - 600), end=str(now + 600)
+                )
                 return [exemplar["labels"] for series in found for exemplar in series["exemplars"]]
 
             expected = {"request_id": "REQ-1", "trace_id": trace_id, "span_id": span_id}

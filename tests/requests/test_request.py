@@ -41,13 +41,29 @@ def test_a_request_is_its_code_and_every_task_started_inside(implementation: str
     assert (2_050_000_000, 1_050_000_000) == (entry.wall["completed"].sum_ns, entry.active.sum_ns)
     assert (125_000_000, 0) == (entry.background_ns, entry.in_progress)
     (finished,) = found
-    assert ("GET /orders/{id}", "7", "completed", 4 * SECOND) == (finished.request, finished.id, finished.status, finished.started)
-    assert [("handler", 0.1, 0.5), ("work", 0.75, 1.0), ("handler", 0.0, 1.25), ("(request)", 0.2, 0.0)] == charged(finished)
-    assert {("GET /orders/{id}", "asyncio.sleep"): 2_750_000_000} == {wait.labels: wait.wait_ns for wait in seen.request_waits}
+    assert ("GET /orders/{id}", "7", "completed", 4 * SECOND) == (
+        finished.request,
+        finished.id,
+        finished.status,
+        finished.started,
+    )
+    assert [
+        ("handler", 0.1, 0.5),
+        ("work", 0.75, 1.0),
+        ("handler", 0.0, 1.25),
+        ("(request)", 0.2, 0.0),
+    ] == charged(finished)
+    assert {("GET /orders/{id}", "asyncio.sleep"): 2_750_000_000} == {
+        wait.labels: wait.wait_ns for wait in seen.request_waits
+    }
 
 
-@pytest.mark.parametrize("make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_tasks_of_real_loops_belong_to_their_requests(implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+@pytest.mark.parametrize(
+    "make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_tasks_of_real_loops_belong_to_their_requests(
+    implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     """Those of groups, of ``gather`` and their own children; on the loop's own time, of which a request takes no more than it lasts."""
 
     async def leaf() -> None:
@@ -65,7 +81,10 @@ def test_tasks_of_real_loops_belong_to_their_requests(implementation: str, make_
         await asyncio.create_task(leaf())
 
     found: list[FinishedRequest] = []
-    with every_loop(implementation) as instrumentation, asyncio.Runner(loop_factory=make_loop) as runner:
+    with (
+        every_loop(implementation) as instrumentation,
+        asyncio.Runner(loop_factory=make_loop) as runner,
+    ):
         instrumentation.request_observers.every.append(found.append)
         runner.run(main())
         seen = instrumentation.snapshot()
@@ -75,7 +94,10 @@ def test_tasks_of_real_loops_belong_to_their_requests(implementation: str, make_
         counted[last(point.yield_point)] += point.segments
     assert {"leaf": 4 * 3, "branch": 2, "main": 1, "(return)": 4 + 2, "(request)": 1} == counted
     assert 0 < tree.active_ns < tree.wall_ns
-    assert (0, {}) == (seen.request("tree").background_ns, {kind: count for kind, count in seen.scope_errors.items() if count})
+    assert (0, {}) == (
+        seen.request("tree").background_ns,
+        {kind: count for kind, count in seen.scope_errors.items() if count},
+    )
 
 
 def test_one_task_serves_many_requests_in_turn(implementation: str) -> None:
@@ -101,7 +123,10 @@ def test_one_task_serves_many_requests_in_turn(implementation: str) -> None:
         ("GET /", "completed", 0.125, 0.125),
         ("GET /", "completed", 1.5, 0.5),
     ] == list(map(times, found))
-    assert (3, 0.875 * SECOND) == (seen.request("GET /").active.count, seen.request("GET /").active.sum_ns)
+    assert (3, 0.875 * SECOND) == (
+        seen.request("GET /").active.count,
+        seen.request("GET /").active.sum_ns,
+    )
     assert {} == errors(traced)
 
 
@@ -120,8 +145,12 @@ def test_an_inner_scope_has_its_time_to_itself(implementation: str) -> None:
     with traced_loop(implementation=implementation) as traced:
         inner, outer = observed(traced), traced.run(handler(traced))
         assert outer is None
-    assert [("inner", "completed", 1.5, 0.5), ("outer", "completed", 2.125, 0.625)] == list(map(times, inner))
-    assert [[("work", 0.25, 1.0), ("(request)", 0.25, 0.0)], [("(request)", 0.625, 0.0)]] == list(map(charged, inner))
+    assert [("inner", "completed", 1.5, 0.5), ("outer", "completed", 2.125, 0.625)] == list(
+        map(times, inner)
+    )
+    assert [[("work", 0.25, 1.0), ("(request)", 0.25, 0.0)], [("(request)", 0.625, 0.0)]] == list(
+        map(charged, inner)
+    )
 
 
 def test_a_failing_task_group_fails_the_request(implementation: str) -> None:
@@ -143,9 +172,12 @@ def test_a_failing_task_group_fails_the_request(implementation: str) -> None:
         with pytest.raises(ExceptionGroup):
             traced.run(handler(traced))
     assert [("GET /", "failed", 1.25, 0.75)] == list(map(times, found))
-    assert {("handler", 0.0, 1.25), ("fails", 0.0, 1.0), ("(raise)", 0.25, 0.0), ("work", 0.5, 0.75)} == {
-        (place, active, wait) for place, active, wait in charged(found[0]) if active or wait
-    }
+    assert {
+        ("handler", 0.0, 1.25),
+        ("fails", 0.0, 1.0),
+        ("(raise)", 0.25, 0.0),
+        ("work", 0.5, 0.75),
+    } == {(place, active, wait) for place, active, wait in charged(found[0]) if active or wait}
 
 
 def test_a_cancelled_request_says_so(implementation: str) -> None:
@@ -219,14 +251,20 @@ def test_a_scope_entered_in_a_callback_counts_the_tasks_it_starts(implementation
     with traced_loop(implementation=implementation) as traced:
         traced.run(main(traced))
         entry = traced.snapshot().request("message")
-        assert (0.5 * SECOND, 0, 0.25 * SECOND) == (entry.wall["completed"].sum_ns, entry.active.sum_ns, entry.background_ns)
+        assert (0.5 * SECOND, 0, 0.25 * SECOND) == (
+            entry.wall["completed"].sum_ns,
+            entry.active.sum_ns,
+            entry.background_ns,
+        )
         assert {} == errors(traced)
 
 
 def test_places_beyond_sixty_four_go_to_other(implementation: str) -> None:
     """A request that suspends at ever new places takes no more memory for it, and loses no time."""
     names: dict[str, Any] = {"asyncio": asyncio, "__name__": "many"}
-    lines = "\n".join(f"    clock.advance(1)\n    await asyncio.sleep({number})" for number in range(70))
+    lines = "\n".join(
+        f"    clock.advance(1)\n    await asyncio.sleep({number})" for number in range(70)
+    )
     code = compile(f"async def many(clock):\n{lines}", "many.py", "exec")
     exec(code, names)  # noqa: S102 - seventy lines are no pleasure to read
 
@@ -238,8 +276,14 @@ def test_places_beyond_sixty_four_go_to_other(implementation: str) -> None:
         found = observed(traced)
         traced.run(handler(traced))
     (finished,) = found
-    assert (65, ("(other)", 6.0, float(sum(range(64, 70))))) == (len(finished.points), charged(finished)[-1])
-    assert (70 * SECOND, finished.wall_ns) == (finished.active_ns, finished.active_ns + sum(point.wait_ns for point in finished.points))
+    assert (65, ("(other)", 6.0, float(sum(range(64, 70))))) == (
+        len(finished.points),
+        charged(finished)[-1],
+    )
+    assert (70 * SECOND, finished.wall_ns) == (
+        finished.active_ns,
+        finished.active_ns + sum(point.wait_ns for point in finished.points),
+    )
 
 
 def test_types_beyond_the_capacity_go_to_other(implementation: str) -> None:
@@ -253,9 +297,13 @@ def test_types_beyond_the_capacity_go_to_other(implementation: str) -> None:
     with traced_loop(implementation=implementation, max_requests=2) as traced:
         traced.run(handler(traced))
         seen = traced.snapshot()
-    assert {"a": 1, "b": 1, "(other)": 4} == {entry.request: entry.active.count for entry in seen.requests}
+    assert {"a": 1, "b": 1, "(other)": 4} == {
+        entry.request: entry.active.count for entry in seen.requests
+    }
     assert 2 == seen.overflow["request"]
-    assert {"a": 1, "b": 1, "(other)": 4} == {wait.request: wait.wait_ns // SECOND for wait in seen.request_waits}
+    assert {"a": 1, "b": 1, "(other)": 4} == {
+        wait.request: wait.wait_ns // SECOND for wait in seen.request_waits
+    }
 
 
 def test_of_a_sample_of_tasks_sums_are_estimates(implementation: str) -> None:
@@ -270,7 +318,11 @@ def test_of_a_sample_of_tasks_sums_are_estimates(implementation: str) -> None:
         seen = traced.snapshot()
     sampled = next(entry for entry in seen.coroutines if entry.coroutine.endswith("work")).created
     entry = seen.request("GET /")
-    assert (1, 1, sampled * SECOND // 2) == (entry.wall["completed"].count, entry.active.count, entry.active.sum_ns)
+    assert (1, 1, sampled * SECOND // 2) == (
+        entry.wall["completed"].count,
+        entry.active.count,
+        entry.active.sum_ns,
+    )
 
 
 # --- objectives -----------------------------------------------------------------------------------------------------------------------
@@ -310,7 +362,8 @@ def test_types_with_an_objective_are_there_from_the_start(implementation: str) -
         traced.run(main())
         seen = traced.snapshot()
     assert {"slow": (500_000_000, 0, 0), "fast": (None, 0, 1), "own": (2_000_000_000, 0, 1)} == {
-        entry.request: (entry.objective_ns, entry.violations, entry.active.count) for entry in seen.requests
+        entry.request: (entry.objective_ns, entry.violations, entry.active.count)
+        for entry in seen.requests
     }
 
 
@@ -322,7 +375,9 @@ def test_who_asks_is_told_of_each_request_or_of_slow_ones(implementation: str) -
             with request(name):
                 await asyncio.sleep(seconds)
 
-    with traced_loop(implementation=implementation, objectives={"a": 1}, blocking_threshold=0.25) as traced:
+    with traced_loop(
+        implementation=implementation, objectives={"a": 1}, blocking_threshold=0.25
+    ) as traced:
         told, observers = [], traced.instrumentation.request_observers
 
         def breaks(finished: FinishedRequest) -> None:
@@ -348,7 +403,15 @@ def test_who_asks_is_told_of_each_request_or_of_slow_ones(implementation: str) -
 
 def test_a_charge_is_a_plain_tuple() -> None:
     """Seven values in the order in which they are documented."""
-    assert ["coroutine", "yield_point", "awaits", "segments", "active_ns", "wait_ns", "blocking_ns"] == list(Charge._fields)
+    assert [
+        "coroutine",
+        "yield_point",
+        "awaits",
+        "segments",
+        "active_ns",
+        "wait_ns",
+        "blocking_ns",
+    ] == list(Charge._fields)
 
 
 def test_a_request_may_be_over_before_its_block(implementation: str) -> None:
@@ -371,7 +434,11 @@ def test_a_request_may_be_over_before_its_block(implementation: str) -> None:
         seen = traced.snapshot()
     entry = seen.request("GET /")
     assert (1, 0) == (entry.wall["failed"].count, entry.wall["completed"].count)
-    assert (100_000_000, 100_000_000, 600_000_000) == (entry.wall["failed"].sum_ns, entry.active.sum_ns, entry.background_ns)
+    assert (100_000_000, 100_000_000, 600_000_000) == (
+        entry.wall["failed"].sum_ns,
+        entry.active.sum_ns,
+        entry.background_ns,
+    )
     assert (0, 0) == (entry.in_progress, entry.violations)
     assert ["failed"] == [finished.status for finished in found]
     assert not any(seen.scope_errors.values())

@@ -115,7 +115,9 @@ def test_never_left_by_one_task_for_ever(implementation: str) -> None:
             await asyncio.sleep(0)
 
     with traced_loop(implementation=implementation) as traced:
-        traced.loop.run_until_complete(traced.loop.create_task(main(traced), context=(context := contextvars.copy_context())))
+        traced.loop.run_until_complete(
+            traced.loop.create_task(main(traced), context=(context := contextvars.copy_context()))
+        )
         assert (0, 0, 35, 65) == totals(traced)
         assert {"abandoned": 35} == errors(traced)
         del context
@@ -176,7 +178,9 @@ def test_a_task_on_another_loop(implementation: str) -> None:
     async def main() -> list[Any]:
         found: list[Any] = []
         with request("GET /"):
-            thread = threading.Thread(target=contextvars.copy_context().run, args=(in_thread, found))
+            thread = threading.Thread(
+                target=contextvars.copy_context().run, args=(in_thread, found)
+            )
             thread.start()
             thread.join()
         return found

@@ -104,7 +104,9 @@ def test_a_context_variable_of_the_application_is_the_id() -> None:
     with traced_loop(request_id=variable) as traced:
         found = observed(traced)
         traced.run(handler())
-    assert {"unset": None, "before": "one", "inside": "two", "given": "three"} == {entry.request: entry.id for entry in found}
+    assert {"unset": None, "before": "one", "inside": "two", "given": "three"} == {
+        entry.request: entry.id for entry in found
+    }
 
 
 @pytest.mark.parametrize(
@@ -169,14 +171,18 @@ def test_a_decorated_function_has_a_scope_for_each_call(implementation: str) -> 
 
     async def main(traced: TracedLoop) -> None:
         jobs = Jobs(traced)
-        assert ["done", "done"] == list(await asyncio.gather(jobs.report(0.5), jobs.report(seconds=0.25)))
+        assert ["done", "done"] == list(
+            await asyncio.gather(jobs.report(0.5), jobs.report(seconds=0.25))
+        )
         assert "counted" == jobs.count(0.5)
 
     with traced_loop(implementation=implementation) as traced:
         found = observed(traced)
         traced.run(main(traced))
         assert 1 == traced.snapshot().request("count").violations
-    assert [("report", 1.0), ("report", 0.5), ("count", 0.5)] == [(entry.request, entry.active_ns / SECOND) for entry in found]
+    assert [("report", 1.0), ("report", 0.5), ("count", 0.5)] == [
+        (entry.request, entry.active_ns / SECOND) for entry in found
+    ]
     assert ["report", "Do the work of a coroutine."] == [Jobs.report.__name__, Jobs.report.__doc__]
 
 
@@ -189,7 +195,9 @@ def test_a_task_of_a_decorated_coroutine_has_its_name(implementation: str) -> No
     with traced_loop(implementation=implementation) as traced:
         traced.run(main(traced))
         assert [f"{__name__}.Jobs.report"] == [
-            entry.coroutine for entry in traced.snapshot().coroutines if not entry.coroutine.endswith("main")
+            entry.coroutine
+            for entry in traced.snapshot().coroutines
+            if not entry.coroutine.endswith("main")
         ]
 
 
@@ -203,5 +211,8 @@ def test_generator_functions_are_refused_where_they_are_decorated() -> None:
         yield 1
 
     for function in (numbers, more):
-        with pytest.raises(TypeError, match=r"only makes a generator: use `with aiometrics.request\(...\)` inside of it instead"):
+        with pytest.raises(
+            TypeError,
+            match=r"only makes a generator: use `with aiometrics.request\(...\)` inside of it instead",
+        ):
             request("GET /")(function)

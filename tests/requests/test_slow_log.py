@@ -73,14 +73,19 @@ def test_the_event_of_one_slow_request(implementation: str, written: Written) ->
         traced.clock.advance(0.125)
 
     async def handler(traced: TracedLoop) -> tuple[str, str]:
-        with tracer.start_as_current_span("server") as span, request("GET /orders/{id}", id="REQ-001") as current:
+        with (
+            tracer.start_as_current_span("server") as span,
+            request("GET /orders/{id}", id="REQ-001") as current,
+        ):
             current.attributes["http.request.method"] = "GET"
             traced.clock.advance(0.03125)
             await query(traced)
             context = span.get_span_context()
             return f"{context.trace_id:032x}", f"{context.span_id:016x}"
 
-    with traced_loop(implementation=implementation, objectives={"GET /orders/{id}": 0.25}) as traced:
+    with traced_loop(
+        implementation=implementation, objectives={"GET /orders/{id}": 0.25}
+    ) as traced:
         trace, span = traced.run(handler(traced))
         traced.instrumentation.work_queue.stop()
         assert (1, 0) == records(traced)
@@ -126,7 +131,9 @@ def test_the_event_of_one_slow_request(implementation: str, written: Written) ->
         "blocking_seconds": 0.0,
     } == first
     assert first["yield_point"].endswith("query")
-    assert ("(request)", 0.125, 0.0, 0.125) == tuple(second[name] for name in ("yield_point", *(f"{part}_seconds" for part in PARTS)))
+    assert ("(request)", 0.125, 0.0, 0.125) == tuple(
+        second[name] for name in ("yield_point", *(f"{part}_seconds" for part in PARTS))
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +148,9 @@ def test_the_event_of_one_slow_request(implementation: str, written: Written) ->
         (0.6, {"objectives": {"POST /orders": 0.5}}, 0),
     ],
 )
-def test_which_requests_are_slow(implementation: str, written: Written, seconds: float, options: dict[str, Any], expected: int) -> None:
+def test_which_requests_are_slow(
+    implementation: str, written: Written, seconds: float, options: dict[str, Any], expected: int
+) -> None:
     """Those over the objective of their type, or over the threshold if it has none; without either none."""
     with traced_loop(implementation=implementation, **options) as traced:
         traced.run(take(seconds))
@@ -150,9 +159,12 @@ def test_which_requests_are_slow(implementation: str, written: Written, seconds:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "outcome"), [(ValueError, "failed", "failure"), (asyncio.CancelledError, "cancelled", "unknown")]
+    ("error", "status", "outcome"),
+    [(ValueError, "failed", "failure"), (asyncio.CancelledError, "cancelled", "unknown")],
 )
-def test_how_it_ended(implementation: str, written: Written, error: type[BaseException], status: str, outcome: str) -> None:
+def test_how_it_ended(
+    implementation: str, written: Written, error: type[BaseException], status: str, outcome: str
+) -> None:
     """Failed requests and cancelled ones are slow as any other."""
 
     async def fail() -> None:
@@ -174,7 +186,10 @@ def test_how_it_ended(implementation: str, written: Written, error: type[BaseExc
 
 def test_only_the_worst_places_are_told(implementation: str, written: Written) -> None:
     """An event has a bound; the rest is counted."""
-    program = "async def handler(request, sleep):\n with request('GET /', objective=0.1):\n" + "  await sleep(1)\n" * (MAX_POINTS + 7)
+    program = (
+        "async def handler(request, sleep):\n with request('GET /', objective=0.1):\n"
+        + "  await sleep(1)\n" * (MAX_POINTS + 7)
+    )
     names: dict[str, Any] = {}
     exec(compile(program, "shop/handlers.py", "exec"), names)  # noqa: S102 - it is ours
     with traced_loop(implementation=implementation) as traced:

@@ -31,7 +31,11 @@ SCRAPES = 40
 #: What the machine is to blame for, if it has fewer cores than programs that want to run.
 MACHINE = "AsyncioLoopThreadStarvedByScheduler"
 #: A loop that was stopped for the blocking threshold was starved, whoever stopped it.
-STARVED = {"AsyncioLoopStarvedFastBurn", "AsyncioLoopStarvedSlowBurn", "AsyncioLoopStarvedBudgetSpent"}
+STARVED = {
+    "AsyncioLoopStarvedFastBurn",
+    "AsyncioLoopStarvedSlowBurn",
+    "AsyncioLoopStarvedBudgetSpent",
+}
 
 IDLE = """
 async def main():
@@ -85,21 +89,37 @@ asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
-def prometheus(binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[live.Prometheus]:
+def prometheus(
+    binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[live.Prometheus]:
     """Prometheus with three targets, the demo with its blocking fault switched on among them."""
     programs = {
-        "shop": ["-m", "aiometrics", "demo", "--port", "0", "--every", "3600", "--faults", "blocking"],
+        "shop": [
+            "-m",
+            "aiometrics",
+            "demo",
+            "--port",
+            "0",
+            "--every",
+            "3600",
+            "--faults",
+            "blocking",
+        ],
         "idle": ["-c", PROGRAM.format(main=IDLE)],
         "busy": ["-c", PROGRAM.format(main=BUSY)],
     }
     with ExitStack() as stack:
         targets = {}
         for job, program in programs.items():
-            printed = stack.enter_context(live.running(sys.executable, *program, announces=["metrics  "]))
+            printed = stack.enter_context(
+                live.running(sys.executable, *program, announces=["metrics  "])
+            )
             targets[job] = urllib.parse.urlsplit(printed.split("metrics  ")[1].split()[0]).netloc
         directory = tmp_path_factory.mktemp("prometheus")
         options = {"seconds": SECONDS, "every_ms": EVERY_MS, "shorter": SHORTER}
-        yield stack.enter_context(live.prometheus(binary("prometheus"), root, directory, targets, **options))
+        yield stack.enter_context(
+            live.prometheus(binary("prometheus"), root, directory, targets, **options)
+        )
 
 
 def runbook(root: Path, alert: str) -> list[str]:
@@ -110,13 +130,17 @@ def runbook(root: Path, alert: str) -> list[str]:
     return [re.sub(r',?instance="[^"]*"', "", query) for query in block.splitlines()]
 
 
-def test_a_starved_loop_fires_and_names_the_function_and_the_line(prometheus: live.Prometheus, root: Path) -> None:
+def test_a_starved_loop_fires_and_names_the_function_and_the_line(
+    prometheus: live.Prometheus, root: Path
+) -> None:
     """The alert's own description says who and where, and so do the queries of its runbook."""
     alert = "AsyncioLoopStarvedFastBurn"
     source, first = inspect.getsourcelines(Payments.charge_card)
     line = first + next(number for number, text in enumerate(source) if "time.sleep(" in text)
     place = f"aiometrics/demo/payments.py:{line} Payments.charge_card"
-    owner = re.compile(r"RequestHandler\._handle_request at aiometrics/demo/payments.py:\d+ Payments\.charge_card \(\d")
+    owner = re.compile(
+        r"RequestHandler\._handle_request at aiometrics/demo/payments.py:\d+ Payments\.charge_card \(\d"
+    )
 
     def told(found: dict[str, str]) -> bool:
         return owner.search(found.get(alert, "")) is not None and place in found[alert]
@@ -129,11 +153,18 @@ def test_a_starved_loop_fires_and_names_the_function_and_the_line(prometheus: li
     harm, samples = runbook(root, alert)
 
     def guilty() -> list[str]:
-        return [labels["yield_point"].split()[-1] for labels, _ in prometheus.ask(harm)][: len(SYMPTOMS[Fault.BLOCKING].functions)]
+        return [labels["yield_point"].split()[-1] for labels, _ in prometheus.ask(harm)][
+            : len(SYMPTOMS[Fault.BLOCKING].functions)
+        ]
 
     # The first blocks may have nothing ready behind them and do no harm.
-    assert "Payments.charge_card" in prometheus.until(lambda found: "Payments.charge_card" in found, guilty)
-    held = prometheus.until(lambda found: place in found, lambda: [labels["blocked_at"] for labels, _ in prometheus.ask(samples)])
+    assert "Payments.charge_card" in prometheus.until(
+        lambda found: "Payments.charge_card" in found, guilty
+    )
+    held = prometheus.until(
+        lambda found: place in found,
+        lambda: [labels["blocked_at"] for labels, _ in prometheus.ask(samples)],
+    )
     assert place in held
 
 
@@ -141,7 +172,9 @@ def shares(prometheus: live.Prometheus) -> dict[str, float]:
     """How much of the time counted so far the loops of each job were active: a late scrape is late for both."""
     seconds = "sum by (job) (rate(asyncio_loop_time_seconds_total{}[5m]))"
     active = seconds.format("{state='active'}")
-    return {labels["job"]: share for labels, share in prometheus.ask(f"{active} / {seconds.format('')}")}
+    return {
+        labels["job"]: share for labels, share in prometheus.ask(f"{active} / {seconds.format('')}")
+    }
 
 
 def test_idle_and_busy_loops_fire_nothing(prometheus: live.Prometheus) -> None:
@@ -150,10 +183,17 @@ def test_idle_and_busy_loops_fire_nothing(prometheus: live.Prometheus) -> None:
     Where the machine stops the busy loop, it is starved indeed: then the alert that blames the machine must be there, or, where all
     that runs was paused and no thread stood in line for a CPU, the program must have seen a pause itself.
     """
-    prometheus.until(lambda found: bool(found) and found[0][1] >= SCRAPES, lambda: prometheus.ask("count_over_time(up{job='busy'}[1h])"))
-    active = prometheus.until(lambda found: found.keys() >= {"idle", "busy"}, lambda: shares(prometheus))
+    prometheus.until(
+        lambda found: bool(found) and found[0][1] >= SCRAPES,
+        lambda: prometheus.ask("count_over_time(up{job='busy'}[1h])"),
+    )
+    active = prometheus.until(
+        lambda found: found.keys() >= {"idle", "busy"}, lambda: shares(prometheus)
+    )
     assert (True, True) == (active["idle"] < 0.1, active["busy"] > 0.75), active
-    fired = prometheus.until(lambda found: "AsyncioLoopStarvedFastBurn" in found, lambda: prometheus.firing("shop"))
+    fired = prometheus.until(
+        lambda found: "AsyncioLoopStarvedFastBurn" in found, lambda: prometheus.firing("shop")
+    )
     assert "AsyncioLoopStarvedFastBurn" in fired
     assert {} == prometheus.firing("idle")
     busy = prometheus.firing("busy")
@@ -161,4 +201,6 @@ def test_idle_and_busy_loops_fire_nothing(prometheus: live.Prometheus) -> None:
         return
     assert set() == busy.keys() - STARVED, busy
     if busy:
-        assert prometheus.until(bool, lambda: prometheus.ask("increase(stopped_seconds_total{job='busy'}[5m]) > 0")), busy
+        assert prometheus.until(
+            bool, lambda: prometheus.ask("increase(stopped_seconds_total{job='busy'}[5m]) > 0")
+        ), busy

@@ -24,7 +24,11 @@ TARGET_LABELS = {"job", "instance", "pod", "le"}
 
 def sample_names(metric: Metric) -> set[str]:
     """The names that the samples of ``metric`` carry."""
-    return {f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum")} if metric.kind == "histogram" else {metric.name}
+    return (
+        {f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum")}
+        if metric.kind == "histogram"
+        else {metric.name}
+    )
 
 
 SAMPLES = {name: metric for metric in METRICS for name in sample_names(metric)}
@@ -37,7 +41,13 @@ def load(path: Path) -> Any:
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:
     """All rules of one kind, ``record`` or ``alert``, by name."""
-    found = [rule for path in sorted(RULES.glob("*.yml")) for group in load(path)["groups"] for rule in group["rules"] if kind in rule]
+    found = [
+        rule
+        for path in sorted(RULES.glob("*.yml"))
+        for group in load(path)["groups"]
+        for rule in group["rules"]
+        if kind in rule
+    ]
     by_name = {rule[kind]: rule for rule in found}
     assert len(found) == len(by_name), f"two {kind} rules share a name"
     return by_name
@@ -50,7 +60,9 @@ CASES = [case for path in TESTS for case in load(path)["tests"]]
 
 def sections() -> dict[str, str]:
     """The text of each section of the runbooks, by heading; what comes before the first is under an empty name."""
-    first, *rest = re.split(r"^## ", (ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    first, *rest = re.split(
+        r"^## ", (ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     return {"": first} | dict(section.split("\n", 1) for section in rest)
 
 
@@ -65,12 +77,19 @@ def blocks(language: str, section: str) -> list[str]:
 def names_in(*queries: str) -> set[str]:
     """Our metrics and the recorded series that the queries mention."""
     bare = re.sub(r'"[^"]*"|\[[^\]]*\]', "", "\n".join(queries))
-    return {token for token in re.findall(r"[a-zA-Z_:][\w:]*", bare) if token.startswith(("asyncio_", "aiometrics_")) or ":" in token}
+    return {
+        token
+        for token in re.findall(r"[a-zA-Z_:][\w:]*", bare)
+        if token.startswith(("asyncio_", "aiometrics_")) or ":" in token
+    }
 
 
 def queries_in(rule: dict[str, Any]) -> list[str]:
     """The expression of a rule, and the queries that its description runs."""
-    return [rule["expr"], *re.findall(r"`(.+?)`", rule.get("annotations", {}).get("description", ""))]
+    return [
+        rule["expr"],
+        *re.findall(r"`(.+?)`", rule.get("annotations", {}).get("description", "")),
+    ]
 
 
 def outcomes(alert: str) -> Iterator[list[bool]]:
@@ -78,17 +97,25 @@ def outcomes(alert: str) -> Iterator[list[bool]]:
     for case in CASES:
         asked = [test for test in case.get("alert_rule_test", ()) if test["alertname"] == alert]
         if asked:
-            yield [bool(test.get("exp_alerts")) for test in sorted(asked, key=lambda test: seconds(test["eval_time"]))]
+            yield [
+                bool(test.get("exp_alerts"))
+                for test in sorted(asked, key=lambda test: seconds(test["eval_time"]))
+            ]
 
 
 def seconds(duration: str) -> int:
     """A duration such as 1h30m in seconds."""
-    return sum(int(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in re.findall(r"(\d+)([hms])", duration))
+    return sum(
+        int(number) * {"h": 3600, "m": 60, "s": 1}[unit]
+        for number, unit in re.findall(r"(\d+)([hms])", duration)
+    )
 
 
 def promtool(binary: Callable[[str], str], *arguments: str) -> str:
     """What promtool prints; the test fails with it if promtool does not succeed."""
-    done = subprocess.run([binary("promtool"), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [binary("promtool"), *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert 0 == done.returncode, done.stdout + done.stderr
     return done.stdout
 
@@ -100,7 +127,9 @@ def test_configuration_of_the_demo_is_valid(binary: Callable[[str], str]) -> Non
 
 def test_rules_are_valid(binary: Callable[[str], str]) -> None:
     """Every expression and template parses, and no rule is there twice."""
-    checked = promtool(binary, "check", "rules", *(str(path) for path in sorted(RULES.glob("*.yml"))))
+    checked = promtool(
+        binary, "check", "rules", *(str(path) for path in sorted(RULES.glob("*.yml")))
+    )
     assert len(RECORDS) + len(ALERTS) == sum(map(int, re.findall(r"(\d+) rules found", checked)))
 
 
@@ -126,12 +155,19 @@ def test_every_alert_stays_silent_in_an_innocent_case(alert: str) -> None:
 @pytest.mark.parametrize("record", RECORDS)
 def test_every_recorded_series_has_a_test(record: str) -> None:
     """One test case says what the rule records."""
-    expressions = [test["expr"] for case in CASES for test in case.get("promql_expr_test", ()) if test["exp_samples"]]
+    expressions = [
+        test["expr"]
+        for case in CASES
+        for test in case.get("promql_expr_test", ())
+        if test["exp_samples"]
+    ]
     assert any(record in names_in(expression) for expression in expressions)
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group["name"])
-def test_a_recording_rule_reads_only_what_its_own_group_has_recorded_before(group: dict[str, Any]) -> None:
+def test_a_recording_rule_reads_only_what_its_own_group_has_recorded_before(
+    group: dict[str, Any],
+) -> None:
     """Groups run side by side: what another one records may be of this evaluation or of the last, and a value recorded twice is dropped."""
     before: set[str] = set()
     for rule in group["rules"]:
@@ -173,7 +209,16 @@ def test_every_alert_has_a_runbook_section_and_no_section_is_left_over() -> None
 def test_every_runbook_section_answers_the_same_questions(alert: str) -> None:
     """Meaning, panel, query, causes, change with an example, and what the example measured."""
     section = RUNBOOKS[alert]
-    parts = ("**What it means.**", "**Open**", "**Who.**", "```promql", "**Usual causes.**", "**Change**", "```python", "Measured: ")
+    parts = (
+        "**What it means.**",
+        "**Open**",
+        "**Who.**",
+        "```promql",
+        "**Usual causes.**",
+        "**Change**",
+        "```python",
+        "Measured: ",
+    )
     places = [section.find(part) for part in parts]
     assert -1 not in places
     assert sorted(places) == places
@@ -182,9 +227,18 @@ def test_every_runbook_section_answers_the_same_questions(alert: str) -> None:
 @pytest.mark.parametrize("alert", ALERTS)
 def test_panels_that_runbooks_name_exist(alert: str) -> None:
     """Whoever follows a runbook finds the panel under the title it gives."""
-    dashboards = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "grafana" / "dashboards").glob("*.json")]
-    paragraphs = [paragraph for paragraph in RUNBOOKS[alert].split("\n\n") if paragraph.startswith("**Open**")]
-    named = {re.sub(r"\s+", " ", title) for paragraph in paragraphs for title in re.findall(r'"(.+?)"', paragraph, flags=re.DOTALL)}
+    dashboards = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (ROOT / "grafana" / "dashboards").glob("*.json")
+    ]
+    paragraphs = [
+        paragraph for paragraph in RUNBOOKS[alert].split("\n\n") if paragraph.startswith("**Open**")
+    ]
+    named = {
+        re.sub(r"\s+", " ", title)
+        for paragraph in paragraphs
+        for title in re.findall(r'"(.+?)"', paragraph, flags=re.DOTALL)
+    }
     assert named
     assert set() == named - set(titles_in(dashboards))
 
@@ -202,8 +256,19 @@ def titles_in(node: Any) -> Iterator[str]:
 
 def test_queries_of_the_runbooks_parse(binary: Callable[[str], str], tmp_path: Path) -> None:
     """Each line of a query block is a query that Prometheus accepts."""
-    queries = [line for section in RUNBOOKS.values() for block in blocks("promql", section) for line in block.splitlines() if line.strip()]
-    group = {"name": "runbooks", "rules": [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]}
+    queries = [
+        line
+        for section in RUNBOOKS.values()
+        for block in blocks("promql", section)
+        for line in block.splitlines()
+        if line.strip()
+    ]
+    group = {
+        "name": "runbooks",
+        "rules": [
+            {"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)
+        ],
+    }
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [group]}), encoding="utf-8")
     assert f"{len(queries)} rules found" in promtool(binary, "check", "rules", str(path))
@@ -214,7 +279,13 @@ def test_queries_of_the_runbooks_parse(binary: Callable[[str], str], tmp_path: P
 def test_examples_of_the_runbooks_run(alert: str) -> None:
     """The example runs behind the function that the page begins with, prints its before and after, and nothing goes wrong."""
     (shared,), (example,) = blocks("python", RUNBOOKS[""]), blocks("python", RUNBOOKS[alert])
-    done = subprocess.run([sys.executable, "-c", shared + example], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", shared + example],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert (0, "") == (done.returncode, done.stderr)
     assert {"before", "after"} <= set(re.findall(r"before|after", done.stdout.lower()))
 

@@ -12,15 +12,22 @@ from . import tasks, workers
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     soaks = parser.add_subparsers(required=True, metavar="SOAK")
-    of_tasks = soaks.add_parser("tasks", help="tasks of every kind as fast as they go, and three scrapers")
+    of_tasks = soaks.add_parser(
+        "tasks", help="tasks of every kind as fast as they go, and three scrapers"
+    )
     of_tasks.add_argument("--seconds", type=float, default=60.0)
     of_tasks.add_argument("--seed", type=int, default=1)
     of_tasks.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
     of_tasks.set_defaults(soak=lambda chosen: tasks.soak(chosen.seconds, chosen.seed, chosen.loop))
-    of_workers = soaks.add_parser("workers", help="gunicorn with two workers under load, and a Prometheus")
+    of_workers = soaks.add_parser(
+        "workers", help="gunicorn with two workers under load, and a Prometheus"
+    )
     of_workers.add_argument("--seconds", type=float, default=60.0)
     of_workers.add_argument(
-        "--kills", type=int, default=0, help="how often the owner of the metrics' port is killed (default: %(default)s)"
+        "--kills",
+        type=int,
+        default=0,
+        help="how often the owner of the metrics' port is killed (default: %(default)s)",
     )
     of_workers.set_defaults(soak=lambda chosen: workers.soak(chosen.seconds, chosen.kills))
     return parser.parse_args()

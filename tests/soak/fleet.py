@@ -60,13 +60,24 @@ def fleet(directory: Path, workers: int) -> Iterator[Fleet]:
             "COUNTS": str(counts),
             "HOME": str(directory),
         }
-        gunicorn = [sys.executable, "-P", "-m", "gunicorn", "--worker-class", "uvicorn_worker.UvicornWorker", "--workers", str(workers)]
+        gunicorn = [
+            sys.executable,
+            "-P",
+            "-m",
+            "gunicorn",
+            "--worker-class",
+            "uvicorn_worker.UvicornWorker",
+            "--workers",
+            str(workers),
+        ]
         command = [*gunicorn, "--bind", f"{ports.LOCAL}:0", "--chdir", str(HERE), "service:app"]
         with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             try:
                 said = ""
-                while (address := _ADDRESS.search(said)) is None or said.count("startup complete") < workers:
+                while (address := _ADDRESS.search(said)) is None or said.count(
+                    "startup complete"
+                ) < workers:
                     line = process.stderr.readline()
                     assert line, said
                     said += line

@@ -240,7 +240,9 @@ def _run_trickle(seconds: float) -> None:
 def main(seconds: str, seed: str, kind: str) -> None:
     """Run both loops, then tell."""
     random.seed(int(seed))
-    loop_factory = import_module("uvloop").new_event_loop if kind == "uvloop" else asyncio.new_event_loop
+    loop_factory = (
+        import_module("uvloop").new_event_loop if kind == "uvloop" else asyncio.new_event_loop
+    )
     logging.basicConfig(level=logging.ERROR)  # of the blocks the metrics tell
     exporter = aiometrics.start_exporter(port=0, addr="127.0.0.1", registry=None)
     print(exporter.port, flush=True)

@@ -51,7 +51,9 @@ class Page:
         for found, value in self.rows(name):
             ns = round(value * SECOND_NS)
             if ns > EXACT_NS:
-                raise OverflowError(f"{name}{found} is {value} s: too long to be held to the nanosecond")
+                raise OverflowError(
+                    f"{name}{found} is {value} s: too long to be held to the nanosecond"
+                )
             sums[found[label]] += ns
         return dict(sums)
 
@@ -82,11 +84,17 @@ def parsed(text: str) -> Page:
     return Page(samples)
 
 
-def fetch(port: int, *, accept: str = OPENMETRICS, compressed: bool = False, timeout: float = 10.0) -> Page:
+def fetch(
+    port: int, *, accept: str = OPENMETRICS, compressed: bool = False, timeout: float = 10.0
+) -> Page:
     """What a port of this machine shows now. Raises ``OSError`` or ``HTTPException`` if it does not answer as it should."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
-        connection.request("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": "gzip" if compressed else "identity"})
+        connection.request(
+            "GET",
+            "/metrics",
+            headers={"Accept": accept, "Accept-Encoding": "gzip" if compressed else "identity"},
+        )
         answer = connection.getresponse()
         body = answer.read()
     finally:

@@ -24,7 +24,11 @@ def reserved() -> Iterator[int]:
 def owner(port: int, parent: int) -> int | None:
     """Which child of the process ``parent`` listens on a port."""
     inode = _listening(port)
-    return None if inode is None else next((child for child in _children(parent) if _has(child, inode)), None)
+    return (
+        None
+        if inode is None
+        else next((child for child in _children(parent) if _has(child, inode)), None)
+    )
 
 
 def _listening(port: int) -> str | None:
@@ -37,10 +41,16 @@ def _listening(port: int) -> str | None:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    return [
+        int(child)
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    ]
 
 
 def _has(pid: int, inode: str) -> bool:
     with suppress(OSError):  # it is gone
-        return any(str(entry.readlink()) == f"socket:[{inode}]" for entry in Path(f"/proc/{pid}/fd").iterdir())
+        return any(
+            str(entry.readlink()) == f"socket:[{inode}]"
+            for entry in Path(f"/proc/{pid}/fd").iterdir()
+        )
     return False

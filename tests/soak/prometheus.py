@@ -30,7 +30,9 @@ class Prometheus:
 
     def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of each series of an instant query."""
-        with urllib.request.urlopen(f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=60) as answer:  # noqa: S310 - to itself
+        with urllib.request.urlopen(  # noqa: S310 - to itself
+            f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=60
+        ) as answer:
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return [(series["metric"], float(series["value"][1])) for series in found]
 
@@ -44,12 +46,19 @@ def prometheus(binary: str, port: int, directory: Path) -> Iterator[Prometheus]:
     """One that keeps its data below ``directory``."""
     configuration = directory / "prometheus.yml"
     configuration.write_text(CONFIGURATION.format(port=port), encoding="utf-8")
-    command = [binary, f"--config.file={configuration}", f"--storage.tsdb.path={directory / 'data'}", "--web.listen-address=127.0.0.1:0"]
+    command = [
+        binary,
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        "--web.listen-address=127.0.0.1:0",
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             said = ""
-            while (address := re.search(r"address=(127\.0\.0\.1:[1-9]\d*)", said)) is None or "ready to receive" not in said:
+            while (
+                address := re.search(r"address=(127\.0\.0\.1:[1-9]\d*)", said)
+            ) is None or "ready to receive" not in said:
                 line = process.stderr.readline()
                 assert line, said
                 said += line

@@ -49,7 +49,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     task = asyncio.create_task(work())
     await asyncio.wait([task])
     status = 500 if task.exception() else 200
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]}
+    )
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -54,7 +54,10 @@ def soak(seconds: float, seed: int, loop: str) -> Outcome:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         memory = Memory(process.pid)
-        scrapers = [Scraper(port, accept, compressed, every=min(1.0, seconds / 10)) for accept, compressed in SCRAPERS]
+        scrapers = [
+            Scraper(port, accept, compressed, every=min(1.0, seconds / 10))
+            for accept, compressed in SCRAPERS
+        ]
         with watching([*scrapers, memory]):
             account = json.loads(process.stdout.readline())
             took = time.monotonic() - started
@@ -77,7 +80,9 @@ def soak(seconds: float, seed: int, loop: str) -> Outcome:
 @contextmanager
 def _load(seconds: float, seed: int, loop: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-P", str(LOAD), str(seconds), str(seed), loop]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         except BaseException:
@@ -89,44 +94,73 @@ def _check_accounts(outcome: Outcome, page: Page, account: dict[str, Any]) -> No
     """Nothing is lost and nothing counted twice: as many as the program counted itself."""
     for name, ended in account["ended"].items():
         coroutine = f"__main__.{name}"
-        outcome.expect(f"{name} created", sum(ended.values()), page.sum("asyncio_tasks_created_total", coroutine=coroutine))
+        outcome.expect(
+            f"{name} created",
+            sum(ended.values()),
+            page.sum("asyncio_tasks_created_total", coroutine=coroutine),
+        )
         for status in STATUSES:
             count = page.sum("asyncio_task_wall_seconds_count", coroutine=coroutine, status=status)
             outcome.expect(f"{name} {status}", ended.get(status, 0), count)
         destroyed = page.sum("asyncio_tasks_destroyed_pending_total", coroutine=coroutine)
         outcome.expect(f"{name} destroyed", ended.get("destroyed", 0), destroyed)
     for name, suspended in account["suspensions"].items():
-        outcome.expect(f"waits of {name}", suspended, page.sum("asyncio_wait_seconds_count", coroutine=f"__main__.{name}"))
+        outcome.expect(
+            f"waits of {name}",
+            suspended,
+            page.sum("asyncio_wait_seconds_count", coroutine=f"__main__.{name}"),
+        )
     for status in STATUSES:
         count = page.sum("asyncio_request_wall_seconds_count", status=status)
         outcome.expect(f"requests {status}", account["requests"].get(status, 0), count)
     outcome.expect("requests in progress", 0, page.sum("asyncio_requests_in_progress"))
-    outcome.expect("unhandled exceptions", account["unhandled"], page.sum("asyncio_unhandled_exceptions_total"))
+    outcome.expect(
+        "unhandled exceptions", account["unhandled"], page.sum("asyncio_unhandled_exceptions_total")
+    )
     blocked = page.sum("asyncio_blocking_seconds_total", coroutine="__main__.blocks")
-    outcome.demand(f"blocked for {account['blocked_seconds']} s, shown as {blocked} s", held=account["blocked_seconds"] <= blocked)
+    outcome.demand(
+        f"blocked for {account['blocked_seconds']} s, shown as {blocked} s",
+        held=account["blocked_seconds"] <= blocked,
+    )
 
 
 def _check_laws(outcome: Outcome, page: Page) -> None:
     created = page.by("coroutine", "asyncio_tasks_created_total")
     ended, destroyed, live = (
-        page.by("coroutine", name) for name in ("asyncio_task_wall_seconds_count", "asyncio_tasks_destroyed_pending_total", "asyncio_tasks")
+        page.by("coroutine", name)
+        for name in (
+            "asyncio_task_wall_seconds_count",
+            "asyncio_tasks_destroyed_pending_total",
+            "asyncio_tasks",
+        )
     )
     for coroutine, count in created.items():
-        outcome.expect(f"{coroutine}: its tasks", count, ended[coroutine] + destroyed[coroutine] + live[coroutine])
+        outcome.expect(
+            f"{coroutine}: its tasks",
+            count,
+            ended[coroutine] + destroyed[coroutine] + live[coroutine],
+        )
     segments, waits, active, wall = (
-        page.ns_by("coroutine", f"asyncio_{name}_seconds_sum") for name in ("segment", "wait", "task_active", "task_wall")
+        page.ns_by("coroutine", f"asyncio_{name}_seconds_sum")
+        for name in ("segment", "wait", "task_active", "task_wall")
     )
     traced = wall.keys() - TRICKLE
     for coroutine in traced:
         outcome.expect(f"{coroutine}: active time", active[coroutine], segments.get(coroutine, 0))
     start_delay = page.ns_by("loop", "asyncio_loop_start_delay_seconds_sum")["MainThread"]
-    parts = start_delay + sum(segments.get(coroutine, 0) + waits.get(coroutine, 0) for coroutine in traced)
+    parts = start_delay + sum(
+        segments.get(coroutine, 0) + waits.get(coroutine, 0) for coroutine in traced
+    )
     whole = sum(wall[coroutine] for coroutine in traced)
     outcome.expect("start delay + segments + waits, in ns", whole, parts)
-    outcome.lines.append(f"wall time {whole} ns = start delay {start_delay} + segments and waits {parts - start_delay}")
+    outcome.lines.append(
+        f"wall time {whole} ns = start delay {start_delay} + segments and waits {parts - start_delay}"
+    )
     requests = sum(page.ns_by("request", name)["order"] for name in REQUEST_TIME)
     both = active["__main__.parent"] + active["__main__.child"]
-    outcome.demand(f"requests took {requests} ns, and their tasks only {both}", held=requests <= both)
+    outcome.demand(
+        f"requests took {requests} ns, and their tasks only {both}", held=requests <= both
+    )
     outcome.expect("suspended tasks", 0, page.sum("asyncio_suspended_tasks"))
     outcome.expect("names without room", 0, page.sum("aiometrics_overflow_total"))
     outcome.expect("internal errors", 0, page.sum("aiometrics_errors_total"))
@@ -138,8 +172,13 @@ def _check_memory(outcome: Outcome, resident: list[int]) -> None:
         outcome.lines.append("memory: too short a run to tell")
         return
     fifth = len(resident) // 5
-    early, late = (statistics.median(part) for part in (resident[fifth : 2 * fifth], resident[-fifth:]))
-    told = ", ".join(f"{resident[round(share * (len(resident) - 1))] / MEBIBYTE:.1f}" for share in (0, 0.2, 0.4, 0.6, 0.8, 1))
+    early, late = (
+        statistics.median(part) for part in (resident[fifth : 2 * fifth], resident[-fifth:])
+    )
+    told = ", ".join(
+        f"{resident[round(share * (len(resident) - 1))] / MEBIBYTE:.1f}"
+        for share in (0, 0.2, 0.4, 0.6, 0.8, 1)
+    )
     outcome.lines.append(
         f"memory in MiB from start to end: {told}; growth {(late - early) / MEBIBYTE:+.2f}, highest {max(resident) / MEBIBYTE:.1f}"
     )

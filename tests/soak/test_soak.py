@@ -10,7 +10,9 @@ from soak import tasks, workers
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_nothing_is_lost_under_full_load(loop: str, implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_lost_under_full_load(
+    loop: str, implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cancellations, failures and scrapes while as many tasks run as this machine can: the page is the account that the program kept."""
     monkeypatch.setenv("AIOMETRICS_NO_EXTENSIONS", "1" if implementation == "python" else "")
     outcome = tasks.soak(1.0, 1, loop)

@@ -44,7 +44,10 @@ class Pulse:
 
     def silence(self, since: float) -> float | None:
         """Seconds from then to the first question that was answered; ``None`` if there was none yet."""
-        return next((asked - since for asked, answered in list(self.answers) if answered and asked > since), None)
+        return next(
+            (asked - since for asked, answered in list(self.answers) if answered and asked > since),
+            None,
+        )
 
 
 @dataclass
@@ -61,8 +64,13 @@ class Rates:
 
     def highest(self, seconds: float) -> float:
         """The highest rate over any readings at least so many seconds apart, or from the first to the last if none are."""
-        later = ((start, next((end for end in self.created if end[0] - start[0] >= seconds), None)) for start in self.created)
-        spans = [(start, end) for start, end in later if end is not None] or [(self.created[0], self.created[-1])]
+        later = (
+            (start, next((end for end in self.created if end[0] - start[0] >= seconds), None))
+            for start in self.created
+        )
+        spans = [(start, end) for start, end in later if end is not None] or [
+            (self.created[0], self.created[-1])
+        ]
         return max((after - before) / (end - start) for (start, before), (end, after) in spans)
 
 
@@ -70,15 +78,27 @@ def soak(seconds: float, kills: int) -> Outcome:
     """Load two workers for so long, kill the owner of the port so often, and hold the port to what the workers counted."""
     wrk, binary = (shutil.which(name) or "" for name in ("wrk", "prometheus"))
     if not wrk or not binary:
-        raise FileNotFoundError("wrk and prometheus are needed: install them (Debian: apt-get install wrk prometheus)")
+        raise FileNotFoundError(
+            "wrk and prometheus are needed: install them (Debian: apt-get install wrk prometheus)"
+        )
     outcome = Outcome()
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, fleet(Path(directory), WORKERS) as workers:
-        pulse, rates, scraper = Pulse(workers.metrics_port), Rates(workers), Scraper(workers.metrics_port)
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as directory,
+        fleet(Path(directory), WORKERS) as workers,
+    ):
+        pulse, rates, scraper = (
+            Pulse(workers.metrics_port),
+            Rates(workers),
+            Scraper(workers.metrics_port),
+        )
         with prometheus(binary, workers.metrics_port, Path(directory)) as server:
             until(lambda: server.number('up{job="soak"}') == 1, "Prometheus to reach the port")
             started = time.monotonic()
             with watching([pulse, rates, scraper]), _load(wrk, workers, seconds):
-                silences = [_kill(outcome, workers, pulse, started + seconds * (number + 1) / (kills + 1)) for number in range(kills)]
+                silences = [
+                    _kill(outcome, workers, pulse, started + seconds * (number + 1) / (kills + 1))
+                    for number in range(kills)
+                ]
                 time.sleep(max(0.0, started + seconds - time.monotonic()))
             until(lambda: _settled(workers), "the workers to come to rest")
             page = fetch(workers.metrics_port)
@@ -86,7 +106,10 @@ def soak(seconds: float, kills: int) -> Outcome:
             _check_rates(outcome, server, page, rates)
         _check_totals(outcome, page, workers.counted(), kills)
     outcome.problems += scraper.fallen
-    outcome.demand("somebody failed to answer without having been killed", held=bool(kills) or not scraper.failures)
+    outcome.demand(
+        "somebody failed to answer without having been killed",
+        held=bool(kills) or not scraper.failures,
+    )
     outcome.lines.append(f"scrapes: {told([scraper])}; without an answer: {len(scraper.failures)}")
     if kills:
         outcome.lines.append(
@@ -97,7 +120,13 @@ def soak(seconds: float, kills: int) -> Outcome:
 
 @contextmanager
 def _load(wrk: str, workers: Fleet, seconds: float) -> Iterator[None]:
-    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{int(seconds)}s", f"http://127.0.0.1:{workers.port}/"]
+    command = [
+        wrk,
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{int(seconds)}s",
+        f"http://127.0.0.1:{workers.port}/",
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL):
         yield
 
@@ -121,13 +150,20 @@ def _check_totals(outcome: Outcome, page: Page, counted: dict[str, int], kills: 
     """Equal; a worker that is killed between its count and that of its metrics leaves the two one apart."""
     shown = {
         "created": page.sum("asyncio_tasks_created_total", coroutine=WORK),
-        "completed": page.sum("asyncio_task_wall_seconds_count", coroutine=WORK, status="completed"),
+        "completed": page.sum(
+            "asyncio_task_wall_seconds_count", coroutine=WORK, status="completed"
+        ),
         "failed": page.sum("asyncio_task_wall_seconds_count", coroutine=WORK, status="failed"),
         "waits": page.sum("asyncio_wait_seconds_count", coroutine=WORK),
     }
     for name, count in counted.items():
-        outcome.demand(f"{name}: the workers counted {count}, the port shows {shown[name]}", held=abs(count - shown[name]) <= kills)
-        outcome.lines.append(f"{name}: the workers counted {count}, the port shows {shown[name]:.0f}")
+        outcome.demand(
+            f"{name}: the workers counted {count}, the port shows {shown[name]}",
+            held=abs(count - shown[name]) <= kills,
+        )
+        outcome.lines.append(
+            f"{name}: the workers counted {count}, the port shows {shown[name]:.0f}"
+        )
     loops = set(page.by("loop", "asyncio_loop_start_delay_seconds_count"))
     outcome.lines.append(f"loops: {sorted(loops)}")
     outcome.expect("loops", WORKERS, len(loops))
@@ -136,11 +172,15 @@ def _check_totals(outcome: Outcome, page: Page, counted: dict[str, int], kills: 
 
 def _check_rates(outcome: Outcome, server: Prometheus, page: Page, rates: Rates) -> None:
     for name in page.counters():
-        outcome.expect(f"resets of {name} that Prometheus saw", 0, server.number(f"sum(resets({name}[1h]))"))
+        outcome.expect(
+            f"resets of {name} that Prometheus saw", 0, server.number(f"sum(resets({name}[1h]))")
+        )
     highest = f'max_over_time(sum(rate(asyncio_tasks_created_total{{coroutine="{WORK}"}}[{WINDOW_SECONDS}s]))[1h:1s])'
     until(lambda: server.number(highest) > 0, "Prometheus to see a rate")
     shown, counted = server.number(highest), rates.highest(WINDOW_SECONDS)
-    outcome.lines.append(f"highest rate() in Prometheus: {shown:.0f}/s; that the workers counted: {counted:.0f}/s")
+    outcome.lines.append(
+        f"highest rate() in Prometheus: {shown:.0f}/s; that the workers counted: {counted:.0f}/s"
+    )
     outcome.demand(f"rate() shows a spike: {shown} after {counted}", held=shown <= SPIKE * counted)
 
 

@@ -31,20 +31,31 @@ class Client:
         self._reader, self._writer = await asyncio.open_connection(LOCAL, self._port)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._writer.close()
         await self._writer.wait_closed()
 
     async def ask(self, path: str, method: str = "GET", **headers: str) -> None:
         """Send a request, and wait for nothing; ``_`` in names of headers stands for ``-``."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: test", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            "Host: test",
+            *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+        ]
         self._writer.write("\r\n".join([*lines, "", ""]).encode())
         await self._writer.drain()
 
     async def head(self) -> tuple[int, Mapping[str, str]]:
         """Status and headers of the response."""
         first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
-        return int(first.split()[1]), {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        return int(first.split()[1]), {
+            name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
+        }
 
     async def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
         """Send a request and read the response."""
@@ -52,7 +63,10 @@ class Client:
         status, answered = await self.head()
         if "chunked" in answered.get("transfer-encoding", ""):
             return Answer(status, await self._chunks())
-        return Answer(status, (await self._reader.readexactly(int(answered.get("content-length", 0)))).decode())
+        return Answer(
+            status,
+            (await self._reader.readexactly(int(answered.get("content-length", 0)))).decode(),
+        )
 
     async def chunk(self) -> str:
         """The next chunk of a body in chunks."""

@@ -30,18 +30,29 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str) -> Any:
         """The ``data`` of an API call."""
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:  # noqa: S310 - to itself
+        with urllib.request.urlopen(  # noqa: S310 - to itself
+            f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10
+        ) as answer:
             return json.load(answer)["data"]
 
     def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of each series that the instant query returns, the largest value first."""
-        found = [(series["metric"], float(series["value"][1])) for series in self.get("query", query=query)["result"]]
+        found = [
+            (series["metric"], float(series["value"][1]))
+            for series in self.get("query", query=query)["result"]
+        ]
         return sorted(found, key=lambda entry: entry[1], reverse=True)
 
     def firing(self, job: str) -> dict[str, str]:
         """Alerts that fire for a job by name, with the description of the last of each."""
-        alerts = [alert for alert in self.get("alerts")["alerts"] if alert["state"] == "firing" and alert["labels"].get("job") == job]
-        return {alert["labels"]["alertname"]: alert["annotations"]["description"] for alert in alerts}
+        alerts = [
+            alert
+            for alert in self.get("alerts")["alerts"]
+            if alert["state"] == "firing" and alert["labels"].get("job") == job
+        ]
+        return {
+            alert["labels"]["alertname"]: alert["annotations"]["description"] for alert in alerts
+        }
 
     def until(self, accept: Callable[[Any], bool], question: Callable[[], Any]) -> Any:
         """The first answer that is accepted, or the last one when the time is up."""
@@ -54,7 +65,9 @@ class Prometheus:
 @contextmanager
 def running(*program: str | Path, announces: Collection[str]) -> Iterator[str]:
     """A program, and what it printed until all its announcements were there; what else it prints is read and dropped."""
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             printed = ""
@@ -90,17 +103,33 @@ def prometheus(
     for pattern in configuration["rule_files"]:
         for path in root.glob(pattern):
             rules = yaml.safe_load(path.read_text(encoding="utf-8"))
-            (directory / path.name).write_text(yaml.safe_dump(_hastened(rules, every_ms, shorter)), encoding="utf-8")
+            (directory / path.name).write_text(
+                yaml.safe_dump(_hastened(rules, every_ms, shorter)), encoding="utf-8"
+            )
     configuration["rule_files"] = [str(directory / "*.rules.yml"), str(directory / "*.alerts.yml")]
-    configuration["global"] = {"scrape_interval": f"{every_ms}ms", "evaluation_interval": f"{every_ms}ms"}
+    configuration["global"] = {
+        "scrape_interval": f"{every_ms}ms",
+        "evaluation_interval": f"{every_ms}ms",
+    }
     configuration["scrape_configs"] = [
-        {"job_name": job, "scrape_timeout": f"{every_ms}ms", "static_configs": [{"targets": [address]}]} for job, address in targets.items()
+        {
+            "job_name": job,
+            "scrape_timeout": f"{every_ms}ms",
+            "static_configs": [{"targets": [address]}],
+        }
+        for job, address in targets.items()
     ]
     file = directory / "prometheus.yml"
     file.write_text(yaml.safe_dump(configuration), encoding="utf-8")
-    options = (f"--config.file={file}", f"--storage.tsdb.path={directory / 'data'}", "--web.listen-address=127.0.0.1:0")
+    options = (
+        f"--config.file={file}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        "--web.listen-address=127.0.0.1:0",
+    )
     enabled = [f"--enable-feature={','.join(features)}"] if features else []
-    with running(program, *options, *enabled, announces=['msg="Listening on"', "Server is ready"]) as printed:
+    with running(
+        program, *options, *enabled, announces=['msg="Listening on"', "Server is ready"]
+    ) as printed:
         address = printed.split('msg="Listening on" address=')[1].split()[0]
         yield Prometheus(f"http://{address}", time.monotonic() + seconds)
 
@@ -122,7 +151,9 @@ def _hastened(rules: Any, every_ms: int, times: int) -> Any:
             rule["expr"] = shortened(rule["expr"], times)
             if "for" in rule:
                 rule["for"] = shortened(f"[{rule['for']}]", times).strip("[]")
-            rule["annotations"] = {name: shortened(text, times) for name, text in rule.get("annotations", {}).items()}
+            rule["annotations"] = {
+                name: shortened(text, times) for name, text in rule.get("annotations", {}).items()
+            }
             if "record" in rule:
                 del rule["annotations"]
     return rules

@@ -219,7 +219,9 @@ class Run:
         }
         return self.admit(Life(root), construct[how], ops)
 
-    def admit(self, life: Life, construct: Callable[[Any], asyncio.Task[None]], ops: Ops) -> asyncio.Task[None]:
+    def admit(
+        self, life: Life, construct: Callable[[Any], asyncio.Task[None]], ops: Ops
+    ) -> asyncio.Task[None]:
         """Construct the task of ``life``, which may run at once, inside the step that is in progress."""
         visit = visit_of.get()
         if visit is not None:
@@ -243,13 +245,27 @@ class Run:
         self._expect("live", dict(Counter(name_of(life.root) for life in living)), live)
         suspended = sum(point.suspended for point in seen.yield_points)
         self._expect("suspended", sum(life.started for life in living) - in_progress, suspended)
-        self._expect("blocking", sum(point.blocking_ns for point in seen.yield_points), seen.loops[0].blocking_ns)
-        self._expect("blocking does not fall", max(self.blocking_ns, seen.loops[0].blocking_ns), seen.loops[0].blocking_ns)
+        self._expect(
+            "blocking",
+            sum(point.blocking_ns for point in seen.yield_points),
+            seen.loops[0].blocking_ns,
+        )
+        self._expect(
+            "blocking does not fall",
+            max(self.blocking_ns, seen.loops[0].blocking_ns),
+            seen.loops[0].blocking_ns,
+        )
         self.blocking_ns = seen.loops[0].blocking_ns
         visits = Counter(visit.type for visit in self.visits if visit.wall_ns is None)
-        in_progress_now = {entry.request: entry.in_progress for entry in seen.requests if entry.in_progress}
+        in_progress_now = {
+            entry.request: entry.in_progress for entry in seen.requests if entry.in_progress
+        }
         if not any(seen.scope_errors.values()):
-            self._expect("requests in progress", dict(visits + Counter(entered._type for entered in self.ongoing)), in_progress_now)
+            self._expect(
+                "requests in progress",
+                dict(visits + Counter(entered._type for entered in self.ongoing)),
+                in_progress_now,
+            )
 
     def _expect(self, what: str, expected: object, actual: object) -> None:
         if expected != actual:
@@ -339,7 +355,9 @@ def kept_steps() -> Iterator[None]:
         set_tracer(None)
 
 
-def perform(ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = False, **options: Any) -> Result:
+def perform(
+    ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = False, **options: Any
+) -> Result:
     """Run a program from start to end on a loop of its own, with the eager task factory if ``eager`` and there is one."""
     with kept_steps(), traced_loop(implementation=implementation, **options) as traced:
         if eager and EAGER:
@@ -357,7 +375,10 @@ _ROOT = st.sampled_from(sorted(ROOTS))
 _WHICH = st.integers(0, 7)
 _TYPE = st.sampled_from(["GET /", "POST /orders"])
 _LEAF = st.one_of(
-    st.tuples(st.just("pass"), st.sampled_from([0, 1, 99_999, 100_000, 7_000_000, 60_000_000, 100_000_000, 250_000_000])),
+    st.tuples(
+        st.just("pass"),
+        st.sampled_from([0, 1, 99_999, 100_000, 7_000_000, 60_000_000, 100_000_000, 250_000_000]),
+    ),
     st.just(("yield",)),
     st.tuples(st.just("sleep"), st.sampled_from([1, 5, 200])),
     st.just(("look",)),
@@ -368,7 +389,10 @@ _LEAF = st.one_of(
 
 
 _ENTER_OR_LEAVE = st.one_of(
-    st.tuples(st.just("enter"), _TYPE), st.tuples(st.just("leave"), _WHICH), st.just(("finish", "entered")), st.just(("finish", "visited"))
+    st.tuples(st.just("enter"), _TYPE),
+    st.tuples(st.just("leave"), _WHICH),
+    st.just(("finish", "entered")),
+    st.just(("finish", "visited")),
 )
 #: Scopes that are entered and left anywhere: half of what is done.
 _MISUSE = st.booleans().flatmap(lambda scope: _ENTER_OR_LEAVE if scope else _LEAF)
@@ -378,9 +402,16 @@ def _nested(inner: st.SearchStrategy[Ops]) -> st.SearchStrategy[Ops]:
     return st.lists(
         st.one_of(
             _LEAF,
-            st.tuples(st.just("call"), st.sampled_from(["coroutine", "awaitable", "generator"]), inner),
+            st.tuples(
+                st.just("call"), st.sampled_from(["coroutine", "awaitable", "generator"]), inner
+            ),
             st.tuples(st.just("iterate"), inner, inner),
-            st.tuples(st.just("spawn"), st.sampled_from(["create_task", "ensure_future", "Task", "eager"]), _ROOT, inner),
+            st.tuples(
+                st.just("spawn"),
+                st.sampled_from(["create_task", "ensure_future", "Task", "eager"]),
+                _ROOT,
+                inner,
+            ),
             st.tuples(st.just("group"), _ROOT, inner, inner),
             st.tuples(st.just("catch"), inner),
             st.tuples(st.just("request"), _TYPE, inner),
@@ -392,4 +423,6 @@ def _nested(inner: st.SearchStrategy[Ops]) -> st.SearchStrategy[Ops]:
 #: Programs: nested lists of operations.
 PROGRAMS: st.SearchStrategy[Ops] = st.recursive(st.lists(_LEAF, max_size=4), _nested, max_leaves=14)
 #: The same, with scopes of requests entered and left in any task and in any order.
-MISUSES: st.SearchStrategy[Ops] = st.recursive(st.lists(_MISUSE, max_size=6), _nested, max_leaves=14)
+MISUSES: st.SearchStrategy[Ops] = st.recursive(
+    st.lists(_MISUSE, max_size=6), _nested, max_leaves=14
+)

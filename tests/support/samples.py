@@ -8,13 +8,24 @@ from dataclasses import replace
 from aiometrics.exposition.families import Facts
 from aiometrics.pages.layout import SCOPE_ERRORS, STATUSES, Layout
 from aiometrics.pages.page import Page
-from aiometrics.pages.snapshot import Coroutine, Exemplar, Histogram, Loop, RequestType, RequestWait, Snapshot, YieldPoint
+from aiometrics.pages.snapshot import (
+    Coroutine,
+    Exemplar,
+    Histogram,
+    Loop,
+    RequestType,
+    RequestWait,
+    Snapshot,
+    YieldPoint,
+)
 
 BOUNDS_NS = (1_000_000, 100_000_000, 1_000_000_000)
 FACTS = Facts(version="1.2.3", implementation="python", scrape_ns=2_500_000)
 
 
-LAYOUT = Layout((1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=4, max_requests=2)
+LAYOUT = Layout(
+    (1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=4, max_requests=2
+)
 
 
 def page(layout: Layout = LAYOUT, *, blocking_threshold_ns: int = 100, weight: int = 1) -> Page:
@@ -44,7 +55,18 @@ def yield_point(
 ) -> YieldPoint:
     """One yield point where nothing happened yet, but for what is given."""
     segments, waits = segments or histogram(), waits or histogram()
-    return YieldPoint(coroutine, place, awaits, segments, waits, blocking_ns, inflicted_wait_ns, suspended, oldest_suspension_ns, exemplar)
+    return YieldPoint(
+        coroutine,
+        place,
+        awaits,
+        segments,
+        waits,
+        blocking_ns,
+        inflicted_wait_ns,
+        suspended,
+        oldest_suspension_ns,
+        exemplar,
+    )
 
 
 def coroutine(
@@ -58,7 +80,9 @@ def coroutine(
 ) -> Coroutine:
     """One coroutine without finished tasks, but for the statuses given."""
     none = dict.fromkeys(STATUSES, histogram())
-    return Coroutine(name, created, live, destroyed_pending, none | dict(wall or {}), none | dict(active or {}))
+    return Coroutine(
+        name, created, live, destroyed_pending, none | dict(wall or {}), none | dict(active or {})
+    )
 
 
 def request(
@@ -73,7 +97,9 @@ def request(
 ) -> RequestType:
     """One type of request that nobody made yet, but for what is given."""
     walls = dict.fromkeys(STATUSES, histogram()) | dict(wall or {})
-    return RequestType(name, walls, active or histogram(), background_ns, in_progress, objective_ns, violations)
+    return RequestType(
+        name, walls, active or histogram(), background_ns, in_progress, objective_ns, violations
+    )
 
 
 def loop(
@@ -87,7 +113,18 @@ def loop(
 ) -> Loop:
     """One idle loop; one whose selector cannot be timed if ``idle_ns`` is ``None``."""
     timed = None if idle_ns is None else 0
-    return Loop(name, start_delay or histogram(), blocking_ns, heartbeat_ns, None, histogram(), active_ns, idle_ns, timed, timed)
+    return Loop(
+        name,
+        start_delay or histogram(),
+        blocking_ns,
+        heartbeat_ns,
+        None,
+        histogram(),
+        active_ns,
+        idle_ns,
+        timed,
+        timed,
+    )
 
 
 def shop() -> Snapshot:
@@ -97,7 +134,11 @@ def shop() -> Snapshot:
         taken_ns=1_763_856_000_123_456_789,
         loops=(
             replace(
-                loop(start_delay=histogram(9, 1, sum_ns=12_000_000), blocking_ns=1_100_000_000, heartbeat_ns=1_763_856_000_123_456_789),
+                loop(
+                    start_delay=histogram(9, 1, sum_ns=12_000_000),
+                    blocking_ns=1_100_000_000,
+                    heartbeat_ns=1_763_856_000_123_456_789,
+                ),
                 ready_handles=1,
                 scheduled_timers=2,
                 thread_cpu_ns=3_000_000_001,
@@ -110,7 +151,13 @@ def shop() -> Snapshot:
             ),
         ),
         coroutines=(
-            coroutine(created=9, live=1, destroyed_pending=1, wall={"completed": busy}, active={"failed": histogram(1, sum_ns=7)}),
+            coroutine(
+                created=9,
+                live=1,
+                destroyed_pending=1,
+                wall={"completed": busy},
+                active={"failed": histogram(1, sum_ns=7)},
+            ),
             coroutine('shop."quoted"\\path\nline {brace}, größe'),
         ),
         yield_points=(
@@ -126,17 +173,43 @@ def shop() -> Snapshot:
             yield_point("(raise)", awaits="", segments=histogram(1, sum_ns=10)),
             yield_point("(eager child)", awaits="", waits=histogram(1, sum_ns=11)),
             yield_point("(running)", awaits="", blocking_ns=400_000_000),
-            yield_point('shop/"quoted"\\größe.py:1 f\nx', coroutine='shop."quoted"\\path\nline {brace}, größe', awaits="# EOF"),
+            yield_point(
+                'shop/"quoted"\\größe.py:1 f\nx',
+                coroutine='shop."quoted"\\path\nline {brace}, größe',
+                awaits="# EOF",
+            ),
         ),
         requests=(
-            request(wall={"completed": busy}, active=busy, background_ns=1, in_progress=2, objective_ns=250_000_000, violations=3),
+            request(
+                wall={"completed": busy},
+                active=busy,
+                background_ns=1,
+                in_progress=2,
+                objective_ns=250_000_000,
+                violations=3,
+            ),
             request('POST "größe"\\\n'),
         ),
-        request_waits=(RequestWait("GET /orders/{id}", "asyncio.sleep", 90_000_001), RequestWait("GET /orders/{id}", "# EOF", 0)),
+        request_waits=(
+            RequestWait("GET /orders/{id}", "asyncio.sleep", 90_000_001),
+            RequestWait("GET /orders/{id}", "# EOF", 0),
+        ),
         scope_errors={**dict.fromkeys(SCOPE_ERRORS, 0), "abandoned": 1, "outside_loop": 2},
-        overflow={"coroutine": 0, "yield_point": 3, "request": 0, "request_wait": 0, "string": 0, "loop": 0},
+        overflow={
+            "coroutine": 0,
+            "yield_point": 3,
+            "request": 0,
+            "request_wait": 0,
+            "string": 0,
+            "loop": 0,
+        },
         errors={"recorder": 1},
-        records={("slow_request", "written"): 6, ("slow_request", "dropped"): 1, ("trace", "written"): 0, ("trace", "dropped"): 0},
+        records={
+            ("slow_request", "written"): 6,
+            ("slow_request", "dropped"): 1,
+            ("trace", "written"): 0,
+            ("trace", "dropped"): 0,
+        },
         untraced_tasks=4,
         sample_ratio=0.25,
         skipped_pages={"damaged": 1, "foreign": 0},

@@ -88,7 +88,11 @@ class StarletteScenes(Scenes):
     @property
     def routes(self) -> list[Route]:
         """Each handler's."""
-        return [Route("/orders/{id:int}", self.order), Route("/outlived", self.outlived), Route("/group", self.group)]
+        return [
+            Route("/orders/{id:int}", self.order),
+            Route("/outlived", self.outlived),
+            Route("/group", self.group),
+        ]
 
     def application(self) -> Starlette:
         """The application with the middleware."""
@@ -138,7 +142,12 @@ Scenario = Callable[[S, Client], Coroutine[Any, Any, Any]]
 
 
 def play(
-    scenes: type[S], implementation: str, scenario: Scenario[S], *, config: Mapping[str, Any] | None = None, **options: Any
+    scenes: type[S],
+    implementation: str,
+    scenario: Scenario[S],
+    *,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> tuple[S, Snapshot]:
     """What was measured while one client did its part; ``config`` is the server's, ``options`` are those of tracing."""
 

@@ -22,7 +22,10 @@ def observed(traced: TracedLoop) -> list[FinishedRequest]:
 
 def charged(finished: FinishedRequest) -> list[tuple[str, float, float]]:
     """What was charged, in seconds: function of the yield point or pseudo point, active, and waiting."""
-    return [(last(point.yield_point), point.active_ns / SECOND, point.wait_ns / SECOND) for point in finished.points]
+    return [
+        (last(point.yield_point), point.active_ns / SECOND, point.wait_ns / SECOND)
+        for point in finished.points
+    ]
 
 
 def last(name: str) -> str:
@@ -32,7 +35,12 @@ def last(name: str) -> str:
 
 def times(finished: FinishedRequest) -> tuple[str, str, float, float]:
     """Type, status, wall and active seconds."""
-    return (finished.request, finished.status, finished.wall_ns / SECOND, finished.active_ns / SECOND)
+    return (
+        finished.request,
+        finished.status,
+        finished.wall_ns / SECOND,
+        finished.active_ns / SECOND,
+    )
 
 
 def errors(traced: TracedLoop) -> dict[str, int]:
@@ -51,4 +59,9 @@ async def work(traced: TracedLoop, *parts: float) -> None:
 def totals(traced: TracedLoop, name: str = "GET /") -> tuple[int, float, float, int]:
     """Requests of that type that were left, their active and background seconds, and those in progress."""
     entry = traced.snapshot().request(name)
-    return (entry.active.count, entry.active.sum_ns / SECOND, entry.background_ns / SECOND, entry.in_progress)
+    return (
+        entry.active.count,
+        entry.active.sum_ns / SECOND,
+        entry.background_ns / SECOND,
+        entry.in_progress,
+    )

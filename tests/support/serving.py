@@ -25,7 +25,10 @@ def fail(request: Request) -> Response:
 
 def echo(request: Request) -> Response:
     """A route that tells what it got."""
-    return Response(200, f"{request.method} {request.path} {request.query} {request.headers.get('x-test')}".encode())
+    return Response(
+        200,
+        f"{request.method} {request.path} {request.query} {request.headers.get('x-test')}".encode(),
+    )
 
 
 ROUTES = {
@@ -83,7 +86,9 @@ def http_threads(name: str = "aiometrics-http") -> list[threading.Thread]:
 
 def connect(server: MetricsServer, source: str = "127.0.0.1") -> socket.socket:
     """The socket of a client on a host of that address."""
-    return socket.create_connection(("127.0.0.1", server.port), timeout=GUARD_SECONDS, source_address=(source, 0))
+    return socket.create_connection(
+        ("127.0.0.1", server.port), timeout=GUARD_SECONDS, source_address=(source, 0)
+    )
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -101,16 +106,29 @@ def exchange(server: MetricsServer, data: bytes) -> bytes:
         return read_all(sock)
 
 
-def ask_on(connection: http.client.HTTPConnection, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+def ask_on(
+    connection: http.client.HTTPConnection,
+    path: str,
+    method: str = "GET",
+    body: bytes | None = None,
+    **headers: str,
+) -> Answer:
     """One request over an open connection."""
-    connection.request(method, path, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    connection.request(
+        method,
+        path,
+        body=body,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
     response = connection.getresponse()
     return response.status, response.headers, response.read()
 
 
 def ask(server: MetricsServer, path: str, method: str = "GET", **headers: str) -> Answer:
     """One request over a connection of its own."""
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)) as connection:
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
+    ) as connection:
         return ask_on(connection, path, method, None, **headers)
 
 

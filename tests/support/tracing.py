@@ -32,7 +32,14 @@ class Stall:
         self.traced = traced
         made = traced.instrumentation
         threshold_ns = made.options.blocking_threshold_ns
-        self.dog = Watchdog(made.slots, made.places, made.internal_errors, threshold_ns=threshold_ns, interval=0.05, clock=traced.clock)
+        self.dog = Watchdog(
+            made.slots,
+            made.places,
+            made.internal_errors,
+            threshold_ns=threshold_ns,
+            interval=0.05,
+            clock=traced.clock,
+        )
 
     def __call__(self, ms: int) -> None:
         clock = self.traced.clock

@@ -18,7 +18,12 @@ PROBE = "gc"
 class GarbageCollectionHook:
     """A callback of the garbage collector. ``vitals_of(loop)`` is where to count, or ``None``; it takes no locks."""
 
-    def __init__(self, vitals_of: Callable[[Any], LoopStats | None], clock: Clock, internal_errors: InternalErrors) -> None:
+    def __init__(
+        self,
+        vitals_of: Callable[[Any], LoopStats | None],
+        clock: Clock,
+        internal_errors: InternalErrors,
+    ) -> None:
         self._vitals_of = vitals_of
         self._clock = clock
         self._internal_errors = internal_errors

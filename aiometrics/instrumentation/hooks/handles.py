@@ -24,7 +24,9 @@ _RUNS_CALLBACK = "self._context.run(self._callback, *self._args)"
 def _is_step(callback: Any) -> bool:
     """Whether it is asyncio's own, in C, that steps a task: the segments inside are timed anyway."""
     kind = type(callback)
-    return kind.__name__ == "TaskStepMethWrapper" or (kind is BuiltinFunctionType and callback.__name__ == "task_wakeup")
+    return kind.__name__ == "TaskStepMethWrapper" or (
+        kind is BuiltinFunctionType and callback.__name__ == "task_wakeup"
+    )
 
 
 class _Timed:
@@ -80,12 +82,18 @@ class _Change(ast.NodeTransformer):
 def _recompiled(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
     """The code of ``Handle._run`` with the call that runs the callback changed. Raises ``RuntimeError`` if there is none in the source."""
     tree = ast.parse(inspect.getsource(events))
-    handle = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Handle")
-    run = next(node for node in handle.body if isinstance(node, ast.FunctionDef) and node.name == "_run")
+    handle = next(
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Handle"
+    )
+    run = next(
+        node for node in handle.body if isinstance(node, ast.FunctionDef) and node.name == "_run"
+    )
     changed = _Change(change)
     changed.visit(run)
     if changed.changes != 1:
-        raise RuntimeError(f"Handle._run of this asyncio does not say {_RUNS_CALLBACK!r}: its callbacks are not timed")
+        raise RuntimeError(
+            f"Handle._run of this asyncio does not say {_RUNS_CALLBACK!r}: its callbacks are not timed"
+        )
     module = ast.fix_missing_locations(ast.Module([run], []))
     code = compile(module, events.Handle._run.__code__.co_filename, "exec", dont_inherit=True)
     body = next(constant for constant in code.co_consts if isinstance(constant, CodeType))

@@ -186,12 +186,24 @@ def _stand_in(original: Any, trace: Trace) -> type:
             return _created_elsewhere(task)
 
         def __instancecheck__(cls, instance: Any) -> bool:
-            return isinstance(instance, original) if cls is Task else super().__instancecheck__(instance)
+            return (
+                isinstance(instance, original)
+                if cls is Task
+                else super().__instancecheck__(instance)
+            )
 
         def __subclasscheck__(cls, subclass: type) -> bool:
-            return issubclass(subclass, original) if cls is Task else super().__subclasscheck__(subclass)
+            return (
+                issubclass(subclass, original)
+                if cls is Task
+                else super().__subclasscheck__(subclass)
+            )
 
-    namespace = {"__doc__": original.__doc__, "__module__": original.__module__, "__qualname__": original.__qualname__}
+    namespace = {
+        "__doc__": original.__doc__,
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+    }
     Task = Meta(original.__name__, (original,), namespace)  # noqa: N806 - it is a type
     return Task
 

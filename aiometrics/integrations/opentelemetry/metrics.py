@@ -19,7 +19,9 @@ _SCOPE = "aiometrics"
 
 
 def _buckets(histogram: Distribution) -> Iterator[tuple[float, dict[str, str]]]:
-    for bound, count in zip((*histogram.bounds_seconds, math.inf), histogram.cumulative, strict=True):
+    for bound, count in zip(
+        (*histogram.bounds_seconds, math.inf), histogram.cumulative, strict=True
+    ):
         yield count, {"le": bound_text(bound)}
 
 
@@ -33,7 +35,12 @@ _HISTOGRAM: dict[str, _Part] = {
 _HISTOGRAM_WITH_BUCKETS = _HISTOGRAM | {"_bucket": _buckets}
 
 
-def observe_metrics(meter_provider: MeterProvider | None = None, *, buckets: bool = False, source: Source = collected) -> None:
+def observe_metrics(
+    meter_provider: MeterProvider | None = None,
+    *,
+    buckets: bool = False,
+    source: Source = collected,
+) -> None:
     """Give every metric of the catalogue to OpenTelemetry as an observable counter or gauge, its labels as attributes.
 
     Names are those of the OpenMetrics families, as ``asyncio_blocking_seconds``. OpenTelemetry has no observable histogram: each of ours
@@ -46,17 +53,25 @@ def observe_metrics(meter_provider: MeterProvider | None = None, *, buckets: boo
     rounds = _Rounds(source)
     histogram = _HISTOGRAM_WITH_BUCKETS if buckets else _HISTOGRAM
     for metric in METRICS:
-        create = meter.create_observable_gauge if metric.kind == "gauge" else meter.create_observable_counter
+        create = (
+            meter.create_observable_gauge
+            if metric.kind == "gauge"
+            else meter.create_observable_counter
+        )
         for suffix, part in (histogram if metric.kind == "histogram" else _SINGLE).items():
             name = f"{metric.family}{suffix}"
-            create(name, [_callback(rounds, name, metric, part)], _unit(metric, suffix), metric.help)
+            create(
+                name, [_callback(rounds, name, metric, part)], _unit(metric, suffix), metric.help
+            )
 
 
 def _unit(metric: Metric, suffix: str) -> str:
     return "s" if metric.unit and suffix in ("", "_sum") else ""
 
 
-def _callback(rounds: _Rounds, name: str, metric: Metric, part: _Part) -> Callable[[CallbackOptions], Iterator[Observation]]:
+def _callback(
+    rounds: _Rounds, name: str, metric: Metric, part: _Part
+) -> Callable[[CallbackOptions], Iterator[Observation]]:
     def observe(_: CallbackOptions) -> Iterator[Observation]:
         for values, shown in rounds.rows(name, metric):
             labels = dict(zip(metric.labels, map(encodable, values), strict=True))

@@ -11,7 +11,15 @@ from typing import Any, Literal
 
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, StatusCode, Tracer, TracerProvider, get_current_span, get_tracer, set_span_in_context
+from opentelemetry.trace import (
+    Span,
+    StatusCode,
+    Tracer,
+    TracerProvider,
+    get_current_span,
+    get_tracer,
+    set_span_in_context,
+)
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.version import __version__
@@ -27,7 +35,12 @@ _SCOPE = "aiometrics"
 _PLACE = re.compile(r"(?P<path>.+):(?P<line>\d+) (?P<function>.+)", re.DOTALL)
 
 
-def trace_requests(tracer_provider: TracerProvider | None = None, *, sample: float = 1.0, detail: Detail | None = "events") -> None:
+def trace_requests(
+    tracer_provider: TracerProvider | None = None,
+    *,
+    sample: float = 1.0,
+    detail: Detail | None = "events",
+) -> None:
     """Give requests to OpenTelemetry as spans, from now on; ``sample`` is the share of them that its own sampler is asked about at all.
 
     The span of a request is the current one inside of it, and its parent is the one that was current around it. When the request is over it
@@ -38,7 +51,9 @@ def trace_requests(tracer_provider: TracerProvider | None = None, *, sample: flo
     Raises ``ValueError`` if an option is wrong.
     """
     if not 0 < sample <= 1:
-        raise ValueError(f"sample must be over 0 and at most 1, the share of requests that become spans, not {sample!r}")
+        raise ValueError(
+            f"sample must be over 0 and at most 1, the share of requests that become spans, not {sample!r}"
+        )
     if detail not in ("events", "spans", None):
         raise ValueError(f"detail must be 'events', 'spans' or None, not {detail!r}")
     set_tracer(RequestTracer(get_tracer(_SCOPE, __version__, tracer_provider), sample, detail))
@@ -92,7 +107,9 @@ class RequestTracer:
 class _Tree:
     """The spans of one finished request."""
 
-    def __init__(self, tracer: Tracer, detail: Detail | None, opened: _Open, finished: FinishedRequest) -> None:
+    def __init__(
+        self, tracer: Tracer, detail: Detail | None, opened: _Open, finished: FinishedRequest
+    ) -> None:
         self._tracer = tracer
         self._detail = detail
         self._opened = opened
@@ -106,7 +123,9 @@ class _Tree:
             steps.setdefault(step.task, []).append(step)
         spans: dict[int, Span] = {}
         for task in timeline.tasks:
-            spans[task.number] = self._task(task, steps[task.number], spans.get(task.parent, self._opened.span))
+            spans[task.number] = self._task(
+                task, steps[task.number], spans.get(task.parent, self._opened.span)
+            )
         self._end_request(timeline.dropped)
 
     def _end_request(self, dropped: int) -> None:
@@ -129,7 +148,8 @@ class _Tree:
         begin_ns = max(0, task.created_ns)
         attributes = {
             "code.function.name": task.coroutine,
-            "aiometrics.active_seconds": sum(step.end_ns - step.begin_ns for step in steps) / SECOND_NS,
+            "aiometrics.active_seconds": sum(step.end_ns - step.begin_ns for step in steps)
+            / SECOND_NS,
         }
         span = self._begin(task.coroutine, parent, begin_ns, attributes)
         for step, following in zip_longest(steps, steps[1:]):
@@ -143,15 +163,24 @@ class _Tree:
         if self._detail == "events":
             durations = {"aiometrics.segment_seconds": (step.end_ns - step.begin_ns) / SECOND_NS}
             if following is not None:
-                durations["aiometrics.wait_seconds"] = (following.begin_ns - step.end_ns) / SECOND_NS
+                durations["aiometrics.wait_seconds"] = (
+                    following.begin_ns - step.end_ns
+                ) / SECOND_NS
             span.add_event("segment", place | durations, self._at(step.begin_ns))
         elif self._detail == "spans":
             self._begin("segment", span, step.begin_ns, place).end(self._at(step.end_ns))
             if following is not None:
-                self._begin(f"wait {step.awaits}", span, step.end_ns, place).end(self._at(following.begin_ns))
+                self._begin(f"wait {step.awaits}", span, step.end_ns, place).end(
+                    self._at(following.begin_ns)
+                )
 
     def _begin(self, name: str, parent: Span, begin_ns: int, attributes: dict[str, Any]) -> Span:
-        return self._tracer.start_span(name, set_span_in_context(parent, Context()), attributes=attributes, start_time=self._at(begin_ns))
+        return self._tracer.start_span(
+            name,
+            set_span_in_context(parent, Context()),
+            attributes=attributes,
+            start_time=self._at(begin_ns),
+        )
 
     def _at(self, ns: int) -> int:
         """The Unix time of a moment of the request."""
@@ -160,9 +189,15 @@ class _Tree:
 
 def _place(step: Step) -> dict[str, Any]:
     """Where a segment ended, as attributes."""
-    attributes: dict[str, Any] = {"aiometrics.yield_point": step.yield_point, "aiometrics.awaits": step.awaits}
+    attributes: dict[str, Any] = {
+        "aiometrics.yield_point": step.yield_point,
+        "aiometrics.awaits": step.awaits,
+    }
     place = _PLACE.fullmatch(step.yield_point)
     if place is not None:
-        attributes["code.file.path"], attributes["code.line.number"] = place["path"], int(place["line"])
+        attributes["code.file.path"], attributes["code.line.number"] = (
+            place["path"],
+            int(place["line"]),
+        )
         attributes["code.function.name"] = place["function"]
     return attributes

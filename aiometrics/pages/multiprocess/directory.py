@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aiometrics.base.yielding import Pause, no_pause
-from aiometrics.pages.header import PageError, PageFormat, PageVersionError, parse_header, version_of
+from aiometrics.pages.header import (
+    PageError,
+    PageFormat,
+    PageVersionError,
+    parse_header,
+    version_of,
+)
 from aiometrics.pages.merge import labelled
 from aiometrics.pages.multiprocess import page_copy, slot_file
 from aiometrics.pages.multiprocess.page_copy import Copy
@@ -111,7 +117,12 @@ class SharedDirectory:
             )
 
     def read(
-        self, own: Collection[int], page_format: PageFormat | None, now_ns: int, unix_ns: int, pause: Pause = no_pause
+        self,
+        own: Collection[int],
+        page_format: PageFormat | None,
+        now_ns: int,
+        unix_ns: int,
+        pause: Pause = no_pause,
     ) -> DirectoryView:
         """What all slots but our ``own`` say. Those of other terms are skipped; without ``terms``, the newest page sets them.
 
@@ -130,7 +141,9 @@ class SharedDirectory:
                         copied[number] = found
         for number, (data, alive) in copied.items():
             with self._skipping(skipped, _name(number)):
-                pages[number] = labelled(read(data, now_ns, unix_ns, alive=alive, pause=pause), str(number))
+                pages[number] = labelled(
+                    read(data, now_ns, unix_ns, alive=alive, pause=pause), str(number)
+                )
         return DirectoryView(pages, skipped, page_format)
 
     @contextmanager
@@ -142,7 +155,9 @@ class SharedDirectory:
                 return
             reason = _reason(error)
             skipped[reason] += 1
-            self._complain(f"{name} {reason}", f"{Path(self.path) / name} is left out ({reason}): {error}")
+            self._complain(
+                f"{name} {reason}", f"{Path(self.path) / name} is left out ({reason}): {error}"
+            )
 
     @staticmethod
     def _numbers(directory: int) -> list[int]:
@@ -165,16 +180,26 @@ class SharedDirectory:
                         return self._held(number, locked, page_format)
                 locked.release()
                 left[number] = None if what == page_format else what
-        return self._begun(directory, (number for number, what in left.items() if what is None or what not in used), page_format)
+        return self._begun(
+            directory,
+            (number for number, what in left.items() if what is None or what not in used),
+            page_format,
+        )
 
     def _new(self, directory: int, page_format: PageFormat) -> ClaimedSlot:
         known = set(self._numbers(directory))
-        held = self._begun(directory, (number for number in range(MAX_SLOTS) if number not in known), page_format)
+        held = self._begun(
+            directory, (number for number in range(MAX_SLOTS) if number not in known), page_format
+        )
         if held is None:
-            raise DirectoryError(f"all {MAX_SLOTS} slots of {self.path!r} are taken: give each service a directory of its own")
+            raise DirectoryError(
+                f"all {MAX_SLOTS} slots of {self.path!r} are taken: give each service a directory of its own"
+            )
         return held
 
-    def _begun(self, directory: int, numbers: Iterable[int], page_format: PageFormat) -> ClaimedSlot | None:
+    def _begun(
+        self, directory: int, numbers: Iterable[int], page_format: PageFormat
+    ) -> ClaimedSlot | None:
         """The first of these slots that can be had, empty."""
         for number in numbers:
             locked = slot_file.lock(directory, _name(number))
@@ -191,7 +216,9 @@ class SharedDirectory:
 
     @staticmethod
     def _held(number: int, locked: SlotFile, page_format: PageFormat) -> ClaimedSlot:
-        return ClaimedSlot(number, Page(*page_format, memory=locked.memory(page_format.layout.size)), locked)
+        return ClaimedSlot(
+            number, Page(*page_format, memory=locked.memory(page_format.layout.size)), locked
+        )
 
     def _complain(self, subject: str, message: str) -> None:
         if subject not in self._complaints:

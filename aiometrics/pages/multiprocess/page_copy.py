@@ -11,7 +11,13 @@ from typing import NamedTuple
 
 from aiometrics.pages.header import HEAD_BYTES, Buffer, PageError, PageFormat, parse_header
 from aiometrics.pages.layout import HEADER, LOOP, WORD, Layout
-from aiometrics.pages.multiprocess.private_file import MAX_BYTES, UnusableFileError, open_own, try_lock, unlock
+from aiometrics.pages.multiprocess.private_file import (
+    MAX_BYTES,
+    UnusableFileError,
+    open_own,
+    try_lock,
+    unlock,
+)
 
 #: How often a copy is taken while the writer is in the middle of an update, and how far apart: it may wait for a CPU, or be throttled.
 _COPIES, _COPY_PAUSE_SECONDS = 100, 2e-3
@@ -79,7 +85,9 @@ class _File:
             raise PageError(f"a page of {self._size} bytes; the largest has {MAX_BYTES}")
         page_format = parse_header(start, self._size)
         words = _words(start, len(HEADER))
-        return Head(self._alive, words[HEADER["opened_unix_ns"]], bool(words[HEADER["live"]]), page_format)
+        return Head(
+            self._alive, words[HEADER["opened_unix_ns"]], bool(words[HEADER["live"]]), page_format
+        )
 
     def copy(self, page_format: PageFormat | None, now_ns: int, *, writable: bool) -> Copy | None:
         head = self.head()
@@ -89,7 +97,9 @@ class _File:
         if head.alive and head.live and writable:
             self._look(page_format.layout, page_format.blocking_threshold_ns, now_ns)
         data = self._settled(page_format.layout)
-        _check(parse_header(data, self._size), page_format)  # somebody may have begun anew meanwhile
+        _check(
+            parse_header(data, self._size), page_format
+        )  # somebody may have begun anew meanwhile
         return Copy(data, self._alive)
 
     def _free(self) -> bool:
@@ -130,7 +140,10 @@ class _File:
         points, used = self._used(self._read(len(HEADER) * WORD, 0), layout)
         data = bytearray(layout.size)
         view = memoryview(data)
-        parts = (0, layout.yield_point(points)), (layout.scope_errors, layout.strings + used // WORD + 1)
+        parts = (
+            (0, layout.yield_point(points)),
+            (layout.scope_errors, layout.strings + used // WORD + 1),
+        )
         for first, last in parts:
             start, end = first * WORD, min(last * WORD, layout.size)
             if os.preadv(self._descriptor, [view[start:end]], start) != end - start:
@@ -142,7 +155,9 @@ class _File:
         """How many yield points, and bytes of strings; never more than there is room for."""
         words = _words(header, len(HEADER))
         points, used = words[HEADER["yield_points"]], words[HEADER["strings_used"]]
-        return min(max(points, 1), layout.max_yield_points + 1), min(max(used, 0), layout.string_bytes)
+        return min(max(points, 1), layout.max_yield_points + 1), min(
+            max(used, 0), layout.string_bytes
+        )
 
     def _loop(self, layout: Layout) -> tuple[int, ...]:
         return _words(self._read(len(LOOP) * WORD, layout.loop * WORD), len(LOOP))
@@ -162,4 +177,6 @@ def _words(data: Buffer, count: int) -> tuple[int, ...]:
 
 def _check(found: PageFormat, page_format: PageFormat) -> None:
     if found != page_format:
-        raise UnusableFileError("options", "it was written with other buckets, capacities, sample or blocking threshold")
+        raise UnusableFileError(
+            "options", "it was written with other buckets, capacities, sample or blocking threshold"
+        )

@@ -24,7 +24,9 @@ class PrivateDirectory:
 
     def __init__(self, path: str) -> None:
         if not SUPPORTED:
-            raise DirectoryError(f"the directory {path!r} cannot be shared: this system has no flock(). Leave the directory out")
+            raise DirectoryError(
+                f"the directory {path!r} cannot be shared: this system has no flock(). Leave the directory out"
+            )
         self.path = path
         self._warned = False
 
@@ -58,7 +60,9 @@ class PrivateDirectory:
         try:
             directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise DirectoryError(error.errno, f"cannot open the directory {self.path!r}: {error.strerror}") from None
+            raise DirectoryError(
+                error.errno, f"cannot open the directory {self.path!r}: {error.strerror}"
+            ) from None
         try:
             self._check(os.fstat(directory))
             yield directory
@@ -72,7 +76,9 @@ class PrivateDirectory:
             raise
         except OSError as error:
             advice = f"Make it for user {os.geteuid()}, with mode 0700"
-            raise DirectoryError(error.errno, f"cannot make the directory {self.path!r}: {error.strerror}. {advice}") from None
+            raise DirectoryError(
+                error.errno, f"cannot make the directory {self.path!r}: {error.strerror}. {advice}"
+            ) from None
 
     def _check(self, found: os.stat_result) -> None:
         if found.st_uid != os.geteuid():

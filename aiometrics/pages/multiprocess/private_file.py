@@ -22,7 +22,12 @@ Reason = Literal["damaged", "foreign", "options", "unreadable", "version"]
 REASONS: tuple[Reason, ...] = ("damaged", "foreign", "options", "unreadable", "version")
 #: More than the largest page that options allow.
 MAX_BYTES = 1 << 29
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = (
+    getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+)
 
 
 class UnusableFileError(Exception):
@@ -57,17 +62,26 @@ def open_own(directory: int, name: str, flags: int) -> int:
 
 def _check(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise UnusableFileError("foreign", f"it is no regular file but {stat.filemode(found.st_mode)}")
+        raise UnusableFileError(
+            "foreign", f"it is no regular file but {stat.filemode(found.st_mode)}"
+        )
     if found.st_uid != os.geteuid():
-        raise UnusableFileError("foreign", f"it belongs to user {found.st_uid}, and this process to user {os.geteuid()}")
+        raise UnusableFileError(
+            "foreign", f"it belongs to user {found.st_uid}, and this process to user {os.geteuid()}"
+        )
     if found.st_mode & 0o022:
-        raise UnusableFileError("foreign", f"others can write it: its mode is {stat.filemode(found.st_mode)}, not -rw-------")
+        raise UnusableFileError(
+            "foreign",
+            f"others can write it: its mode is {stat.filemode(found.st_mode)}, not -rw-------",
+        )
 
 
 def is_still(directory: int, name: str, descriptor: int) -> bool:
     """Whether the name is that of the open file."""
     with suppress(FileNotFoundError):
-        return os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(descriptor))
+        return os.path.samestat(
+            os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(descriptor)
+        )
     return False
 
 

@@ -10,7 +10,13 @@ from mmap import mmap
 from aiometrics.base import fork
 from aiometrics.pages.header import HEAD_BYTES, version_of
 from aiometrics.pages.layout import HEADER, VERSION, WORD
-from aiometrics.pages.multiprocess.private_file import UnusableFileError, is_still, open_own, try_lock, unlock
+from aiometrics.pages.multiprocess.private_file import (
+    UnusableFileError,
+    is_still,
+    open_own,
+    try_lock,
+    unlock,
+)
 
 #: Of the files that this process has locked.
 _descriptors: set[int] = set()
@@ -33,7 +39,9 @@ class SlotFile:
         if not try_lock(self._descriptor, exclusive=False):
             return False
         self._quieten()
-        return try_lock(self._descriptor, exclusive=True) and is_still(self._directory, self._name, self._descriptor)
+        return try_lock(self._descriptor, exclusive=True) and is_still(
+            self._directory, self._name, self._descriptor
+        )
 
     def _quieten(self) -> None:
         """Note in the page that no loop writes it: who finds it locked would count the time since somebody did."""
@@ -83,7 +91,9 @@ class SlotFile:
         if descriptor < 0:
             return
         with suppress(OSError):  # a file system without locks
-            unlock(descriptor)  # closing alone would not do: a child that is forked just now may have the descriptor too
+            unlock(
+                descriptor
+            )  # closing alone would not do: a child that is forked just now may have the descriptor too
         _descriptors.discard(descriptor)
         os.close(descriptor)
 

@@ -23,7 +23,9 @@ from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
 EAGER = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-LOOPS = pytest.mark.parametrize("make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+LOOPS = pytest.mark.parametrize(
+    "make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
 MakeLoop = Callable[[], asyncio.AbstractEventLoop]
 
 
@@ -48,7 +50,12 @@ class EarlyTask(asyncio.Task[Any]):
     """A task type from before anything was traced."""
 
 
-def run(implementation: str, make_loop: MakeLoop, main: Callable[[], Coroutine[Any, Any, None]], **options: Any) -> dict[str, int]:
+def run(
+    implementation: str,
+    make_loop: MakeLoop,
+    main: Callable[[], Coroutine[Any, Any, None]],
+    **options: Any,
+) -> dict[str, int]:
     """What is seen of ``main`` on a loop that is made while tracing."""
     with every_loop(implementation, **options) as instrumentation:
         with asyncio.Runner(loop_factory=make_loop) as runner:
@@ -68,8 +75,16 @@ def test_every_way_to_create_a_task_is_seen(implementation: str, make_loop: Make
                 super().__init__(coro=coro, **options)
 
         loop = asyncio.get_running_loop()
-        tasks: list[Any] = [asyncio.create_task(works()), asyncio.ensure_future(works()), loop.create_task(works(), name="named")]
-        tasks += [asyncio.Task(works()), asyncio.tasks.Task(coro=works(), loop=loop), LateTask(works(), loop=loop)]
+        tasks: list[Any] = [
+            asyncio.create_task(works()),
+            asyncio.ensure_future(works()),
+            loop.create_task(works(), name="named"),
+        ]
+        tasks += [
+            asyncio.Task(works()),
+            asyncio.tasks.Task(coro=works(), loop=loop),
+            LateTask(works(), loop=loop),
+        ]
         tasks.append(asyncio.run_coroutine_threadsafe(works(), loop))
         async with asyncio.TaskGroup() as group:
             tasks.append(group.create_task(works()))
@@ -92,7 +107,9 @@ def test_eager_tasks_are_seen(implementation: str, make_loop: MakeLoop) -> None:
         factory = vars(asyncio)["eager_task_factory"]
         # uvloop passes options that this factory knows only in some versions of Python.
         loop.set_task_factory(lambda loop, coro, **_: factory(loop, coro))
-        await asyncio.gather(loop.create_task(works()), works(), construct(works(), loop=loop, eager_start=True))
+        await asyncio.gather(
+            loop.create_task(works()), works(), construct(works(), loop=loop, eager_start=True)
+        )
         await loop.create_task(at_once())
         await construct(at_once(), loop=loop, eager_start=True)
 
@@ -106,7 +123,9 @@ def narrow(loop: asyncio.AbstractEventLoop, coro: Any) -> asyncio.Task[Any]:
 
 def wide(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
     """A factory that hands on what it is given."""
-    return asyncio.Task(coro, loop=loop, **{name: value for name, value in options.items() if value is not None})
+    return asyncio.Task(
+        coro, loop=loop, **{name: value for name, value in options.items() if value is not None}
+    )
 
 
 def early(loop: asyncio.AbstractEventLoop, coro: Any, **_: Any) -> asyncio.Task[Any]:
@@ -135,7 +154,10 @@ def supervising(loop: asyncio.AbstractEventLoop, coro: Any, **_: Any) -> asyncio
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_application_keeps_its_task_factory(
-    implementation: str, factory: Callable[..., asyncio.Task[Any]], expected: dict[str, int], when: str
+    implementation: str,
+    factory: Callable[..., asyncio.Task[Any]],
+    expected: dict[str, int],
+    when: str,
 ) -> None:
     """Whatever its signature and what it returns, set before or after tracing began, it is called, once per task, and still there."""
     calls: list[str] = []
@@ -150,12 +172,16 @@ def test_the_application_keeps_its_task_factory(
         calls.clear()
         tasks = [asyncio.create_task(works()), loop.create_task(works(), name="named")]
         assert [1, 1] == await asyncio.gather(*tasks)
-        assert [True, True] == [isinstance(task, EarlyTask if factory is early else asyncio.Task) for task in tasks]
+        assert [True, True] == [
+            isinstance(task, EarlyTask if factory is early else asyncio.Task) for task in tasks
+        ]
 
     loop = asyncio.new_event_loop()
     if when == "before":
         loop.set_task_factory(counting)
-    instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
+    instrumentation = Instrumentation(
+        resolve({}, {}), implementation=IMPLEMENTATIONS[implementation]
+    )
     instrumentation.instrument(loop)
     loop.run_until_complete(main())
     seen = instrumentation.snapshot()
@@ -165,7 +191,11 @@ def test_the_application_keeps_its_task_factory(
     # Created in a loop with that factory, the main task is wrapped as well.
     wrapped = {"supervised": 3} if when == "before" and factory is supervising else expected
     assert wrapped == ended(seen)
-    assert wrapped == {entry.coroutine.rpartition(".")[2]: entry.created for entry in seen.coroutines if entry.created}
+    assert wrapped == {
+        entry.coroutine.rpartition(".")[2]: entry.created
+        for entry in seen.coroutines
+        if entry.created
+    }
 
 
 def test_a_factory_that_refuses_leaves_no_task_behind(implementation: str) -> None:
@@ -191,8 +221,16 @@ def test_a_task_that_cannot_be_created_is_never_counted(implementation: str) -> 
     during: list[dict[str, int]] = []
 
     def refuse(*_: Any, **__: Any) -> Any:
-        created = {entry.coroutine: entry.created for entry in instrumentation.snapshot().coroutines}
-        during.append({name.rpartition(".")[2]: count for name, count in created.items() if name.startswith(__name__) and count})
+        created = {
+            entry.coroutine: entry.created for entry in instrumentation.snapshot().coroutines
+        }
+        during.append(
+            {
+                name.rpartition(".")[2]: count
+                for name, count in created.items()
+                if name.startswith(__name__) and count
+            }
+        )
         raise RuntimeError("no more tasks")
 
     class Name:
@@ -257,7 +295,12 @@ def test_the_application_may_mix_task_types_with_other_classes(implementation: s
 def patched() -> list[Any]:
     """Everything that a seam may change."""
     classes = [asyncio.BaseEventLoop, uvloop.Loop, asyncio.SelectorEventLoop]
-    return [asyncio.Task, asyncio.tasks.Task, asyncio.Task.__init__, *(vars(kind).get("create_task") for kind in classes)]
+    return [
+        asyncio.Task,
+        asyncio.tasks.Task,
+        asyncio.Task.__init__,
+        *(vars(kind).get("create_task") for kind in classes),
+    ]
 
 
 def test_everything_is_put_back(implementation: str) -> None:
@@ -274,7 +317,9 @@ def test_everything_is_put_back(implementation: str) -> None:
 def test_what_somebody_else_patched_since_is_left_to_them(implementation: str) -> None:
     """A method that was replaced in turn is not restored over their head, and goes on to work."""
     original = asyncio.BaseEventLoop.create_task
-    instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
+    instrumentation = Instrumentation(
+        resolve({}, {}), implementation=IMPLEMENTATIONS[implementation]
+    )
     instrumentation.instrument_every_loop()
     ours: Any = asyncio.BaseEventLoop.create_task
     calls = []
@@ -313,7 +358,9 @@ def test_tasks_that_were_traced_run_on_untimed(implementation: str) -> None:
 
 def test_only_chosen_loops_are_every_loop(implementation: str) -> None:
     """instrument(loop) traces that loop alone, until uninstrument(loop)."""
-    instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
+    instrumentation = Instrumentation(
+        resolve({}, {}), implementation=IMPLEMENTATIONS[implementation]
+    )
     chosen, other = asyncio.new_event_loop(), asyncio.new_event_loop()
     assert instrumentation.idle
     instrumentation.instrument(chosen)
@@ -344,7 +391,9 @@ def test_a_loop_of_an_unknown_class_is_covered(implementation: str) -> None:
 
     loop = OwnLoop()
     own = vars(OwnLoop)["create_task"]
-    instrumentation = Instrumentation(resolve({}, {}), implementation=IMPLEMENTATIONS[implementation])
+    instrumentation = Instrumentation(
+        resolve({}, {}), implementation=IMPLEMENTATIONS[implementation]
+    )
     instrumentation.instrument(loop)
     loop.run_until_complete(works())
     seen = instrumentation.snapshot()
@@ -377,13 +426,18 @@ def test_loops_in_threads_have_a_page_each(implementation: str, make_loop: MakeL
     assert ({"works": 4}, 1) == (ended(seen), seen.overflow["loop"])
 
 
-def test_a_later_loop_of_the_same_thread_goes_on_where_the_first_stopped(implementation: str) -> None:
+def test_a_later_loop_of_the_same_thread_goes_on_where_the_first_stopped(
+    implementation: str,
+) -> None:
     """asyncio.run twice is one loop in the numbers."""
     with every_loop(implementation) as instrumentation:
         for _ in range(5):
             asyncio.run(works())
         seen = instrumentation.snapshot()
-    assert ([threading.current_thread().name], {"works": 5}) == ([loop.loop for loop in seen.loops], ended(seen))
+    assert ([threading.current_thread().name], {"works": 5}) == (
+        [loop.loop for loop in seen.loops],
+        ended(seen),
+    )
 
 
 def test_loops_are_not_kept_alive(implementation: str) -> None:
@@ -411,7 +465,9 @@ def test_a_loop_that_nobody_closed_is_garbage(implementation: str) -> None:
         assert {"works": 1} == ended(instrumentation.snapshot())
 
 
-def test_loops_may_be_collected_while_everything_is_put_back(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loops_may_be_collected_while_everything_is_put_back(
+    implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Garbage collection runs at any moment, and then each of them is still given up once."""
     closed, close = [], Page.close
 
@@ -433,7 +489,9 @@ def test_loops_may_be_collected_while_everything_is_put_back(implementation: str
     assert sorted(map(id, used)) == sorted(map(id, closed))
 
 
-def test_a_loop_may_be_made_while_another_gets_its_page(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_may_be_made_while_another_gets_its_page(
+    implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A finalizer of the application's may do so, whenever garbage is collected: each loop has a page under a name of its own."""
     finalizers = [lambda: asyncio.run(works())]
 

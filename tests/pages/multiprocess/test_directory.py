@@ -17,7 +17,17 @@ import pytest
 from support.samples import LAYOUT
 
 from aiometrics.pages.header import PageFormat
-from aiometrics.pages.layout import COROUTINE, HEADER, LOOP, LOOP_STATS, REQUEST, VERSION, WORD, YIELD_POINT, Layout
+from aiometrics.pages.layout import (
+    COROUTINE,
+    HEADER,
+    LOOP,
+    LOOP_STATS,
+    REQUEST,
+    VERSION,
+    WORD,
+    YIELD_POINT,
+    Layout,
+)
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import MAX_SLOTS, ClaimedSlot, SharedDirectory
 from aiometrics.pages.multiprocess.mounts import filesystem_of, in_memory
@@ -91,26 +101,36 @@ def created(view: PageView) -> dict[str, tuple[int, int]]:
     return {entry.coroutine: (entry.created, entry.live) for entry in view.coroutines}
 
 
-def test_each_loop_has_a_slot_of_its_own(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_each_loop_has_a_slot_of_its_own(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """Numbered from 0, in files that nobody else can open."""
     assert [0, 1, 2] == [take().number for _ in range(3)]
     assert ["0.page", "1.page", "2.page"] == files(shelf)
-    assert {"-rw-------"} == {stat.filemode(path.stat().st_mode) for path in Path(shelf.path).iterdir()}
+    assert {"-rw-------"} == {
+        stat.filemode(path.stat().st_mode) for path in Path(shelf.path).iterdir()
+    }
     assert "drwx------" == stat.filemode(Path(shelf.path).stat().st_mode)
 
 
-def test_others_read_what_one_writes(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_others_read_what_one_writes(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """Loops are called by their numbers; our own pages are left to ourselves."""
     for tasks in (5, 7):
         count(take().page, "shop.handle", tasks, 1)
     found = shelf.read((), TERMS, 0, 0)
-    assert [("0", {"shop.handle": (5, 1)}), ("1", {"shop.handle": (7, 1)})] == [(v.loop.loop, created(v)) for v in found.pages.values()]
+    assert [("0", {"shop.handle": (5, 1)}), ("1", {"shop.handle": (7, 1)})] == [
+        (v.loop.loop, created(v)) for v in found.pages.values()
+    ]
     assert {os.getpid()} == {view.loop.process_id for view in found.pages.values()}
     assert [1] == list(shelf.read({0}, TERMS, 0, 0).pages)
     assert NONE == found.skipped
 
 
-def test_what_a_process_left_is_shown_without_its_gauges(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_what_a_process_left_is_shown_without_its_gauges(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """Counters stay; no task is alive, nothing is in progress, and there is no process."""
     held = take()
     page = held.page
@@ -132,12 +152,18 @@ def test_what_a_process_left_is_shown_without_its_gauges(shelf: SharedDirectory,
     points = [view.yield_points[-1] for view in (alive, dead)]
     assert [(2, 10), (0, 0)] == [(point.suspended, point.oldest_suspension_ns) for point in points]
     assert [2, 0] == [view.requests[0].in_progress for view in (alive, dead)]
-    assert [(3, 3, 3), (0, None, 3)] == [(v.untraced_tasks, v.loop.ready_handles, v.loop.unhandled_exceptions) for v in (alive, dead)]
+    assert [(3, 3, 3), (0, None, 3)] == [
+        (v.untraced_tasks, v.loop.ready_handles, v.loop.unhandled_exceptions) for v in (alive, dead)
+    ]
     assert [False, True] == [view.loop.running is None for view in (alive, dead)]
-    assert [(os.getpid(), False), (0, True)] == [(view.loop.process_id, view.loop.heartbeat_ns == 0) for view in (alive, dead)]
+    assert [(os.getpid(), False), (0, True)] == [
+        (view.loop.process_id, view.loop.heartbeat_ns == 0) for view in (alive, dead)
+    ]
 
 
-def test_the_next_process_goes_on_where_the_last_one_stood(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_the_next_process_goes_on_where_the_last_one_stood(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """The same slot, the same records, counters that go on and gauges from zero; no file more."""
     first = take()
     count(first.page, "shop.handle", 5, 2)
@@ -147,14 +173,19 @@ def test_the_next_process_goes_on_where_the_last_one_stood(shelf: SharedDirector
     assert {"shop.handle": (5, 0)} == created(only(shelf))
     count(second.page, "shop.handle", 1, 1)
     count(second.page, "shop.other", 1, 1)
-    assert (0, {"shop.handle": (6, 1), "shop.other": (1, 1)}) == (second.number, created(only(shelf)))
+    assert (0, {"shop.handle": (6, 1), "shop.other": (1, 1)}) == (
+        second.number,
+        created(only(shelf)),
+    )
     assert ["0.page"] == files(shelf)
     second.release()
     assert [0, 1] == [take().number for _ in range(2)]
 
 
 @pytest.mark.parametrize("field", ["turn_since_ns", "poll_since_ns"])
-def test_time_that_was_shown_is_not_taken_back(shelf: SharedDirectory, take: Callable[..., ClaimedSlot], field: str) -> None:
+def test_time_that_was_shown_is_not_taken_back(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], field: str
+) -> None:
     """Neither when the process dies in the middle of a turn or a wait, nor when another takes the slot."""
     held = take()
     held.page.words[LAYOUT.loop + LOOP["timed"]] = 1
@@ -168,7 +199,9 @@ def test_time_that_was_shown_is_not_taken_back(shelf: SharedDirectory, take: Cal
     assert [500, 3_000, 3_000, 3_000] == times
 
 
-def test_a_block_that_was_shown_is_not_taken_back(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_a_block_that_was_shown_is_not_taken_back(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """It is counted as long as somebody looks, and stays when the process dies in it and when another takes the slot."""
     held = take()
     held.page.words[LAYOUT.loop + LOOP["segment_since_ns"]] = 1_000
@@ -183,7 +216,11 @@ def test_a_block_that_was_shown_is_not_taken_back(shelf: SharedDirectory, take: 
 @pytest.mark.parametrize("field", ["turn_since_ns", "poll_since_ns", "segment_since_ns"])
 @pytest.mark.parametrize("step", ["head", "content", "memory"])
 def test_time_in_which_nobody_held_a_slot_is_not_counted(
-    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], field: str, step: str, monkeypatch: pytest.MonkeyPatch
+    shelf: SharedDirectory,
+    take: Callable[..., ClaimedSlot],
+    field: str,
+    step: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also not by a reader that comes while the next process takes the slot, at whatever step: it is locked, but not in use yet."""
     held = take()
@@ -200,12 +237,16 @@ def test_time_in_which_nobody_held_a_slot_is_not_counted(
     monkeypatch.setattr(SlotFile, step, interrupted)
     take()
     shown.append(only(shelf, 12_000))
-    times = [max(view.loop.active_ns, view.loop.idle_ns or 0, view.loop.blocking_ns) for view in shown]
+    times = [
+        max(view.loop.active_ns, view.loop.idle_ns or 0, view.loop.blocking_ns) for view in shown
+    ]
     assert 3 <= len(times)
     assert {500} == set(times)
 
 
-def test_a_look_that_comes_late_takes_nothing_back(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_a_look_that_comes_late_takes_nothing_back(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """Of two readers at a time, in the process or outside, the one that read the clock first may write last."""
     page = take().page
     page.words[LAYOUT.loop + LOOP["segment_since_ns"]] = 1_000
@@ -277,7 +318,10 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_what_is_no_page_is_left_out(
-    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], case: str, caplog: pytest.LogCaptureFixture
+    shelf: SharedDirectory,
+    take: Callable[..., ClaimedSlot],
+    case: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It is counted by its reason and logged once; the others are read, also while it is there, and a new loop finds a slot."""
     reason, damage = BROKEN[case]
@@ -294,8 +338,12 @@ def test_what_is_no_page_is_left_out(
     assert {1, 2 if reason == "foreign" else 0} == set(shelf.read((), TERMS, 0, 0).pages)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
-def test_what_belongs_to_somebody_else_is_left_out(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away"
+)
+def test_what_belongs_to_somebody_else_is_left_out(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """Neither read nor taken."""
     take().release()
     os.chown(Path(shelf.path) / "0.page", 12345, -1)
@@ -303,7 +351,9 @@ def test_what_belongs_to_somebody_else_is_left_out(shelf: SharedDirectory, take:
     assert 1 == take().number
 
 
-def test_a_page_that_is_being_made_is_no_damage(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_a_page_that_is_being_made_is_no_damage(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """Somebody holds it, and has not written its first word yet."""
     held = take()
     held.page.words[HEADER["magic"]] = 0
@@ -312,10 +362,15 @@ def test_a_page_that_is_being_made_is_no_damage(shelf: SharedDirectory, take: Ca
     assert NONE | {"damaged": 1} == shelf.read((), TERMS, 0, 0).skipped
 
 
-OTHER_TERMS = PageFormat(Layout((1_000,), (2_000,), max_coroutines=3, max_yield_points=4, max_requests=2), 100, 1)
+OTHER_TERMS = PageFormat(
+    Layout((1_000,), (2_000,), max_coroutines=3, max_yield_points=4, max_requests=2), 100, 1
+)
 
 
-@pytest.mark.parametrize("page_format", [OTHER_TERMS, TERMS._replace(blocking_threshold_ns=200), TERMS._replace(weight=2)])
+@pytest.mark.parametrize(
+    "page_format",
+    [OTHER_TERMS, TERMS._replace(blocking_threshold_ns=200), TERMS._replace(weight=2)],
+)
 def test_pages_of_other_terms_are_neither_added_nor_continued(
     shelf: SharedDirectory, take: Callable[..., ClaimedSlot], page_format: PageFormat
 ) -> None:
@@ -332,7 +387,13 @@ def test_pages_of_other_terms_are_neither_added_nor_continued(
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [(1 << 62, (1 << 62) + 1), (-(1 << 62), 1 - (1 << 62)), ((1 << 62) + 1, 1), (-(1 << 62) - 1, 1), ((1 << 63) - 1, 1)],
+    [
+        (1 << 62, (1 << 62) + 1),
+        (-(1 << 62), 1 - (1 << 62)),
+        ((1 << 62) + 1, 1),
+        (-(1 << 62) - 1, 1),
+        ((1 << 63) - 1, 1),
+    ],
 )
 def test_a_page_with_impossible_numbers_is_not_continued(
     shelf: SharedDirectory, take: Callable[..., ClaimedSlot], number: int, expected: int
@@ -348,21 +409,37 @@ def test_a_page_with_impossible_numbers_is_not_continued(
     assert {"shop.handle": (expected, 0)} == created(only(shelf))
 
 
-def test_without_terms_the_newest_page_sets_them(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_without_terms_the_newest_page_sets_them(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """A live one, if there is any; with no page there are none."""
     assert shelf.read((), None, 0, 0).page_format is None
     old, new = take(), take(OTHER_TERMS)
     old.page.words[HEADER["opened_unix_ns"]] = 1
-    assert (OTHER_TERMS, [1]) == (shelf.read((), None, 0, 0).page_format, list(shelf.read((), None, 0, 0).pages))
+    assert (OTHER_TERMS, [1]) == (
+        shelf.read((), None, 0, 0).page_format,
+        list(shelf.read((), None, 0, 0).pages),
+    )
     new.release()
-    assert (TERMS, [0]) == (shelf.read((), None, 0, 0).page_format, list(shelf.read((), None, 0, 0).pages))
+    assert (TERMS, [0]) == (
+        shelf.read((), None, 0, 0).page_format,
+        list(shelf.read((), None, 0, 0).pages),
+    )
 
 
-@pytest.mark.parametrize("page_format", [TERMS, None], ids=["a process of the service", "a sidecar"])
-def test_what_is_left_out_is_not_copied(shelf: SharedDirectory, take: Callable[..., ClaimedSlot], page_format: PageFormat | None) -> None:
+@pytest.mark.parametrize(
+    "page_format", [TERMS, None], ids=["a process of the service", "a sidecar"]
+)
+def test_what_is_left_out_is_not_copied(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], page_format: PageFormat | None
+) -> None:
     """A file of holes that says it is a page with room for very much costs no memory."""
     take()
-    huge = PageFormat(Layout((1_000,), (2_000,), max_coroutines=1, max_yield_points=400_000, max_requests=1), 100, 1)
+    huge = PageFormat(
+        Layout((1_000,), (2_000,), max_coroutines=1, max_yield_points=400_000, max_requests=1),
+        100,
+        1,
+    )
     page = Page(*huge)
     page.words[HEADER["yield_points"]] = 400_000
     file = Path(shelf.path) / "1.page"
@@ -394,7 +471,9 @@ def test_a_slot_that_is_begun_anew_while_it_is_read_is_left_out(
     assert ({}, NONE | {"options": 1}) == shelf.read((), TERMS, 0, 0)[:2]
 
 
-def test_other_files_are_no_business_of_ours(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_other_files_are_no_business_of_ours(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """They are neither read nor complained about."""
     for name in ("README", "01.page", "-1.page", "1000.page", "0.page.bak"):
         (Path(shelf.path) / name).write_text("mine")
@@ -404,7 +483,10 @@ def test_other_files_are_no_business_of_ours(shelf: SharedDirectory, take: Calla
 
 @pytest.mark.parametrize("step", ["attempt", "head", "content", "memory"])
 def test_a_slot_that_cannot_be_had_is_let_go(
-    shelf: SharedDirectory, take: Callable[..., ClaimedSlot], step: str, monkeypatch: pytest.MonkeyPatch
+    shelf: SharedDirectory,
+    take: Callable[..., ClaimedSlot],
+    step: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the system refuses, nothing stays open or locked, and the next attempt has it, with its counters."""
     held = take()
@@ -429,15 +511,24 @@ def test_a_slot_that_cannot_be_had_is_let_go(
 
 def test_a_directory_is_needed_whose_parent_is_there(tmp_path: Path) -> None:
     """The error says what to do."""
-    with pytest.raises(DirectoryError, match=r"cannot make the directory '.*/no/shared': No such file or directory. Make it for user"):
+    with pytest.raises(
+        DirectoryError,
+        match=r"cannot make the directory '.*/no/shared': No such file or directory. Make it for user",
+    ):
         SharedDirectory(str(tmp_path / "no" / "shared")).prepare()
     (tmp_path / "file").touch()
-    with pytest.raises(DirectoryError, match=r"cannot open the directory '.*/file': Not a directory"):
+    with pytest.raises(
+        DirectoryError, match=r"cannot open the directory '.*/file': Not a directory"
+    ):
         SharedDirectory(str(tmp_path / "file")).prepare()
 
 
-@pytest.mark.parametrize(("mode", "text"), [(0o770, "drwxrwx---"), (0o702, "drwx----w-"), (0o1777, "drwxrwxrwt")])
-def test_a_directory_that_others_can_write_is_refused(shelf: SharedDirectory, mode: int, text: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "text"), [(0o770, "drwxrwx---"), (0o702, "drwx----w-"), (0o1777, "drwxrwxrwt")]
+)
+def test_a_directory_that_others_can_write_is_refused(
+    shelf: SharedDirectory, mode: int, text: str
+) -> None:
     """Whether it was so from the start or became so: nothing is written or read there."""
     Path(shelf.path).chmod(mode)
     message = f"others can write to the directory '.*shared', whose mode is {text}: use one that .*, and chmod it to 0700"
@@ -448,21 +539,30 @@ def test_a_directory_that_others_can_write_is_refused(shelf: SharedDirectory, mo
     assert [] == files(shelf)
 
 
-def test_a_directory_that_others_can_read_will_do(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_a_directory_that_others_can_read_will_do(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """Its files cannot be read."""
     Path(shelf.path).chmod(0o755)
     assert 0 == take().number
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give directories away")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give directories away"
+)
 def test_a_directory_of_somebody_else_is_refused(shelf: SharedDirectory) -> None:
     """The error names both users."""
     os.chown(shelf.path, 12345, -1)
-    with pytest.raises(DirectoryError, match=r"belongs to user 12345, and this process to user 0: run all processes"):
+    with pytest.raises(
+        DirectoryError,
+        match=r"belongs to user 12345, and this process to user 0: run all processes",
+    ):
         shelf.prepare()
 
 
-def test_while_there_is_no_directory_there_is_nothing_to_read(shelf: SharedDirectory, caplog: pytest.LogCaptureFixture) -> None:
+def test_while_there_is_no_directory_there_is_nothing_to_read(
+    shelf: SharedDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
     """That is nothing to complain about; to take a slot is an error."""
     Path(shelf.path).rmdir()
     shelf.check()
@@ -483,28 +583,41 @@ def test_a_file_that_is_deleted_under_its_writer_is_complained_about(
     shelf.miss(held)
     shelf.miss(held)
     (line,) = messages(caplog, "0.page")
-    assert f"0.page was deleted while a loop of process {os.getpid()} writes to it: whoever else has the port does not show" in line
+    assert (
+        f"0.page was deleted while a loop of process {os.getpid()} writes to it: whoever else has the port does not show"
+        in line
+    )
     count(held.page, "shop.handle", 1)
 
 
 def test_a_system_without_locks_has_no_shelf(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to do."""
     monkeypatch.setattr("aiometrics.pages.multiprocess.private_directory.SUPPORTED", False)
-    with pytest.raises(DirectoryError, match=r"the directory '/x' cannot be shared: this system has no flock\(\). Leave the directory out"):
+    with pytest.raises(
+        DirectoryError,
+        match=r"the directory '/x' cannot be shared: this system has no flock\(\). Leave the directory out",
+    ):
         SharedDirectory("/x")
 
 
-def test_slots_are_bounded(take: Callable[..., ClaimedSlot], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_are_bounded(
+    take: Callable[..., ClaimedSlot], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So is what a reader reads."""
     assert 1000 == MAX_SLOTS
     monkeypatch.setattr("aiometrics.pages.multiprocess.directory.MAX_SLOTS", 2)
     take()
     take()
-    with pytest.raises(DirectoryError, match=r"all 2 slots of '.*' are taken: give each service a directory of its own"):
+    with pytest.raises(
+        DirectoryError,
+        match=r"all 2 slots of '.*' are taken: give each service a directory of its own",
+    ):
         take()
 
 
-def test_a_file_that_finds_no_room_is_not_left_behind(shelf: SharedDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_finds_no_room_is_not_left_behind(
+    shelf: SharedDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error is the system's, and there is no half page; the writer would be killed at the first word without a room."""
 
     def full(*_: object) -> int:
@@ -516,10 +629,14 @@ def test_a_file_that_finds_no_room_is_not_left_behind(shelf: SharedDirectory, mo
     assert [] == files(shelf)
 
 
-def test_a_disk_is_warned_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_is_warned_about_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Memory is not, nor what cannot be told."""
     kinds = iter(["tmpfs", None, "ext4", "ext4"])
-    monkeypatch.setattr("aiometrics.pages.multiprocess.private_directory.filesystem_of", lambda _: next(kinds))
+    monkeypatch.setattr(
+        "aiometrics.pages.multiprocess.private_directory.filesystem_of", lambda _: next(kinds)
+    )
     shelf = SharedDirectory(str(tmp_path))
     with caplog.at_level(logging.WARNING, "aiometrics"):
         shelf.prepare()
@@ -528,7 +645,10 @@ def test_a_disk_is_warned_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         shelf.prepare()
         shelf.prepare()
     (line,) = [record.getMessage() for record in caplog.records]
-    assert f"the directory '{tmp_path}' is on ext4: a loop may stall while its page is written to the disk. Use one in memory" in line
+    assert (
+        f"the directory '{tmp_path}' is on ext4: a loop may stall while its page is written to the disk. Use one in memory"
+        in line
+    )
 
 
 def test_the_file_system_of_a_directory_is_known(tmp_path: Path) -> None:
@@ -536,7 +656,10 @@ def test_the_file_system_of_a_directory_is_known(tmp_path: Path) -> None:
     device = tmp_path.stat().st_dev
     table = tmp_path / "mountinfo"
     numbers = f"{os.major(device)}:{os.minor(device)}"
-    table.write_text(f"22 1 0:99 / /proc rw - proc proc rw\n23 1 {numbers} / / rw shared:1 - tmpfs none rw\n", encoding="ascii")
+    table.write_text(
+        f"22 1 0:99 / /proc rw - proc proc rw\n23 1 {numbers} / / rw shared:1 - tmpfs none rw\n",
+        encoding="ascii",
+    )
     assert "tmpfs" == filesystem_of(str(tmp_path), table)
     table.write_text("22 1 0:99 / /proc rw - proc proc rw\nnonsense\n", encoding="ascii")
     assert filesystem_of(str(tmp_path), table) is None
@@ -545,7 +668,9 @@ def test_the_file_system_of_a_directory_is_known(tmp_path: Path) -> None:
     assert [True, True, False] == [in_memory(kind) for kind in ("tmpfs", "ramfs", "ext4")]
 
 
-def test_a_page_whose_writer_never_rests_is_read_all_the_same(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_a_page_whose_writer_never_rests_is_read_all_the_same(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """It died, or was stopped, in the middle of an update: what is there is shown."""
     held = take()
     count(held.page, "shop.handle", 5)
@@ -555,7 +680,9 @@ def test_a_page_whose_writer_never_rests_is_read_all_the_same(shelf: SharedDirec
     assert {"shop.handle": (5, 0)} == created(only(shelf))
 
 
-def test_a_reader_pauses_after_every_few_records(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_a_reader_pauses_after_every_few_records(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """When it decodes and when it adds up, if it is told how; else never."""
     pauses: list[None] = []
     for _ in range(2):
@@ -563,7 +690,9 @@ def test_a_reader_pauses_after_every_few_records(shelf: SharedDirectory, take: C
         for number in range(3):
             count(page, f"shop.handle{number}", 1)
             page.words[LAYOUT.segments(page.add_yield_point(2, f"shop.py:{number} f", "g")) + 1] = 1
-            page.words[LAYOUT.request(page.add_request(f"GET /{number}")) + REQUEST["background_ns"]] = 1
+            page.words[
+                LAYOUT.request(page.add_request(f"GET /{number}")) + REQUEST["background_ns"]
+            ] = 1
     pages = list(shelf.read((), TERMS, 0, 0, lambda: pauses.append(None)).pages.values())
     # Of each page 5 coroutines, 4 yield points, and 3 requests, of which one is (other), in pieces of 4.
     assert 2 * 2 == len(pauses)
@@ -573,8 +702,13 @@ def test_a_reader_pauses_after_every_few_records(shelf: SharedDirectory, take: C
     assert merged(pages, taken_ns=0, sample_ratio=1) == seen
 
 
-def test_words_are_where_the_file_has_them(shelf: SharedDirectory, take: Callable[..., ClaimedSlot]) -> None:
+def test_words_are_where_the_file_has_them(
+    shelf: SharedDirectory, take: Callable[..., ClaimedSlot]
+) -> None:
     """What is written to the page is in the file at once, word by word."""
     take().page.words[HEADER["weight"]] = 7
     data = (Path(shelf.path) / "0.page").read_bytes()
-    assert (LAYOUT.size, 7) == (len(data), int.from_bytes(data[HEADER["weight"] * WORD :][:WORD], "little"))
+    assert (LAYOUT.size, 7) == (
+        len(data),
+        int.from_bytes(data[HEADER["weight"] * WORD :][:WORD], "little"),
+    )
