@@ -185,7 +185,7 @@ def test_enough_connections_make_nobody_queue(traced: TracedLoop) -> None:
 
 
 @pytest.mark.parametrize(("loses", "stuck"), [(True, LOST_AT_MOST), (False, 0)])
-def test_lost_confirmations_leave_tasks_stuck(loses: bool, stuck: int, traced: TracedLoop) -> None:
+def test_lost_confirmations_leave_tasks_stuck(loses: bool, stuck: int, traced: TracedLoop) -> None:  # noqa: FBT001
     """Payments whose confirmation got lost wait for ever; there are never more than a few, however long the demo runs."""
     shop = Payments(blocking=True, loses_confirmations=loses, fails=False)
 
@@ -200,7 +200,7 @@ def test_lost_confirmations_leave_tasks_stuck(loses: bool, stuck: int, traced: T
 
 
 @pytest.mark.parametrize(("fails", "endings"), [(True, [4, 2, 0]), (False, [6, 0, 0])])
-def test_failing_receipts(fails: bool, endings: list[int], traced: TracedLoop) -> None:
+def test_failing_receipts(fails: bool, endings: list[int], traced: TracedLoop) -> None:  # noqa: FBT001
     """Every third receipt fails in a task of its own, and the payment does not notice."""
     shop = Payments(blocking=True, loses_confirmations=False, fails=fails)
 
@@ -234,7 +234,7 @@ def test_a_sound_shop_asks_one_warehouse(traced: TracedLoop) -> None:
 
 
 @pytest.mark.parametrize("yields_each_row", [True, False])
-def test_tiny_segments(yields_each_row: bool, traced: TracedLoop) -> None:
+def test_tiny_segments(yields_each_row: bool, traced: TracedLoop) -> None:  # noqa: FBT001
     """The export gives the loop back once for each row, or not at all; its rows are the same."""
     rows = traced.run(
         Catalogue(compares_all=False, yields_each_row=yields_each_row).write_rows()
