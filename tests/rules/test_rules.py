@@ -212,7 +212,7 @@ def test_every_runbook_section_answers_the_same_questions(alert: str) -> None:
     parts = (
         "**What it means.**",
         "**Open**",
-        "**Who.**",
+        "**Narrow it down.**",
         "```promql",
         "**Usual causes.**",
         "**Change**",
