@@ -10,7 +10,8 @@ HEADER = "# Written by `python -m grafana.generate`: change the sources, not thi
 
 POD_MONITOR = HEADER + dedent(
     """\
-    # Scrapes every pod of its namespace that is labelled `aiometrics: scrape` and names its port 9400 `aiometrics`.
+    # Scrapes every pod of its namespace that has the label `aiometrics: scrape` and a port named
+    # `aiometrics`.
     apiVersion: monitoring.coreos.com/v1
     kind: PodMonitor
     metadata:
