@@ -1,4 +1,5 @@
-# The demo service: `docker build --tag aiometrics-demo .`, then `docker run --rm -p 127.0.0.1:9400:9400 aiometrics-demo`.
+# The demo service. Build it with `docker build --tag aiometrics-demo .`, then run it with
+# `docker run --rm -p 127.0.0.1:9400:9400 aiometrics-demo`.
 
 FROM python:3.13-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
@@ -12,5 +13,6 @@ RUN useradd --system --no-create-home shop
 USER shop
 ENV PATH=/service/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 9400
-# Inside a container every address is that of the container: what is reachable from outside is chosen where the port is published.
+# Inside a container every address belongs to the container. Publishing the port decides who can
+# reach it from outside.
 ENTRYPOINT ["python", "-m", "aiometrics", "demo", "--addr", "0.0.0.0", "--port", "9400"]
