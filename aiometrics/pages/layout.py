@@ -13,9 +13,9 @@ length in bytes. The string area begins with room for the loop's name, the only 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 MAGIC = int.from_bytes(b"aiometr\0", "little")
 VERSION = 2
@@ -158,6 +158,22 @@ SCOPE_ERROR = _numbered(*SCOPE_ERRORS)
 WAITS_PER_REQUEST = 8
 
 
+class _Kept:
+    """A property that each object works out once.
+
+    That of functools takes a lock up to Python 3.11, the same one for all objects: in a child that was forked while another thread
+    held it, nobody could ever work one out again.
+    """
+
+    def __init__(self, work_out: Callable[[Any], int]) -> None:
+        self._work_out = work_out
+        self.__doc__ = work_out.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> int:
+        value = instance.__dict__[self._work_out.__name__] = self._work_out(instance)
+        return value
+
+
 @dataclass(frozen=True)
 class Layout:
     """Offsets, in words, for given bucket bounds and capacities."""
@@ -168,92 +184,92 @@ class Layout:
     max_yield_points: int
     max_requests: int
 
-    @cached_property
+    @_Kept
     def segment_words(self) -> int:
         """Size of a histogram of segments."""
         return len(self.segment_bounds_ns) + 2
 
-    @cached_property
+    @_Kept
     def wait_words(self) -> int:
         """Size of a histogram of waits or of tasks."""
         return len(self.wait_bounds_ns) + 2
 
-    @cached_property
+    @_Kept
     def bounds(self) -> int:
         """Where the bucket bounds start."""
         return len(HEADER)
 
-    @cached_property
+    @_Kept
     def loop(self) -> int:
         """Where the loop record starts."""
         return self.bounds + len(self.segment_bounds_ns) + len(self.wait_bounds_ns)
 
-    @cached_property
+    @_Kept
     def start_delay(self) -> int:
         """The loop's histogram of start delays, in segment buckets."""
         return self.loop + len(LOOP)
 
-    @cached_property
+    @_Kept
     def iterations(self) -> int:
         """The loop's histogram of the active parts of its turns, in segment buckets."""
         return self.start_delay + self.segment_words
 
-    @cached_property
+    @_Kept
     def loop_stats(self) -> int:
         """Where the vitals of the loop start."""
         return self.iterations + self.segment_words
 
-    @cached_property
+    @_Kept
     def samples(self) -> int:
         """Where the table of block samples starts."""
         return self.loop_stats + len(LOOP_STATS)
 
-    @cached_property
+    @_Kept
     def errors(self) -> int:
         """Where the table of internal errors starts."""
         return self.samples + MAX_PLACES * NOTE_WORDS
 
-    @cached_property
+    @_Kept
     def marks(self) -> int:
         """Where the table of exemplars starts."""
         return self.errors + MAX_PROBES * NOTE_WORDS
 
-    @cached_property
+    @_Kept
     def coroutines(self) -> int:
         """Where the coroutine records start."""
         return self.marks + MAX_EXEMPLARS * NOTE_WORDS
 
-    @cached_property
+    @_Kept
     def coroutine_words(self) -> int:
         """Size of a coroutine record: its scalars, then wall and then active histograms by status."""
         return len(COROUTINE) + 2 * len(STATUSES) * self.wait_words
 
-    @cached_property
+    @_Kept
     def yield_points(self) -> int:
         """Where the yield point records start."""
         return self.coroutines + (self.max_coroutines + OWN_COROUTINES) * self.coroutine_words
 
-    @cached_property
+    @_Kept
     def yield_point_words(self) -> int:
         """Size of a yield point record: its scalars, then the histogram of segments, then that of waits."""
         return len(YIELD_POINT) + self.segment_words + self.wait_words
 
-    @cached_property
+    @_Kept
     def scope_errors(self) -> int:
         """Where the counts of scope errors start."""
         return self.yield_points + (self.max_yield_points + 1) * self.yield_point_words
 
-    @cached_property
+    @_Kept
     def requests(self) -> int:
         """Where the request records start."""
         return self.scope_errors + len(SCOPE_ERRORS)
 
-    @cached_property
+    @_Kept
     def request_words(self) -> int:
         """Size of a request record: its scalars, then the histograms of wall times by status, then that of active times."""
         return len(REQUEST) + (len(STATUSES) + 1) * self.wait_words
 
-    @cached_property
+    @_Kept
     def request_waits(self) -> int:
         """Where the request wait records start."""
         return self.requests + (self.max_requests + 1) * self.request_words
@@ -263,19 +279,19 @@ class Layout:
         """How many request wait records there can be, beside (other)."""
         return WAITS_PER_REQUEST * self.max_requests
 
-    @cached_property
+    @_Kept
     def strings(self) -> int:
         """Where the string area starts."""
         return self.request_waits + (self.max_request_waits + 1) * len(REQUEST_WAIT)
 
-    @cached_property
+    @_Kept
     def string_bytes(self) -> int:
         """Size of the string area in bytes, a whole number of words."""
         return STRING_BYTES_PER_NAME * (
             self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 4
         )
 
-    @cached_property
+    @_Kept
     def size(self) -> int:
         """Size of the page in bytes."""
         return self.strings * WORD + self.string_bytes
