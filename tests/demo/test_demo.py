@@ -319,24 +319,44 @@ def complaints(err: str) -> list[str]:
     ]
 
 
+def served(page: str) -> set[str]:
+    """The types of requests of which some were completed."""
+    return set(
+        re.findall(
+            r'^asyncio_request_wall_seconds_count\{request="(.*)",status="completed"\} [1-9]',
+            page,
+            flags=re.MULTILINE,
+        )
+    )
+
+
 def test_the_demo_shows_all_six_faults() -> None:
-    """Started for some seconds it ends by itself, and its table and its metrics name each fault's functions."""
-    with demo("--for", "6", "--every", "4", "--port", "0") as process:
-        head = first_table(process)
-        url = head.split("metrics  ")[1].split()[0]
-        with urllib.request.urlopen(url) as response:  # noqa: S310 - http, to itself
-            page = response.read().decode()
+    """Its last table and its metrics name each fault's functions, and it serves every type of request. Terminated, it ends well."""
+    expected, page = (
+        {function for symptom in SYMPTOMS.values() for function in symptom.functions},
+        "",
+    )
+    with demo("--every", "1", "--port", "0") as process:
+        url = first_table(process).split("metrics  ")[1].split()[0]
+        for number in range(300):
+            first_table(process)
+            with urllib.request.urlopen(url) as response:  # noqa: S310 - http, to itself
+                page = response.read().decode()
+            if number >= 3 and (expected, set(OBJECTIVES)) == (shown(page), served(page)):
+                break
+        process.terminate()
         out, err = process.communicate()
     assert (0, []) == (process.returncode, complaints(err))
-    expected = {function for symptom in SYMPTOMS.values() for function in symptom.functions}
-    table = out[out.index("HOTSPOTS since the start") :]
-    assert (expected, expected) == (shown(table), shown(page))
-    served = re.findall(
-        r'^asyncio_request_wall_seconds_count\{request="(.*)",status="completed"\} [1-9]',
-        page,
-        flags=re.MULTILINE,
-    )
-    assert set(OBJECTIVES) == set(served)
+    assert (expected, set(OBJECTIVES)) == (shown(page), served(page))
+    assert expected == shown(out[out.index("HOTSPOTS since the start") :])
+
+
+def test_the_demo_ends_when_its_time_is_up() -> None:
+    """With its last table."""
+    with demo("--for", "0.5", "--every", "0.2", "--port", "0") as process:
+        out, err = process.communicate()
+    assert (0, []) == (process.returncode, complaints(err))
+    assert "HOTSPOTS since the start" in out
 
 
 def test_ctrl_c_is_clean() -> None:
