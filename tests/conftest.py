@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from support.serving import Serve, http_threads
+from serving import Serve, http_threads
+from soak import ports
 
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
@@ -49,6 +50,13 @@ def implementation(request: pytest.FixtureRequest) -> str:
     """The name of each recorder that is built here, one after the other."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """A port that nobody has, nor is given meanwhile."""
+    with ports.reserved() as port:
+        yield port
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support.serving import free_port
 
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.keeper import Periodic
@@ -22,7 +21,7 @@ from aiometrics.options import resolve
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
 from aiometrics.pages.snapshot import Snapshot
 
-SECONDS = 60
+SECONDS = 300
 
 
 def site(port: int) -> Endpoints:
@@ -95,14 +94,15 @@ def test_a_port_is_taken_over_once_it_is_free(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_a_port_that_cannot_be_served_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_cannot_be_served_is_left_to_others(
+    monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
     """Who finds no thread to answer with must not keep it from those who would; the next second it is tried again."""
 
     def no_thread(_: MetricsServer) -> None:
         raise RuntimeError("can't start new thread")
 
-    port = free_port()
-    waiting, other = site(port), site(port)
+    waiting, other = site(free_port), site(free_port)
     with monkeypatch.context() as short:
         short.setattr(MetricsServer, "start", no_thread)
         with pytest.raises(RuntimeError, match="can't start new thread"):
@@ -110,7 +110,7 @@ def test_a_port_that_cannot_be_served_is_left_to_others(monkeypatch: pytest.Monk
     assert other.try_to_bind()
     other.close()
     waiting.take_over()
-    with socket.create_connection(("127.0.0.1", port), SECONDS):
+    with socket.create_connection(("127.0.0.1", free_port), SECONDS):
         waiting.close()
 
 

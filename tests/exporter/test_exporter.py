@@ -19,7 +19,6 @@ from prometheus_client import CollectorRegistry, Counter, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector as PrometheusCollector
-from support.serving import free_port
 
 import aiometrics
 from aiometrics.exporter.session import session
@@ -41,7 +40,7 @@ def get(
     exporter: aiometrics.Exporter, path: str = "/metrics", **headers: str
 ) -> tuple[int, str, str]:
     """Status, content type and text of an answer."""
-    connection = http.client.HTTPConnection(LOCAL, exporter.port, timeout=30)
+    connection = http.client.HTTPConnection(LOCAL, exporter.port, timeout=300)
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
@@ -146,10 +145,10 @@ def test_a_blocked_loop_is_scraped_while_it_is_blocked(exporter: aiometrics.Expo
     async def blocks() -> None:
         await asyncio.sleep(0)
         entered.set()
-        assert released.wait(timeout=60)
+        assert released.wait(timeout=300)
 
     def scrape(exporter: aiometrics.Exporter) -> None:
-        assert entered.wait(timeout=60)
+        assert entered.wait(timeout=300)
         answers.extend(get(exporter)[2] for _ in range(2))
         released.set()
 
@@ -363,7 +362,7 @@ if __name__ == "__main__":
     with aiometrics.start_exporter(0, "127.0.0.1", registry=None, blocking_threshold=1e6) as exporter:
         code = asyncio.run(main())
         import http.client
-        connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=300)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         assert 'asyncio_tasks_created_total{coroutine="__main__.works"} 1' in text, text
@@ -377,7 +376,7 @@ def test_a_forked_child_has_no_exporter(implementation: str) -> None:
     environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "" if implementation == "c" else "1"}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, env=environ, timeout=60
+        command, check=False, capture_output=True, text=True, env=environ, timeout=300
     )
     assert (f"{implementation} 0\n", "") == (done.stdout, done.stderr)
 
@@ -421,7 +420,7 @@ def test_a_program_may_end_at_any_time(implementation: str, end: str) -> None:
             capture_output=True,
             text=True,
             env=environ,
-            timeout=60,
+            timeout=300,
         )
         return done.returncode, re.sub(r"0x[0-9a-f]+|Task-\d+|line \d+", "#", done.stderr)
 
@@ -430,22 +429,24 @@ def test_a_program_may_end_at_any_time(implementation: str, end: str) -> None:
 
 
 def test_an_exporter_that_cannot_start_leaves_nothing_behind(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_port: int
 ) -> None:
     """No port, no thread and no tracing: another attempt may follow."""
 
     def no_thread(_: Watchdog) -> None:
         raise RuntimeError("can't start new thread")
 
-    port, before = free_port(), set(threading.enumerate())
+    before = set(threading.enumerate())
     with monkeypatch.context() as short:
         short.setattr(Watchdog, "start", no_thread)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            aiometrics.start_exporter(port, LOCAL, registry=None, directory=tmp_path / "shared")
+            aiometrics.start_exporter(
+                free_port, LOCAL, registry=None, directory=tmp_path / "shared"
+            )
     assert [] == [
         thread.name
         for thread in set(threading.enumerate()) - before
         if thread.name.startswith("aiometrics")
     ]
-    with aiometrics.start_exporter(port, LOCAL, registry=None) as exporter:
-        assert port == exporter.port
+    with aiometrics.start_exporter(free_port, LOCAL, registry=None) as exporter:
+        assert free_port == exporter.port

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
-from support.serving import free_port
 
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
@@ -25,7 +24,7 @@ from aiometrics.pages.multiprocess.private_file import REASONS, SUPPORTED
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
 
-SECONDS = 60
+SECONDS = 300
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
 #: Starts an exporter, then does what it is told on standard input, a line for each order, and answers each with a line.
@@ -116,9 +115,9 @@ class Worker:
 class Service:
     """A directory, a port, and processes that share them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, port: int) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.port = port
         #: What its processes have in their environment.
         self.environ = dict(os.environ)
         self._workers: list[Worker] = []
@@ -183,9 +182,9 @@ def falls(earlier: Samples, later: Samples) -> list[Any]:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def service(tmp_path: Path, free_port: int) -> Iterator[Service]:
     """A service without processes yet."""
-    made = Service(tmp_path / "shared")
+    made = Service(tmp_path / "shared", free_port)
     yield made
     made.stop()
 
