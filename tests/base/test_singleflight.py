@@ -9,7 +9,7 @@ import pytest
 
 from aiometrics.base.singleflight import SingleFlight
 
-GUARD_SECONDS = 30.0
+GUARD_SECONDS = 300.0
 
 
 class Making:

@@ -37,7 +37,7 @@ STUCK = "How do I get an answer while every worker is stuck?"
 KUBERNETES = "How do I run it on Kubernetes?"
 PROMETHEUS = "How does Prometheus find it?"
 BATCH = "How do I get the metrics of a batch job?"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 300.0
 
 #: The application of the examples. It writes one byte for each request into a file that outlives its workers.
 ASGI = """
@@ -106,7 +106,7 @@ def python(directory: Path, *arguments: str) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     assert (0, "") == (done.returncode, done.stderr), done.stdout
     return done.stdout
@@ -141,7 +141,7 @@ class Server:
 
     def ask(self) -> None:
         """One request, on a connection of its own."""
-        connection = http.client.HTTPConnection(LOCAL, self.port, timeout=30)
+        connection = http.client.HTTPConnection(LOCAL, self.port, timeout=PATIENCE_SECONDS)
         try:
             connection.request("GET", "/", headers={"Connection": "close"})
             assert 200 == connection.getresponse().status
@@ -269,7 +269,7 @@ def served(name: str, directory: Path, *more: str) -> Iterator[Server]:
             raise
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE_SECONDS)
 
 
 @LINUX
@@ -349,8 +349,8 @@ import threading
 import aiometrics
 both = threading.Barrier(2)
 async def main():
-    both.wait(60)
-    if both.wait(60) == 0:
+    both.wait(300)
+    if both.wait(300) == 0:
         print(sorted(loop.loop for loop in aiometrics.snapshot().loops))
 """
     (directory / "shop.py").write_text(shop, encoding="utf-8")

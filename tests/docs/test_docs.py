@@ -70,7 +70,7 @@ def python(directory: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert (0, "") == (done.returncode, done.stderr), done.stdout
     return done.stdout

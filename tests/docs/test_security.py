@@ -18,7 +18,7 @@ from support.live import Prometheus, running
 import aiometrics
 
 PASSWORD = "wonderland"  # noqa: S105 - a test's
-SECONDS = 60
+SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -122,22 +122,29 @@ def test_prometheus_has_no_other_idea_of_the_file(
     assert f"{path} SUCCESS" == (done.stdout + done.stderr).strip()
 
 
+#: Why a scrape fails, by job; what is late beside other work fails for another reason, but not each time.
+REASONS = {
+    "complete": "",
+    "no_password": "server returned HTTP status 401 Unauthorized",
+    "no_certificate": ".*(tls: certificate required|bad certificate|connection reset|EOF|broken pipe).*",
+    "no_tls": ".*(malformed HTTP response|EOF|connection reset).*",
+}
+
+
 def test_prometheus_scrapes_with_what_the_page_says(prometheus: Prometheus) -> None:
     """TLS, its certificate and the password get it in; without any one of them the scrape fails, for the reason that is missing."""
-    jobs = {"complete", "no_password", "no_certificate", "no_tls"}
-    up = prometheus.until(
-        lambda found: found.keys() == jobs and any(found.values()),
-        lambda: {labels["job"]: value for labels, value in prometheus.ask("up")},
-    )
-    errors = {
-        target["labels"]["job"]: target["lastError"]
-        for target in prometheus.get("targets")["activeTargets"]
-    }
 
-    assert {"complete": 1, "no_password": 0, "no_certificate": 0, "no_tls": 0} == up, errors
-    assert "server returned HTTP status 401 Unauthorized" == errors["no_password"]
-    assert re.search(
-        "tls: certificate required|bad certificate|connection reset|EOF|broken pipe",
-        errors["no_certificate"],
-    )
-    assert re.search("malformed HTTP response|EOF|connection reset", errors["no_tls"])
+    def as_expected(found: dict[str, tuple[str, str]]) -> bool:
+        up = {job: ("up" if job == "complete" else "down") for job in REASONS}
+        return up == {job: health for job, (health, _) in found.items()} and all(
+            re.fullmatch(reason, found[job][1]) for job, reason in REASONS.items()
+        )
+
+    def targets() -> dict[str, tuple[str, str]]:
+        active = prometheus.get("targets")["activeTargets"]
+        return {
+            target["labels"]["job"]: (target["health"], target["lastError"]) for target in active
+        }
+
+    found = prometheus.until(as_expected, targets)
+    assert as_expected(found), found

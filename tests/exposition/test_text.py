@@ -199,7 +199,7 @@ def test_promtool_has_nothing_to_say(binary: Callable[[str], str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert (0, "", "") == (checked.returncode, checked.stdout, checked.stderr)
 

@@ -392,6 +392,7 @@ def test_who_keeps_us_waiting_longest_goes_first(
 ) -> None:
     """Where there is no room, the next client gets that of the one whose turn it has been for longest, whatever it should do."""
     monkeypatch.setattr(http_connection, "_TAKING_SECONDS", 0.0)
+    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(max_connections=2, request_timeout=GUARD_SECONDS, idle_timeout=GUARD_SECONDS)
     with connect(server) as first:
         first.sendall(data)
@@ -406,8 +407,10 @@ def test_who_keeps_us_waiting_longest_goes_first(
     assert [] == serve.errors
 
 
-def test_a_host_with_many_connections_drives_out_nobody_else(serve: Serve) -> None:
+def test_a_host_with_many_connections_drives_out_nobody_else(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has most connections loses one, though another host has kept us waiting for longer."""
+    monkeypatch.setattr(http_connection, "_ASKING_SECONDS", 0.0)
+    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(max_connections=3, request_timeout=GUARD_SECONDS)
     with (
         connect(server, source="127.0.0.2") as other,
@@ -457,8 +460,9 @@ def test_who_has_only_just_come_is_not_driven_out(
         assert first.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_hundreds_of_silent_clients_keep_no_scraper_out(serve: Serve) -> None:
+def test_hundreds_of_silent_clients_keep_no_scraper_out(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads stay few, and who asks gets its answer, before, meanwhile and after."""
+    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(request_timeout=GUARD_SECONDS)
     with ExitStack() as stack:
         statuses = []

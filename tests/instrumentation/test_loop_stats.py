@@ -385,14 +385,14 @@ def test_threads_and_queue_of_the_default_executor(
 
     def work() -> None:
         started.set()
-        assert released.wait(60)
+        assert released.wait(300)
 
     async def main() -> None:
         look()
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         calls = [asyncio.create_task(asyncio.to_thread(work)) for _ in range(3)]
         await asyncio.sleep(0)
-        assert started.wait(60)
+        assert started.wait(300)
         look()
         released.set()
         await asyncio.gather(*calls)

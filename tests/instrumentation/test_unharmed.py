@@ -553,8 +553,9 @@ def test_memory_does_not_grow_with_the_tasks_that_come_and_go(implementation: st
         del lost
 
     async def main() -> list[int]:
-        alive = []
-        for _ in range(8):
+        alive: list[int] = []
+        # Another thread of this process may have made something meanwhile, but not for each crowd.
+        while len(alive) < 8 or (alive[-5] != alive[-1] and len(alive) < 40):
             await crowd()
             gc.collect()
             alive.append(len(gc.get_objects()))
@@ -563,6 +564,6 @@ def test_memory_does_not_grow_with_the_tasks_that_come_and_go(implementation: st
     with every_loop(implementation) as instrumentation:
         alive = asyncio.run(main())
         seen = instrumentation.snapshot()
-    assert alive[3] == alive[-1]
-    assert 800 == sum(entry.destroyed_pending for entry in seen.coroutines)
+    assert alive[-5] == alive[-1]
+    assert 100 * len(alive) == sum(entry.destroyed_pending for entry in seen.coroutines)
     assert 0 == sum(entry.live for entry in seen.coroutines)

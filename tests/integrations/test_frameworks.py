@@ -222,6 +222,6 @@ def test_uvloop_may_be_imported_before_or_after(implementation: str, first: str)
         capture_output=True,
         text=True,
         env=environ,
-        timeout=60,
+        timeout=300,
     )
     assert (f"{implementation} 1 3 1 3\n", "") == (done.stdout, done.stderr)

@@ -23,7 +23,7 @@ from aiometrics.integrations._mounted import Mounted
 from aiometrics.integrations.aiohttp import metrics_handler
 from aiometrics.integrations.asgi import make_asgi_app
 
-SECONDS = 60
+SECONDS = 300
 
 
 class Slow(Collector):
@@ -102,7 +102,7 @@ class Slow:
     def collect(self):
         if os.getpid() == parent:
             entered.set()
-            assert leave.wait(60)
+            assert leave.wait(300)
         yield Metric("stock", "Books.", "gauge")
 
 parent, entered, leave, statuses = 0, threading.Event(), threading.Event(), []
@@ -118,7 +118,7 @@ def ask():
 
 asking = threading.Thread(target=ask)
 asking.start()
-assert entered.wait(60)
+assert entered.wait(300)
 child = os.fork()
 if not child:
     ask()

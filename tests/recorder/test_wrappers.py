@@ -101,7 +101,7 @@ def test_the_wrapped_coroutine_is_named(implementation: str, tool: str, *, late:
         capture_output=True,
         text=True,
         env=environ,
-        timeout=60,
+        timeout=300,
     )
     assert "" == done.stderr
     assert f"works 3 0 0 3 0\nfails 1 0 0 0 1\n{implementation} [] {{}}\n" == done.stdout

@@ -39,7 +39,7 @@ def test_prometheus_returns_the_exemplars(
         trace_id, span_id = asyncio.run(handler(1))
         target = {"service": urllib.parse.urlsplit(exporter.url).netloc}
         with live.prometheus(
-            program, root, tmp_path, target, "exemplar-storage", seconds=120
+            program, root, tmp_path, target, "exemplar-storage", seconds=300
         ) as prometheus:
             now = time.time()
 

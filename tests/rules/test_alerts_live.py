@@ -22,7 +22,7 @@ from aiometrics.demo.payments import Payments
 pytestmark = pytest.mark.once
 
 #: Whatever is asked is asked again until the answer is right or this time is up.
-SECONDS = 120
+SECONDS = 300
 #: An hour of the rules lasts half a minute.
 SHORTER = 120
 EVERY_MS = 500

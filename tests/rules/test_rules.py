@@ -284,7 +284,7 @@ def test_examples_of_the_runbooks_run(alert: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert (0, "") == (done.returncode, done.stderr)
     assert {"before", "after"} <= set(re.findall(r"before|after", done.stdout.lower()))

@@ -19,7 +19,7 @@ from . import ports
 HERE = Path(__file__).parent
 #: As ``service.NAMES`` has them.
 NAMES = ("created", "completed", "failed", "waits")
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 300.0
 _ADDRESS = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
 
 
