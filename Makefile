@@ -1,5 +1,6 @@
 # make demo [FOR=20] [PORT=9400]   a small shop with the classic faults, under load; prints its hotspots
-# make test [ARGS=...]             builds the package, installs it, and tests what is installed
+# make test [ARGS=...]             builds the package, installs it, and tests what is installed, in as many processes as there are cores
+# make test-all [ARGS=...]         the same with the tests that take long: marked long, or once if once is enough for all Pythons
 # make lint | bench | clean        style, types and layers | the tables of the README | remove what make made
 # make soak [ARGS='workers ...']   minutes of full load, and then what is served held to what happened (--help says more)
 # make dashboards                  writes the generated files under grafana/ and deploy/ anew
@@ -12,7 +13,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 BIN := $(abspath $(VENV))/bin
-PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+# Modules are compiled when they are imported, which most of what is installed never is.
+INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install --no-compile
 RECORDER := $(if $(filter-out 0 false no off,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
 INSTALLED := $(VENV)/.installed-$(RECORDER)
 SOURCES := pyproject.toml setup.py MANIFEST.in README.md prometheus.yml $(wildcard rules/*.yml) \
@@ -21,15 +23,21 @@ SOURCES := pyproject.toml setup.py MANIFEST.in README.md prometheus.yml $(wildca
 BUILD = $(BIN)/python -m build --outdir $(VENV)/dist >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }; \
 	grep 'building extension .* failed' $(VENV)/build.log || true
 
-.PHONY: demo test soak lint bench dashboards clean
+.PHONY: demo test test-all soak lint bench dashboards clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
 	$(BIN)/python -P -m aiometrics demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
 
-# From tests/, where no import can reach the sources.
+# From tests/, where no import can reach the sources. A process that is done takes over half of what another has left, so that the tests
+# of one file, which share what is expensive to start, mostly stay together.
+PYTEST = cd tests && $(BIN)/pytest -n auto --dist worksteal
+
 test: $(INSTALLED) $(VENV)/.group-test
-	cd tests && $(BIN)/pytest $(ARGS)
+	$(PYTEST) -m 'not long and not once' $(ARGS)
+
+test-all: $(INSTALLED) $(VENV)/.group-test
+	$(PYTEST) $(ARGS)
 
 soak: $(INSTALLED) $(VENV)/.group-test
 	$(BIN)/python -m tests.soak $(or $(ARGS),tasks)
@@ -55,16 +63,16 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv was found: install one" \
 		"(Debian: apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade 'pip>=25.1'
+	$(INSTALL) --upgrade 'pip>=25.1'
 
 # The wheel is built from the sdist, which proves the sdist; the stamp of the other recorder goes, since one replaces the other.
 $(INSTALLED): $(or $(WHEEL),$(SOURCES) $(VENV)/.group-build) | $(BIN)/python
 	rm -rf $(VENV)/dist $(VENV)/.installed-*
 	$(if $(WHEEL),,$(BUILD))
-	$(PIP) install --force-reinstall --no-deps $(or $(WHEEL),$(VENV)/dist/*.whl)
-	$(PIP) install 'aiometrics-exporter[demo]'
+	$(INSTALL) --force-reinstall --no-deps $(or $(WHEEL),$(VENV)/dist/*.whl)
+	$(INSTALL) 'aiometrics-exporter[demo]'
 	touch $@
 
 $(VENV)/.group-%: pyproject.toml | $(BIN)/python
-	$(PIP) install --group $*
+	$(INSTALL) --group $*
 	touch $@

@@ -19,6 +19,7 @@ def test_nothing_is_lost_under_full_load(
     assert [] == outcome.problems
 
 
+@pytest.mark.long
 def test_the_port_shows_what_the_workers_counted(binary: Callable[[str], str]) -> None:
     """Two workers under load, the owner of the port killed once: nothing lost, and neither reset nor spike in a real Prometheus."""
     for program in ("wrk", "prometheus"):
