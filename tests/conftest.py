@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from serving import Serve, http_threads
 from soak import ports
+from support.serving import Serve, http_threads
 
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aiometrics import IMPLEMENTATION
 from conformance import campaign, comparison
 from conformance.campaign import Outcomes
 from conformance.comparison import Difference

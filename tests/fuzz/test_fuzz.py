@@ -9,14 +9,15 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from aiometrics.layout import NAME_BYTES
-from aiometrics.page import Page
-from aiometrics.page_format import PageError
-from aiometrics.reader import PageView, read
-from aiometrics.server import MetricsServer, Response
 from support.serving import Serve, ask, http_threads
 
-from aiometrics import reader
+from aiometrics.http.server import MetricsServer, Response
+from aiometrics.pages import reader
+from aiometrics.pages.header import PageError
+from aiometrics.pages.layout import NAME_BYTES
+from aiometrics.pages.page import Page
+from aiometrics.pages.reader import PageView, read
+from fuzz import attacks, messages, pages
 
 #: What no socket takes at once, compressed or not.
 LARGE = random.Random(1).randbytes(8 << 20)  # noqa: S311 - only its size matters

@@ -21,8 +21,6 @@ import bcrypt
 import pytest
 import requests
 import trustme
-from aiometrics.guard import AccessControl
-from aiometrics.internal_errors import InternalErrors
 from support.serving import (
     GUARD_SECONDS,
     HUGE,
@@ -38,7 +36,11 @@ from support.serving import (
 )
 
 import aiometrics
-from aiometrics import http_crowd
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.exporter.endpoints import Endpoints
+from aiometrics.http import connections
+from aiometrics.http.auth import AccessControl
+from aiometrics.http.server import MetricsServer
 from aiometrics.options import resolve
 from aiometrics.pages.snapshot import Snapshot
 
@@ -119,7 +121,7 @@ def test_tls(
     version: ssl.TLSVersion,
 ) -> None:
     """The connection is kept, and large answers arrive whole."""
-    server = serve(guard=guard(TLS))
+    server = serve(access=guard(TLS))
     client.minimum_version = client.maximum_version = version
     connection = http.client.HTTPSConnection(
         "127.0.0.1", server.port, timeout=GUARD_SECONDS, context=client
@@ -136,7 +138,7 @@ def test_plain_text_gets_nothing_from_tls(
     serve: Serve, guard: Callable[[str], AccessControl]
 ) -> None:
     """A client that does not speak TLS is cut, and not even told by HTTP."""
-    server = serve(guard=guard(TLS))
+    server = serve(access=guard(TLS))
     with connect(server) as sock:
         sock.sendall(GET)
         received = read_all_or_reset(sock)
@@ -151,7 +153,7 @@ def test_plain_text_gets_nothing_from_tls_that_is_busy(
 ) -> None:
     """Where a client would be refused by HTTP, it is cut."""
     stuck = Stuck()
-    server = serve(guard=guard(TLS), max_connections=1, routes={"/": stuck})
+    server = serve(access=guard(TLS), max_connections=1, routes={"/": stuck})
     with client.wrap_socket(connect(server), server_hostname="127.0.0.1") as first:
         first.sendall(GET)
         assert stuck.entered.acquire(timeout=GUARD_SECONDS)
@@ -176,7 +178,7 @@ def test_a_stalled_handshake_is_cut(
     serve: Serve, guard: Callable[[str], AccessControl], text: str
 ) -> None:
     """The handshake counts against the first request's deadline."""
-    server = serve(guard=guard(text), request_timeout=0.05)
+    server = serve(access=guard(text), request_timeout=0.05)
 
     assert b"" == exchange(server, b"\x16\x03\x01\x02\x00")
     assert [] == serve.errors
@@ -189,8 +191,8 @@ def test_stalled_handshakes_hold_up_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever speaks TLS gets an answer at once while others have begun to and stopped, more of them than there is room for."""
-    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
-    server = serve(guard=guard(TLS), request_timeout=GUARD_SECONDS)
+    monkeypatch.setattr(connections, "_ROOM_SECONDS", GUARD_SECONDS)
+    server = serve(access=guard(TLS), request_timeout=GUARD_SECONDS)
     with ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(connect(server)).sendall(b"\x16\x03\x01\x02\x00")
@@ -204,7 +206,7 @@ def test_a_client_that_resets_in_the_handshake_is_nobodys_error(
     serve: Serve, guard: Callable[[str], AccessControl]
 ) -> None:
     """Scanners do that all day long."""
-    server = serve(guard=guard(TLS))
+    server = serve(access=guard(TLS))
     for data in (b"", b"\x16\x03\x01\x02\x00", os.urandom(100)):
         with connect(server) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -218,7 +220,7 @@ def test_old_versions_get_nothing(
     serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext
 ) -> None:
     """The least version is what the file says."""
-    server = serve(guard=guard(f"{TLS}  min_version: TLS13\n"))
+    server = serve(access=guard(f"{TLS}  min_version: TLS13\n"))
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
         ask_tls(server, client)
@@ -236,7 +238,7 @@ def test_a_client_with_a_certificate_gets_in(
     authority: trustme.CA,
 ) -> None:
     """One that the authority signed, whatever its name, if the file names none."""
-    server = serve(guard=guard(MUTUAL))
+    server = serve(access=guard(MUTUAL))
     authority.issue_cert("anybody.example").configure_cert(client)
 
     assert 200 == ask_tls(server, client)[0]
@@ -256,7 +258,7 @@ def test_a_client_without_a_good_certificate_gets_nothing(
     version: ssl.TLSVersion,
 ) -> None:
     """Whatever it asks is never read."""
-    server = serve(guard=guard(MUTUAL), routes={"/": serve.unexpected})
+    server = serve(access=guard(MUTUAL), routes={"/": serve.unexpected})
     client.maximum_version = version
     if certificate:
         certificate.configure_cert(client)
@@ -278,7 +280,7 @@ def test_a_certificate_with_an_allowed_name_gets_in(
     name: str,
 ) -> None:
     """Host names and addresses count, wherever in the certificate they are."""
-    server = serve(guard=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"))
+    server = serve(access=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"))
     authority.issue_cert("other.example", name).configure_cert(client)
 
     assert 200 == ask_tls(server, client)[0]
@@ -296,7 +298,7 @@ def test_a_certificate_without_an_allowed_name_gets_nothing(
 ) -> None:
     """The authority's signature alone is not enough, and no pattern matches."""
     server = serve(
-        guard=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"), routes={"/": serve.unexpected}
+        access=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"), routes={"/": serve.unexpected}
     )
     authority.issue_cert(name, common_name=NAMES[0]).configure_cert(client)
     with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -315,7 +317,7 @@ def test_without_the_right_password_there_is_401_and_nothing_else(
 ) -> None:
     """On every path, known or not, by whatever method, and whatever is wrong: the same answer."""
     server = serve(
-        guard=guard(USERS), routes=dict.fromkeys(["/", "/-/healthy", "/fail"], serve.unexpected)
+        access=guard(USERS), routes=dict.fromkeys(["/", "/-/healthy", "/fail"], serve.unexpected)
     )
     wrong = [
         None,
@@ -350,7 +352,7 @@ def test_with_the_right_password_everything_is_as_without(
     serve: Serve, guard: Callable[[str], AccessControl]
 ) -> None:
     """Answers, 404 and 405 come from the routes again; a user's second request does not cost bcrypt again."""
-    server = serve(guard=guard(USERS))
+    server = serve(access=guard(USERS))
     header = basic("alice", PASSWORD)
 
     assert [200, 200, 404, 405] == [
@@ -363,7 +365,7 @@ def test_a_connection_that_was_authorized_is_asked_again(
     serve: Serve, guard: Callable[[str], AccessControl]
 ) -> None:
     """Each request stands for itself: a proxy may put requests of many clients on one connection."""
-    server = serve(guard=guard(USERS))
+    server = serve(access=guard(USERS))
     with closing(
         http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
     ) as connection:
@@ -395,7 +397,7 @@ def test_passwords_by_bcrypt_do_not_queue_up(
         "checkpw",
         lambda password, hashed: right(password, hashed) if password else check(password, hashed),
     )
-    server = serve(guard=guard(USERS))
+    server = serve(access=guard(USERS))
     assert 200 == ask(server, "/", Authorization=basic("alice", PASSWORD))[0]
     with ExitStack() as stack:
         guesses = [stack.enter_context(connect(server)) for _ in range(5)]
@@ -458,7 +460,7 @@ def test_users_change_with_the_file(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Who is removed stays out from the next request on, on an open connection too, and who is new gets in."""
-    server = serve(guard=guard(USERS))
+    server = serve(access=guard(USERS))
     with closing(
         http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
     ) as connection:
@@ -478,7 +480,7 @@ def test_certificates_change_with_their_files(
     directory: Path,
 ) -> None:
     """A renewed certificate is shown from the next connection on, and no restart is needed."""
-    server = serve(guard=guard(TLS))
+    server = serve(access=guard(TLS))
     before = ssl.get_server_certificate(("127.0.0.1", server.port))
     issue(authority, directory)
     after = ssl.get_server_certificate(("127.0.0.1", server.port))
@@ -508,7 +510,7 @@ def test_a_change_that_makes_no_sense_leaves_all_as_it_was(  # noqa: PLR0917 - f
     message: str,
 ) -> None:
     """It is logged once, and opens no door; once it is mended the new state counts."""
-    server = serve(guard=guard(TLS + USERS))
+    server = serve(access=guard(TLS + USERS))
     before = (directory / name).read_text()
     change(directory / name, text)
     session = requests.Session()

@@ -407,7 +407,9 @@ def test_who_keeps_us_waiting_longest_goes_first(
     assert [] == serve.errors
 
 
-def test_a_host_with_many_connections_drives_out_nobody_else(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_with_many_connections_drives_out_nobody_else(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever has most connections loses one, though another host has kept us waiting for longer."""
     monkeypatch.setattr(http_connection, "_ASKING_SECONDS", 0.0)
     monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
@@ -460,7 +462,9 @@ def test_who_has_only_just_come_is_not_driven_out(
         assert first.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_hundreds_of_silent_clients_keep_no_scraper_out(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hundreds_of_silent_clients_keep_no_scraper_out(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Threads stay few, and who asks gets its answer, before, meanwhile and after."""
     monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(request_timeout=GUARD_SECONDS)

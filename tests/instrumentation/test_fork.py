@@ -241,7 +241,7 @@ def test_a_fork_at_any_moment_ends_in_no_deadlock(tmp_path: Path, implementation
 
 WORKING_OUT = """
 import signal
-from aiometrics.layout import Layout
+from aiometrics.pages.layout import Layout
 
 class Bounds(tuple):
     def __len__(self):
