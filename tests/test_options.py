@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aiometrics.options import SEGMENT_BUCKETS, WAIT_BUCKETS, Options, resolve
-from aiometrics.recorder.context import current_scope
+from aiometrics.recorder.scope import current_scope
 
 
 def test_the_defaults() -> None:
@@ -188,7 +188,7 @@ def test_an_unknown_option_is_refused() -> None:
         ("AIOMETRICS_OBJECTIVES", '{"GET /a,b": 2}', "objectives", {"GET /a,b": 2}),
         (
             "AIOMETRICS_REQUEST_ID",
-            "aiometrics.recorder.context:current_scope",
+            "aiometrics.recorder.scope:current_scope",
             "request_id",
             current_scope,
         ),
@@ -227,7 +227,7 @@ def test_an_explicit_argument_wins_over_the_environment() -> None:
         ("AIOMETRICS_WATCHDOG", "perhaps", "bool"),
         ("AIOMETRICS_OBJECTIVES", "GET /", "Mapping[str, float]"),
         ("AIOMETRICS_OBJECTIVES", "{GET /: 1}", "Mapping[str, float]"),
-        ("AIOMETRICS_REQUEST_ID", "aiometrics.recorder.context:nothing", "ContextVar[Any] | None"),
+        ("AIOMETRICS_REQUEST_ID", "aiometrics.recorder.scope:nothing", "ContextVar[Any] | None"),
         ("AIOMETRICS_REQUEST_ID", "no_module", "ContextVar[Any] | None"),
     ],
 )

@@ -18,9 +18,9 @@ from aiometrics.pages.layout import CALLBACKS, COROUTINE, HEADER, LOOP, YIELD_PO
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import EAGER_CHILD, RAISE, RETURN
 from aiometrics.recorder import scope
-from aiometrics.recorder._waiting import SuspendedTasks
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.locate import Locator
+from aiometrics.recorder.suspended import SuspendedTasks
 from aiometrics.recorder.traced import DONE, NEW, OFFERED, RUNNING, SUSPENDED, TracedCoroutine
 
 COMPLETED, FAILED, CANCELLED = range(3)

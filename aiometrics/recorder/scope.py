@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from aiometrics.pages.layout import CALLBACKS, REQUEST, REQUEST_WAIT, SCOPE_ERRORS
-from aiometrics.recorder.context import current_scope
 
 if TYPE_CHECKING:
     from aiometrics.recorder.recorder import Recorder
     from aiometrics.recorder.traced import TracedCoroutine
+
+#: The request scope that a piece of code runs in; tasks inherit it as they inherit every context variable.
+current_scope: ContextVar[Any] = ContextVar("aiometrics_request_scope")
 
 NEW, OPEN, OVER, LEFT = range(4)
 #: Places that are told apart within one request; the rest is (other).

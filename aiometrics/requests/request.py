@@ -18,8 +18,8 @@ from aiometrics.base.clock import SECOND_NS
 from aiometrics.options import LONGEST_SECONDS
 from aiometrics.pages.exemplar_table import WALL
 from aiometrics.pages.layout import STATUSES
-from aiometrics.recorder.context import current_scope
 from aiometrics.recorder.implementation import DEFAULT
+from aiometrics.recorder.scope import current_scope
 from aiometrics.requests import tracer as traces
 from aiometrics.requests.binding import BINDINGS, PROBE, LoopBinding
 from aiometrics.requests.finished import Charge, FinishedRequest

@@ -26,10 +26,10 @@ from aiometrics.pages import layout
 from aiometrics.pages.layout import COROUTINE, HEADER, YIELD_POINT, from_seconds
 from aiometrics.pages.page import Page
 from aiometrics.recorder import locate
-from aiometrics.recorder.context import current_scope
 from aiometrics.recorder.implementation import IMPLEMENTATIONS, _refusal
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
+from aiometrics.recorder.scope import current_scope
 from aiometrics.testing import ManualClock, traced_loop
 
 EAGERLY: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}

@@ -12,7 +12,7 @@ import pytest
 from support.scopes import errors, totals
 
 from aiometrics import Request, current_request, request
-from aiometrics.recorder.context import current_scope
+from aiometrics.recorder.scope import current_scope
 from aiometrics.testing import ManualClock, TracedLoop, VirtualLoop, traced_loop
 
 

@@ -569,9 +569,9 @@ static PyType_Spec scope_spec = {
 int
 scope_init_module(PyObject *module)
 {
-    PyObject *context = PyImport_ImportModule("aiometrics.recorder.context");
-    current_scope = context == NULL ? NULL : PyObject_GetAttrString(context, "current_scope");
-    Py_XDECREF(context);
+    PyObject *twin = PyImport_ImportModule("aiometrics.recorder.scope");
+    current_scope = twin == NULL ? NULL : PyObject_GetAttrString(twin, "current_scope");
+    Py_XDECREF(twin);
     if (current_scope == NULL) {
         return -1;
     }
