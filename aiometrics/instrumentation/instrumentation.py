@@ -31,7 +31,7 @@ from aiometrics.pages.layout import RECORD_KINDS, YIELD_POINT, from_seconds
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
-from aiometrics.recorder.implementation import DEFAULT, Implementation
+from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION, Implementation
 from aiometrics.recorder.places import Places
 from aiometrics.requests.binding import BINDINGS, LoopBinding
 from aiometrics.requests.exemplars import Exemplars
@@ -67,7 +67,7 @@ class Instrumentation:
         clock: Clock = monotonic,
         unix_clock: Clock = time.time_ns,
         internal_errors: InternalErrors | None = None,
-        implementation: Implementation = DEFAULT,
+        implementation: Implementation = DEFAULT_IMPLEMENTATION,
         directory: SharedDirectory | None = None,
     ) -> None:
         self.options = options

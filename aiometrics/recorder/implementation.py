@@ -1,4 +1,4 @@
-"""Chooses the recorder: the C core where it was built and can run, else its twin in Python."""
+"""Chooses the implementation of the recorder: the C core where it was built and can run, else Python."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OFF = frozenset({"", "0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """One of the twins: what records a loop's tasks, stands for a coroutine, is charged for a request, times turns, and the C module."""
+    """The classes of one implementation of the recorder, in C or in Python, and the C module if it is in C."""
 
     name: str
     recorder: Any
@@ -31,11 +31,14 @@ class Implementation:
     core: Any = None
 
 
-PYTHON = Implementation("python", recorder.Recorder, TracedCoroutine, RequestScope, Turns)
+_PYTHON = Implementation("python", recorder.Recorder, TracedCoroutine, RequestScope, Turns)
 
 
-def _refusal() -> str | None:
-    """Why the C core is not to be loaded, even if it is there; to load it without the GIL would bring the GIL back for everybody."""
+def _reason_against_core() -> str | None:
+    """Return why the C core must not be loaded even if it was built, or ``None``.
+
+    A Python without the GIL would switch it on again, for the whole process, to load the core.
+    """
     if os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in _OFF:
         return "AIOMETRICS_NO_EXTENSIONS is set"
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -43,8 +46,8 @@ def _refusal() -> str | None:
     return None
 
 
-def _of_these_sources(core: Any) -> bool:
-    """Whether the core writes pages as they are read here; in a checkout it may be one that was built before a change."""
+def _matches_layout(core: Any) -> bool:
+    """Return whether the core writes pages as this package reads them. In a checkout it may be older than the sources."""
     offsets = getattr(core, "LAYOUT", {})
     declared = {
         (record, field): vars(layout).get(record, {}).get(field) for record, field in offsets
@@ -52,23 +55,25 @@ def _of_these_sources(core: Any) -> bool:
     return bool(offsets) and declared == offsets
 
 
-def _c() -> Implementation | None:
-    """The C core, or ``None`` with the reason in the log."""
-    refusal = _refusal()
-    if refusal is not None:
-        logger.info("the recorder runs in Python: %s", refusal)
+def _load_core() -> Implementation | None:
+    """Return the C core, or ``None`` after logging why it cannot be used."""
+    reason = _reason_against_core()
+    if reason is not None:
+        logger.info("aiometrics: the recorder runs in Python: %s", reason)
         return None
     try:
         from aiometrics.recorder import _core  # noqa: PLC0415 - it may not be there
     except ImportError as error:
         logger.info(
-            "the recorder runs in Python, which costs microseconds per step: the C core does not load: %s",
+            "aiometrics: the recorder runs in Python, which costs microseconds per step: "
+            "the C core does not load: %s",
             error,
         )
         return None
-    if not _of_these_sources(_core):
+    if not _matches_layout(_core):
         logger.warning(
-            "the recorder runs in Python, which is slow: the C core was built from other sources. Build it again"
+            "aiometrics: the recorder runs in Python, which is slow: "
+            "the C core was built from other sources. Build it again"
         )
         return None
     return Implementation(
@@ -76,6 +81,9 @@ def _c() -> Implementation | None:
     )
 
 
-IMPLEMENTATIONS = {found.name: found for found in (PYTHON, _c()) if found is not None}
-DEFAULT = IMPLEMENTATIONS.get("c", PYTHON)
-IMPLEMENTATION = DEFAULT.name
+#: The implementations that can run here, by name.
+IMPLEMENTATIONS = {found.name: found for found in (_PYTHON, _load_core()) if found is not None}
+#: The one that records unless a caller asks for another.
+DEFAULT_IMPLEMENTATION = IMPLEMENTATIONS.get("c", _PYTHON)
+#: Its name, ``"c"`` or ``"python"``; public as ``aiometrics.IMPLEMENTATION``.
+IMPLEMENTATION = DEFAULT_IMPLEMENTATION.name

@@ -18,7 +18,7 @@ from aiometrics.base.clock import SECOND_NS
 from aiometrics.options import LONGEST_SECONDS
 from aiometrics.pages.exemplar_table import WALL
 from aiometrics.pages.layout import STATUSES
-from aiometrics.recorder.implementation import DEFAULT
+from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION
 from aiometrics.recorder.scope import current_scope
 from aiometrics.requests import tracer as traces
 from aiometrics.requests.binding import BINDINGS, PROBE, LoopBinding
@@ -255,7 +255,9 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
 def enter(given_type: object, given_id: object = None, objective: object = None) -> Request:
     """A scope that was entered; one that measures nothing where no traced loop runs. For who leaves it in any case, by :func:`leave`."""
     binding = BINDINGS.here()
-    entered: Request = kind_of_request(DEFAULT.scope)() if binding is None else binding.kind()
+    entered: Request = (
+        kind_of_request(DEFAULT_IMPLEMENTATION.scope)() if binding is None else binding.kind()
+    )
     entered._binding, entered._promise, entered._thread = binding, 0, threading.get_ident()
     entered._id, entered._id_at_entry, entered._trace = given_id, None, None
     entered.type, entered.objective_ns, entered.attributes = "", None, {}

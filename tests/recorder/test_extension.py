@@ -26,7 +26,7 @@ from aiometrics.pages import layout
 from aiometrics.pages.layout import COROUTINE, HEADER, YIELD_POINT, from_seconds
 from aiometrics.pages.page import Page
 from aiometrics.recorder import locate
-from aiometrics.recorder.implementation import IMPLEMENTATIONS, _refusal
+from aiometrics.recorder.implementation import IMPLEMENTATIONS, _reason_against_core
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
 from aiometrics.recorder.scope import current_scope
@@ -49,7 +49,7 @@ WITHOUT_THE_CORE = {
 }
 FALLBACK = """
 import logging, sys, urllib.request
-logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stdout)
+logging.basicConfig(level=logging.INFO, format="[%(name)s] %(message)s", stream=sys.stdout)
 {arrangement}
 import aiometrics
 with aiometrics.start_exporter(port=0, addr="127.0.0.1") as exporter:
@@ -109,7 +109,7 @@ def test_where_the_core_cannot_run_python_does_and_says_so_once(because: str) ->
     """One log line with the reason, the metric that tells, and the extension is not even loaded."""
     arrangement, reason = WITHOUT_THE_CORE[because]
     message, info, loaded = python(FALLBACK.format(arrangement=arrangement))
-    assert message.startswith("aiometrics: the recorder runs in Python")
+    assert message.startswith("[aiometrics] aiometrics: the recorder runs in Python")
     assert message.endswith(reason)
     assert info.startswith("python aiometrics_build_info{")
     assert 'implementation="python"' in info
@@ -133,7 +133,7 @@ def test_a_core_that_was_built_from_other_sources_is_left_alone(
 def test_an_extension_that_is_there_is_used() -> None:
     """Else every test of the C recorder would be left out in silence."""
     built = importlib.util.find_spec("aiometrics.recorder._core") is not None
-    assert (built and _refusal() is None) == ("c" in IMPLEMENTATIONS)
+    assert (built and _reason_against_core() is None) == ("c" in IMPLEMENTATIONS)
 
 
 def test_other_interpreters_of_the_process_get_the_python_recorder(core: Any) -> None:
