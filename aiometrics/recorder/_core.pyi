@@ -26,7 +26,7 @@ class Recorder:
     def __init__(
         self,
         page: Page,
-        directory: Labels,
+        labels: Labels,
         internal_errors: InternalErrors,
         *,
         clock: Clock = ...,

@@ -17,10 +17,10 @@ MAX_DEPTH = 10_000
 
 
 class Locator:
-    """Asks the directory once for each thing, and remembers the answer."""
+    """Asks the labels once for each thing, and remembers the answer."""
 
-    def __init__(self, directory: Labels) -> None:
-        self._labels = directory
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
         self._records: dict[CodeType, int] = {}
         self._kinds: dict[CodeType, int] = {}
         self._points: dict[tuple[Any, ...], int] = {}

@@ -39,7 +39,7 @@ class Recorder:
     def __init__(
         self,
         page: Page,
-        directory: Labels,
+        labels: Labels,
         internal_errors: InternalErrors,
         *,
         clock: Clock = monotonic,
@@ -47,7 +47,7 @@ class Recorder:
     ) -> None:
         self.page = page
         self.retired = False
-        self._labels = directory
+        self._labels = labels
         self._internal_errors = internal_errors
         self._clock = clock
         self._blocked = blocked
@@ -60,7 +60,7 @@ class Recorder:
         #: Tasks that were traced by now.
         self._traced = 0
         self._current: TracedCoroutine | None = None
-        self._locator = Locator(directory)
+        self._locator = Locator(labels)
         self._suspended_tasks = SuspendedTasks(page)
 
     def trace(self, coro: Any) -> Any:

@@ -291,7 +291,7 @@ def test_a_scope_takes_what_it_is_given_at_its_word_only_if_that_can_be(
     assert 1 == sum(made.words[cancelled + 1 : cancelled + made.layout.wait_words])
 
 
-class MeddlingDirectory(Labels):
+class MeddlingLabels(Labels):
     """Something else happens when it is asked where waits go for the first time."""
 
     meddle: Any
@@ -354,9 +354,9 @@ def test_anything_may_happen_while_the_waits_of_a_request_are_named(
             await asyncio.sleep(0.25)
             await asyncio.sleep(0.5)
             scope: Any = current_request()
-            directory: Any = traced.instrumentation.slots()[0].directory
-            directory.__class__ = MeddlingDirectory
-            directory.meddle = {
+            labels: Any = traced.instrumentation.slots()[0].directory
+            labels.__class__ = MeddlingLabels
+            labels.meddle = {
                 "retire": lambda: traced.instrumentation.uninstrument(traced.loop),
                 "leave": lambda: scope.leave(0),
                 "charge": lambda: [

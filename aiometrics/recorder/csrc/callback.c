@@ -104,7 +104,7 @@ locate_callback(Recorder *self, PyObject *callback)
         Py_INCREF(key.first);
         point = table_get(&self->points, key);
         if (point == TABLE_MISS) {
-            PyObject *answer = PyObject_CallMethod(self->directory, "callback", "O", callback);
+            PyObject *answer = PyObject_CallMethod(self->labels, "callback", "O", callback);
             point = number_within(answer, self->page.last_point);
             point = point < 0 || table_put(&self->points, key, point) < 0 ? -1 : point;
         }

@@ -49,7 +49,7 @@ learn_kind(Recorder *self, PyObject *code, PyObject *link)
 {
     Py_INCREF(code);
     Py_INCREF(link);
-    Step step = learn(&self->kinds, code, self->directory, "kind", link);
+    Step step = learn(&self->kinds, code, self->labels, "kind", link);
     Py_DECREF(link);
     Py_DECREF(code);
     return step;
@@ -221,7 +221,7 @@ new_point(Recorder *self, const Traced *traced, Choice *choice, Key key, PyObjec
         return -1;
     }
     PyObject *callee = choice->callee == NULL ? Py_None : choice->callee;
-    PyObject *answer = PyObject_CallMethod(self->directory, "yield_point", "iOOO", (int)traced->record, choice->owner, callee, yielded);
+    PyObject *answer = PyObject_CallMethod(self->labels, "yield_point", "iOOO", (int)traced->record, choice->owner, callee, yielded);
     int32_t point = number_within(answer, self->page.last_point);
     return point < 0 || table_put(&self->points, key, point) < 0 ? -1 : point;
 }

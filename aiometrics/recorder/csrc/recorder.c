@@ -109,7 +109,7 @@ pseudo_point(Recorder *self, int32_t record, PseudoPoint which)
 {
     int32_t *known = &self->pseudo[record][which];
     if (*known < 0) {
-        PyObject *answer = PyObject_CallMethod(self->directory, "pseudo_point", "is", (int)record, pseudo_names[which]);
+        PyObject *answer = PyObject_CallMethod(self->labels, "pseudo_point", "is", (int)record, pseudo_names[which]);
         *known = number_within(answer, self->page.last_point);
     }
     return *known;
@@ -123,7 +123,7 @@ recorder_request_wait(Recorder *self, int32_t request, int32_t point)
     if (record != TABLE_MISS) {
         return record;
     }
-    PyObject *answer = PyObject_CallMethod(self->directory, "request_wait", "ii", (int)request, (int)point);
+    PyObject *answer = PyObject_CallMethod(self->labels, "request_wait", "ii", (int)request, (int)point);
     record = number_within(answer, self->page.last_request_wait);
     return record < 0 || table_put(&self->request_waits, key, record) < 0 ? -1 : record;
 }
@@ -505,12 +505,12 @@ record_of(Recorder *self, PyObject *coro)
             return record;
         }
     }
-    int32_t record = number_within(PyObject_CallMethod(self->directory, "coroutine", "O", coro), self->page.last_coroutine);
+    int32_t record = number_within(PyObject_CallMethod(self->labels, "coroutine", "O", coro), self->page.last_coroutine);
     if (code == NULL || record < 0) {
         Py_XDECREF(code);
         return record;
     }
-    PyObject *transparent = PyObject_CallMethod(self->directory, "transparent", "O", coro);
+    PyObject *transparent = PyObject_CallMethod(self->labels, "transparent", "O", coro);
     if (transparent == NULL || (transparent == Py_False && table_put(&self->records, (Key){code, NULL, NULL, 0}, record) < 0)) {
         record = -1;
     }
@@ -608,9 +608,9 @@ tables_open(Recorder *self)
 static PyObject *
 recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"page", "directory", "internal_errors", "clock", "blocked", NULL};
-    PyObject *page, *directory, *internal_errors, *clock = NULL, *blocked = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OO:Recorder", names, &page, &directory, &internal_errors, &clock, &blocked)) {
+    static char *names[] = {"page", "labels", "internal_errors", "clock", "blocked", NULL};
+    PyObject *page, *labels, *internal_errors, *clock = NULL, *blocked = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OO:Recorder", names, &page, &labels, &internal_errors, &clock, &blocked)) {
         return NULL;
     }
     Recorder *self = (Recorder *)type->tp_alloc(type, 0);
@@ -622,7 +622,7 @@ recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->page_object = Py_NewRef(page);
-    self->directory = Py_NewRef(directory);
+    self->labels = Py_NewRef(labels);
     self->internal_errors = Py_NewRef(internal_errors);
     self->clock = clock_kept(clock);
     self->blocked = blocked == NULL || blocked == Py_None ? NULL : Py_NewRef(blocked);
@@ -640,7 +640,7 @@ recorder_traverse(Recorder *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->page_object);
-    Py_VISIT(self->directory);
+    Py_VISIT(self->labels);
     Py_VISIT(self->internal_errors);
     Py_VISIT(self->clock);
     Py_VISIT(self->blocked);
@@ -672,7 +672,7 @@ recorder_dealloc(Recorder *self)
         page_close(&self->page);
     }
     Py_XDECREF(self->page_object);
-    Py_XDECREF(self->directory);
+    Py_XDECREF(self->labels);
     Py_XDECREF(self->internal_errors);
     Py_XDECREF(self->clock);
     Py_XDECREF(self->blocked);

@@ -54,7 +54,7 @@ struct Recorder {
     PyObject_HEAD
     PyObject *weakrefs;
     PyObject *page_object;
-    PyObject *directory;
+    PyObject *labels;
     PyObject *internal_errors;
     PyObject *clock;   /* NULL for the system's */
     PyObject *blocked; /* NULL if nobody asks */
