@@ -36,13 +36,13 @@ class Labels:
         self._request_waits = {names: number for number, names in page.request_waits()}
         #: Names by number.
         self._coroutine_names = {0: OTHER, CALLBACKS: CALLBACK, **dict(page.coroutines())}
-        self._labels = {0: (OTHER, OTHER, OTHER)}
+        self._point_labels = {0: (OTHER, OTHER, OTHER)}
         for number, (coroutine, yield_point, awaits) in page.yield_points():
-            self._labels[number] = self._coroutine_names[coroutine], yield_point, awaits
+            self._point_labels[number] = self._coroutine_names[coroutine], yield_point, awaits
 
-    def kind(self, obj: Any) -> int:
-        """Whose code ``obj`` runs, as a :class:`~aiometrics.places.Kind`."""
-        return self._ask(Origin.STANDARD_LIBRARY, self._places.kind, obj)
+    def origin(self, obj: Any) -> int:
+        """Whose code ``obj`` runs, as an :class:`~aiometrics.recorder.places.Origin`."""
+        return self._ask(Origin.STANDARD_LIBRARY, self._places.origin, obj)
 
     def transparent(self, root: Any) -> bool:
         """Whether the root's name does not depend on its own code, so that it must be asked for every task."""
@@ -98,7 +98,7 @@ class Labels:
 
     def request_wait(self, request: int, point: int) -> int:
         """The record of what requests of that record wait for at a yield point."""
-        awaits = self.labels(point)[2]
+        awaits = self.of_point(point)[2]
         number = self._request_waits.get((request, awaits))
         if number is None:
             number = self._request_waits.get(
@@ -107,10 +107,12 @@ class Labels:
             self._remember(self._request_waits, (request, awaits), number)
         return number
 
-    def labels(self, key: int) -> tuple[str, str, str]:
+    def of_point(self, key: int) -> tuple[str, str, str]:
         """``(coroutine, yield_point, awaits)`` of a yield point, or of ``~record``, the pseudo point ``(request)`` of that coroutine."""
         return (
-            self._labels[key] if key >= 0 else (self._coroutine_names[~key], IN_REQUEST, IN_REQUEST)
+            self._point_labels[key]
+            if key >= 0
+            else (self._coroutine_names[~key], IN_REQUEST, IN_REQUEST)
         )
 
     def _ask(self, otherwise: E, question: Callable[..., T], *subjects: Any) -> T | E:
@@ -132,7 +134,9 @@ class Labels:
                 (coroutine, stored(yield_point), stored(awaits))
             ) or self._page.add_yield_point(*key)
             self._remember(self._points, key, number)
-            self._labels.setdefault(number, (self._coroutine_names[coroutine], yield_point, awaits))
+            self._point_labels.setdefault(
+                number, (self._coroutine_names[coroutine], yield_point, awaits)
+            )
         return number
 
     @staticmethod

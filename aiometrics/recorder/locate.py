@@ -22,7 +22,7 @@ class Locator:
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
         self._records: dict[CodeType, int] = {}
-        self._kinds: dict[CodeType, int] = {}
+        self._origins: dict[CodeType, int] = {}
         self._points: dict[tuple[Any, ...], int] = {}
         self._request_waits: dict[tuple[int, int], int] = {}
 
@@ -39,8 +39,8 @@ class Locator:
         return record
 
     def yield_point(self, record: int, root: Any, yielded: Any) -> int:
-        """The yield point: the innermost frame of the highest kind in the await chain, and the first thing with a name below it."""
-        owner, callee, best = root, None, -1
+        """The yield point: the innermost frame of the highest origin in the await chain, and the first thing with a name below it."""
+        owner, callee, highest = root, None, -1
         below = False
         link = root
         for _ in range(MAX_DEPTH):
@@ -50,9 +50,9 @@ class Locator:
                 callee, below = link, False
             code = code_of(link)
             if code is not None:
-                kind = self._kind_of(link, code)
-                if kind >= best:
-                    owner, callee, best, below = link, None, kind, True
+                origin = self._origin_of(link, code)
+                if origin >= highest:
+                    owner, callee, highest, below = link, None, origin, True
             link = awaited_by(link)
         key = (record, *_position(owner), *_identity(callee, yielded))
         point = self._points.get(key)
@@ -79,12 +79,12 @@ class Locator:
             _keep(self._request_waits, key, record)
         return record
 
-    def _kind_of(self, link: Any, code: CodeType) -> int:
-        kind = self._kinds.get(code)
-        if kind is None:
-            kind = self._labels.kind(link)
-            _keep(self._kinds, code, kind)
-        return kind
+    def _origin_of(self, link: Any, code: CodeType) -> int:
+        origin = self._origins.get(code)
+        if origin is None:
+            origin = self._labels.origin(link)
+            _keep(self._origins, code, origin)
+        return origin
 
 
 def _position(owner: Any) -> tuple[Any, int]:

@@ -52,7 +52,7 @@ _SITE = ("site-packages", "dist-packages")
 
 
 class Origin(enum.IntEnum):
-    """Whose code it is; a yield point is the innermost frame of the highest kind in the await chain."""
+    """Whose code it is; a yield point is the innermost frame of the highest origin in the await chain."""
 
     STANDARD_LIBRARY = 0
     LIBRARY = 1
@@ -81,7 +81,7 @@ def _without_source(module: str, code: CodeType) -> bool:
     return code.co_filename.startswith("<") and not typed_in
 
 
-def _kind_of_file(path: str) -> Origin:
+def _origin_of_file(path: str) -> Origin:
     if any(part in _SITE for part in path.replace(os.sep, "/").split("/")):
         return Origin.LIBRARY
     return Origin.STANDARD_LIBRARY if path.startswith(_STANDARD_LIBRARY) else Origin.APPLICATION
@@ -153,7 +153,7 @@ class Places:
         self._application = tuple(application)
         self._library = tuple(library)
 
-    def kind(self, obj: Any) -> Origin:
+    def origin(self, obj: Any) -> Origin:
         """Whose code the coroutine, generator or asynchronous generator ``obj`` runs."""
         return self.origin_of(_module_of(obj), code_of(obj))
 
@@ -170,7 +170,7 @@ class Places:
             return Origin.APPLICATION
         if ours(module) or code is None:
             return Origin.LIBRARY
-        return _kind_of_file(code.co_filename)
+        return _origin_of_file(code.co_filename)
 
     def transparent(self, root: Any) -> bool:
         """Whether ``root`` is another tool's wrapper, so that its code says nothing about the task."""

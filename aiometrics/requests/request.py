@@ -147,7 +147,7 @@ class Request(RequestScope):
                 self.attributes
             ),  # for other threads: the code inside may go on to change them
             charges=charges,
-            labels=binding.directory.labels,
+            labels=binding.directory.of_point,
             keep=functools.partial(
                 binding.marks.put, WALL + status, binding.ledger.kind(self.type)[1]
             ),

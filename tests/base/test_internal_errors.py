@@ -164,7 +164,7 @@ class BrokenPlaces(Places):
         raise Broken("naming")
 
 
-@pytest.mark.parametrize("broken", ["kind", "transparent", "coroutine", "yield_point", "awaits"])
+@pytest.mark.parametrize("broken", ["origin", "transparent", "coroutine", "yield_point", "awaits"])
 def test_what_cannot_be_named_goes_to_other(
     implementation: str, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:

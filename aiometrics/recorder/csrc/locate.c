@@ -1,4 +1,4 @@
-/* The yield point: the innermost frame of the highest kind in the await chain, and what it awaits.
+/* The yield point: the innermost frame of the highest origin in the await chain, and what it awaits.
 
    The walk runs on borrowed references, which the suspended frames themselves keep alive as long as no Python code runs. Where Python
    must be asked, about code or a type never met, the answer is cached and the walk begins again; the few types that must be asked each
@@ -22,7 +22,7 @@ typedef struct {
     PyObject *owner_code; /* NULL if it runs none that we see */
     PyObject *callee;     /* what is right below it, or NULL */
     PyObject *held;       /* a list of what no frame keeps alive, or NULL */
-    int32_t kind;
+    int32_t origin;
     int below; /* the next link is the callee */
 } Choice;
 
@@ -45,11 +45,11 @@ learn(Table *table, PyObject *key, PyObject *object, const char *method, PyObjec
 }
 
 static Step
-learn_kind(Recorder *self, PyObject *code, PyObject *link)
+learn_origin(Recorder *self, PyObject *code, PyObject *link)
 {
     Py_INCREF(code);
     Py_INCREF(link);
-    Step step = learn(&self->kinds, code, self->labels, "kind", link);
+    Step step = learn(&self->origins, code, self->labels, "origin", link);
     Py_DECREF(link);
     Py_DECREF(code);
     return step;
@@ -75,15 +75,15 @@ consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
     if (code == NULL) {
         return GOES_ON;
     }
-    int32_t kind = table_get_one(&self->kinds, code);
-    if (kind == TABLE_MISS) {
-        return learn_kind(self, code, link);
+    int32_t origin = table_get_one(&self->origins, code);
+    if (origin == TABLE_MISS) {
+        return learn_origin(self, code, link);
     }
-    if (kind >= choice->kind) {
+    if (origin >= choice->origin) {
         choice->owner = link;
         choice->owner_code = code;
         choice->callee = NULL;
-        choice->kind = kind;
+        choice->origin = origin;
         choice->below = 1;
     }
     return GOES_ON;
@@ -184,7 +184,7 @@ follow_other(Recorder *self, Choice *choice, PyObject **link)
 static Step
 walk(Recorder *self, Choice *choice, PyObject *root)
 {
-    *choice = (Choice){.owner = root, .kind = -1};
+    *choice = (Choice){.owner = root, .origin = -1};
     PyObject *link = root;
     for (int depth = 0; depth < MAX_DEPTH; depth++) {
         Step step = follow_generators(self, choice, &link, &depth);

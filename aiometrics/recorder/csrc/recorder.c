@@ -589,7 +589,7 @@ recorder_abandon(Traced *traced)
 static int
 tables_open(Recorder *self)
 {
-    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
+    Table *tables[] = {&self->records, &self->origins, &self->hops, &self->transports, &self->points, &self->request_waits};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         if (table_open(tables[number]) < 0) {
             return -1;
@@ -644,7 +644,7 @@ recorder_traverse(Recorder *self, visitproc visit, void *arg)
     Py_VISIT(self->internal_errors);
     Py_VISIT(self->clock);
     Py_VISIT(self->blocked);
-    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
+    Table *tables[] = {&self->records, &self->origins, &self->hops, &self->transports, &self->points, &self->request_waits};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         int result = table_traverse(tables[number], visit, arg);
         if (result) {
@@ -662,7 +662,7 @@ recorder_dealloc(Recorder *self)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
-    Table *tables[] = {&self->records, &self->kinds, &self->hops, &self->transports, &self->points, &self->request_waits};
+    Table *tables[] = {&self->records, &self->origins, &self->hops, &self->transports, &self->points, &self->request_waits};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         table_close(tables[number]);
     }

@@ -63,7 +63,7 @@ struct Recorder {
     Waiting *waiting;
     int32_t (*pseudo)[PSEUDO_POINTS];
     Table records; /* code of a root coroutine -> its record */
-    Table kinds;   /* code -> whose it is */
+    Table origins; /* code -> whose it is */
     Table hops;    /* type -> how the await chain goes on */
     Table transports; /* type -> whether it may be a transport of asyncio's */
     Table points;  /* record, code, instruction and callee -> yield point */
