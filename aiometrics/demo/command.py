@@ -22,7 +22,7 @@ from aiometrics.demo.faults import Fault, legend
 from aiometrics.demo.load import load
 from aiometrics.demo.service import OBJECTIVES, Shop
 from aiometrics.exporter.exporter import Exporter, start_exporter
-from aiometrics.exposition.hotspots import hotspots
+from aiometrics.exposition.hotspots import find_hotspots
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.requests import slow_log as slow_requests
 
@@ -84,7 +84,7 @@ class Reporter(threading.Thread):
 
     def _print(self, now: Snapshot, before: Snapshot | None) -> None:
         threshold_ns = self._exporter.options.blocking_threshold_ns
-        _say(f"\n{hotspots(now, _ROWS, before, blocking_threshold_ns=threshold_ns)}")
+        _say(f"\n{find_hotspots(now, _ROWS, before, blocking_threshold_ns=threshold_ns)}")
 
 
 def run(settings: Settings) -> int:

@@ -12,7 +12,7 @@ from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.version import __version__
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exposition.collector import Registry
-from aiometrics.exposition.families import Facts
+from aiometrics.exposition.families import ExporterInfo
 from aiometrics.http.auth import AccessControl
 from aiometrics.http.listener import url
 from aiometrics.http.messages import Request, Response
@@ -40,7 +40,7 @@ class Endpoints:
         self._title = f"aiometrics {__version__} ({implementation})"
         self._report = partial(internal_errors.report, outcome=STAYS_ON)
         self._scrape_handler = ScrapeHandler(
-            lambda: (source(), Facts(__version__, implementation)),
+            lambda: (source(), ExporterInfo(__version__, implementation)),
             registry,
             partial(self._report, "registry"),
         )

@@ -21,7 +21,7 @@ from aiometrics.exporter.session import (
     watchdog_of,
     with_application,
 )
-from aiometrics.exposition.collector import Multiprocess, Registry
+from aiometrics.exposition.collector import MultiprocessMetrics, Registry
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.options import Options, resolve
 from aiometrics.recorder.implementation import IMPLEMENTATION
@@ -224,7 +224,7 @@ def _start(
 def _of_all_processes(registry: Registry | None) -> Registry | None:
     """The application's metrics of all its processes, if ``prometheus_client`` collects them."""
     return (
-        Multiprocess()
+        MultiprocessMetrics()
         if registry is REGISTRY and "PROMETHEUS_MULTIPROC_DIR" in os.environ
         else registry
     )

@@ -22,8 +22,8 @@ from aiometrics.base.internal_errors import STAYS_ON
 from aiometrics.base.version import __version__
 from aiometrics.exporter.session import Session, start_tracing
 from aiometrics.exposition import metrics
-from aiometrics.exposition.collector import Application, Collector
-from aiometrics.exposition.families import Facts
+from aiometrics.exposition.collector import ApplicationMetrics, SnapshotCollector
+from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.push import Destination, Handler, Pushgateway, Textfile, checked_labels
 from aiometrics.recorder.implementation import IMPLEMENTATION
 
@@ -171,12 +171,12 @@ class _Last(PrometheusCollector):
     """The last numbers of a job, and then its application's."""
 
     def __init__(self, tracing: Session, registry: CollectorRegistry | None) -> None:
-        last = tracing.snapshot(), Facts(__version__, IMPLEMENTATION)
-        self._ours = Collector(lambda: last)
+        last = tracing.snapshot(), ExporterInfo(__version__, IMPLEMENTATION)
+        self._ours = SnapshotCollector(lambda: last)
         self._application = (
             None
             if registry is None
-            else Application(
+            else ApplicationMetrics(
                 registry,
                 on_error=lambda error: tracing.internal_errors.report("registry", error, STAYS_ON),
             )

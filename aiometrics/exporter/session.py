@@ -12,10 +12,9 @@ from typing import Any, Self
 
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.version import __version__
-from aiometrics.exposition import collector
-from aiometrics.exposition.families import Facts
-from aiometrics.exposition.hotspots import Hotspots
-from aiometrics.exposition.hotspots import hotspots as worst
+from aiometrics.exposition.collector import SnapshotCollector
+from aiometrics.exposition.families import ExporterInfo
+from aiometrics.exposition.hotspots import Hotspots, find_hotspots
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.watchdog import Watchdog
 from aiometrics.options import Options, resolve
@@ -177,10 +176,10 @@ def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
     """
     instrumentation = _instrumented()
     threshold_ns = instrumentation.options.blocking_threshold_ns
-    return worst(instrumentation.snapshot(), top, since, blocking_threshold_ns=threshold_ns)
+    return find_hotspots(instrumentation.snapshot(), top, since, blocking_threshold_ns=threshold_ns)
 
 
-class Collector(collector.Collector):
+class Collector(SnapshotCollector):
     """The metrics as a ``prometheus_client`` collector, for who serves a registry: ``registry.register(aiometrics.Collector())``.
 
     It shows what :func:`start_exporter` or :func:`instrument` trace at the time of each scrape; before, it shows nothing traced.
@@ -190,11 +189,11 @@ class Collector(collector.Collector):
         super().__init__(collected)
 
 
-def collected() -> tuple[Snapshot, Facts]:
+def collected() -> tuple[Snapshot, ExporterInfo]:
     """What a scrape shows now of what is traced; before anything is, that nothing is."""
     instrumentation = session.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
-    return current, Facts(__version__, IMPLEMENTATION)
+    return current, ExporterInfo(__version__, IMPLEMENTATION)
 
 
 #: Where errors are counted while nothing is traced: only their log is seen.

@@ -11,7 +11,7 @@ from types import FrameType
 from aiometrics.base.clock import monotonic
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.exporter.endpoints import Endpoints
-from aiometrics.exposition.collector import Multiprocess
+from aiometrics.exposition.collector import MultiprocessMetrics
 from aiometrics.options import Options
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
@@ -32,7 +32,7 @@ class Sidecar:
             raise ValueError("a directory is needed: give --directory, or set AIOMETRICS_DIR")
         self._directory = SharedDirectory(os.path.abspath(options.directory))  # noqa: PTH100 - a link may be made anew at any time
         self._internal_errors = InternalErrors()
-        registry = Multiprocess() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
+        registry = MultiprocessMetrics() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
         self._endpoints = Endpoints(
             options, self.snapshot, registry, self._internal_errors, implementation=IMPLEMENTATION
         )

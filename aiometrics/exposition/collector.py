@@ -23,8 +23,8 @@ from aiometrics.exposition.families import (
     Source,
     bound_text,
     families,
-    plain,
     seconds,
+    split_exemplar,
 )
 from aiometrics.exposition.metrics import METRICS, Metric
 from aiometrics.pages.snapshot import Exemplar, encodable
@@ -42,8 +42,8 @@ class Registry(Protocol):
         """Every family with its samples."""
 
 
-class Collector(PrometheusCollector):
-    """A collector of every metric of aiometrics, for ``registry.register(Collector(source))``.
+class SnapshotCollector(PrometheusCollector):
+    """A collector of every metric of aiometrics, for ``registry.register(SnapshotCollector(source))``.
 
     ``source`` gives the snapshot to show and what the exporter says of itself. It is called once per scrape, not at registration;
     what it raises reaches whoever collects.
@@ -57,14 +57,14 @@ class Collector(PrometheusCollector):
         return map(_family, METRICS)
 
     def collect(self) -> Iterator[PrometheusMetric]:
-        """Every family with its samples; nothing when an :class:`Application` asks, whose page has them already."""
+        """Every family with its samples; nothing when an :class:`ApplicationMetrics` asks, whose page has them already."""
         if _muted.get():
             return
         for metric, rows in families(*self._source()):
             yield _filled(metric, rows)
 
 
-class Multiprocess:
+class MultiprocessMetrics:
     """The metrics that all processes of the application left in the directory ``PROMETHEUS_MULTIPROC_DIR``."""
 
     def collect(self) -> Iterable[PrometheusMetric]:
@@ -76,7 +76,7 @@ class Multiprocess:
         return registry.collect()
 
 
-class Application:
+class ApplicationMetrics:
     """The metrics of the application's own ``registry``, as ``prometheus_client`` writes them.
 
     What goes wrong in its collectors goes to ``on_error``, which must not raise, and costs the page no more than what they failed to give.
@@ -151,7 +151,7 @@ def _family(metric: Metric) -> PrometheusMetric:
 def _filled(metric: Metric, rows: Iterable[Row]) -> PrometheusMetric:
     family = _family(metric)
     for values, shown in rows:
-        value, found = plain(shown)
+        value, found = split_exemplar(shown)
         labels = dict(zip(metric.labels, map(encodable, values), strict=True))
         exemplar = None if found is None else _exemplar(found)
         if not isinstance(value, Distribution):

@@ -48,21 +48,21 @@ class Distribution(NamedTuple):
         return bisect_left(self.bounds_seconds, value_seconds)
 
 
-class Exemplified(NamedTuple):
+class WithExemplar(NamedTuple):
     """A value, and one of the samples that it counts."""
 
     value: float | Distribution
     exemplar: Exemplar
 
 
-Value = float | Distribution | Exemplified
+Value = float | Distribution | WithExemplar
 #: Label values in the order of ``Metric.labels``, and the value.
 Row = tuple[tuple[str, ...], Value]
 Family = tuple[Metric, Iterator[Row]]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ExporterInfo:
     """What the exporter says of itself: its version, its recorder (``c`` or ``python``), and how long its previous scrape took, in ns."""
 
     version: str
@@ -71,10 +71,10 @@ class Facts:
 
 
 #: Where the collector gets what one scrape shows.
-Source = Callable[[], tuple[Snapshot, Facts]]
+Source = Callable[[], tuple[Snapshot, ExporterInfo]]
 
 
-def families(snapshot: Snapshot, facts: Facts) -> Iterator[Family]:
+def families(snapshot: Snapshot, info: ExporterInfo) -> Iterator[Family]:
     """Every metric of the catalogue with its rows, which are made as they are iterated, so that a scrape can pause between any two.
 
     ``aiometrics_series`` comes last: it counts the samples of the rows iterated before it, and itself.
@@ -84,19 +84,19 @@ def families(snapshot: Snapshot, facts: Facts) -> Iterator[Family]:
     def counted(rows: Iterable[Row]) -> Iterator[Row]:
         nonlocal samples
         for row in rows:
-            value, _ = plain(row[1])
+            value, _ = split_exemplar(row[1])
             samples += value.samples if isinstance(value, Distribution) else 1
             yield row
 
     def series() -> Iterator[Row]:
         yield (), samples + 1
 
-    for metric, rows in _recorded(snapshot, facts):
+    for metric, rows in _recorded(snapshot, info):
         yield metric, counted(rows)
     yield metrics.SERIES, series()
 
 
-def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterable[Row]]]:
+def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, Iterable[Row]]]:
     points, coroutines, loops = snapshot.yield_points, snapshot.coroutines, snapshot.loops
     ended = [point for point in points if point.yield_point not in _NO_SEGMENT]
     awaited = [point for point in points if _awaited(point)]
@@ -105,7 +105,7 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield (
         metrics.SEGMENT_SECONDS,
         (
-            (point.labels, _exemplified(distribution(point.segments), point.exemplar))
+            (point.labels, _with_exemplar(distribution(point.segments), point.exemplar))
             for point in ended
         ),
     )
@@ -113,7 +113,7 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield (
         metrics.BLOCKING_SECONDS,
         (
-            (point.labels, _exemplified(seconds(point.blocking_ns), point.exemplar))
+            (point.labels, _with_exemplar(seconds(point.blocking_ns), point.exemplar))
             for point in blocking
         ),
     )
@@ -210,7 +210,7 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     yield (
         metrics.REQUEST_WALL_SECONDS,
         (
-            ((e.request, status), _exemplified(distribution(h), e.exemplars.get(status)))
+            ((e.request, status), _with_exemplar(distribution(h), e.exemplars.get(status)))
             for e in requests
             for status, h in e.wall.items()
         ),
@@ -241,15 +241,15 @@ def _recorded(snapshot: Snapshot, facts: Facts) -> Iterator[tuple[Metric, Iterab
     )
 
     python = (platform.python_implementation(), platform.python_version())
-    yield metrics.BUILD_INFO, [((facts.version, facts.implementation, *python), 1)]
-    yield metrics.SCRAPE_DURATION, [((), seconds(facts.scrape_ns))]
+    yield metrics.BUILD_INFO, [((info.version, info.implementation, *python), 1)]
+    yield metrics.SCRAPE_DURATION, [((), seconds(info.scrape_ns))]
     yield metrics.OVERFLOW, (((kind,), count) for kind, count in snapshot.overflow.items())
     yield metrics.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())
     yield (
         metrics.REQUEST_SCOPE_ERRORS,
         (((kind,), count) for kind, count in snapshot.scope_errors.items()),
     )
-    yield metrics.RECORDS, snapshot.records.items()
+    yield metrics.REQUEST_RECORDS, snapshot.records.items()
     yield metrics.UNTRACED_TASKS, [((), snapshot.untraced_tasks)]
     yield metrics.SAMPLE_RATIO, [((), snapshot.sample_ratio)]
     yield (
@@ -281,13 +281,13 @@ def _known_seconds(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
     return (((name,), seconds(ns)) for name, ns in values if ns is not None)
 
 
-def plain(value: Value) -> tuple[float | Distribution, Exemplar | None]:
+def split_exemplar(value: Value) -> tuple[float | Distribution, Exemplar | None]:
     """The value alone, and the exemplar if it has one."""
-    return value if isinstance(value, Exemplified) else (value, None)
+    return value if isinstance(value, WithExemplar) else (value, None)
 
 
-def _exemplified(value: float | Distribution, exemplar: Exemplar | None) -> Value:
-    return value if exemplar is None else Exemplified(value, exemplar)
+def _with_exemplar(value: float | Distribution, exemplar: Exemplar | None) -> Value:
+    return value if exemplar is None else WithExemplar(value, exemplar)
 
 
 def seconds(ns: int) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from operator import lt, sub
 from typing import TypeVar
 
-from aiometrics.exposition.text_table import GAP, Name, Number, ascii_name, table
+from aiometrics.exposition.text_table import GAP, NameColumn, NumberColumn, ascii_name, format_table
 from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import Coroutine, Histogram, Loop, Running, Snapshot, YieldPoint
 
@@ -115,7 +115,7 @@ class Hotspots:
         return self.table(max(_NARROW, min(_WIDE, columns)))
 
 
-def hotspots(
+def find_hotspots(
     snapshot: Snapshot,
     top: int = 5,
     since: Snapshot | None = None,
@@ -279,35 +279,35 @@ def _one_digit(value: float | None, scale: float = 1.0) -> str:
     return "-" if value is None else f"{value * scale:.1f}"
 
 
-_COROUTINE = Name("coroutine", lambda row: row.coroutine, 16)
+_COROUTINE = NameColumn("coroutine", lambda row: row.coroutine, 16)
 _PLACE = (
-    Name("yield point", lambda row: row.yield_point, 30),
-    Name("awaits", lambda row: row.awaits, 12),
+    NameColumn("yield point", lambda row: row.yield_point, 30),
+    NameColumn("awaits", lambda row: row.awaits, 12),
     _COROUTINE,
 )
 _BURNER_COLUMNS = (
-    Number("active s", lambda row: _s(row.active_ns)),
-    Number("share %", lambda row: _one_digit(row.share, 100)),
-    Number("mean ms", lambda row: _ms(row.mean_ns)),
-    Number("count", lambda row: str(row.count)),
-    Number("block s", lambda row: _s(row.blocking_ns)),
+    NumberColumn("active s", lambda row: _s(row.active_ns)),
+    NumberColumn("share %", lambda row: _one_digit(row.share, 100)),
+    NumberColumn("mean ms", lambda row: _ms(row.mean_ns)),
+    NumberColumn("count", lambda row: str(row.count)),
+    NumberColumn("block s", lambda row: _s(row.blocking_ns)),
 )
 _WAITER_COLUMNS = (
-    Number("mean ms", lambda row: _ms(row.mean_ns)),
-    Number("count", lambda row: str(row.count)),
-    Number("parked", lambda row: str(row.suspended)),
+    NumberColumn("mean ms", lambda row: _ms(row.mean_ns)),
+    NumberColumn("count", lambda row: str(row.count)),
+    NumberColumn("parked", lambda row: str(row.suspended)),
 )
 _STUCK_COLUMNS = (
-    Number("age s", lambda row: _s(row.age_ns, 1)),
-    Number("x mean", lambda row: _one_digit(row.ratio)),
-    Number("mean ms", lambda row: "-" if row.ratio is None else _ms(row.mean_ns)),
-    Number("parked", lambda row: str(row.suspended)),
+    NumberColumn("age s", lambda row: _s(row.age_ns, 1)),
+    NumberColumn("x mean", lambda row: _one_digit(row.ratio)),
+    NumberColumn("mean ms", lambda row: "-" if row.ratio is None else _ms(row.mean_ns)),
+    NumberColumn("parked", lambda row: str(row.suspended)),
 )
 _ENDINGS_COLUMNS = (
-    Number("failed", lambda row: str(row.failed)),
-    Number("cancelled", lambda row: str(row.cancelled)),
-    Number("destroyed", lambda row: str(row.destroyed_pending)),
-    Number("completed", lambda row: str(row.completed)),
+    NumberColumn("failed", lambda row: str(row.failed)),
+    NumberColumn("cancelled", lambda row: str(row.cancelled)),
+    NumberColumn("destroyed", lambda row: str(row.destroyed_pending)),
+    NumberColumn("completed", lambda row: str(row.completed)),
 )
 
 
@@ -323,6 +323,14 @@ def _loop_lines(loop: LoopState) -> Iterator[str]:
 
 
 def _section(
-    title: str, rows: Sequence[object], numbers: Sequence[Number], names: Sequence[Name], width: int
+    title: str,
+    rows: Sequence[object],
+    numbers: Sequence[NumberColumn],
+    names: Sequence[NameColumn],
+    width: int,
 ) -> list[str]:
-    return ["", title, *table(rows, numbers, names, width)] if rows else ["", f"{title}: nobody"]
+    return (
+        ["", title, *format_table(rows, numbers, names, width)]
+        if rows
+        else ["", f"{title}: nobody"]
+    )

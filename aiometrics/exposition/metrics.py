@@ -11,11 +11,11 @@ from typing import Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-YIELD_POINT = ("coroutine", "yield_point", "awaits")
-COROUTINE = ("coroutine",)
-TASK = ("coroutine", "status")
-LOOP = ("loop",)
-REQUEST = ("request",)
+YIELD_POINT_LABELS = ("coroutine", "yield_point", "awaits")
+COROUTINE_LABELS = ("coroutine",)
+TASK_LABELS = ("coroutine", "status")
+LOOP_LABELS = ("loop",)
+REQUEST_LABELS = ("request",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,68 +41,68 @@ class Metric:
 SEGMENT_SECONDS = Metric(
     "asyncio_segment_seconds",
     "histogram",
-    YIELD_POINT,
+    YIELD_POINT_LABELS,
     "Uninterrupted runs of a task that ended at this yield point; the sum is the loop time spent there. "
     "Time in which an eager child ran inside the segment belongs to the child.",
 )
 WAIT_SECONDS = Metric(
     "asyncio_wait_seconds",
     "histogram",
-    YIELD_POINT,
+    YIELD_POINT_LABELS,
     "Suspension at this yield point to the next resumption there; includes the time ready but not yet run.",
 )
 BLOCKING_SECONDS = Metric(
     "asyncio_blocking_seconds_total",
     "counter",
-    YIELD_POINT,
+    YIELD_POINT_LABELS,
     "Seconds of segments at or over the blocking threshold. A segment still in progress counts under the yield point (running); "
     "seconds counted there are not counted again where it ends.",
 )
 INFLICTED_WAIT_SECONDS = Metric(
     "asyncio_inflicted_wait_seconds_total",
     "counter",
-    YIELD_POINT,
+    YIELD_POINT_LABELS,
     "For each blocking segment, its seconds times the handles that were ready behind it when it ended. "
     "Zero on loops that do not show their ready queue (uvloop).",
 )
 SUSPENDED_TASKS = Metric(
     "asyncio_suspended_tasks",
     "gauge",
-    YIELD_POINT,
+    YIELD_POINT_LABELS,
     "Tasks suspended at this yield point now.",
 )
 OLDEST_SUSPENSION = Metric(
     "asyncio_oldest_suspension_timestamp_seconds",
     "gauge",
-    YIELD_POINT,
+    YIELD_POINT_LABELS,
     "Unix time at which the longest suspension that still lasts began at this yield point; 0 if there is none.",
 )
 TASKS_CREATED = Metric(
-    "asyncio_tasks_created_total", "counter", COROUTINE, "Tasks created for this coroutine."
+    "asyncio_tasks_created_total", "counter", COROUTINE_LABELS, "Tasks created for this coroutine."
 )
 TASK_WALL_SECONDS = Metric(
     "asyncio_task_wall_seconds",
     "histogram",
-    TASK,
+    TASK_LABELS,
     "Creation of a task to the end of its coroutine, by how it ended.",
 )
 TASK_ACTIVE_SECONDS = Metric(
     "asyncio_task_active_seconds",
     "histogram",
-    TASK,
+    TASK_LABELS,
     "Loop time that one task took in all its segments, by how it ended.",
 )
-TASKS = Metric("asyncio_tasks", "gauge", COROUTINE, "Live tasks of this coroutine.")
+TASKS = Metric("asyncio_tasks", "gauge", COROUTINE_LABELS, "Live tasks of this coroutine.")
 TASKS_DESTROYED_PENDING = Metric(
     "asyncio_tasks_destroyed_pending_total",
     "counter",
-    COROUTINE,
+    COROUTINE_LABELS,
     "Tasks that were garbage-collected before they were done.",
 )
 LOOP_START_DELAY_SECONDS = Metric(
     "asyncio_loop_start_delay_seconds",
     "histogram",
-    LOOP,
+    LOOP_LABELS,
     "Creation of a task to the start of its first segment: what a newly ready handle waits on this loop.",
 )
 LOOP_TIME_SECONDS = Metric(
@@ -115,63 +115,63 @@ LOOP_TIME_SECONDS = Metric(
 LOOP_ITERATION_SECONDS = Metric(
     "asyncio_loop_iteration_seconds",
     "histogram",
-    LOOP,
+    LOOP_LABELS,
     "Active part of one turn of the loop: the delay that a newly ready handle may meet. Empty where the selector cannot be timed (uvloop).",
 )
 LOOP_EVENTS = Metric(
     "asyncio_loop_events_total",
     "counter",
-    LOOP,
+    LOOP_LABELS,
     "Events that the selector reported. Absent where it cannot be timed (uvloop).",
 )
 LOOP_EVENTS_WAITING = Metric(
     "asyncio_loop_events_waiting_total",
     "counter",
-    LOOP,
+    LOOP_LABELS,
     "Events that were there already when the selector was asked: it did not wait, or came back within 20 microseconds. "
     "They had waited for the loop. Absent where the selector cannot be timed (uvloop).",
 )
 LOOP_READY_HANDLES = Metric(
     "asyncio_loop_ready_handles",
     "gauge",
-    LOOP,
+    LOOP_LABELS,
     "Handles ready to run now. Absent where the loop does not show them (uvloop).",
 )
 LOOP_SCHEDULED_TIMERS = Metric(
     "asyncio_loop_scheduled_timers",
     "gauge",
-    LOOP,
+    LOOP_LABELS,
     "Timers set now, cancelled ones that were not yet removed included. Absent where the loop does not show them (uvloop).",
 )
 LOOP_BLOCKING_SECONDS = Metric(
     "asyncio_loop_blocking_seconds_total",
     "counter",
-    LOOP,
+    LOOP_LABELS,
     "Seconds of this loop inside segments at or over the blocking threshold, the one in progress included.",
 )
 LOOP_HEARTBEAT = Metric(
     "asyncio_loop_heartbeat_timestamp_seconds",
     "gauge",
-    LOOP,
+    LOOP_LABELS,
     "Unix time at which the loop last showed life. A loop that is idle is alive now; a loop inside one segment was last alive "
     "when it began.",
 )
 LOOP_PROCESS_ID = Metric(
     "asyncio_loop_process_id",
     "gauge",
-    LOOP,
+    LOOP_LABELS,
     "Process that runs this loop; 0 if the loop is closed or its process is gone. What it counted until then stays.",
 )
 LOOP_THREAD_CPU_SECONDS = Metric(
     "asyncio_loop_thread_cpu_seconds_total",
     "counter",
-    LOOP,
+    LOOP_LABELS,
     "CPU time of the thread that runs this loop, since the loop was first seen. Linux only.",
 )
 LOOP_THREAD_RUNQUEUE_SECONDS = Metric(
     "asyncio_loop_thread_runqueue_seconds_total",
     "counter",
-    LOOP,
+    LOOP_LABELS,
     "Time for which the thread that runs this loop was ready to run but had no CPU, since the loop was first seen. Linux only.",
 )
 LOOP_GC_PAUSE_SECONDS = Metric(
@@ -183,20 +183,20 @@ LOOP_GC_PAUSE_SECONDS = Metric(
 UNHANDLED_EXCEPTIONS = Metric(
     "asyncio_unhandled_exceptions_total",
     "counter",
-    LOOP,
+    LOOP_LABELS,
     "Calls of the loop's exception handler, whichever is set: exceptions of callbacks and those of tasks that nobody retrieved, "
     "tasks destroyed pending, and whatever else asyncio or the application reports there.",
 )
 EXECUTOR_THREADS = Metric(
     "asyncio_executor_threads",
     "gauge",
-    LOOP,
+    LOOP_LABELS,
     "Threads that the loop's default executor has started; 0 if there is none yet. Absent for loops that do not show it.",
 )
 EXECUTOR_QUEUE_ITEMS = Metric(
     "asyncio_executor_queue_items",
     "gauge",
-    LOOP,
+    LOOP_LABELS,
     "Calls that wait for a thread of the loop's default executor. Absent for loops that do not show it.",
 )
 BLOCK_SAMPLES = Metric(
@@ -210,47 +210,47 @@ BLOCK_SAMPLES = Metric(
 REQUEST_WALL_SECONDS = Metric(
     "asyncio_request_wall_seconds",
     "histogram",
-    (*REQUEST, "status"),
+    (*REQUEST_LABELS, "status"),
     "Scope of a request entered to left, by how it was left.",
 )
 REQUEST_ACTIVE_SECONDS = Metric(
     "asyncio_request_active_seconds",
     "histogram",
-    REQUEST,
+    REQUEST_LABELS,
     "Loop time that one request took in all its tasks, child tasks included, until its scope was left.",
 )
 REQUEST_BACKGROUND_SECONDS = Metric(
     "asyncio_request_background_seconds_total",
     "counter",
-    REQUEST,
+    REQUEST_LABELS,
     "Loop time of tasks of a request after its scope was left: children that outlive it. All of it if the scope was never left.",
 )
 REQUEST_WAIT_SECONDS = Metric(
     "asyncio_request_wait_seconds_total",
     "counter",
-    (*REQUEST, "awaits"),
+    (*REQUEST_LABELS, "awaits"),
     "Waits of all tasks of a request that ended before its scope was left, by what was awaited; counted when it is left. "
     "Tasks that wait at the same time add up.",
 )
 REQUESTS_IN_PROGRESS = Metric(
     "asyncio_requests_in_progress",
     "gauge",
-    REQUEST,
+    REQUEST_LABELS,
     "Scopes of requests that were entered and not left yet.",
 )
 REQUEST_OBJECTIVE_SECONDS = Metric(
     "asyncio_request_objective_seconds",
     "gauge",
-    REQUEST,
+    REQUEST_LABELS,
     "Wall seconds that a request of this type may take: its objective, if it has one.",
 )
 REQUEST_OBJECTIVE_VIOLATIONS = Metric(
     "asyncio_request_objective_violations_total",
     "counter",
-    REQUEST,
+    REQUEST_LABELS,
     "Requests that took longer than their objective, each once; those in progress count from the first scrape that finds them over it.",
 )
-RECORDS = Metric(
+REQUEST_RECORDS = Metric(
     "aiometrics_request_records_total",
     "counter",
     ("kind", "outcome"),
@@ -361,7 +361,7 @@ METRICS: tuple[Metric, ...] = (
     OVERFLOW,
     ERRORS,
     REQUEST_SCOPE_ERRORS,
-    RECORDS,
+    REQUEST_RECORDS,
     UNTRACED_TASKS,
     SAMPLE_RATIO,
     SKIPPED_PAGES,

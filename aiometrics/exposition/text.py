@@ -9,15 +9,15 @@ from functools import lru_cache
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, give_way
-from aiometrics.exposition.collector import Application, FormatName, Registry
+from aiometrics.exposition.collector import ApplicationMetrics, FormatName, Registry
 from aiometrics.exposition.families import (
     Distribution,
-    Facts,
+    ExporterInfo,
     Row,
     bound_text,
     families,
-    plain,
     seconds,
+    split_exemplar,
 )
 from aiometrics.exposition.metrics import Metric
 from aiometrics.pages.snapshot import Exemplar, Snapshot, encodable
@@ -69,25 +69,27 @@ class Renderer:
         on_error: Callable[[Exception], None],
         pause: Pause = give_way,
     ) -> None:
-        self._application = None if registry is None else Application(registry, on_error=on_error)
+        self._application = (
+            None if registry is None else ApplicationMetrics(registry, on_error=on_error)
+        )
         self._pause = pause
         self._cache: _Cache = {}
 
-    def slices(self, snapshot: Snapshot, facts: Facts, form: TextFormat) -> Iterator[bytes]:
+    def slices(self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat) -> Iterator[bytes]:
         """The page in UTF-8, in slices of about 0.1 ms of work; a family of the application is one slice, however long it is."""
-        for part in self._parts(snapshot, facts, form):
+        for part in self._parts(snapshot, info, form):
             yield part
             self._pause()
         yield form.end
 
-    def _parts(self, snapshot: Snapshot, facts: Facts, form: TextFormat) -> Iterator[bytes]:
-        yield from _joined(self._ours(snapshot, facts, form))
+    def _parts(self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat) -> Iterator[bytes]:
+        yield from _joined(self._ours(snapshot, info, form))
         if self._application is not None:
             yield from self._application.families(form.name)
 
-    def _ours(self, snapshot: Snapshot, facts: Facts, form: TextFormat) -> Iterator[str]:
+    def _ours(self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat) -> Iterator[str]:
         used: _Cache = {}
-        for metric, rows in families(snapshot, facts):
+        for metric, rows in families(snapshot, info):
             yield form.header(metric)
             yield from _lines(
                 metric,
@@ -119,7 +121,7 @@ def _lines(
 ) -> Iterator[str]:
     single = _template(metric, ())
     for values, shown in rows:
-        value, exemplar = plain(shown)
+        value, exemplar = split_exemplar(shown)
         labels = used.get(values)
         if labels is None:
             labels = used[values] = known.get(values) or _label_text(metric.labels, values)
@@ -136,11 +138,11 @@ def _lines(
         yield (
             lines
             if exemplar is None or not form.exemplars
-            else _exemplified(lines, value, exemplar)
+            else _with_exemplar(lines, value, exemplar)
         )
 
 
-def _exemplified(lines: str, value: float | Distribution, exemplar: Exemplar) -> str:
+def _with_exemplar(lines: str, value: float | Distribution, exemplar: Exemplar) -> str:
     """The lines of one row with the exemplar at the end of the bucket that it is in, or of the only line."""
     value_seconds = seconds(exemplar.value_ns)
     marked = value.bucket(value_seconds) if isinstance(value, Distribution) else 0

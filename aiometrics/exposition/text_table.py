@@ -11,7 +11,7 @@ _CUT = "..."
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class NumberColumn:
     """A column of numbers: its heading, which names the unit, and how the cell of a row is written."""
 
     heading: str
@@ -19,7 +19,7 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class NameColumn:
     """A column of names: its heading, the name in a row, and the fewest characters that are worth showing."""
 
     heading: str
@@ -32,8 +32,8 @@ def ascii_name(name: str) -> str:
     return ascii(name)[1:-1]
 
 
-def table(
-    rows: Sequence[object], numbers: Sequence[Number], names: Sequence[Name], width: int
+def format_table(
+    rows: Sequence[object], numbers: Sequence[NumberColumn], names: Sequence[NameColumn], width: int
 ) -> list[str]:
     """Heading and rows as lines of at most ``width`` characters.
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from support.samples import FACTS, coroutine, histogram, loop, shop, yield_point
 
-from aiometrics.exposition.collector import Collector
+from aiometrics.exposition.collector import SnapshotCollector
 from aiometrics.exposition.families import Distribution, Value, distribution, families, seconds
 from aiometrics.exposition.metrics import METRICS
 from aiometrics.pages.layout import STATUSES
@@ -31,9 +31,9 @@ def rows(snapshot: Snapshot) -> dict[str, dict[tuple[str, ...], Value]]:
     return {metric.name: dict(found) for metric, found in families(snapshot, FACTS)}
 
 
-def collector(snapshot: Snapshot) -> Collector:
+def collector(snapshot: Snapshot) -> SnapshotCollector:
     """A collector that always shows the same."""
-    return Collector(lambda: (snapshot, FACTS))
+    return SnapshotCollector(lambda: (snapshot, FACTS))
 
 
 def test_every_metric_of_the_catalogue_comes_exactly_once() -> None:
@@ -193,7 +193,9 @@ def test_seconds_are_the_nearest_float(ns: int) -> None:
 
 def test_registering_does_not_collect() -> None:
     """The registry learns the names from the catalogue."""
-    CollectorRegistry().register(Collector(lambda: pytest.fail("collected at registration")))
+    CollectorRegistry().register(
+        SnapshotCollector(lambda: pytest.fail("collected at registration"))
+    )
 
 
 def test_a_clash_of_names_is_found_at_registration() -> None:
@@ -219,7 +221,9 @@ def test_the_collector_describes_what_it_collects() -> None:
 def test_each_collection_asks_the_source_again() -> None:
     """Numbers are those of the scrape, not of the registration."""
     lives = iter([1, 2])
-    fresh = Collector(lambda: (Snapshot(0, coroutines=(coroutine("c", live=next(lives)),)), FACTS))
+    fresh = SnapshotCollector(
+        lambda: (Snapshot(0, coroutines=(coroutine("c", live=next(lives)),)), FACTS)
+    )
     registry = CollectorRegistry()
     registry.register(fresh)
     assert [1, 2] == [

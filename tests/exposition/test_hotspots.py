@@ -14,7 +14,7 @@ from aiometrics.exposition.hotspots import (
     LoopState,
     Stuck,
     Waiter,
-    hotspots,
+    find_hotspots,
 )
 from aiometrics.pages.snapshot import Running, Snapshot, YieldPoint
 
@@ -97,12 +97,12 @@ def sick() -> Snapshot:
 
 def test_table_in_full() -> None:
     """Every list with its worst row first, numbers aligned under headings that name the unit, and the block in progress on top."""
-    assert TABLE == hotspots(sick()).table(140)
+    assert TABLE == find_hotspots(sick()).table(140)
 
 
 def test_table_of_an_interval_shows_shares() -> None:
     """With an earlier snapshot the table says how long the interval was, and each share of the loop's time."""
-    lines = hotspots(sick(), since=Snapshot(NOW - 5 * S)).table(140).splitlines()
+    lines = find_hotspots(sick(), since=Snapshot(NOW - 5 * S)).table(140).splitlines()
     assert [
         "HOTSPOTS in the last 5.0 s",
         "loop MainThread: 38.0 % of the time in blocking segments, mean start delay 1.500 ms",
@@ -120,7 +120,7 @@ def test_narrow_table_keeps_numbers_and_yield_points() -> None:
         segments=histogram(40, sum_ns=2_280 * MS),
         suspended=1,
     )
-    found = hotspots(snapshot(point))
+    found = find_hotspots(snapshot(point))
     assert [
         "active s  share %  mean ms  count  block s  yield point",
         "   2.280        -   57.000     40    0.000  ...to/the/search.py:42 Searcher.rank",
@@ -134,7 +134,9 @@ def test_narrow_table_keeps_numbers_and_yield_points() -> None:
 @pytest.mark.parametrize("width", [80, 100, 120, 140])
 def test_no_line_is_wider_than_asked(width: int) -> None:
     """Whatever the names, the rows of a table fit its width."""
-    assert [] == [line for line in hotspots(sick()).table(width).splitlines() if len(line) > width]
+    assert [] == [
+        line for line in find_hotspots(sick()).table(width).splitlines() if len(line) > width
+    ]
 
 
 @pytest.mark.parametrize(("terminal", "used"), [("20", 80), ("97", 97), ("500", 140)])
@@ -143,13 +145,13 @@ def test_text_follows_the_terminal(
 ) -> None:
     """``str()`` is as wide as the terminal, but neither narrower than 80 columns nor wider than 140."""
     monkeypatch.setenv("COLUMNS", terminal)
-    found = hotspots(sick())
+    found = find_hotspots(sick())
     assert found.table(used) == str(found)
 
 
 def test_names_are_shown_as_ascii() -> None:
     """A name that is not plain ASCII is escaped, so that neither encoding nor layout breaks."""
-    text = hotspots(
+    text = find_hotspots(
         snapshot(yield_point("größe.py:1 f\nx", segments=histogram(1, sum_ns=1)))
     ).table()
     assert text.isascii()
@@ -168,7 +170,7 @@ def test_nobody_is_to_blame_in_an_idle_process() -> None:
         "WHO IS STUCK: nobody",
         "",
         "WHO FAILS: nobody",
-    ] == str(hotspots(snapshot(yield_point()))).splitlines()
+    ] == str(find_hotspots(snapshot(yield_point()))).splitlines()
 
 
 def test_burners_are_ordered_by_loop_time() -> None:
@@ -193,7 +195,7 @@ def test_burners_are_ordered_by_loop_time() -> None:
             1,
             500 * MS,
         ),
-    ) == hotspots(snapshot(*points), top=2).burners
+    ) == find_hotspots(snapshot(*points), top=2).burners
 
 
 def test_waiters_are_ordered_by_mean_wait() -> None:
@@ -206,7 +208,7 @@ def test_waiters_are_ordered_by_mean_wait() -> None:
     assert (
         Waiter("shop.orders.handle", "long", "asyncio.sleep", 200.0 * MS, 2, 0),
         Waiter("shop.orders.handle", "often", "asyncio.sleep", 10.0 * MS, 90, 4),
-    ) == hotspots(snapshot(*points)).waiters
+    ) == find_hotspots(snapshot(*points)).waiters
 
 
 def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
@@ -218,7 +220,7 @@ def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
         suspended("just under", 20 * S - 1, waits=1, waited_ns=S),
         suspended("just over", 20 * S, waits=1, waited_ns=S),
     ]
-    stuck = hotspots(snapshot(*points)).stuck
+    stuck = find_hotspots(snapshot(*points)).stuck
     assert ["just over", "lost", "forever by design", "as usual", "just under"] == [
         row.yield_point for row in stuck
     ]
@@ -234,7 +236,7 @@ def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
 def test_younger_than_a_second_is_not_stuck() -> None:
     """A suspension counts as stuck from one second on, however unusual it is."""
     points = suspended("young", S - 1, waits=1_000, waited_ns=1_000), suspended("a second", S)
-    assert ["a second"] == [row.yield_point for row in hotspots(snapshot(*points)).stuck]
+    assert ["a second"] == [row.yield_point for row in find_hotspots(snapshot(*points)).stuck]
 
 
 def test_endings_list_who_fails_first() -> None:
@@ -252,7 +254,7 @@ def test_endings_list_who_fails_first() -> None:
         Endings("failed", 2, 1, 0, 4),
         Endings("destroyed", 0, 0, 1, 0),
         Endings("cancelled", 0, 9, 0, 0),
-    ) == hotspots(Snapshot(NOW, coroutines=entries)).endings
+    ) == find_hotspots(Snapshot(NOW, coroutines=entries)).endings
 
 
 @pytest.mark.parametrize(("elapsed_ns", "reported"), [(100 * MS - 1, False), (100 * MS, True)])
@@ -262,14 +264,14 @@ def test_the_block_in_progress_is_reported_from_the_threshold_on(
 ) -> None:
     """A segment that still runs shows as soon as it is a blocking one."""
     running = Running("shop.report.build", elapsed_ns)
-    (state,) = hotspots(Snapshot(NOW, loops=(replace(loop(), running=running),))).loops
+    (state,) = find_hotspots(Snapshot(NOW, loops=(replace(loop(), running=running),))).loops
     assert (running if reported else None) == state.blocked
 
 
 def test_the_threshold_is_the_exporters() -> None:
     """What blocks is decided by the threshold that is given."""
     blocked = Snapshot(NOW, loops=(replace(loop(), running=Running("shop.report.build", 60 * MS)),))
-    assert hotspots(blocked, blocking_threshold_ns=50 * MS).loops[0].blocked is not None
+    assert find_hotspots(blocked, blocking_threshold_ns=50 * MS).loops[0].blocked is not None
 
 
 def test_an_interval_counts_only_what_was_added() -> None:
@@ -322,14 +324,14 @@ def test_an_interval_counts_only_what_was_added() -> None:
         waiters=(Waiter(*labels, 2.0 * S, 1, 0),),
         stuck=(),
         endings=(Endings("mail", 2, 0, 0, 0),),
-    ) == hotspots(now, since=before)
+    ) == find_hotspots(now, since=before)
 
 
 def test_what_is_stuck_is_judged_by_the_whole_life() -> None:
     """The usual wait at a place is the mean of all that ended there, not of those in the interval."""
     now = snapshot(suspended("lost", 50 * S, waits=10, waited_ns=10 * S))
     assert [50.0] == [
-        row.ratio for row in hotspots(now, since=replace(now, taken_ns=NOW - S)).stuck
+        row.ratio for row in find_hotspots(now, since=replace(now, taken_ns=NOW - S)).stuck
     ]
 
 
@@ -344,7 +346,7 @@ def test_counters_that_started_anew_count_in_full() -> None:
         yield_point("restarted", segments=histogram(1, 1, sum_ns=3 * S), blocking_ns=3 * S),
         yield_point("rebucketed", segments=histogram(2, sum_ns=2 * S)),
     )
-    burners = hotspots(now, since=before).burners
+    burners = find_hotspots(now, since=before).burners
     assert [("restarted", 3 * S, 3 * S), ("rebucketed", 2 * S, 0)] == [
         (row.yield_point, row.active_ns, row.blocking_ns) for row in burners
     ]
@@ -353,7 +355,7 @@ def test_counters_that_started_anew_count_in_full() -> None:
 def test_shares_are_unknown_when_the_clock_was_set_back() -> None:
     """An interval that is not positive has no shares, and is not shown as one."""
     now = snapshot(yield_point(segments=histogram(1, sum_ns=S)))
-    found = hotspots(now, since=snapshot(taken_ns=NOW + S))
+    found = find_hotspots(now, since=snapshot(taken_ns=NOW + S))
     assert (None, None) == (found.interval_ns, found.burners[0].share)
 
 
@@ -361,7 +363,7 @@ def test_shares_are_unknown_when_the_clock_was_set_back() -> None:
 def test_no_rows_is_an_error(top: int) -> None:
     """Asking for less than one row says so, with the value."""
     with pytest.raises(ValueError, match=f"top={top}: ask for at least 1 row"):
-        hotspots(snapshot(), top)
+        find_hotspots(snapshot(), top)
 
 
 TABLE = """\

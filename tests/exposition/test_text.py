@@ -19,7 +19,7 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 from support.samples import FACTS, coroutine, histogram, loop, shop, yield_point
 
-from aiometrics.exposition.collector import Collector
+from aiometrics.exposition.collector import SnapshotCollector
 from aiometrics.exposition.families import bound_text
 from aiometrics.exposition.metrics import LOOP_BLOCKING_SECONDS, LOOP_START_DELAY_SECONDS, METRICS
 from aiometrics.exposition.text import OPENMETRICS, TEXT, Renderer, TextFormat
@@ -64,7 +64,7 @@ def parsed(snapshot: Snapshot, form: TextFormat, writer: Renderer | None = None)
 
 def collected(snapshot: Snapshot) -> list[Metric]:
     """The same by way of the collector."""
-    return list(Collector(lambda: (snapshot, FACTS)).collect())
+    return list(SnapshotCollector(lambda: (snapshot, FACTS)).collect())
 
 
 def samples(families: Iterable[Metric]) -> list[object]:
@@ -350,7 +350,7 @@ def test_our_own_collector_in_the_registry_does_not_double_the_page(form: TextFo
     """It is not even asked for its samples, and nothing is reported."""
     registry = CollectorRegistry()
     registry.register(
-        Collector(lambda: pytest.fail("asked for samples that are on the page already"))
+        SnapshotCollector(lambda: pytest.fail("asked for samples that are on the page already"))
     )
     assert page(shop(), form) == page(shop(), form, renderer(registry))
 

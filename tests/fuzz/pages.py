@@ -15,7 +15,7 @@ from random import Random
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from aiometrics.exposition import text
-from aiometrics.exposition.families import Facts
+from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.text import Renderer
 from aiometrics.pages import header as page_format
 from aiometrics.pages import merge, reader
@@ -192,7 +192,7 @@ def _render(view: PageView) -> None:
     snapshot = merged([view, view], taken_ns=UNIX_NS, errors={}, untraced_tasks=0, sample_ratio=1.0)
     renderer = Renderer(on_error=_raise, pause=_go_on)
     pages = {
-        form: b"".join(renderer.slices(snapshot, Facts("1.2.3", "python"), form))
+        form: b"".join(renderer.slices(snapshot, ExporterInfo("1.2.3", "python"), form))
         for form in (text.TEXT, text.OPENMETRICS)
     }
     list(parse_text(pages[text.TEXT].decode()))

@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics.export import Gauge, InMemoryMetricReader, Sum
 from support.samples import FACTS, coroutine, histogram, loop, shop, yield_point
 
 import aiometrics
-from aiometrics.exposition.families import Facts, Source
+from aiometrics.exposition.families import ExporterInfo, Source
 from aiometrics.exposition.metrics import METRICS
 from aiometrics.integrations.opentelemetry import observe_metrics
 from aiometrics.pages.snapshot import Exemplar, Snapshot
@@ -105,7 +105,7 @@ def test_one_collection_is_of_one_snapshot() -> None:
     """All instruments together ask once; the next collection asks again."""
     taken: list[int] = []
 
-    def source() -> tuple[Snapshot, Facts]:
+    def source() -> tuple[Snapshot, ExporterInfo]:
         taken.append(len(taken) + 1)
         return Snapshot(0, coroutines=(coroutine("c", live=taken[-1], created=taken[-1]),)), FACTS
 

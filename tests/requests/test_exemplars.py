@@ -21,7 +21,7 @@ from support.samples import FACTS, histogram, loop, yield_point
 
 from aiometrics import request
 from aiometrics.base.internal_errors import InternalErrors
-from aiometrics.exposition.collector import Collector
+from aiometrics.exposition.collector import SnapshotCollector
 from aiometrics.exposition.text import OPENMETRICS, TEXT, Renderer, TextFormat
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, ExemplarTable, Key, decoded
 from aiometrics.pages.header import PageError
@@ -119,7 +119,7 @@ def test_the_collector_gives_the_same_exemplars() -> None:
     """As prometheus_client reads them from our page, and as it writes them itself."""
     shown = Snapshot(0, yield_points=(SLOW,))
     registry = CollectorRegistry()
-    collector = Collector(lambda: (shown, FACTS))
+    collector = SnapshotCollector(lambda: (shown, FACTS))
     registry.register(collector)
     expected = [sample for family in collector.collect() for sample in family.samples]
     assert 2 == sum(sample.exemplar is not None for sample in expected)

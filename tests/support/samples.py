@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from aiometrics.exposition.families import Facts
+from aiometrics.exposition.families import ExporterInfo
 from aiometrics.pages.layout import SCOPE_ERRORS, STATUSES, Layout
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import (
@@ -20,7 +20,7 @@ from aiometrics.pages.snapshot import (
 )
 
 BOUNDS_NS = (1_000_000, 100_000_000, 1_000_000_000)
-FACTS = Facts(version="1.2.3", implementation="python", scrape_ns=2_500_000)
+FACTS = ExporterInfo(version="1.2.3", implementation="python", scrape_ns=2_500_000)
 
 
 LAYOUT = Layout(

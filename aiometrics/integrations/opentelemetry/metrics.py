@@ -11,7 +11,14 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 
 from aiometrics.base.version import __version__
 from aiometrics.exporter.session import collected
-from aiometrics.exposition.families import Distribution, Row, Source, bound_text, families, plain
+from aiometrics.exposition.families import (
+    Distribution,
+    Row,
+    Source,
+    bound_text,
+    families,
+    split_exemplar,
+)
 from aiometrics.exposition.metrics import METRICS, Metric
 from aiometrics.pages.snapshot import encodable
 
@@ -75,7 +82,7 @@ def _callback(
     def observe(_: CallbackOptions) -> Iterator[Observation]:
         for values, shown in rounds.rows(name, metric):
             labels = dict(zip(metric.labels, map(encodable, values), strict=True))
-            for value, more in part(plain(shown)[0]):
+            for value, more in part(split_exemplar(shown)[0]):
                 yield Observation(value, labels | more)
 
     return observe
