@@ -1,1 +1,4 @@
-"""The hot path: what happens to one loop's tasks, written into its page, in C and in Python."""
+"""The hot path: what runs at each step of a task and writes one loop's numbers into its page.
+
+A file of ``csrc`` that has a twin in Python has the same name, and the twin is its specification.
+"""

@@ -1,7 +1,8 @@
-"""The await chain: from a task's root coroutine, hop by hop, to whatever it finally waits for.
+"""Follows the await chain, from a task's root coroutine to what it finally waits for.
 
-Only C-level descriptors are followed. An object that answers every attribute by ``__getattr__`` or a property is the end of the chain,
-because asking it would run foreign code inside a probe.
+This is the twin of ``csrc/await_chain.c``. Only C-level descriptors are followed. An object that
+answers by ``__getattr__`` or a property ends the chain, because asking it would run foreign code
+inside the recorder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 
 def _samples() -> Iterator[Any]:
-    """One awaitable of each built-in type that hides the generator it drives."""
+    """Yield one awaitable of each built-in type that hides the generator it drives."""
 
     async def coroutine() -> None:
         pass
@@ -43,7 +44,10 @@ _NEXT: dict[type, Callable[[Any], Any]] = {
 
 
 def peek(obj: Any, *names: str) -> Any:
-    """The first of the attributes ``names`` that ``obj``'s type stores behind a C-level descriptor, or ``None``."""
+    """Return the first of the attributes ``names`` that ``obj`` stores behind a C-level descriptor.
+
+    ``None`` if there is none. No Python code runs.
+    """
     for base in type(obj).__mro__:
         for name in names:
             found = vars(base).get(name)
@@ -56,19 +60,22 @@ def peek(obj: Any, *names: str) -> Any:
 
 
 def type_names(kind: type) -> tuple[str, str]:
-    """Module and qualified name of a type, as ``type`` itself has them, whatever a class or its metaclass says."""
+    """Return the module and qualified name that ``type`` itself stores for a type.
+
+    What a class or its metaclass says instead is ignored.
+    """
     module = _MODULE(kind)
     return (module if isinstance(module, str) else "builtins", _QUALNAME(kind))
 
 
 def _is_cython_wrapper(kind: type) -> bool:
-    """Whether it is what ``__await__`` of a coroutine made by Cython returns."""
+    """Return whether ``__await__`` of a coroutine compiled by Cython returns this type."""
     module, name = type_names(kind)
     return name == "coroutine_wrapper" and module.startswith("_cython_")
 
 
 def _hidden(obj: Any) -> Any:
-    """The generator behind an opaque awaitable: the only one that it refers to."""
+    """Return the generator behind an opaque awaitable, the only one that it refers to."""
     driven = (*_NEXT, *_OPAQUE)
     return next(
         (
@@ -81,28 +88,29 @@ def _hidden(obj: Any) -> Any:
 
 
 def hop(kind: type) -> int:
-    """How the chain goes on from objects of a type that is none of the built-in generators: for the C core, which caches it.
+    """Return how the chain continues from objects of a type that is no built-in generator.
 
-    0: it ends; 1: at the generator that a built-in awaitable hides; 2: wherever :func:`awaited_by` and :func:`code_of` say; 3: so too,
-    but what it goes on from is :func:`opaque`, as are those of 1.
+    The C core asks once per type. 0: the chain ends. 1: at the generator that a built-in awaitable
+    hides. 2: as :func:`awaited_by` and :func:`code_of` say. 3: likewise, but objects of this type
+    are :func:`opaque`, as are those of 1.
     """
     if kind in _OPAQUE:
         return 1
     if _is_cython_wrapper(kind):
         return 3
-    asks = any(
+    readable = any(
         isinstance(vars(base).get(name), _GETTERS) for base in kind.__mro__ for name in _LINKS
     )
-    return 2 if asks else 0
+    return 2 if readable else 0
 
 
 def opaque(obj: Any) -> bool:
-    """Whether ``obj`` only drives a generator that it hides: a link of the chain without a name of its own."""
+    """Return whether ``obj`` only drives a generator that it hides; it has no name of its own."""
     return type(obj) in _OPAQUE or _is_cython_wrapper(type(obj))
 
 
 def awaited_by(obj: Any) -> Any:
-    """What ``obj`` is suspended on, or ``None`` at the end of the chain."""
+    """Return what ``obj`` is suspended on, or ``None`` at the end of the chain."""
     follow = _NEXT.get(type(obj))
     if follow is not None:
         return follow(obj)
@@ -110,12 +118,15 @@ def awaited_by(obj: Any) -> Any:
 
 
 def frame_of(obj: Any) -> types.FrameType | None:
-    """The frame of a coroutine, generator or asynchronous generator; ``None`` if it has none, or is finished."""
+    """Return the frame of a coroutine, generator or asynchronous generator.
+
+    ``None`` if it has none or is finished.
+    """
     frame = peek(obj, "cr_frame", "gi_frame", "ag_frame")
     return frame if isinstance(frame, types.FrameType) else None
 
 
 def code_of(obj: Any) -> types.CodeType | None:
-    """The code of a coroutine, generator or asynchronous generator; ``None`` for anything else."""
+    """Return the code of a coroutine or generator of any sort; ``None`` for anything else."""
     code = peek(obj, "cr_code", "gi_code", "ag_code")
     return code if isinstance(code, types.CodeType) else None

@@ -1,4 +1,4 @@
-"""Callbacks that a loop runs and that are no steps of tasks: which code they are, and its name."""
+"""Names callbacks that are no steps of tasks: the twin of ``csrc/callback.c``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from aiometrics.recorder.await_chain import type_names
 from aiometrics.recorder.places import relative_path, type_name
 
-#: Names what a callback of a transport is for, in the place where yield points name what they await.
+#: The label ``awaits`` of callbacks, except those of transports, which have their protocol there.
 PLAIN = "(callback)"
 _UNWRAPPINGS = 8
 
 
 def target(callback: Any) -> tuple[Any, Any]:
-    """The function behind partials and bound methods, and what it is bound to, or ``None``."""
+    """Return the function behind partials and bound methods, and the object it is bound to."""
     receiver = None
     for _ in range(_UNWRAPPINGS):
         if type(callback) is functools.partial:
@@ -28,12 +28,12 @@ def target(callback: Any) -> tuple[Any, Any]:
 
 
 def is_transport(kind: type) -> bool:
-    """Whether objects of this type may be transports of asyncio's, which keep their protocol in ``_protocol``."""
+    """Return whether a type may be a transport of asyncio, which has a ``_protocol``."""
     return type_names(kind)[0].startswith("asyncio.") and hasattr(kind, "get_protocol")
 
 
 def protocol_type(receiver: Any) -> type | None:
-    """The type of the protocol that a transport of asyncio's works for; ``None`` for anything else."""
+    """Return the type of an asyncio transport's protocol, or ``None`` for anything else."""
     if receiver is None or not is_transport(type(receiver)):
         return None
     protocol = getattr(receiver, "_protocol", None)
@@ -41,7 +41,7 @@ def protocol_type(receiver: Any) -> type | None:
 
 
 def identity(callback: Any) -> tuple[Any, ...]:
-    """What callbacks of one name have in common and others do not: for caches of names."""
+    """Return a cache key that is equal for callbacks with the same name, and only for those."""
     function, receiver = target(callback)
     kind = type(function)
     if kind is FunctionType:
@@ -54,12 +54,19 @@ def identity(callback: Any) -> tuple[Any, ...]:
 
 
 def _builtin_name(function: Any) -> str | None:
-    """The qualified name of a function in C: those that know the class that defines them are of a subclass of the others."""
+    """Return the qualified name of a function in C, or ``None`` for anything else.
+
+    Functions that know their class have a type of their own, derived from that of the others.
+    """
     return str(function.__qualname__) if issubclass(type(function), BuiltinFunctionType) else None
 
 
 def names(callback: Any) -> tuple[str, str]:
-    """``path:line qualname`` of the callback's definition, and the protocol's type if it is a transport's."""
+    """Return the labels ``yield_point`` and ``awaits`` of a callback.
+
+    They are ``path:line qualname`` of its definition and ``(callback)``, or for a method of a
+    transport the type of the protocol.
+    """
     function, receiver = target(callback)
     protocol = protocol_type(receiver)
     return _place(function), PLAIN if protocol is None else type_name(protocol)

@@ -1,4 +1,4 @@
-"""Chooses the implementation of the recorder: the C core where it was built and can run, else Python."""
+"""Chooses the implementation of the recorder: the C core where it can run, else Python."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OFF = frozenset({"", "0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """The classes of one implementation of the recorder, in C or in Python, and the C module if it is in C."""
+    """The classes of one implementation of the recorder, and the C module if it is in C."""
 
     name: str
     recorder: Any
@@ -47,7 +47,10 @@ def _reason_against_core() -> str | None:
 
 
 def _matches_layout(core: Any) -> bool:
-    """Return whether the core writes pages as this package reads them. In a checkout it may be older than the sources."""
+    """Return whether the core writes pages as this package reads them.
+
+    In a checkout it may be older than the sources.
+    """
     offsets = getattr(core, "LAYOUT", {})
     declared = {
         (record, field): vars(layout).get(record, {}).get(field) for record, field in offsets

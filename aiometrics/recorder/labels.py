@@ -1,4 +1,7 @@
-"""From what a recorder meets (coroutines, await chains) to record numbers of its page: names and capacity, once per new place."""
+"""Finds the record of a page that has given labels, or adds it while there is room.
+
+It is asked once for each new coroutine or place; recorders cache the answers.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from aiometrics.recorder import callback as callbacks
 from aiometrics.recorder.places import Origin, Places
 
 PROBE = "naming"
-#: Types of requests that are known by name, refused ones included, before those are forgotten: more than any page has room for.
+#: How many types of requests are remembered, including those that found no room, before the latter
+#: are forgotten. No page has room for as many.
 MANY_REQUESTS = 200_000
 
 T = TypeVar("T")
@@ -23,7 +27,8 @@ E = TypeVar("E")
 class Labels:
     """The records of one page by their labels.
 
-    Nothing here raises: an error in naming counts as one of the probe ``naming``, and new places then go to ``(other)``.
+    Nothing here raises. An error in naming counts as an internal error of the probe ``naming``, and
+    new places then go to ``(other)``.
     """
 
     def __init__(self, page: Page, places: Places, internal_errors: InternalErrors) -> None:
@@ -34,22 +39,25 @@ class Labels:
         self._points = {names: number for number, names in page.yield_points()}
         self._requests = {OTHER: 0, **{name: number for number, name in page.requests()}}
         self._request_waits = {names: number for number, names in page.request_waits()}
-        #: Names by number.
+        #: Labels by record number.
         self._coroutine_names = {0: OTHER, CALLBACKS: CALLBACK, **dict(page.coroutines())}
         self._point_labels = {0: (OTHER, OTHER, OTHER)}
         for number, (coroutine, yield_point, awaits) in page.yield_points():
             self._point_labels[number] = self._coroutine_names[coroutine], yield_point, awaits
 
     def origin(self, obj: Any) -> int:
-        """Whose code ``obj`` runs, as an :class:`~aiometrics.recorder.places.Origin`."""
+        """Return whose code ``obj`` runs, an :class:`~aiometrics.recorder.places.Origin`."""
         return self._ask(Origin.STANDARD_LIBRARY, self._places.origin, obj)
 
     def transparent(self, root: Any) -> bool:
-        """Whether the root's name does not depend on its own code, so that it must be asked for every task."""
+        """Return whether the name of ``root`` does not depend on its own code.
+
+        Then it must be asked for every task.
+        """
         return self._ask(None, self._places.transparent, root) is True
 
     def coroutine(self, root: Any) -> int:
-        """The record of the tasks with this root coroutine."""
+        """Return the record of tasks with this root coroutine."""
         name = self._ask(None, self._places.coroutine, root)
         if name is None:
             return 0
@@ -61,7 +69,7 @@ class Labels:
         return number
 
     def yield_point(self, coroutine: int, owner: Any, callee: Any, yielded: Any) -> int:
-        """The record of the place where ``owner`` awaits ``callee`` in tasks of that coroutine."""
+        """Return the record of the place where ``owner`` awaits ``callee``."""
         yield_point = self._ask(None, self._places.yield_point, owner)
         awaits = self._ask(None, self._places.awaits, callee, yielded)
         return (
@@ -71,19 +79,19 @@ class Labels:
         )
 
     def pseudo_point(self, coroutine: int, name: str) -> int:
-        """The record of ``(return)``, ``(raise)`` or ``(eager child)`` of that coroutine."""
+        """Return the record of ``(return)``, ``(raise)`` or ``(eager child)`` of a coroutine."""
         number = self._point(coroutine, name, name)
-        # Kept in any case: a coroutine has only three of them, and each of its tasks asks.
+        # Remembered even if it is (other): a coroutine has only three, and each of its tasks asks.
         self._points[coroutine, name, name] = number
         return number
 
     def callback(self, callback: Any) -> int:
-        """The record of one callback, as of a place where segments end."""
+        """Return the record of the yield point that stands for a callback."""
         names = self._ask(None, callbacks.names, callback)
         return 0 if names is None else self._point(CALLBACKS, *names)
 
     def request(self, name: str) -> int:
-        """The record of a type of request."""
+        """Return the record of a type of request."""
         number = self._requests.get(name)
         if number is None:
             number = self._requests.get(stored(name)) or self._page.add_request(name)
@@ -97,7 +105,7 @@ class Labels:
         return number
 
     def request_wait(self, request: int, point: int) -> int:
-        """The record of what requests of that record wait for at a yield point."""
+        """Return the record where waits of a type of request at a yield point are added."""
         awaits = self.of_point(point)[2]
         number = self._request_waits.get((request, awaits))
         if number is None:
@@ -108,7 +116,10 @@ class Labels:
         return number
 
     def of_point(self, key: int) -> tuple[str, str, str]:
-        """``(coroutine, yield_point, awaits)`` of a yield point, or of ``~record``, the pseudo point ``(request)`` of that coroutine."""
+        """Return the labels ``(coroutine, yield_point, awaits)`` of a yield point.
+
+        The key ``~record`` is that of the pseudo point ``(request)`` of a coroutine.
+        """
         return (
             self._point_labels[key]
             if key >= 0
@@ -120,7 +131,7 @@ class Labels:
             return otherwise
         try:
             return question(*subjects)
-        except Exception as error:  # noqa: BLE001 - whatever naming met, the task must go on
+        except Exception as error:  # noqa: BLE001 - naming must not break the task
             self._internal_errors.report(PROBE, error)
             return otherwise
 
@@ -141,6 +152,6 @@ class Labels:
 
     @staticmethod
     def _remember(table: dict[Any, int], key: Any, number: int) -> None:
-        """What went to (other) is not kept, so that the tables are as bounded as the page."""
+        """Keep a record unless it is (other), so that the tables are as bounded as the page."""
         if number:
             table[key] = number

@@ -1,4 +1,4 @@
-"""Names for places in code, and whose code it is. Called once per new place, never per step."""
+"""Names places in code and tells whose code it is; asked once per new place, never per step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from aiometrics.recorder.await_chain import code_of, frame_of, peek, type_names
 
-#: Coroutines of other tools that only wrap the application's own, which they hold, or what makes it, in the variable named here.
+#: Coroutines of other tools that only wrap one of the application, by module and name, and the
+#: variable that holds the wrapped coroutine or what makes it.
 _WRAPPERS = {
     ("opentelemetry.instrumentation.asyncio", "trace_coroutine"): "coro",
     ("sentry_sdk.integrations.asyncio", "_task_with_sentry_span_creation"): "coro",
@@ -24,7 +25,7 @@ _WRAPPERS = {
     ("anyio._core._tasks", "_run_coro"): "self",
     ("aiometrics.requests.request", "scoped_coroutine"): "function",
 }
-#: Programs that run somebody else's application as ``python -m``: being ``__main__`` does not make them the application.
+#: Programs that run an application with ``python -m``, and are not the application themselves.
 _LAUNCHERS = frozenset(
     {
         "aiohttp",
@@ -52,7 +53,7 @@ _SITE = ("site-packages", "dist-packages")
 
 
 class Origin(enum.IntEnum):
-    """Whose code it is; a yield point is the innermost frame of the highest origin in the await chain."""
+    """Whose code it is. A yield point is the innermost frame of the highest origin in the chain."""
 
     STANDARD_LIBRARY = 0
     LIBRARY = 1
@@ -60,13 +61,13 @@ class Origin(enum.IntEnum):
 
 
 def _main_module() -> str:
-    """The name under which the program was started with ``python -m``, else ``__main__``."""
+    """Return the module that was started with ``python -m``, or ``__main__``."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return "__main__" if spec is None else str(spec.name)
 
 
 def main_package() -> str | None:
-    """The top-level package that was started with ``python -m``, unless it is known to launch other people's applications."""
+    """Return the top-level package that was started with ``python -m``, unless it is a launcher."""
     top = _main_module().partition(".")[0]
     return None if top == "__main__" or top in _LAUNCHERS else top
 
@@ -76,7 +77,10 @@ def _within(module: str, prefixes: Iterable[str]) -> bool:
 
 
 def _without_source(module: str, code: CodeType) -> bool:
-    """Whether code comes from a string, as a named tuple's or a data class's methods do; what was typed in is a program all the same."""
+    """Return whether code comes from a string, as the methods of a named tuple do.
+
+    What was typed into an interactive interpreter counts as a program all the same.
+    """
     typed_in = module == "__main__" and not hasattr(sys.modules.get("__main__"), "__file__")
     return code.co_filename.startswith("<") and not typed_in
 
@@ -88,7 +92,7 @@ def _origin_of_file(path: str) -> Origin:
 
 
 def ours(module: str) -> bool:
-    """Whether it is a module of aiometrics itself."""
+    """Return whether ``module`` is part of aiometrics."""
     return _within(module, ("aiometrics",))
 
 
@@ -109,7 +113,7 @@ def _qualname_of(obj: Any) -> str:
 
 
 def type_name(kind: type) -> str:
-    """Top-level package and qualified name of a type; the name alone for those of Python itself."""
+    """Return the top-level package and qualified name of a type, or the name alone if built in."""
     package, name = _package_of(kind), type_names(kind)[1]
     return name if package in ("_asyncio", "builtins") else f"{package}.{name}"
 
@@ -119,7 +123,10 @@ def _package_of(kind: type) -> str:
 
 
 def relative_path(code: CodeType, module: str) -> str:
-    """The file as seen from the import root: as many components as the module has, and ``__init__.py`` one more."""
+    """Return the path of the file relative to where imports begin.
+
+    It has as many parts as the module's name, and one more for ``__init__.py``.
+    """
     parts = code.co_filename.replace(os.sep, "/").split("/")
     depth = (_main_module() if module == "__main__" else module).count(".") + 1
     if parts[-1] == "__init__.py":
@@ -128,25 +135,26 @@ def relative_path(code: CodeType, module: str) -> str:
 
 
 def place(code: CodeType, line: int | None, module: str) -> str:
-    """``path:line qualname``. Cython's frames know no line, or only the first."""
+    """Return ``path:line qualname``. Frames of Cython know no line, or only the first one."""
     return f"{relative_path(code, module)}:{line or code.co_firstlineno} {code.co_qualname}"
 
 
 def called(code: CodeType, module: str) -> str:
-    """The top-level package and qualified name of a function, for what only needs to be told apart."""
+    """Return the top-level package and qualified name of a function, its name without a line."""
     return f"{module.partition('.')[0]}.{code.co_qualname}"
 
 
 def module_name(code: CodeType, module_globals: Mapping[str, Any]) -> str:
-    """The module in whose name a code object runs; if its globals do not say, its file's."""
+    """Return the module that a code object runs in; if its globals do not say, the file's name."""
     name = module_globals.get("__name__")
     return name if isinstance(name, str) else os.path.basename(code.co_filename).partition(".")[0]
 
 
 class Places:
-    """Tells application code from libraries and names what it is shown; see "yield point" in docs/metrics.md.
+    """Tells application code from libraries, and names coroutines and yield points.
 
-    ``application`` and ``library`` are module prefixes that override what the file's location says; ``library`` wins.
+    ``application`` and ``library`` are prefixes of modules that override what the location of a
+    file says; ``library`` wins. docs/metrics.md explains the names under "yield point".
     """
 
     def __init__(self, application: Iterable[str] = (), library: Iterable[str] = ()) -> None:
@@ -154,13 +162,14 @@ class Places:
         self._library = tuple(library)
 
     def origin(self, obj: Any) -> Origin:
-        """Whose code the coroutine, generator or asynchronous generator ``obj`` runs."""
+        """Return whose code a coroutine, generator or asynchronous generator runs."""
         return self.origin_of(_module_of(obj), code_of(obj))
 
     def origin_of(self, module: str, code: CodeType | None) -> Origin:
-        """Whose code it is, by the module that it runs in; without Python code it is a library's.
+        """Return whose code it is, by the module that it runs in; a library's if it has none.
 
-        Code that was generated, or frozen into the interpreter, has no line that anybody could open: whoever called it is named instead.
+        Code that was generated, or frozen into the interpreter, has no line that one could open. It
+        counts as the standard library's, so that its caller is named instead.
         """
         if code is not None and _without_source(module, code):
             return Origin.STANDARD_LIBRARY
@@ -173,11 +182,11 @@ class Places:
         return _origin_of_file(code.co_filename)
 
     def transparent(self, root: Any) -> bool:
-        """Whether ``root`` is another tool's wrapper, so that its code says nothing about the task."""
+        """Return whether ``root`` is a tool's wrapper, whose code says nothing about the task."""
         return self._wrapped_variable(root) is not None
 
     def coroutine(self, root: Any) -> str:
-        """``module.qualname`` of a root coroutine, other tools' wrappers looked through."""
+        """Return ``module.qualname`` of a root coroutine, looking through tools' wrappers."""
         subject = self._unwrap(root)
         if type(subject) is FunctionType:
             return f"{subject.__module__}.{subject.__code__.co_qualname}"
@@ -188,16 +197,17 @@ class Places:
         )
 
     def yield_point(self, owner: Any) -> str:
-        """``path:line qualname`` of the await that ``owner`` is suspended at."""
+        """Return ``path:line qualname`` of the await where ``owner`` is suspended."""
         frame, code = frame_of(owner), code_of(owner)
         if frame is None or code is None:
             return self._foreign(owner)
         return place(code, frame.f_lineno, _module_of(owner))
 
     def awaits(self, callee: Any, yielded: Any) -> str:
-        """What a yield point waits for: the top-level package and qualified name of ``callee``, the awaitable below the frame.
+        """Return what a yield point waits for: package and name of the awaitable below the frame.
 
-        A future's iterator says nothing, so the future itself, which is what the task ``yielded``, names it.
+        The iterator of a future says nothing, so the future itself, which the task ``yielded``,
+        gives the name.
         """
         if callee is None:
             return "(yield)"
@@ -220,12 +230,16 @@ class Places:
             )
             if inner is None or (callable(inner) and type(inner) is not FunctionType):
                 return root
-            # A handle of anyio holds the coroutine; where a task factory made the wrapper, it holds what we gave to that factory.
+            # A handle of anyio holds the coroutine. A wrapper made by a task factory holds what the
+            # factory got, which is a TracedCoroutine.
             root = peek(inner, "__wrapped__", "_coro") or inner
         return root
 
     @staticmethod
     def _foreign(obj: Any) -> str:
-        """A name for an awaitable without Python code: its own qualified name if its type (Cython's) stores one, else its type's."""
+        """Return a name for an awaitable without Python code.
+
+        That is its own qualified name if its type stores one, as Cython's does, else its type's.
+        """
         name = peek(obj, "__qualname__")
         return f"{_package_of(type(obj))}.{name}" if isinstance(name, str) else type_name(type(obj))

@@ -1,7 +1,8 @@
-"""The recorder in pure Python: the fallback where the C core cannot run, and the readable specification of it.
+"""The recorder in Python: the twin of ``csrc/recorder.c``, its specification and its fallback.
 
-A :class:`TracedCoroutine` stands between a task and its coroutine and reports each step to the :class:`Recorder` of its loop. Each
-boundary between segment and wait is one reading of the clock, so that they tile a task's life without gap or overlap.
+A :class:`TracedCoroutine` stands between a task and its coroutine and reports each step to the
+:class:`Recorder` of its loop. Each boundary between a segment and a wait is one reading of the
+clock, so that segments and waits tile a task's life without gaps or overlaps.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ _SEED = 0x9E37_79B9_7F4A_7C15
 
 
 class Recorder:
-    """Writes what happens to one loop's tasks into its page. Used by the loop's thread only.
+    """Writes what happens to one loop's tasks into its page. Only the loop's thread may use it.
 
-    ``blocked(record, segment_ns)`` is called after each segment of the blocking threshold or more. An error in here counts as one
-    of the probe ``recorder`` and retires the recorder: tasks run on, untimed.
+    ``blocked(point, segment_ns)`` is called after each segment at or over the blocking threshold.
+    An error in the recorder counts as an internal error of the probe ``recorder`` and retires it:
+    tasks run on, untimed.
     """
 
     def __init__(
@@ -57,19 +59,19 @@ class Recorder:
         self._threshold_ns = page.words[HEADER["blocking_threshold_ns"]]
         self._weight = page.words[HEADER["weight"]]
         self._draw = _SEED
-        #: Tasks that were traced by now.
+        #: How many tasks have been traced.
         self._traced = 0
         self._current: TracedCoroutine | None = None
         self._locator = Locator(labels)
         self._suspended_tasks = SuspendedTasks(page)
 
     def trace(self, coro: Any) -> Any:
-        """``coro``, or what stands for it from now on: a task is being created."""
+        """Return what a new task must run in place of ``coro``, or ``coro`` if it is not traced."""
         if self.retired or not _is_coroutine(coro) or not self._sampled():
             return coro
         try:
             traced = TracedCoroutine(coro, self, self._locator.coroutine(coro), self._clock())
-        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+        except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
             return coro
         self._traced += 1
@@ -80,7 +82,7 @@ class Recorder:
         return traced
 
     def admit(self, traced: TracedCoroutine) -> None:
-        """Count a task, now that it is there: one that starts eagerly is at its first step."""
+        """Count a task once it exists. A task that starts eagerly is already at its first step."""
         if traced._state != OFFERED:
             return
         traced._state = NEW
@@ -96,7 +98,10 @@ class Recorder:
             traced._state = DONE
 
     def resume(self, traced: TracedCoroutine) -> bool:
-        """A segment begins, and with it the wait or the start delay ends. Tells whether the step is timed at all."""
+        """End the wait or the start delay and begin a segment.
+
+        Return whether the step is timed at all.
+        """
         if self.retired or traced._state in (RUNNING, DONE):
             return False
         try:
@@ -104,31 +109,31 @@ class Recorder:
             with self.page.writing:
                 self._end_wait(traced, now)
                 self._enter(traced, now)
-        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+        except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
             return False
         return True
 
     def suspend(self, traced: TracedCoroutine, yielded: Any) -> None:
-        """The segment ends at an await."""
+        """End the segment at the await where ``yielded`` came from."""
         if self.retired:
             return
         try:
             since_ns, now = traced._since_ns, self._clock()
             point = self._locator.yield_point(traced._record, traced.__wrapped__, yielded)
             now = self._prepare(traced, since_ns, now)
-            if self.retired:  # while the place was named: the page may be another's now
+            if self.retired:  # while the place was named; another loop may own the page by now
                 return
             with self.page.writing:
                 segment_ns = self._finish_segment(traced, point, now)
                 traced._state, traced._point, traced._suspended_ns = SUSPENDED, point, now
                 self._suspended_tasks.add(point, id(traced), now)
-            self._tell(point, segment_ns)
-        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+            self._notify_blocked(point, segment_ns)
+        except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
 
     def end(self, traced: TracedCoroutine, error: BaseException) -> None:
-        """The last segment ends: the coroutine returned, which is a ``StopIteration``, or raised."""
+        """End the last segment: the coroutine returned (``StopIteration``) or raised."""
         traced._state = DONE
         if self.retired:
             return
@@ -154,13 +159,13 @@ class Recorder:
                     traced._active_ns,
                 )
                 self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
-            self._tell(point, segment_ns)
+            self._notify_blocked(point, segment_ns)
             scope.detach(traced)
-        except BaseException as failure:  # noqa: BLE001 - as above
+        except BaseException as failure:  # noqa: BLE001 - only interrupts reach the application
             self._fail(failure)
 
     def enter_callback(self) -> TracedCoroutine | None:
-        """A callback begins that is no step of a task; ``None`` if it is not to be timed."""
+        """Begin the segment of a callback that is no step of a task; ``None`` if not timed."""
         if self.retired:
             return None
         try:
@@ -168,13 +173,13 @@ class Recorder:
             traced = TracedCoroutine(None, self, CALLBACKS, now)
             with self.page.writing:
                 self._enter(traced, now)
-        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+        except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
             return None
         return traced
 
     def leave_callback(self, traced: TracedCoroutine, callback: Any) -> None:
-        """The callback is over."""
+        """End the segment of a callback."""
         traced._state = DONE
         if self.retired:
             return
@@ -186,12 +191,12 @@ class Recorder:
                 return
             with self.page.writing:
                 segment_ns = self._finish_segment(traced, point, now)
-            self._tell(point, segment_ns)
-        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+            self._notify_blocked(point, segment_ns)
+        except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
 
     def lose(self, traced: TracedCoroutine) -> None:
-        """The coroutine is garbage, and was not done."""
+        """Count a task that was garbage-collected before it was done."""
         if self.retired:
             return
         try:
@@ -201,16 +206,19 @@ class Recorder:
             if traced._state == SUSPENDED:
                 self._suspended_tasks.remove(traced._point, id(traced))
             scope.detach(traced)
-        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+        except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
 
     def retire(self) -> None:
-        """Stop for good; steps of coroutines that are still traced only pass through."""
+        """Stop for good. Coroutines that are still traced run on untimed."""
         self.retired = True
 
     def _fail(self, error: BaseException) -> None:
-        """Retire; what was true of the tasks at this moment is not known any more. An interrupt is the application's, and goes on."""
-        if not self.retired:  # else the page may be another's by now
+        """Report an error and retire, since the state of the tasks is no longer known.
+
+        An interrupt was meant for the application and is raised again.
+        """
+        if not self.retired:  # else another loop may own the page by now
             self.retire()
             self.page.close()
             self._internal_errors.report(PROBE, error, OFF_FOR_LOOP)
@@ -218,7 +226,10 @@ class Recorder:
             raise error
 
     def _sampled(self) -> bool:
-        """Whether to trace this task: one in ``weight``, drawn by xorshift so that no pattern of creation can fool it."""
+        """Return whether to trace this task, which is true of one in ``weight``.
+
+        The choice is drawn by xorshift, so that no pattern of creation can bias it.
+        """
         if self._weight == 1:
             return True
         draw = self._draw
@@ -240,16 +251,16 @@ class Recorder:
             )
             scope.attach(traced, self)
             return
-        self._waited(traced, traced._point, now - traced._suspended_ns)
+        self._count_wait(traced, traced._point, now - traced._suspended_ns)
         self._suspended_tasks.remove(traced._point, id(traced))
 
-    def _waited(self, traced: TracedCoroutine, point: int, wait_ns: int) -> None:
+    def _count_wait(self, traced: TracedCoroutine, point: int, wait_ns: int) -> None:
         self._observe(self._layout.waits(point), self._layout.wait_bounds_ns, wait_ns)
         if traced._scope is not None:
             traced._scope.charge_wait(point, wait_ns)
 
     def _enter(self, traced: TracedCoroutine, now: int) -> None:
-        """Begin the segment; one that is in progress, whose eager child this is, stands still meanwhile."""
+        """Begin a segment. One that is in progress is the eager parent's, and pauses meanwhile."""
         outer = self._current
         if outer is not None:
             self._settle(outer)
@@ -259,16 +270,21 @@ class Recorder:
         self._show(traced)
 
     def _leave(self, traced: TracedCoroutine, now: int) -> None:
-        """End the segment; the one that it interrupted goes on."""
+        """End a segment. The one that it interrupted continues."""
         outer = traced._outer
         if outer is not None and self._current is traced:
             paused_ns = now - outer._paused_ns
             outer._since_ns += paused_ns
-            self._waited(outer, self._labels.pseudo_point(outer._record, EAGER_CHILD), paused_ns)
+            self._count_wait(
+                outer, self._labels.pseudo_point(outer._record, EAGER_CHILD), paused_ns
+            )
         self._unchain(traced)
 
     def _unchain(self, traced: TracedCoroutine) -> None:
-        """Take a segment from among those in progress; the innermost, unless threads or greenlets step tasks of one loop by turns."""
+        """Remove a segment from the chain of those in progress.
+
+        It is the innermost, unless threads or greenlets step tasks of one loop by turns.
+        """
         inner, current = None, self._current
         while current is not None and current is not traced:
             inner, current = current, current._outer
@@ -287,14 +303,15 @@ class Recorder:
         words[loop + LOOP["segment_counted_ns"]] = 0 if traced is None else traced._counted_ns
 
     def _settle(self, traced: TracedCoroutine) -> None:
-        """Make final what readers counted under (running) for the segment in progress."""
+        """Make final what readers counted under (running) of the segment in progress."""
         self.page.settle()
         traced._counted_ns = self._words[self._loop + LOOP["segment_counted_ns"]]
 
     def _prepare(self, traced: TracedCoroutine, since_ns: int, now: int) -> int:
-        """When the segment ends that began at ``since_ns``, now that its point was named, and so is the wait of the one it interrupted.
+        """Name the wait of the interrupted segment, if any; return when the segment ends.
 
-        Naming may step other tasks: a finalizer can start an eager one. Then the segment, which that interrupted, lasts until now.
+        Naming may step other tasks, since a finalizer can start an eager one. That interrupts the
+        segment that began at ``since_ns``, which then lasts until the clock is read again.
         """
         outer = traced._outer
         if outer is not None:
@@ -302,7 +319,7 @@ class Recorder:
         return now if traced._since_ns == since_ns else self._clock()
 
     def _finish_segment(self, traced: TracedCoroutine, point: int, now: int) -> int:
-        """Count the segment; how long it was."""
+        """Count the segment and return its length."""
         segment_ns = now - traced._since_ns
         traced._active_ns += segment_ns
         self._observe(self._layout.segments(point), self._layout.segment_bounds_ns, segment_ns)
@@ -310,18 +327,18 @@ class Recorder:
             traced._scope.charge_segment(traced, point, segment_ns - traced._divided_ns, now)
             traced._divided_ns = 0
         looked_ns = self._words[self._loop + LOOP["looked_ns"]] - traced._since_ns
-        # A reader in another process may look between the end of the segment and this, and what it counted stays counted.
+        # A reader in another process may look after the segment's end; what it counts stays so.
         if segment_ns >= self._threshold_ns or looked_ns >= self._threshold_ns:
-            self._block(traced, point, segment_ns)
+            self._count_blocking(traced, point, segment_ns)
         self._leave(traced, now)
         return segment_ns
 
-    def _tell(self, point: int, segment_ns: int) -> None:
-        """Tell who asked of a segment that blocked."""
+    def _notify_blocked(self, point: int, segment_ns: int) -> None:
+        """Call ``blocked`` if the segment reached the blocking threshold."""
         if segment_ns >= self._threshold_ns and self._blocked is not None:
             self._blocked(point, segment_ns)
 
-    def _block(self, traced: TracedCoroutine, point: int, segment_ns: int) -> None:
+    def _count_blocking(self, traced: TracedCoroutine, point: int, segment_ns: int) -> None:
         self._settle(traced)
         counted_ns = min(traced._counted_ns, segment_ns)
         self._words[self._layout.yield_point(point) + YIELD_POINT["blocking_ns"]] += (
@@ -335,7 +352,7 @@ class Recorder:
 
 
 def _is_coroutine(obj: Any) -> bool:
-    """Whether a task takes it; if not, asyncio shall say so."""
+    """Return whether a task accepts ``obj``. If not, asyncio raises the error itself."""
     return type(obj) is types.CoroutineType or iscoroutine(obj)
 
 

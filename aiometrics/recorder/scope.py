@@ -1,8 +1,9 @@
-"""Request scopes in pure Python: what the tasks of one request take, charged to it as their segments and waits end.
+"""Request scopes, which add up what the tasks of one request take: the twin of ``csrc/scope.c``.
 
-The readable specification of ``csrc/scope.c``. A task belongs to one scope at a time: the one that its context had at its first step, or
-the innermost one that was entered in the task itself and not left yet. A segment in which that changes is divided there: what belongs to
-the scope that is interrupted or left is charged at the pseudo point ``(request)``.
+A task belongs to one scope at a time: to the innermost one that was entered in the task itself and
+not left yet, else to the one that its context had at its first step. A segment in which that
+changes is divided there, and the part that belongs to the scope that is interrupted or left is
+charged at the pseudo point ``(request)``.
 """
 
 from __future__ import annotations
@@ -18,35 +19,35 @@ if TYPE_CHECKING:
     from aiometrics.recorder.recorder import Recorder
     from aiometrics.recorder.traced import TracedCoroutine
 
-#: The request scope that a piece of code runs in; tasks inherit it as they inherit every context variable.
+#: The request scope that code runs in. Tasks inherit it like any context variable.
 current_scope: ContextVar[Any] = ContextVar("aiometrics_request_scope")
 
 NEW, OPEN, OVER, LEFT = range(4)
-#: Places that are told apart within one request; the rest is (other).
+#: Places that one request tells apart; the rest is charged to (other).
 MAX_POINTS = 64
-#: Scopes that are open around one another. Beyond, the outermost is taken for one that nobody will leave.
+#: Scopes that may be nested. Beyond that the outermost counts as abandoned.
 MAX_NESTED = 64
-#: Tasks, and steps, that a scope can keep if it is asked to.
-MAX_JOURNAL = 1000
+#: Tasks, and steps, that a timeline can hold.
+MAX_TIMELINE = 1000
 OTHER_POINT = 0
 _ABANDONED, _OUT_OF_ORDER, _FOREIGN_TASK, _FOREIGN_LOOP = (
     SCOPE_ERRORS.index(kind)
     for kind in ("abandoned", "out_of_order", "foreign_task", "foreign_loop")
 )
 
-#: Key of a place (a yield point, or ``~record`` for the pseudo point ``(request)`` of that coroutine), segments, then ns: active,
-#: waiting, and active in blocking segments.
+#: The key of a place, its segments, then ns: active, waiting, and active in blocking segments. A
+#: key is a yield point, or ``~record`` for the pseudo point ``(request)`` of that coroutine.
 Charge = tuple[int, int, int, int, int]
-
-
-#: A task: its number, that of the task that created it (0 if it was none), the record of its coroutine, and when it was created.
+#: A task: its number, its creator's number (0 if that was no task), the record of its coroutine,
+#: and when it was created.
 Entry = tuple[int, int, int, int]
-#: Number of the task, key of the place, when the segment, or the scope's part of it, began, and when it ended.
+#: The number of the task, the key of the place, and when the segment, or the scope's part of it,
+#: began and ended.
 Step = tuple[int, int, int, int]
 
 
 class _Timeline:
-    """The tasks of a scope and their steps, each of them up to a bound."""
+    """The tasks of a scope and their steps, up to ``MAX_TIMELINE`` of each."""
 
     def __init__(self) -> None:
         self.tasks: list[Entry] = []
@@ -54,24 +55,24 @@ class _Timeline:
         self.dropped = 0
 
     def add_task(self, task: TracedCoroutine) -> None:
-        """A task belongs to the scope from now on."""
+        """Add a task that belongs to the scope from now on."""
         self._add(self.tasks, (task._number, task._creator, task._record, task._created_ns))
 
     def add_step(self, task: TracedCoroutine, key: int, begin_ns: int, end_ns: int) -> None:
-        """A step of one of them ended."""
+        """Add a step, or a part of one, of one of the tasks."""
         self._add(self.steps, (task._number, key, begin_ns, end_ns))
 
     def _add(
         self, entries: list[tuple[int, int, int, int]], entry: tuple[int, int, int, int]
     ) -> None:
-        if len(entries) < MAX_JOURNAL:
+        if len(entries) < MAX_TIMELINE:
             entries.append(entry)
         else:
             self.dropped += 1
 
 
 class RequestScope:
-    """One request on one loop. Until it is entered, and once its recorder is retired, it measures nothing."""
+    """One request on one loop. It measures from when it is entered until its recorder retires."""
 
     __slots__ = (
         "__weakref__",
@@ -89,23 +90,26 @@ class RequestScope:
         self._state = NEW
         self._recorder: Recorder | None = None
         self._record = 0
-        #: Count, active, wait and blocking ns by key.
+        #: Segments, then active, wait and blocking ns, by key.
         self._charges: dict[int, list[int]] = {}
         #: The task that entered it.
         self._entered_in: weakref.ref[TracedCoroutine] | None = None
         self._timeline: _Timeline | None = None
-        #: Clock reading of the moment it was entered.
+        #: The reading of the clock when it was entered.
         self.entered_ns = 0
-        #: The scope that goes on when this one is left.
+        #: The scope that continues when this one is left.
         self.outer: RequestScope | None = None
 
     def enter(self, recorder: Recorder, record: int) -> bool:
-        """Begin, as a request of that record, in the task that runs. Tells whether it is measured. Once only."""
+        """Begin in the running task, as a request of that record. Works once.
+
+        Return whether the request is measured.
+        """
         if recorder.retired or self._state != NEW:
             return False
         try:
             self._enter(recorder, record, recorder._clock())
-        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+        except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             recorder._fail(error)
         return not recorder.retired
 
@@ -120,14 +124,20 @@ class RequestScope:
                 divide(task, now)
                 task._scope = self
                 self._entered_in = weakref.ref(task)
-            self._cut()
+            self._limit_nesting()
 
     def end(self, status: int) -> int:
-        """End with that status; what its tasks take from now on is background. Wall time in ns, or -1 if nothing is measured any more."""
+        """End the request with a status; what its tasks take from now on is background.
+
+        Return its wall time in ns, or -1 if it is not measured any more.
+        """
         return -1 if self._state == OVER else self._finish(status, last=False)
 
     def leave(self, status: int) -> int:
-        """End with that status, unless it has ended, and give the task back to the scope around. As :meth:`end`."""
+        """End the request unless it has ended, and return the task to the enclosing scope.
+
+        Return the same as :meth:`end`.
+        """
         try:
             return self._finish(status, last=True)
         finally:
@@ -140,16 +150,15 @@ class RequestScope:
             return -1
         try:
             return self._count_finished(recorder, status, last=last)
-        except BaseException as error:  # noqa: BLE001 - never the application's problem, but for an interrupt
+        except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             recorder._fail(error)
             return -1
 
     def _count_finished(self, recorder: Recorder, status: int, *, last: bool) -> int:
         state, waits = self._state, self._wait_records(recorder)
         now = recorder._clock()
-        if (
-            recorder.retired or self._state != state
-        ):  # while the waits were named: the page may be another's now
+        if recorder.retired or self._state != state:
+            # Either may happen while the waits are named; another loop may own the page by now.
             return -1
         layout, words = recorder._layout, recorder._words
         with recorder.page.writing:
@@ -171,19 +180,19 @@ class RequestScope:
                 layout.request_active(self._record), layout.wait_bounds_ns, self._active_ns()
             )
             for key, charge in self._charges.items():
-                # What came after the waits were named, while the clock was read, is (other).
+                # A wait that was added while the clock was read has no name: it is (other).
                 words[layout.request_wait(waits.get(key, 0)) + REQUEST_WAIT["wait_ns"]] += charge[2]
         return now - self.entered_ns
 
     def _wait_records(self, recorder: Recorder) -> dict[int, int]:
-        """The record of what was waited for, by key; of none if that was counted."""
+        """Return where each wait is added, by key; nothing if the request has ended."""
         if self._state != OPEN:
             return {}
         waited = [key for key, charge in self._charges.items() if charge[2]]
         return {key: recorder._locator.request_wait(self._record, key) for key in waited}
 
     def keep_timeline(self) -> None:
-        """From now on keep each step of its tasks, as far as there is room."""
+        """Keep each step of the tasks from now on, as far as there is room."""
         if self._timeline is not None:
             return
         self._timeline = _Timeline()
@@ -192,16 +201,19 @@ class RequestScope:
             self._timeline.add_task(task)
 
     def timeline(self) -> tuple[list[Entry], list[Step], int] | None:
-        """Tasks, steps, and how many of both found no room; ``None`` if it was not kept. Times are clock readings."""
+        """Return the tasks, their steps, and how many of both found no room.
+
+        Times are readings of the clock. ``None`` if no timeline was kept.
+        """
         timeline = self._timeline
         return None if timeline is None else (timeline.tasks, timeline.steps, timeline.dropped)
 
     def charges(self) -> list[Charge]:
-        """What was charged by now, in the order in which the places were met."""
-        return [(key, *charge) for key, charge in self._charges.items()]  # type: ignore[misc]  # four of them
+        """Return what has been charged, in the order in which the places were met."""
+        return [(key, *charge) for key, charge in self._charges.items()]  # type: ignore[misc]  # it has four items
 
     def abandoned(self) -> None:
-        """Called when it turns out that nobody will leave the scope; for subclasses."""
+        """Do nothing. Subclasses override it to learn that the scope will never be left."""
 
     def __del__(self) -> None:
         if self._state == OPEN:
@@ -210,7 +222,7 @@ class RequestScope:
     def charge_segment(
         self, task: TracedCoroutine, key: int, segment_ns: int, until_ns: int
     ) -> None:
-        """A segment of one of the tasks, or this scope's part of it, ended then, having lasted so long."""
+        """Charge a segment of one of the tasks, or this scope's part of it, that ended then."""
         recorder = self._recorder
         if recorder is None:
             return
@@ -227,7 +239,7 @@ class RequestScope:
             self._timeline.add_step(task, key, until_ns - segment_ns, until_ns)
 
     def charge_wait(self, point: int, wait_ns: int) -> None:
-        """One of the tasks waited."""
+        """Charge a wait of one of the tasks."""
         if self._state == OPEN:
             self._charge(point)[2] += wait_ns
 
@@ -243,25 +255,28 @@ class RequestScope:
         return sum(charge[1] for charge in self._charges.values())
 
     def _unlink(self, recorder: Recorder) -> None:
-        """Take it from among the scopes of the task that entered it, and count it if that is another one or has an inner one open."""
+        """Remove the scope from those of the task that entered it.
+
+        Count an error if that is not the running task, or if an inner scope is still open.
+        """
         task = None if self._entered_in is None else self._entered_in()
         if task is not _task_in_progress(recorder):
-            _count(recorder, _FOREIGN_TASK)
+            _count_error(recorder, _FOREIGN_TASK)
         if task is None:
             return
         if task._scope is self:
-            task._scope = _of(recorder, self.outer)
+            task._scope = _recorded_by(recorder, self.outer)
             return
         if task is _task_in_progress(recorder):
-            _count(recorder, _OUT_OF_ORDER)
+            _count_error(recorder, _OUT_OF_ORDER)
         inner = task._scope
         while inner is not None and inner.outer is not self:
             inner = inner.outer
         if inner is not None:
             inner.outer = self.outer
 
-    def _cut(self) -> None:
-        """Give up what is further out than a scope can have around it."""
+    def _limit_nesting(self) -> None:
+        """Abandon the scopes around this one beyond ``MAX_NESTED``."""
         inner: RequestScope = self
         for _ in range(MAX_NESTED):
             if inner.outer is None:
@@ -280,13 +295,13 @@ class RequestScope:
             base = recorder._layout.request(self._record)
             recorder._words[base + REQUEST["in_progress"]] -= 1
             recorder._words[base + REQUEST["background_ns"]] += self._active_ns()
-            _count(recorder, _ABANDONED)
+            _count_error(recorder, _ABANDONED)
         if state == OPEN:
             self.abandoned()
 
 
 def attach(task: TracedCoroutine, recorder: Recorder) -> None:
-    """At the first step of a task: it belongs to the scope of its context."""
+    """Give a task, at its first step, to the scope of its context."""
     scope = current_scope.get(None)
     if not isinstance(scope, RequestScope) or scope._recorder is None:
         return
@@ -295,11 +310,11 @@ def attach(task: TracedCoroutine, recorder: Recorder) -> None:
         if scope._timeline is not None and scope._state == OPEN:
             scope._timeline.add_task(task)
     elif not scope._recorder.retired:
-        _count(recorder, _FOREIGN_LOOP)
+        _count_error(recorder, _FOREIGN_LOOP)
 
 
 def detach(task: TracedCoroutine) -> None:
-    """The task is over, and what it did not leave it will not leave any more."""
+    """Take a task that is over from its scopes. It cannot leave them any more."""
     scope = task._scope
     while scope is not None:
         if scope._entered_in is not None and scope._entered_in() is task:
@@ -309,7 +324,7 @@ def detach(task: TracedCoroutine) -> None:
 
 
 def divide(task: TracedCoroutine, now: int) -> None:
-    """Charge the segment in progress to the task's scope by now; the rest may be another's."""
+    """Charge the segment in progress so far to the task's scope; the rest may be another's."""
     until = now if task is task._recorder._current else task._paused_ns
     elapsed_ns = until - task._since_ns
     if task._scope is not None:
@@ -318,7 +333,7 @@ def divide(task: TracedCoroutine, now: int) -> None:
 
 
 def _in_progress(recorder: Recorder) -> Iterator[TracedCoroutine]:
-    """The segments in progress, from the innermost on."""
+    """Yield the tasks with a segment in progress, the innermost first."""
     task = recorder._current
     while task is not None:
         yield task
@@ -326,13 +341,13 @@ def _in_progress(recorder: Recorder) -> Iterator[TracedCoroutine]:
 
 
 def _task_in_progress(recorder: Recorder) -> TracedCoroutine | None:
-    """The task that runs, ``None`` in a callback."""
+    """Return the running task, or ``None`` in a callback."""
     task = recorder._current
     return None if task is None or task._record == CALLBACKS else task
 
 
 def _open_in_context(entered: RequestScope) -> Any:
-    """The scope of the context, if it is another one, and not left."""
+    """Return the scope of the context, if it is another one that was not left."""
     scope = current_scope.get(None)
     return (
         scope
@@ -341,10 +356,10 @@ def _open_in_context(entered: RequestScope) -> Any:
     )
 
 
-def _of(recorder: Recorder, scope: Any) -> Any:
-    """``scope``, if its time is recorded there."""
+def _recorded_by(recorder: Recorder, scope: Any) -> Any:
+    """Return ``scope`` if ``recorder`` records it, else ``None``."""
     return scope if scope is not None and scope._recorder is recorder else None
 
 
-def _count(recorder: Recorder, error: int) -> None:
+def _count_error(recorder: Recorder, error: int) -> None:
     recorder._words[recorder._layout.scope_errors + error] += 1

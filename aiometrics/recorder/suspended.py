@@ -1,4 +1,4 @@
-"""Tasks that are suspended now, by yield point, in the order in which they began to wait."""
+"""The tasks that are suspended now, by yield point; the C core keeps them in ``recorder.c``."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from aiometrics.pages.page import Page
 
 
 class SuspendedTasks:
-    """Shows in the page how many tasks are suspended at each point, and since when the oldest is. Keeps none of them alive."""
+    """Writes how many tasks are suspended at each yield point, and since when the oldest is.
+
+    Tasks are known by their identity, so that none is kept alive.
+    """
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        #: When each task began to wait, by its identity, oldest first.
+        #: By yield point: when each task was suspended, oldest first.
         self._since: dict[int, OrderedDict[int, int]] = {}
 
     def add(self, point: int, task: int, now: int) -> None:
-        """The task of that identity is suspended."""
+        """Add a task that was suspended at ``point`` at the time ``now``."""
         waiting = self._since.setdefault(point, OrderedDict())
         waiting[task] = now
         self._show(point, waiting)
 
     def remove(self, point: int, task: int) -> None:
-        """It is not any more."""
+        """Remove a task that was resumed, or is garbage."""
         waiting = self._since[point]
         del waiting[task]
         self._show(point, waiting)
@@ -38,7 +41,6 @@ def _oldest(waiting: OrderedDict[int, int]) -> int:
     while True:
         try:
             return next(iter(waiting.values()), 0)
-        except (
-            RuntimeError
-        ):  # garbage collection came between, and a task with it that was waiting here
+        except RuntimeError:
+            # A garbage collection removed a task that was suspended here: the dictionary changed.
             continue

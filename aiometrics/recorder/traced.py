@@ -1,4 +1,4 @@
-"""A coroutine as a task sees it: the twin of ``csrc/traced.c``."""
+"""The wrapper that a task runs in place of its coroutine: the twin of ``csrc/traced.c``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from aiometrics.recorder.recorder import Recorder
     from aiometrics.recorder.scope import RequestScope
 
+#: OFFERED: it is not known yet whether there will be a task.
 OFFERED, NEW, SUSPENDED, RUNNING, DONE = range(5)
 
 
 class TracedCoroutine:
-    """A coroutine as a task sees it: forwards everything, times each step."""
+    """Forwards everything to a coroutine and has the recorder time each step."""
 
     __slots__ = (
         "__weakref__",
@@ -40,25 +41,28 @@ class TracedCoroutine:
         self._recorder = recorder
         self._record = record
         self._created_ns = created_ns
-        #: One for each task, from 1 on, and that of the task that created it; 0 for callbacks, and for what they create.
+        #: The task's number, from 1 on, and that of the task that created it. Callbacks have number
+        #: 0, and so has the creator of the tasks that they create.
         self._number = self._creator = 0
         self._state = OFFERED
         self._active_ns = 0
-        #: The segment in progress: since when, without the time of eager children; what readers counted of it; what it interrupts.
+        #: The segment in progress: when it began, moved up by the time of its eager children; what
+        #: readers counted of it; and the segment that it interrupts.
         self._since_ns = 0
         self._counted_ns = 0
         self._outer: TracedCoroutine | None = None
-        #: When the eager child that runs now began.
+        #: When the eager child that is running began.
         self._paused_ns = 0
-        #: The yield point, and since when.
+        #: The yield point where it is suspended, and since when.
         self._point = 0
         self._suspended_ns = 0
-        #: The request that its time belongs to, and what of the segment in progress does not: it was charged already, or to none.
+        #: The request that its time belongs to, and the part of the segment in progress that does
+        #: not: it was charged already, or belongs to no request.
         self._scope: RequestScope | None = None
         self._divided_ns = 0
 
     def send(self, value: Any) -> Any:
-        """Resume the coroutine, as ``coroutine.send``."""
+        """Resume the coroutine, like ``coroutine.send``."""
         timed = self._recorder.resume(self)
         try:
             yielded = self.__wrapped__.send(value)
@@ -71,12 +75,12 @@ class TracedCoroutine:
         return yielded
 
     def throw(self, *exc_info: Any) -> Any:
-        """Raise inside the coroutine, as ``coroutine.throw``."""
+        """Raise inside the coroutine, like ``coroutine.throw``."""
         timed = self._recorder.resume(self)
         try:
             yielded = self.__wrapped__.throw(*exc_info)
         except BaseException as error:
-            # Its traceback refers to this frame: no cycle may come of it.
+            # The traceback refers to this frame, whose arguments must not complete a cycle.
             del exc_info
             if timed:
                 self._recorder.end(self, error)
@@ -86,7 +90,7 @@ class TracedCoroutine:
         return yielded
 
     def close(self) -> None:
-        """Close the coroutine, as ``coroutine.close``."""
+        """Close the coroutine, like ``coroutine.close``."""
         timed = self._recorder.resume(self)
         try:
             self.__wrapped__.close()
@@ -98,11 +102,11 @@ class TracedCoroutine:
             self._recorder.end(self, GeneratorExit())
 
     def admit(self) -> None:
-        """There is a task for this coroutine."""
+        """Count the task: it was created."""
         self._recorder.admit(self)
 
     def abandon(self) -> None:
-        """There will be no task for this coroutine."""
+        """Forget the coroutine: its task could not be created."""
         self._recorder.abandon(self)
 
     def __await__(self) -> Any:
@@ -127,7 +131,7 @@ class TracedCoroutine:
     def __name__(self, name: str) -> None:
         self.__wrapped__.__name__ = name
 
-    @property  # type: ignore[misc]  # what isinstance() and inspect ask; type() still tells the truth
+    @property  # type: ignore[misc]  # isinstance() and inspect ask for it; type() tells the truth
     def __class__(self) -> type:
         return type(self.__wrapped__)
 

@@ -1,6 +1,7 @@
-"""Turns of an event loop: how long it was in its selector, and how long outside, by timing the selector.
+"""Times the turns of an event loop at its selector: the twin of ``csrc/turns.c``.
 
-A turn is one pass of the loop: the selector is asked for events, which is idle time, then what is ready runs, which is active time.
+A turn is one pass of the loop. First it asks the selector for events, which is idle time; then it
+runs the handles that are ready, which is active time.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from aiometrics.pages.layout import LOOP
 from aiometrics.pages.page import Page
 
 PROBE = "turns"
-#: A selector that comes back sooner did not wait: waiting takes a switch to another thread and back.
+#: A selector that returns sooner did not wait, which takes a switch to another thread and back.
 WAITED_NS = 20_000
 
 Select = Callable[..., Any]
 
 
 class Turns:
-    """Writes the turns of one loop into its page. Used by the loop's thread only; an error in here switches it off."""
+    """Writes the turns of one loop into its page. Only the loop's thread may use it.
+
+    An error in here counts as an internal error of the probe ``turns`` and switches it off.
+    """
 
     def __init__(self, page: Page, clock: Clock, internal_errors: InternalErrors) -> None:
         self._page = page
@@ -34,25 +38,25 @@ class Turns:
         self.retired = False
 
     def start(self) -> None:
-        """The loop begins to run, with the active part of a turn."""
+        """Begin the active part of a turn: the loop starts running."""
         now_ns = self._now()
         if now_ns is not None:
             self._set("timed", 1)
             self._set("turn_since_ns", now_ns)
 
     def stop(self) -> None:
-        """The loop stops running, after the active part of a turn."""
+        """End the active part of a turn: the loop stops running."""
         now_ns = self._now()
         if now_ns is not None:
             with self._page.writing:
                 self._end_turn(self._boundary(now_ns))
 
     def retire(self) -> None:
-        """Write no more."""
+        """Stop writing for good."""
         self.retired = True
 
     def timed(self, select: Select) -> Select:
-        """``select``, timed."""
+        """Return a function that calls ``select`` and times it."""
 
         @functools.wraps(select)
         def timed_select(*args: Any, **kwargs: Any) -> Any:
@@ -69,14 +73,14 @@ class Turns:
         return timed_select
 
     def _now(self) -> int | None:
-        """The clock, or ``None`` if nothing is to be written any more."""
+        """Return the time, or ``None`` if nothing must be written any more."""
         if self.retired:
             return None
         try:
             return self._clock()
         except Exception as error:  # noqa: BLE001 - never the application's problem
             self.retire()
-            # Nothing is in progress that anybody would end.
+            # The part in progress would never end.
             self._set("turn_since_ns", 0)
             self._set("poll_since_ns", 0)
             self._internal_errors.report(PROBE, error, OFF_FOR_LOOP)
@@ -104,7 +108,10 @@ class Turns:
             self._set("turn_since_ns", now_ns)
 
     def _boundary(self, now_ns: int) -> int:
-        """Between two parts of a turn: now, unless a reader in another process has counted the part that ends beyond that."""
+        """Return where one part of a turn ends and the next begins.
+
+        That is ``now_ns``, unless a reader in another process has counted the part beyond it.
+        """
         return max(now_ns, self._get("seen_ns"))
 
     def _end_turn(self, now_ns: int) -> None:
