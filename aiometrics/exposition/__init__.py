@@ -1,1 +1,1 @@
-"""Snapshots as Prometheus metrics and as tables."""
+"""Turns snapshots into text, ``prometheus_client`` metrics and tables; measures nothing itself."""

@@ -1,4 +1,8 @@
-"""Both ways between us and ``prometheus_client``: our samples in its registries, and a registry's families on our page."""
+"""The bridge to ``prometheus_client``, in both directions.
+
+:class:`SnapshotCollector` shows our metrics in its registries; :class:`ApplicationMetrics` and
+:class:`MultiprocessMetrics` read its metrics for our exposition.
+"""
 
 from __future__ import annotations
 
@@ -32,44 +36,50 @@ from aiometrics.pages.snapshot import Exemplar, encodable
 FormatName = Literal["text", "openmetrics"]
 
 _OUR_NAMES = frozenset(name for metric in METRICS for name in (metric.family, metric.name))
-_muted: ContextVar[bool] = ContextVar("aiometrics_collector_muted", default=False)
+_reading_application: ContextVar[bool] = ContextVar("aiometrics_reading_application", default=False)
 
 
 class Registry(Protocol):
-    """What families are read from: a ``CollectorRegistry``, or a part of one."""
+    """A ``CollectorRegistry``, or anything else that gives metric families."""
 
     def collect(self) -> Iterable[PrometheusMetric]:
-        """Every family with its samples."""
+        """Return every family with its samples."""
 
 
 class SnapshotCollector(PrometheusCollector):
-    """A collector of every metric of aiometrics, for ``registry.register(SnapshotCollector(source))``.
+    """A ``prometheus_client`` collector of every metric of aiometrics.
 
-    ``source`` gives the snapshot to show and what the exporter says of itself. It is called once per scrape, not at registration;
-    what it raises reaches whoever collects.
+    ``source`` returns the snapshot to show and what is known of the exporter. It is called once per
+    scrape, not at registration, and its exceptions reach the caller of :meth:`collect`.
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
 
     def describe(self) -> Iterator[PrometheusMetric]:
-        """Every family without samples: enough for a registry to find clashes of names."""
-        return map(_family, METRICS)
+        """Return every family without samples, from which a registry finds clashes of names."""
+        return map(_empty_family, METRICS)
 
     def collect(self) -> Iterator[PrometheusMetric]:
-        """Every family with its samples; nothing when an :class:`ApplicationMetrics` asks, whose page has them already."""
-        if _muted.get():
+        """Return every family with its samples.
+
+        There are none while :class:`ApplicationMetrics` collects, since our exposition has them.
+        """
+        if _reading_application.get():
             return
         for metric, rows in families(*self._source()):
-            yield _filled(metric, rows)
+            yield _family_with_samples(metric, rows)
 
 
 class MultiprocessMetrics:
-    """The metrics that all processes of the application left in the directory ``PROMETHEUS_MULTIPROC_DIR``."""
+    """The metrics of all processes of the application, from ``PROMETHEUS_MULTIPROC_DIR``."""
 
     def collect(self) -> Iterable[PrometheusMetric]:
-        """Every family with its samples. Raises what ``prometheus_client`` raises, as ``ValueError`` if the directory is not there."""
-        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - few need it
+        """Return every family with its samples.
+
+        Raises what ``prometheus_client`` raises, such as ``ValueError`` if there is no directory.
+        """
+        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - few applications need it
 
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -79,7 +89,8 @@ class MultiprocessMetrics:
 class ApplicationMetrics:
     """The metrics of the application's own ``registry``, as ``prometheus_client`` writes them.
 
-    What goes wrong in its collectors goes to ``on_error``, which must not raise, and costs the page no more than what they failed to give.
+    Errors of its collectors go to ``on_error``, which must not raise. They cost only the families
+    that could not be collected or written.
     """
 
     def __init__(self, registry: Registry, *, on_error: Callable[[Exception], None]) -> None:
@@ -87,15 +98,18 @@ class ApplicationMetrics:
         self._on_error = on_error
 
     def families(self, form: FormatName) -> Iterator[bytes]:
-        """The lines of one family after the other, in UTF-8 and without an end of page. Families with one of our names are left out."""
+        """Yield the lines of one family after the other, in UTF-8 and without an end mark.
+
+        Families with one of our names are reported and left out.
+        """
         for family in self._collected():
             try:
                 yield _lines(family, form)
-            except Exception as error:  # noqa: BLE001 - what the application's collectors made can break in any way
+            except Exception as error:  # noqa: BLE001 - the application made the family, which can break in any way
                 self._on_error(error)
 
     def collect(self) -> Iterator[PrometheusMetric]:
-        """Every family that can be written. Those with one of our names are left out."""
+        """Yield every family that can be written; those with one of our names are left out."""
         for family in self._collected():
             try:
                 _lines(family, "text")
@@ -107,15 +121,15 @@ class ApplicationMetrics:
     def _collected(self) -> list[PrometheusMetric]:
         found: list[PrometheusMetric] = []
         try:
-            with _mute():
+            with _without_ours():
                 found.extend(self._registry.collect())
-        except Exception as error:  # noqa: BLE001 - they can raise anything
+        except Exception as error:  # noqa: BLE001 - collectors of the application can raise anything
             self._on_error(error)
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class _Single:
+class _OneFamily:
     """A registry of one family."""
 
     family: PrometheusMetric
@@ -125,31 +139,32 @@ class _Single:
 
 
 @contextmanager
-def _mute() -> Iterator[None]:
-    token = _muted.set(True)
+def _without_ours() -> Iterator[None]:
+    token = _reading_application.set(True)
     try:
         yield
     finally:
-        _muted.reset(token)
+        _reading_application.reset(token)
 
 
 def _lines(family: PrometheusMetric, form: FormatName) -> bytes:
     if family.name in _OUR_NAMES:
         raise ValueError(
-            f"the application's registry has a metric {family.name!r}, as aiometrics does: rename it to see it on this page"
+            f"the application's registry has a metric {family.name!r}, which aiometrics has too: "
+            f"rename the application's to export it"
         )
     if form == "text":
-        return generate_latest(_Single(family))
-    page: bytes = generate_openmetrics(_Single(family))  # type: ignore[no-untyped-call]
-    return page.removesuffix(b"# EOF\n")
+        return generate_latest(_OneFamily(family))
+    text: bytes = generate_openmetrics(_OneFamily(family))  # type: ignore[no-untyped-call]
+    return text.removesuffix(b"# EOF\n")
 
 
-def _family(metric: Metric) -> PrometheusMetric:
+def _empty_family(metric: Metric) -> PrometheusMetric:
     return PrometheusMetric(metric.family, metric.help, metric.kind, metric.unit)
 
 
-def _filled(metric: Metric, rows: Iterable[Row]) -> PrometheusMetric:
-    family = _family(metric)
+def _family_with_samples(metric: Metric, rows: Iterable[Row]) -> PrometheusMetric:
+    family = _empty_family(metric)
     for values, shown in rows:
         value, found = split_exemplar(shown)
         labels = dict(zip(metric.labels, map(encodable, values), strict=True))
@@ -157,7 +172,7 @@ def _filled(metric: Metric, rows: Iterable[Row]) -> PrometheusMetric:
         if not isinstance(value, Distribution):
             family.add_sample(metric.name, labels, value, exemplar=exemplar)
             continue
-        marked = None if exemplar is None else value.bucket(exemplar.value)
+        exemplar_bucket = None if exemplar is None else value.bucket(exemplar.value)
         for number, (bound, count) in enumerate(
             zip((*value.bounds_seconds, math.inf), value.cumulative, strict=True)
         ):
@@ -166,7 +181,7 @@ def _filled(metric: Metric, rows: Iterable[Row]) -> PrometheusMetric:
                 f"{metric.name}_bucket",
                 bucket,
                 count,
-                exemplar=exemplar if number == marked else None,
+                exemplar=exemplar if number == exemplar_bucket else None,
             )
         family.add_sample(f"{metric.name}_count", labels, value.cumulative[-1])
         family.add_sample(f"{metric.name}_sum", labels, value.sum_seconds)

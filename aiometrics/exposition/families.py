@@ -1,4 +1,7 @@
-"""A snapshot as metric families: which rows every metric has, and the only place where nanoseconds become seconds."""
+"""Turns a snapshot into metric families: which rows each metric has.
+
+Nanoseconds become seconds here, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ _NO_WAIT = frozenset({RETURN, RAISE, RUNNING})
 
 
 class Distribution(NamedTuple):
-    """A histogram the way Prometheus writes it: how many durations lasted at most each bound, the last one unbounded, and their sum."""
+    """A histogram as Prometheus writes it.
+
+    ``cumulative`` counts the durations up to each bound, and at last all of them.
+    """
 
     bounds_seconds: tuple[float, ...]
     cumulative: tuple[int, ...]
@@ -40,16 +46,16 @@ class Distribution(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """How many samples it makes: one per bucket, the count and the sum."""
+        """How many samples it has: one per bucket, the count and the sum."""
         return len(self.cumulative) + 2
 
     def bucket(self, value_seconds: float) -> int:
-        """The number of the bucket that a sample is in."""
+        """Return the number of the bucket that a duration is in."""
         return bisect_left(self.bounds_seconds, value_seconds)
 
 
 class WithExemplar(NamedTuple):
-    """A value, and one of the samples that it counts."""
+    """A value with an exemplar, which is one of the durations that it counts."""
 
     value: float | Distribution
     exemplar: Exemplar
@@ -63,21 +69,26 @@ Family = tuple[Metric, Iterator[Row]]
 
 @dataclass(frozen=True, slots=True)
 class ExporterInfo:
-    """What the exporter says of itself: its version, its recorder (``c`` or ``python``), and how long its previous scrape took, in ns."""
+    """What the exporter says of itself.
+
+    ``implementation`` is its recorder, ``c``, ``python`` or ``none``, and ``scrape_ns`` the time
+    that its previous scrape took.
+    """
 
     version: str
     implementation: str
     scrape_ns: int = 0
 
 
-#: Where the collector gets what one scrape shows.
+#: Returns what one scrape shows.
 Source = Callable[[], tuple[Snapshot, ExporterInfo]]
 
 
 def families(snapshot: Snapshot, info: ExporterInfo) -> Iterator[Family]:
-    """Every metric of the catalogue with its rows, which are made as they are iterated, so that a scrape can pause between any two.
+    """Yield every metric with its rows, which are made only as they are iterated.
 
-    ``aiometrics_series`` comes last: it counts the samples of the rows iterated before it, and itself.
+    So a scrape can pause between any two rows. ``aiometrics_series`` comes last: it counts itself
+    and the samples of all rows that were iterated before.
     """
     samples = 0
 
@@ -259,7 +270,7 @@ def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, 
 
 
 def _awaited(point: YieldPoint) -> bool:
-    """Whether anything waits there. Callbacks wait for nothing, but for the eager children that they start."""
+    """Return whether tasks wait there. Callbacks wait only for eager children that they start."""
     return point.yield_point not in _NO_WAIT and (
         point.coroutine != CALLBACK or point.yield_point == EAGER_CHILD
     )
@@ -273,7 +284,7 @@ def _loop_times(loops: Iterable[Loop]) -> Iterator[Row]:
 
 
 def _known(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
-    """Rows of the names that have the value."""
+    """Yield a row for each name whose value is known."""
     return (((name,), value) for name, value in values if value is not None)
 
 
@@ -282,7 +293,7 @@ def _known_seconds(values: Iterable[tuple[str, int | None]]) -> Iterator[Row]:
 
 
 def split_exemplar(value: Value) -> tuple[float | Distribution, Exemplar | None]:
-    """The value alone, and the exemplar if it has one."""
+    """Return the value alone, and its exemplar if it has one."""
     return value if isinstance(value, WithExemplar) else (value, None)
 
 
@@ -291,12 +302,12 @@ def _with_exemplar(value: float | Distribution, exemplar: Exemplar | None) -> Va
 
 
 def seconds(ns: int) -> float:
-    """Nanoseconds as seconds, rounded once: to the nearest float."""
+    """Return nanoseconds as seconds, rounded once, to the nearest float."""
     return ns / SECOND_NS
 
 
 def distribution(histogram: Histogram) -> Distribution:
-    """A histogram of nanoseconds in seconds, its counts summed up from the shortest duration."""
+    """Return a histogram in seconds, with cumulative counts."""
     return Distribution(
         _bounds_seconds(histogram.bounds_ns),
         tuple(accumulate(histogram.counts)),
@@ -310,9 +321,10 @@ def _bounds_seconds(bounds_ns: tuple[int, ...]) -> tuple[float, ...]:
 
 
 def bound_text(bound: float) -> str:
-    """A bucket's ``le``, written as ``prometheus_client`` does: ``1.0``, ``1e+06`` from a million on, ``+Inf``.
+    """Return the label ``le`` of a bucket, as ``prometheus_client`` writes it.
 
-    It must not depend on the format: Prometheus would see other series when it asks for another one.
+    For instance ``1.0``, ``1e+06`` (from a million on) or ``+Inf``. It must not depend on the
+    format, or Prometheus would see other series whenever it negotiates another one.
     """
     if math.isinf(bound):
         return "+Inf"

@@ -1,4 +1,7 @@
-"""Who burns the loop, who waits, who is stuck, who fails: the first page for an engineer on call, worked out from a snapshot."""
+"""The report for an engineer on call, computed from a snapshot.
+
+It shows what takes the loop's time, what waits longest, what is stuck and what fails.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,30 @@ from aiometrics.exposition.text_table import GAP, NameColumn, NumberColumn, asci
 from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import Coroutine, Histogram, Loop, Running, Snapshot, YieldPoint
 
-#: A suspension younger than this is nobody's idea of stuck and is not listed.
+#: Suspensions younger than this are not stuck and not listed.
 STUCK_AGE_NS = 1_000_000_000
-#: A suspension this many times older than the mean wait of its own yield point is listed before those that are merely old.
+#: A suspension that is this many times older than the mean wait of its yield point is listed before
+#: those that are merely old.
 SUSPECT_RATIO = 20.0
 
-_NARROW, _USUAL, _WIDE = 80, 120, 140
+#: Columns of the table: the fewest, those without a terminal, and the most.
+_MIN_WIDTH, _DEFAULT_WIDTH, _MAX_WIDTH = 80, 120, 140
 
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class LoopState:
-    """One loop: time in blocking segments, its share of the interval, mean start delay, and the segment in progress if it blocks."""
+    """The state of one loop; times are in ns.
+
+    ``blocking_share`` is the share of the interval, or ``None`` without one.
+    """
 
     loop: str
     blocking_ns: int
     blocking_share: float | None
     start_delay_mean_ns: float
-    #: The segment in progress, if it is at or over the blocking threshold.
+    #: The segment in progress if it is at or over the blocking threshold, else ``None``.
     blocked: Running | None
 
 
@@ -45,7 +53,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Burner(Place):
-    """Loop time of the segments that ended at one yield point; ``share`` is of one loop's time, None without an interval."""
+    """The loop time of segments that ended at one yield point.
+
+    ``share`` is the share of one loop's time, or ``None`` without an interval.
+    """
 
     active_ns: int
     share: float | None
@@ -56,7 +67,7 @@ class Burner(Place):
 
 @dataclass(frozen=True, slots=True)
 class Waiter(Place):
-    """Waits that ended at one yield point, and the tasks parked there now."""
+    """The waits that ended at one yield point, and the tasks that are suspended there now."""
 
     mean_ns: float
     count: int
@@ -65,7 +76,10 @@ class Waiter(Place):
 
 @dataclass(frozen=True, slots=True)
 class Stuck(Place):
-    """The oldest suspension at one yield point; ``ratio`` is its age over the mean of all waits that ended there, None if none did."""
+    """The oldest suspension at one yield point.
+
+    ``ratio`` is its age over the mean of all waits that ended there, or ``None`` if none did.
+    """
 
     age_ns: int
     mean_ns: float
@@ -75,7 +89,7 @@ class Stuck(Place):
 
 @dataclass(frozen=True, slots=True)
 class Endings:
-    """How many tasks of one coroutine failed, were cancelled, were destroyed pending, and completed."""
+    """How many tasks of one coroutine ended in which way."""
 
     coroutine: str
     failed: int
@@ -86,9 +100,12 @@ class Endings:
 
 @dataclass(frozen=True, slots=True)
 class Hotspots:
-    """The worst rows of each kind, worst first; durations in ns. ``str()`` is a table as wide as the terminal (80 to 140 columns)."""
+    """The worst rows of each kind, worst first, with durations in ns.
 
-    #: None if the numbers run from the start.
+    ``str()`` is a table as wide as the terminal, between 80 and 140 columns.
+    """
+
+    #: The length of the interval, or ``None`` if the numbers count from the start.
     interval_ns: int | None
     loops: tuple[LoopState, ...]
     burners: tuple[Burner, ...]
@@ -96,12 +113,15 @@ class Hotspots:
     stuck: tuple[Stuck, ...]
     endings: tuple[Endings, ...]
 
-    def table(self, width: int = _USUAL) -> str:
-        """The report as lines of ASCII at most ``width`` columns long; where room is short, names lose their left part or their column."""
+    def table(self, width: int = _DEFAULT_WIDTH) -> str:
+        """Return the report as lines of ASCII of at most ``width`` columns.
+
+        Where room is short, names lose their left part or their column.
+        """
         span = (
             "since the start"
             if self.interval_ns is None
-            else f"in the last {_s(self.interval_ns, 1)} s"
+            else f"in the last {_seconds(self.interval_ns, 1)} s"
         )
         lines = [f"HOTSPOTS {span}", *(line for loop in self.loops for line in _loop_lines(loop))]
         lines += _section("WHO BURNS THE LOOP", self.burners, _BURNER_COLUMNS, _PLACE, width)
@@ -111,8 +131,8 @@ class Hotspots:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        columns = shutil.get_terminal_size((_USUAL, 0)).columns
-        return self.table(max(_NARROW, min(_WIDE, columns)))
+        columns = shutil.get_terminal_size((_DEFAULT_WIDTH, 0)).columns
+        return self.table(max(_MIN_WIDTH, min(_MAX_WIDTH, columns)))
 
 
 def find_hotspots(
@@ -122,15 +142,16 @@ def find_hotspots(
     *,
     blocking_threshold_ns: int = 100_000_000,
 ) -> Hotspots:
-    """The ``top`` worst rows of each kind in ``snapshot``, or in the interval from the earlier snapshot ``since``.
+    """Return the ``top`` worst rows of each kind in ``snapshot``.
 
-    What is stuck is always judged by the whole life of the process. A number that is smaller than in ``since`` was started
-    anew and counts in full, as ``rate()`` does it; shares are of one loop's time and may add up to more than 1 if there are
-    several loops. Raises ``ValueError`` if ``top`` is less than 1.
+    With an earlier snapshot ``since`` the numbers are those of the interval; only what is stuck is
+    still judged by the whole life of the process. A number that is smaller than in ``since`` has
+    been reset and counts in full, as in ``rate()``. Shares are of one loop's time and may add up to
+    more than 1 if there are several loops. Raises ``ValueError`` if ``top`` is less than 1.
     """
     if top < 1:
         raise ValueError(f"top={top!r}: ask for at least 1 row")
-    grown = _growth(snapshot, since) if since else snapshot
+    gained = _gain(snapshot, since) if since else snapshot
     interval_ns = snapshot.taken_ns - since.taken_ns if since else 0
     stuck = (
         _stuck(point, snapshot.taken_ns)
@@ -139,20 +160,20 @@ def find_hotspots(
     )
     return Hotspots(
         interval_ns if interval_ns > 0 else None,
-        tuple(_loop_state(loop, interval_ns, blocking_threshold_ns) for loop in grown.loops),
+        tuple(_loop_state(loop, interval_ns, blocking_threshold_ns) for loop in gained.loops),
         _worst(
-            (_burner(point, interval_ns) for point in grown.yield_points if point.segments.sum_ns),
+            (_burner(point, interval_ns) for point in gained.yield_points if point.segments.sum_ns),
             top,
             lambda row: row.active_ns,
         ),
         _worst(
-            (_waiter(point) for point in grown.yield_points if point.waits.count),
+            (_waiter(point) for point in gained.yield_points if point.waits.count),
             top,
             lambda row: row.mean_ns,
         ),
         _worst((row for row in stuck if row.age_ns >= STUCK_AGE_NS), top, _suspicion),
         _worst(
-            (row for row in map(_endings, grown.coroutines) if any(_badness(row))), top, _badness
+            (row for row in map(_endings, gained.coroutines) if any(_failures(row))), top, _failures
         ),
     )
 
@@ -163,56 +184,62 @@ def _worst(
     return tuple(sorted(rows, key=badness, reverse=True)[:top])
 
 
-def _growth(now: Snapshot, before: Snapshot) -> Snapshot:
-    """``now`` with only what was added to its counters and histograms after ``before``."""
+def _gain(now: Snapshot, before: Snapshot) -> Snapshot:
+    """Return ``now`` with what its counters and histograms gained since ``before``."""
     loops = {loop.loop: loop for loop in before.loops}
     tasks = {entry.coroutine: entry for entry in before.coroutines}
     points = {point.labels: point for point in before.yield_points}
     return replace(
         now,
-        loops=tuple(_loop_growth(loop, loops.get(loop.loop)) for loop in now.loops),
-        coroutines=tuple(
-            _task_growth(entry, tasks.get(entry.coroutine)) for entry in now.coroutines
-        ),
+        loops=tuple(_loop_gain(loop, loops.get(loop.loop)) for loop in now.loops),
+        coroutines=tuple(_task_gain(entry, tasks.get(entry.coroutine)) for entry in now.coroutines),
         yield_points=tuple(
-            _point_growth(point, points.get(point.labels)) for point in now.yield_points
+            _point_gain(point, points.get(point.labels)) for point in now.yield_points
         ),
     )
 
 
-def _loop_growth(now: Loop, old: Loop | None) -> Loop:
+def _loop_gain(now: Loop, old: Loop | None) -> Loop:
     if old is None:
         return now
     return replace(
         now,
-        start_delay=_added(now.start_delay, old.start_delay),
-        blocking_ns=_more(now.blocking_ns, old.blocking_ns),
+        start_delay=_histogram_gain(now.start_delay, old.start_delay),
+        blocking_ns=_counter_gain(now.blocking_ns, old.blocking_ns),
     )
 
 
-def _task_growth(now: Coroutine, old: Coroutine | None) -> Coroutine:
+def _task_gain(now: Coroutine, old: Coroutine | None) -> Coroutine:
     if old is None:
         return now
-    wall = {status: _added(now.wall[status], old.wall[status]) for status in STATUSES}
+    wall = {status: _histogram_gain(now.wall[status], old.wall[status]) for status in STATUSES}
     return replace(
-        now, wall=wall, destroyed_pending=_more(now.destroyed_pending, old.destroyed_pending)
+        now,
+        wall=wall,
+        destroyed_pending=_counter_gain(now.destroyed_pending, old.destroyed_pending),
     )
 
 
-def _point_growth(now: YieldPoint, old: YieldPoint | None) -> YieldPoint:
+def _point_gain(now: YieldPoint, old: YieldPoint | None) -> YieldPoint:
     if old is None:
         return now
-    segments, waits = _added(now.segments, old.segments), _added(now.waits, old.waits)
+    segments, waits = (
+        _histogram_gain(now.segments, old.segments),
+        _histogram_gain(now.waits, old.waits),
+    )
     return replace(
-        now, segments=segments, waits=waits, blocking_ns=_more(now.blocking_ns, old.blocking_ns)
+        now,
+        segments=segments,
+        waits=waits,
+        blocking_ns=_counter_gain(now.blocking_ns, old.blocking_ns),
     )
 
 
-def _more(now: int, before: int) -> int:
+def _counter_gain(now: int, before: int) -> int:
     return now - before if now >= before else now
 
 
-def _added(now: Histogram, before: Histogram) -> Histogram:
+def _histogram_gain(now: Histogram, before: Histogram) -> Histogram:
     if before.bounds_ns != now.bounds_ns or any(map(lt, now.counts, before.counts)):
         return now
     return Histogram(
@@ -263,15 +290,15 @@ def _endings(entry: Coroutine) -> Endings:
     return Endings(entry.coroutine, failed, cancelled, entry.destroyed_pending, completed)
 
 
-def _badness(row: Endings) -> tuple[float, ...]:
+def _failures(row: Endings) -> tuple[float, ...]:
     return (row.failed, row.destroyed_pending, row.cancelled)
 
 
-def _s(ns: float, digits: int = 3) -> str:
+def _seconds(ns: float, digits: int = 3) -> str:
     return f"{ns / 1e9:.{digits}f}"
 
 
-def _ms(ns: float) -> str:
+def _milliseconds(ns: float) -> str:
     return f"{ns / 1e6:.3f}"
 
 
@@ -286,21 +313,21 @@ _PLACE = (
     _COROUTINE,
 )
 _BURNER_COLUMNS = (
-    NumberColumn("active s", lambda row: _s(row.active_ns)),
+    NumberColumn("active s", lambda row: _seconds(row.active_ns)),
     NumberColumn("share %", lambda row: _one_digit(row.share, 100)),
-    NumberColumn("mean ms", lambda row: _ms(row.mean_ns)),
+    NumberColumn("mean ms", lambda row: _milliseconds(row.mean_ns)),
     NumberColumn("count", lambda row: str(row.count)),
-    NumberColumn("block s", lambda row: _s(row.blocking_ns)),
+    NumberColumn("block s", lambda row: _seconds(row.blocking_ns)),
 )
 _WAITER_COLUMNS = (
-    NumberColumn("mean ms", lambda row: _ms(row.mean_ns)),
+    NumberColumn("mean ms", lambda row: _milliseconds(row.mean_ns)),
     NumberColumn("count", lambda row: str(row.count)),
     NumberColumn("parked", lambda row: str(row.suspended)),
 )
 _STUCK_COLUMNS = (
-    NumberColumn("age s", lambda row: _s(row.age_ns, 1)),
+    NumberColumn("age s", lambda row: _seconds(row.age_ns, 1)),
     NumberColumn("x mean", lambda row: _one_digit(row.ratio)),
-    NumberColumn("mean ms", lambda row: "-" if row.ratio is None else _ms(row.mean_ns)),
+    NumberColumn("mean ms", lambda row: "-" if row.ratio is None else _milliseconds(row.mean_ns)),
     NumberColumn("parked", lambda row: str(row.suspended)),
 )
 _ENDINGS_COLUMNS = (
@@ -313,13 +340,20 @@ _ENDINGS_COLUMNS = (
 
 def _loop_lines(loop: LoopState) -> Iterator[str]:
     blocking = (
-        f"{_s(loop.blocking_ns)} s"
+        f"{_seconds(loop.blocking_ns)} s"
         if loop.blocking_share is None
         else f"{_one_digit(loop.blocking_share, 100)} % of the time"
     )
-    yield f"loop {ascii_name(loop.loop)}: {blocking} in blocking segments, mean start delay {_ms(loop.start_delay_mean_ns)} ms"
+    yield (
+        f"loop {ascii_name(loop.loop)}: {blocking} in blocking segments, "
+        f"mean start delay {_milliseconds(loop.start_delay_mean_ns)} ms"
+    )
     if loop.blocked:
-        yield f"{GAP}BLOCKED NOW, for {_s(loop.blocked.elapsed_ns, 1)} s, by {ascii_name(loop.blocked.coroutine)}"
+        elapsed, coroutine = (
+            _seconds(loop.blocked.elapsed_ns, 1),
+            ascii_name(loop.blocked.coroutine),
+        )
+        yield f"{GAP}BLOCKED NOW, for {elapsed} s, by {coroutine}"
 
 
 def _section(

@@ -1,7 +1,7 @@
 """Every metric that aiometrics exports: its name, type, labels and definition.
 
-The text renderer, the ``prometheus_client`` collector, the documentation, the dashboards and the rules are all held to this
-one list by tests.
+Tests compare the text renderer, the ``prometheus_client`` collector, the documentation, the
+dashboards and the rules with this list.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ REQUEST_LABELS = ("request",)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric family: ``name`` as samples of a counter or gauge carry it, ``labels`` in the order they are written."""
+    """One metric family.
+
+    ``name`` is that of the samples of a counter or gauge; ``labels`` are in the order in which they
+    are written.
+    """
 
     name: str
     kind: Kind
@@ -29,12 +33,12 @@ class Metric:
 
     @property
     def family(self) -> str:
-        """The family's name in OpenMetrics, where a counter's family lacks the ``_total`` of its sample."""
+        """The family's name in OpenMetrics, where that of a counter has no ``_total``."""
         return self.name.removesuffix("_total") if self.kind == "counter" else self.name
 
     @property
     def unit(self) -> str:
-        """The unit that the family's name ends with, or an empty string."""
+        """The unit at the end of the family's name, or an empty string."""
         return "seconds" if self.family.endswith("_seconds") else ""
 
 
@@ -42,49 +46,54 @@ SEGMENT_SECONDS = Metric(
     "asyncio_segment_seconds",
     "histogram",
     YIELD_POINT_LABELS,
-    "Uninterrupted runs of a task that ended at this yield point; the sum is the loop time spent there. "
-    "Time in which an eager child ran inside the segment belongs to the child.",
+    "Uninterrupted runs of tasks that ended at this yield point; the sum is the loop time that "
+    "they took. The time in which an eager child runs inside a segment belongs to the child.",
 )
 WAIT_SECONDS = Metric(
     "asyncio_wait_seconds",
     "histogram",
     YIELD_POINT_LABELS,
-    "Suspension at this yield point to the next resumption there; includes the time ready but not yet run.",
+    "Time from the suspension of a task at this yield point to its next resumption there. It "
+    "includes the time in which the task was ready but did not run yet.",
 )
 BLOCKING_SECONDS = Metric(
     "asyncio_blocking_seconds_total",
     "counter",
     YIELD_POINT_LABELS,
-    "Seconds of segments at or over the blocking threshold. A segment still in progress counts under the yield point (running); "
-    "seconds counted there are not counted again where it ends.",
+    "Seconds in segments at or over the blocking threshold. A segment in progress counts under "
+    "the yield point (running); the seconds counted there are not counted again where it ends.",
 )
 INFLICTED_WAIT_SECONDS = Metric(
     "asyncio_inflicted_wait_seconds_total",
     "counter",
     YIELD_POINT_LABELS,
-    "For each blocking segment, its seconds times the handles that were ready behind it when it ended. "
-    "Zero on loops that do not show their ready queue (uvloop).",
+    "For each blocking segment, its seconds times the number of handles that were ready behind "
+    "it when it ended. Zero on loops that do not show their ready queue (uvloop).",
 )
 SUSPENDED_TASKS = Metric(
     "asyncio_suspended_tasks",
     "gauge",
     YIELD_POINT_LABELS,
-    "Tasks suspended at this yield point now.",
+    "Tasks that are suspended at this yield point now.",
 )
 OLDEST_SUSPENSION = Metric(
     "asyncio_oldest_suspension_timestamp_seconds",
     "gauge",
     YIELD_POINT_LABELS,
-    "Unix time at which the longest suspension that still lasts began at this yield point; 0 if there is none.",
+    "Unix time at which the longest suspension in progress at this yield point began; 0 if "
+    "there is none.",
 )
 TASKS_CREATED = Metric(
-    "asyncio_tasks_created_total", "counter", COROUTINE_LABELS, "Tasks created for this coroutine."
+    "asyncio_tasks_created_total",
+    "counter",
+    COROUTINE_LABELS,
+    "Tasks created for this coroutine.",
 )
 TASK_WALL_SECONDS = Metric(
     "asyncio_task_wall_seconds",
     "histogram",
     TASK_LABELS,
-    "Creation of a task to the end of its coroutine, by how it ended.",
+    "Time from the creation of a task to the end of its coroutine, by how it ended.",
 )
 TASK_ACTIVE_SECONDS = Metric(
     "asyncio_task_active_seconds",
@@ -92,7 +101,12 @@ TASK_ACTIVE_SECONDS = Metric(
     TASK_LABELS,
     "Loop time that one task took in all its segments, by how it ended.",
 )
-TASKS = Metric("asyncio_tasks", "gauge", COROUTINE_LABELS, "Live tasks of this coroutine.")
+TASKS = Metric(
+    "asyncio_tasks",
+    "gauge",
+    COROUTINE_LABELS,
+    "Live tasks of this coroutine.",
+)
 TASKS_DESTROYED_PENDING = Metric(
     "asyncio_tasks_destroyed_pending_total",
     "counter",
@@ -103,20 +117,23 @@ LOOP_START_DELAY_SECONDS = Metric(
     "asyncio_loop_start_delay_seconds",
     "histogram",
     LOOP_LABELS,
-    "Creation of a task to the start of its first segment: what a newly ready handle waits on this loop.",
+    "Time from the creation of a task to the start of its first segment: how long a newly ready "
+    "handle waits on this loop.",
 )
 LOOP_TIME_SECONDS = Metric(
     "asyncio_loop_time_seconds_total",
     "counter",
     ("loop", "state"),
-    "Time of the loop inside its selector (idle) and outside (active), the part in progress included. "
-    "On a loop whose selector cannot be timed (uvloop) there is only active: the segments of its tasks.",
+    "Time that the loop spent inside its selector (idle) and outside it (active), including the "
+    "part in progress. On a loop whose selector cannot be timed (uvloop) there is only active, "
+    "which is the time of its tasks' segments.",
 )
 LOOP_ITERATION_SECONDS = Metric(
     "asyncio_loop_iteration_seconds",
     "histogram",
     LOOP_LABELS,
-    "Active part of one turn of the loop: the delay that a newly ready handle may meet. Empty where the selector cannot be timed (uvloop).",
+    "Active part of one turn of the loop: how long a newly ready handle may have to wait. Empty "
+    "where the selector cannot be timed (uvloop).",
 )
 LOOP_EVENTS = Metric(
     "asyncio_loop_events_total",
@@ -128,39 +145,44 @@ LOOP_EVENTS_WAITING = Metric(
     "asyncio_loop_events_waiting_total",
     "counter",
     LOOP_LABELS,
-    "Events that were there already when the selector was asked: it did not wait, or came back within 20 microseconds. "
-    "They had waited for the loop. Absent where the selector cannot be timed (uvloop).",
+    "Events that were already there when the loop asked its selector, so that they had waited "
+    "for the loop: the selector was asked not to wait, or returned within 20 microseconds. "
+    "Absent where it cannot be timed (uvloop).",
 )
 LOOP_READY_HANDLES = Metric(
     "asyncio_loop_ready_handles",
     "gauge",
     LOOP_LABELS,
-    "Handles ready to run now. Absent where the loop does not show them (uvloop).",
+    "Handles that are ready to run now. Absent where the loop does not show them (uvloop).",
 )
 LOOP_SCHEDULED_TIMERS = Metric(
     "asyncio_loop_scheduled_timers",
     "gauge",
     LOOP_LABELS,
-    "Timers set now, cancelled ones that were not yet removed included. Absent where the loop does not show them (uvloop).",
+    "Timers that are set now, including cancelled ones that were not removed yet. Absent where "
+    "the loop does not show them (uvloop).",
 )
 LOOP_BLOCKING_SECONDS = Metric(
     "asyncio_loop_blocking_seconds_total",
     "counter",
     LOOP_LABELS,
-    "Seconds of this loop inside segments at or over the blocking threshold, the one in progress included.",
+    "Seconds of this loop in segments at or over the blocking threshold, including the one in "
+    "progress.",
 )
 LOOP_HEARTBEAT = Metric(
     "asyncio_loop_heartbeat_timestamp_seconds",
     "gauge",
     LOOP_LABELS,
-    "Unix time at which the loop last showed life. A loop that is idle is alive now; a loop inside one segment was last alive "
-    "when it began.",
+    "Unix time at which the loop was last known to be responsive. For an idle loop that is now; "
+    "for a busy one it is when its current turn began, or its current segment where turns "
+    "cannot be timed (uvloop).",
 )
 LOOP_PROCESS_ID = Metric(
     "asyncio_loop_process_id",
     "gauge",
     LOOP_LABELS,
-    "Process that runs this loop; 0 if the loop is closed or its process is gone. What it counted until then stays.",
+    "ID of the process that runs this loop; 0 if the loop is closed or its process is gone. "
+    "What it counted until then remains.",
 )
 LOOP_THREAD_CPU_SECONDS = Metric(
     "asyncio_loop_thread_cpu_seconds_total",
@@ -172,71 +194,79 @@ LOOP_THREAD_RUNQUEUE_SECONDS = Metric(
     "asyncio_loop_thread_runqueue_seconds_total",
     "counter",
     LOOP_LABELS,
-    "Time for which the thread that runs this loop was ready to run but had no CPU, since the loop was first seen. Linux only.",
+    "Time in which the thread that runs this loop was ready to run but had no CPU, since the "
+    "loop was first seen. Linux only.",
 )
 LOOP_GC_PAUSE_SECONDS = Metric(
     "asyncio_loop_gc_pause_seconds_total",
     "counter",
     ("loop", "generation"),
-    "Time that garbage collections took in the thread of this loop while it ran; it is part of the segments in which they happened.",
+    "Time that garbage collections took in the thread of this loop while it ran. It is part of "
+    "the segments in which they happened.",
 )
 UNHANDLED_EXCEPTIONS = Metric(
     "asyncio_unhandled_exceptions_total",
     "counter",
     LOOP_LABELS,
-    "Calls of the loop's exception handler, whichever is set: exceptions of callbacks and those of tasks that nobody retrieved, "
-    "tasks destroyed pending, and whatever else asyncio or the application reports there.",
+    "Calls of the loop's exception handler, whichever is set. They report exceptions of "
+    "callbacks, exceptions of tasks that nobody retrieved, tasks that were destroyed pending, "
+    "and whatever else asyncio or the application passes to it.",
 )
 EXECUTOR_THREADS = Metric(
     "asyncio_executor_threads",
     "gauge",
     LOOP_LABELS,
-    "Threads that the loop's default executor has started; 0 if there is none yet. Absent for loops that do not show it.",
+    "Threads that the loop's default executor has started; 0 if there is no executor yet. "
+    "Absent for loops that do not show it.",
 )
 EXECUTOR_QUEUE_ITEMS = Metric(
     "asyncio_executor_queue_items",
     "gauge",
     LOOP_LABELS,
-    "Calls that wait for a thread of the loop's default executor. Absent for loops that do not show it.",
+    "Calls that are waiting for a thread of the loop's default executor. Absent for loops that "
+    "do not show it.",
 )
 BLOCK_SAMPLES = Metric(
     "asyncio_block_samples_total",
     "counter",
     ("loop", "blocked_at"),
-    "Samples that the watchdog took while a segment at or over the blocking threshold held the loop, by the innermost line of the "
-    "application and the library function that it called, if any. A call that never releases the GIL is sampled once, when it returns. "
-    "At most 100 places per loop, the rest is (other).",
+    "Samples that the watchdog took while a segment at or over the blocking threshold held the "
+    "loop, by the innermost line of the application and the library function that it called, if "
+    "any. A call that never releases the GIL is sampled once, when it returns. At most 100 "
+    "places per loop; the rest is (other).",
 )
 REQUEST_WALL_SECONDS = Metric(
     "asyncio_request_wall_seconds",
     "histogram",
     (*REQUEST_LABELS, "status"),
-    "Scope of a request entered to left, by how it was left.",
+    "Time from entering the scope of a request to leaving it, by how it was left.",
 )
 REQUEST_ACTIVE_SECONDS = Metric(
     "asyncio_request_active_seconds",
     "histogram",
     REQUEST_LABELS,
-    "Loop time that one request took in all its tasks, child tasks included, until its scope was left.",
+    "Loop time that one request took in all its tasks, including child tasks, until its scope "
+    "was left.",
 )
 REQUEST_BACKGROUND_SECONDS = Metric(
     "asyncio_request_background_seconds_total",
     "counter",
     REQUEST_LABELS,
-    "Loop time of tasks of a request after its scope was left: children that outlive it. All of it if the scope was never left.",
+    "Loop time that tasks of a request took after its scope was left, such as child tasks that "
+    "outlive it. If the scope was never left, this is all of its loop time.",
 )
 REQUEST_WAIT_SECONDS = Metric(
     "asyncio_request_wait_seconds_total",
     "counter",
     (*REQUEST_LABELS, "awaits"),
-    "Waits of all tasks of a request that ended before its scope was left, by what was awaited; counted when it is left. "
-    "Tasks that wait at the same time add up.",
+    "Waits of all tasks of a request that ended before its scope was left, by what was awaited. "
+    "They are counted when the scope is left. Tasks that wait at the same time add up.",
 )
 REQUESTS_IN_PROGRESS = Metric(
     "asyncio_requests_in_progress",
     "gauge",
     REQUEST_LABELS,
-    "Scopes of requests that were entered and not left yet.",
+    "Request scopes that were entered and not left yet.",
 )
 REQUEST_OBJECTIVE_SECONDS = Metric(
     "asyncio_request_objective_seconds",
@@ -248,75 +278,82 @@ REQUEST_OBJECTIVE_VIOLATIONS = Metric(
     "asyncio_request_objective_violations_total",
     "counter",
     REQUEST_LABELS,
-    "Requests that took longer than their objective, each once; those in progress count from the first scrape that finds them over it.",
+    "Requests that took longer than their objective, each counted once. A request in progress "
+    "counts from the first scrape that finds it over its objective.",
 )
 REQUEST_RECORDS = Metric(
     "aiometrics_request_records_total",
     "counter",
     ("kind", "outcome"),
-    "Records of single requests, of each kind (slow_request: an event in the log; trace: the spans of OpenTelemetry): written, or dropped "
-    "because what writes them is too slow or fails. No request waits for it.",
+    "Records of single requests (slow_request: an event in the log; trace: the spans of "
+    "OpenTelemetry) that were written, or dropped because their writer is too slow or fails. No "
+    "request waits for them.",
 )
 BUILD_INFO = Metric(
     "aiometrics_build_info",
     "gauge",
     ("version", "implementation", "python_implementation", "python_version"),
-    "Always 1; the labels tell the version of aiometrics and of Python, and which recorder runs: c or python, or none beside the service.",
+    "Always 1. The labels show the versions of aiometrics and of Python, and which recorder "
+    "runs: c or python, or none in a sidecar.",
 )
 SCRAPE_DURATION = Metric(
     "aiometrics_scrape_duration_seconds",
     "gauge",
     (),
-    "Wall time that the previous scrape took to render, the pauses that give the interpreter back included.",
+    "Wall time that it took to render the previous scrape, including the pauses in which other "
+    "threads could run.",
 )
 SERIES = Metric(
     "aiometrics_series",
     "gauge",
     (),
-    "Samples of aiometrics in this scrape, those of the application not counted.",
+    "Samples of aiometrics in this scrape, not counting those of the application.",
 )
 OVERFLOW = Metric(
     "aiometrics_overflow_total",
     "counter",
     ("kind",),
-    "Names that found no room and were counted under (other): coroutine, yield_point, request, request_wait, string; "
-    "or loops beyond max_loops: loop.",
+    "Names that found no room and were counted under (other), by kind: coroutine, yield_point, "
+    "request, request_wait, string; and, as loop, loops beyond max_loops.",
 )
 ERRORS = Metric(
     "aiometrics_errors_total",
     "counter",
     ("probe",),
-    "Internal errors by probe. The first of each is logged, with what becomes of the probe; the application is not affected.",
+    "Internal errors by probe. The first error of each probe is logged, with what becomes of "
+    "the probe; the application is not affected.",
 )
 REQUEST_SCOPE_ERRORS = Metric(
     "aiometrics_request_scope_errors_total",
     "counter",
     ("kind",),
-    "Request scopes that were not used as meant: never left (abandoned), left before an inner one (out_of_order), left in another task "
-    "(foreign_task), entered or left where no traced loop runs (outside_loop), tasks of another loop started inside (foreign_loop), "
-    "a type, id or objective that is none (invalid).",
+    "Request scopes that were misused: never left (abandoned), left before an inner one "
+    "(out_of_order), left in another task (foreign_task), entered or left where no traced loop "
+    "runs (outside_loop), open while tasks of another loop started inside (foreign_loop), or "
+    "given an invalid type, objective or status (invalid).",
 )
 UNTRACED_TASKS = Metric(
     "aiometrics_untraced_tasks",
     "gauge",
     (),
-    "Live tasks that are not traced: created before the exporter started, left out by sampling, or missed. "
-    "At most 10 000 tasks are looked at in a scrape.",
+    "Live tasks that are not traced: they were created before the exporter started, left out by "
+    "sampling, or missed. A scrape looks at no more than 10 000 tasks.",
 )
 SAMPLE_RATIO = Metric(
     "aiometrics_sample_ratio",
     "gauge",
     (),
-    "Share of the tasks that are traced; each of them counts 1/ratio times.",
+    "Share of the tasks that are traced; each traced task counts 1/ratio times.",
 )
 
 SKIPPED_PAGES = Metric(
     "aiometrics_skipped_pages",
     "gauge",
     ("reason",),
-    "Page files of the shared directory that this scrape left out: version, another version of aiometrics wrote it; options, it has other "
-    "buckets, capacities, sample or threshold; damaged; foreign, it is not a file of this user alone; unreadable. "
-    "Absent without a shared directory.",
+    "Page files of the shared directory that this scrape left out, by reason. version: written "
+    "by another version of aiometrics; options: written with other buckets, capacities, sample "
+    "or threshold; damaged; foreign: not a file of this user alone; unreadable. Absent without "
+    "a shared directory.",
 )
 
 METRICS: tuple[Metric, ...] = (

@@ -1,4 +1,4 @@
-"""Where metrics go that nobody scrapes: to a Pushgateway, or into a file that node_exporter reads."""
+"""Delivers the metrics of a job to a Pushgateway, or to a file that node_exporter reads."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import default_handler, push_to_gateway
 from prometheus_client.registry import Collector
 
-#: How ``prometheus_client`` speaks to a gateway, which is also where its credentials are: ``basic_auth_handler`` and its like.
+#: Sends a request of ``prometheus_client`` to a gateway, with credentials if it needs any; see its
+#: ``basic_auth_handler``.
 Handler = Callable[..., Callable[[], None]]
 
-#: Of the answer of a gateway that refuses: enough for the sentence that says why.
+#: How much of a gateway's refusal is quoted: enough for the sentence that says why.
 _REASON_BYTES = 500
 _LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Destination(Protocol):
-    """Takes the families of a job that is over."""
+    """Receives the metric families of a job that has ended."""
 
     def deliver(self, families: Collector) -> None:
-        """Hand them over; raises ``OSError`` if they do not arrive."""
+        """Deliver the families. Raises ``OSError`` if they do not arrive."""
 
 
 class Pushgateway:
-    """The group of ``labels``, ``job`` among them, at a Pushgateway, replaced as a whole at each delivery.
+    """A group of metrics at a Pushgateway, which each delivery replaces as a whole.
 
-    ``timeout`` bounds each wait for the network, in seconds. Raises ``TypeError`` or ``ValueError`` if the address cannot be right.
+    ``labels`` identify the group and include ``job``. ``timeout`` limits each wait for the network,
+    in seconds. Raises ``TypeError`` or ``ValueError`` if the address cannot be right.
     """
 
     def __init__(
@@ -62,10 +64,18 @@ class Pushgateway:
         return f"the Pushgateway at {self._url}"
 
     def deliver(self, families: Collector) -> None:
-        """Push; raises ``OSError`` if the gateway cannot be reached, refuses, or is slower than the timeout."""
+        """Push the families.
+
+        Raises ``OSError`` if the gateway cannot be reached, refuses, or exceeds the timeout.
+        """
         try:
             push_to_gateway(
-                self._url, self._job, _Plain(families), self._grouping, self._timeout, self._handler
+                self._url,
+                self._job,
+                _WithoutTimestamps(families),
+                self._grouping,
+                self._timeout,
+                self._handler,
             )
         except HTTPError as refusal:
             with refusal:
@@ -74,21 +84,25 @@ class Pushgateway:
 
 
 class Textfile:
-    """A file ``*.prom`` in the directory that node_exporter reads (``--collector.textfile.directory``), readable for everybody.
+    """A file ``*.prom`` in the directory that node_exporter reads, readable for everybody.
 
-    ``labels`` are added to every sample: node_exporter refuses to show two samples with one name and the same labels, and it has
-    ``process_cpu_seconds_total`` and its like already. Raises ``TypeError`` or ``ValueError`` if the path cannot be right.
+    The directory is that of its ``--collector.textfile.directory``. ``labels`` are added to every
+    sample, because node_exporter rejects two samples with the same name and labels, and it already
+    has ``process_cpu_seconds_total`` and the like. Raises ``TypeError`` or ``ValueError`` if the
+    path cannot be right.
     """
 
     def __init__(self, path: str | os.PathLike[str], labels: Mapping[str, str]) -> None:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(
-                f"textfile must be a path such as '/var/lib/node_exporter/nightly.prom', not {path!r}"
+                "textfile must be a path such as '/var/lib/node_exporter/nightly.prom', "
+                f"not {path!r}"
             )
         self._path = Path(path)
         if self._path.suffix != ".prom":
             raise ValueError(
-                f"textfile must end in .prom, or node_exporter does not read it: {os.fspath(path)!r}"
+                "textfile must end in .prom, or node_exporter does not read it: "
+                f"{os.fspath(path)!r}"
             )
         self._labels = dict(labels)
 
@@ -96,13 +110,16 @@ class Textfile:
         return f"the textfile {self._path}"
 
     def deliver(self, families: Collector) -> None:
-        """Replace the file, which is never seen half written; raises ``OSError`` if it cannot be written."""
-        page = generate_latest(_Plain(families, self._labels))
+        """Replace the file at once, so that no reader sees it half written.
+
+        Raises ``OSError`` if it cannot be written.
+        """
+        text = generate_latest(_WithoutTimestamps(families, self._labels))
         descriptor, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(page)
+                file.write(text)
             temporary.chmod(0o644)
             temporary.replace(self._path)
         except BaseException:
@@ -111,31 +128,33 @@ class Textfile:
 
 
 def checked_labels(job: str, grouping: Mapping[str, str]) -> dict[str, str]:
-    """All labels of a group: ``job`` and those of ``grouping``.
+    """Return all labels of a group: ``job`` and those of ``grouping``.
 
-    Raises ``TypeError`` or ``ValueError`` for what is no name of a label, or no text.
+    Raises ``TypeError`` or ``ValueError`` for an invalid label name or value.
     """
     labels: dict[Any, Any] = {**grouping, "job": job}
     if "job" in grouping:
         raise ValueError(
-            f"grouping must not have 'job', which the job's own name is: {dict(grouping)!r}"
+            "grouping must not have 'job', which is the name of the job: "
+            f"leave it out of {dict(grouping)!r}"
         )
     for name, value in labels.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(
-                f"job and grouping must be texts such as job='nightly', grouping={{'shard': '3'}}, not {name!r}: {value!r}"
+                "job and grouping must be texts such as job='nightly', grouping={'shard': '3'}, "
+                f"not {name!r}: {value!r}"
             )
         if not _LABEL.fullmatch(name):
             raise ValueError(
-                f"grouping has {name!r}, which is no name of a label: use letters, digits and _"
+                f"grouping has {name!r}, which is not a valid label name: use letters, digits and _"
             )
         if not value:
             raise ValueError(f"{name} must not be empty: name what the metrics belong to")
     return labels
 
 
-class _Plain(Collector):
-    """Families without times of their samples, which neither place accepts, and with labels of their own."""
+class _WithoutTimestamps(Collector):
+    """Families without timestamps, which neither destination accepts, and with extra labels."""
 
     def __init__(self, families: Collector, labels: Mapping[str, str] | None = None) -> None:
         self._families = families
@@ -143,7 +162,7 @@ class _Plain(Collector):
 
     def collect(self) -> Iterator[PrometheusMetric]:
         for family in self._families.collect():
-            plain = PrometheusMetric(family.name, family.documentation, family.type, family.unit)
+            copy = PrometheusMetric(family.name, family.documentation, family.type, family.unit)
             for sample in family.samples:
-                plain.add_sample(sample.name, {**sample.labels, **self._labels}, sample.value)
-            yield plain
+                copy.add_sample(sample.name, {**sample.labels, **self._labels}, sample.value)
+            yield copy

@@ -1,4 +1,4 @@
-"""The page that Prometheus reads, as text 0.0.4 or OpenMetrics 1.0, written in short slices."""
+"""Writes the exposition as text 0.0.4 or OpenMetrics 1.0, in short slices."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from aiometrics.exposition.families import (
 from aiometrics.exposition.metrics import Metric
 from aiometrics.pages.snapshot import Exemplar, Snapshot, encodable
 
-#: Takes about 0.1 ms to write.
+#: Characters of a slice, which takes about 0.1 ms to write.
 _SLICE_CHARACTERS = 32_768
-#: Stands for a row's labels in a template; no number and no name of ours contains it.
+#: Stands for the labels in the template of a row; no number and no name of ours contains it.
 _LABELS = "\0"
 
-#: Label texts by label values, and those by label names.
+#: The text of labels by their values.
 _Texts = dict[tuple[str, ...], str]
+#: Those by the names of the labels.
 _Cache = dict[tuple[str, ...], _Texts]
 
 
 @dataclass(frozen=True, slots=True)
 class TextFormat:
-    """A text format: its name, how a family begins, how the page ends, and whether it knows exemplars."""
+    """A text format: its name, its family header, its end mark, and whether it has exemplars."""
 
     name: FormatName
     header: Callable[[Metric], str]
@@ -48,7 +49,10 @@ def _text_header(metric: Metric) -> str:
 
 def _openmetrics_header(metric: Metric) -> str:
     unit = f"# UNIT {metric.family} {metric.unit}\n" if metric.unit else ""
-    return f"# HELP {metric.family} {_escape_quoted(metric.help)}\n# TYPE {metric.family} {metric.kind}\n{unit}"
+    return (
+        f"# HELP {metric.family} {_escape_quoted(metric.help)}\n"
+        f"# TYPE {metric.family} {metric.kind}\n{unit}"
+    )
 
 
 TEXT = TextFormat("text", _text_header, b"", exemplars=False)
@@ -56,10 +60,11 @@ OPENMETRICS = TextFormat("openmetrics", _openmetrics_header, b"# EOF\n", exempla
 
 
 class Renderer:
-    """Writes pages: our families, then those of the application's ``registry``, if any.
+    """Writes our families, then those of the application's ``registry`` if there is one.
 
-    Several threads may use one renderer at a time. What goes wrong in the application's collectors goes to ``on_error``, which must not
-    raise; the page has all that they did give. ``pause`` is called between two slices.
+    Several threads may use one renderer at the same time. Errors of the application's collectors go
+    to ``on_error``, which must not raise; what could be collected is written. ``pause`` is called
+    between two slices.
     """
 
     def __init__(
@@ -76,7 +81,10 @@ class Renderer:
         self._cache: _Cache = {}
 
     def slices(self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat) -> Iterator[bytes]:
-        """The page in UTF-8, in slices of about 0.1 ms of work; a family of the application is one slice, however long it is."""
+        """Yield the text in UTF-8, in slices that take about 0.1 ms to write.
+
+        A family of the application is one slice, however long it is.
+        """
         for part in self._parts(snapshot, info, form):
             yield part
             self._pause()
@@ -98,12 +106,13 @@ class Renderer:
                 self._cache.get(metric.labels, {}),
                 used.setdefault(metric.labels, {}),
             )
-        # Only the labels of this page are kept for the next one. A page never changes the cache that others read: threads need no lock.
+        # Only the labels of this scrape are kept for the next one. A scrape never changes the cache
+        # that others read, so threads need no lock.
         self._cache = used
 
 
 def _joined(texts: Iterable[str]) -> Iterator[bytes]:
-    """``texts`` in UTF-8, joined to slices of at least ``_SLICE_CHARACTERS``."""
+    """Yield ``texts`` in UTF-8, joined into slices of at least ``_SLICE_CHARACTERS``."""
     parts: list[str] = []
     size = 0
     for text in texts:
@@ -143,20 +152,19 @@ def _lines(
 
 
 def _with_exemplar(lines: str, value: float | Distribution, exemplar: Exemplar) -> str:
-    """The lines of one row with the exemplar at the end of the bucket that it is in, or of the only line."""
+    """Return the lines of a row with the exemplar after its bucket, or after the only line."""
     value_seconds = seconds(exemplar.value_ns)
-    marked = value.bucket(value_seconds) if isinstance(value, Distribution) else 0
+    line_number = value.bucket(value_seconds) if isinstance(value, Distribution) else 0
     whole, ns = divmod(exemplar.unix_ns, SECOND_NS)
-    each = lines.split("\n")
-    each[marked] += (
-        f" # {{{_label_text(*zip(*exemplar.labels, strict=True))}}} {value_seconds!r} {whole}.{ns:09}"
-    )
-    return "\n".join(each)
+    split_lines = lines.split("\n")
+    labels = _label_text(*zip(*exemplar.labels, strict=True))
+    split_lines[line_number] += f" # {{{labels}}} {value_seconds!r} {whole}.{ns:09}"
+    return "\n".join(split_lines)
 
 
 @lru_cache(maxsize=256)
 def _template(metric: Metric, bounds_seconds: tuple[float, ...]) -> str:
-    """The lines of one row: a number to fill in for each, and ``_LABELS`` where the labels go."""
+    """Return the lines of a row, with ``_LABELS`` and placeholders for the numbers."""
     braces = f"{{{_LABELS}}}" if metric.labels else ""
     if metric.kind != "histogram":
         return f"{metric.name}{braces} %r\n"

@@ -1,4 +1,7 @@
-"""Text tables in plain ASCII: numbers first, right-aligned, then names, which give way where room is short."""
+"""Formats tables in ASCII: first numbers, right-aligned, then names.
+
+Where room is short, names are cut or left out.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _CUT = "..."
 
 @dataclass(frozen=True, slots=True)
 class NumberColumn:
-    """A column of numbers: its heading, which names the unit, and how the cell of a row is written."""
+    """A column of numbers: its heading, with the unit, and how a row's cell is written."""
 
     heading: str
     cell: Callable[[Any], str]
@@ -20,7 +23,7 @@ class NumberColumn:
 
 @dataclass(frozen=True, slots=True)
 class NameColumn:
-    """A column of names: its heading, the name in a row, and the fewest characters that are worth showing."""
+    """A column of names: its heading, a row's name, and the fewest characters worth showing."""
 
     heading: str
     cell: Callable[[Any], str]
@@ -28,28 +31,29 @@ class NameColumn:
 
 
 def ascii_name(name: str) -> str:
-    """``name`` with everything escaped that is not printable ASCII."""
+    """Return ``name`` with everything escaped that is not printable ASCII."""
     return ascii(name)[1:-1]
 
 
 def format_table(
     rows: Sequence[object], numbers: Sequence[NumberColumn], names: Sequence[NameColumn], width: int
 ) -> list[str]:
-    """Heading and rows as lines of at most ``width`` characters.
+    """Return the heading and the rows as lines of at most ``width`` characters.
 
-    The last names give way first: they lose their left part, the least specific one, then their column. The first name stays.
+    The last columns of names give way first: names lose their left part, which is the least
+    specific one, then a column goes. The first column of names stays.
     """
-    figures = [_right_aligned([number.heading, *map(number.cell, rows)]) for number in numbers]
-    labels = [[name.heading, *(ascii_name(name.cell(row)) for row in rows)] for name in names]
-    room = width - sum(len(column[0]) + len(GAP) for column in figures)
+    number_cells = [_right_aligned([number.heading, *map(number.cell, rows)]) for number in numbers]
+    name_cells = [[name.heading, *(ascii_name(name.cell(row)) for row in rows)] for name in names]
+    room = width - sum(len(column[0]) + len(GAP) for column in number_cells)
     widths = _fit(
-        [max(map(len, column)) for column in labels], [name.least for name in names], room
+        [max(map(len, column)) for column in name_cells], [name.least for name in names], room
     )
-    texts = [
+    cut_cells = [
         [_cut(cell, size).ljust(size) for cell in column]
-        for column, size in zip(labels, widths, strict=False)
+        for column, size in zip(name_cells, widths, strict=False)
     ]
-    return [GAP.join(cells).rstrip() for cells in zip(*figures, *texts, strict=True)]
+    return [GAP.join(cells).rstrip() for cells in zip(*number_cells, *cut_cells, strict=True)]
 
 
 def _right_aligned(cells: Sequence[str]) -> list[str]:
@@ -58,7 +62,7 @@ def _right_aligned(cells: Sequence[str]) -> list[str]:
 
 
 def _fit(natural: list[int], least: list[int], room: int) -> list[int]:
-    """Widths for as many of the leading columns as fit into ``room`` with their least width."""
+    """Return widths for the leading columns that fit into ``room`` with their least width."""
     while len(natural) > 1 and sum(map(min, natural, least)) + _gaps(natural) > room:
         natural = natural[:-1]
     widths = list(natural)

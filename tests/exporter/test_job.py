@@ -446,7 +446,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
         "textfile must end in .prom, or node_exporter does not read it: 'nightly.txt'",
     ),
     ({"gateway": "x", "grouping": {"job": "a"}}, ValueError, "grouping must not have 'job'"),
-    ({"gateway": "x", "grouping": {"a-b": "a"}}, ValueError, "'a-b', which is no name of a label"),
+    ({"gateway": "x", "grouping": {"a-b": "a"}}, ValueError, "'a-b', which is not a valid label"),
     ({"gateway": "x", "grouping": {"shard": 3}}, TypeError, "must be texts .*not 'shard': 3"),
     ({"gateway": "x", "grouping": {"shard": ""}}, ValueError, "shard must not be empty"),
     ({"gateway": "x", "name": ""}, ValueError, "job must not be empty"),

@@ -365,5 +365,8 @@ def test_a_metric_of_the_application_with_one_of_our_names_is_left_out_and_repor
     errors: list[Exception] = []
     assert page(shop(), form) == page(shop(), form, renderer(registry, errors.append))
     assert [
-        "the application's registry has a metric 'asyncio_tasks', as aiometrics does: rename it to see it on this page"
+        (
+            "the application's registry has a metric 'asyncio_tasks', which aiometrics has too: "
+            "rename the application's to export it"
+        )
     ] == [str(error) for error in errors]
