@@ -1,4 +1,5 @@
-/* Which row a callback that is no step of a task goes to: aiometrics/recorder/callback.py, with what decides it found in C. */
+/* Finds the yield point that stands for a callback which is no step of a task: the twin of
+   aiometrics/recorder/callback.py. Python names a new callback; C finds what tells callbacks apart. */
 #include "recorder.h"
 
 #define UNWRAPPINGS 8
@@ -17,7 +18,8 @@ callback_init(void)
     return protocol_name == NULL ? -1 : 0;
 }
 
-/* Behind partials and bound methods: a new reference. `receiver` becomes what it is bound to, a new reference, or NULL. */
+/* Returns the function behind partials and bound methods, a new reference. `receiver` becomes a new
+   reference to the object it is bound to, or NULL. */
 static PyObject *
 target(PyObject *callback, PyObject **receiver)
 {
@@ -44,7 +46,7 @@ target(PyObject *callback, PyObject **receiver)
     return callback;
 }
 
-/* Whether objects of this type may be transports of asyncio's; -1 with an exception. */
+/* Whether objects of this type may be transports of asyncio; -1 with an exception. */
 static int32_t
 is_transport(Recorder *self, PyObject *type)
 {
@@ -57,7 +59,8 @@ is_transport(Recorder *self, PyObject *type)
     return known < 0 || table_put(&self->transports, (Key){type, NULL, NULL, 0}, known) < 0 ? -1 : known;
 }
 
-/* The type of the protocol that a transport works for: a new reference, Py_None if it is none; NULL with an exception. */
+/* Returns the type of a transport's protocol, a new reference; Py_None if `receiver` is no
+   transport; NULL with an exception. */
 static PyObject *
 protocol_type(Recorder *self, PyObject *receiver)
 {

@@ -7,18 +7,19 @@ PyObject *system_clock;
 
 #if CLOCK_COUNTS
 
-#define ANCHOR_NS 1000000       /* the system is asked again after it */
-#define MOST_COUNTS_ASKING 512  /* while the system is asked; more, and something came between */
-#define PLAUSIBLE 1000          /* a scale does not change by more than this part of it */
-#define LEAST_SCALE (UINT64_C(1) << 28) /* 16 counts in a nanosecond */
-#define MOST_SCALE (UINT64_C(1) << 34)  /* 4 ns in a count */
+#define ANCHOR_NS 1000000             /* how long an anchor is valid */
+#define MAX_COUNTS_ASKING 512         /* while asking the system; if more, something came between */
+#define MAX_CHANGE 1000               /* a scale that changes by more than 1/1000 is not believed */
+#define MIN_SCALE (UINT64_C(1) << 28) /* 16 counts per nanosecond */
+#define MAX_SCALE (UINT64_C(1) << 34) /* 4 ns per count */
 
 __extension__ typedef unsigned __int128 Product;
 
 Anchor clock_anchor;
-static int counter_is_the_clock;
+static int system_reads_counter;
 
-/* Whether the system derives its clock from the processor's counter, which it does only while that can be trusted. */
+/* Whether the system derives its clock from the processor's counter, as it does only while that can
+   be trusted. */
 static int
 read_clock_source(void)
 {
@@ -31,44 +32,45 @@ read_clock_source(void)
     return strcmp(name, "tsc\n") == 0;
 }
 
-/* Nanoseconds in 2**32 counts since the last anchor; 0 if that cannot be told, or if it is not what it was. */
+/* Returns the nanoseconds per 2**32 counts since the last anchor; 0 if they cannot be measured, or
+   differ from what they were. */
 static uint64_t
-measure_scale(uint64_t count, int64_t said_ns)
+measure_scale(uint64_t count, int64_t system_ns)
 {
-    int64_t elapsed_ns = said_ns - clock_anchor.said_ns;
+    int64_t elapsed_ns = system_ns - clock_anchor.system_ns;
     uint64_t counted = count - clock_anchor.count;
     if (clock_anchor.count == 0 || elapsed_ns < ANCHOR_NS || counted == 0) {
         return clock_anchor.scale;
     }
     uint64_t scale = (uint64_t)(((Product)elapsed_ns << 32) / counted), known = clock_anchor.scale;
     uint64_t change = scale > known ? scale - known : known - scale;
-    if (scale < LEAST_SCALE || scale > MOST_SCALE || (known != 0 && change >= known / PLAUSIBLE)) {
+    if (scale < MIN_SCALE || scale > MAX_SCALE || (known != 0 && change >= known / MAX_CHANGE)) {
         return 0;
     }
     return scale;
 }
 
 int64_t
-clock_anchor_anew(void)
+clock_new_anchor(void)
 {
-    if (!counter_is_the_clock) {
-        return clock_ask_system();
+    if (!system_reads_counter) {
+        return clock_read_system();
     }
     uint64_t before = __rdtsc();
-    int64_t said_ns = clock_ask_system();
+    int64_t system_ns = clock_read_system();
     uint64_t asking = __rdtsc() - before;
-    if (asking > MOST_COUNTS_ASKING) {
-        return said_ns;
+    if (asking > MAX_COUNTS_ASKING) {
+        return system_ns;
     }
     uint64_t count = before + asking / 2;
-    if (clock_anchor.scale == 0 && clock_anchor.count != 0 && said_ns - clock_anchor.said_ns < ANCHOR_NS) {
-        return said_ns;
+    if (clock_anchor.scale == 0 && clock_anchor.count != 0 && system_ns - clock_anchor.system_ns < ANCHOR_NS) {
+        return system_ns;
     }
-    clock_anchor.scale = measure_scale(count, said_ns);
-    clock_anchor.reach = clock_anchor.scale == 0 ? 0 : ((uint64_t)ANCHOR_NS << 32) / clock_anchor.scale;
+    clock_anchor.scale = measure_scale(count, system_ns);
+    clock_anchor.valid_counts = clock_anchor.scale == 0 ? 0 : ((uint64_t)ANCHOR_NS << 32) / clock_anchor.scale;
     clock_anchor.count = count;
-    clock_anchor.said_ns = said_ns;
-    return said_ns;
+    clock_anchor.system_ns = system_ns;
+    return system_ns;
 }
 
 #endif
@@ -77,7 +79,7 @@ int
 clock_init(void)
 {
 #if CLOCK_COUNTS
-    counter_is_the_clock = read_clock_source();
+    system_reads_counter = read_clock_source();
 #endif
     PyObject *module = PyImport_ImportModule("aiometrics.base.clock");
     system_clock = module == NULL ? NULL : PyObject_GetAttrString(module, "monotonic");
@@ -96,7 +98,7 @@ clock_kept(PyObject *given)
 }
 
 PyObject *
-clock_tell(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+clock_monotonic_ns(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
 #ifdef CLOCK_SYSTEM
     return PyLong_FromLongLong(clock_system());
@@ -106,7 +108,7 @@ clock_tell(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 }
 
 int
-clock_ask(PyObject *given, int64_t *now)
+clock_call(PyObject *given, int64_t *now)
 {
     PyObject *reading = PyObject_CallNoArgs(given);
     if (reading == NULL) {

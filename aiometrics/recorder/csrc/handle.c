@@ -1,4 +1,5 @@
-/* Runs the callback of an asyncio handle, and times it unless it is a step of a task, which times itself. */
+/* Runs the callback of an asyncio handle, and times it unless it is a step of a task, which times
+   itself. */
 #include "handle.h"
 
 #include "hook.h"
@@ -6,13 +7,13 @@
 
 #include <structmember.h>
 
-/* Where a handle keeps what it was given. One class in the process, so one of these. */
+/* Where a handle stores its callback and the rest. There is one class of handles in a process. */
 static PyTypeObject *handle_type;
 static struct {
     Py_ssize_t callback, args, context, loop;
 } handles;
 
-/* asyncio's own callbacks in C; known once one was met, only compared. */
+/* The steps of tasks in C, known once one was met; only compared. */
 static PyTypeObject *step_type;
 static PyMethodDef *wakeup;
 
@@ -57,7 +58,8 @@ call_in(PyObject *context, PyObject *callback, PyObject *args)
     return result;
 }
 
-/* The frame is not on the stack, which greenlets swap out while segments inside may still refer to it. */
+/* The frame is on the heap: greenlets swap out the stack while segments inside may still refer to
+   it. */
 static PyObject *
 call_timed(Recorder *recorder, PyObject *context, PyObject *callback, PyObject *args)
 {
@@ -71,7 +73,7 @@ call_timed(Recorder *recorder, PyObject *context, PyObject *callback, PyObject *
     return result;
 }
 
-/* What the changed line of Handle._run said before, for handles out of the ordinary. */
+/* Does what the replaced line of Handle._run does, for unusual handles. */
 static PyObject *
 call_as_written(PyObject *handle)
 {
@@ -124,7 +126,7 @@ handle_run(PyObject *Py_UNUSED(module), PyObject *handle)
     return result;
 }
 
-/* Where the slot `name` of the type is, -1 with an exception if it is not one. */
+/* Returns the offset of the slot `name` of a type; -1 with an exception if it is no slot. */
 static Py_ssize_t
 offset_of(PyObject *type, const char *name)
 {

@@ -1,12 +1,14 @@
-/* The yield point: the innermost frame of the highest origin in the await chain, and what it awaits.
+/* Finds the yield point of a suspended task, the innermost frame of the highest origin in the await
+   chain, and what it awaits: the twin of aiometrics/recorder/locate.py.
 
-   The walk runs on borrowed references, which the suspended frames themselves keep alive as long as no Python code runs. Where Python
-   must be asked, about code or a type never met, the answer is cached and the walk begins again; the few types that must be asked each
-   time have everything the walk knows held for them. */
+   The walk runs on borrowed references, which the suspended frames keep alive as long as no Python
+   code runs. Where Python must be asked, about code or a type that is new, the answer is cached and
+   the walk begins again. For the few types that must be asked each time, all that the walk knows is
+   kept alive. */
 #include "await_chain.h"
 #include "recorder.h"
 
-#define MAX_DEPTH 10000 /* more than the interpreter can nest, but an end to what leads back to itself */
+#define MAX_DEPTH 10000 /* more than the interpreter can nest; ends a chain that leads back to itself */
 
 static PyObject *chain_module; /* aiometrics.recorder.await_chain */
 
@@ -18,17 +20,17 @@ locate_init(void)
 }
 
 typedef struct {
-    PyObject *owner;      /* whose frame was chosen so far */
-    PyObject *owner_code; /* NULL if it runs none that we see */
-    PyObject *callee;     /* what is right below it, or NULL */
-    PyObject *held;       /* a list of what no frame keeps alive, or NULL */
+    PyObject *owner;      /* the link whose frame is chosen so far */
+    PyObject *owner_code; /* NULL if its code is unknown */
+    PyObject *callee;     /* the link right below it, or NULL */
+    PyObject *kept_alive; /* a list of objects that no frame keeps alive, or NULL */
     int32_t origin;
     int below; /* the next link is the callee */
 } Choice;
 
 typedef enum { FAILED_WALK = -1, ENDED, GOES_ON, LEARNED } Step;
 
-/* Asks Python for a number about `subject` and keeps the answer under `key`. */
+/* Asks Python for a number about `subject` and caches the answer under `key`. */
 static Step
 learn(Table *table, PyObject *key, PyObject *object, const char *method, PyObject *subject)
 {
@@ -64,7 +66,7 @@ learn_hop(Recorder *self, PyObject *link)
     return step;
 }
 
-/* `link` may become the choice, or the callee of the one that is. */
+/* Makes `link` the choice if its origin is high enough, or the callee of the present choice. */
 static inline Step
 consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
 {
@@ -89,7 +91,7 @@ consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
     return GOES_ON;
 }
 
-/* Through all generators that follow on each other, with the choice in registers: most chains are nothing else. */
+/* Follows generators, which is what most chains consist of, with the choice in registers. */
 static inline Step
 follow_generators(Recorder *self, Choice *choice, PyObject **link, int *depth)
 {
@@ -109,32 +111,34 @@ follow_generators(Recorder *self, Choice *choice, PyObject **link, int *depth)
     return next == NULL ? ENDED : step;
 }
 
-/* Keeps objects alive until the walk ends; NULL stands for none. Making the list may collect garbage, which may run Python. */
+/* Keeps objects alive until the walk ends; NULLs are skipped. Making the list may collect garbage,
+   which may run Python, so the objects are kept alive meanwhile too. */
 static int
-hold(Choice *choice, PyObject *const *objects, size_t count)
+keep_alive(Choice *choice, PyObject *const *objects, size_t count)
 {
     int result = 0;
     for (size_t place = 0; place < count; place++) {
         Py_XINCREF(objects[place]);
     }
-    if (choice->held == NULL) {
-        choice->held = PyList_New(0);
+    if (choice->kept_alive == NULL) {
+        choice->kept_alive = PyList_New(0);
     }
     for (size_t place = 0; place < count; place++) {
         if (result == 0 && objects[place] != NULL) {
-            result = choice->held == NULL ? -1 : PyList_Append(choice->held, objects[place]);
+            result = choice->kept_alive == NULL ? -1 : PyList_Append(choice->kept_alive, objects[place]);
         }
         Py_XDECREF(objects[place]);
     }
     return result;
 }
 
-/* The answer of aiometrics.recorder.await_chain about `link`, held; NULL with an exception. */
+/* Returns the answer of aiometrics.recorder.await_chain about `link`, kept alive; NULL with an
+   exception. */
 static PyObject *
 ask(Choice *choice, const char *function, PyObject *link)
 {
     PyObject *answer = PyObject_CallMethod(chain_module, function, "O", link);
-    if (answer == NULL || hold(choice, &answer, 1) < 0) {
+    if (answer == NULL || keep_alive(choice, &answer, 1) < 0) {
         Py_XDECREF(answer);
         return NULL;
     }
@@ -142,12 +146,12 @@ ask(Choice *choice, const char *function, PyObject *link)
     return answer;
 }
 
-/* A type of somebody else's that C cannot see through: Cython's coroutines, and what drives them. */
+/* Follows a type that C cannot see through: coroutines of Cython, and what drives them. */
 static Step
 follow_asking(Recorder *self, Choice *choice, PyObject **link, int nameless)
 {
     PyObject *needed[] = {choice->owner, choice->owner_code, choice->callee, *link};
-    if (hold(choice, needed, Py_ARRAY_LENGTH(needed)) < 0) {
+    if (keep_alive(choice, needed, Py_ARRAY_LENGTH(needed)) < 0) {
         return FAILED_WALK;
     }
     PyObject *code = nameless ? Py_None : ask(choice, "code_of", *link);
@@ -198,7 +202,8 @@ walk(Recorder *self, Choice *choice, PyObject *root)
     return ENDED;
 }
 
-/* What tells two yield points of one instruction apart: the callee's code, or its type and that of the future the task waits for. */
+/* Yield points of one instruction differ by the callee's code, or else its type, and by the type of
+   the future that the task waits for. */
 static Key
 key_of(const Traced *traced, const Choice *choice, PyObject *yielded)
 {
@@ -217,7 +222,7 @@ static int32_t
 new_point(Recorder *self, const Traced *traced, Choice *choice, Key key, PyObject *yielded)
 {
     PyObject *needed[] = {choice->owner, choice->callee, key.first, key.second, key.third};
-    if (hold(choice, needed, Py_ARRAY_LENGTH(needed)) < 0) {
+    if (keep_alive(choice, needed, Py_ARRAY_LENGTH(needed)) < 0) {
         return -1;
     }
     PyObject *callee = choice->callee == NULL ? Py_None : choice->callee;
@@ -234,7 +239,7 @@ locate(Recorder *self, Traced *traced, PyObject *yielded)
     for (int learned = 0; step == LEARNED && learned < 2 * MAX_DEPTH; learned++) {
         step = walk(self, &choice, traced->coro);
         if (step == LEARNED) {
-            Py_CLEAR(choice.held);
+            Py_CLEAR(choice.kept_alive);
         }
     }
     int32_t point = -1;
@@ -245,6 +250,6 @@ locate(Recorder *self, Traced *traced, PyObject *yielded)
             point = new_point(self, traced, &choice, key, yielded);
         }
     }
-    Py_XDECREF(choice.held);
+    Py_XDECREF(choice.kept_alive);
     return point;
 }

@@ -9,7 +9,7 @@ static PyMethodDef methods[] = {
     {"hook", hook_install, METH_VARARGS, "hook(task_type, lookup): trace each new task of that type whose loop lookup(loop) has a recorder for."},
     {"unhook", hook_remove, METH_NOARGS, "unhook(): construct tasks as if nothing had been."},
     {"hook_handles", handle_hook, METH_O, "hook_handles(Handle): learn where a handle keeps its callback."},
-    {"monotonic_ns", clock_tell, METH_NOARGS, "monotonic_ns(): what is timed with where no clock was given."},
+    {"monotonic_ns", clock_monotonic_ns, METH_NOARGS, "monotonic_ns(): the time of a recorder without a clock of its own."},
     {"run_handle", handle_run, METH_O, "run_handle(handle): run its callback in its context, timed if it is no step of a task."},
     {NULL, NULL, 0, NULL},
 };
@@ -20,7 +20,7 @@ typedef struct {
     int offset;
 } Offset;
 
-/* For the test that holds page.h to aiometrics/pages/layout.py. */
+/* A test compares these with aiometrics/pages/layout.py. */
 static const Offset offsets[] = {
     {"HEADER", "segment_bounds", HEADER_SEGMENT_BOUNDS},
     {"HEADER", "wait_bounds", HEADER_WAIT_BOUNDS},
@@ -96,7 +96,7 @@ add_layout(PyObject *module)
     return result;
 }
 
-/* The hook stands in slots that all interpreters of a process may share. */
+/* The hook replaces slots of types that all interpreters of a process may share. */
 static int
 in_main_interpreter(void)
 {
@@ -131,7 +131,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "aiometrics.recorder._core",
-    .m_doc = "The recorder in C; aiometrics.recorder.recorder is the same in Python.",
+    .m_doc = "The recorder in C. Its twin in Python is aiometrics.recorder.recorder.",
     .m_methods = methods,
     .m_slots = slots,
 };

@@ -7,7 +7,7 @@ header_open(Page *page)
 {
     const int64_t *header = page->buffer.buf;
     if (page->buffer.len <= HEADER_MAX_REQUESTS * WORD_BYTES) {
-        PyErr_Format(PyExc_ValueError, "a page has a header, for which %zd bytes are not enough", page->buffer.len);
+        PyErr_Format(PyExc_ValueError, "a page needs a header, for which %zd bytes are not enough", page->buffer.len);
         return -1;
     }
     const struct {
@@ -35,7 +35,8 @@ header_open(Page *page)
     return 0;
 }
 
-/* Where a part of the page starts, as the layout object says; NULL with an exception if that many words do not fit there. */
+/* Returns where the layout object says that a part of the page starts; NULL with an exception if so
+   many words do not fit there. */
 static int64_t *
 part(const Page *page, PyObject *layout, const char *name, Py_ssize_t words)
 {

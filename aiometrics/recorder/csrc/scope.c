@@ -1,3 +1,4 @@
+/* The twin of aiometrics/recorder/scope.py. */
 #include "scope.h"
 
 #include "clock.h"
@@ -11,10 +12,10 @@ int scope_ever_entered;
 static PyTypeObject *scope_type;
 static PyObject *current_scope; /* the context variable */
 
-/* --- charges ------------------------------------------------------------------------------------------------------------------ */
+/* --- charges ---------------------------------------------------------------------------------- */
 
 static Charge *
-found(const Scope *self, int32_t key)
+find_charge(const Scope *self, int32_t key)
 {
     for (int32_t place = 0; place < self->used; place++) {
         if (self->charges[place].key == key) {
@@ -37,14 +38,15 @@ grow(Scope *self)
     return 0;
 }
 
-/* The first room is there since the scope was entered. Without memory for more, what is new goes to the place that was new last. */
+/* There is some room since the scope was entered. Without memory for more, a new place is charged
+   to the latest one. */
 static Charge *
 charge_of(Scope *self, int32_t key)
 {
-    Charge *charge = found(self, key);
+    Charge *charge = find_charge(self, key);
     if (charge == NULL && self->used >= SCOPE_POINTS) {
         key = OTHER_POINT;
-        charge = found(self, key);
+        charge = find_charge(self, key);
     }
     if (charge == NULL && self->used == self->room && grow(self) < 0) {
         charge = &self->charges[self->used - 1];
@@ -91,16 +93,16 @@ active_ns(const Scope *self)
     return sum_ns;
 }
 
-/* --- tasks -------------------------------------------------------------------------------------------------------------------- */
+/* --- tasks ------------------------------------------------------------------------------------ */
 
-/* The task that runs, NULL in a callback. */
+/* Returns the running task, or NULL in a callback. */
 static Traced *
 task_in_progress(const Recorder *recorder)
 {
     return recorder->current == NULL || recorder->current->record == CALLBACKS ? NULL : recorder->current;
 }
 
-/* Charges the segment in progress to the task's scope by now; the rest may be another's. */
+/* Charges the segment in progress so far to the task's scope; the rest may be another's. */
 static void
 divide(Recorder *recorder, Traced *traced, int64_t now)
 {
@@ -112,9 +114,9 @@ divide(Recorder *recorder, Traced *traced, int64_t now)
     traced->divided_ns = elapsed_ns;
 }
 
-/* A task belongs to the scope from now on. */
+/* Adds a task that belongs to the scope from now on. */
 static void
-timeline_task(Scope *self, const Traced *traced)
+timeline_add_task(Scope *self, const Traced *traced)
 {
     if (self->timeline != NULL && self->state == SCOPE_OPEN) {
         timeline_add(self->timeline, &self->timeline->tasks, traced->number, traced->creator, traced->record, traced->created_ns);
@@ -136,7 +138,7 @@ scope_attach(Recorder *recorder, Traced *traced)
     if (scope != NULL && scope->recorder == recorder) {
         traced->scope = (Scope *)Py_NewRef(value);
         traced->divided_ns = 0;
-        timeline_task(scope, traced);
+        timeline_add_task(scope, traced);
     }
     else if (scope != NULL && scope->recorder != NULL && !scope->recorder->retired) {
         recorder->page.scope_errors[SCOPE_FOREIGN_LOOP] += 1;
@@ -155,11 +157,11 @@ scope_detach(Traced *traced)
     Py_CLEAR(traced->scope);
 }
 
-/* --- entered and left --------------------------------------------------------------------------------------------------------- */
+/* --- entered and left ------------------------------------------------------------------------- */
 
-/* Tells the Python side that nobody will leave the scope. */
+/* Tells a subclass in Python that the scope will never be left. */
 static void
-tell_abandoned(Scope *self)
+notify_abandoned(Scope *self)
 {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
@@ -186,12 +188,12 @@ abandon(Scope *self)
         page_request(page, self->record)[REQUEST_BACKGROUND_NS] += active_ns(self);
         page->scope_errors[SCOPE_ABANDONED] += 1;
     }
-    tell_abandoned(self);
+    notify_abandoned(self);
 }
 
-/* Gives up what is further out than a scope can have around it. */
+/* Abandons the scopes around this one beyond SCOPE_NESTED. */
 static void
-cut(Scope *self)
+limit_nesting(Scope *self)
 {
     Scope *inner = self;
     for (int depth = 0; depth < SCOPE_NESTED && inner != NULL; depth++) {
@@ -209,7 +211,8 @@ cut(Scope *self)
     }
 }
 
-/* The scope of the context if it is another one, and not left: a new reference, or NULL. */
+/* Returns the scope of the context if it is another one that was not left: a new reference, or
+   NULL. */
 static Scope *
 open_in_context(const Scope *self)
 {
@@ -225,7 +228,7 @@ open_in_context(const Scope *self)
     return NULL;
 }
 
-/* Whether it is measured; -1 with an exception. */
+/* Enters the scope. Whether it is measured; -1 with an exception. */
 static int
 enter(Scope *self, Recorder *recorder, int32_t record)
 {
@@ -252,18 +255,19 @@ enter(Scope *self, Recorder *recorder, int32_t record)
     Scope *before = NULL;
     if (task != NULL) {
         divide(recorder, task, now);
-        before = task->scope; /* which `outer` keeps */
+        before = task->scope; /* self->outer keeps it alive */
         task->scope = (Scope *)Py_NewRef((PyObject *)self);
         self->entered_in = task;
     }
     page_end(&recorder->page);
     Py_XDECREF(before);
-    cut(self);
+    limit_nesting(self);
     return 1;
 }
 
-/* Takes the scope from among those of the task that entered it, and counts it if that is another one or has an inner one open. The
-   reference that it was held by there, or NULL. */
+/* Removes the scope from those of the task that entered it, and counts an error if that is not the
+   running task or an inner scope is still open. Returns the reference that the task's chain had, or
+   NULL. */
 static Scope *
 unlink_scope(Scope *self)
 {
@@ -292,7 +296,7 @@ unlink_scope(Scope *self)
     return self;
 }
 
-/* Finds the record of each wait. -1 with an exception. Python may run, and then charges may have been added. */
+/* Finds the record of each wait; -1 with an exception. Python may run, which may add charges. */
 static int
 name_waits(Scope *self)
 {
@@ -307,7 +311,7 @@ name_waits(Scope *self)
         if (number < 0 || recorder->retired) {
             return -1;
         }
-        charge = found(self, key);
+        charge = find_charge(self, key);
         charge->wait_record = number;
         place = 0;
     }
@@ -316,7 +320,7 @@ name_waits(Scope *self)
 
 /* Counts a request that is over. */
 static void
-count(Scope *self, int status, int64_t wall_ns)
+count_finished(Scope *self, int status, int64_t wall_ns)
 {
     Page *page = &self->recorder->page;
     page_request(page, self->record)[REQUEST_IN_PROGRESS] -= 1;
@@ -324,14 +328,14 @@ count(Scope *self, int status, int64_t wall_ns)
     observe(page_request_active(page, self->record), &page->wait, active_ns(self));
     for (int32_t place = 0; place < self->used; place++) {
         const Charge *charge = &self->charges[place];
-        if (charge->wait_ns != 0) { /* one that came after they were named, while the clock was read, is (other) */
+        if (charge->wait_ns != 0) { /* one added while the clock was read has no name: it is (other) */
             page_request_wait(page, Py_MAX(charge->wait_record, 0))[REQUEST_WAIT_WAIT_NS] += charge->wait_ns;
         }
     }
 }
 
-/* Ends the request, unless it has ended, and if this is the `last` of it takes the scope from its task. -1 with an exception, or without
-   one if the recorder was retired while Python ran. */
+/* Ends the request unless it has ended, and if this is the `last` call removes the scope from its
+   task. -1 with an exception, or without one if the recorder was retired while Python ran. */
 static int
 finish(Scope *self, int status, int last, int64_t *wall_ns)
 {
@@ -350,18 +354,18 @@ finish(Scope *self, int status, int last, int64_t *wall_ns)
             divide(recorder, traced, now);
         }
     }
-    Scope *held = last ? unlink_scope(self) : NULL;
+    Scope *unlinked = last ? unlink_scope(self) : NULL;
     self->state = last ? SCOPE_LEFT : SCOPE_OVER;
     if (was_open) {
         *wall_ns = now - self->entered_ns;
-        count(self, status, *wall_ns);
+        count_finished(self, status, *wall_ns);
     }
     page_end(&recorder->page);
-    Py_XDECREF(held);
+    Py_XDECREF(unlinked);
     return 0;
 }
 
-/* --- the type ----------------------------------------------------------------------------------------------------------------- */
+/* --- the type --------------------------------------------------------------------------------- */
 
 static PyObject *
 scope_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
@@ -369,7 +373,8 @@ scope_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(
     return type->tp_alloc(type, 0);
 }
 
-/* No tp_clear: what a task entered must stay in reach of it, and the cycles that this can be part of are broken elsewhere. */
+/* No tp_clear: a task must still reach the scopes that it entered, and cycles through them are
+   broken elsewhere. */
 static int
 scope_traverse(Scope *self, visitproc visit, void *arg)
 {
@@ -424,7 +429,7 @@ method_enter(PyObject *object, PyObject *args)
     return PyBool_FromLong(entered > 0);
 }
 
-/* `given` as a status; -1 with an exception if it is none. */
+/* Returns `given` as a status; -1 with an exception if it is none. */
 static int
 status_given(PyObject *given)
 {
@@ -479,8 +484,8 @@ method_keep_timeline(PyObject *object, PyObject *Py_UNUSED(ignored))
         if (self->timeline == NULL) {
             return PyErr_NoMemory();
         }
-        if (self->entered_in != NULL && !self->recorder->retired) { /* then it may be gone: nobody keeps account any more */
-            timeline_task(self, self->entered_in);
+        if (self->entered_in != NULL && !self->recorder->retired) { /* if retired, the task may be gone */
+            timeline_add_task(self, self->entered_in);
         }
     }
     Py_RETURN_NONE;
@@ -527,23 +532,23 @@ get_outer(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef scope_methods[] = {
-    {"enter", method_enter, METH_VARARGS, "Begin, as a request of that record, in the task that runs. Tells whether it is measured. Once only."},
-    {"end", method_end, METH_O, "End with that status; what its tasks take from now on is background. Wall time in ns, or -1."},
-    {"leave", method_leave, METH_O, "End with that status, unless it has ended, and give the task back to the scope around. As end()."},
-    {"keep_timeline", method_keep_timeline, METH_NOARGS, "From now on keep each step of its tasks, as far as there is room."},
-    {"timeline", method_timeline, METH_NOARGS, "Tasks, steps, and how many of both found no room; None if it was not kept."},
-    {"charges", method_charges, METH_NOARGS, "What was charged by now, in the order in which the places were met."},
-    {"abandoned", method_abandoned, METH_NOARGS, "Called when it turns out that nobody will leave the scope; for subclasses."},
+    {"enter", method_enter, METH_VARARGS, "Begin in the running task, as a request of that record. Works once. Return whether it is measured."},
+    {"end", method_end, METH_O, "End the request with a status; what its tasks take from now on is background. Return its wall time in ns, or -1."},
+    {"leave", method_leave, METH_O, "End the request unless it has ended, and return the task to the enclosing scope. Return the same as end()."},
+    {"keep_timeline", method_keep_timeline, METH_NOARGS, "Keep each step of the tasks from now on, as far as there is room."},
+    {"timeline", method_timeline, METH_NOARGS, "Return the tasks, their steps, and how many of both found no room; None if no timeline was kept."},
+    {"charges", method_charges, METH_NOARGS, "Return what has been charged, in the order in which the places were met."},
+    {"abandoned", method_abandoned, METH_NOARGS, "Do nothing. Subclasses override it to learn that the scope will never be left."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef scope_getset[] = {
-    {"outer", get_outer, NULL, "The scope that goes on when this one is left.", NULL},
+    {"outer", get_outer, NULL, "The scope that continues when this one is left.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMemberDef scope_members[] = {
-    {"entered_ns", T_LONGLONG, offsetof(Scope, entered_ns), READONLY, "Clock reading of the moment it was entered."},
+    {"entered_ns", T_LONGLONG, offsetof(Scope, entered_ns), READONLY, "The reading of the clock when it was entered."},
     {NULL, 0, 0, 0, NULL},
 };
 

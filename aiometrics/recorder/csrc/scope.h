@@ -1,30 +1,30 @@
-/* What the tasks of one request take, charged to it as their segments and waits end: aiometrics/recorder/scope.py is the same in Python and the
-   specification of it. */
+/* Request scopes, which add up what the tasks of one request take. The twin in Python,
+   aiometrics/recorder/scope.py, is the specification. */
 #ifndef AIOMETRICS_SCOPE_H
 #define AIOMETRICS_SCOPE_H
 
 #include "timeline.h"
 #include "recorder.h"
 
-#define SCOPE_POINTS 64 /* places that are told apart within one request; the rest is (other) */
-#define SCOPE_NESTED 64 /* scopes that are open around one another; beyond, the outermost is taken for one that nobody will leave */
+#define SCOPE_POINTS 64 /* places that one request tells apart; the rest is charged to (other) */
+#define SCOPE_NESTED 64 /* scopes that may be nested; beyond, the outermost counts as abandoned */
 
 typedef struct {
     int64_t segments;
     int64_t active_ns;
     int64_t wait_ns;
     int64_t blocking_ns;
-    int32_t key;         /* a yield point, or ~record: a part of a segment of that coroutine */
-    int32_t wait_record; /* where its waits are added when the scope is left, -1 if that is not known yet */
+    int32_t key;         /* a yield point, or ~record for (request) of that coroutine */
+    int32_t wait_record; /* where its waits are added when the scope is left; -1 if not known yet */
 } Charge;
 
 typedef struct Scope {
     PyObject_HEAD
     Recorder *recorder;  /* NULL until it is entered */
-    struct Scope *outer; /* which goes on when this one is left */
-    Traced *entered_in;  /* the task that entered it; NULL once that is over, which it is told, so that this is no reference */
+    struct Scope *outer; /* continues when this one is left */
+    Traced *entered_in;  /* the task that entered it, borrowed: set to NULL when the task is over */
     Charge *charges;
-    Timeline *timeline;    /* NULL unless it is kept */
+    Timeline *timeline;    /* NULL unless one is kept */
     int64_t entered_ns;
     int32_t record;
     int32_t used, room; /* of charges */
@@ -35,14 +35,15 @@ extern int scope_ever_entered;
 
 int scope_init_module(PyObject *module);
 
-/* At the first step of a task: it belongs to the scope of its context. */
+/* Gives a task, at its first step, to the scope of its context. */
 void scope_attach(Recorder *recorder, Traced *traced);
-/* The task is over. May run Python. */
+/* Takes a task that is over from its scopes. May run Python. */
 void scope_detach(Traced *traced);
 
-/* A segment of one of its tasks ended then, or its part of one, having lasted so long; if the request is over, that is background. */
+/* Charges a segment of one of the tasks, or the scope's part of it, that ended at until_ns. It is
+   background if the request is over. */
 void scope_charge_segment(Scope *scope, const Traced *traced, int32_t key, int64_t segment_ns, int64_t until_ns);
-/* One of its tasks waited. */
+/* Charges a wait of one of the tasks. */
 void scope_charge_wait(Scope *scope, int32_t point, int64_t wait_ns);
 
 #endif

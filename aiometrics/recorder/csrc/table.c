@@ -64,7 +64,7 @@ entry_store(Entry *entries, size_t mask, Entry entry)
     entries[place] = entry;
 }
 
-/* Room for one more: twice the capacity when half of it is used, or an empty table when it is large enough. */
+/* Makes room for one more entry: a table doubles when half full, and is emptied at TABLE_LIMIT. */
 static int
 table_reserve(Table *table)
 {
@@ -97,7 +97,7 @@ table_reserve(Table *table)
     return 0;
 }
 
-/* Looks behind the front, and puts there what it finds. */
+/* Looks in the table itself, and keeps what it finds in the front. */
 int32_t
 table_find_one(Table *table, PyObject *first)
 {

@@ -1,7 +1,8 @@
 /* A cache from what the recorder meets (code objects, types, places) to small numbers.
 
-   Keys own their objects, so that an address cannot come to mean something else. Past TABLE_LIMIT entries a table starts anew: programs
-   that make code for ever must not fill the memory. */
+   Keys own their objects, so that an address cannot come to mean another object. A table with
+   TABLE_LIMIT entries starts anew, because programs that generate code without end must not fill
+   the memory. */
 #ifndef AIOMETRICS_TABLE_H
 #define AIOMETRICS_TABLE_H
 
@@ -12,7 +13,7 @@
 #define TABLE_MISS (-1)
 
 typedef struct {
-    PyObject *first; /* never NULL in an entry that is used */
+    PyObject *first; /* NULL only in an unused entry */
     PyObject *second;
     PyObject *third;
     uint64_t number;
@@ -33,7 +34,7 @@ typedef struct {
     struct {
         PyObject *first; /* borrowed from the entry */
         int32_t value;
-    } front[TABLE_FRONT]; /* of keys of one object, what was found last */
+    } front[TABLE_FRONT]; /* the latest finds, for keys of one object */
 } Table;
 
 int table_open(Table *table);

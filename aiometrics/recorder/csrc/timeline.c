@@ -18,17 +18,17 @@ timeline_free(Timeline *self)
     }
 }
 
-/* Whether there is room for one more row. */
+/* Makes room for one more row; 0 if there is none. */
 static int
 make_room(Rows *self)
 {
     if (self->used < self->room) {
         return 1;
     }
-    if (self->used >= JOURNAL_ROOM) {
+    if (self->used >= MAX_TIMELINE) {
         return 0;
     }
-    int32_t room = self->room == 0 ? FIRST_ROOM : 2 * self->room < JOURNAL_ROOM ? 2 * self->room : JOURNAL_ROOM;
+    int32_t room = self->room == 0 ? FIRST_ROOM : 2 * self->room < MAX_TIMELINE ? 2 * self->room : MAX_TIMELINE;
     void *rows = PyMem_Realloc(self->rows, (size_t)room * sizeof(*self->rows));
     if (rows == NULL) {
         return 0;
@@ -52,7 +52,7 @@ timeline_add(Timeline *self, Rows *rows, int64_t first, int64_t second, int64_t 
     row[3] = fourth;
 }
 
-/* The list grows no longer while it is made: rows that garbage collection adds are left out. */
+/* Rows that a garbage collection adds while the list is made are left out. */
 static PyObject *
 list_of(const Rows *rows)
 {

@@ -1,3 +1,4 @@
+/* The twin of aiometrics/recorder/turns.py. */
 #include "turns.h"
 
 #include "clock.h"
@@ -6,7 +7,7 @@
 
 #include <structmember.h>
 
-#define WAITED_NS 20000 /* a selector that comes back sooner did not wait */
+#define WAITED_NS 20000 /* a selector that returns sooner did not wait */
 
 typedef struct {
     PyObject_HEAD
@@ -17,7 +18,7 @@ typedef struct {
     int retired;
 } Turns;
 
-/* A selector's `select`, timed: what stands in its place. */
+/* Replaces a selector's `select`, calls it and times it. */
 typedef struct {
     PyObject_HEAD
     Turns *turns;
@@ -37,9 +38,10 @@ fail(Turns *self)
     return error_done(error);
 }
 
-/* Reads the clock. 1 if there is anything to time with it, else 0, or -1 with an interrupt of the application that came meanwhile. */
+/* Reads the clock. 1 if the turns are timed, 0 if not, -1 with an interrupt that is meant for the
+   application. */
 static int
-now_is(Turns *self, int64_t *now)
+read_now(Turns *self, int64_t *now)
 {
     if (!self->retired && clock_read(self->clock, now) < 0) {
         return fail(self);
@@ -47,7 +49,8 @@ now_is(Turns *self, int64_t *now)
     return !self->retired;
 }
 
-/* The boundary between two parts of a turn: now, unless a reader in another process has counted the part that ends beyond that. */
+/* Returns where one part of a turn ends and the next begins: now, unless a reader in another
+   process has counted the part beyond that. */
 static int64_t
 boundary(const Turns *self, int64_t now)
 {
@@ -71,7 +74,7 @@ static int
 enter(Turns *self)
 {
     int64_t now;
-    int timed = now_is(self, &now);
+    int timed = read_now(self, &now);
     if (timed > 0) {
         page_begin(&self->page);
         now = boundary(self, now);
@@ -87,7 +90,7 @@ leave(Turns *self, int64_t events, int waiting)
 {
     int64_t now;
     int64_t *loop = self->page.loop;
-    int timed = loop[LOOP_POLL_SINCE_NS] == 0 ? 0 : now_is(self, &now);
+    int timed = loop[LOOP_POLL_SINCE_NS] == 0 ? 0 : read_now(self, &now);
     if (timed <= 0) {
         return timed;
     }
@@ -129,13 +132,13 @@ timed_select_call(PyObject *object, PyObject *const *args, size_t flags, PyObjec
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     if (leave(self->turns, 0, 0) < 0) {
-        PyErr_Clear(); /* there is an exception already */
+        PyErr_Clear(); /* the selector's exception goes first */
     }
     PyErr_Restore(type, value, traceback);
     return NULL;
 }
 
-/* No tp_clear: the selector that has this among its attributes, and which it calls, can be cleared itself. */
+/* No tp_clear: a cycle through the selector, which has this as an attribute, is broken there. */
 static int
 timed_select_traverse(TimedSelect *self, visitproc visit, void *arg)
 {
@@ -167,7 +170,7 @@ static PyMemberDef timed_select_members[] = {
 };
 
 static PyType_Slot timed_select_slots[] = {
-    {Py_tp_doc, "A selector's select, timed."},
+    {Py_tp_doc, "Calls a selector's select and times it."},
     {Py_tp_dealloc, timed_select_dealloc},
     {Py_tp_traverse, timed_select_traverse},
     {Py_tp_members, timed_select_members},
@@ -201,7 +204,7 @@ turns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
-/* No tp_clear, as with the recorder: cycles are broken at the loop. */
+/* No tp_clear, as in the recorder: cycles are broken at the loop. */
 static int
 turns_traverse(Turns *self, visitproc visit, void *arg)
 {
@@ -232,7 +235,7 @@ turns_start(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Turns *self = (Turns *)object;
     int64_t now;
-    int timed = now_is(self, &now);
+    int timed = read_now(self, &now);
     if (timed > 0) {
         self->page.loop[LOOP_TIMED] = 1;
         self->page.loop[LOOP_TURN_SINCE_NS] = now;
@@ -245,7 +248,7 @@ turns_stop(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Turns *self = (Turns *)object;
     int64_t now;
-    int timed = now_is(self, &now);
+    int timed = read_now(self, &now);
     if (timed > 0) {
         page_begin(&self->page);
         end_turn(self, boundary(self, now));
@@ -277,10 +280,10 @@ turns_timed(PyObject *object, PyObject *select)
 }
 
 static PyMethodDef turns_methods[] = {
-    {"start", turns_start, METH_NOARGS, "The loop begins to run, with the active part of a turn."},
-    {"stop", turns_stop, METH_NOARGS, "The loop stops running, after the active part of a turn."},
-    {"retire", turns_retire, METH_NOARGS, "Write no more."},
-    {"timed", turns_timed, METH_O, "A selector's select, timed."},
+    {"start", turns_start, METH_NOARGS, "Begin the active part of a turn: the loop starts running."},
+    {"stop", turns_stop, METH_NOARGS, "End the active part of a turn: the loop stops running."},
+    {"retire", turns_retire, METH_NOARGS, "Stop writing for good."},
+    {"timed", turns_timed, METH_O, "Return a callable that calls a selector's select and times it."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,4 +1,5 @@
-/* Turns of an event loop, by timing its selector; aiometrics/recorder/turns.py is the same in Python and the specification of it. */
+/* Times the turns of an event loop at its selector. The twin in Python,
+   aiometrics/recorder/turns.py, is the specification. */
 #ifndef AIOMETRICS_TURNS_H
 #define AIOMETRICS_TURNS_H
 
