@@ -1,1 +1,1 @@
-"""CPython's own ``test_asyncio``, bare and with every loop of the process instrumented: the outcomes must be the same."""
+"""Runs CPython's own ``test_asyncio`` bare and instrumented; the outcomes must be the same."""

@@ -1,4 +1,4 @@
-"""``python -m tests.conformance``: how many of CPython's asyncio tests pass with every loop instrumented, and which ones differ."""
+"""Compares the outcomes of CPython's asyncio tests with every loop instrumented and without."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def _arguments() -> argparse.Namespace:
         "--implementation",
         choices=["bare", "python", "c"],
         default="c",
-        help="bare: only two bare runs, for the flaky tests",
+        help="bare: only two bare runs, to find flaky tests",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="modules at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="how many modules run at the same time")
     parser.add_argument(
         "--limit", type=float, default=300.0, metavar="SECONDS", help="time limit of one module"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all outcomes to this file")
     return parser.parse_args()
 
 
@@ -41,7 +41,8 @@ def _summary(name: str, outcomes: Outcomes) -> str:
         f"{count} {outcome}" for outcome in campaign.OUTCOMES if (count := outcomes.count(outcome))
     )
     traced = f"; {outcomes.traced_tasks} tasks traced" if outcomes.traced_tasks else ""
-    return f"{name}: {len(outcomes.results)} tests: {counts} ({sum(outcomes.seconds.values()):.0f} s){traced}"
+    seconds = f"({sum(outcomes.seconds.values()):.0f} s)"
+    return f"{name}: {len(outcomes.results)} tests: {counts} {seconds}{traced}"
 
 
 def _report(
@@ -57,7 +58,10 @@ def _report(
 
 
 def main() -> int:
-    """Two bare runs (to know the flaky tests) and an instrumented one; 1 if anything differs that is not justified."""
+    """Run the tests twice bare, which finds flaky ones, and once instrumented.
+
+    Return 1 if there is a difference that is not justified.
+    """
     options = _arguments()
     names = options.modules or campaign.modules()
     run = partial(

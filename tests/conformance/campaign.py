@@ -1,4 +1,4 @@
-"""Modules of ``test.test_asyncio``, each run in a process of its own with a time limit, and what became of every test."""
+"""Runs modules of ``test.test_asyncio``, each in a process of its own with a time limit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 from time import perf_counter
 
 CHILD = Path(__file__).with_name("child.py")
-#: From best to worst; of several events of one test the worst is its outcome.
+#: From best to worst. The worst event of a test is its outcome.
 OUTCOMES = ("ok", "skip", "fail", "error", "crash", "timeout")
 
 
 @dataclass(slots=True)
 class Outcomes:
-    """What one run gave: an outcome (one of ``OUTCOMES``) per test id, and the words that came with it."""
+    """The outcome of each test, one of ``OUTCOMES``, and the message that came with it."""
 
     implementation: str = ""
     traced_tasks: int = 0
@@ -31,13 +31,13 @@ class Outcomes:
     details: dict[str, str] = field(default_factory=dict)
 
     def record(self, test: str, outcome: str, detail: str) -> None:
-        """Keep the outcome unless a worse one is known."""
+        """Record the outcome of a test unless a worse one is known."""
         if OUTCOMES.index(outcome) >= OUTCOMES.index(self.results.get(test, "ok")):
             self.results[test] = outcome
             self.details[test] = detail
 
     def add(self, other: Outcomes) -> None:
-        """Take over the tests of another module."""
+        """Add the tests of another module."""
         self.implementation = other.implementation or self.implementation
         self.traced_tasks += other.traced_tasks
         self.seconds.update(other.seconds)
@@ -45,12 +45,12 @@ class Outcomes:
         self.details.update(other.details)
 
     def count(self, outcome: str) -> int:
-        """How many tests had this outcome."""
+        """Return how many tests had this outcome."""
         return sum(result == outcome for result in self.results.values())
 
 
 def modules() -> list[str]:
-    """All test modules of this interpreter's ``test.test_asyncio``.
+    """Return all test modules of this interpreter's ``test.test_asyncio``.
 
     Raises ``FileNotFoundError`` if the interpreter was installed without its test suite.
     """
@@ -78,7 +78,8 @@ def run(
             name, instrumented=instrumented, extensions=extensions, limit_seconds=limit_seconds
         )
         progress(
-            f"{outcomes.implementation or '?':6} {name}: {len(outcomes.results)} tests, {outcomes.seconds[name]:.1f} s"
+            f"{outcomes.implementation or '?':6} {name}: "
+            f"{len(outcomes.results)} tests, {outcomes.seconds[name]:.1f} s"
         )
         return outcomes
 
@@ -95,7 +96,7 @@ def _run_module(
     mode = "instrumented" if instrumented else "bare"
     started = perf_counter()
     with tempfile.TemporaryDirectory() as directory:
-        # The child's descriptor 3 comes from the shell: pass_fds keeps numbers, it cannot choose them.
+        # The shell opens the child's descriptor 3, because pass_fds cannot choose a number.
         process = subprocess.Popen(
             [
                 "/bin/sh",
@@ -114,8 +115,8 @@ def _run_module(
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        fate = _wait(process, limit_seconds)
-        outcomes = _parse(Path(directory), name, fate)
+        how_it_ended = _wait(process, limit_seconds)
+        outcomes = _parse(Path(directory), name, how_it_ended)
     outcomes.seconds[name] = perf_counter() - started
     return outcomes
 
@@ -144,7 +145,7 @@ def _wait(process: subprocess.Popen[bytes], limit_seconds: float) -> str:
     return "crash" if code else "end"
 
 
-def _parse(directory: Path, name: str, fate: str) -> Outcomes:
+def _parse(directory: Path, name: str, how_it_ended: str) -> Outcomes:
     outcomes = Outcomes()
     current, ended = f"test.test_asyncio.{name}", False
     for line in (directory / "events").read_text().splitlines():
@@ -164,7 +165,7 @@ def _parse(directory: Path, name: str, fate: str) -> Outcomes:
     if not ended:
         outcomes.record(
             current,
-            "timeout" if fate == "timeout" else "crash",
+            "timeout" if how_it_ended == "timeout" else "crash",
             (directory / "stderr").read_text(errors="replace")[-4000:],
         )
     return outcomes

@@ -1,6 +1,7 @@
-"""One module of ``test.test_asyncio`` in a process of its own; a line of JSON for every event, so that a crash loses nothing.
+"""Runs one module of ``test.test_asyncio`` in a process of its own.
 
-Run as ``python -P child.py MODULE bare|instrumented``, with the events on descriptor 3.
+It writes a line of JSON for every event, so that a crash loses nothing. Run as
+``python -P child.py MODULE bare|instrumented``, with the events on descriptor 3.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ from types import TracebackType
 from typing import TextIO
 
 EVENTS_FD = 3
-#: A test that misses its interrupt, as one of test_runners does now and then bare too, spins and remembers every call.
+#: A limit, because a test that misses its interrupt spins and remembers every call. One test of
+#: test_runners does so now and then, also when it runs bare.
 MEMORY_BYTES = 4 << 30
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
 class EventResult(unittest.TestResult):
-    """Writes ``start`` and outcome of every test as it happens."""
+    """Writes the start and the outcome of every test as they happen."""
 
     def __init__(self, events: TextIO) -> None:
         super().__init__()
         self._events = events
 
     def emit(self, test: str, event: str, detail: str = "") -> None:
-        """One line; flushed at once."""
+        """Write one event and flush it."""
         self._events.write(json.dumps({"test": test, "event": event, "detail": detail}) + "\n")
         self._events.flush()
 
@@ -84,7 +86,10 @@ def _traced_tasks() -> int:
 
 
 def main(module: str, mode: str) -> None:
-    """Run the tests of one module; ``instrumented`` starts the exporter before the module is imported."""
+    """Run the tests of one module.
+
+    In the mode ``instrumented`` the exporter starts before the module is imported.
+    """
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     instrumented = mode == "instrumented"

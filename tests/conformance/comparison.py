@@ -1,4 +1,4 @@
-"""Bare and instrumented outcomes side by side: which tests differ, and which of the differences are justified."""
+"""Compares bare and instrumented outcomes, and knows which differences are justified."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ABSENT = "absent"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A test that did not end as it does bare."""
+    """A test with another outcome than when it runs bare."""
 
     test: str
     bare: str
@@ -30,7 +30,7 @@ class Difference:
 def differences(
     bare: Outcomes, instrumented: Outcomes, flaky: frozenset[str] = frozenset()
 ) -> tuple[Difference, ...]:
-    """Every test whose outcome differs, sorted; the flaky ones left out."""
+    """Return every test whose outcome differs, sorted, without the flaky ones."""
     return tuple(
         Difference(test, before, after, instrumented.details.get(test, ""))
         for test in sorted((bare.results.keys() | instrumented.results.keys()) - flaky)
@@ -40,14 +40,15 @@ def differences(
 
 
 def flaky_tests(first: Outcomes, second: Outcomes) -> frozenset[str]:
-    """Tests that disagree with themselves in two bare runs."""
+    """Return the tests whose outcome differs between two bare runs."""
     return frozenset(difference.test for difference in differences(first, second))
 
 
 def justified(implementation: str, path: Path = JUSTIFIED) -> dict[str, str]:
-    """Test id -> reason, for this Python and this implementation (``c`` or ``python``).
+    """Return the reasons of justified differences by test id, for this Python and implementation.
 
-    An entry may name the Python versions (``python = ["3.12"]``) and implementations it holds for; without, it holds for all.
+    An entry may name the versions of Python (``python = ["3.12"]``) and the implementations (``c``
+    or ``python``) that it holds for; otherwise it holds for all.
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     entries = tomllib.loads(path.read_text()).get("difference", [])

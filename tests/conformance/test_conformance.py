@@ -1,4 +1,7 @@
-"""CPython's own asyncio tests end as they do without us; and the comparison that says so can say otherwise."""
+"""CPython's own asyncio tests have the same outcomes instrumented as bare.
+
+The other tests check the comparison itself.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-#: Most of these tests wait for sockets, processes and timers: four at a time take a third of the time on two cores.
+#: Most of these tests wait for sockets, processes and timers, so that four modules at the same time
+#: take a third of the time on two cores.
 JOBS = 4
 
 
 def differing(modules: Sequence[str], jobs: int) -> dict[str, Difference]:
-    """Tests of CPython's that end differently with the recorder that is installed, but for those that are listed with a reason."""
+    """Return CPython's tests whose outcome differs without being justified."""
     bare = campaign.run(modules, instrumented=False, jobs=jobs)
     instrumented = campaign.run(
         modules, instrumented=True, extensions=IMPLEMENTATION == "c", jobs=jobs
@@ -38,10 +42,11 @@ def differing(modules: Sequence[str], jobs: int) -> dict[str, Difference]:
 
 
 @pytest.mark.long
-def test_cpython_asyncio_tests_end_as_they_do_without_us() -> None:
-    """With every loop of the process instrumented, only the tests that are listed with a reason end differently.
+def test_cpython_asyncio_tests_have_the_same_outcomes_instrumented() -> None:
+    """With every loop of the process instrumented, only justified differences remain.
 
-    A test that a busy machine made fail says nothing about us: what differs is run once more, bare and instrumented, one at a time.
+    A busy machine can make a test fail, so modules with a difference run once more, bare and
+    instrumented, one at a time.
     """
     first = differing(campaign.modules(), JOBS)
     modules = [
@@ -51,8 +56,8 @@ def test_cpython_asyncio_tests_end_as_they_do_without_us() -> None:
     assert [] == [str(again[test]) for test in sorted(first.keys() & again.keys())]
 
 
-def test_a_test_that_ends_differently_is_named_with_its_last_words() -> None:
-    """The comparison reports a changed, a lost and a new test, and is silent on the rest."""
+def test_a_difference_is_reported_with_the_last_line_of_its_message() -> None:
+    """The comparison reports a changed, a missing and a new test, and no other."""
     before = Outcomes(results={"a": "ok", "b": "ok", "c": "skip", "d": "ok"})
     after = Outcomes(
         results={"a": "ok", "b": "fail", "d": "ok", "e": "ok"},
@@ -68,7 +73,7 @@ def test_a_test_that_ends_differently_is_named_with_its_last_words() -> None:
 
 
 def test_a_flaky_test_is_left_out() -> None:
-    """A test that disagrees with itself in two bare runs says nothing about us."""
+    """A test whose outcome differs between two bare runs is not compared."""
     first, second = (
         Outcomes(results={"a": "ok", "b": "ok"}),
         Outcomes(results={"a": "fail", "b": "ok"}),
@@ -78,7 +83,7 @@ def test_a_flaky_test_is_left_out() -> None:
 
 
 def test_the_worst_event_of_a_test_is_its_outcome() -> None:
-    """A failed subtest outweighs the success of the test around it, in either order."""
+    """A failed subtest outweighs the success of its test, in either order."""
     outcomes = Outcomes()
     outcomes.record("a", "fail", "subtest")
     outcomes.record("a", "ok", "")
@@ -86,7 +91,7 @@ def test_the_worst_event_of_a_test_is_its_outcome() -> None:
 
 
 def test_a_justified_difference_holds_where_it_says(tmp_path: Path) -> None:
-    """An entry without conditions holds everywhere; one for another Python or implementation does not."""
+    """An entry without conditions always holds; one for another Python or recorder does not."""
     listed = tmp_path / "justified.toml"
     listed.write_text(
         '[[difference]]\ntest = "a"\nreason = "always"\n'
@@ -99,11 +104,13 @@ def test_a_justified_difference_holds_where_it_says(tmp_path: Path) -> None:
 def test_a_module_that_hangs_or_dies_loses_only_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test in progress is marked as timed out or crashed; what ended before keeps its outcome."""
+    """The test in progress has timed out or crashed; those before it keep their outcomes."""
     child = tmp_path / "child.py"
     child.write_text(
         "import os, sys\n"
-        'def say(test, event): os.write(3, f\'{{"test": "{test}", "event": "{event}", "detail": ""}}\\n\'.encode())\n'
+        "def say(test, event):\n"
+        '    line = f\'{{"test": "{test}", "event": "{event}", "detail": ""}}\\n\'\n'
+        "    os.write(3, line.encode())\n"
         "name = sys.argv[1]\n"
         "say(name + '.one', 'start'); say(name + '.one', 'ok'); say(name + '.two', 'start')\n"
         "print('last words', file=sys.stderr, flush=True)\n"

@@ -1,4 +1,4 @@
-"""The families of a snapshot, as the collector gives them to a registry: which rows there are, and what is in them."""
+"""Families of a snapshot: which rows they have, and how the collector gives them to a registry."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ WAIT_ROWS = {
 
 
 def rows(snapshot: Snapshot) -> dict[str, dict[tuple[str, ...], Value]]:
-    """The rows of every metric by its name."""
+    """Return the rows of every metric by its name."""
     return {metric.name: dict(found) for metric, found in families(snapshot, FACTS)}
 
 
 def collector(snapshot: Snapshot) -> SnapshotCollector:
-    """A collector that always shows the same."""
+    """Return a collector that always shows ``snapshot``."""
     return SnapshotCollector(lambda: (snapshot, FACTS))
 
 
-def test_every_metric_of_the_catalogue_comes_exactly_once() -> None:
-    """Nothing is missing, doubled or made up, also where there is nothing to show."""
+def test_every_metric_has_exactly_one_family() -> None:
+    """No family is missing, doubled or unknown, even in an empty snapshot."""
     assert sorted(metric.name for metric in METRICS) == sorted(
         metric.name for metric, _ in families(Snapshot(0), FACTS)
     )
 
 
 def test_every_row_has_the_labels_and_the_kind_of_value_of_its_metric() -> None:
-    """As many label values as the catalogue names, and a distribution just for histograms."""
+    """There are as many label values as labels, and distributions for histograms only."""
     shown = [(metric, list(found)) for metric, found in families(shop(), FACTS)]
     assert all(found for _, found in shown)
     assert [] == [
@@ -68,7 +68,10 @@ def test_every_row_has_the_labels_and_the_kind_of_value_of_its_metric() -> None:
     ],
 )
 def test_which_rows_a_yield_point_has(place: str, expected: set[str]) -> None:
-    """A task does not wait where it ends, no segment ends where an eager child begins, and what runs is only known to block."""
+    """A task does not wait where it ends, and no segment ends where an eager child begins.
+
+    Of a segment in progress only the blocking seconds are known.
+    """
     point = yield_point(place)
     assert expected == {
         name
@@ -86,7 +89,7 @@ def test_which_rows_a_yield_point_has(place: str, expected: set[str]) -> None:
     ],
 )
 def test_which_rows_a_callback_has(place: str, expected: set[str]) -> None:
-    """It ends without waiting, so nothing waits there, but for an eager child that it starts."""
+    """It ends without waiting, except for an eager child that it starts."""
     point = yield_point(place, coroutine=CALLBACK)
     assert expected == {
         name
@@ -96,7 +99,7 @@ def test_which_rows_a_callback_has(place: str, expected: set[str]) -> None:
 
 
 def test_numbers_of_a_yield_point() -> None:
-    """Each number under its own name, in seconds."""
+    """Each number has its own metric, in seconds."""
     point = yield_point(
         segments=histogram(1, 2, 0, 4, sum_ns=1_500_000_000),
         waits=histogram(0, 1, sum_ns=2_000_000),
@@ -117,7 +120,7 @@ def test_numbers_of_a_yield_point() -> None:
 
 
 def test_numbers_of_a_coroutine() -> None:
-    """Histograms by status, every status from the start."""
+    """Histograms have rows for every status from the start."""
     entry = coroutine(
         "c",
         created=3,
@@ -142,7 +145,7 @@ def test_numbers_of_a_coroutine() -> None:
 
 
 def test_numbers_of_a_loop() -> None:
-    """Start delays, blocking seconds and the last sign of life."""
+    """Start delays, blocking seconds and the heartbeat."""
     start_delay = histogram(3, sum_ns=6)
     found = rows(
         Snapshot(
@@ -162,8 +165,8 @@ def test_numbers_of_a_loop() -> None:
     assert {("Main",): 2.0} == found["asyncio_loop_heartbeat_timestamp_seconds"]
 
 
-def test_what_the_exporter_says_of_itself() -> None:
-    """Version and recorder, the previous scrape, errors and what found no room."""
+def test_numbers_of_the_exporter_itself() -> None:
+    """Version and recorder, the previous scrape, errors and overflows."""
     found = rows(
         Snapshot(0, overflow={"loop": 2}, errors={"http": 1}, untraced_tasks=7, sample_ratio=0.5)
     )
@@ -178,7 +181,7 @@ def test_what_the_exporter_says_of_itself() -> None:
 
 @pytest.mark.parametrize("snapshot", [Snapshot(0), shop()], ids=["empty", "shop"])
 def test_series_counts_every_sample_of_the_scrape(snapshot: Snapshot) -> None:
-    """Buckets, counts and sums one by one, and itself."""
+    """It counts each bucket, count and sum, and itself."""
     samples = [sample for family in collector(snapshot).collect() for sample in family.samples]
     assert [len(samples)] == [
         sample.value for sample in samples if sample.name == "aiometrics_series"
@@ -187,19 +190,19 @@ def test_series_counts_every_sample_of_the_scrape(snapshot: Snapshot) -> None:
 
 @given(ns=st.integers(min_value=0, max_value=2**63))
 def test_seconds_are_the_nearest_float(ns: int) -> None:
-    """Unix times in ns do not fit a float; they are rounded once all the same."""
+    """Unix times in ns do not fit into a float, but they are rounded only once."""
     assert float(f"{ns}e-9") == seconds(ns)
 
 
 def test_registering_does_not_collect() -> None:
-    """The registry learns the names from the catalogue."""
+    """The registry learns the names from ``describe()``."""
     CollectorRegistry().register(
         SnapshotCollector(lambda: pytest.fail("collected at registration"))
     )
 
 
 def test_a_clash_of_names_is_found_at_registration() -> None:
-    """A registry refuses a metric of the application that has one of our names."""
+    """A registry rejects a metric of the application that has one of our names."""
     registry = CollectorRegistry()
     registry.register(collector(Snapshot(0)))
     with pytest.raises(ValueError, match="asyncio_tasks"):
@@ -207,7 +210,7 @@ def test_a_clash_of_names_is_found_at_registration() -> None:
 
 
 def test_the_collector_describes_what_it_collects() -> None:
-    """Same names, types, help and units, in whatever order."""
+    """Names, types, help and units are the same, in any order."""
     described = {
         (family.name, family.type, family.documentation, family.unit)
         for family in collector(Snapshot(0)).describe()
@@ -231,8 +234,8 @@ def test_each_collection_asks_the_source_again() -> None:
     ]
 
 
-def test_prometheus_client_can_write_what_the_collector_gives() -> None:
-    """Awkward names included; it is a collector like any other."""
+def test_prometheus_client_can_write_what_the_collector_returns() -> None:
+    """It can write awkward names too."""
     registry = CollectorRegistry()
     registry.register(collector(Snapshot(0, coroutines=(coroutine("\udc80 größe\n"),))))
     assert (

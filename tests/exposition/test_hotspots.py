@@ -1,8 +1,9 @@
-"""The hotspots report: which rows, in which order, and how they read."""
+"""The hotspots report: which rows it has, in which order, and its table."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.samples import BOUNDS_NS, coroutine, histogram, loop, yield_point
@@ -23,14 +24,14 @@ NOW = 1_763_856_000 * S
 
 
 def snapshot(*points: YieldPoint, taken_ns: int = NOW) -> Snapshot:
-    """A snapshot of yield points and nothing else."""
+    """Return a snapshot with yield points only."""
     return Snapshot(taken_ns, yield_points=points)
 
 
 def suspended(
     place: str, age_ns: int, *, tasks: int = 1, waits: int = 0, waited_ns: int = 0
 ) -> YieldPoint:
-    """A yield point whose oldest task has been there for ``age_ns``."""
+    """Return a yield point whose oldest task has been suspended for ``age_ns``."""
     return yield_point(
         place,
         suspended=tasks,
@@ -39,8 +40,8 @@ def suspended(
     )
 
 
-def sick() -> Snapshot:
-    """A service with something wrong of every kind."""
+def unhealthy() -> Snapshot:
+    """Return a service with a problem of every kind."""
     handler = "aiohttp.web_protocol.RequestHandler._handle_request"
     return Snapshot(
         NOW,
@@ -96,13 +97,17 @@ def sick() -> Snapshot:
 
 
 def test_table_in_full() -> None:
-    """Every list with its worst row first, numbers aligned under headings that name the unit, and the block in progress on top."""
-    assert TABLE == find_hotspots(sick()).table(140)
+    """Every list begins with its worst row, under headings that name the unit.
+
+    The block in progress is at the top.
+    """
+    expected = Path(__file__).with_name("hotspots.txt").read_text()
+    assert expected == find_hotspots(unhealthy()).table(140) + "\n"
 
 
 def test_table_of_an_interval_shows_shares() -> None:
-    """With an earlier snapshot the table says how long the interval was, and each share of the loop's time."""
-    lines = find_hotspots(sick(), since=Snapshot(NOW - 5 * S)).table(140).splitlines()
+    """With an earlier snapshot the table shows the interval and shares of the loop's time."""
+    lines = find_hotspots(unhealthy(), since=Snapshot(NOW - 5 * S)).table(140).splitlines()
     assert [
         "HOTSPOTS in the last 5.0 s",
         "loop MainThread: 38.0 % of the time in blocking segments, mean start delay 1.500 ms",
@@ -113,29 +118,33 @@ def test_table_of_an_interval_shows_shares() -> None:
     )
 
 
+IN_80_COLUMNS = """\
+active s  share %  mean ms  count  block s  yield point
+   2.280        -   57.000     40    0.000  ...to/the/search.py:42 Searcher.rank
+""".splitlines()
+IN_100_COLUMNS = """\
+active s  share %  mean ms  count  block s  yield point                                 awaits
+   2.280        -   57.000     40    0.000  .../path/to/the/search.py:42 Searcher.rank  ...cio.sleep
+""".splitlines()
+
+
 def test_narrow_table_keeps_numbers_and_yield_points() -> None:
-    """In 80 columns the names that say least give way: a column goes, and what stays loses its left part."""
+    """In 80 columns the last names lose their column, and the others their left part."""
     point = yield_point(
         "shop/a/long/path/to/the/search.py:42 Searcher.rank",
         segments=histogram(40, sum_ns=2_280 * MS),
         suspended=1,
     )
     found = find_hotspots(snapshot(point))
-    assert [
-        "active s  share %  mean ms  count  block s  yield point",
-        "   2.280        -   57.000     40    0.000  ...to/the/search.py:42 Searcher.rank",
-    ] == found.table(80).splitlines()[3:5]
-    assert [
-        "active s  share %  mean ms  count  block s  yield point                                 awaits",
-        "   2.280        -   57.000     40    0.000  .../path/to/the/search.py:42 Searcher.rank  ...cio.sleep",
-    ] == found.table(100).splitlines()[3:5]
+    assert IN_80_COLUMNS == found.table(80).splitlines()[3:5]
+    assert IN_100_COLUMNS == found.table(100).splitlines()[3:5]
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 140])
 def test_no_line_is_wider_than_asked(width: int) -> None:
-    """Whatever the names, the rows of a table fit its width."""
+    """The rows of a table fit its width, whatever the names are."""
     assert [] == [
-        line for line in find_hotspots(sick()).table(width).splitlines() if len(line) > width
+        line for line in find_hotspots(unhealthy()).table(width).splitlines() if len(line) > width
     ]
 
 
@@ -143,14 +152,14 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
 def test_text_follows_the_terminal(
     terminal: str, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``str()`` is as wide as the terminal, but neither narrower than 80 columns nor wider than 140."""
+    """``str()`` is as wide as the terminal, between 80 and 140 columns."""
     monkeypatch.setenv("COLUMNS", terminal)
-    found = find_hotspots(sick())
+    found = find_hotspots(unhealthy())
     assert found.table(used) == str(found)
 
 
 def test_names_are_shown_as_ascii() -> None:
-    """A name that is not plain ASCII is escaped, so that neither encoding nor layout breaks."""
+    """A name that is not printable ASCII is escaped, which keeps encoding and layout intact."""
     text = find_hotspots(
         snapshot(yield_point("größe.py:1 f\nx", segments=histogram(1, sum_ns=1)))
     ).table()
@@ -158,8 +167,8 @@ def test_names_are_shown_as_ascii() -> None:
     assert r"gr\xf6\xdfe.py:1 f\nx" in text
 
 
-def test_nobody_is_to_blame_in_an_idle_process() -> None:
-    """Empty lists are said to be empty."""
+def test_an_idle_process_has_no_hotspots() -> None:
+    """The table says that the lists are empty."""
     assert [
         "HOTSPOTS since the start",
         "",
@@ -174,7 +183,7 @@ def test_nobody_is_to_blame_in_an_idle_process() -> None:
 
 
 def test_burners_are_ordered_by_loop_time() -> None:
-    """Who took the loop longest in all comes first, however short its segments are; ``top`` cuts the list."""
+    """The largest total comes first, however short its segments are; ``top`` cuts the list."""
     points = [
         yield_point("one long", segments=histogram(0, 0, 1, sum_ns=500 * MS), blocking_ns=500 * MS),
         yield_point("none"),
@@ -199,7 +208,10 @@ def test_burners_are_ordered_by_loop_time() -> None:
 
 
 def test_waiters_are_ordered_by_mean_wait() -> None:
-    """Who waits longest each time comes first, with the tasks parked there now; places where no wait has ended are not listed."""
+    """The longest mean wait comes first, with the tasks that are suspended there now.
+
+    Places where no wait has ended are not listed.
+    """
     points = [
         yield_point("often", waits=histogram(0, 90, sum_ns=900 * MS), suspended=4),
         yield_point("long", waits=histogram(0, 0, 2, sum_ns=400 * MS)),
@@ -212,7 +224,10 @@ def test_waiters_are_ordered_by_mean_wait() -> None:
 
 
 def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
-    """A wait 20 times older than usual at its place comes before older ones at places where that is normal or unknown."""
+    """Waits 20 times older than usual at their place come first.
+
+    Older waits, at places where that is normal or unknown, follow.
+    """
     points = [
         suspended("forever by design", 900 * S),
         suspended("as usual", 30 * S, waits=3, waited_ns=90 * S),
@@ -234,13 +249,16 @@ def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
 
 
 def test_younger_than_a_second_is_not_stuck() -> None:
-    """A suspension counts as stuck from one second on, however unusual it is."""
+    """A suspension is stuck from one second on, however unusual it is."""
     points = suspended("young", S - 1, waits=1_000, waited_ns=1_000), suspended("a second", S)
     assert ["a second"] == [row.yield_point for row in find_hotspots(snapshot(*points)).stuck]
 
 
-def test_endings_list_who_fails_first() -> None:
-    """Failures come before tasks destroyed pending, these before cancellations; who only completes is not listed."""
+def test_endings_list_failures_first() -> None:
+    """Failures come before tasks destroyed pending, and these before cancellations.
+
+    Coroutines whose tasks all complete are not listed.
+    """
     entries = (
         coroutine("fine", wall={"completed": histogram(50)}),
         coroutine("cancelled", wall={"cancelled": histogram(9)}),
@@ -262,20 +280,23 @@ def test_the_block_in_progress_is_reported_from_the_threshold_on(
     elapsed_ns: int,
     reported: bool,  # noqa: FBT001
 ) -> None:
-    """A segment that still runs shows as soon as it is a blocking one."""
+    """A segment in progress is shown once it is at the threshold."""
     running = Running("shop.report.build", elapsed_ns)
     (state,) = find_hotspots(Snapshot(NOW, loops=(replace(loop(), running=running),))).loops
     assert (running if reported else None) == state.blocked
 
 
-def test_the_threshold_is_the_exporters() -> None:
-    """What blocks is decided by the threshold that is given."""
+def test_the_blocking_threshold_can_be_given() -> None:
+    """It decides whether the segment in progress blocks."""
     blocked = Snapshot(NOW, loops=(replace(loop(), running=Running("shop.report.build", 60 * MS)),))
     assert find_hotspots(blocked, blocking_threshold_ns=50 * MS).loops[0].blocked is not None
 
 
 def test_an_interval_counts_only_what_was_added() -> None:
-    """With ``since``, rows hold what was added after it, and who did nothing in the interval is not listed."""
+    """With ``since``, rows have what was added after it.
+
+    What did nothing in the interval is not listed.
+    """
     before = Snapshot(
         NOW - 10 * S,
         loops=(loop(blocking_ns=S, start_delay=histogram(3, sum_ns=9)),),
@@ -328,15 +349,15 @@ def test_an_interval_counts_only_what_was_added() -> None:
 
 
 def test_what_is_stuck_is_judged_by_the_whole_life() -> None:
-    """The usual wait at a place is the mean of all that ended there, not of those in the interval."""
+    """The usual wait at a place is the mean of all waits there, not of those in the interval."""
     now = snapshot(suspended("lost", 50 * S, waits=10, waited_ns=10 * S))
     assert [50.0] == [
         row.ratio for row in find_hotspots(now, since=replace(now, taken_ns=NOW - S)).stuck
     ]
 
 
-def test_counters_that_started_anew_count_in_full() -> None:
-    """After a restart of the exporter, or with other buckets, the earlier numbers are ignored, as ``rate()`` does it."""
+def test_counters_that_were_reset_count_in_full() -> None:
+    """After a restart, or with other buckets, the earlier numbers are ignored, as in ``rate()``."""
     before = snapshot(
         yield_point("restarted", segments=histogram(9, sum_ns=9 * S), blocking_ns=9 * S),
         yield_point("rebucketed", segments=histogram(1, sum_ns=S, bounds_ns=BOUNDS_NS[:1])),
@@ -353,41 +374,14 @@ def test_counters_that_started_anew_count_in_full() -> None:
 
 
 def test_shares_are_unknown_when_the_clock_was_set_back() -> None:
-    """An interval that is not positive has no shares, and is not shown as one."""
+    """An interval that is not positive is not shown and has no shares."""
     now = snapshot(yield_point(segments=histogram(1, sum_ns=S)))
     found = find_hotspots(now, since=snapshot(taken_ns=NOW + S))
     assert (None, None) == (found.interval_ns, found.burners[0].share)
 
 
 @pytest.mark.parametrize("top", [0, -1])
-def test_no_rows_is_an_error(top: int) -> None:
-    """Asking for less than one row says so, with the value."""
+def test_asking_for_no_rows_is_an_error(top: int) -> None:
+    """The message quotes the number."""
     with pytest.raises(ValueError, match=f"top={top}: ask for at least 1 row"):
         find_hotspots(snapshot(), top)
-
-
-TABLE = """\
-HOTSPOTS since the start
-loop MainThread: 1.900 s in blocking segments, mean start delay 1.500 ms
-  BLOCKED NOW, for 3.2 s, by shop.report.build
-
-WHO BURNS THE LOOP
-active s  share %  mean ms  count  block s  yield point                 awaits                     coroutine
-   2.280        -   57.000     40    1.900  shop/search.py:42 rank      asyncio.sleep              ...rotocol.RequestHandler._handle_request
-   0.060        -    2.000     30    0.000  shop/db.py:24 Pool.acquire  asyncio.Semaphore.acquire  ...rotocol.RequestHandler._handle_request
-
-WHO WAITS LONGEST
-mean ms  count  parked  yield point                 awaits                     coroutine
-450.000     30       7  shop/db.py:24 Pool.acquire  asyncio.Semaphore.acquire  aiohttp.web_protocol.RequestHandler._handle_request
-  5.000    300       3  shop/pay.py:99 confirm      Future                     shop.pay.settle
-  0.500     40       0  shop/search.py:42 rank      asyncio.sleep              aiohttp.web_protocol.RequestHandler._handle_request
-
-WHO IS STUCK
-age s  x mean  mean ms  parked  yield point             awaits              coroutine
- 41.2  8240.0    5.000       3  shop/pay.py:99 confirm  Future              shop.pay.settle
- 60.0       -        -       1  shop/main.py:9 main     asyncio.Event.wait  shop.main
-
-WHO FAILS
-failed  cancelled  destroyed  completed  coroutine
-     2          0          0          7  shop.mail.send
-     1          3          1          0  shop.stock.ask"""

@@ -1,4 +1,4 @@
-"""Callbacks that are no steps of tasks: what they are named, and whose time is whose."""
+"""Callbacks that are no steps of tasks: their names, and their share of the loop's time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plain() -> None:
 
 
 class Shop:
-    """Has a method, and can be called."""
+    """Has a method and can be called."""
 
     def method(self, *_: object) -> None:
         """A method."""
@@ -36,13 +36,13 @@ class Shop:
 
 
 def line(function: Any) -> int:
-    """Where it is defined."""
+    """Return the line where a function is defined."""
     number: int = function.__code__.co_firstlineno
     return number
 
 
 def rows(seen: Snapshot) -> dict[tuple[str, str], int]:
-    """How often each callback ran, by its place and what it is for."""
+    """Return how often each callback ran, by ``yield_point`` and ``awaits``."""
     return {
         (point.yield_point, point.awaits): point.segments.count
         for point in seen.yield_points_of(CALLBACK)
@@ -69,7 +69,10 @@ NAMES: dict[str, tuple[Callable[[], Callable[..., object]], str]] = {
 
 
 def test_names_of_callbacks(implementation: str) -> None:
-    """Python code by where it is defined, the rest by its qualified name; each kind has a row of its own, however alike they are."""
+    """Python code is named by its definition, anything else by its qualified name.
+
+    Callbacks with different names have different rows, however alike they are.
+    """
 
     async def main() -> None:
         for make, _ in NAMES.values():
@@ -87,9 +90,9 @@ def test_names_of_callbacks(implementation: str) -> None:
 
 
 def test_a_transport_is_named_with_its_protocol(implementation: str) -> None:
-    """Whatever an event loop reads and writes for, it is for somebody."""
+    """The ``awaits`` label tells for which protocol a transport reads."""
 
-    class Heard(asyncio.Protocol):
+    class Receiver(asyncio.Protocol):
         def __init__(self) -> None:
             self.done = asyncio.get_running_loop().create_future()
 
@@ -99,9 +102,11 @@ def test_a_transport_is_named_with_its_protocol(implementation: str) -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            transport, heard = await asyncio.get_running_loop().create_connection(Heard, sock=ours)
+            transport, receiver = await asyncio.get_running_loop().create_connection(
+                Receiver, sock=ours
+            )
             theirs.sendall(b"hello")
-            assert b"hello" == await heard.done
+            assert b"hello" == await receiver.done
             transport.close()
 
     with (
@@ -110,7 +115,7 @@ def test_a_transport_is_named_with_its_protocol(implementation: str) -> None:
     ):
         runner.run(main())
         found = rows(made.snapshot())
-    protocol = f"{TOP}.{Heard.__qualname__}"
+    protocol = f"{TOP}.{Receiver.__qualname__}"
     reads = [
         place
         for (place, awaits), count in found.items()
@@ -121,13 +126,13 @@ def test_a_transport_is_named_with_its_protocol(implementation: str) -> None:
 
 @pytest.fixture
 def traced(implementation: str) -> Any:
-    """A traced loop on each recorder."""
+    """A traced loop for each implementation of the recorder."""
     with traced_loop(implementation=implementation) as made:
         yield made
 
 
 def spent(traced: TracedLoop) -> dict[str, int]:
-    """Segments' ms by the last word of coroutine or callback, without what took no time."""
+    """Return the ms of segments by the last part of the name, without those that took no time."""
     found: dict[str, int] = {}
     for point in traced.snapshot().yield_points:
         owner = point.yield_point if point.coroutine == CALLBACK else point.coroutine
@@ -136,8 +141,8 @@ def spent(traced: TracedLoop) -> dict[str, int]:
     return {name: ms for name, ms in found.items() if ms}
 
 
-def test_tasks_and_callbacks_share_the_loop_without_rest(traced: TracedLoop) -> None:
-    """In virtual time the loop itself takes none, so that whatever was active has an owner."""
+def test_segments_of_tasks_and_callbacks_add_up_to_the_active_time(traced: TracedLoop) -> None:
+    """In virtual time the loop itself takes no time, so all active time belongs to one of them."""
 
     def soon() -> None:
         traced.clock.advance_ns(3 * MS)
@@ -159,9 +164,9 @@ def test_tasks_and_callbacks_share_the_loop_without_rest(traced: TracedLoop) -> 
     assert (26 * MS, 1_000 * MS - 8 * MS) == (loop.active_ns, loop.idle_ns)
 
 
-def test_a_callback_that_raises_ends_like_any_other(traced: TracedLoop) -> None:
-    """The loop's exception handler hears of it as ever."""
-    heard: list[Any] = []
+def test_a_callback_that_raises_is_counted_like_any_other(traced: TracedLoop) -> None:
+    """The loop's exception handler is called as usual."""
+    contexts: list[Any] = []
 
     def raises() -> None:
         traced.clock.advance_ns(150 * MS)
@@ -169,20 +174,20 @@ def test_a_callback_that_raises_ends_like_any_other(traced: TracedLoop) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: heard.append(context["exception"]))
+        loop.set_exception_handler(lambda _, context: contexts.append(context["exception"]))
         loop.call_soon(raises)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
     traced.run(main())
     assert {"raises": 150} == spent(traced)
-    assert [ZeroDivisionError] == [type(error) for error in heard]
+    assert [ZeroDivisionError] == [type(error) for error in contexts]
     assert 150 * MS == traced.snapshot().loops[0].blocking_ns
 
 
 @EAGER
 def test_an_eager_child_of_a_callback_has_its_own_time(traced: TracedLoop) -> None:
-    """Its first segment stops the callback's clock, and is a wait of nobody's."""
+    """Its first segment pauses that of the callback, as the wait ``(eager child)``."""
     started: list[asyncio.Task[None]] = []
 
     async def child() -> None:

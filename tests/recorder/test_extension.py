@@ -1,4 +1,7 @@
-"""The C recorder as an extension: what it shares with Python, when it stands back, and that nothing it meets makes it write astray."""
+"""The C core as an extension module, and what must not break either recorder.
+
+This covers when the core is used, which arguments it refuses, and interruptions at bad moments.
+"""
 
 from __future__ import annotations
 
@@ -54,26 +57,31 @@ logging.basicConfig(level=logging.INFO, format="[%(name)s] %(message)s", stream=
 import aiometrics
 with aiometrics.start_exporter(port=0, addr="127.0.0.1") as exporter:
     text = urllib.request.urlopen(exporter.url).read().decode()
-print(aiometrics.IMPLEMENTATION, *(line for line in text.splitlines() if line.startswith("aiometrics_build_info")))
-print("the core was" if sys.modules.get("aiometrics.recorder._core") else "the core was not", "loaded")
+lines = text.splitlines()
+(info,) = (line for line in lines if line.startswith("aiometrics_build_info"))
+print(aiometrics.IMPLEMENTATION, info)
+core = sys.modules.get("aiometrics.recorder._core")
+print("the core was loaded" if core else "the core was not loaded")
 """
 IN_A_SUBINTERPRETER = """
 import sys
 {interpreters}
 def run(code):
     {run}
-run("import asyncio, aiometrics; print(aiometrics.IMPLEMENTATION, flush=True); asyncio.run(asyncio.sleep(0))")
+run("import aiometrics; print(aiometrics.IMPLEMENTATION, flush=True)")
+run("import asyncio; asyncio.run(asyncio.sleep(0))")
 import aiometrics
 print(aiometrics.IMPLEMENTATION, flush=True)
 from aiometrics.testing import traced_loop
 with traced_loop() as traced:
-    run("import asyncio; asyncio.run(asyncio.wait_for(asyncio.sleep(0), 1)); print('runs', flush=True)")
+    run("import asyncio; asyncio.run(asyncio.wait_for(asyncio.sleep(0), 1))")
+    run("print('runs', flush=True)")
     print(len(traced.snapshot().coroutines), flush=True)
 """
 
 
 def python(code: str) -> list[str]:
-    """The lines that a fresh interpreter prints."""
+    """Run code in a new interpreter and return the lines that it prints."""
     env = {name: value for name, value in os.environ.items() if name != "AIOMETRICS_NO_EXTENSIONS"}
     return subprocess.run(
         [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True
@@ -82,13 +90,13 @@ def python(code: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def core() -> Any:
-    """The extension."""
+    """The extension module."""
     return pytest.importorskip(
         "aiometrics.recorder._core", reason="the C core is not built here", exc_type=ImportError
     )
 
 
-def test_c_and_python_mean_the_same_words(core: Any) -> None:
+def test_offsets_in_c_equal_those_of_the_layout(core: Any) -> None:
     """Every offset that C was compiled with is the one that the layout declares."""
     assert {
         (record, field): vars(layout)[record][field] for record, field in core.LAYOUT
@@ -105,8 +113,8 @@ def test_c_and_python_mean_the_same_words(core: Any) -> None:
 
 
 @pytest.mark.parametrize("because", WITHOUT_THE_CORE)
-def test_where_the_core_cannot_run_python_does_and_says_so_once(because: str) -> None:
-    """One log line with the reason, the metric that tells, and the extension is not even loaded."""
+def test_python_records_when_the_core_cannot_and_logs_why_once(because: str) -> None:
+    """A log line gives the reason, a metric shows it, and the extension is not even loaded."""
     arrangement, reason = WITHOUT_THE_CORE[because]
     message, info, loaded = python(FALLBACK.format(arrangement=arrangement))
     assert message.startswith("[aiometrics] aiometrics: the recorder runs in Python")
@@ -120,24 +128,32 @@ def test_where_the_core_cannot_run_python_does_and_says_so_once(because: str) ->
     "offsets",
     [{}, {("LOOP", "finished"): 7}, {("LOOP", "forgotten"): 0}, {("FORGOTTEN", "finished"): 0}],
 )
-def test_a_core_that_was_built_from_other_sources_is_left_alone(
+def test_a_core_built_from_other_sources_is_not_used(
     offsets: dict[tuple[str, str], int],
 ) -> None:
-    """It would write pages that nobody reads as they were meant."""
-    arrangement = f"import types; stale = types.ModuleType('stale'); stale.LAYOUT = {offsets}; sys.modules['aiometrics.recorder._core'] = stale"
+    """It would write pages that are read wrongly."""
+    arrangement = f"""
+import types
+stale = types.ModuleType("stale")
+stale.LAYOUT = {offsets}
+sys.modules["aiometrics.recorder._core"] = stale
+"""
     message, info, _ = python(FALLBACK.format(arrangement=arrangement))
     assert message.endswith("the C core was built from other sources. Build it again")
     assert 'implementation="python"' in info
 
 
-def test_an_extension_that_is_there_is_used() -> None:
-    """Else every test of the C recorder would be left out in silence."""
+def test_a_core_that_was_built_is_used() -> None:
+    """Otherwise all tests of the C recorder would be skipped silently."""
     built = importlib.util.find_spec("aiometrics.recorder._core") is not None
     assert (built and _reason_against_core() is None) == ("c" in IMPLEMENTATIONS)
 
 
-def test_other_interpreters_of_the_process_get_the_python_recorder(core: Any) -> None:
-    """What the core hooks may belong to all of them, so that it serves the main one only, and leaves the tasks of others alone."""
+def test_subinterpreters_use_the_python_recorder(core: Any) -> None:
+    """The core runs only in the main interpreter and leaves the tasks of others alone.
+
+    The types that it hooks may belong to all interpreters.
+    """
     del core
     if sys.version_info >= (3, 14):
         interpreters, run = (
@@ -160,7 +176,7 @@ def test_other_interpreters_of_the_process_get_the_python_recorder(core: Any) ->
 
 
 def page(**header: int) -> Page:
-    """A small page, with words of its header changed."""
+    """Return a small page, with words of its header changed."""
     made = Page(from_seconds((0.1,), (1.0, 2.0), 2, 3, 4), blocking_threshold_ns=1)
     for name, value in header.items():
         made.words[HEADER[name]] = value
@@ -168,7 +184,7 @@ def page(**header: int) -> Page:
 
 
 class Forged:
-    """What passes for a page."""
+    """Passes for a page, with any memory and layout."""
 
     def __init__(self, memory: Any, **parts: Any) -> None:
         self.memory = memory
@@ -195,7 +211,7 @@ PARTS = (
 def test_a_page_whose_parts_lie_outside_of_it_is_refused(
     core: Any, part: str, start: int | None
 ) -> None:
-    """Nothing is written past the end of a page, whatever its layout says."""
+    """Nothing is written outside of a page, whatever its layout says."""
     with pytest.raises((ValueError, OverflowError, TypeError)):
         core.Recorder(Forged(page().memory, **{part: start}), None, None)
 
@@ -212,16 +228,16 @@ def test_a_page_whose_parts_lie_outside_of_it_is_refused(
     ],
 )
 @pytest.mark.parametrize("value", [0, -1, 2**40])
-def test_a_page_whose_header_makes_no_sense_is_refused(core: Any, field: str, value: int) -> None:
-    """So is one whose numbers do not fit together."""
+def test_a_page_with_an_invalid_header_is_refused(core: Any, field: str, value: int) -> None:
+    """The error names the word of the header, its limits and its value."""
     with pytest.raises(
         ValueError, match=f"word {HEADER[field]} of a page is 1 to [0-9]+, not {value}"
     ):
         core.Recorder(page(**{field: value}), None, None)
 
 
-def test_a_page_that_is_too_small_or_not_to_be_written_is_refused(core: Any) -> None:
-    """So is one that holds fewer records than it says."""
+def test_a_page_that_is_too_small_or_read_only_is_refused(core: Any) -> None:
+    """So is one with fewer records than its header says, and so are wrong arguments."""
     memory = page().memory
     for short in (b"", memory[: 8 * len(HEADER) - 8], memory[: 8 * page().layout.yield_points]):
         with pytest.raises(ValueError, match=r"not enough|do not fit"):
@@ -233,8 +249,11 @@ def test_a_page_that_is_too_small_or_not_to_be_written_is_refused(core: Any) -> 
             core.Recorder(*wrong)
 
 
-def test_the_clock_of_the_core_is_the_systems(core: Any) -> None:
-    """It never goes back, and is within a microsecond of what the system says before and after, while the anchor changes many times."""
+def test_the_clock_of_the_core_agrees_with_the_system(core: Any) -> None:
+    """It never goes back, and is within a microsecond of the system's clock.
+
+    The anchor changes many times meanwhile.
+    """
     readings = [
         (time.monotonic_ns(), core.monotonic_ns(), time.monotonic_ns()) for _ in range(200_000)
     ]
@@ -247,16 +266,16 @@ def test_the_clock_of_the_core_is_the_systems(core: Any) -> None:
     ]
 
 
-def test_only_a_recorder_makes_traced_coroutines(core: Any) -> None:
+def test_traced_coroutines_cannot_be_made_directly(core: Any) -> None:
     """One without a recorder would have nowhere to write."""
     with pytest.raises(TypeError):
         core.TracedCoroutine()
 
 
-def test_a_scope_takes_what_it_is_given_at_its_word_only_if_that_can_be(
+def test_a_scope_checks_its_arguments_and_its_state(
     implementation: str,
 ) -> None:
-    """Records that are in the page, statuses that there are; what it is asked twice, or too early, it does not do."""
+    """It accepts existing records and statuses only, and ignores calls at the wrong time."""
     core = IMPLEMENTATIONS[implementation]
     made = page()
     recorder = core.recorder(made, None, None)
@@ -292,34 +311,34 @@ def test_a_scope_takes_what_it_is_given_at_its_word_only_if_that_can_be(
 
 
 class MeddlingLabels(Labels):
-    """Something else happens when it is asked where waits go for the first time."""
+    """Calls ``meddle`` when it is first asked for the record of a wait."""
 
     meddle: Any
 
     def request_wait(self, request: int, point: int) -> int:
-        """The record."""
+        """Return the record."""
         meddle, self.meddle = self.meddle, lambda: None
         meddle()
         return super().request_wait(request, point)
 
 
 class MeddlingClock(ManualClock):
-    """Something else happens when it is read for the first time since it was told so."""
+    """Calls ``meddle`` once when it is next read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.meddle: Any = lambda: None
 
     def __call__(self) -> int:
-        """The time."""
+        """Return the time."""
         meddle, self.meddle = self.meddle, lambda: None
         meddle()
         return super().__call__()
 
 
 @pytest.mark.skipif(not EAGERLY, reason="eager tasks came with Python 3.12")
-def test_a_request_may_wait_while_its_end_is_timed(implementation: str) -> None:
-    """What nobody has named by then goes to (other)."""
+def test_a_wait_that_is_added_while_a_request_ends_goes_to_other(implementation: str) -> None:
+    """Its record is not known, because the waits were named before."""
 
     async def eager() -> None:
         clock.advance(0.5)
@@ -341,10 +360,13 @@ def test_a_request_may_wait_while_its_end_is_timed(implementation: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["retire", "leave", "charge"])
-def test_anything_may_happen_while_the_waits_of_a_request_are_named(
+def test_interruptions_while_the_waits_of_a_request_are_named(
     implementation: str, what: str
 ) -> None:
-    """The recorder goes, the scope is left, or new places are met: each wait is counted once, and nothing where it must not be."""
+    """Each wait is counted once, or never if the recorder was retired.
+
+    Naming may retire the recorder, leave the scope, or charge new places.
+    """
 
     async def eager() -> None:
         await asyncio.sleep(0)
@@ -373,8 +395,8 @@ def test_anything_may_happen_while_the_waits_of_a_request_are_named(
     assert (0 if what == "retire" else 1) == seen.request("GET /").wall["completed"].count
 
 
-def test_each_loop_has_its_tasks_whoever_constructs_them(implementation: str) -> None:
-    """A task that is given no loop is the running one's, also after another loop's."""
+def test_a_task_that_is_given_no_loop_belongs_to_the_running_one(implementation: str) -> None:
+    """It does so also after tasks of another loop."""
 
     async def works() -> None:
         await asyncio.sleep(0)
@@ -394,28 +416,30 @@ def test_each_loop_has_its_tasks_whoever_constructs_them(implementation: str) ->
     assert {"a": 4, "b": 4} == {loop.loop: loop.start_delay.count for loop in seen.loops}
 
 
-class Meddling(Places):
-    """Something else happens while a place is being named: a garbage collection, another thread."""
+class MeddlingPlaces(Places):
+    """Calls ``meddle`` when it next names a yield point, as a garbage collection might."""
 
     def __init__(self) -> None:
         super().__init__()
         self.meddle: Any = lambda: None
 
     def yield_point(self, owner: Any) -> str:
-        """The place, named anew for each task."""
+        """Return the name."""
         meddle, self.meddle = self.meddle, lambda: None
         meddle()
         return super().yield_point(owner)
 
 
 async def waits() -> None:
-    """Wait for nothing."""
+    """Wait for a future that is never done."""
     await asyncio.get_running_loop().create_future()
 
 
-def test_a_recorder_may_be_retired_while_it_names_a_place(implementation: str) -> None:
-    """Nothing is written any more then, neither to its page nor to tasks that have gone meanwhile."""
-    places = Meddling()
+def test_a_recorder_that_is_retired_while_it_names_a_place_writes_no_more(
+    implementation: str,
+) -> None:
+    """It writes neither to its page nor to tasks that were freed meanwhile."""
+    places = MeddlingPlaces()
     with every_loop(implementation) as instrumentation:
         instrumentation._slot_pool._places = places
 
@@ -451,8 +475,8 @@ def test_a_recorder_may_be_retired_while_it_names_a_place(implementation: str) -
 
 
 def test_a_coroutine_may_be_closed_while_its_place_is_named(implementation: str) -> None:
-    """What the await chain consists of may go while it is being named."""
-    places = Meddling()
+    """Links of the await chain may be freed while it is being named."""
+    places = MeddlingPlaces()
 
     async def inner() -> None:
         await asyncio.sleep(60)
@@ -477,7 +501,10 @@ def test_a_coroutine_may_be_closed_while_its_place_is_named(implementation: str)
 
 
 def test_segments_may_end_in_any_order(implementation: str) -> None:
-    """Threads or greenlets that step tasks of one loop by turns break no rule of memory, and the gauges come back to nothing."""
+    """Threads or greenlets may step tasks of one loop by turns.
+
+    No memory is used after it was freed, and gauges return to zero.
+    """
     entered, leave = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
 
     async def works(number: int) -> None:
@@ -515,7 +542,7 @@ def test_segments_may_end_in_any_order(implementation: str) -> None:
 
 
 class InterruptedClock(ManualClock):
-    """A signal's handler raises while it is read."""
+    """Raises once while it is read, as the handler of a signal may."""
 
     def __init__(self, error: type[BaseException], readings: int) -> None:
         super().__init__()
@@ -524,7 +551,7 @@ class InterruptedClock(ManualClock):
         self.armed = False
 
     def __call__(self) -> int:
-        """The time, or the exception of the handler, once, after so many readings."""
+        """Return the time, or raise the exception after so many readings."""
         if not self.armed:
             return super().__call__()
         self.readings -= 1
@@ -536,15 +563,18 @@ class InterruptedClock(ManualClock):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("readings", range(6))
-def test_an_interrupt_that_hits_the_recorder_reaches_the_application(
+def test_an_interrupt_in_the_recorder_reaches_the_application(
     implementation: str, error: type[BaseException], readings: int
 ) -> None:
-    """What a signal's handler raises is not ours to keep, whenever Python runs for us; nothing is said to go on from then on."""
+    """An exception of a signal's handler is never swallowed, wherever Python runs for the recorder.
+
+    The recorder is retired, and nothing is shown as in progress.
+    """
     clock = InterruptedClock(error, readings)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        vars(loop)["_selector"].select = select  # the turns have a clock of their own
+        vars(loop)["_selector"].select = select  # turns have a clock of their own
         clock.armed = True
         loop.call_soon(int)
         await asyncio.sleep(0)
@@ -557,7 +587,8 @@ def test_an_interrupt_that_hits_the_recorder_reaches_the_application(
     instrumentation = Instrumentation(
         Options(), clock=clock, unix_clock=clock, implementation=IMPLEMENTATIONS[implementation]
     )
-    gc.disable()  # a collection is timed by the same clock, and what hits its callback Python itself keeps from the application
+    # A collection is timed by the same clock, and Python swallows what is raised in its callback.
+    gc.disable()
     try:
         with asyncio.Runner() as runner:
             select = vars(runner.get_loop())["_selector"].select
@@ -577,11 +608,11 @@ def test_an_interrupt_that_hits_the_recorder_reaches_the_application(
     assert 0 == sum(entry.live for entry in seen.coroutines)
 
 
-def test_an_object_that_cannot_be_asked_is_left_to_asyncio(implementation: str) -> None:
-    """Only asyncio says what is wrong with it, and other tasks are traced on."""
+def test_an_object_whose_class_cannot_be_read_is_left_to_asyncio(implementation: str) -> None:
+    """Only asyncio reports the error, and other tasks are still traced."""
 
     class Odd:
-        """Does not tell what it is."""
+        """Raises when asked for its class."""
 
         @property  # type: ignore[misc]
         def __class__(self) -> type:
@@ -597,13 +628,10 @@ def test_an_object_that_cannot_be_asked_is_left_to_asyncio(implementation: str) 
         assert 1 == instrumentation.snapshot().coroutine("asyncio.tasks.sleep").created
 
 
-def test_caches_start_anew_when_they_are_full(
-    implementation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program that makes code for ever is recorded on, and its code is not kept for ever."""
-    monkeypatch.setattr(
-        locate, "CACHE_ENTRIES", locate.CACHE_ENTRIES // 10
-    )  # those of the Python recorder, which takes its time
+def test_full_caches_are_emptied(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that generates code without end is still recorded, and its code is freed."""
+    # Only the Python recorder, which is slower, has a smaller cache here.
+    monkeypatch.setattr(locate, "CACHE_ENTRIES", locate.CACHE_ENTRIES // 10)
     count = 17_000 if implementation == "c" else 1_700
     body = "async def work(sleep):\n    await sleep(0)\n"
     codes: list[weakref.ref[CodeType]] = []
@@ -626,7 +654,7 @@ def test_caches_start_anew_when_they_are_full(
 
 
 def test_the_default_of_anext_is_not_what_is_awaited(implementation: str) -> None:
-    """The chain goes on to the generator, whatever else the awaitable refers to."""
+    """The chain continues at the generator, whatever else the awaitable refers to."""
 
     async def items() -> AsyncGenerator[int, None]:
         await asyncio.sleep(1)
@@ -646,12 +674,14 @@ def test_the_default_of_anext_is_not_what_is_awaited(implementation: str) -> Non
     assert {"asyncio.sleep"} == {point.awaits for point in points if point.waits.sum_ns}
 
 
-def test_tasks_created_by_finalizers_while_a_place_is_named(implementation: str) -> None:
-    """Garbage is collected anywhere, and what its finalizers do is recorded too."""
-    places, created = Meddling(), []
+def test_tasks_created_by_finalizers_while_a_place_is_named_are_recorded(
+    implementation: str,
+) -> None:
+    """Garbage may be collected anywhere, and its finalizers may create tasks."""
+    places, created = MeddlingPlaces(), []
 
     class Finalized:
-        """Creates a task when it goes."""
+        """Creates a task when it is collected."""
 
         def __init__(self) -> None:
             self.cycle = self
@@ -677,8 +707,8 @@ def test_tasks_created_by_finalizers_while_a_place_is_named(implementation: str)
     assert 0 == sum(entry.live for entry in seen.coroutines)
 
 
-def test_a_recorder_is_freed_with_what_refers_to_it(implementation: str) -> None:
-    """A recorder that its own clock refers to is collected with it."""
+def test_a_recorder_in_a_reference_cycle_is_freed(implementation: str) -> None:
+    """A recorder and a clock that refers to it are collected together."""
     made = page()
 
     def cycle() -> None:
@@ -707,8 +737,8 @@ def test_a_recorder_is_freed_with_what_refers_to_it(implementation: str) -> None
 
 
 @pytest.fixture(autouse=True)
-def _nothing_unraisable(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
-    """What goes wrong in a finalizer fails the test."""
+def _no_unraisable_exceptions(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
+    """Fail the test if an exception was raised in a finalizer."""
     unraisable: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda what: unraisable.append(what.exc_value))
     yield

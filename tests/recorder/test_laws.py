@@ -1,4 +1,4 @@
-"""The laws of the vocabulary, held exactly for random programs, and both recorders held to one another."""
+"""Random programs in virtual time: numbers add up exactly, and both recorders agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES = settings(max_examples=150)
 
 
 def check_tiling(result: Result) -> None:
-    """Start delay, segments and waits tile the life of every task."""
+    """Check that start delays, segments and waits add up to the wall time of tasks."""
     points, coroutines = result.snapshot.yield_points, result.snapshot.coroutines
     wall_ns = sum(entry.wall[status].sum_ns for entry in coroutines for status in STATUSES)
     parts_ns = sum(point.segments.sum_ns + point.waits.sum_ns for point in points)
@@ -23,7 +23,7 @@ def check_tiling(result: Result) -> None:
 
 
 def check_active(result: Result) -> None:
-    """What a coroutine's tasks took is what ended at its yield points, and what the program says it took."""
+    """Check that active times equal those of the program, by coroutine and by yield point."""
     for root in (*ROOTS, "main"):
         true_ns = sum(life.active_ns for life in result.run.all_lives if life.root == root)
         points = result.snapshot.yield_points_of(name_of(root))
@@ -37,7 +37,7 @@ def check_active(result: Result) -> None:
 
 
 def check_counts(result: Result) -> None:
-    """Every task was created once, ended once in the way it did, and nothing is left."""
+    """Check that every task was created once and ended once, with the right status."""
     statuses = {
         (entry.coroutine, status): entry.wall[status].count
         for entry in result.snapshot.coroutines
@@ -60,7 +60,11 @@ def check_counts(result: Result) -> None:
 
 
 def check_requests(result: Result) -> None:
-    """A request's active seconds are those of all its tasks until it was left, the rest is background; one task's time is tiled."""
+    """Check that requests are charged for all their tasks until they are left.
+
+    What the tasks take later is background. If a request is alone in its task, its active time and
+    its waits add up to its wall time.
+    """
     visits, snapshot = result.run.visits, result.snapshot
     for name in {visit.type for visit in visits}:
         entry, own = snapshot.request(name), [visit for visit in visits if visit.type == name]
@@ -98,8 +102,10 @@ def check_requests(result: Result) -> None:
 
 @EXAMPLES
 @given(program=PROGRAMS, eager=st.booleans())
-def test_the_laws_hold_for_every_program(implementation: str, program: Ops, *, eager: bool) -> None:
-    """Whatever tasks do, their time is accounted for to the nanosecond, and the gauges tell the truth in the middle of it."""
+def test_numbers_add_up_in_random_programs(
+    implementation: str, program: Ops, *, eager: bool
+) -> None:
+    """Times are exact to the nanosecond, and gauges are true in the middle of the program."""
     result = perform(program, implementation=implementation, eager=eager)
     assert [] == result.run.problems
     check_tiling(result)
@@ -110,10 +116,10 @@ def test_the_laws_hold_for_every_program(implementation: str, program: Ops, *, e
 
 @EXAMPLES
 @given(program=MISUSES, eager=st.booleans())
-def test_scopes_that_are_misused_harm_nothing_else(
+def test_misused_scopes_leave_other_numbers_correct(
     implementation: str, program: Ops, *, eager: bool
 ) -> None:
-    """Wherever scopes are entered and left, every other number is true."""
+    """Wherever scopes are entered and left, the numbers of tasks and loops stay exact."""
     result = perform(program, implementation=implementation, eager=eager)
     assert [] == result.run.problems
     check_tiling(result)
@@ -132,7 +138,7 @@ def test_scopes_that_are_misused_harm_nothing_else(
 def test_every_implementation_writes_the_same_page(
     program: Ops, *, eager: bool, options: dict[str, float]
 ) -> None:
-    """The recorders are twins: one program leaves the same bytes with each of them, and the same steps of its requests."""
+    """One program leaves the same bytes and the same timelines with each recorder."""
     reference, *others = [
         perform(program, implementation=name, eager=eager, **options)
         for name in sorted(IMPLEMENTATIONS)
@@ -145,7 +151,7 @@ def test_every_implementation_writes_the_same_page(
 
 
 def test_both_implementations_are_compared_where_both_are_built() -> None:
-    """The comparison above compares something; where only one recorder is built it says so by being skipped."""
+    """The comparison above compares both recorders, or this test is skipped."""
     if len(IMPLEMENTATIONS) == 1:
         pytest.skip("only the Python recorder is built here")
     assert {"c", "python"} == set(IMPLEMENTATIONS)

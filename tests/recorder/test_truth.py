@@ -1,4 +1,7 @@
-"""Stalls whose number, place and length are known, and what every metric says of them: during the last one, and after it."""
+"""Compares the metrics with stalls of known number, place and length.
+
+They are read during the last stall, and again after it.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +19,34 @@ from aiometrics.testing import traced_loop
 FILE = f"{__name__.replace('.', '/')}.py"
 STALL_MS, LONG_MS, SEEN_MS = 300, 3_000, 2_000
 #: Tasks that become ready before each stall and run after it.
-BEHIND = 3
+WAITING_TASKS = 3
 Numbers = dict[str, float]
 
 
-async def behind() -> None:
-    """Has to wait."""
+async def waiting_task() -> None:
+    """Has to wait for the stall to end."""
 
 
 async def red(stall: Stall) -> None:
-    """One of those who stall."""
+    """Stall, then await."""
     stall(STALL_MS)
     await asyncio.sleep(0)
 
 
 async def green(stall: Stall) -> None:
-    """Another, at a line of its own."""
+    """Stall at another line, then await."""
     stall(STALL_MS)
     await asyncio.sleep(0)
 
 
 async def blue(stall: Stall) -> None:
-    """Another."""
+    """Stall at a third line, then await."""
     stall(STALL_MS)
     await asyncio.sleep(0)
 
 
 async def grey(stall: Stall) -> None:
-    """And one that never awaits."""
+    """Stall without ever awaiting."""
     stall(STALL_MS)
 
 
@@ -56,17 +59,18 @@ TIMES: dict[Callable[[Stall], Coroutine[Any, Any, None]], int] = {
 
 
 def line(function: Callable[..., Any]) -> str:
-    """The place of the stall in a function, and what it called."""
-    return f"{FILE}:{function.__code__.co_firstlineno + 2} {function.__qualname__} > support.Stall.__call__"
+    """Return the place of the stall in a function, and what it called."""
+    number = function.__code__.co_firstlineno + 2
+    return f"{FILE}:{number} {function.__qualname__} > support.Stall.__call__"
 
 
 def rows(seen: Snapshot) -> dict[str, dict[tuple[str, ...], Any]]:
-    """The rows of every metric by its name."""
+    """Return the rows of every metric by its name."""
     return {metric.name: dict(found) for metric, found in families(seen, FACTS)}
 
 
 def sums(seen: Snapshot, metric: str) -> Numbers:
-    """Values that are not 0, by coroutine; what is in progress by its pseudo point."""
+    """Return the values that are not 0 by coroutine, or by ``(running)`` if in progress."""
     found: Numbers = {}
     for (coroutine, yield_point, _), value in rows(seen)[metric].items():
         name = coroutine.rpartition(".")[2] if yield_point != "(running)" else yield_point
@@ -75,7 +79,7 @@ def sums(seen: Snapshot, metric: str) -> Numbers:
 
 
 def over_threshold(seen: Snapshot, metric: str) -> Numbers:
-    """How many durations were longer than 0.1 s, by the last word of the first label."""
+    """Return how many durations were longer than 0.1 s, by the last part of the first label."""
     found: Numbers = {}
     for labels, value in rows(seen)[metric].items():
         assert isinstance(value, Distribution)
@@ -89,11 +93,14 @@ def over_threshold(seen: Snapshot, metric: str) -> Numbers:
 
 
 def test_ten_stalls_and_one_in_progress(implementation: str) -> None:
-    """What each metric says is what was true, to the nanosecond: ten stalls of 300 ms by four lines, and one of 3 s after two of them."""
+    """Every metric is true to the nanosecond, two seconds into the long stall and after it.
+
+    There are ten stalls of 300 ms at four lines, then one of 3 s.
+    """
     during: list[Snapshot] = []
 
     async def long(stall: Stall) -> None:
-        """Lasts."""
+        """Stall for long, with a snapshot in between."""
         stall(SEEN_MS)
         during.append(traced.snapshot())
         stall(LONG_MS - SEEN_MS)
@@ -104,7 +111,9 @@ def test_ten_stalls_and_one_in_progress(implementation: str) -> None:
             long,
         ]:
             first = asyncio.create_task(function(stall))
-            await asyncio.gather(first, *(asyncio.create_task(behind()) for _ in range(BEHIND)))
+            await asyncio.gather(
+                first, *(asyncio.create_task(waiting_task()) for _ in range(WAITING_TASKS))
+            )
 
     with traced_loop(implementation=implementation, library=["support"]) as traced:
         stall = Stall(traced)
@@ -114,12 +123,12 @@ def test_ten_stalls_and_one_in_progress(implementation: str) -> None:
 
     times = {function.__name__: times for function, times in TIMES.items()}
     seconds = {name: count * STALL_MS / 1000 for name, count in times.items()}
-    harm = {name: count * BEHIND * STALL_MS / 1000 for name, count in times.items()}
+    inflicted = {name: count * WAITING_TASKS * STALL_MS / 1000 for name, count in times.items()}
     (seen,) = during
     assert {**seconds, "(running)": 2} == sums(seen, "asyncio_blocking_seconds_total")
     assert {**seconds, "(running)": 2, "long": 1} == sums(after, "asyncio_blocking_seconds_total")
-    assert harm == sums(seen, "asyncio_inflicted_wait_seconds_total")
-    assert {**harm, "long": BEHIND * LONG_MS / 1000} == sums(
+    assert inflicted == sums(seen, "asyncio_inflicted_wait_seconds_total")
+    assert {**inflicted, "long": WAITING_TASKS * LONG_MS / 1000} == sums(
         after, "asyncio_inflicted_wait_seconds_total"
     )
     assert times == over_threshold(seen, "asyncio_segment_seconds")
@@ -128,7 +137,7 @@ def test_ten_stalls_and_one_in_progress(implementation: str) -> None:
         found = rows(when)
         assert {("MainThread",): blocking} == found["asyncio_loop_blocking_seconds_total"]
         assert {"MainThread": stalls} == over_threshold(when, "asyncio_loop_iteration_seconds")
-        assert {"MainThread": stalls * BEHIND} == over_threshold(
+        assert {"MainThread": stalls * WAITING_TASKS} == over_threshold(
             when, "asyncio_loop_start_delay_seconds"
         )
         assert blocking == found["asyncio_loop_time_seconds_total"]["MainThread", "active"]
@@ -136,8 +145,8 @@ def test_ten_stalls_and_one_in_progress(implementation: str) -> None:
         seen.taken_ns / 1e9 - 2
         == rows(seen)["asyncio_loop_heartbeat_timestamp_seconds"]["MainThread",]
     )
-    # At 100, 150, 200, 250 and 300 ms of each short one, and every 50 ms of the long one.
-    looks: Numbers = {line(function): 5 * times for function, times in TIMES.items()}
-    assert {**looks, line(long): 39} == {
+    # At 100, 150, 200, 250 and 300 ms of each short stall, and every 50 ms of the long one.
+    samples: Numbers = {line(function): 5 * times for function, times in TIMES.items()}
+    assert {**samples, line(long): 39} == {
         place: count for (_, place), count in rows(seen)["asyncio_block_samples_total"].items()
     }

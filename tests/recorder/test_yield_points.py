@@ -1,4 +1,4 @@
-"""How coroutines, yield points and what they await are named, and whose code counts."""
+"""The labels ``coroutine``, ``yield_point`` and ``awaits``, and what counts as the application."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ SITE = sysconfig.get_path("purelib")
 
 
 def library(name: str, source: str, site: str = SITE) -> SimpleNamespace:
-    """A module as if it had been installed, without a file."""
+    """Return a module that seems to be installed, without a file."""
     namespace: dict[str, Any] = {"__name__": name, "asyncio": asyncio}
     exec(compile(source, f"{site}/{name.replace('.', '/')}.py", "exec"), namespace)  # noqa: S102 - the source is above
     return SimpleNamespace(**namespace)
 
 
 def line(function: Callable[..., Any], offset: int = 1) -> int:
-    """The number of a line of a function, counted from its first."""
+    """Return the number of a line of a function, counted from its first."""
     return function.__code__.co_firstlineno + offset
 
 
 def name(function: Callable[..., Any]) -> str:
-    """The coroutine label of a function of this file."""
+    """Return the coroutine label of a function of this file."""
     return f"{__name__}.{function.__qualname__}"
 
 
 def record(implementation: str, *coros: Any, **options: Any) -> Snapshot:
-    """What is recorded when ``coros`` are run, each as a task, in one loop."""
+    """Run ``coros`` as tasks of one loop and return the snapshot."""
 
     async def gather(traced: TracedLoop) -> None:
         tasks = [traced.loop.create_task(coro) for coro in coros]
@@ -58,7 +58,10 @@ def record(implementation: str, *coros: Any, **options: Any) -> Snapshot:
 
 
 def awaits(snapshot: Snapshot, coroutine: str) -> list[tuple[str, str]]:
-    """Yield points and what they await, in the order in which they were met, without those where a task ends."""
+    """Return ``yield_point`` and ``awaits`` of each place, in the order in which they were met.
+
+    Places where a task ends are left out.
+    """
     found = [(point.yield_point, point.awaits) for point in snapshot.yield_points_of(coroutine)]
     return [labels for labels in found if labels[0] not in ("(return)", "(raise)")]
 
@@ -89,7 +92,10 @@ async def retry(function):
 
 
 def test_the_application_is_named_not_the_library_that_it_calls(implementation: str) -> None:
-    """Of a chain through a driver into asyncio, the application's frame is the yield point and the driver is what it awaits."""
+    """In a chain through a driver into asyncio, the application's frame is the yield point.
+
+    The driver is what it awaits.
+    """
     seen = record(implementation, call(ASYNCPG.Connection().fetch))
     assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(
         seen, name(call)
@@ -97,13 +103,13 @@ def test_the_application_is_named_not_the_library_that_it_calls(implementation: 
 
 
 def test_the_innermost_application_frame_is_named(implementation: str) -> None:
-    """A library that calls the application back hides nothing."""
+    """A library that calls the application back does not hide it."""
     seen = record(implementation, call(functools.partial(ASYNCPG.retry, nap)))
     assert [(f"{HERE}:{line(nap, 2)} nap", "asyncio.sleep")] == awaits(seen, name(call))
 
 
 def test_without_application_code_the_innermost_library_frame_is_named(implementation: str) -> None:
-    """A task that a library runs for itself shows that library's place."""
+    """A task that a library runs for itself has its yield points in that library."""
     seen = record(implementation, ASYNCPG.retry(ASYNCPG.Connection().fetch))
     assert [("asyncpg/connection.py:6 Connection._protocol", "asyncio.sleep")] == awaits(
         seen, "asyncpg.connection.retry"
@@ -113,7 +119,7 @@ def test_without_application_code_the_innermost_library_frame_is_named(implement
 def test_with_nothing_but_the_standard_library_its_innermost_frame_is_named(
     implementation: str,
 ) -> None:
-    """A bare asyncio.sleep as a task shows asyncio's own line."""
+    """A bare asyncio.sleep() as a task shows a line of asyncio."""
     ((place, awaited),) = awaits(record(implementation, asyncio.sleep(1)), "asyncio.tasks.sleep")
     assert ("asyncio/tasks.py", "sleep", "Future") == (
         place.partition(":")[0],
@@ -123,7 +129,7 @@ def test_with_nothing_but_the_standard_library_its_innermost_frame_is_named(
 
 
 def test_dist_packages_are_libraries_too(implementation: str) -> None:
-    """Debian's Python installs into dist-packages."""
+    """Debian's Python installs packages into dist-packages."""
     driver = library(
         "apt_driver",
         "async def fetch():\n    await asyncio.sleep(1)\n",
@@ -135,7 +141,7 @@ def test_dist_packages_are_libraries_too(implementation: str) -> None:
 
 
 def test_options_name_what_counts_as_application_and_as_library(implementation: str) -> None:
-    """Module prefixes override the place of the file, and library wins."""
+    """Prefixes of modules override the location of the file, and ``library`` wins."""
     fetch = ASYNCPG.Connection().fetch
     assert [("asyncpg/connection.py:6 Connection._protocol", "asyncio.sleep")] == awaits(
         record(implementation, call(fetch), application=["asyncpg"]), name(call)
@@ -146,7 +152,7 @@ def test_options_name_what_counts_as_application_and_as_library(implementation: 
     assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(
         both, name(call)
     )
-    # A prefix is one of modules, not of letters.
+    # A prefix consists of whole parts of a module's name.
     other = record(implementation, call(fetch), application=["async"])
     assert [(f"{HERE}:{line(call, 2)} call", "asyncpg.Connection.fetch")] == awaits(
         other, name(call)
@@ -154,7 +160,7 @@ def test_options_name_what_counts_as_application_and_as_library(implementation: 
 
 
 def test_a_task_that_cancels_itself_and_returns_has_completed(implementation: str) -> None:
-    """What counts is how the coroutine ended; asyncio calls the task cancelled all the same."""
+    """The end of the coroutine counts, although asyncio calls the task cancelled."""
 
     async def cancels() -> None:
         task = asyncio.current_task()
@@ -171,7 +177,7 @@ def test_a_task_that_cancels_itself_and_returns_has_completed(implementation: st
 
 
 def test_a_task_ends_at_return_or_raise(implementation: str) -> None:
-    """The last segment has no await: pseudo points name it, also for a coroutine that never awaits."""
+    """The last segment ends at a pseudo point, also in a coroutine that never awaits."""
 
     async def returns() -> None:
         pass
@@ -186,7 +192,7 @@ def test_a_task_ends_at_return_or_raise(implementation: str) -> None:
 
 
 class OwnFuture(asyncio.Future[None]):
-    """A future type of the application's own."""
+    """A type of futures that the application defines."""
 
 
 @pytest.mark.parametrize(
@@ -219,7 +225,7 @@ class OwnFuture(asyncio.Future[None]):
 def test_awaits_names_what_is_below(
     implementation: str, make: Callable[[], Awaitable[None]], expected: str
 ) -> None:
-    """The callee below the yield point tells waits apart; a future names itself."""
+    """The callee below the yield point names a wait; a future is named by its type."""
 
     async def waits() -> None:
         await make()
@@ -235,7 +241,7 @@ def test_awaits_names_what_is_below(
 
 
 def test_one_line_that_awaits_different_things_is_several_yield_points(implementation: str) -> None:
-    """A dispatcher's only await is told apart by what it awaits."""
+    """The only await of a dispatcher is told apart by what it awaits."""
 
     async def other() -> None:
         await asyncio.sleep(1)
@@ -243,13 +249,10 @@ def test_one_line_that_awaits_different_things_is_several_yield_points(implement
     driver = library("redis.client", "async def get():\n    await asyncio.sleep(1)\n")
 
     async def dispatch() -> None:
-        for function in (
-            driver.get,
-            ASYNCPG.Connection().fetch,
-            functools.partial(asyncio.sleep, 1),
-        ):
+        for function in functions:
             await function()
 
+    functions = (driver.get, ASYNCPG.Connection().fetch, functools.partial(asyncio.sleep, 1))
     place = f"{HERE}:{line(dispatch, 2)} {dispatch.__qualname__}"
     expected = [
         (place, awaited) for awaited in ("redis.get", "asyncpg.Connection.fetch", "asyncio.sleep")
@@ -259,26 +262,26 @@ def test_one_line_that_awaits_different_things_is_several_yield_points(implement
 
 @types.coroutine
 def bare() -> Generator[None, None, None]:
-    """Let the loop turn once."""
+    """Yield to the loop once."""
     yield
 
 
 def test_a_bare_yield_awaits_nothing_that_has_a_name(implementation: str) -> None:
-    """A generator-based coroutine that yields by itself is its own yield point."""
+    """A generator-based coroutine that yields itself is the yield point."""
     assert [(f"{HERE}:{line(bare, 3)} bare", "(yield)")] == awaits(
         record(implementation, call(bare)), name(call)
     )
 
 
 async def countdown() -> AsyncGenerator[int, None]:
-    """Awaits on its way to its only item."""
+    """Await before the only item."""
     await asyncio.sleep(1)
     yield 1
 
 
 @pytest.mark.parametrize("how", ["async for", "anext", "anext with default", "asend", "aclose"])
-def test_asynchronous_generators_are_looked_into(implementation: str, how: str) -> None:
-    """The await inside of an asynchronous generator is the yield point, however it is driven."""
+def test_asynchronous_generators_are_followed(implementation: str, how: str) -> None:
+    """The await in an asynchronous generator is the yield point, however it is driven."""
 
     @asynccontextmanager
     async def cleanup() -> AsyncIterator[None]:
@@ -305,7 +308,10 @@ def test_asynchronous_generators_are_looked_into(implementation: str, how: str) 
 
 
 def test_an_asynchronous_generator_of_a_library_is_what_is_awaited(implementation: str) -> None:
-    """What drives a generator has no name of its own: neither ``async for`` nor an awaitable that hands on its coroutine shows."""
+    """Whatever drives a generator has no name of its own.
+
+    Neither ``async for`` nor an awaitable that returns its coroutine is shown.
+    """
     rows = "async def rows():\n    await asyncio.sleep(1)\n    yield 1\n"
     query = "class Query:\n    def __await__(self):\n        return nap().__await__()\n"
     driver = library("psycopg.rows", f"{rows}{query}async def nap():\n    await asyncio.sleep(1)\n")
@@ -321,10 +327,16 @@ def test_an_asynchronous_generator_of_a_library_is_what_is_awaited(implementatio
 
 
 def test_entering_a_context_is_an_await_like_any_other(implementation: str) -> None:
-    """``async with`` shows its line and the method that it enters or leaves by."""
+    """``async with`` shows its line and the method that it calls."""
     pool = library(
         "pool",
-        "class Pool:\n    async def __aenter__(self):\n        await asyncio.sleep(1)\n    async def __aexit__(self, *_):\n        pass\n",
+        """
+class Pool:
+    async def __aenter__(self):
+        await asyncio.sleep(1)
+    async def __aexit__(self, *_):
+        pass
+""",
     )
 
     async def borrow() -> None:
@@ -335,8 +347,8 @@ def test_entering_a_context_is_an_await_like_any_other(implementation: str) -> N
     assert expected == awaits(record(implementation, borrow()), name(borrow))
 
 
-def test_a_decorator_that_wraps_is_what_runs(implementation: str) -> None:
-    """Labels come from code: the decorated function is the yield point, the wrapper the coroutine."""
+def test_a_decorated_function_is_named_by_the_code_that_runs(implementation: str) -> None:
+    """The decorated function is the yield point, and its wrapper the coroutine."""
 
     def logged(
         function: Callable[[], Coroutine[Any, Any, None]],
@@ -352,11 +364,15 @@ def test_a_decorator_that_wraps_is_what_runs(implementation: str) -> None:
     assert expected == awaits(record(implementation, logged(nap)()), f"{__name__}.{place}")
 
 
-def test_awaitables_of_libraries_are_what_is_awaited(implementation: str) -> None:
+def test_an_awaitable_of_a_library_is_what_is_awaited(implementation: str) -> None:
     """An object whose ``__await__`` is a generator is named by that generator."""
     driver = library(
         "motor.core",
-        "class Cursor:\n    def __await__(self):\n        yield from asyncio.sleep(1).__await__()\n",
+        """
+class Cursor:
+    def __await__(self):
+        yield from asyncio.sleep(1).__await__()
+""",
     )
     assert [(f"{HERE}:{line(call, 2)} call", "motor.Cursor.__await__")] == awaits(
         record(implementation, call(driver.Cursor)), name(call)
@@ -364,7 +380,7 @@ def test_awaitables_of_libraries_are_what_is_awaited(implementation: str) -> Non
 
 
 class JobCoroutine(collections.abc.Coroutine[Any, Any, Any]):
-    """A coroutine without code, as an extension module makes them; says nothing of what it waits for."""
+    """A coroutine without code, as in extension modules; it does not show what it awaits."""
 
     def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
         self._inner = inner
@@ -383,7 +399,7 @@ class JobCoroutine(collections.abc.Coroutine[Any, Any, Any]):
 
 
 def test_a_coroutine_without_code_is_named_by_its_type(implementation: str) -> None:
-    """Traced as far as it can be: the type stands for the coroutine and for the yield point."""
+    """The type stands for the coroutine and for the yield point."""
     seen = record(implementation, JobCoroutine(nap()))
     assert [(f"{TOP}.JobCoroutine", "(yield)")] == awaits(seen, f"{TOP}.JobCoroutine")
     assert (1, 1) == (
@@ -392,32 +408,32 @@ def test_a_coroutine_without_code_is_named_by_its_type(implementation: str) -> N
     )
 
 
-TOUCHED: list[str] = []
+ASKED: list[str] = []
 
 
-class Liar(JobCoroutine):
-    """Answers whatever it is asked, and notes that it was asked."""
+class AnswersEverything(JobCoroutine):
+    """Answers to every attribute, and records that it was asked."""
 
     def __getattr__(self, asked: str) -> Any:
-        TOUCHED.append(asked)
+        ASKED.append(asked)
         return self
 
     @property
     def cr_code(self) -> Any:
-        TOUCHED.append("cr_code")
-        raise RuntimeError("ask somebody else")
+        ASKED.append("cr_code")
+        raise RuntimeError("not here")
 
     cr_frame = gi_code = gi_frame = cr_await = gi_yieldfrom = cr_code
 
 
-class Nameless(JobCoroutine):
-    """Has no module that could be part of a name."""
+class WithoutModule(JobCoroutine):
+    """Has a module that is a property."""
 
-    __module__ = property(lambda _: TOUCHED.append("__module__"))
+    __module__ = property(lambda _: ASKED.append("__module__"))
 
 
-class Endless(JobCoroutine):
-    """Waits for itself, in a slot that only C could be expected to fill."""
+class AwaitsItself(JobCoroutine):
+    """Waits for itself, in a slot like those of types in C."""
 
     __slots__ = ("cr_await", "cr_code")
 
@@ -426,36 +442,40 @@ class Endless(JobCoroutine):
         self.cr_await = self
 
 
-class Empty(JobCoroutine):
-    """Has the slots of a coroutine, and nothing in them."""
+class EmptySlots(JobCoroutine):
+    """Has the slots of a coroutine, without values."""
 
     __slots__ = ("cr_await", "cr_code", "cr_frame")
 
 
-@pytest.mark.parametrize("kind", [Liar, Nameless, Endless, Empty])
-def test_objects_that_lie_are_not_asked(implementation: str, kind: type[JobCoroutine]) -> None:
-    """No code of an awaitable runs in a probe, as root, as callee, or in between; the task runs as it would."""
-    TOUCHED.clear()
+@pytest.mark.parametrize("kind", [AnswersEverything, WithoutModule, AwaitsItself, EmptySlots])
+def test_no_python_code_of_an_awaitable_runs_in_the_recorder(
+    implementation: str, kind: type[JobCoroutine]
+) -> None:
+    """It does not run for a root, a callee or a link in between, and the task runs as usual."""
+    ASKED.clear()
 
     async def between() -> None:
         await kind(nap())
 
     with traced_loop(implementation=implementation) as traced:
-        recorder_sees = traced.run(ask(kind, between))
+        ran = traced.run(run_both(kind, between))
         assert {} == traced.snapshot().errors
-    asked = [attribute for attribute in TOUCHED if not attribute.startswith("_")]
-    assert (2, []) == (recorder_sees, asked)
+    asked = [attribute for attribute in ASKED if not attribute.startswith("_")]
+    assert (2, []) == (ran, asked)
 
 
-async def ask(kind: type[JobCoroutine], between: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """Run one as a task and one in the middle of a chain."""
+async def run_both(
+    kind: type[JobCoroutine], between: Callable[[], Coroutine[Any, Any, None]]
+) -> int:
+    """Run one as a task and one in the middle of a chain; return how many."""
     await asyncio.create_task(kind(nap()))
     await asyncio.create_task(between())
     return 2
 
 
-def test_a_generator_that_drives_itself_is_a_task_too(implementation: str) -> None:
-    """What asyncio accepts as a coroutine is traced: closing an asynchronous generator, for one."""
+def test_closing_an_asynchronous_generator_may_be_a_task(implementation: str) -> None:
+    """Whatever asyncio accepts as a coroutine is traced."""
 
     async def generator() -> AsyncGenerator[None, None]:
         try:
@@ -473,8 +493,8 @@ def test_a_generator_that_drives_itself_is_a_task_too(implementation: str) -> No
     assert place == awaits(seen, "async_generator_athrow")
 
 
-def test_what_is_no_coroutine_is_refused_as_ever(implementation: str) -> None:
-    """The error of asyncio itself comes through, and no task is counted."""
+def test_asyncio_itself_rejects_what_is_no_coroutine(implementation: str) -> None:
+    """Its error reaches the caller, and no task is counted."""
 
     async def mistaken() -> None:
         with pytest.raises(TypeError, match="a coroutine was expected, got 42"):
@@ -505,11 +525,15 @@ async def other():
 
 @pytest.fixture(scope="session")
 def cython_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An extension module whose coroutines Cython made."""
+    """An extension module with coroutines that Cython compiled."""
     pytest.importorskip("Cython.Build", reason="Cython is not installed")
     folder = tmp_path_factory.mktemp("cython")
     (folder / "quick.py").write_text(CYTHON)
-    build = "from setuptools import setup; from Cython.Build import cythonize; setup(ext_modules=cythonize('quick.py', quiet=True))"
+    build = """
+from Cython.Build import cythonize
+from setuptools import setup
+setup(ext_modules=cythonize("quick.py", quiet=True))
+"""
     command = [sys.executable, "-W", "ignore", "-c", build, "-q", "build_ext", "--inplace"]
     subprocess.run(
         command, cwd=folder, check=True, capture_output=True, env={**os.environ, "CFLAGS": "-O0"}
@@ -523,7 +547,7 @@ def cython_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_coroutines_of_cython_are_traced(implementation: str, cython_module: Any) -> None:
-    """A coroutine compiled by Cython has its name, as a task and as what a task awaits."""
+    """A coroutine compiled by Cython is named, as a task and as what a task awaits."""
 
     async def dispatch() -> None:
         for function in (cython_module.fast, cython_module.other):
@@ -561,10 +585,10 @@ with traced_loop(implementation={implementation!r}) as traced:
         ("shop/__main__.py", ["-m", "shop"], "shop/__main__.py"),
     ],
 )
-def test_the_main_program_is_shown_relative_to_where_imports_begin(
+def test_the_path_of_the_main_program_begins_where_imports_do(
     implementation: str, tmp_path: Path, file: str, arguments: list[str], place: str
 ) -> None:
-    """No absolute path gets into a label, whether a script or a module was started."""
+    """A label has no absolute path, whether a script or a module was started."""
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.write_text(SCRIPT.format(implementation=implementation))
@@ -575,7 +599,7 @@ def test_the_main_program_is_shown_relative_to_where_imports_begin(
 
 
 def test_a_package_is_shown_by_its_init_file(implementation: str) -> None:
-    """The file of a package is one level deeper than its name."""
+    """Its path has one part more than its name."""
     namespace: dict[str, Any] = {"__name__": "shop.db", "asyncio": asyncio}
     exec(  # noqa: S102
         compile(
@@ -603,13 +627,16 @@ def test_a_package_is_shown_by_its_init_file(implementation: str) -> None:
 def test_launchers_are_not_the_application(
     monkeypatch: pytest.MonkeyPatch, spec: str | None, expected: str | None
 ) -> None:
-    """``python -m shop`` makes shop the application; ``python -m uvicorn shop:app`` does not make uvicorn one."""
+    """``python -m shop`` makes shop the application.
+
+    ``python -m uvicorn shop:app`` does not make uvicorn the application.
+    """
     program = types.ModuleType("__main__")
     program.__spec__ = SimpleNamespace(name=spec) if spec else None  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "__main__", program)
     assert expected == main_package()
 
 
-def test_every_built_implementation_is_tested() -> None:
-    """The fixture that the tests here are parametrised by covers what the selector offers."""
+def test_the_python_implementation_is_always_tested() -> None:
+    """The fixture ``implementation`` covers at least the Python recorder."""
     assert "python" in IMPLEMENTATIONS
