@@ -18,6 +18,7 @@ INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install --no-com
 RECORDER := $(if $(filter-out 0 false no off,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
 INSTALLED := $(VENV)/.installed-$(RECORDER)
 SOURCES := pyproject.toml setup.py MANIFEST.in README.md prometheus.yml $(wildcard rules/*.yml) \
+	grafana/kustomization.yaml \
 	$(shell find aiometrics grafana/dashboards deploy/kubernetes -name __pycache__ -prune -o -print 2>/dev/null)
 
 BUILD = $(BIN)/python -m build --outdir $(VENV)/dist >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }; \

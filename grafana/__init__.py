@@ -1,1 +1,5 @@
-"""Grafana dashboards as code: ``python -m grafana.generate`` writes every file under ``grafana/dashboards`` and ``deploy/kubernetes``."""
+"""Grafana dashboards as code.
+
+``python -m grafana.generate`` writes every file under ``grafana/dashboards`` and
+``deploy/kubernetes``.
+"""

@@ -51,16 +51,15 @@ def number_panels(panels: list[dict[str, object]], first: int = 1) -> int:
 
 def files(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file below ``root`` and what belongs into it; the rules are read from ``root``."""
-    boards = dashboards()
     rules = [
         (root / "rules" / f"aiometrics.{kind}.yml").read_text() for kind in ("rules", "alerts")
     ]
     return {
-        **{root / "grafana/dashboards" / f"{name}.json": text for name, text in boards.items()},
         **{
-            root / "deploy/kubernetes" / name: text
-            for name, text in manifests(boards, rules).items()
+            root / "grafana/dashboards" / f"{name}.json": text
+            for name, text in dashboards().items()
         },
+        **{root / "deploy/kubernetes" / name: text for name, text in manifests(rules).items()},
     }
 
 

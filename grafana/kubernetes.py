@@ -1,9 +1,12 @@
-"""The same dashboards and rules as manifests for the Prometheus operator and for the dashboard sidecar of Grafana's Helm chart."""
+"""Manifests for the Prometheus operator: what it scrapes, and the rules.
+
+The dashboards need no generated manifest: ``grafana/kustomization.yaml`` makes ConfigMaps of them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from textwrap import dedent, indent
 
 HEADER = "# Written by `python -m grafana.generate`: change the sources, not this file.\n"
@@ -35,13 +38,11 @@ POD_MONITOR = HEADER + dedent(
 )
 
 
-def manifests(dashboards: Mapping[str, str], rules: Iterable[str]) -> dict[str, str]:
-    """File names and contents, from the dashboards' JSON by name and the text of the rule files."""
+def manifests(rules: Iterable[str]) -> dict[str, str]:
+    """Return each manifest's content by file name; ``rules`` are the texts of the rule files."""
     return {
         "podmonitor.yaml": POD_MONITOR,
         "prometheusrule.yaml": prometheus_rule(rules),
-        "dashboards.yaml": HEADER
-        + "---\n".join(config_map(name, text) for name, text in dashboards.items()),
     }
 
 
@@ -64,23 +65,3 @@ def prometheus_rule(rules: Iterable[str]) -> str:
         """
     )
     return HEADER + head + indent(groups, "  ")
-
-
-def config_map(name: str, text: str) -> str:
-    """A ConfigMap that the sidecar loads into the folder aiometrics; one for each dashboard, since a ConfigMap holds 1 MiB at most."""
-    head = dedent(
-        f"""\
-        apiVersion: v1
-        kind: ConfigMap
-        metadata:
-          name: aiometrics-dashboard-{name}
-          labels:
-            app.kubernetes.io/name: aiometrics
-            grafana_dashboard: "1"
-          annotations:
-            grafana_folder: aiometrics
-        data:
-          aiometrics-{name}.json: |
-        """
-    )
-    return head + indent(text, "    ")

@@ -12,6 +12,7 @@ PATTERNS = (
     "prometheus.yml",
     "rules/*.yml",
     "grafana/dashboards/*.json",
+    "grafana/kustomization.yaml",
     "deploy/kubernetes/*.yaml",
 )
 PACKAGE = Path(__file__).resolve().parent.parent

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from aiometrics.exporter import assets
+
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+KUSTOMIZATION = ROOT / "grafana/kustomization.yaml"
 
 
 def mounts(service: str) -> dict[str, str]:
@@ -167,18 +170,62 @@ def test_prometheus_rule_holds_the_rules() -> None:
     assert groups == manifest["spec"]["groups"]
 
 
+def config_maps() -> list[dict[str, Any]]:
+    """The ConfigMaps that kustomize makes of ``grafana/kustomization.yaml``, in their order."""
+    kustomization = yaml.safe_load(KUSTOMIZATION.read_text(encoding="utf-8"))
+    options = kustomization["generatorOptions"]
+    assert options["disableNameSuffixHash"]
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": generator["name"],
+                "labels": options["labels"],
+                "annotations": options["annotations"],
+            },
+            "data": {
+                key: (KUSTOMIZATION.parent / path).read_text(encoding="utf-8")
+                for key, _, path in (file.partition("=") for file in generator["files"])
+            },
+        }
+        for generator in kustomization["configMapGenerator"]
+    ]
+
+
 def test_config_maps_hold_the_dashboards() -> None:
-    """There is a ConfigMap with the sidecar's label for each dashboard, small enough for `kubectl apply`, which keeps 256 KiB."""
+    """Each dashboard has a ConfigMap with the label that Grafana's sidecar looks for.
+
+    Each is small enough for ``kubectl apply``, which keeps 256 KiB in an annotation.
+    """
     found: dict[str, str] = {}
-    for manifest in manifests("dashboards.yaml"):
-        assert ("v1", "ConfigMap") == (manifest["apiVersion"], manifest["kind"])
+    for manifest in config_maps():
         assert "1" == manifest["metadata"]["labels"]["grafana_dashboard"]
         assert len(json.dumps(manifest)) < 256 * 1024
+        (name,) = manifest["data"]
+        assert f"{manifest['metadata']['name']}.json" == name.replace("-", "-dashboard-", 1)
         found |= manifest["data"]
     assert {
         f"aiometrics-{path.name}": path.read_text(encoding="utf-8")
         for path in (ROOT / "grafana/dashboards").glob("*.json")
     } == found
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kubectl_makes_the_config_maps_of_exported_assets(tmp_path: Path) -> None:
+    """``kubectl kustomize`` accepts what ``export-assets`` wrote, and makes the same ConfigMaps."""
+    assets.export(tmp_path)
+    built = subprocess.run(
+        ["kubectl", "kustomize", tmp_path / "grafana"],  # noqa: S607 - the user's own kubectl
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    def by_name(manifest: dict[str, Any]) -> str:
+        return str(manifest["metadata"]["name"])
+
+    assert sorted(config_maps(), key=by_name) == sorted(yaml.safe_load_all(built), key=by_name)
 
 
 def test_pod_monitor_scrapes_what_it_says() -> None:
@@ -199,5 +246,11 @@ def test_image_is_built_from_what_the_package_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in lines
     code = {"!aiometrics", "!pyproject.toml", "!setup.py", "!MANIFEST.in", "!README.md", "!LICENSE"}
-    assets = {"!deploy/kubernetes", "!grafana/dashboards", "!prometheus.yml", "!rules"}
-    assert code | assets == {line for line in lines if line.startswith("!")}
+    exported = {
+        "!deploy/kubernetes",
+        "!grafana/dashboards",
+        "!grafana/kustomization.yaml",
+        "!prometheus.yml",
+        "!rules",
+    }
+    assert code | exported == {line for line in lines if line.startswith("!")}

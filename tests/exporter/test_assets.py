@@ -17,6 +17,7 @@ def maintained(root: Path) -> dict[str, bytes]:
     folders = {
         "": "prometheus.yml",
         "rules": "*.yml",
+        "grafana": "kustomization.yaml",
         "grafana/dashboards": "*.json",
         "deploy/kubernetes": "*.yaml",
     }
