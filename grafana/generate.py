@@ -1,4 +1,4 @@
-"""Write the dashboards and the Kubernetes manifests, or check that the committed ones are what would be written.
+"""Write the dashboards and the Kubernetes manifests, or check that the committed ones are current.
 
 python -m grafana.generate            writes grafana/dashboards/*.json and deploy/kubernetes/*.yaml
 python -m grafana.generate --check    names every file that differs, and exits 1 if there is one
@@ -29,7 +29,10 @@ DASHBOARDS = {
 
 
 def dashboards() -> dict[str, str]:
-    """Each dashboard's name and its JSON, with panel ids by position, so that the same code always writes the same bytes."""
+    """Return the JSON of each dashboard by its name.
+
+    Panels are numbered by position, so that the same code always writes the same bytes.
+    """
     found = {}
     for name, build in DASHBOARDS.items():
         built = json.loads(JSONEncoder().encode(build().build()))
@@ -39,7 +42,7 @@ def dashboards() -> dict[str, str]:
 
 
 def number_panels(panels: list[dict[str, object]], first: int = 1) -> int:
-    """Give ``panels``, and those inside collapsed rows, the ids ``first``, ``first`` + 1, ...; the next free id."""
+    """Number ``panels``, and those in collapsed rows, from ``first``; return the next free id."""
     for panel in panels:
         panel["id"] = first
         first += 1
@@ -50,7 +53,10 @@ def number_panels(panels: list[dict[str, object]], first: int = 1) -> int:
 
 
 def files(root: Path = ROOT) -> dict[Path, str]:
-    """Every generated file below ``root`` and what belongs into it; the rules are read from ``root``."""
+    """Return the content of every generated file by its path below ``root``.
+
+    The rules are read from ``root``.
+    """
     rules = [
         (root / "rules" / f"aiometrics.{kind}.yml").read_text() for kind in ("rules", "alerts")
     ]
@@ -64,12 +70,12 @@ def files(root: Path = ROOT) -> dict[Path, str]:
 
 
 def stale(wanted: Mapping[Path, str]) -> list[Path]:
-    """The files that are missing or hold something else."""
+    """Return the paths of the files that are missing or differ from ``wanted``."""
     return [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
 
 
 def main() -> int:
-    """Write the files; with ``--check`` only compare them."""
+    """Write the files, or with ``--check`` only compare them; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m grafana.generate",
         description="Write the dashboards and the Kubernetes manifests.",

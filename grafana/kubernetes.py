@@ -47,7 +47,7 @@ def manifests(rules: Iterable[str]) -> dict[str, str]:
 
 
 def prometheus_rule(rules: Iterable[str]) -> str:
-    """One PrometheusRule that holds the groups of all rule files, their comments included."""
+    """Return a PrometheusRule with the groups of all rule files, including their comments."""
     groups = "\n".join(
         re.split(r"^groups:\n", text, maxsplit=1, flags=re.MULTILINE)[1].rstrip("\n") + "\n"
         for text in rules

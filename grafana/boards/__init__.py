@@ -1,1 +1,1 @@
-"""One module for each dashboard."""
+"""The dashboards: one module for each, and ``requests`` for the last row of Hotspots."""

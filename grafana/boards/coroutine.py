@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from grafana.boards.hotspots import FAILED, OLDEST, OLDEST_AGE, at_points, ended
+from grafana.boards.hotspots import (
+    FAILED,
+    OLDEST,
+    OLDEST_AGE,
+    at_points,
+    ended,
+    suspended_at_points,
+)
 from grafana.parts import thresholds
 from grafana.parts.frame import add_row, frame
 from grafana.parts.panels import (
@@ -18,7 +25,6 @@ from grafana.parts.panels import (
 )
 from grafana.parts.queries import (
     COROUTINE,
-    POINT,
     buckets,
     everywhere,
     everywhere_now,
@@ -38,12 +44,13 @@ ACTIVE = "asyncio_task_active_seconds"
 
 
 def coroutine() -> Dashboard:
-    """The drill-down that the names in the other dashboards link to."""
+    """Return the dashboard that coroutine names in the other dashboards link to."""
     board = frame(
         "aiometrics-coroutine",
         "asyncio / Coroutine",
-        "One coroutine from all sides. Pick it above, or click its name in another dashboard. Quantiles by yield point read each bucket "
-        "of every chosen instance: with hundreds of them, pick some.",
+        "Everything about one coroutine. Select it above, or click its name in another dashboard. "
+        "Quantiles by yield point read every bucket of every selected instance: if there are "
+        "hundreds of instances, select a few.",
     )
     add_row(board, "How is it doing?", summary())
     add_row(board, "Does it run, or does it wait?", balance())
@@ -53,23 +60,24 @@ def coroutine() -> Dashboard:
 
 
 def summary() -> list[PanelBuilder]:
-    """Six numbers."""
+    """Return six numbers about the coroutine's tasks."""
     return [
         big_number(
             "How many tasks start?",
-            "Tasks created per second. Compare with what the service is asked for.",
+            "Tasks created per second. Compare it with the rate of requests.",
             everywhere("job_coroutine", "asyncio_tasks_created_total", COROUTINE),
             unit="cps",
         ),
         big_number(
-            "How many are alive?",
-            "Live tasks now. Rising at a steady rate of creation means a leak or a slower wait.",
+            "How many of its tasks are alive?",
+            "Live tasks now. If it rises at a steady rate of creation, tasks leak or wait longer.",
             everywhere_now("job_coroutine", "asyncio_tasks", COROUTINE),
             unit="short",
         ),
         big_number(
-            "How much of a loop does it take?",
-            "Its segments' share of one loop; over half of a loop it limits everybody else.",
+            "How much of a loop's time does it take?",
+            "Share of one loop's time that its segments take. Over 50 % it slows down everything "
+            "else.",
             at_points(f"{SEGMENTS}_sum", by=""),
             unit="percentunit",
             limits=thresholds.HOTSPOT,
@@ -77,12 +85,13 @@ def summary() -> list[PanelBuilder]:
         ),
         big_number(
             "How long does a task take?",
-            "Mean wall time, creation to end, of the tasks that ended. If only this rises and not the loop time, it waits longer.",
+            "Mean wall time, from creation to end, of the tasks that ended. If this rises and the "
+            "loop time does not, the tasks wait longer.",
             mean(WALL, COROUTINE),
             unit="s",
         ),
         big_number(
-            "How many fail?",
+            "How many of its tasks fail?",
             "Share of its tasks that ended in an exception.",
             f"{ended(FAILED)} / {ended(COROUTINE)}",
             unit="percentunit",
@@ -91,7 +100,7 @@ def summary() -> list[PanelBuilder]:
         ),
         big_number(
             "How old is its oldest await?",
-            "Age of its longest suspension that still lasts, queues' get left out.",
+            "Age of its oldest suspension that has not ended, not counting get() of queues.",
             OLDEST_AGE,
             unit="s",
             limits=thresholds.STUCK,
@@ -100,12 +109,12 @@ def summary() -> list[PanelBuilder]:
 
 
 def balance() -> list[PanelBuilder]:
-    """Active against waiting time."""
+    """Return the panels that compare active time with waiting time."""
     return [
         lines(
             "Are its tasks running or waiting?",
-            "Mean number of its tasks that run or wait at a time. Running near 1 saturates a loop; waiting that grows is somebody else's "
-            "slowness.",
+            "Mean number of its tasks that run or wait at a time. Running near 1 saturates a loop; "
+            "if waiting grows, something that the tasks await got slower.",
             {
                 "running": at_points(f"{SEGMENTS}_sum", by=""),
                 "waiting": total(rate(f"{WAITS}_sum", COROUTINE)),
@@ -115,56 +124,61 @@ def balance() -> list[PanelBuilder]:
         ),
         lines(
             "What does one task cost?",
-            "Mean wall time and mean loop time of a task that ended. The gap between the two is waiting.",
+            "Mean wall time and mean loop time of a task that ended. The gap between the two is "
+            "waiting.",
             {"wall": mean(WALL, COROUTINE), "loop time": mean(ACTIVE, COROUTINE)},
             unit="s",
         ),
         heat(
             "How long do its tasks take?",
-            "Tasks by wall time. Two bands are two kinds of work; a band that climbs is a slower wait. The dots are exemplars.",
+            "Tasks by wall time. Two bands are two kinds of work; a band that climbs is a wait "
+            "that got slower. The dots are exemplars.",
             buckets(WALL, COROUTINE),
         ),
         heat(
             "How much loop time does a task take?",
-            "Tasks by their loop time in all. Everything above 100 ms starves others, even when it is cut into small segments.",
+            "Tasks by their total loop time. Everything above 100 ms starves other tasks, even if "
+            "it is split into short segments.",
             buckets(ACTIVE, COROUTINE),
         ),
     ]
 
 
 def points() -> list[PanelBuilder]:
-    """Its yield points."""
+    """Return the panels about the coroutine's yield points."""
     active = at_points(f"{SEGMENTS}_sum")
     count = at_points(f"{SEGMENTS}_count")
     waiting = at_points(f"{WAITS}_sum")
     waits = at_points(f"{WAITS}_count")
-    chosen = top(f"{active} + {waiting}")
+    worst = top(f"{active} + {waiting}")
     return [
         ranking(
             "Where does it run, and where does it wait?",
-            "One row for each yield point, the one that takes most of the loop first. Active: share of one loop that ran up to here. "
-            "Waiting: mean number of tasks suspended here. Wait and segment are means.",
+            "One row for each yield point, starting with the one that takes the most loop time. "
+            "Active: share of one loop that ran up to this point. Waiting: mean number of tasks "
+            "suspended here. Wait and segment are means.",
             {"yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"},
             [
-                Column("Active %", f"{active} and {chosen}", thresholds.HOTSPOT, bar=True),
-                Column("Waiting", f"{waiting} and {chosen}", bar=True),
-                Column("Segments/s", f"{count} and {chosen}"),
-                Column("Segment ms", f"{active} / ({count} > 0) and {chosen}", thresholds.SLOW),
-                Column("Wait ms", f"{waiting} / ({waits} > 0) and {chosen}"),
+                Column("Active %", f"{active} and {worst}", thresholds.HOTSPOT, bar=True),
+                Column("Waiting", f"{waiting} and {worst}", bar=True),
+                Column("Segments/s", f"{count} and {worst}"),
+                Column("Segment ms", f"{active} / ({count} > 0) and {worst}", thresholds.SLOW),
+                Column("Wait ms", f"{waiting} / ({waits} > 0) and {worst}"),
                 Column(
                     "Blocked %",
-                    f"{at_points('asyncio_blocking_seconds_total')} and {chosen}",
+                    f"{at_points('asyncio_blocking_seconds_total')} and {worst}",
                     thresholds.BLOCKED,
                 ),
                 Column(
                     "Suspended",
-                    f"{everywhere_now('job_yield_point', 'asyncio_suspended_tasks', COROUTINE, POINT)} and {chosen}",
+                    f"{suspended_at_points()} and {worst}",
                 ),
             ],
         ),
         lines(
             "Which segment got longer?",
-            "99 of 100 segments that end at this yield point were shorter. Over 100 ms it blocks the loop.",
+            "99 of 100 segments that end at this yield point were shorter. Over 100 ms it blocks "
+            "the loop.",
             {"{{yield_point}}": top(quantile(0.99, SEGMENTS, COROUTINE, "yield_point"))},
             unit="s",
             limits=thresholds.SLOW,
@@ -172,7 +186,8 @@ def points() -> list[PanelBuilder]:
         ),
         lines(
             "Which wait got longer?",
-            "99 of 100 waits here were shorter. A wait that grows alone points at what is awaited; all growing together, at the loop.",
+            "99 of 100 waits here were shorter. If one wait grows alone, what it awaits got "
+            "slower; if all grow together, the loop did.",
             {
                 "{{yield_point}} ← {{awaits}}": top(
                     quantile(0.99, WAITS, COROUTINE, "yield_point, awaits")
@@ -185,7 +200,7 @@ def points() -> list[PanelBuilder]:
 
 
 def tasks() -> list[PanelBuilder]:
-    """How tasks end, and how many live."""
+    """Return the panels about how tasks end, pile up and get stuck."""
     place = "instance, yield_point, awaits"
     age = top(f"time() - min by ({place}) ({OLDEST} > 0)")
     return [
@@ -198,13 +213,14 @@ def tasks() -> list[PanelBuilder]:
         ),
         lines(
             "On which instance do its tasks pile up?",
-            "Live tasks by instance. One line that leaves the others is one stuck process; all together is the load or a leak.",
+            "Live tasks by instance. If one line rises above the others, that process is stuck; "
+            "if all rise together, it is the load or a leak.",
             {"{{instance}}": top(total(select("asyncio_tasks", COROUTINE), "instance"))},
             unit="short",
         ),
         ranking(
-            "Since when do its oldest awaits last?",
-            "Its oldest suspensions that still last, by instance, queues' get left out.",
+            "How long have its oldest awaits lasted?",
+            "Its oldest suspensions that have not ended, by instance, without get() of queues.",
             {"yield_point": "Yield point", "awaits": "Awaits", "instance": "Instance"},
             [Column("Age s", age, thresholds.STUCK, bar=True)],
             links=[instance_link("__data.fields.Instance")],
@@ -212,12 +228,13 @@ def tasks() -> list[PanelBuilder]:
             span=12,
         ),
         ranking(
-            "Do its tasks vanish?",
-            "Tasks that were garbage-collected before they were done, in the chosen time range: nobody kept a reference. Always a bug.",
+            "Are its tasks destroyed while pending?",
+            "Tasks in the selected time range that were garbage-collected before they were done, "
+            "because nothing kept a reference to them. Always a bug.",
             {"instance": "Instance"},
             [
                 Column(
-                    "Vanished",
+                    "Destroyed",
                     top(
                         total(
                             gained("asyncio_tasks_destroyed_pending_total", COROUTINE), "instance"

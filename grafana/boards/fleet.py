@@ -1,4 +1,7 @@
-"""Many instances at a glance. Everything here reads recorded series, so that it stays cheap with a thousand of them."""
+"""Many instances at a glance.
+
+Everything here reads recorded series, so that it stays cheap with a thousand instances.
+"""
 
 from __future__ import annotations
 
@@ -26,30 +29,31 @@ BUSY = select(BUSY_RECORD, LOOP)
 BLOCKED = select(BLOCKED_RECORD, LOOP)
 START_DELAY = select("job_instance_loop:asyncio_loop_start_delay_seconds:p99_rate5m", LOOP)
 TURN = select("job_instance_loop:asyncio_loop_iteration_seconds:p99_rate5m", LOOP)
-IN_LINE = select("job_instance_loop:asyncio_loop_thread_runqueue_seconds:rate5m", LOOP)
+RUN_QUEUE = select("job_instance_loop:asyncio_loop_thread_runqueue_seconds:rate5m", LOOP)
 
 
 def of_service(record: str) -> str:
-    """A series recorded for a whole service, for the services that a chosen instance belongs to."""
+    """Return the query for ``record``, a series of a whole service, of the selected services."""
     return f'{record}{{job=~"$job"}} and on (job) {select("aiometrics_build_info", JOB)}'
 
 
 def fleet() -> Dashboard:
-    """Which service, which instance, which code."""
+    """Return the dashboard: from the service to the instance and the code."""
     board = frame(
         "aiometrics-fleet",
         "asyncio / Fleet",
-        "Which service and which instance is in trouble. Rates and quantiles are recorded over 5 minutes.",
+        "Which service and which instance is in trouble. Rates and quantiles are over 5 minutes, "
+        "from the recording rules.",
     )
     add_row(board, "Which service is in trouble?", services())
     add_row(board, "Which instance is in trouble?", instances())
-    add_row(board, "Which code is it?", code())
-    add_row(board, "Which requests pay for it?", requests())
+    add_row(board, "Which code causes it?", code())
+    add_row(board, "Which requests suffer from it?", requests())
     return board
 
 
 def services() -> list[PanelBuilder]:
-    """The sum of it, then one row for each service."""
+    """Return four numbers about the whole fleet, and a table with a row for each service."""
     return [
         big_number(
             "How many processes answer?",
@@ -60,22 +64,23 @@ def services() -> list[PanelBuilder]:
         ),
         big_number(
             "How many loops are saturated?",
-            "Loops that were active over 90 % of the last 5 minutes.",
+            "Loops that were active for over 90 % of the last 5 minutes.",
             f"count({BUSY} > {thresholds.SATURATED:g}) or vector(0)",
             unit="short",
             limits=thresholds.ANY,
             span=6,
         ),
         big_number(
-            "How many loops burn their budget?",
-            "Loops that were blocked over 14.4 times the budget of 0.1 % of the last 5 minutes.",
+            "How many loops burn their budget too fast?",
+            "Loops that were blocked for over 14.4 times the budget of 0.1 % in the last 5 "
+            "minutes.",
             f"count({BLOCKED} > {thresholds.BLOCKED_PAGE_FAST:g}) or vector(0)",
             unit="short",
             limits=thresholds.ANY,
             span=6,
         ),
         big_number(
-            "How late is the latest loop?",
+            "How late does the slowest loop start tasks?",
             "The longest p99 from the creation of a task to its first step.",
             f"max({START_DELAY})",
             unit="s",
@@ -83,8 +88,9 @@ def services() -> list[PanelBuilder]:
             span=6,
         ),
         ranking(
-            "Which service?",
-            "One row for each service, the most blocked first. Busy and blocked are those of its worst loop and of its mean loop.",
+            "Which services are blocked most?",
+            "One row for each service, the most blocked first. Blocked and busy are shown for its "
+            "worst loop and for the mean of its loops.",
             {"job": "Service"},
             [
                 Column(
@@ -124,21 +130,22 @@ def services() -> list[PanelBuilder]:
 
 
 def instances() -> list[PanelBuilder]:
-    """The shape of the fleet, its worst instances over time, and one row for each of them."""
+    """Return the panels about the spread of the fleet and its worst instances."""
     place = "job, instance, loop"
     worst = f"topk($topk, max by ({place}) ({BLOCKED}) + max by ({place}) ({BUSY}))"
     return [
         spread(
             "Are all instances alike?",
-            "How many loops are how busy. One band: the load is shared evenly. A second band or stray cells on top: some instances carry "
-            "more.",
+            "Number of loops by how busy they are. One band means that the load is shared evenly. "
+            "With a second band, or stray cells above it, some instances carry more load.",
             BUSY,
             unit="percentunit",
             span=12,
         ),
         lines(
             "Which instances are busiest?",
-            "The busiest loops. Two lines above the rest are an uneven load; all rising together is the service.",
+            "The busiest loops. If a few lines are above the rest, the load is uneven; if all rise "
+            "together, it is the service.",
             {"{{job}} {{instance}} {{loop}}": leading(BUSY_RECORD, LOOP)},
             unit="percentunit",
             limits=thresholds.BUSY,
@@ -146,21 +153,27 @@ def instances() -> list[PanelBuilder]:
         ),
         stripes(
             "Which instances were blocked, and when?",
-            "One stripe for each of the most blocked loops: green is within the budget, red burns it 14.4 times too fast. Stripes that "
-            "turn red together have a common cause; one alone is that instance.",
+            "One stripe for each of the most blocked loops: green is within the budget, red "
+            "spends it 14.4 times too fast. Stripes that turn red together have a common cause; "
+            "one that turns red alone is a problem of that instance.",
             leading(BLOCKED_RECORD, LOOP),
             legend="{{job}} {{instance}} {{loop}}",
             unit="percentunit",
             limits=thresholds.BLOCKED,
         ),
         ranking(
-            "Which instance?",
-            "The instances whose loops are most busy and blocked. Click a name for its hotspots. In line: waiting for a CPU, not for code.",
+            "Which instances are blocked and busy most?",
+            "The instances whose loops are most blocked and busy. Click a name to open its "
+            "hotspots. Waiting for a CPU: the thread was runnable but not running.",
             {"job": "Service", "instance": "Instance", "loop": "Loop"},
             [
                 Column("Blocked %", f"{by_place(BLOCKED)} and {worst}", thresholds.BLOCKED),
                 Column("Busy %", f"{by_place(BUSY)} and {worst}", thresholds.BUSY, bar=True),
-                Column("In line %", f"{by_place(IN_LINE)} and {worst}", thresholds.IN_LINE),
+                Column(
+                    "Waiting for a CPU %",
+                    f"{by_place(RUN_QUEUE)} and {worst}",
+                    thresholds.RUN_QUEUE,
+                ),
                 Column(
                     "Start delay p99 ms", f"{by_place(START_DELAY)} and {worst}", thresholds.SLOW
                 ),
@@ -172,18 +185,19 @@ def instances() -> list[PanelBuilder]:
 
 
 def by_place(vector: str) -> str:
-    """The loops of ``vector`` without what else their series are labelled with."""
+    """Return ``vector`` with no labels but job, instance and loop."""
     return f"max by (job, instance, loop) ({vector})"
 
 
 def code() -> list[PanelBuilder]:
-    """Yield points of whole services."""
+    """Return the tables of yield points of whole services."""
     active = of_service("job_yield_point:asyncio_segment_seconds_sum:rate5m")
     worst = top(f"({active})")
     return [
         ranking(
-            "Which code burns the loops of the fleet?",
-            "Yield points of the services that the chosen instances belong to, over all their instances. 300 % are three whole loops.",
+            "Which code takes the most loop time in the fleet?",
+            "Yield points of the selected services, over all instances. 300 % are three whole "
+            "loops.",
             {
                 "job": "Service",
                 "yield_point": "Yield point",
@@ -209,8 +223,8 @@ def code() -> list[PanelBuilder]:
             links=[drill_down("__data.fields.Coroutine")],
         ),
         ranking(
-            "Which code waits, over the fleet?",
-            "Yield points with the most tasks parked, over all instances of a service.",
+            "Which code waits most in the fleet?",
+            "Yield points with the most waiting tasks, over all instances of a service.",
             {
                 "job": "Service",
                 "yield_point": "Yield point",
@@ -219,7 +233,7 @@ def code() -> list[PanelBuilder]:
             },
             [
                 Column(
-                    "Parked",
+                    "Waiting tasks",
                     top(f"({of_service('job_yield_point:asyncio_wait_seconds_sum:rate5m')})"),
                     bar=True,
                 )
@@ -230,15 +244,16 @@ def code() -> list[PanelBuilder]:
 
 
 def requests() -> list[PanelBuilder]:
-    """Types of requests of whole services."""
+    """Return the table of types of requests of whole services."""
     late = "job_request:asyncio_request_objective_violations"
     took = "job_request:asyncio_request_wall_seconds"
     worst = top(f"({of_service(f'{late}:ratio_rate5m')})")
     return [
         ranking(
-            "Which requests miss their objective, over the fleet?",
-            "Types of requests over all instances of a service, by the share that misses its objective now. At 14.4 % of an hour, 6 % of "
-            "six hours or 1 % of three days an alert fires.",
+            "Which requests miss their objective in the fleet?",
+            "Types of requests over all instances of a service, by the share that misses its "
+            "objective now. An alert fires if 14.4 % miss it in an hour, 6 % in six hours or 1 % "
+            "in three days.",
             {"job": "Service", "request": "Request"},
             [
                 Column("Missed %", worst, thresholds.MISSED, bar=True),
@@ -257,5 +272,5 @@ def requests() -> list[PanelBuilder]:
 
 
 def also(record: str, rows: str) -> str:
-    """Another recorded value of the same ``rows``."""
+    """Return the query for another recorded series, limited to the same ``rows``."""
     return f'{record}{{job=~"$job"}} and {rows}'

@@ -1,10 +1,10 @@
-"""Types of requests: which miss their objective, what each of them costs the loop, and what it waits for."""
+"""Types of requests: which miss their objective, what they cost the loop, what they wait for."""
 
 from __future__ import annotations
 
 from grafana.parts import thresholds
 from grafana.parts.panels import Column, PanelBuilder, lines, ranking, request_link
-from grafana.parts.queries import CHOSEN, REQUEST, everywhere, everywhere_now, select, top
+from grafana.parts.queries import REQUEST, SELECTED, everywhere, everywhere_now, select, top
 
 WALL = "asyncio_request_wall_seconds"
 ACTIVE = "asyncio_request_active_seconds_sum"
@@ -21,51 +21,59 @@ FROM_LEGEND = request_link("__field.labels.request")
 
 
 def of_requests(metric: str, *, whole: bool = False) -> str:
-    """What each type of request gains per second of ``metric``."""
+    """Return the query for what each type of request gains of ``metric`` per second."""
     return everywhere("job_request", metric, REQUEST, "request", whole=whole)
 
 
 def per_request(seconds: str) -> str:
-    """What one request that ended took of ``seconds``, on average; nothing where none ended."""
+    """Return the query for the mean of ``seconds`` per ended request; nothing where none ended."""
     return f"{of_requests(seconds)} / ({of_requests(f'{WALL}_count')} > 0)"
 
 
 def missed(*, whole: bool = False) -> str:
-    """The share that missed its objective, as the rules record it: at most 1, and nothing where no request ended or was late."""
-    return f"clamp_max({of_requests(VIOLATIONS, whole=whole)} / {of_requests(f'{WALL}_count', whole=whole)}, 1) >= 0"
+    """Return the query for the share that missed its objective, as the rules record it.
+
+    It is at most 1, and there is nothing where no request ended or was late.
+    """
+    violations = of_requests(VIOLATIONS, whole=whole)
+    count = of_requests(f"{WALL}_count", whole=whole)
+    return f"clamp_max({violations} / {count}, 1) >= 0"
 
 
 def slowest(*, whole: bool = False) -> str:
-    """The time within which 99 of 100 requests ended."""
+    """Return the query for the time within which 99 of 100 requests ended."""
     buckets = everywhere("job_request_le", f"{WALL}_bucket", REQUEST, "le, request", whole=whole)
     return f"histogram_quantile(0.99, {buckets})"
 
 
 def objective() -> str:
-    """The objective of each type that has one."""
+    """Return the query for the objective of each type that has one."""
     recorded = select(f"job_request:{OBJECTIVE}:max", REQUEST)
-    return f"(max by (request) ({recorded}) or max by (request) ({select(OBJECTIVE, f'{REQUEST},{CHOSEN}')}))"
+    raw = select(OBJECTIVE, f"{REQUEST},{SELECTED}")
+    return f"(max by (request) ({recorded}) or max by (request) ({raw}))"
 
 
 def in_progress(*, whole: bool = False) -> str:
-    """Requests that were begun and have not ended."""
+    """Return the query for the number of requests that have begun and not ended."""
     return everywhere_now("job_request", IN_PROGRESS, REQUEST, "request", whole=whole)
 
 
 def requests() -> list[PanelBuilder]:
-    """Two tables, by objective and by loop time, and their course."""
+    """Return two tables, by objective and by loop time, and charts over time."""
     return [by_objective(), by_loop_time(), *over_time()]
 
 
 def by_objective() -> PanelBuilder:
-    """The types that miss their objective."""
+    """Return the table of types that miss their objective."""
     worst = top(missed())
     failed = everywhere("job_request_status", f"{WALL}_count", FAILED, "request")
     return ranking(
         "Which requests miss their objective?",
-        "Share of the requests of a type that took longer than its objective, those in progress counted as soon as they are over it. The "
-        "objective of 99 % leaves 1 %; the colours change at one, 6 and 14.4 times of that, like the alerts. Mean against on the loop "
-        "tells waiting from computing. Types without an objective are in the next table only.",
+        "Share of the requests of a type that took longer than its objective; a request in "
+        "progress counts as soon as it is over it. The target of 99 % leaves a budget of 1 %; the "
+        "colours change at 1, 6 and 14.4 times the budget, like the alerts. Compare 'Mean' with "
+        "'On the loop' to tell waiting from computing. Types without an objective are in the next "
+        "table only.",
         HEADINGS,
         [
             Column("Missed %", worst, thresholds.MISSED, bar=True),
@@ -87,15 +95,16 @@ def by_objective() -> PanelBuilder:
 
 
 def by_loop_time() -> PanelBuilder:
-    """The types that take most of the loop, children included."""
+    """Return the table of types that take the most loop time, child tasks included."""
     loop_time = f"({of_requests(ACTIVE)} + {of_requests(BACKGROUND)})"
     worst = top(loop_time)
     waits = everywhere("job_request_awaits", WAITS, REQUEST, "request")
     return ranking(
         "Which requests take the loop's time?",
-        "Loop time of all tasks of a request, whoever started them, as a share of one loop; afterwards is the part that its tasks took "
-        "when it had ended. Running: share of its own time that one request runs; low means that it waits, or that the loop does not get "
-        "round to it. Waiting: mean number of its tasks that wait at a time.",
+        "Loop time of all tasks of a request, including child tasks, as a share of one loop. "
+        "Afterwards: the part that its tasks took after the request had ended. Running: share of "
+        "its duration in which a request runs; if it is low, the request waits, or the loop is "
+        "too busy to run it. Waiting: mean number of its tasks that wait at a time.",
         HEADINGS,
         [
             Column("Loop %", worst, thresholds.HOTSPOT, bar=True),
@@ -120,17 +129,18 @@ def by_loop_time() -> PanelBuilder:
 
 
 def over_time() -> list[PanelBuilder]:
-    """How fast budgets are spent, how long requests take, what they wait for, how many there are."""
+    """Return the charts of budgets, durations, waits and numbers of requests."""
     budget = f"{thresholds.MISSED_BUDGET:g}"
-    waits, waits_in_the_range = (
+    waits, waits_in_range = (
         everywhere("job_request_awaits", WAITS, REQUEST, "request, awaits", whole=whole)
         for whole in (False, True)
     )
     return [
         lines(
             "How fast is each error budget spent?",
-            "Times as fast as 1 % missed requests would spend it; the lines are those of the alerts: one, 6 and 14.4. All types at once "
-            "are the loop; one alone is its own code, or what it waits for.",
+            "Relative to 1 % missed objectives, which would spend the budget exactly. The dashed "
+            "lines are those of the alerts: 1, 6 and 14.4. If all types rise at once, the cause "
+            "is the loop; if one rises alone, it is its own code or what it waits for.",
             {"{{request}}": f"({missed()}) / {budget} and {top(missed(whole=True))}"},
             unit="short",
             limits=thresholds.BURN,
@@ -138,7 +148,8 @@ def over_time() -> list[PanelBuilder]:
         ),
         lines(
             "How long does a request take?",
-            "99 of 100 requests of a type ended within this time. The dots are exemplars, where instances are picked.",
+            "99 of 100 requests of a type ended within this time. The dots are exemplars, which "
+            "are shown if instances are selected.",
             {"{{request}}": f"{slowest()} and {top(slowest(whole=True))}"},
             unit="s",
             exemplars=True,
@@ -146,16 +157,17 @@ def over_time() -> list[PanelBuilder]:
         ),
         lines(
             "What do requests wait for?",
-            "Mean number of tasks of requests that wait, by type and by what they await. The band that grows is why they got slower; if "
-            "all grow together, the loop is late for all of them.",
-            {"{{request}} ← {{awaits}}": f"{waits} and {top(waits_in_the_range)}"},
+            "Mean number of waiting tasks of requests, by type and by what they await. A band that "
+            "grows shows why requests got slower; if all grow together, the loop is late for all.",
+            {"{{request}} ← {{awaits}}": f"{waits} and {top(waits_in_range)}"},
             unit="short",
             stacked=True,
             link=FROM_LEGEND,
         ),
         lines(
             "How many requests are in progress?",
-            "Requests that were begun and have not ended. A line that rises at a steady rate of requests means that they hang.",
+            "Requests that have begun and not ended. If a line rises at a steady rate of "
+            "requests, they hang.",
             {"{{request}}": f"{in_progress()} and {top(in_progress(whole=True))}"},
             unit="short",
             link=FROM_LEGEND,

@@ -1,1 +1,1 @@
-"""Dashboards checked against a Prometheus."""
+"""Programs that check the dashboards against a Prometheus."""

@@ -1,4 +1,4 @@
-"""Ask a Prometheus what the panels of a dashboard ask it, with the variables filled in as Grafana would."""
+"""Run the queries of dashboards on a Prometheus, with variables replaced as in Grafana."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Steps of a range query; Grafana asks for about as many as a panel has pixels, and for no more than there are scrapes.
+#: Steps of a range query. Grafana uses about as many as a panel has pixels, but no more than
+#: scrapes.
 STEPS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time range of a dashboard, in Unix seconds, and the scrape interval of what it shows."""
+    """The time range of a dashboard in Unix seconds, and the scrape interval of its data."""
 
     start: float
     end: float
@@ -29,16 +30,17 @@ class Window:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What Grafana makes of its built-in variables."""
+        """Values of Grafana's built-in variables."""
+        rate_interval = max(self.step + self.scrape_seconds, 4 * self.scrape_seconds)
         return {
-            "__rate_interval": f"{max(self.step + self.scrape_seconds, 4 * self.scrape_seconds):.0f}s",
+            "__rate_interval": f"{rate_interval:.0f}s",
             "__range": f"{self.end - self.start:.0f}s",
             "__interval": f"{self.step:.0f}s",
         }
 
 
 def panels(board: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every panel that shows something, those of collapsed rows included."""
+    """Yield every panel that is not a row, including those in collapsed rows."""
     for panel in board["panels"]:
         if panel["type"] == "row":
             yield from panel.get("panels", [])
@@ -47,7 +49,7 @@ def panels(board: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def fill(expression: str, variables: Mapping[str, str]) -> str:
-    """``expression`` with ``$name`` and ``${name}`` replaced; a variable that is not given matches everything."""
+    """Replace ``$name`` and ``${name}`` in ``expression``; other variables become ``.*``."""
     return re.sub(
         r"\$\{?(\w+)(?::\w+)?\}?", lambda match: variables.get(match[1], ".*"), expression
     )
@@ -55,19 +57,23 @@ def fill(expression: str, variables: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """A server at ``url``."""
+    """A Prometheus server at ``url``."""
 
     url: str
 
     def get(self, path: str, **parameters: object) -> Any:
-        """The ``data`` of an API call; raises ValueError with the server's words if it refuses."""
+        """Return the ``data`` of an API call.
+
+        Raises ValueError with the server's message if it refuses the call.
+        """
         request = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - the user names the server
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise ValueError(
-                f"{self.url} refused {parameters.get('query')!r}: {json.load(error).get('error', error)}"
+                f"{self.url} refused {parameters.get('query')!r}: "
+                f"{json.load(error).get('error', error)}"
             ) from error
 
     def ask(
@@ -77,7 +83,10 @@ class Prometheus:
         variables: Mapping[str, str],
         **more: object,
     ) -> Any:
-        """What ``target`` of a panel returns: a vector at the end of ``window`` if it is instant, else a matrix over it."""
+        """Run ``target``, a query of a panel, and return its result.
+
+        It is a vector at the end of ``window`` for an instant query, else a matrix over ``window``.
+        """
         expression = fill(target["expr"], {"topk": "10", **window.variables, **variables})
         if target.get("instant"):
             return self.get("query", query=expression, time=window.end, **more)

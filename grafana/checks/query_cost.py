@@ -1,10 +1,10 @@
-"""What each panel costs a Prometheus that watches a large fleet: series it reads, samples it loads, milliseconds it takes.
+"""Measure what each panel costs a Prometheus with a large fleet: series, samples and seconds.
 
     python -m grafana.checks.query_cost --instances 200 --points 500
 
-Starts a Prometheus (found on the PATH) with the project's rules in a temporary directory and fills it with half an hour of a
-simulated fleet. Then it evaluates every recording rule once, at the end of that half hour, stores what it records, and runs the
-queries of every panel, one after another.
+Starts a Prometheus (found on the PATH) with the project's rules in a temporary directory, and fills
+it with half an hour of a simulated fleet. Then it evaluates every recording rule once, at the end
+of that half hour, stores the results, and runs the queries of every panel, one after another.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ SELECTOR = re.compile(r"[a-zA-Z_:][\w:]*\{[^}]*\}")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One panel's queries, summed: ``series`` selected, ``samples`` loaded, ``seconds`` until the last answer."""
+    """Totals of one panel's queries.
+
+    ``series`` were selected, ``samples`` loaded, and ``seconds`` passed until the last result.
+    """
 
     board: str
     panel: str
@@ -53,7 +56,10 @@ class Cost:
 
 @contextmanager
 def prometheus(port: int) -> Iterator[tuple[Prometheus, subprocess.Popen[bytes]]]:
-    """A server that scrapes nothing and knows the project's rules, but leaves it to us when; raises FileNotFoundError without a binary."""
+    """Run a Prometheus that scrapes nothing and has the project's rules, but never evaluates them.
+
+    Raises FileNotFoundError if there is no binary.
+    """
     binary = shutil.which("prometheus")
     if binary is None:
         raise FileNotFoundError(
@@ -88,7 +94,7 @@ def prometheus(port: int) -> Iterator[tuple[Prometheus, subprocess.Popen[bytes]]
 
 
 def await_readiness(server: Prometheus) -> None:
-    """Return when ``server`` answers; raises TimeoutError after half a minute."""
+    """Wait until ``server`` answers; raise TimeoutError after half a minute."""
     for _ in range(60):
         try:
             with urllib.request.urlopen(f"{server.url}/-/ready", timeout=5):  # noqa: S310 - our own server
@@ -99,7 +105,10 @@ def await_readiness(server: Prometheus) -> None:
 
 
 def record(server: Prometheus, at: int) -> Iterator[tuple[str, int, float]]:
-    """Evaluate the recording rules at ``at`` and store what they record, as if it had been so all the time: name, series, seconds."""
+    """Evaluate the recording rules at ``at`` and store their results for the whole half hour.
+
+    Yields the name of each rule, the number of its series and the seconds that it took.
+    """
     for group in server.get("rules", type="record")["groups"]:
         for rule in group["rules"]:
             begun = time.perf_counter()
@@ -117,7 +126,10 @@ def record(server: Prometheus, at: int) -> Iterator[tuple[str, int, float]]:
 
 
 def costs(server: Prometheus, window: Window) -> Iterator[Cost]:
-    """The cost of every panel; the drill-down is opened for one coroutine, everything else for the whole fleet."""
+    """Yield the cost of every panel.
+
+    The dashboard of a coroutine is opened for one coroutine, all others for the whole fleet.
+    """
     for name in DASHBOARDS:
         board = json.loads((ROOT / f"grafana/dashboards/{name}.json").read_text())
         variables = {"coroutine": point_labels(0)["coroutine"]} if name == "coroutine" else {}
@@ -128,7 +140,7 @@ def costs(server: Prometheus, window: Window) -> Iterator[Cost]:
 def panel_cost(
     server: Prometheus, window: Window, variables: dict[str, str], board: str, panel: dict[str, Any]
 ) -> Cost:
-    """Run the queries of one panel."""
+    """Run the queries of one panel and return what they cost."""
     selectors = {
         fill(selector, variables)
         for target in panel["targets"]
@@ -145,13 +157,13 @@ def panel_cost(
 
 
 def count(server: Prometheus, selector: str, at: float) -> int:
-    """How many series ``selector`` finds."""
+    """Return the number of series that ``selector`` matches."""
     found = server.get("query", query=f"count({selector})", time=at)["result"]
     return int(found[0]["value"][1]) if found else 0
 
 
 def resident_bytes(process: subprocess.Popen[bytes]) -> int:
-    """Memory of ``process``."""
+    """Return the resident memory of ``process`` in bytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
@@ -171,7 +183,8 @@ def main() -> None:
     with prometheus(arguments.port) as (server, process):
         written = write(server.url, fleet.all_series())
         print(
-            f"{written} series, {resident_bytes(process) / 2**30:.1f} GiB, written in {time.time() - now:.0f} s",
+            f"{written} series, {resident_bytes(process) / 2**30:.1f} GiB, written in "
+            f"{time.time() - now:.0f} s",
             flush=True,
         )
         for name, recorded, seconds in record(server, now):
@@ -179,7 +192,8 @@ def main() -> None:
         window = Window(now - HISTORY_SECONDS, now, SCRAPE_SECONDS)
         for cost in costs(server, window):
             print(
-                f"{cost.seconds:7.2f} s {cost.series:8} series {cost.samples:10} samples  {cost.board}: {cost.panel}",
+                f"{cost.seconds:7.2f} s {cost.series:8} series {cost.samples:10} samples  "
+                f"{cost.board}: {cost.panel}",
                 flush=True,
             )
 

@@ -1,7 +1,8 @@
-"""A fleet that does not exist, written into a Prometheus through its remote-write receiver: many instances with many yield points.
+"""A simulated fleet of many instances with many yield points, written into a Prometheus.
 
-It writes what the dashboards read. Buckets of segments and waits, which only the drill-down reads, are written for the first
-``DETAILED`` coroutines of each instance.
+It goes through the remote-write receiver and consists of the series that the dashboards read.
+Buckets of segments and waits, which only the dashboard of a coroutine reads, are written for the
+first ``DETAILED`` coroutines of each instance.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ AWAITED = ("asyncpg.Connection.fetch", "asyncio.sleep", "redis.Client.get", "Fut
 SEGMENT_BUCKETS = ("0.0001", "0.001", "0.01", "0.05", "0.1", "0.5", "1.0", "5.0", "+Inf")
 WAIT_BUCKETS = ("0.001", "0.01", "0.05", "0.1", "0.5", "1.0", "5.0", "10.0", "60.0", "+Inf")
 STATUSES = ("completed", "failed", "cancelled")
-#: Different courses that counters and gauges take; each series follows one of them.
+#: Number of different sequences of samples; each series gets one of them.
 COURSES = 256
 BATCH = 4000
 
@@ -30,13 +31,13 @@ Labels = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A counter's or gauge's samples, already encoded, since thousands of series share them."""
+    """The samples of a counter or gauge, already encoded, since thousands of series share them."""
 
     encoded: bytes
 
 
 def varint(number: int) -> bytes:
-    """``number`` as a base-128 varint."""
+    """Encode ``number`` as a base-128 varint."""
     found = bytearray()
     while number > 127:
         found.append(number & 127 | 128)
@@ -46,12 +47,12 @@ def varint(number: int) -> bytes:
 
 
 def field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field."""
+    """Encode a length-delimited protobuf field."""
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def course(times_ms: Sequence[int], values: Iterable[float]) -> Course:
-    """Samples as the field ``samples`` of a remote-write time series."""
+    """Encode samples as the field ``samples`` of a remote-write time series."""
     return Course(
         b"".join(
             field(2, b"\x09" + struct.pack("<d", value) + b"\x10" + varint(at))
@@ -61,16 +62,16 @@ def course(times_ms: Sequence[int], values: Iterable[float]) -> Course:
 
 
 def snappy(content: bytes) -> bytes:
-    """``content`` in Snappy's block format, as literals: valid, and not compressed."""
+    """Return ``content`` in Snappy's block format as literals: valid, but not compressed."""
     found = [varint(len(content))]
     for start in range(0, len(content), 65536):
-        piece = content[start : start + 65536]
-        found.append(b"\xf4" + struct.pack("<H", len(piece) - 1) + piece)
+        literal = content[start : start + 65536]
+        found.append(b"\xf4" + struct.pack("<H", len(literal) - 1) + literal)
     return b"".join(found)
 
 
 def series(labels: Mapping[str, str], samples: Course) -> bytes:
-    """One time series of a write request."""
+    """Encode one time series of a write request."""
     encoded = b"".join(
         field(1, field(1, name.encode()) + field(2, value.encode()))
         for name, value in sorted(labels.items())
@@ -79,7 +80,10 @@ def series(labels: Mapping[str, str], samples: Course) -> bytes:
 
 
 def write(url: str, all_series: Iterable[bytes]) -> int:
-    """Send the series to ``url``, a Prometheus with its remote-write receiver on; how many there were."""
+    """Send the series to the Prometheus at ``url`` and return how many there were.
+
+    Its remote-write receiver must be enabled.
+    """
     count, batch = 0, []
     for one in all_series:
         batch.append(one)
@@ -103,7 +107,10 @@ def _send(url: str, batch: Sequence[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """``instances`` processes with one loop and ``points`` yield points each, scraped from ``start`` to ``end`` (Unix seconds)."""
+    """A fleet of ``instances`` processes with one loop and ``points`` yield points each.
+
+    It was scraped from ``start`` to ``end`` (Unix seconds).
+    """
 
     instances: int
     points: int
@@ -111,7 +118,7 @@ class Fleet:
     end: int
 
     def all_series(self) -> Iterator[bytes]:
-        """Everything that is exported, and what was recorded of the loops before the last scrape."""
+        """Yield all exported series, and what was recorded about loops before the last scrape."""
         times = [at * 1000 for at in range(self.start, self.end + 1, SCRAPE_SECONDS)]
         past = times[:-1]
         chance = random.Random(5)  # noqa: S311 - a load, not a secret
@@ -159,7 +166,7 @@ class Fleet:
 
 
 def counted(chance: random.Random, length: int, mean_step: float) -> Iterator[float]:
-    """A counter's values: it rises by about ``mean_step`` at each scrape."""
+    """Yield the values of a counter that rises by about ``mean_step`` at each scrape."""
     value = 0.0
     for _ in range(length):
         value += mean_step * chance.uniform(0.5, 1.5)
@@ -176,7 +183,7 @@ GAUGES = (
     "asyncio_loop_ready_handles",
     "asyncio_loop_scheduled_timers",
 )
-#: What the rules recorded of loops, whose history is simulated with the rest.
+#: Series that the rules record about loops; their history is simulated with the rest.
 RECORDED = tuple(
     f"job_instance_loop:asyncio_loop_{name}"
     for name in (
@@ -190,7 +197,7 @@ RECORDED = tuple(
 
 
 def loop_counters() -> Iterator[Labels]:
-    """Counters and histograms of one loop."""
+    """Yield the labels of the counters and histograms of one loop."""
     loop = {"loop": "MainThread"}
     for state in ("active", "idle"):
         yield {"__name__": "asyncio_loop_time_seconds_total", "state": state} | loop
@@ -215,7 +222,7 @@ def loop_counters() -> Iterator[Labels]:
 
 
 def histogram(name: str, labels: Labels, bounds: Sequence[str]) -> Iterator[Labels]:
-    """The series of one histogram; without ``bounds`` only its sum and count."""
+    """Yield the labels of one histogram's series; without ``bounds`` only its sum and count."""
     yield {"__name__": f"{name}_sum"} | labels
     yield {"__name__": f"{name}_count"} | labels
     for bound in bounds:
@@ -223,17 +230,17 @@ def histogram(name: str, labels: Labels, bounds: Sequence[str]) -> Iterator[Labe
 
 
 def point_labels(number: int) -> Labels:
-    """The labels of the yield point ``number``."""
-    coroutine = number // POINTS_PER_COROUTINE
+    """Return the labels of the yield point ``number``."""
+    coroutine, point = divmod(number, POINTS_PER_COROUTINE)
     return {
         "coroutine": f"shop.handlers.Handler{coroutine}.handle_request",
-        "yield_point": f"shop/handlers_{coroutine}.py:{10 + number % POINTS_PER_COROUTINE * 7} Handler{coroutine}.step",
+        "yield_point": f"shop/handlers_{coroutine}.py:{10 + point * 7} Handler{coroutine}.step",
         "awaits": AWAITED[number % len(AWAITED)],
     }
 
 
 def counters_of(points: int) -> Iterator[Labels]:
-    """Counters and histograms of the yield points and their coroutines."""
+    """Yield the labels of the counters and histograms of yield points and their coroutines."""
     for number in range(points):
         labels = point_labels(number)
         detailed = number < DETAILED * POINTS_PER_COROUTINE
@@ -246,7 +253,7 @@ def counters_of(points: int) -> Iterator[Labels]:
 
 
 def task_counters(labels: Labels, *, detailed: bool) -> Iterator[Labels]:
-    """Counters and histograms of the tasks of one coroutine."""
+    """Yield the labels of the counters and histograms of one coroutine's tasks."""
     yield {"__name__": "asyncio_tasks_created_total"} | labels
     yield {"__name__": "asyncio_tasks_destroyed_pending_total"} | labels
     for status in STATUSES:
@@ -260,7 +267,7 @@ def task_counters(labels: Labels, *, detailed: bool) -> Iterator[Labels]:
 
 
 def gauges_of(points: int) -> Iterator[Labels]:
-    """What is suspended or alive now."""
+    """Yield the labels of the gauges of suspended and live tasks."""
     for number in range(points):
         labels = point_labels(number)
         yield {"__name__": "asyncio_suspended_tasks"} | labels
@@ -270,7 +277,7 @@ def gauges_of(points: int) -> Iterator[Labels]:
 
 
 def request_counters() -> Iterator[Labels]:
-    """Counters and histograms of the types of requests."""
+    """Yield the labels of the counters and histograms of the types of requests."""
     for labels in ({"request": request} for request in REQUESTS):
         for status in STATUSES:
             yield from histogram(
@@ -284,7 +291,7 @@ def request_counters() -> Iterator[Labels]:
 
 
 def request_gauges() -> Iterator[Labels]:
-    """Requests in progress, and objectives."""
+    """Yield the labels of the gauges of requests in progress and objectives."""
     for request in REQUESTS:
         yield {"__name__": "asyncio_requests_in_progress", "request": request}
         yield {"__name__": "asyncio_request_objective_seconds", "request": request}

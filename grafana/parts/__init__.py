@@ -1,1 +1,1 @@
-"""What dashboards are made of."""
+"""Panels, queries, thresholds and units that the dashboards are built from."""

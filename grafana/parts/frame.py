@@ -1,4 +1,7 @@
-"""What every dashboard has around its panels: variables, links to the others, alert annotations, a shared crosshair."""
+"""The frame that all dashboards share.
+
+It consists of variables, links to the other dashboards, alert annotations and a shared crosshair.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,18 @@ TOP = ("5", "10", "20", "50")
 
 
 class _Alerts(AnnotationQuery):
-    """Firing alerts as regions, named by alert and explained by their labels: the builders know no format of their text."""
+    """Firing alerts as regions, with the alert's name as title and its labels as text.
+
+    The builders have no option for these formats.
+    """
 
     def to_json(self) -> dict[str, object]:
         return {
             **super().to_json(),
             "titleFormat": "{{alertname}}",
-            "textFormat": "{{severity}}: {{job}} {{instance}} {{loop}} {{coroutine}} {{yield_point}}",
+            "textFormat": (
+                "{{severity}}: {{job}} {{instance}} {{loop}} {{coroutine}} {{yield_point}}"
+            ),
             "step": "30s",
         }
 
@@ -63,7 +71,7 @@ def _picker(name: str, label: str, query: str, description: str) -> dashboard.Qu
 def _variables() -> list[
     dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.CustomVariable
 ]:
-    chosen = 'job=~"$job",instance=~"$instance"'
+    selected = 'job=~"$job",instance=~"$instance"'
     top = [VariableOption(selected=value == "10", text=value, value=value) for value in TOP]
     return [
         dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
@@ -77,29 +85,29 @@ def _variables() -> list[
             "instance",
             "Instance",
             'label_values(aiometrics_build_info{job=~"$job"}, instance)',
-            "Their processes",
+            "Processes of these services",
         ),
         _picker(
             "loop",
             "Loop",
-            f"label_values(asyncio_loop_heartbeat_timestamp_seconds{{{chosen}}}, loop)",
+            f"label_values(asyncio_loop_heartbeat_timestamp_seconds{{{selected}}}, loop)",
             "Event loops, by thread",
         ),
         _picker(
             "coroutine",
             "Coroutine",
-            f"label_values(asyncio_tasks_created_total{{{chosen}}}, coroutine)",
+            f"label_values(asyncio_tasks_created_total{{{selected}}}, coroutine)",
             "Root coroutines of tasks",
         ),
         _picker(
             "request",
             "Request",
-            f"label_values(asyncio_requests_in_progress{{{chosen}}}, request)",
+            f"label_values(asyncio_requests_in_progress{{{selected}}}, request)",
             "Types of requests",
         ),
         dashboard.CustomVariable("topk")
         .label("Top")
-        .description("How many rows and series a ranking shows")
+        .description("Number of rows and series that a ranking shows")
         .values(",".join(TOP))
         .options(top)
         .current(top[TOP.index("10")]),
@@ -107,7 +115,7 @@ def _variables() -> list[
 
 
 def frame(uid: str, title: str, description: str) -> dashboard.Dashboard:
-    """A dashboard without panels."""
+    """Return a dashboard that has the shared frame and no panels yet."""
     built = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -139,7 +147,10 @@ def add_row(
     *,
     collapsed: bool = False,
 ) -> None:
-    """Put a titled row of panels below what is there; a collapsed row loads nothing until it is opened."""
+    """Append a row with ``title`` and ``panels`` to ``board``.
+
+    A collapsed row loads nothing until it is opened.
+    """
     row = dashboard.Row(title).collapsed(collapsed)
     if collapsed:
         for panel in panels:

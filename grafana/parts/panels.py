@@ -1,4 +1,7 @@
-"""Panels in house style: a question as title, how to read it as description, a unit, and the alerts' thresholds."""
+"""Panels in the style of this project.
+
+A title is a question, the description says how to read the panel, and thresholds are the alerts'.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +59,10 @@ from grafana.parts.thresholds import GREEN, NONE
 
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
-#: Carries what the reader has picked to the dashboard that a link opens.
-CARRIED = (
-    "${__url_time_range}&var-datasource=${datasource}&${job:queryparam}&${instance:queryparam}&${loop:queryparam}"
-    "&${request:queryparam}&var-topk=${topk}"
+#: Query string of a link: passes on the time range and variables that the reader has selected.
+SELECTION = (
+    "${__url_time_range}&var-datasource=${datasource}&${job:queryparam}&${instance:queryparam}"
+    "&${loop:queryparam}&${request:queryparam}&var-topk=${topk}"
 )
 
 PanelBuilder = Builder[Panel]
@@ -87,32 +90,41 @@ def _thresholds(limits: Sequence[Threshold]) -> dashboard.ThresholdsConfig:
 
 
 def drill_down(label: str) -> dashboard.DashboardLink:
-    """A link to the coroutine that ``label``, a Grafana expression for its name, stands for."""
+    """Return a link to the dashboard of a coroutine.
+
+    ``label`` is the Grafana expression that yields its name.
+    """
     return (
         dashboard.DashboardLink("Everything about this coroutine")
         .type(DashboardLinkType.LINK)
-        .url(f"/d/aiometrics-coroutine?{CARRIED}&var-coroutine=${{{label}:percentencode}}")
+        .url(f"/d/aiometrics-coroutine?{SELECTION}&var-coroutine=${{{label}:percentencode}}")
     )
 
 
 def instance_link(label: str) -> dashboard.DashboardLink:
-    """A link to the hotspots of the instance that ``label``, a Grafana expression for its name, stands for."""
+    """Return a link to the hotspots of an instance.
+
+    ``label`` is the Grafana expression that yields its name.
+    """
     return _hotspots_of("instance", label)
 
 
 def request_link(label: str) -> dashboard.DashboardLink:
-    """A link to the hotspots with nothing but the type of request that ``label``, a Grafana expression for it, stands for."""
+    """Return a link to the hotspots, limited to one type of request.
+
+    ``label`` is the Grafana expression that yields the type.
+    """
     return _hotspots_of("request", label)
 
 
 def _hotspots_of(variable: str, label: str) -> dashboard.DashboardLink:
-    carried = CARRIED.replace(
+    selection = SELECTION.replace(
         f"${{{variable}:queryparam}}", f"var-{variable}=${{{label}:percentencode}}"
     )
     return (
         dashboard.DashboardLink(f"Hotspots of this {variable}")
         .type(DashboardLinkType.LINK)
-        .url(f"/d/aiometrics-hotspots?{carried}")
+        .url(f"/d/aiometrics-hotspots?{selection}")
     )
 
 
@@ -126,7 +138,7 @@ def big_number(
     decimals: int | None = None,
     span: int = 4,
 ) -> stat.Panel:
-    """The latest value on the colour of its threshold, over a line of how it came about."""
+    """Return a panel with the latest value over its history, on the colour of its threshold."""
     panel = (
         stat.Panel()
         .title(title)
@@ -160,7 +172,10 @@ def lines(
     legend_on_the_right: bool = False,
     span: int = 12,
 ) -> timeseries.Panel:
-    """Series over time: ``expressions`` by legend. Limits are drawn as dashed lines."""
+    """Return a chart of series over time.
+
+    ``expressions`` maps legends to queries. ``limits`` are drawn as dashed lines.
+    """
     panel = (
         timeseries.Panel()
         .title(title)
@@ -210,7 +225,10 @@ def lines(
 def heat(
     title: str, description: str, expression: str, *, unit: str = "s", span: int = 12
 ) -> heatmap.Panel:
-    """A histogram over time: the darker a cell, the more observations a second fell into its bucket."""
+    """Return a heatmap of a histogram over time.
+
+    The darker a cell, the more observations per second fell into its bucket.
+    """
     query = (
         _query(expression, legend="{{le}}").range().format(PromQueryFormat.HEATMAP).exemplar(True)  # noqa: FBT003
     )
@@ -227,7 +245,10 @@ def heat(
 def spread(
     title: str, description: str, expression: str, *, unit: str, span: int = 24
 ) -> heatmap.Panel:
-    """How many of the series of ``expression`` lie where: the shape of a whole fleet in one picture."""
+    """Return a heatmap of how the values of many series are distributed over time.
+
+    It shows a whole fleet in one picture.
+    """
     return (
         _heatmap(title, description, _query(expression).range(), span)
         .calculate(True)  # noqa: FBT003
@@ -277,7 +298,7 @@ def stripes(
     unit: str,
     limits: Sequence[Threshold],
 ) -> statushistory.Panel:
-    """One stripe for each series, coloured by threshold: who was in trouble when."""
+    """Return a panel with one stripe for each series, coloured by threshold over time."""
     return (
         statushistory.Panel()
         .title(title)
@@ -300,10 +321,12 @@ def stripes(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One number of a table: its heading, which ends in the unit, its instant query, and how its cells look.
+    """A column of numbers in a table.
 
-    A table's cells have one unit only, plain numbers: Grafana's JSON schema admits nothing but objects as values of an override, so
-    that a column cannot have a unit of its own. ``%`` and ``ms`` in the heading scale the query instead.
+    ``heading`` ends in the unit, ``expression`` is an instant query, ``limits`` and ``bar`` say how
+    the cells look. All cells of a table are plain numbers: Grafana's JSON schema allows only
+    objects as values of an override, so a column cannot have a unit of its own. ``%`` and ``ms`` in
+    the heading scale the query instead.
     """
 
     heading: str
@@ -313,16 +336,16 @@ class Column:
 
     @property
     def factor(self) -> int:
-        """What a share or seconds are multiplied with to be in the heading's unit."""
+        """Factor that converts a share, or seconds, to the unit in the heading."""
         return 100 if self.heading.endswith("%") else 1000 if self.heading.endswith(" ms") else 1
 
     @property
     def query(self) -> str:
-        """The expression in the heading's unit."""
+        """The expression, scaled to the unit in the heading."""
         return self.expression if self.factor == 1 else f"{self.factor} * ({self.expression})"
 
     def properties(self) -> list[DynamicConfigValue]:
-        """The column's field settings: a bar, or a background, in the colour of its limits if it has some."""
+        """Return the field settings: a bar or a background in the colours of the limits."""
         found: dict[str, object] = {}
         if self.bar:
             found["custom.cellOptions"] = {
@@ -334,7 +357,7 @@ class Column:
         elif self.limits is not None:
             found["custom.cellOptions"] = {"type": "color-background", "mode": "gradient"}
         if self.limits is not None:
-            harmless = GREEN if self.bar else "transparent"
+            lowest = GREEN if self.bar else "transparent"
             scaled = [
                 {"value": self.factor * step.value, "color": step.color}
                 for step in self.limits
@@ -342,13 +365,16 @@ class Column:
             ]
             found["thresholds"] = {
                 "mode": "absolute",
-                "steps": [{"value": None, "color": harmless}, *scaled],
+                "steps": [{"value": None, "color": lowest}, *scaled],
             }
         return [DynamicConfigValue(id_val=name, value=value) for name, value in found.items()]
 
 
 class _PerColumn(FieldConfig):
-    """Bars reach as far as the largest cell of their own column; the builders know no option for it."""
+    """Field settings with which bars are scaled to the largest cell of their own column.
+
+    The builders have no option for it.
+    """
 
     def to_json(self) -> dict[str, object]:
         return {**super().to_json(), "fieldMinMax": True}
@@ -371,9 +397,10 @@ def ranking(
     height: int = 10,
     span: int = 24,
 ) -> table.Panel:
-    """A table with a row for each set of ``labels`` (label name to heading) and a number for each query, worst row first.
+    """Return a table with a row for each set of labels and a number for each column, worst first.
 
-    It is sorted by ``sort``, or else by its first column of numbers. A click on a cell offers ``links``.
+    ``labels`` maps label names to headings. The table is sorted by the column ``sort``, or else by
+    its first column of numbers. A click on a cell offers ``links``.
     """
     refs = dict(zip(ascii_uppercase, columns, strict=False))
     values = {

@@ -1,79 +1,88 @@
-"""PromQL in the few shapes that the dashboards use.
+"""The few kinds of PromQL queries that the dashboards use.
 
-Every selector carries ``$job`` and ``$instance``, every rate is taken over ``$__rate_interval``, so that one set of variables
-steers every panel and Grafana picks a window that fits the scrape interval.
+Every selector contains ``$job`` and ``$instance``, so that one set of variables controls all
+panels. Every rate is over ``$__rate_interval``, for which Grafana picks a window that fits the
+scrape interval.
 """
 
 from __future__ import annotations
 
 JOB = 'job=~"$job",instance=~"$instance"'
-#: Finds nothing when all instances are chosen; see ``everywhere``.
-CHOSEN = 'every!~"$instance"'
+#: Matches nothing if all instances are selected; see ``everywhere``.
+SELECTED = 'every!~"$instance"'
 LOOP = f'{JOB},loop=~"$loop"'
 COROUTINE = f'{JOB},coroutine=~"$coroutine"'
 REQUEST = f'{JOB},request=~"$request"'
-#: At every step of a chart the same: the time range that the dashboard shows, up to its end. Prometheus evaluates it once.
+#: The time range that the dashboard shows. It is the same at every step of a chart, so Prometheus
+#: evaluates it once.
 WHOLE_RANGE = "[$__range] @ end()"
 POINT = "coroutine, yield_point, awaits"
 
 
 def select(metric: str, selector: str) -> str:
-    """The instant vector ``metric{selector}``."""
+    """Return the instant vector ``metric{selector}``."""
     return f"{metric}{{{selector}}}"
 
 
 def rate(metric: str, selector: str) -> str:
-    """What ``metric`` gains per second."""
+    """Return the query for what ``metric`` gains per second."""
     return f"rate({metric}{{{selector}}}[$__rate_interval])"
 
 
 def gained(metric: str, selector: str) -> str:
-    """What ``metric`` gained in the time range that the dashboard shows."""
+    """Return the query for what ``metric`` gained in the time range that the dashboard shows."""
     return f"increase({metric}{{{selector}}}[$__range])"
 
 
 def total(vector: str, by: str = "") -> str:
-    """The sum of ``vector``, one for each value of the labels ``by``."""
+    """Return the query for the sum of ``vector``, grouped by the labels ``by``."""
     return f"sum by ({by}) ({vector})" if by else f"sum({vector})"
 
 
 def top(vector: str) -> str:
-    """The ``$topk`` largest of ``vector``."""
+    """Return the query for the ``$topk`` largest series of ``vector``."""
     return f"topk($topk, {vector})"
 
 
 def leaders(vector: str) -> str:
-    """The course of those series of ``vector``, made of rates, that are the ``$topk`` largest over the whole range.
+    """Return the query for the series of ``vector`` that are the ``$topk`` largest overall.
 
-    A chart of ``top`` alone shows every series that was among the largest at any one moment.
+    ``vector`` consists of rates; the largest are chosen by their rates over the whole time range. A
+    chart of ``top`` alone shows every series that was among the largest at any moment.
     """
     return f"{vector} and {top(vector.replace('[$__rate_interval]', WHOLE_RANGE))}"
 
 
 def leading(metric: str, selector: str) -> str:
-    """The same for a gauge or a recorded series, by its mean."""
-    return f"{select(metric, selector)} and {top(f'avg_over_time({select(metric, selector)}{WHOLE_RANGE})')}"
+    """Return the same as ``leaders`` for a gauge or a recorded series, chosen by its mean."""
+    vector = select(metric, selector)
+    return f"{vector} and {top(f'avg_over_time({vector}{WHOLE_RANGE})')}"
 
 
 def share(part: str, whole: str, selector: str, by: str = "") -> str:
-    """What ``part`` gains for each unit that ``whole`` gains; nothing where ``whole`` stands still."""
+    """Return the query for what ``part`` gains for each unit that ``whole`` gains.
+
+    Its result is empty where ``whole`` does not change.
+    """
     return f"{total(rate(part, selector), by)} / ({total(rate(whole, selector), by)} > 0)"
 
 
 def mean(histogram: str, selector: str, by: str = "") -> str:
-    """The mean observation of ``histogram``; nothing where it observed nothing."""
+    """Return the query for the mean of ``histogram``; empty where it has no observations."""
     return share(f"{histogram}_sum", f"{histogram}_count", selector, by)
 
 
 def everywhere(level: str, metric: str, selector: str, by: str = "", *, whole: bool = False) -> str:
-    """What ``metric`` gains per second, summed by the labels ``by``, however many instances there are.
+    """Return the query for what ``metric`` gains per second, summed by the labels ``by``.
 
-    Over all instances it is what a rule recorded for whole services at ``level``; over chosen ones it is their own rate. That needs no
-    condition. A recorded series has no label ``instance``, so that ``instance=~"$instance"`` finds it when ``$instance`` is ``.*`` and
-    only then. No series has a label ``every``, so that ``every!~"$instance"`` finds everything unless ``$instance`` is ``.*``.
+    It stays cheap however many instances there are. If all instances are selected, it is what a
+    rule recorded for whole services at ``level``; if some are, it is their own rate. The selectors
+    decide which. A recorded series has no label ``instance``, so ``instance=~"$instance"`` matches
+    it only if ``$instance`` is ``.*``. No series has a label ``every``, so ``every!~"$instance"``
+    matches all series unless ``$instance`` is ``.*``.
     """
     recorded = select(f"{level}:{metric.removesuffix('_total')}:rate5m", selector)
-    raw = rate(metric, f"{selector},{CHOSEN}")
+    raw = rate(metric, f"{selector},{SELECTED}")
     return _either(
         recorded, raw.replace("[$__rate_interval]", WHOLE_RANGE) if whole else raw, by, whole=whole
     )
@@ -82,8 +91,8 @@ def everywhere(level: str, metric: str, selector: str, by: str = "", *, whole: b
 def everywhere_now(
     level: str, metric: str, selector: str, by: str = "", *, whole: bool = False
 ) -> str:
-    """The same for the value of a gauge."""
-    raw = select(metric, f"{selector},{CHOSEN}")
+    """Return the same as ``everywhere`` for the value of a gauge."""
+    raw = select(metric, f"{selector},{SELECTED}")
     return _either(
         select(f"{level}:{metric}:sum", selector),
         f"avg_over_time({raw}{WHOLE_RANGE})" if whole else raw,
@@ -93,16 +102,18 @@ def everywhere_now(
 
 
 def _either(recorded: str, raw: str, by: str, *, whole: bool) -> str:
-    return f"({total(f'avg_over_time({recorded}{WHOLE_RANGE})' if whole else recorded, by)} or {total(raw, by)})"
+    if whole:
+        recorded = f"avg_over_time({recorded}{WHOLE_RANGE})"
+    return f"({total(recorded, by)} or {total(raw, by)})"
 
 
 def buckets(histogram: str, selector: str) -> str:
-    """Observations per second by bucket, as a heatmap wants them."""
+    """Return the query for observations per second by bucket, as a heatmap needs them."""
     return total(rate(f"{histogram}_bucket", selector), "le")
 
 
 def quantile(fraction: float, histogram: str, selector: str, by: str = "") -> str:
-    """The ``fraction`` quantile of ``histogram``; nothing where it observed nothing."""
+    """Return the query for a quantile of ``histogram``; empty where it has no observations."""
     labels = f"le, {by}" if by else "le"
     return (
         f"histogram_quantile({fraction:g}, {total(rate(f'{histogram}_bucket', selector), labels)})"

@@ -1,4 +1,4 @@
-"""Where a panel turns yellow and red: the numbers at which the alerts fire, and nothing else."""
+"""Values at which a panel changes its colour: the same as those at which the alerts fire."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ BLOCKED_PAGE_FAST = 14.4 * BLOCKED_BUDGET
 
 #: Share of the requests of a type that may miss its objective: what is left of 99 %.
 MISSED_BUDGET = 0.01
-#: How many times faster than that the budget is spent where the ticket and the two pages come.
+#: Burn rates of that budget at which the ticket and the two pages fire.
 BURN_TICKET, BURN_PAGE_SLOW, BURN_PAGE_FAST = 1, 6, 14.4
 
-#: Active share of a loop over which it is saturated.
+#: Active share of a loop above which it is saturated.
 SATURATED = 0.9
 
-#: Share of wall time that a loop's thread may stand in line for a CPU.
+#: Share of wall time that a loop's thread may wait for a CPU.
 STARVED_BY_SCHEDULER = 0.1
 
-#: Share of one loop's time over which a single yield point is hot.
+#: Share of one loop's time above which a single yield point is hot.
 HOT = 0.5
 
 #: Share of a coroutine's tasks that may fail.
 FAILING = 0.05
 
-#: Seconds without a sign of life after which a loop counts as hung.
+#: Seconds without a heartbeat after which a loop counts as hung.
 HUNG_SECONDS = 15
 
-#: Seconds of one segment from which on it blocks.
+#: Duration in seconds from which on a segment blocks the loop.
 BLOCKING_SECONDS = 0.1
 
-#: A suspension is stuck at this age, if it is also this many times the mean wait of its yield point.
+#: A suspension is stuck at this age, if it is also this many times as old as the mean wait at its
+#: yield point.
 STUCK_SECONDS = 300
 STUCK_TIMES_MEAN = 20
 
-#: What work that has not come yet is awaited through: a wait there is never stuck.
+#: Excludes waits for work to arrive, which are never stuck.
 PATIENT = 'awaits!~".*Queue\\\\.get"'
 
 
 def steps(*limits: tuple[float, str]) -> list[Threshold]:
-    """Green, then each colour from its limit on."""
+    """Return the steps of a panel's thresholds: green, then each colour from its limit on."""
     return [
         Threshold(value=None, color=GREEN),
         *(Threshold(value=value, color=color) for value, color in limits),
@@ -60,7 +61,7 @@ MISSED = steps(
 )
 FAILED = steps((FAILING, RED))
 HOTSPOT = steps((HOT, RED))
-IN_LINE = steps((STARVED_BY_SCHEDULER, RED))
+RUN_QUEUE = steps((STARVED_BY_SCHEDULER, RED))
 BUSY = steps((SATURATED, RED))
 SILENT = steps((HUNG_SECONDS, RED))
 SLOW = steps((BLOCKING_SECONDS, RED))

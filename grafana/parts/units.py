@@ -1,4 +1,4 @@
-"""Numbers as Grafana writes them in the units that the dashboards use."""
+"""Formatting of numbers as Grafana does it, in the units that the dashboards use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ COUNTS = ((1e9, " Bil"), (1e6, " Mil"), (1e3, " K"), (0.0, ""))
 
 
 def written(value: float, unit: str) -> str:
-    """``value`` with three significant digits in ``unit`` (``percentunit``, ``s``, ``cps``, else a count); a dash if it is not a number."""
+    """Return ``value`` in ``unit`` with three significant digits, or a dash if it is not a number.
+
+    Units are ``percentunit``, ``s`` and ``cps``; any other is a count.
+    """
     if math.isnan(value):
         return "-"
     if unit == "percentunit":
@@ -28,13 +31,13 @@ def written(value: float, unit: str) -> str:
 
 
 def scaled(value: float, scales: tuple[tuple[float, str], ...], smallest: float) -> str:
-    """``value`` in the largest scale that it reaches; the last one counts in units of ``smallest``."""
+    """Return ``value`` in the largest scale that it reaches, at least in units of ``smallest``."""
     limit, name = next((limit, name) for limit, name in scales if abs(value) >= limit)
     return digits(value / (limit or smallest)) + name
 
 
 def digits(value: float) -> str:
-    """Three significant digits, without zeros at the end."""
+    """Return ``value`` with three significant digits, without trailing zeros."""
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
     places = min(2 - math.floor(math.log10(abs(value))), 6)

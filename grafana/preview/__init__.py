@@ -1,1 +1,1 @@
-"""Dashboards drawn without Grafana."""
+"""Pictures of the dashboards, drawn without Grafana."""

@@ -1,8 +1,9 @@
-"""A preview of a dashboard from real query results, for where no Grafana runs.
+"""Draw a preview of a dashboard from real query results, without Grafana.
 
     python -m grafana.preview hotspots --prometheus http://127.0.0.1:9090 --out docs/hotspots.png
 
-Draws every panel at its place and takes a picture with headless Chromium. An .html name writes the page instead.
+Draws every panel in its place and takes a picture with headless Chromium. With a name that ends in
+.html it writes the HTML instead.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from grafana.preview.drawing import Line, Size, big_number, chart, heat, ranking
 
 COLUMN, ROW, GAP, TITLE = 75, 38, 8, 26
 STYLE = """
-body { background: #111217; color: #ccccdc; font: 12px Inter, "DejaVu Sans", sans-serif; margin: 0; width: 1816px; }
+body { background: #111217; color: #ccccdc; margin: 0; width: 1816px; }
+body { font: 12px Inter, "DejaVu Sans", sans-serif; }
 h1 { font-size: 18px; margin: 12px 8px 2px; }
 h1 small { color: #ff9830; border: 1px solid; padding: 1px 8px; margin-left: 12px; }
 .board { position: relative; }
-.panel { position: absolute; background: #181b1f; border: 1px solid #2c3235; border-radius: 3px; overflow: hidden; }
-.panel h2 { font-size: 13px; margin: 0; padding: 5px 8px; height: 16px; font-weight: 500; white-space: nowrap; }
+.panel { position: absolute; overflow: hidden; }
+.panel { background: #181b1f; border: 1px solid #2c3235; border-radius: 3px; }
+.panel h2 { font-size: 13px; font-weight: 500; white-space: nowrap; }
+.panel h2 { margin: 0; padding: 5px 8px; height: 16px; }
 .row { position: absolute; font-size: 15px; padding: 8px; }
 text { fill: #9fa7b3; font-size: 11px; }
 .empty { color: #8e8e8e; text-align: center; padding-top: 50px; }
@@ -39,8 +43,10 @@ text { fill: #9fa7b3; font-size: 11px; }
 .legend { border-spacing: 0; font-size: 11px; width: 100%; }
 .chart.beside .legend { width: 610px; height: 1px; }
 .legend td, .legend th { padding: 0 6px; height: 17px; text-align: right; white-space: nowrap; }
-.legend td:first-child { text-align: left; max-width: 470px; overflow: hidden; text-overflow: ellipsis; }
-.legend i { display: inline-block; width: 14px; height: 4px; margin-right: 6px; vertical-align: middle; }
+.legend td:first-child { text-align: left; max-width: 470px; }
+.legend td:first-child { overflow: hidden; text-overflow: ellipsis; }
+.legend i { display: inline-block; width: 14px; height: 4px; }
+.legend i { margin-right: 6px; vertical-align: middle; }
 .rows { width: 100%; border-collapse: collapse; }
 .rows th { text-align: left; color: #6e9fff; padding: 4px 8px; font-weight: 500; }
 .rows td { border-top: 1px solid #2c3235; padding: 4px 8px; }
@@ -54,7 +60,7 @@ text { fill: #9fa7b3; font-size: 11px; }
 def lines_of(
     panel: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str]
 ) -> list[Line]:
-    """What the range queries of ``panel`` return."""
+    """Return the series that the range queries of ``panel`` return."""
     found = []
     for target in panel["targets"]:
         for series in server.ask(target, window, variables)["result"]:
@@ -68,7 +74,7 @@ def lines_of(
 
 
 def named(legend: str, labels: Mapping[str, str]) -> str:
-    """A legend with ``{{label}}`` replaced."""
+    """Return ``legend`` with every ``{{label}}`` replaced."""
     return fill(legend.replace("{{", "${").replace("}}", "}"), labels)
 
 
@@ -79,7 +85,7 @@ def drawn(
     variables: Mapping[str, str],
     size: Size,
 ) -> str:
-    """The inside of ``panel``."""
+    """Return the HTML of the content of ``panel``."""
     if panel["type"] == "table":
         return ranking(
             panel,
@@ -99,7 +105,7 @@ def drawn(
 def page(
     board: Mapping[str, Any], server: Prometheus, window: Window, variables: Mapping[str, str]
 ) -> tuple[str, Size]:
-    """The whole page and its size; collapsed rows stay closed."""
+    """Return the HTML of the whole dashboard and its size; collapsed rows stay closed."""
     parts, bottom = [], 0
     for panel in board["panels"]:
         grid = panel["gridPos"]
@@ -118,18 +124,18 @@ def page(
         inside = drawn(panel, server, window, variables, Size(wide, tall - TITLE - 4))
         parts.append(f'<div class="panel" style="{where}"><h2>{title}</h2>{inside}</div>')
     head = f"<h1>{escape(board['title'])} <small>preview, not Grafana</small></h1>"
-    return (
-        f'<!doctype html><meta charset="utf-8"><style>{STYLE}</style>{head}<div class="board">{"".join(parts)}</div>',
-        Size(1816, bottom + 50),
-    )
+    document = f'<!doctype html><meta charset="utf-8"><style>{STYLE}</style>{head}'
+    body = f'<div class="board">{"".join(parts)}</div>'
+    return document + body, Size(1816, bottom + 50)
 
 
 def photograph(html: str, size: Size, out: Path) -> None:
-    """Write a PNG of the page; raises FileNotFoundError if there is no Chromium."""
+    """Write a PNG of ``html``; raise FileNotFoundError if Chromium is not installed."""
     chromium = shutil.which("chromium")
     if chromium is None:
         raise FileNotFoundError(
-            "no chromium on the PATH: install it (Debian: apt-get install chromium), or give --out a name in .html"
+            "no chromium on the PATH: install it (Debian: apt-get install chromium), or give --out "
+            "a name that ends in .html"
         )
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory, "page.html")

@@ -1,4 +1,4 @@
-"""Panels as HTML and SVG, from what their queries returned: near enough to Grafana to judge a dashboard by."""
+"""Draw panels as HTML and SVG from query results, close enough to Grafana to judge a dashboard."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ LEGEND_ROW = 17
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A drawing's pixels."""
+    """The size of a drawing in pixels."""
 
-    width: int
-    height: int
+    width: float
+    height: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +53,48 @@ class Line:
 
     @property
     def mean(self) -> float:
-        """The mean of what is a number."""
+        """The mean of the values that are numbers."""
         numbers = [value for value in self.values if not math.isnan(value)]
         return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def threshold_colour(value: float, steps: Sequence[Mapping[str, Any]]) -> str:
-    """The colour of the last step that ``value`` reaches."""
+    """Return the colour of the last step that ``value`` reaches."""
     reached = [step["color"] for step in steps if step["value"] is None or value >= step["value"]]
     return COLOURS[reached[-1]] if reached else OTHER
 
 
 def continuous_colour(share: float) -> str:
-    """From green over yellow to red."""
+    """Return a colour between green (0) and red (1)."""
     hue = 120 * (1 - min(max(share, 0), 1))
     return f"hsl({hue:.0f} 70% 38%)"
 
 
+def label(x: float, y: float, anchor: str, text: str) -> str:
+    """Draw ``text`` at a point, which is its ``anchor``: ``middle`` or ``end``."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def polyline(coordinates: str, colour: str, width: float) -> str:
+    """Draw a line through ``coordinates``."""
+    return (
+        f'<polyline points="{coordinates}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+    )
+
+
+def rectangle(x: float, y: float, size: Size, colour: str) -> str:
+    """Draw a filled rectangle with its upper left corner at a point."""
+    extent = f'width="{size.width:.1f}" height="{size.height:.1f}"'
+    return f'<rect x="{x:.1f}" y="{y:.1f}" {extent} fill="{colour}"/>'
+
+
+def horizontal(place: _Place, y: float, stroke: str) -> str:
+    """Draw a line across a chart; ``stroke`` is its attributes."""
+    return f'<line x1="62" x2="{place.size.width}" y1="{y:.1f}" y2="{y:.1f}" {stroke}/>'
+
+
 def points(times: Sequence[float], values: Sequence[float], place: _Place) -> str:
-    """SVG coordinates."""
+    """Return the SVG coordinates of a series, without values that are not numbers."""
     return " ".join(
         f"{place.x(at):.1f},{place.y(value):.1f}"
         for at, value in zip(times, values, strict=True)
@@ -81,7 +104,7 @@ def points(times: Sequence[float], values: Sequence[float], place: _Place) -> st
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where times and values lie in an SVG."""
+    """Maps times and values to coordinates in an SVG."""
 
     start: float
     end: float
@@ -99,30 +122,30 @@ class _Place:
 
 
 def big_number(panel: Mapping[str, Any], lines: Sequence[Line], size: Size) -> str:
-    """The last value on its threshold's colour, over its course."""
+    """Draw the last value on the colour of its threshold, over its history."""
     defaults = panel["fieldConfig"]["defaults"]
     last = next(
         (value for line in lines for value in reversed(line.values) if not math.isnan(value)),
         math.nan,
     )
     colour = OTHER if math.isnan(last) else threshold_colour(last, defaults["thresholds"]["steps"])
-    course = ""
+    history = ""
     if lines and not math.isnan(last):
         line = lines[0]
         top = max(value for value in line.values if not math.isnan(value)) * 1.1 or 1
         place = _Place(line.times[0], line.times[-1] + 1e-9, top, 0, Size(size.width, 44))
-        course = f'<polyline points="{points(line.times, line.values, place)}" fill="none" stroke="#ffffff99" stroke-width="1.5"/>'
+        history = polyline(points(line.times, line.values, place), "#ffffff99", 1.5)
     text = "no data" if math.isnan(last) else written(last, defaults["unit"])
     return (
-        f'<div class="number" style="background:{colour};height:{size.height}px"><b>{escape(text)}</b>'
-        f'<svg width="{size.width}" height="46">{course}</svg></div>'
+        f'<div class="number" style="background:{colour};height:{size.height}px">'
+        f'<b>{escape(text)}</b><svg width="{size.width}" height="46">{history}</svg></div>'
     )
 
 
 def chart(
     panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tuple[float, float]
 ) -> str:
-    """Lines or stacked areas, with axes, thresholds and a legend."""
+    """Draw lines or stacked areas with axes, thresholds and a legend."""
     defaults = panel["fieldConfig"]["defaults"]
     unit = defaults["unit"]
     lines = sorted(lines, key=lambda line: -line.mean if not math.isnan(line.mean) else 0)
@@ -147,24 +170,25 @@ def chart(
         line_points = points(line.times, values, place)
         if stacked and line_points:
             first, last = place.x(line.times[0]), place.x(line.times[-1])
-            drawn.append(
-                f'<polygon points="{first:.1f},{height} {line_points} {last:.1f},{height}" fill="{colour}" />'
-            )
-        drawn.append(
-            f'<polyline points="{line_points}" fill="none" stroke="{colour}" stroke-width="1.4"/>'
-        )
+            outline = f"{first:.1f},{height} {line_points} {last:.1f},{height}"
+            drawn.append(f'<polygon points="{outline}" fill="{colour}" />')
+        drawn.append(polyline(line_points, colour, 1.4))
     if "thresholdsStyle" in defaults["custom"]:
         drawn += [
-            f'<line x1="62" x2="{width}" y1="{place.y(limit):.1f}" y2="{place.y(limit):.1f}" stroke="#f2495c" stroke-dasharray="6 4"/>'
+            horizontal(place, place.y(limit), 'stroke="#f2495c" stroke-dasharray="6 4"')
             for limit in limits
             if limit <= top
         ]
     picture = f'<svg width="{width}" height="{height + 18}">{"".join(drawn)}</svg>'
-    return f'<div class="chart {"beside" if on_the_right else ""}">{picture}{legend(lines[: 12 if on_the_right else 5], unit)}</div>'
+    layout, rows = ("chart beside", 12) if on_the_right else ("chart", 5)
+    return f'<div class="{layout}">{picture}{legend(lines[:rows], unit)}</div>'
 
 
 def stack(lines: Sequence[Line]) -> list[list[float]]:
-    """Each line's values on top of those after it, so that the largest lies uppermost; series may have gaps."""
+    """Add to each line's values those of the lines after it, so that the first line is on top.
+
+    Series may have gaps.
+    """
     sums: dict[float, float] = {}
     found = []
     for line in reversed(lines):
@@ -177,41 +201,37 @@ def stack(lines: Sequence[Line]) -> list[list[float]]:
 
 
 def nice(number: float) -> float:
-    """The next 1, 2, 2.5 or 5 times a power of ten."""
+    """Round ``number`` up to 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(number))
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= number)
 
 
 def axes(place: _Place, unit: str) -> str:
-    """Grid lines with values at the left and minutes below."""
+    """Draw grid lines with values on the left and minutes below."""
     drawn = []
     for quarter in range(5):
         value = place.top * quarter / 4
         y = place.y(value)
-        drawn.append(
-            f'<line x1="62" x2="{place.size.width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#2c3235"/>'
-        )
-        drawn.append(
-            f'<text x="56" y="{max(y + 4, 10):.1f}" text-anchor="end">{escape(written(value, unit))}</text>'
-        )
+        drawn.append(horizontal(place, y, 'stroke="#2c3235"'))
+        drawn.append(label(56, max(y + 4, 10), "end", written(value, unit)))
     return "".join(drawn) + time_axis(place)
 
 
 def time_axis(place: _Place) -> str:
-    """Minutes before the end."""
+    """Draw the labels of the time axis: minutes before the end."""
     drawn = []
     for part in range(1, 6):
         at = place.start + (place.end - place.start) * part / 6
-        drawn.append(
-            f'<text x="{place.x(at):.1f}" y="{place.size.height + 14}" text-anchor="middle">-{(place.end - at) / 60:.1f} min</text>'
-        )
+        minutes = f"-{(place.end - at) / 60:.1f} min"
+        drawn.append(label(place.x(at), place.size.height + 14, "middle", minutes))
     return "".join(drawn)
 
 
 def legend(lines: Iterable[Line], unit: str) -> str:
-    """Names with mean and last value."""
+    """Draw a legend: names with mean and last value."""
     rows = "".join(
-        f'<tr><td><i style="background:{PALETTE[number % len(PALETTE)]}"></i>{escape(line.name)}</td>'
+        f'<tr><td><i style="background:{PALETTE[number % len(PALETTE)]}"></i>'
+        f"{escape(line.name)}</td>"
         f"<td>{written(line.mean, unit)}</td><td>{written(line.values[-1], unit)}</td></tr>"
         for number, line in enumerate(lines)
     )
@@ -221,7 +241,7 @@ def legend(lines: Iterable[Line], unit: str) -> str:
 def heat(
     panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tuple[float, float]
 ) -> str:
-    """Cells by bucket and time; a calculated heatmap counts series by value instead."""
+    """Draw cells by bucket and time; a calculated heatmap counts series by value instead."""
     unit = panel["options"]["yAxis"]["unit"]
     names, cells = (
         counted(lines, unit) if panel["options"].get("calculate") else bucketed(lines, unit)
@@ -236,22 +256,26 @@ def heat(
     tall = place.size.height / max(len(names), 1)
     most = max(cells.values(), default=0) or 1
     drawn = [
-        f'<rect x="{place.x(at):.1f}" y="{place.y(row + 1):.1f}" width="{max(wide - 1, 1):.1f}" height="{tall - 1:.1f}" '
-        f'fill="hsl(28 90% {15 + 50 * (count / most) ** 0.5:.0f}%)"/>'
+        rectangle(
+            place.x(at),
+            place.y(row + 1),
+            Size(max(wide - 1, 1), tall - 1),
+            f"hsl(28 90% {15 + 50 * (count / most) ** 0.5:.0f}%)",
+        )
         for (row, at), count in cells.items()
         if count > 0
     ]
-    drawn += [
-        f'<text x="56" y="{place.y(row + 0.5) + 4:.1f}" text-anchor="end">{escape(name)}</text>'
-        for row, name in enumerate(names)
-    ]
+    drawn += [label(56, place.y(row + 0.5) + 4, "end", name) for row, name in enumerate(names)]
     return (
         f'<svg width="{size.width}" height="{size.height}">{"".join(drawn)}{time_axis(place)}</svg>'
     )
 
 
 def bucketed(lines: Sequence[Line], unit: str) -> tuple[list[str], dict[tuple[int, float], float]]:
-    """Row names and cells of a classic histogram, whose buckets are cumulative and whose legends are their upper bounds."""
+    """Return row names and cells of a classic histogram.
+
+    Its buckets are cumulative, and their legends are their upper bounds.
+    """
     ordered = sorted(lines, key=lambda line: float(line.name))
     cells: dict[tuple[int, float], float] = {}
     below: dict[float, float] = {}
@@ -266,7 +290,7 @@ def bucketed(lines: Sequence[Line], unit: str) -> tuple[list[str], dict[tuple[in
 
 
 def counted(lines: Sequence[Line], unit: str) -> tuple[list[str], dict[tuple[int, float], float]]:
-    """Row names and cells of how many lines lie in each tenth of the range of values."""
+    """Return row names and cells: how many lines lie in each tenth of the range of values."""
     largest = (
         max((value for line in lines for value in line.values if not math.isnan(value)), default=1)
         or 1
@@ -283,7 +307,7 @@ def counted(lines: Sequence[Line], unit: str) -> tuple[list[str], dict[tuple[int
 def stripes(
     panel: Mapping[str, Any], lines: Sequence[Line], size: Size, window: tuple[float, float]
 ) -> str:
-    """One stripe for each line."""
+    """Draw one stripe for each line."""
     defaults = panel["fieldConfig"]["defaults"]
     tall = min((size.height - 18) / max(len(lines), 1), 30)
     steps = defaults["thresholds"]["steps"]
@@ -291,12 +315,11 @@ def stripes(
     drawn = []
     for number, line in enumerate(lines):
         wide = (size.width - 330) / max(len(line.times), 1)
-        drawn.append(
-            f'<text x="322" y="{tall * (number + 0.65):.1f}" text-anchor="end">{escape(line.name)}</text>'
-        )
+        drawn.append(label(322, tall * (number + 0.65), "end", line.name))
         drawn += [
-            f'<rect x="{place.x(at):.1f}" y="{tall * number:.1f}" width="{wide:.1f}" height="{tall - 3:.1f}" '
-            f'fill="{threshold_colour(value, steps)}"/>'
+            rectangle(
+                place.x(at), tall * number, Size(wide, tall - 3), threshold_colour(value, steps)
+            )
             for at, value in zip(line.times, line.values, strict=True)
         ]
     return (
@@ -307,7 +330,7 @@ def stripes(
 def ranking(
     panel: Mapping[str, Any], answers: Sequence[Sequence[Mapping[str, Any]]], size: Size
 ) -> str:
-    """A table: the vectors of all queries merged by their labels, sorted as the panel says."""
+    """Draw a table: the results of all queries merged by labels, sorted as the panel says."""
     headings: dict[str, str] = next(t for t in panel["transformations"] if t["id"] == "organize")[
         "options"
     ]["renameByName"]
@@ -344,11 +367,12 @@ def ranking(
         + "</tr>"
         for key, row in ordered
     )
-    return f'<table class="rows" style="max-height:{size.height}px"><tr>{head}</tr>{body or "<tr><td>no data</td></tr>"}</table>'
+    body = body or "<tr><td>no data</td></tr>"
+    return f'<table class="rows" style="max-height:{size.height}px"><tr>{head}</tr>{body}</table>'
 
 
 def cell(value: float | None, largest: float, settings: Mapping[str, Any]) -> str:
-    """A number, a bar, or a coloured background."""
+    """Draw a table cell: a number, a bar, or a number on a coloured background."""
     if value is None:
         return "<td></td>"
     steps = settings.get("thresholds", {}).get("steps")
@@ -357,7 +381,8 @@ def cell(value: float | None, largest: float, settings: Mapping[str, Any]) -> st
     if kind == "gauge":
         share = max(value / largest, 0)
         colour = threshold_colour(value, steps) if steps else continuous_colour(share)
-        return f'<td class="bar"><span style="background:{colour};width:{100 * share:.0f}px"></span>{text}</td>'
+        bar = f'<span style="background:{colour};width:{100 * share:.0f}px"></span>'
+        return f'<td class="bar">{bar}{text}</td>'
     style = (
         f' style="background:{threshold_colour(value, steps)}"'
         if kind == "color-background" and steps

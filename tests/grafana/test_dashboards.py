@@ -42,13 +42,13 @@ LIMITS = {
         "AsyncioLoopStarvedSlowBurn",
         "AsyncioLoopStarvedFastBurn",
     ],
-    "Which loop stands in line for a CPU?": ["AsyncioLoopThreadStarvedByScheduler"],
-    "Which loop shows no life?": ["AsyncioLoopHung"],
+    "Which loop waits for a CPU?": ["AsyncioLoopThreadStarvedByScheduler"],
+    "Which loop has stopped responding?": ["AsyncioLoopHung"],
     "How old is the oldest await?": ["AsyncioAwaitStuck"],
     "How old is its oldest await?": ["AsyncioAwaitStuck"],
     "How many tasks fail?": ["AsyncioTaskFailures"],
-    "How many fail?": ["AsyncioTaskFailures"],
-    "How much of a loop does it take?": ["AsyncioHotYieldPoint"],
+    "How many of its tasks fail?": ["AsyncioTaskFailures"],
+    "How much of a loop's time does it take?": ["AsyncioHotYieldPoint"],
 }
 
 
