@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.contender import Contender, LoopFactory
+from contenders.contender import Contender, LoopFactory
 
 
 class PrometheusAsync(Contender):

@@ -16,9 +16,8 @@ from typing import Any
 # As a script too: its own folder is not where the other folders are.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from contenders.contenders import CONTENDERS, environment  # noqa: E402 - the path comes first
-
-from harness.contender import Unavailable  # noqa: E402
+from contenders.contender import Unavailable  # noqa: E402
+from contenders.registry import CONTENDERS, environment  # noqa: E402 - the path comes first
 
 LIMIT_SECONDS = 600
 

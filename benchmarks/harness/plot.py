@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
-from contenders.contenders import BARE
+from contenders.registry import BARE
 
 from harness.samples import ratios
 

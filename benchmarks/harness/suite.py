@@ -9,7 +9,8 @@ import platform
 import time
 from pathlib import Path
 
-from contenders.contenders import CONTENDERS, OURS
+from contenders.contender import Unavailable
+from contenders.registry import CONTENDERS, OURS
 from sections import (
     live,
     memory,
@@ -25,7 +26,6 @@ from sections import (
 from sections.instructions import run as instructions
 
 from harness import plot
-from harness.contender import Unavailable
 from harness.plan import Plan
 
 SECTIONS = {

@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from contenders.contenders import BARE, CCore
+from contenders.contender import LOOPS, Contender, Unavailable
+from contenders.ours import CRecorder
+from contenders.registry import BARE
 from harness import child
-from harness.contender import LOOPS, Contender, Unavailable
 from harness.plan import Plan
 from harness.table import Table
-from workloads.workloads import workloads
+from workloads.steps import workloads
 
 WORKLOADS = ("step", "spawn", "depth 10", "calls 10")
 SHORT, LONG = 500, 1_500
@@ -37,7 +38,7 @@ def measure(contender: Contender, loop: str) -> list[str]:
         os.getppid()
 
     made = contender.loop_factory(loop)()
-    if isinstance(contender, CCore):
+    if isinstance(contender, CRecorder):
         contender.facade().instrument(made)
     with asyncio.Runner(loop_factory=lambda: made) as runner:
         runner.run(main())

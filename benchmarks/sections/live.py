@@ -6,9 +6,9 @@ import asyncio
 from collections import defaultdict
 from time import process_time_ns
 
-from contenders.contenders import BARE
+from contenders.contender import LOOPS, Contender, Unavailable
+from contenders.registry import BARE
 from harness import child
-from harness.contender import LOOPS, Contender, Unavailable
 from harness.plan import Plan
 from harness.samples import quartiles, ratios
 from harness.table import Table

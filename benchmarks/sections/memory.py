@@ -9,13 +9,13 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from contenders.contenders import BARE
+from contenders.contender import LOOPS, Contender, Unavailable
+from contenders.registry import BARE
 from harness import child
-from harness.contender import LOOPS, Contender, Unavailable
-from harness.places import visitor
 from harness.plan import Plan
 from harness.samples import quartiles
 from harness.table import Table
+from workloads.yield_points import visitor
 
 TASKS = 50_000
 OPEN_LOOPS = 16

@@ -10,9 +10,9 @@ from statistics import median
 from time import thread_time_ns
 from typing import Any
 
-from contenders.contenders import CCore, Twin
+from contenders.contender import Contender, Unavailable
+from contenders.ours import CRecorder, PythonRecorder
 from harness import child
-from harness.contender import Contender, Unavailable
 from harness.plan import Plan
 from harness.samples import quartiles
 from harness.table import Table
@@ -65,7 +65,7 @@ def measure(
     contender: Contender, loop: str, *, scale: float = 1.0
 ) -> dict[str, tuple[float, float]]:
     """CPU nanoseconds per request of each application, alone and with the middleware: medians of chunks that took turns."""
-    if not isinstance(contender, CCore):
+    if not isinstance(contender, CRecorder):
         raise Unavailable("only aiometrics has a middleware to measure")
     contender.prepare()
     middleware = import_module("aiometrics.integrations.asgi").RequestMiddleware
@@ -132,7 +132,7 @@ def run(plan: Plan) -> Table:
     )
     absent: dict[str, str] = {}
     for number in range(plan.rounds):
-        for name in (CCore.name, Twin.name):
+        for name in (CRecorder.name, PythonRecorder.name):
             plan.progress(f"middleware, round {number + 1} of {plan.rounds}: {name}")
             try:
                 answer = child.run("middleware", name, "asyncio", scale=plan.scale)

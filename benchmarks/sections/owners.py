@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from contenders.contenders import CCore
+from contenders.contender import Contender, Unavailable
+from contenders.ours import CRecorder
 from harness import child, wrk
-from harness.contender import Contender, Unavailable
 from harness.plan import Plan
 from harness.samples import quartiles
 from harness.table import Table
@@ -59,7 +59,7 @@ def measure(
     contender: Contender, loop: str, *, server: str, path: str, scale: float = 1.0
 ) -> dict[str, int]:
     """The account of a service's loop while it was under load."""
-    if not isinstance(contender, CCore):
+    if not isinstance(contender, CRecorder):
         raise Unavailable("only aiometrics knows owners")
     os.sched_setaffinity(0, {min(CORES)})
     contender.prepare()

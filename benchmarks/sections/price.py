@@ -8,13 +8,13 @@ from collections import defaultdict
 from time import process_time_ns
 from typing import Any
 
-from contenders.contenders import BARE, CONTENDERS
+from contenders.contender import LOOPS, Contender, Unavailable
+from contenders.registry import BARE, CONTENDERS
 from harness import child
-from harness.contender import LOOPS, Contender, Unavailable
 from harness.plan import Plan
 from harness.samples import quartiles, ratios
 from harness.table import Table
-from workloads.workloads import workloads
+from workloads.steps import workloads
 
 CHUNKS = 7
 #: Calls per chunk: some 50 ms each on a bare loop.

@@ -15,9 +15,9 @@ from statistics import median
 from time import monotonic_ns
 from typing import Any
 
-from contenders.contenders import CCore
+from contenders.contender import LOOPS, Contender, Unavailable
+from contenders.ours import CRecorder
 from harness import child
-from harness.contender import LOOPS, Contender, Unavailable
 from harness.plan import Plan
 from harness.samples import quartiles
 from harness.table import Table
@@ -130,7 +130,7 @@ SERVICES: dict[str, Callable[[Work, Callable[[int], None]], Coroutine[Any, Any, 
 
 def measure(contender: Contender, loop: str, *, service: str, scale: float = 1.0) -> Seen:
     """What was recorded and what was true, in ns, by route; and the loop's active time meanwhile."""
-    if not isinstance(contender, CCore):
+    if not isinstance(contender, CRecorder):
         raise Unavailable("only aiometrics knows requests")
     contender.prepare()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -218,7 +218,11 @@ def run(plan: Plan) -> Table:
                 plan.progress(f"routes, round {number + 1} of {plan.rounds}: {service} on {loop}")
                 try:
                     seen = child.run(
-                        "routes", CCore.name, loop, service=json.dumps(service), scale=plan.scale
+                        "routes",
+                        CRecorder.name,
+                        loop,
+                        service=json.dumps(service),
+                        scale=plan.scale,
                     )
                 except Unavailable as error:
                     absent[f"{service} on {loop}"] = str(error)

@@ -11,13 +11,14 @@ from importlib import import_module
 from time import process_time_ns
 from typing import Any
 
-from contenders.contenders import BARE, CCore
+from contenders.contender import LOOPS, Contender, Unavailable
+from contenders.ours import CRecorder
+from contenders.registry import BARE
 from harness import child
-from harness.contender import LOOPS, Contender, Unavailable
 from harness.plan import Plan
 from harness.samples import quartiles
 from harness.table import Table
-from workloads.workloads import step, trivial
+from workloads.steps import step, trivial
 
 CHUNKS = 7
 STEPS, REQUESTS = 20_000, 5_000
@@ -62,7 +63,7 @@ def measure(contender: Contender, loop: str, *, scale: float = 1.0) -> dict[str,
     """CPU nanoseconds per step, or per request with the step or the task in it: medians of chunks that took turns."""
     contender.prepare()
     scope: Scope = (
-        import_module("aiometrics").request if isinstance(contender, CCore) else _no_scope
+        import_module("aiometrics").request if isinstance(contender, CRecorder) else _no_scope
     )
     steps, requests = max(1, int(STEPS * scale)), max(1, int(REQUESTS * scale))
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from contenders.contenders import CCore
+from contenders.contender import Contender, Unavailable
+from contenders.ours import CRecorder
 from harness import child
-from harness.contender import Contender, Unavailable
-from harness.places import visitor
 from harness.plan import Plan
 from harness.samples import percentile, quartiles
 from harness.table import Table
+from workloads.yield_points import visitor
 
 SCRAPER = Path(__file__).parents[1] / "harness/scraper.py"
 SECONDS = 4.0
@@ -32,7 +32,7 @@ def measure(
     contender: Contender, loop: str, *, places: int, server: str, scale: float = 1.0
 ) -> dict[str, Any]:
     """Scrape times beside an idle and beside a busy loop, and the busy loop's turns without and with scrapes in a row."""
-    if not isinstance(contender, CCore):
+    if not isinstance(contender, CRecorder):
         raise Unavailable("only aiometrics has a page to scrape")
     facade = contender.facade()
     exporter = facade.start_exporter(port=0, addr="127.0.0.1", registry=None)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from contenders.contenders import BARE, environment
+from contenders.contender import LOOPS, Unavailable
+from contenders.registry import BARE, environment
 from harness import wrk
-from harness.contender import LOOPS, Unavailable
 from harness.plan import Plan
 from harness.samples import quartiles, ratios
 from harness.table import Table

@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
-from contenders.contenders import CCore
+from contenders.contender import LOOPS, Contender, Unavailable
+from contenders.ours import CRecorder
 from harness import child
-from harness.contender import LOOPS, Contender, Unavailable
 from harness.plan import Plan
 from harness.table import Table
 
@@ -130,7 +130,7 @@ def _rows(sample: Any) -> Iterator[tuple[str, int]]:
 
 def measure(contender: Contender, loop: str) -> dict[str, list[tuple[str, float, float]]]:
     """Rows of metric, truth and what was said, during the last stall and after it."""
-    if not isinstance(contender, CCore):
+    if not isinstance(contender, CRecorder):
         raise Unavailable("only aiometrics says anything")
     logging.getLogger("aiometrics.blocked").disabled = True
     url = contender.facade().start_exporter(port=0, addr="127.0.0.1", registry=None).url

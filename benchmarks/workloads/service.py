@@ -15,8 +15,8 @@ from typing import Any
 # As a script too: its own folder is not where the other folders are.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from contenders.contenders import CONTENDERS  # noqa: E402 - the path comes first
-from harness.contender import Unavailable  # noqa: E402
+from contenders.contender import Unavailable  # noqa: E402
+from contenders.registry import CONTENDERS  # noqa: E402 - the path comes first
 
 SERVERS = ("aiohttp", "uvicorn")
 HELLO = "Hello, world!"

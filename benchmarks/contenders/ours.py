@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar
 
-from harness.contender import Contender, Unavailable
-
-from contenders.peers import PEERS
+from contenders.contender import Contender, Unavailable
 
 
-class CCore(Contender):
+class CRecorder(Contender):
     """aiometrics with its C core, exporter and all."""
 
     name = "aiometrics C"
@@ -40,7 +37,7 @@ class CCore(Contender):
         return facade
 
 
-class Twin(CCore):
+class PythonRecorder(CRecorder):
     """aiometrics with its Python recorder, exporter and all."""
 
     name = "aiometrics Python"
@@ -58,14 +55,3 @@ class IdleThread(Contender):
 
     def prepare(self) -> None:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
-
-
-OURS: tuple[type[Contender], ...] = (Contender, Twin, CCore)
-YARDSTICKS: tuple[type[Contender], ...] = (IdleThread,)
-CONTENDERS = {contender.name: contender for contender in OURS + YARDSTICKS + PEERS}
-BARE = Contender.name
-
-
-def environment(name: str) -> dict[str, str]:
-    """The environment of a process that runs this contender; hashes are fixed, so that dictionaries collide alike in all of them."""
-    return {**os.environ, "PYTHONHASHSEED": "0", **CONTENDERS[name].environment}
