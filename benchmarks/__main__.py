@@ -1,13 +1,13 @@
-"""``python benchmarks``: what aiometrics and its peers cost, as tables, JSON and a plot."""
+"""``python benchmarks`` measures what aiometrics and its peers cost.
+
+The results are tables, JSON and a plot. The installed aiometrics is measured: Python puts this folder
+and not the checkout on the path.
+"""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-# As ``python -m benchmarks`` too: the siblings are found, and an installed aiometrics is not hidden by the sources.
-sys.path[0] = str(Path(__file__).parent)
-
-from harness.suite import main  # noqa: E402 - the path comes first
+from harness.suite import main
 
 sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from contenders.contender import Contender
 from contenders.ours import CRecorder, IdleThread, PythonRecorder
@@ -12,8 +13,19 @@ OURS: tuple[type[Contender], ...] = (Contender, PythonRecorder, CRecorder)
 YARDSTICKS: tuple[type[Contender], ...] = (IdleThread,)
 CONTENDERS = {contender.name: contender for contender in OURS + YARDSTICKS + PEERS}
 BARE = Contender.name
+BENCHMARKS = Path(__file__).parents[1]
 
 
 def environment(name: str) -> dict[str, str]:
-    """The environment of a process that runs this contender; hashes are fixed, so that dictionaries collide alike in all of them."""
-    return {**os.environ, "PYTHONHASHSEED": "0", **CONTENDERS[name].environment}
+    """Return the environment for a process that runs the contender ``name``.
+
+    Modules are found as in this process: ``PYTHONPATH`` names the folder of the benchmarks, and with
+    ``-P`` the current directory does not hide the installed aiometrics. The seed of hashes is fixed,
+    so that dictionaries have the same collisions in all processes.
+    """
+    return {
+        **os.environ,
+        "PYTHONPATH": str(BENCHMARKS),
+        "PYTHONHASHSEED": "0",
+        **CONTENDERS[name].environment,
+    }

@@ -1,6 +1,8 @@
-"""A measurement in a process of its own: ``python child.py MODULE CONTENDER LOOP [KEY=VALUE ...]`` prints one line of JSON.
+"""Run a measurement in a process of its own.
 
-The module has ``measure(contender, loop, **options)``. Whatever a contender patches ends with the process.
+``python -m harness.child MODULE CONTENDER LOOP [KEY=VALUE ...]`` calls
+``sections.MODULE.measure(contender, loop, **options)`` and prints its result as one line of JSON.
+Whatever a contender patches ends with the process.
 """
 
 from __future__ import annotations
@@ -10,14 +12,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-# As a script too: its own folder is not where the other folders are.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from contenders.contender import Unavailable  # noqa: E402
-from contenders.registry import CONTENDERS, environment  # noqa: E402 - the path comes first
+from contenders.contender import Unavailable
+from contenders.registry import CONTENDERS, environment
 
 LIMIT_SECONDS = 600
 
@@ -26,7 +24,9 @@ def command(module: str, contender: str, loop: str, **options: object) -> list[s
     """How to start the measurement."""
     return [
         sys.executable,
-        str(Path(__file__)),
+        "-P",
+        "-m",
+        "harness.child",
         module,
         contender,
         loop,

@@ -1,4 +1,8 @@
-"""Scrapes in a row from a process of its own: ``python scraper.py PORT SECONDS`` prints the seconds of each, and the size of the last."""
+"""Scrape an exporter again and again, from a process of its own.
+
+``python -m harness.scraper PORT SECONDS`` prints the seconds that each scrape took, and the size of
+the last one.
+"""
 
 from __future__ import annotations
 

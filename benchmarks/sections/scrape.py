@@ -7,7 +7,6 @@ import json
 import sys
 from collections import defaultdict
 from importlib import import_module
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -19,7 +18,6 @@ from harness.samples import percentile, quartiles
 from harness.table import Table
 from workloads.yield_points import visitor
 
-SCRAPER = Path(__file__).parents[1] / "harness/scraper.py"
 SECONDS = 4.0
 #: Series asked for, and about the number of yield points that have so many.
 SERIES = {1_000: 16, 10_000: 350}
@@ -94,7 +92,13 @@ async def _busy_until(other: asyncio.Task[Any], turns: _Turns) -> None:
 
 async def _scrapes(port: int, seconds: float) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(SCRAPER), str(port), str(seconds), stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-P",
+        "-m",
+        "harness.scraper",
+        str(port),
+        str(seconds),
+        stdout=asyncio.subprocess.PIPE,
     )
     said, _ = await process.communicate()
     if process.returncode:

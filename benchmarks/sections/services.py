@@ -9,7 +9,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from contenders.contender import LOOPS, Unavailable
 from contenders.registry import BARE, environment
@@ -33,8 +32,8 @@ def serving(server: str, loop: str, name: str, seed: int) -> Iterator[tuple[int,
     Raises ``Unavailable`` with the contender's words if it does not come up.
     """
     core = str(min(os.sched_getaffinity(0)))
-    script = str(Path(__file__).parents[1] / "workloads/service.py")
-    command = ["taskset", "-c", core, sys.executable, script, server, loop, name]
+    service = ["-P", "-m", "workloads.service", server, loop, name]
+    command = ["taskset", "-c", core, sys.executable, *service]
     with subprocess.Popen(
         command,
         env={**environment(name), "PYTHONHASHSEED": str(seed)},

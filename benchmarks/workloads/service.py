@@ -1,4 +1,7 @@
-"""A small web service to put under load: ``python service.py SERVER LOOP CONTENDER`` prints its port and serves until it is terminated.
+"""A small web service to put under load.
+
+``python -m workloads.service SERVER LOOP CONTENDER`` prints its port and serves until it is
+terminated.
 
 ``/`` says hello; ``/ten`` awaits ten times before it does.
 """
@@ -9,14 +12,10 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-# As a script too: its own folder is not where the other folders are.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from contenders.contender import Unavailable  # noqa: E402
-from contenders.registry import CONTENDERS  # noqa: E402 - the path comes first
+from contenders.contender import Unavailable
+from contenders.registry import CONTENDERS
 
 SERVERS = ("aiohttp", "uvicorn")
 HELLO = "Hello, world!"
