@@ -1,7 +1,7 @@
 """``python benchmarks`` measures what aiometrics and its peers cost.
 
-The results are tables, JSON and a plot. The installed aiometrics is measured: Python puts this folder
-and not the checkout on the path.
+The results are tables, JSON and a plot. The installed aiometrics is measured: Python puts this
+folder and not the checkout on the path.
 """
 
 from __future__ import annotations

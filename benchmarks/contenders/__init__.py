@@ -1,1 +1,1 @@
-"""What is compared: nothing, aiometrics and its peers."""
+"""What is compared: a bare loop, aiometrics and its peers."""

@@ -1,4 +1,4 @@
-"""What is measured: a bare event loop, and whatever is added to one."""
+"""The base class of contenders, which is itself one: a bare event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Unavailable(Exception):  # noqa: N818 - a finding about a contender, not a
 
 
 def plain_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """A new loop of this kind (one of ``LOOPS``)."""
+    """Return a new loop of this kind (one of ``LOOPS``)."""
     if kind == "uvloop":
         loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
         return loop
@@ -25,28 +25,31 @@ def plain_loop(kind: str) -> asyncio.AbstractEventLoop:
 
 
 class Contender:
-    """A bare event loop; subclasses add what they add, at the moment their documentation asks for."""
+    """A bare event loop.
+
+    Subclasses override the method that runs when their documentation asks for the set-up.
+    """
 
     name: ClassVar[str] = "bare"
     gives: ClassVar[str] = "nothing"
-    #: Environment of the process it runs in.
+    #: Environment variables of the process it runs in.
     environment: ClassVar[Mapping[str, str]] = {}
-    #: The share of the usual calls that is measured: less for the very slow ones.
+    #: Share of the usual number of calls that is measured: less than 1 for very slow contenders.
     effort: ClassVar[float] = 1.0
 
     def prepare(self) -> None:
-        """Set-up before there is a loop."""
+        """Set up before there is a loop."""
 
     def loop_factory(self, kind: str) -> LoopFactory:
-        """What makes its loop."""
+        """Return the function that makes its loop."""
         return lambda: plain_loop(kind)
 
     def inside(self) -> AbstractAsyncContextManager[object]:
-        """Set-up in the running loop, around the workload."""
+        """Set up in the running loop, around the workload."""
         return nullcontext()
 
     def decorate(
         self, function: Callable[..., Coroutine[Any, Any, Any]]
     ) -> Callable[..., Coroutine[Any, Any, Any]]:
-        """What is done by hand to a coroutine function that runs as a task."""
+        """Decorate a coroutine function that runs as a task, if users have to do so by hand."""
         return function

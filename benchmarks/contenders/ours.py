@@ -1,4 +1,4 @@
-"""Who is measured: a bare loop, both of our recorders, and the peers."""
+"""aiometrics with each of its recorders, and a yardstick for its threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contenders.contender import Contender, Unavailable
 
 
 class CRecorder(Contender):
-    """aiometrics with its C core, exporter and all."""
+    """aiometrics with its C recorder and an exporter."""
 
     name = "aiometrics C"
     gives = "segments, waits, tasks: per coroutine and yield point"
@@ -21,9 +21,9 @@ class CRecorder(Contender):
         self.facade().start_exporter(port=0, addr="127.0.0.1")
 
     def facade(self) -> Any:
-        """The package, once it is sure that it is the implementation to measure.
+        """Import and return the package.
 
-        Raises ``Unavailable`` if it is not.
+        Raises ``Unavailable`` if it is not installed or runs the other recorder.
         """
         try:
             facade = import_module("aiometrics")
@@ -38,7 +38,7 @@ class CRecorder(Contender):
 
 
 class PythonRecorder(CRecorder):
-    """aiometrics with its Python recorder, exporter and all."""
+    """aiometrics with its Python recorder and an exporter."""
 
     name = "aiometrics Python"
     implementation = "python"
@@ -46,9 +46,11 @@ class PythonRecorder(CRecorder):
 
 
 class IdleThread(Contender):
-    """A bare loop in a process with one more thread, which sleeps: libc and the kernel lock from then on what they need not lock before.
+    """A bare loop in a process with a second thread, which sleeps.
 
-    Every exporter with a thread of its own pays for that, and so does every service that ever used an executor.
+    From the second thread on, libc and the kernel take locks that a single thread does not need.
+    Every exporter with a thread of its own pays for that, and so does every service that ever used
+    an executor.
     """
 
     name = "bare, with an idle thread"

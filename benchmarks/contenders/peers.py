@@ -1,4 +1,4 @@
-"""The peers we compare with, each set up as its documentation says."""
+"""Other tools to compare with, each set up as its documentation says."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _meter_provider() -> Any:
 
 
 class OpenTelemetry(Contender):
-    """opentelemetry-instrumentation-asyncio with the SDK and a reader that is never asked."""
+    """opentelemetry-instrumentation-asyncio with the SDK and a reader that never collects."""
 
     name = "OpenTelemetry asyncio"
     gives = "wall histogram per coroutine name"
@@ -49,7 +49,7 @@ class OpenTelemetry(Contender):
 
 
 class AioWatch(Contender):
-    """aiowatch with the same SDK."""
+    """aiowatch with the OpenTelemetry SDK and the same reader."""
 
     name = "aiowatch"
     gives = "task counts by status, a lag probe"
@@ -62,7 +62,10 @@ class AioWatch(Contender):
 
 
 class MonitoredIoloop(Contender):
-    """monitored-ioloop with a prometheus_client histogram; without its callback names, which are as many as there are tasks."""
+    """monitored-ioloop with a prometheus_client histogram.
+
+    Its names of callbacks are left out, since there are as many as there are tasks.
+    """
 
     name = "monitored-ioloop"
     gives = "wall histogram of callbacks"
@@ -81,7 +84,7 @@ class MonitoredIoloop(Contender):
 
 
 class AioCop(Contender):
-    """aiocop, all on, with a callback that does nothing."""
+    """aiocop with all features on and a callback that does nothing."""
 
     name = "aiocop"
     gives = "events of blocking steps"
@@ -135,7 +138,7 @@ class AioDebug(Contender):
 
 
 class Logfire(Contender):
-    """Logfire's log of slow callbacks, which goes nowhere."""
+    """Logfire's log of slow callbacks, with nothing sent."""
 
     name = "Logfire slow callbacks"
     gives = "a log line per slow callback"
@@ -147,7 +150,7 @@ class Logfire(Contender):
 
 
 class Sentry(Contender):
-    """Sentry's AsyncioIntegration inside of a transaction, whose spans go nowhere."""
+    """Sentry's AsyncioIntegration inside a transaction, with a transport that drops the spans."""
 
     name = "Sentry asyncio"
     gives = "a span per task, errors"
@@ -169,7 +172,7 @@ class Sentry(Contender):
 
 
 class Datadog(Contender):
-    """ddtrace's asyncio integration inside of a trace, as in a service that is traced; nothing is sent."""
+    """ddtrace's asyncio integration inside a trace, as in a traced service, with nothing sent."""
 
     name = "ddtrace asyncio"
     gives = "a task's trace is that of its creator"
@@ -187,7 +190,7 @@ class Datadog(Contender):
 
 
 class AsyncioInspector(Contender):
-    """asyncio-inspector with its counters of calls, which nobody reports."""
+    """asyncio-inspector with its counters of calls, which are not reported."""
 
     name = "asyncio-inspector"
     gives = "active time per qualified name"
@@ -199,7 +202,7 @@ class AsyncioInspector(Contender):
 
 
 class AsyncScope(Contender):
-    """asyncscope-tracer on the functions of the benchmark, around an application that does nothing."""
+    """asyncscope-tracer on the functions of the benchmark; its application does nothing."""
 
     name = "asyncscope-tracer"
     gives = "events of every coroutine, by sys.monitoring"

@@ -19,9 +19,9 @@ BENCHMARKS = Path(__file__).parents[1]
 def environment(name: str) -> dict[str, str]:
     """Return the environment for a process that runs the contender ``name``.
 
-    Modules are found as in this process: ``PYTHONPATH`` names the folder of the benchmarks, and with
-    ``-P`` the current directory does not hide the installed aiometrics. The seed of hashes is fixed,
-    so that dictionaries have the same collisions in all processes.
+    Modules are found as in this process: ``PYTHONPATH`` names the folder of the benchmarks, and
+    with ``-P`` the current directory does not hide the installed aiometrics. The seed of hashes is
+    fixed, so that dictionaries have the same collisions in all processes.
     """
     return {
         **os.environ,

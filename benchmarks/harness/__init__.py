@@ -1,1 +1,1 @@
-"""Runs, samples and tables."""
+"""What all sections share: runs in child processes, samples, load, tables and the plot."""

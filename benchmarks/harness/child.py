@@ -21,7 +21,7 @@ LIMIT_SECONDS = 600
 
 
 def command(module: str, contender: str, loop: str, **options: object) -> list[str]:
-    """How to start the measurement."""
+    """Return the command that starts the measurement."""
     return [
         sys.executable,
         "-P",
@@ -37,9 +37,11 @@ def command(module: str, contender: str, loop: str, **options: object) -> list[s
 def run(
     module: str, contender: str, loop: str, *, prefix: Sequence[str] = (), **options: object
 ) -> Any:
-    """What the measurement returned.
+    """Run a measurement and return its result.
 
-    Raises ``Unavailable`` with the contender's own words if it cannot run here, ``RuntimeError`` with its standard error if it fails.
+    ``prefix`` is the command that runs it, such as valgrind. Raises ``Unavailable`` with the
+    contender's own message if it cannot run here, and ``RuntimeError`` with its standard error if
+    it fails.
     """
     finished = subprocess.run(
         [*prefix, *command(module, contender, loop, **options)],
@@ -51,7 +53,8 @@ def run(
     )
     if finished.returncode:
         raise RuntimeError(
-            f"{module} of {contender} on {loop} ended with {finished.returncode}:\n{finished.stderr[-3000:]}"
+            f"{module} of {contender} on {loop} ended with {finished.returncode}:\n"
+            f"{finished.stderr[-3000:]}"
         )
     answer = json.loads(finished.stdout.splitlines()[-1])
     if "unavailable" in answer:
@@ -60,7 +63,7 @@ def run(
 
 
 def main(module: str, contender: str, loop: str, *pairs: str) -> None:
-    """Measure and print."""
+    """Run the measurement and print its result."""
     options = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in pairs)}
     try:
         answer = {

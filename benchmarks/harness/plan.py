@@ -1,4 +1,4 @@
-"""How much to measure."""
+"""The extent of a run: contenders, rounds and durations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rounds, contenders and how long each measurement takes (``scale`` 1 is the full length)."""
+    """Which contenders are measured, how often and for how long.
+
+    ``ours`` are a bare loop and the recorders of aiometrics, as far as they were selected.
+    ``scale`` 1 is the full length of a measurement.
+    """
 
     rounds: int
     scale: float
@@ -16,5 +20,5 @@ class Plan:
     ours: tuple[str, ...]
 
     def progress(self, line: str) -> None:
-        """Tell who waits."""
+        """Print a line of progress to standard error."""
         print(line, file=sys.stderr, flush=True)

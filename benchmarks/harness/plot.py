@@ -1,4 +1,4 @@
-"""The price list as a picture: one bar per contender and workload, ratio to bare on a logarithmic scale."""
+"""The price list as a bar chart of ratios to a bare loop, on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 100)
 
 
 def peers(costs: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """An SVG of the median ratios on asyncio; ``costs`` is contender -> "loop workload" -> nanoseconds."""
+    """Return an SVG of the median ratios on asyncio, with a bar per contender and workload.
+
+    ``costs`` holds nanoseconds by contender and by loop and workload, such as ``asyncio step``.
+    """
     bare = costs[BARE]
     bars = {
         name: {
@@ -39,19 +42,20 @@ def peers(costs: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     ):
         parts += _group(name, ratio, TOP + number * group, scale)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 70}" height="{height}" font-family="sans-serif" font-size="12">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 70}" height="{height}" '
+        'font-family="sans-serif" font-size="12">\n'
         f'<rect width="100%" height="100%" fill="white"/>\n{chr(10).join(parts)}\n</svg>\n'
     )
 
 
 def _legend() -> str:
-    parts = [
-        f'<text x="{LEFT}" y="18" font-size="14">CPU time, ratio to a bare asyncio loop (logarithmic)</text>'
-    ]
+    title = "CPU time, ratio to a bare asyncio loop (logarithmic)"
+    parts = [f'<text x="{LEFT}" y="18" font-size="14">{title}</text>']
     for number, (name, colour) in enumerate(COLOURS.items()):
         x = LEFT + 95 * number
         parts.append(
-            f'<rect x="{x}" y="30" width="11" height="11" fill="{colour}"/><text x="{x + 16}" y="40">{name}</text>'
+            f'<rect x="{x}" y="30" width="11" height="11" fill="{colour}"/>'
+            f'<text x="{x + 16}" y="40">{name}</text>'
         )
     return "\n".join(parts)
 
@@ -78,13 +82,15 @@ def _group(name: str, ratio: Mapping[str, float], y: int, scale: float) -> list[
         f'<text x="{LEFT - 8}" y="{middle:.0f}" text-anchor="end"{weight}>{escape(name)}</text>'
     ]
     for number, (workload, value) in enumerate(ratio.items()):
-        # A ratio under 1 is noise around 1: a bar of no length.
+        # A ratio below 1 is noise around 1: the bar has no length.
         length = max(math.log(value), 0.0) * scale
         top = y + number * BAR
         parts.append(
-            f'<rect x="{LEFT}" y="{top}" width="{length:.1f}" height="{BAR - 1}" fill="{COLOURS[workload]}"/>'
+            f'<rect x="{LEFT}" y="{top}" width="{length:.1f}" height="{BAR - 1}" '
+            f'fill="{COLOURS[workload]}"/>'
         )
         parts.append(
-            f'<text x="{LEFT + length + 4:.1f}" y="{top + BAR - 2}" font-size="9" fill="#333">{value:.2f}</text>'
+            f'<text x="{LEFT + length + 4:.1f}" y="{top + BAR - 2}" font-size="9" fill="#333">'
+            f"{value:.2f}</text>"
         )
     return parts

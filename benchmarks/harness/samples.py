@@ -1,4 +1,4 @@
-"""Repeated measurements: medians and quartiles, and ratios between what was measured side by side."""
+"""Statistics of repeated measurements: medians, quartiles, and ratios of paired measurements."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Quartiles:
-    """The median of some measurements and the quarters around it."""
+    """The median and the quartiles of some measurements."""
 
     low: float
     median: float
     high: float
 
     def format(self, digits: int) -> str:
-        """``median (low-high)``."""
+        """Return ``median (low-high)``."""
         return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
-    """Of at least one value."""
+    """Return the quartiles of at least one value."""
     if len(values) == 1:
         return Quartiles(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -29,13 +29,16 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 
 
 def ratios(values: Sequence[float], references: Sequence[float]) -> Quartiles:
-    """Of values to the references that were measured beside them, one by one: what slows the machine for a while slows both."""
+    """Return the quartiles of the ratios between values and the references measured beside them.
+
+    Pairs are compared because whatever slows down the machine for a while slows down both.
+    """
     return quartiles(
         [value / reference for value, reference in zip(values, references, strict=True)]
     )
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that is at least as large as ``percent`` of them."""
+    """Return the smallest value that is at least as large as ``percent`` per cent of them."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

@@ -11,7 +11,7 @@ import json
 import sys
 from time import perf_counter
 
-#: What Prometheus asks for first.
+#: The Accept header that Prometheus sends.
 ACCEPT = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 
@@ -19,22 +19,22 @@ def main(port: str, seconds: str) -> None:
     """Scrape until the time is up, at least three times."""
     connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
     took: list[float] = []
-    page = b""
+    body = b""
     ends = perf_counter() + float(seconds)
     while len(took) < 3 or perf_counter() < ends:
         started = perf_counter()
         connection.request("GET", "/metrics", headers={"Accept": ACCEPT})
         response = connection.getresponse()
-        page = response.read()
+        body = response.read()
         took.append(perf_counter() - started)
         if response.status != http.client.OK:
-            raise RuntimeError(f"/metrics answered {response.status}: {page[:200]!r}")
-    lines = page.decode().splitlines()
+            raise RuntimeError(f"/metrics answered {response.status}: {body[:200]!r}")
+    lines = body.decode().splitlines()
     print(
         json.dumps(
             {
                 "seconds": took,
-                "bytes": len(page),
+                "bytes": len(body),
                 "series": sum(not line.startswith("#") for line in lines),
             }
         )

@@ -1,4 +1,4 @@
-"""The command line: which sections to run, and where the results go."""
+"""The command line: runs sections and writes their results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from contenders.contender import Unavailable
 from contenders.registry import CONTENDERS, OURS
 from sections import (
+    instructions,
     live,
     memory,
     middleware,
@@ -23,14 +24,13 @@ from sections import (
     services,
     truth,
 )
-from sections.instructions import run as instructions
 
 from harness import plot
 from harness.plan import Plan
 
 SECTIONS = {
     "price": price.run,
-    "instructions": instructions,
+    "instructions": instructions.run,
     "routes": routes.run,
     "scopes": scopes.run,
     "middleware": middleware.run,
@@ -46,7 +46,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python benchmarks", description="What aiometrics and its peers cost."
+        prog="python benchmarks", description="Measure what aiometrics and its peers cost."
     )
     parser.add_argument(
         "sections",
@@ -58,32 +58,34 @@ def _arguments() -> argparse.Namespace:
         "--rounds", type=int, help="how often each contender runs (default 9, with --quick 3)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="short measurements: a look, not a result"
+        "--quick", action="store_true", help="short measurements: a first look, not a result"
     )
     parser.add_argument(
         "--contender",
         action="append",
         choices=list(CONTENDERS),
-        help="only these beside bare; may be repeated",
+        help="measure only these and a bare loop; may be repeated",
     )
     parser.add_argument(
         "--output", type=Path, default=RESULTS, metavar="DIRECTORY", help="default: %(default)s"
     )
     options = parser.parse_args()
     if unknown := set(options.sections) - SECTIONS.keys():
-        parser.error(f"no section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}")
+        parser.error(
+            f"unknown section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}"
+        )
     return options
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    chosen = [
+    selected = [
         name for name in CONTENDERS if not options.contender or name in {"bare", *options.contender}
     ]
-    ours = [contender.name for contender in OURS if contender.name in chosen]
+    ours = [contender.name for contender in OURS if contender.name in selected]
     return Plan(
         options.rounds or (3 if options.quick else 9),
         0.2 if options.quick else 1.0,
-        tuple(chosen),
+        tuple(selected),
         tuple(ours),
     )
 
@@ -99,7 +101,7 @@ def _machine() -> dict[str, object]:
 
 
 def main() -> int:
-    """Run the chosen sections; print and save each as soon as it is there."""
+    """Run the selected sections; print and save the result of each as soon as it is complete."""
     options = _arguments()
     plan, machine = _plan(options), _machine()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Load from a second process: wrk on the last core, the service on the first."""
+"""Load from wrk, which runs on the last core while the service runs on the first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one slice of load measured; ``cpu_seconds`` is the service's CPU time per request, which neighbours disturb least."""
+    """The result of one slice of load.
+
+    ``cpu_seconds`` is the service's CPU time per request, the number that other processes on the
+    machine disturb least.
+    """
 
     requests_per_second: float
     p99_seconds: float
@@ -23,15 +27,15 @@ class Load:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process so far."""
+    """Return the CPU time that all threads of a process have taken so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def load(pid: int, url: str, seconds: int) -> Load:
-    """Load a service for whole seconds.
+    """Put a service under load for a whole number of seconds.
 
-    Raises ``RuntimeError`` with what wrk said if any request failed.
+    Raises ``RuntimeError`` with wrk's output if any request failed.
     """
     core = str(max(os.sched_getaffinity(0)))
     command = [
@@ -48,18 +52,18 @@ def load(pid: int, url: str, seconds: int) -> Load:
         url,
     ]
     before = cpu_seconds(pid)
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     spent = cpu_seconds(pid) - before
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise RuntimeError(f"the load on {url} failed:\n{said}")
-    done = int(_search(r"(\d+) requests in", said)[1])
-    slowest = _search(r"99%\s+([\d.]+)(us|ms|s)", said)
-    rate = float(_search(r"Requests/sec:\s+([\d.]+)", said)[1])
+    if "Non-2xx" in output or "Socket errors" in output:
+        raise RuntimeError(f"the load on {url} failed:\n{output}")
+    done = int(_search(r"(\d+) requests in", output)[1])
+    slowest = _search(r"99%\s+([\d.]+)(us|ms|s)", output)
+    rate = float(_search(r"Requests/sec:\s+([\d.]+)", output)[1])
     return Load(rate, float(slowest[1]) * _UNITS[slowest[2]], spent / done)
 
 
-def _search(pattern: str, said: str) -> re.Match[str]:
-    found = re.search(pattern, said)
+def _search(pattern: str, output: str) -> re.Match[str]:
+    found = re.search(pattern, output)
     if found is None:
-        raise RuntimeError(f"wrk's answer has no {pattern!r}:\n{said}")
+        raise RuntimeError(f"wrk's output has no {pattern!r}:\n{output}")
     return found

@@ -1,1 +1,1 @@
-"""One module for each table."""
+"""The sections of the benchmark: one module for each table."""

@@ -1,4 +1,7 @@
-"""Instructions per call by callgrind, which no noise disturbs: the recorder alone, without exporter threads."""
+"""Instructions per call as counted by callgrind, which noise does not disturb.
+
+Only the recorder is measured, without the threads of an exporter.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ from workloads.steps import workloads
 
 WORKLOADS = ("step", "spawn", "depth 10", "calls 10")
 SHORT, LONG = 500, 1_500
-#: CPython's own name for ``os.getppid``, a marker between measurements: callgrind writes its counts when it is called.
+#: CPython's own name for ``os.getppid``. Calls of it mark the measurements: callgrind writes its
+#: counts at each.
 MARKER = "os_getppid"
 
 
 def measure(contender: Contender, loop: str) -> list[str]:
-    """Run every workload short and long, with a marker before each and after the last."""
+    """Run every workload short and long, with a marker before each run and after the last."""
     programs = workloads(contender.decorate)
 
     async def main() -> None:
@@ -37,16 +41,19 @@ def measure(contender: Contender, loop: str) -> list[str]:
                 await asyncio.create_task(programs[name](count))
         os.getppid()
 
-    made = contender.loop_factory(loop)()
+    new_loop = contender.loop_factory(loop)()
     if isinstance(contender, CRecorder):
-        contender.facade().instrument(made)
-    with asyncio.Runner(loop_factory=lambda: made) as runner:
+        contender.facade().instrument(new_loop)
+    with asyncio.Runner(loop_factory=lambda: new_loop) as runner:
         runner.run(main())
     return list(WORKLOADS)
 
 
 def run(plan: Plan) -> Table:
-    """Ours against bare; the difference of the two lengths, so that what happens once cancels."""
+    """Compare aiometrics with a bare loop, by the difference between the long and the short run.
+
+    What happens once in a run cancels out.
+    """
     if shutil.which("valgrind") is None:
         raise Unavailable("valgrind is not installed (Debian: apt-get install valgrind)")
     counts: dict[str, dict[str, float]] = {}
@@ -79,7 +86,7 @@ def _counts(name: str, loop: str) -> dict[str, float]:
             f"--callgrind-out-file={directory}/out",
         )
         child.run("instructions", name, loop, prefix=prefix)
-        # out.1 is the start-up, and out (written at exit) what came after the last marker.
+        # out.1 is the start-up; out is written at exit and is what came after the last marker.
         dumps = [
             _total(Path(directory) / f"out.{number}") for number in range(2, 2 + 2 * len(WORKLOADS))
         ]
@@ -92,7 +99,7 @@ def _counts(name: str, loop: str) -> dict[str, float]:
 
 def _total(dump: Path) -> int:
     if not dump.exists():
-        raise Unavailable(f"callgrind saw no call of {MARKER}: this needs a Python with symbols")
+        raise Unavailable(f"callgrind saw no call of {MARKER}: use a Python that has symbols")
     found = re.search(r"^(?:totals|summary): (\d+)", dump.read_text(), re.MULTILINE)
     if found is None:
         raise Unavailable(f"no totals in {dump.name}")

@@ -1,4 +1,4 @@
-"""What a step costs when many tasks are alive."""
+"""The cost of a step when many tasks are alive."""
 
 from __future__ import annotations
 
@@ -12,35 +12,30 @@ from harness import child
 from harness.plan import Plan
 from harness.samples import quartiles, ratios
 from harness.table import Table
+from workloads.steps import step, suspended
 
 POPULATIONS = (10, 1_000, 100_000)
 STEPS = 200_000
 
 
-async def _parked(gate: asyncio.Future[None]) -> None:
-    await asyncio.shield(gate)
-
-
-async def _stepping(steps: int) -> None:
-    for _ in range(steps):
-        await asyncio.sleep(0)
-
-
 def measure(
     contender: Contender, loop: str, *, tasks: int, stepping: int, scale: float = 1.0
 ) -> float:
-    """CPU nanoseconds per step with ``tasks`` live tasks, ``stepping`` of which take turns while the others are suspended."""
+    """Return CPU nanoseconds per step with ``tasks`` live tasks.
+
+    ``stepping`` of them take turns while the others are suspended.
+    """
     contender.prepare()
 
     async def main() -> float:
         async with contender.inside():
             gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            parked = [asyncio.create_task(_parked(gate)) for _ in range(tasks - stepping)]
+            others = [asyncio.create_task(suspended(gate)) for _ in range(tasks - stepping)]
             await asyncio.sleep(0)
             each = max(2, int(STEPS * scale) // stepping)
             costs = [await _cost(stepping, each) for _ in range(3)]
             gate.set_result(None)
-            await asyncio.gather(*parked)
+            await asyncio.gather(*others)
             return min(costs)
 
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
@@ -48,8 +43,8 @@ def measure(
 
 
 async def _cost(tasks: int, each: int) -> float:
-    """The tasks make their first step before the clock starts, and a last one after it stopped."""
-    waiting = [asyncio.create_task(_stepping(each + 1)) for _ in range(tasks)]
+    """Return nanoseconds per step; the first and the last step of each task are not timed."""
+    waiting = [asyncio.create_task(step(each + 1)) for _ in range(tasks)]
     await asyncio.sleep(0)
     started = process_time_ns()
     for _ in range(each - 1):
@@ -60,7 +55,7 @@ async def _cost(tasks: int, each: int) -> float:
 
 
 def run(plan: Plan) -> Table:
-    """Ours against bare, with few tasks stepping among many suspended ones, and with all of them stepping."""
+    """Compare aiometrics with a bare loop: with ten tasks stepping, and with all of them."""
     cases = {f"{tasks} live": (tasks, 10) for tasks in POPULATIONS}
     cases |= {f"{tasks} stepping": (tasks, tasks) for tasks in POPULATIONS[1:]}
     costs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -89,9 +84,10 @@ def run(plan: Plan) -> Table:
     for name in plan.ours:
         table.rows.append([name, *(_cell(name, costs, column) for column in columns)])
     table.notes.append(
-        "`live`: ten tasks step, the others are suspended; `stepping`: all step in turn. Microseconds, and the ratio to bare."
+        "`live`: ten tasks step, the others are suspended; `stepping`: all step in turn. "
+        "Microseconds, and the ratio to a bare loop."
     )
-    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    table.note_absent(absent)
     return table
 
 

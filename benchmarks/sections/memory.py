@@ -1,4 +1,4 @@
-"""Memory: bytes per live task, and per loop, over a bare one."""
+"""Memory per live task and per loop, compared with a bare loop."""
 
 from __future__ import annotations
 
@@ -15,30 +15,28 @@ from harness import child
 from harness.plan import Plan
 from harness.samples import quartiles
 from harness.table import Table
+from workloads.steps import suspended
 from workloads.yield_points import visitor
 
 TASKS = 50_000
 OPEN_LOOPS = 16
 PER_TASK, PER_LOOP, PER_FULL_LOOP = MEASURES = ("task", "loop", "full loop")
-#: More places than a page holds by default, so that the page is full.
+#: More yield points than a stats page has room for by default, so that the page is full.
 PLACES = 1_200
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
+    """Return the resident memory of this process."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE
 
 
-async def _parked(gate: asyncio.Future[None]) -> None:
-    await asyncio.shield(gate)
-
-
 def measure(contender: Contender, loop: str, *, what: str) -> float:
-    """Bytes per suspended task; or per open loop after one step, or after it has met more places than it has room for.
+    """Return bytes per suspended task, per open loop, or per open loop whose page is full.
 
-    One of them to a process: memory that one frees the next would find.
+    A loop has run one step, or has met more yield points than its page has room for. Each kind is
+    measured in a process of its own, since memory that one frees would be used by the next.
     """
     contender.prepare()
     if what != PER_TASK:
@@ -50,10 +48,10 @@ def measure(contender: Contender, loop: str, *, what: str) -> float:
 async def _per_task(contender: Contender) -> float:
     async with contender.inside():
         gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tasks = [asyncio.create_task(_parked(gate)) for _ in range(100)]
+        tasks = [asyncio.create_task(suspended(gate)) for _ in range(100)]
         await asyncio.sleep(0)
         before = resident_bytes()
-        tasks += [asyncio.create_task(_parked(gate)) for _ in range(TASKS)]
+        tasks += [asyncio.create_task(suspended(gate)) for _ in range(TASKS)]
         await asyncio.sleep(0)
         grown = resident_bytes() - before
         gate.set_result(None)
@@ -77,11 +75,11 @@ def _per_loop(contender: Contender, kind: str, places: int) -> float:
 
 
 def run(plan: Plan) -> Table:
-    """Ours against bare."""
+    """Compare aiometrics with a bare loop."""
     grown: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     absent: dict[str, str] = {}
     table = Table(
-        "Memory per task, per loop and per full loop: resident bytes, and what is over bare",
+        "Memory per task, per loop and per full loop: resident bytes, and the difference to bare",
         ["contender", *(f"{loop} {name}" for loop in LOOPS for name in MEASURES)],
         data=grown,
     )
@@ -99,9 +97,10 @@ def run(plan: Plan) -> Table:
     for name in plan.ours:
         table.rows.append([name, *(_cell(name, grown, column) for column in table.columns[1:])])
     table.notes.append(
-        f"{TASKS} tasks suspended at one place; {OPEN_LOOPS} loops open at once; a full loop has met {PLACES} yield points."
+        f"{TASKS} tasks suspended at one place; {OPEN_LOOPS} loops open at once; a full loop has "
+        f"met {PLACES} yield points."
     )
-    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    table.note_absent(absent)
     return table
 
 

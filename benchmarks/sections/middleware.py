@@ -1,4 +1,7 @@
-"""What the middleware adds to a request: the same application called with and without it, in turn, in a process that is traced."""
+"""The cost of the middleware per request.
+
+The same application is called with and without it, in turn, in a traced process.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from harness.samples import quartiles
 from harness.table import Table
 
 CHUNKS, REQUESTS = 11, 600
-#: What a client sends; of a real one there are more.
+#: Headers of a request; real clients send more.
 HEADERS = [
     (name, b"x") for name in (b"host", b"user-agent", b"accept", b"accept-encoding", b"connection")
 ]
@@ -26,7 +29,7 @@ App = Callable[[dict[str, Any], Callable[[], Any], Callable[[Any], Any]], Corout
 
 
 def starlette(routes: int) -> Any:
-    """An application with so many routes."""
+    """Return a Starlette application with ``routes`` routes."""
     text = import_module("starlette.responses").PlainTextResponse
     route = import_module("starlette.routing").Route
 
@@ -39,7 +42,7 @@ def starlette(routes: int) -> Any:
 
 
 def fastapi(routes: int) -> Any:
-    """The same in a router that is included, as large applications have them."""
+    """Return a FastAPI application with its routes in an included router, as in large ones."""
     package = import_module("fastapi")
     application, router = package.FastAPI(), package.APIRouter()
 
@@ -52,7 +55,7 @@ def fastapi(routes: int) -> Any:
     return application
 
 
-#: The one in the middle is asked for.
+#: Requests go to the route in the middle.
 APPLICATIONS: dict[str, tuple[Callable[[int], Any], int]] = {
     "Starlette, 4 routes": (starlette, 4),
     "Starlette, 100 routes": (starlette, 100),
@@ -64,7 +67,10 @@ APPLICATIONS: dict[str, tuple[Callable[[int], Any], int]] = {
 def measure(
     contender: Contender, loop: str, *, scale: float = 1.0
 ) -> dict[str, tuple[float, float]]:
-    """CPU nanoseconds per request of each application, alone and with the middleware: medians of chunks that took turns."""
+    """Return CPU nanoseconds per request of each application, alone and with the middleware.
+
+    They are medians of chunks that took turns.
+    """
     if not isinstance(contender, CRecorder):
         raise Unavailable("only aiometrics has a middleware to measure")
     contender.prepare()
@@ -119,11 +125,11 @@ async def _receive() -> dict[str, Any]:
 
 
 async def _send(message: Any) -> None:
-    """Nobody reads it."""
+    """Discard the message."""
 
 
 def run(plan: Plan) -> Table:
-    """Both recorders, once per round, each in its own process."""
+    """Measure both recorders once per round, each in its own process."""
     pairs: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     table = Table(
         f"CPU time of a request without a server in µs, median (quartiles) of {plan.rounds} rounds",
@@ -144,9 +150,10 @@ def run(plan: Plan) -> Table:
     for application, by_name in pairs.items():
         for name, found in by_name.items():
             table.rows.append([application, name, *_cells(found)])
-    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    table.note_absent(absent)
     table.notes.append(
-        "Both are traced. There is no server, which would take its own time: of a request that comes over a socket it is a smaller part."
+        "Both are traced. There is no server, which would take time of its own: of a request that "
+        "comes over a socket, the middleware is a smaller part."
     )
     return table
 

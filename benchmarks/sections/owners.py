@@ -1,4 +1,7 @@
-"""How much of a loop's active time has an owner, the segment of a task or a callback, in real services under load."""
+"""The share of a loop's active time that has an owner, in real services under load.
+
+An owner is a segment of a task or a callback.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,16 @@ CORES = os.sched_getaffinity(0)
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessStats:
-    """What a loop did so far. Segments are those of tasks and callbacks alike."""
+class LoopTotals:
+    """What a loop has done so far. Segments are those of tasks and of callbacks."""
 
     active_ns: int
     turns: int
     owned_ns: int
     segments: int
 
-    def __sub__(self, before: ProcessStats) -> ProcessStats:
-        return ProcessStats(
+    def __sub__(self, before: LoopTotals) -> LoopTotals:
+        return LoopTotals(
             *(
                 now - then
                 for now, then in zip(asdict(self).values(), asdict(before).values(), strict=True)
@@ -43,11 +46,11 @@ class ProcessStats:
         )
 
 
-def account(snapshot: Any) -> ProcessStats:
-    """Of the only loop of a snapshot."""
+def totals(snapshot: Any) -> LoopTotals:
+    """Return the totals of the only loop in a snapshot."""
     (loop,) = snapshot.loops
     segments = [point.segments for point in snapshot.yield_points]
-    return ProcessStats(
+    return LoopTotals(
         loop.active_ns,
         loop.iterations.count,
         sum(segment.sum_ns for segment in segments),
@@ -58,7 +61,7 @@ def account(snapshot: Any) -> ProcessStats:
 def measure(
     contender: Contender, loop: str, *, server: str, path: str, scale: float = 1.0
 ) -> dict[str, int]:
-    """The account of a service's loop while it was under load."""
+    """Return what the loop of a service did while it was under load."""
     if not isinstance(contender, CRecorder):
         raise Unavailable("only aiometrics knows owners")
     os.sched_setaffinity(0, {min(CORES)})
@@ -66,23 +69,23 @@ def measure(
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
         seconds = max(1, round(SECONDS * scale))
         return runner.run(
-            _under_load(server, path, seconds, lambda: account(contender.facade().snapshot()))
+            _under_load(server, path, seconds, lambda: totals(contender.facade().snapshot()))
         )
 
 
 async def _under_load(
-    server: str, path: str, seconds: int, look: Callable[[], ProcessStats]
+    server: str, path: str, seconds: int, read: Callable[[], LoopTotals]
 ) -> dict[str, int]:
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(SERVICES[server](port.set_result))
     url = f"http://127.0.0.1:{await port}{path}"
 
-    def load() -> ProcessStats:
-        os.sched_setaffinity(0, CORES)  # of this thread
+    def load() -> LoopTotals:
+        os.sched_setaffinity(0, CORES)  # for this thread only
         wrk.load(os.getpid(), url, 1)
-        before = look()
+        before = read()
         wrk.load(os.getpid(), url, seconds)
-        return look() - before
+        return read() - before
 
     seen = await asyncio.to_thread(load)
     serving.cancel()
@@ -91,10 +94,13 @@ async def _under_load(
 
 
 def run(plan: Plan) -> Table:
-    """Our recorders on asyncio, whose turns can be timed; on uvloop what has an owner is all that is known to be active."""
+    """Measure both recorders on asyncio, where turns of the loop can be timed.
+
+    On uvloop, only time that has an owner is known to be active.
+    """
     if shutil.which("wrk") is None:
         raise Unavailable("wrk is not installed (Debian: apt-get install wrk)")
-    measured: dict[str, list[ProcessStats]] = defaultdict(list)
+    measured: dict[str, list[LoopTotals]] = defaultdict(list)
     absent: dict[str, str] = {}
     rounds = max(1, plan.rounds // 3)
     for number in range(rounds):
@@ -114,13 +120,13 @@ def run(plan: Plan) -> Table:
                             path=asked[1],
                             scale=plan.scale,
                         )
-                        measured[f"{server} {handler}|{name}"].append(ProcessStats(**seen))
+                        measured[f"{server} {handler}|{name}"].append(LoopTotals(**seen))
                     except Unavailable as error:
                         absent[name] = str(error)
     return _table(measured, absent)
 
 
-def _table(measured: dict[str, list[ProcessStats]], absent: dict[str, str]) -> Table:
+def _table(measured: dict[str, list[LoopTotals]], absent: dict[str, str]) -> Table:
     table = Table(
         f"Owners of a loop's active time (asyncio, wrk, {wrk.CONNECTIONS} connections)",
         [
@@ -131,23 +137,26 @@ def _table(measured: dict[str, list[ProcessStats]], absent: dict[str, str]) -> T
             "without, us per turn",
             "without, us per segment",
         ],
-        data={case: [asdict(seen) for seen in accounts] for case, accounts in measured.items()},
+        data={case: [asdict(seen) for seen in all_totals] for case, all_totals in measured.items()},
     )
-    for case, accounts in measured.items():
-        table.rows.append([*case.split("|"), *_cells(accounts)])
+    for case, all_totals in measured.items():
+        table.rows.append([*case.split("|"), *_cells(all_totals)])
     table.notes.append(
-        'With an owner: segments of tasks and callbacks over `asyncio_loop_time_seconds_total{state="active"}`.'
+        "With an owner: segments of tasks and callbacks over "
+        '`asyncio_loop_time_seconds_total{state="active"}`.'
     )
-    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    table.note_absent(absent)
     return table
 
 
-def _cells(accounts: list[ProcessStats]) -> list[str]:
-    share = quartiles([100 * seen.owned_ns / seen.active_ns for seen in accounts])
-    rest_us = [(seen.active_ns - seen.owned_ns) / 1000 for seen in accounts]
+def _cells(all_totals: list[LoopTotals]) -> list[str]:
+    share = quartiles([100 * seen.owned_ns / seen.active_ns for seen in all_totals])
+    rest_us = [(seen.active_ns - seen.owned_ns) / 1000 for seen in all_totals]
+    per_turn = [rest / seen.turns for rest, seen in zip(rest_us, all_totals, strict=True)]
+    per_segment = [rest / seen.segments for rest, seen in zip(rest_us, all_totals, strict=True)]
     return [
         f"{share.median:.1f} %",
-        f"{quartiles([seen.segments / seen.turns for seen in accounts]).median:.1f}",
-        f"{quartiles([rest / seen.turns for rest, seen in zip(rest_us, accounts, strict=True)]).median:.1f}",
-        f"{quartiles([rest / seen.segments for rest, seen in zip(rest_us, accounts, strict=True)]).median:.2f}",
+        f"{quartiles([seen.segments / seen.turns for seen in all_totals]).median:.1f}",
+        f"{quartiles(per_turn).median:.1f}",
+        f"{quartiles(per_segment).median:.2f}",
     ]

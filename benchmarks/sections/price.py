@@ -1,4 +1,4 @@
-"""The price list: CPU time of one step, one task and one step ten awaits deep, for every contender, on both loops."""
+"""The price list: CPU time of a step, a task and a step ten awaits deep, on both loops."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from harness.table import Table
 from workloads.steps import workloads
 
 CHUNKS = 7
-#: Calls per chunk: some 50 ms each on a bare loop.
+#: Calls per chunk: about 50 ms each on a bare loop.
 COUNTS = {"step": 20_000, "spawn": 8_000, "depth 10": 20_000, "calls 10": 12_000}
 
 
 def measure(contender: Contender, loop: str, *, scale: float = 1.0) -> dict[str, float]:
-    """CPU nanoseconds per call of each workload: the median of several chunks after a warm-up."""
+    """Return CPU nanoseconds per call of each workload: medians of chunks after a warm-up."""
     contender.prepare()
     programs = workloads(contender.decorate)
 
@@ -41,7 +41,7 @@ async def _cost(program: Any, count: int) -> float:
     await asyncio.create_task(program(count // 4))
     costs = []
     for _ in range(CHUNKS):
-        # A task made after the contender was set up, which they all see.
+        # The task is created after the contender was set up, so that all of them see it.
         started = process_time_ns()
         await asyncio.create_task(program(count))
         costs.append((process_time_ns() - started) / count)
@@ -49,7 +49,7 @@ async def _cost(program: Any, count: int) -> float:
 
 
 def run(plan: Plan) -> Table:
-    """Every contender once per round and loop, in its own process, in turn."""
+    """Measure every contender once per round and loop, each in its own process."""
     costs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     absent: dict[str, str] = {}
     for number in range(plan.rounds):
@@ -73,7 +73,8 @@ def run(plan: Plan) -> Table:
 def _table(plan: Plan, costs: dict[str, dict[str, list[float]]], absent: dict[str, str]) -> Table:
     programs = [f"{loop} {workload}" for loop in LOOPS for workload in COUNTS]
     table = Table(
-        f"CPU time per step, per task and per step ten awaits deep: ratio to bare, median (quartiles) of {plan.rounds} rounds",
+        "CPU time per step, per task and per step ten awaits deep: ratio to bare, median "
+        f"(quartiles) of {plan.rounds} rounds",
         ["contender", *programs, "what it gives"],
         data={"nanoseconds": costs, "absent": absent},
     )
@@ -81,9 +82,10 @@ def _table(plan: Plan, costs: dict[str, dict[str, list[float]]], absent: dict[st
         row = [_cell(name, costs[name].get(program), costs[BARE][program]) for program in programs]
         table.rows.append([name, *row, CONTENDERS[name].gives])
     table.notes.append(
-        "The first row is microseconds of process CPU time; every other cell is a ratio to the bare run of its own round."
+        "The first row is microseconds of process CPU time; every other cell is a ratio to the "
+        "bare run of the same round."
     )
-    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    table.note_absent(absent)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Loop time by route in real services under load, against what their handlers are known to take."""
+"""Loop time by route in real services under load, compared with what their handlers took."""
 
 from __future__ import annotations
 
@@ -21,36 +21,53 @@ from harness import child
 from harness.plan import Plan
 from harness.samples import quartiles
 from harness.table import Table
+from workloads.service import serve_on_aiohttp, serve_on_uvicorn
 
 SECONDS = 4
-#: What a handler of each route takes of the loop: half of it itself, the other half in a child task. A request of the first takes what the
-#: framework does for any request, creating and awaiting that task included.
+#: Loop time of a handler of each route: half of it in the handler, the other half in a child task.
+#: A request of the first route takes what the framework does for any request, including the
+#: creation and the await of that task.
 NOTHING = "/nothing/{id}"
 ROUTES_MS = {NOTHING: 0, "/cheap/{id}": 4, "/fair/{id}": 8, "/dear/{id}": 16}
 CONNECTIONS = 4
 NOTES = (
-    "Medians of single requests: one in which the thread had to wait for a core counts no more than others. Their sum is the metric.",
-    "A request's own work is what its handler and its child task kept the loop for, as they measured it themselves.",
-    "Its active time has besides what the framework does for any request, which is all that a request without work takes.",
-    "What the loop did for no request was to take connections, to read and parse what came, and to poll. On uvloop polling is not seen.",
+    (
+        "Medians of single requests: one in which the thread had to wait for a core counts no more "
+        "than others. Their sum is the metric."
+    ),
+    (
+        "A request's own work is the loop time of its handler and its child task, as they "
+        "measured it themselves."
+    ),
+    (
+        "Its active time also includes what the framework does for any request, which is all that "
+        "a request without work takes."
+    ),
+    (
+        "Apart from requests, the loop accepted connections, read and parsed input, and polled. On "
+        "uvloop polling is not seen."
+    ),
 )
 
-#: Under which a request keeps what it has worked.
+#: Name of the attribute in which a request keeps the time that it has worked.
 WORK = "work_ns"
-#: What :func:`measure` found.
+#: The result of :func:`measure`.
 Seen = dict[str, Any]
 
 
 class Work:
-    """Takes the loop for known times, and keeps account for each request of how long that really was, and of what was recorded of it."""
+    """Work that occupies the loop for known times.
+
+    For each request it keeps how long that really took and what was recorded.
+    """
 
     def __init__(self, facade: Any) -> None:
         self._facade = facade
-        #: By type of request: what each of them took for its work, and its active time, in ns.
+        #: By type of request: the time of each one's work, and its active time, in ns.
         self.requests: dict[str, list[tuple[int, int]]] = defaultdict(list)
 
     async def handle(self, route: str) -> None:
-        """One request."""
+        """Do the work of one request."""
         self._facade.current_request().attributes[WORK] = 0
         half_ns = ROUTES_MS[route] * 500_000
         self._spin(half_ns)
@@ -67,14 +84,13 @@ class Work:
         self._facade.current_request().attributes[WORK] += monotonic_ns() - since
 
     def finished(self, finished: Any) -> None:
-        """A request is over."""
+        """Keep the numbers of a request that has ended."""
         self.requests[finished.request].append((finished.attributes[WORK], finished.active_ns))
 
 
 async def fastapi_service(work: Work, announce: Callable[[int], None]) -> None:
-    """FastAPI on uvicorn."""
-    fastapi, uvicorn = import_module("fastapi"), import_module("uvicorn")
-    application = fastapi.FastAPI()
+    """Serve a FastAPI application on uvicorn."""
+    application = import_module("fastapi").FastAPI()
     application.add_middleware(import_module("aiometrics.integrations.asgi").RequestMiddleware)
     for route in ROUTES_MS:
 
@@ -82,28 +98,14 @@ async def fastapi_service(work: Work, announce: Callable[[int], None]) -> None:
             await work.handle(route)
             return {"route": route}
 
-        # Not a parameter of requests: FastAPI takes those from the signature.
+        # FastAPI takes the parameters of requests from the signature; ``route`` is none of them.
         handler.__signature__ = import_module("inspect").Signature()  # type: ignore[attr-defined]
         application.get(route)(handler)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application,
-            host="127.0.0.1",
-            port=0,
-            access_log=False,
-            log_level="warning",
-            lifespan="off",
-        )
-    )
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - it offers nothing else
-        await asyncio.sleep(0.01)
-    announce(server.servers[0].sockets[0].getsockname()[1])
-    await serving
+    await serve_on_uvicorn(application, announce)
 
 
 async def aiohttp_service(work: Work, announce: Callable[[int], None]) -> None:
-    """An aiohttp.web application."""
+    """Serve an aiohttp.web application."""
     web = import_module("aiohttp.web")
     application = web.Application(
         middlewares=[import_module("aiometrics.integrations.aiohttp").request_middleware()]
@@ -115,11 +117,7 @@ async def aiohttp_service(work: Work, announce: Callable[[int], None]) -> None:
             return web.Response(text=route)
 
         application.router.add_get(route, handler)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    announce(runner.addresses[0][1])
-    await asyncio.Event().wait()
+    await serve_on_aiohttp(application, announce)
 
 
 SERVICES: dict[str, Callable[[Work, Callable[[int], None]], Coroutine[Any, Any, None]]] = {
@@ -129,7 +127,7 @@ SERVICES: dict[str, Callable[[Work, Callable[[int], None]], Coroutine[Any, Any, 
 
 
 def measure(contender: Contender, loop: str, *, service: str, scale: float = 1.0) -> Seen:
-    """What was recorded and what was true, in ns, by route; and the loop's active time meanwhile."""
+    """Return what was recorded and what was true, in ns, by route, and the loop's active time."""
     if not isinstance(contender, CRecorder):
         raise Unavailable("only aiometrics knows requests")
     contender.prepare()
@@ -172,7 +170,7 @@ async def _under_load(service: str, seconds: int, facade: Any) -> Seen:
 
 
 def _load(url: str, seconds: int) -> None:
-    """All routes at once."""
+    """Put all routes under load at once."""
     targets = [url + route.replace("{id}", "7") for route in ROUTES_MS]
     core = str(max(range(os.cpu_count() or 1)))
     command = [
@@ -194,12 +192,13 @@ def _load(url: str, seconds: int) -> None:
 
 
 def run(plan: Plan) -> Table:
-    """Each service on each loop, once per round, in turn."""
+    """Measure each service on each loop once per round."""
     if shutil.which("wrk") is None:
         raise Unavailable("wrk is not installed (Debian: apt-get install wrk)")
     found: dict[str, list[Seen]] = defaultdict(list)
     table = Table(
-        f"Loop time by route under load, median (quartiles) of {plan.rounds} rounds (wrk, {CONNECTIONS} connections to each route)",
+        f"Loop time by route under load, median (quartiles) of {plan.rounds} rounds (wrk, "
+        f"{CONNECTIONS} connections to each route)",
         [
             "service",
             "route",
@@ -207,7 +206,7 @@ def run(plan: Plan) -> Table:
             "own work, ms",
             "active, ms",
             "active / own",
-            "less the framework / own",
+            "without the framework / own",
         ],
         data=found,
     )
@@ -231,21 +230,22 @@ def run(plan: Plan) -> Table:
     for name, rounds in found.items():
         table.rows += [[name, *_cells(rounds, route)] for route in ROUTES_MS]
         table.notes.append(f"{name}: {_sums(rounds)}.")
-    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    table.note_absent(absent)
     table.notes += NOTES
     return table
 
 
 def _sums(rounds: Sequence[Seen]) -> str:
-    """All routes against the loop, and what kept the thread of the loop from working."""
+    """Compare the sum of all routes with the loop, and tell how long its thread waited."""
     shares = quartiles([seen["routes"] / seen["loop"] for seen in rounds])
     waited = [seen["waited"] / seen["loop"] for seen in rounds if seen["waited"] is not None]
     queue = f"; of it the thread waited {quartiles(waited).format(3)} for a core" if waited else ""
-    return f"all routes together are {shares.format(3)} of the time in which the loop was active{queue}"
+    share = shares.format(3)
+    return f"all routes together are {share} of the time in which the loop was active{queue}"
 
 
 def _cells(rounds: Sequence[Seen], route: str) -> list[str]:
-    """A request of a route: medians of each round."""
+    """Return the cells of a route: quartiles over the medians of each round."""
     requests = [seen["requests"][route] for seen in rounds]
     framework_ns = [
         median(active_ns for _, active_ns in seen["requests"][NOTHING]) for seen in rounds

@@ -1,4 +1,8 @@
-"""What a request scope costs: a step inside one against a step outside, before any scope was entered and after, and a scope itself."""
+"""The cost of request scopes.
+
+Compares a step inside a scope with a step outside, before and after any scope was entered, and
+measures the scope itself.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from workloads.steps import step, trivial
 
 CHUNKS = 7
 STEPS, REQUESTS = 20_000, 5_000
-#: What is measured, in turn, after the steps before any scope.
+#: What is measured in turn, after the steps before any scope.
 KINDS = (
     "step outside",
     "step inside",
@@ -36,21 +40,21 @@ Scope = Callable[..., AbstractContextManager[object]]
 
 
 async def visits(scope: Scope, count: int, **options: object) -> None:
-    """Requests of one step each."""
+    """Run requests of one step each."""
     for number in range(count):
         with scope("GET /orders/{id}", id=number, **options):
             await asyncio.sleep(0)
 
 
 async def families(scope: Scope, count: int) -> None:
-    """Requests of one child task each."""
+    """Run requests of one child task each."""
     for number in range(count):
         with scope("GET /orders/{id}", id=number):
             await asyncio.create_task(trivial())
 
 
 async def inside(scope: Scope, count: int) -> None:
-    """Many steps of one request."""
+    """Take many steps in one request."""
     with scope("GET /orders/{id}"):
         await step(count)
 
@@ -60,7 +64,10 @@ def _no_scope(*_: object, **__: object) -> AbstractContextManager[object]:
 
 
 def measure(contender: Contender, loop: str, *, scale: float = 1.0) -> dict[str, float]:
-    """CPU nanoseconds per step, or per request with the step or the task in it: medians of chunks that took turns."""
+    """Return CPU nanoseconds per step, or per request including its step or task.
+
+    They are medians of chunks that took turns.
+    """
     contender.prepare()
     scope: Scope = (
         import_module("aiometrics").request if isinstance(contender, CRecorder) else _no_scope
@@ -96,7 +103,7 @@ async def _cost(program: Any, count: int) -> float:
 
 
 def run(plan: Plan) -> Table:
-    """Our recorders and a bare loop, once per round and loop, each in its own process, in turn."""
+    """Measure both recorders and a bare loop once per round and loop, each in its own process."""
     costs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     table = Table(
         f"CPU time of request scopes in ns, median (quartiles) of {plan.rounds} rounds",
@@ -119,6 +126,7 @@ def run(plan: Plan) -> Table:
     for name, found in costs.items():
         table.rows.append([name, *(quartiles(found[kind]).format(0) for kind in (BEFORE, *KINDS))])
     table.notes.append(
-        f"In the rows of {BARE!r} there are no scopes: what they add to a request is the difference to those rows."
+        f"In the rows of {BARE!r} there are no scopes: the difference to those rows is what "
+        "scopes add to a request."
     )
     return table

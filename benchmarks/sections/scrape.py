@@ -1,4 +1,7 @@
-"""What a scrape takes, and what the loop beside it feels: ours, and the same samples served by prometheus_client."""
+"""How long a scrape takes, and how it delays the loop in the same process.
+
+Compares the exporter with the same samples served by prometheus_client.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,22 @@ from harness.table import Table
 from workloads.yield_points import visitor
 
 SECONDS = 4.0
-#: Series asked for, and about the number of yield points that have so many.
+#: Number of series, and roughly the number of yield points that lead to it.
 SERIES = {1_000: 16, 10_000: 350}
 SERVERS = ("aiometrics", "prometheus_client")
-#: One turn of a busy loop: some 0.2 ms of Python, as a handler may take.
+#: One turn of a busy loop: about 0.2 ms of Python, as a handler may take.
 WORK = range(10_000)
 
 
 def measure(
     contender: Contender, loop: str, *, places: int, server: str, scale: float = 1.0
 ) -> dict[str, Any]:
-    """Scrape times beside an idle and beside a busy loop, and the busy loop's turns without and with scrapes in a row."""
+    """Return scrape times with an idle and a busy loop, and the busy loop's turns.
+
+    The turns are measured without scrapes and with scrapes in a row.
+    """
     if not isinstance(contender, CRecorder):
-        raise Unavailable("only aiometrics has a page to scrape")
+        raise Unavailable("only aiometrics can be scraped")
     facade = contender.facade()
     exporter = facade.start_exporter(port=0, addr="127.0.0.1", registry=None)
     port = exporter.port if server == "aiometrics" else _prometheus_client_port(facade)
@@ -68,13 +74,13 @@ def _prometheus_client_port(facade: Any) -> int:
 
 
 class _Turns:
-    """How long each turn of the busy loop took."""
+    """The duration of each turn of the busy loop."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
     def summary(self) -> dict[str, float]:
-        """Median, p99 and worst turn in seconds, and how many there were."""
+        """Return the median, p99 and worst turn in seconds, and their number."""
         at = {f"p{percent}": percentile(self.seconds, percent) for percent in (50, 99)}
         return {**at, "worst": max(self.seconds), "count": len(self.seconds)}
 
@@ -100,15 +106,15 @@ async def _scrapes(port: int, seconds: float) -> dict[str, Any]:
         str(seconds),
         stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await process.communicate()
+    output, _ = await process.communicate()
     if process.returncode:
         raise RuntimeError(f"the scraper ended with {process.returncode}")
-    answer: dict[str, Any] = json.loads(said)
+    answer: dict[str, Any] = json.loads(output)
     return answer
 
 
 def run(plan: Plan) -> Table:
-    """Both implementations, both servers, both sizes, in turn."""
+    """Measure both recorders, both servers and both sizes in turn."""
     measured: dict[str, list[dict[str, Any]]] = defaultdict(list)
     absent: dict[str, str] = {}
     rounds = min(plan.rounds, 3)
@@ -117,7 +123,8 @@ def run(plan: Plan) -> Table:
             for name in plan.ours[1:]:
                 for server in SERVERS:
                     plan.progress(
-                        f"scrape, round {number + 1} of {rounds}: {name}, {series} series by {server}"
+                        f"scrape, round {number + 1} of {rounds}: {name}, {series} series by "
+                        f"{server}"
                     )
                     try:
                         answer = child.run(
@@ -137,7 +144,7 @@ def run(plan: Plan) -> Table:
 
 def _table(measured: dict[str, list[dict[str, Any]]], absent: dict[str, str], rounds: int) -> Table:
     table = Table(
-        f"A scrape, and what a busy loop beside it feels (OpenMetrics, medians of {rounds} rounds)",
+        f"A scrape, and how it delays a busy loop (OpenMetrics, medians of {rounds} rounds)",
         [
             "recorder",
             "served by",
@@ -154,9 +161,10 @@ def _table(measured: dict[str, list[dict[str, Any]]], absent: dict[str, str], ro
         name, server, _ = key.split("|")
         table.rows.append([name, server, *_cells(answers)])
     table.notes.append(
-        "Scrapes in a row from another process, which no Prometheus does; turns of about 0.2 ms; `without -> with` scrapes."
+        "Scrapes in a row from another process, more often than Prometheus would; turns of about "
+        "0.2 ms; `without -> with` scrapes."
     )
-    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    table.note_absent(absent)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Real services under load: requests per second, p99 and CPU time per request, beside bare ones."""
+"""Real services under load: requests per second, p99 and CPU time, compared with bare ones."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ Measured = dict[str, dict[str, list[wrk.Load]]]
 
 @contextmanager
 def serving(server: str, loop: str, name: str, seed: int) -> Iterator[tuple[int, str]]:
-    """A service in a process of its own, pinned to the first core: its process id and URL.
+    """Run a service in a process of its own on the first core; yield its process id and URL.
 
-    ``seed`` is that of its hashes.
-
-    Raises ``Unavailable`` with the contender's words if it does not come up.
+    ``seed`` is the seed of its hashes. Raises ``Unavailable`` with the contender's message if the
+    service does not start.
     """
     core = str(min(os.sched_getaffinity(0)))
     service = ["-P", "-m", "workloads.service", server, loop, name]
@@ -40,20 +39,22 @@ def serving(server: str, loop: str, name: str, seed: int) -> Iterator[tuple[int,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None  # noqa: S101 - it was asked for
+        assert process.stdout is not None  # noqa: S101 - stdout is a pipe
         try:
-            said = process.stdout.readline().strip()
-            if not said.isdigit():
-                raise Unavailable(said or f"{name} did not start {server}")
-            yield process.pid, f"http://127.0.0.1:{said}"
+            output = process.stdout.readline().strip()
+            if not output.isdigit():
+                raise Unavailable(output or f"{name} did not start {server}")
+            yield process.pid, f"http://127.0.0.1:{output}"
         finally:
             process.kill()
 
 
 def run(plan: Plan) -> Table:
-    """All contenders of one service are up at once, idle but for the one under load; they take turns second by second.
+    """Measure all contenders of each service.
 
-    Each round has new processes with other hashes: how memory happens to be laid out makes one process some percent faster than the next.
+    They run at the same time and take turns under load every second or two, while the others are
+    idle. Each round has new processes with another seed of hashes, since the layout of memory makes
+    one process a few per cent faster than the next.
     """
     if shutil.which("wrk") is None:
         raise Unavailable("wrk is not installed (Debian: apt-get install wrk)")
@@ -92,7 +93,8 @@ def _table(plan: Plan, measured: Measured, absent: dict[str, str]) -> Table:
         for case, by_name in measured.items()
     }
     table = Table(
-        f"Services under load (wrk, {wrk.CONNECTIONS} connections; medians and quartiles of rounds)",
+        f"Services under load (wrk, {wrk.CONNECTIONS} connections; medians and quartiles of "
+        "rounds)",
         [
             "service",
             "contender",
@@ -111,14 +113,14 @@ def _table(plan: Plan, measured: Measured, absent: dict[str, str]) -> Table:
             if name in by_name:
                 table.rows.append([case, name, *_cells(by_name[name], bare)])
     table.notes.append(
-        "Service and load each have a core; a ratio is to the bare one of the same round."
+        "Service and load each have a core; a ratio is to the bare service of the same round."
     )
-    table.notes.extend(f"{name} did not run: {reason}" for name, reason in absent.items())
+    table.note_absent(absent)
     return table
 
 
 def _raw(load: wrk.Load) -> dict[str, float]:
-    """The load as JSON keeps it."""
+    """Return the load as it is kept in JSON."""
     return {
         "requests_per_second": load.requests_per_second,
         "p99_seconds": load.p99_seconds,

@@ -1,4 +1,7 @@
-"""What the metrics say of stalls whose number, place and length are known: ten of 300 ms by four lines, then one of 3 s in progress."""
+"""Compare the metrics with stalls whose number, place and length are known.
+
+Four lines stall the loop ten times for 300 ms; then it is scraped during one stall of 3 s.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +24,24 @@ from harness.plan import Plan
 from harness.table import Table
 
 SHORT, LONG, SCRAPED_AFTER = 0.3, 3.0, 2.0
-#: Handles that are ready behind each stall.
+#: Number of handles that are ready behind each stall.
 BEHIND = 3
-#: Looks of the watchdog at a short stall, at 100, 150, 200 and 250 ms; at the long one until it is scraped.
-LOOKS, LONG_LOOKS = 4, 38
+#: Samples that the watchdog takes of a short stall, at 100, 150, 200 and 250 ms, and of the long
+#: one until it is scraped.
+SAMPLES_SHORT, SAMPLES_LONG = 4, 38
 TIMES = {"sleeps": 4, "computes": 3, "locks": 2, "receives": 1}
-#: What is asked of the page: rows of the table, and where they are found.
+#: Rows of the table.
 BLOCKING, SEGMENTS, HARM, SAMPLES = (
     "blocking s",
     "segments over 0.1 s",
     "inflicted wait s",
     "samples of the line",
 )
-ProcessStats = dict[str, float]
+Figures = dict[str, float]
 
 
 class Stalls:
-    """Holds the loop in four ways, each in a line of its own, and keeps account of how long."""
+    """Stalls the loop in four ways, each on a line of its own, and adds up how long it took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -49,7 +53,7 @@ class Stalls:
         self._ours.settimeout(SHORT)
 
     @contextmanager
-    def _accounted(self, name: str) -> Iterator[None]:
+    def _timed(self, name: str) -> Iterator[None]:
         for _ in range(BEHIND):
             asyncio.get_running_loop().call_soon(int)
         self.started = time.perf_counter()
@@ -57,49 +61,49 @@ class Stalls:
         self.seconds[name] += time.perf_counter() - self.started
 
     async def sleeps(self) -> None:
-        """In ``time.sleep``."""
-        with self._accounted("sleeps"):
-            time.sleep(SHORT)  # noqa: ASYNC251 - the very thing
+        """Stall in ``time.sleep``."""
+        with self._timed("sleeps"):
+            time.sleep(SHORT)  # noqa: ASYNC251 - the stall to measure
         await asyncio.sleep(0.01)
 
     async def computes(self) -> None:
-        """In Python code."""
-        with self._accounted("computes"):
+        """Stall in Python code."""
+        with self._timed("computes"):
             ends = time.perf_counter() + SHORT
             while time.perf_counter() < ends:
                 pass
         await asyncio.sleep(0.01)
 
     async def locks(self) -> None:
-        """At a lock that another thread holds."""
-        with self._accounted("locks"):
+        """Stall at a lock that is held."""
+        with self._timed("locks"):
             self._lock.acquire(timeout=SHORT)
         await asyncio.sleep(0.01)
 
     async def receives(self) -> None:
-        """In a synchronous read."""
-        with self._accounted("receives"), suppress(TimeoutError):
+        """Stall in a synchronous read."""
+        with self._timed("receives"), suppress(TimeoutError):
             self._ours.recv(1)
         await asyncio.sleep(0.01)
 
     async def lasts(self) -> None:
-        """For long, and is scraped meanwhile."""
-        with self._accounted("lasts"):
+        """Stall for long, and be scraped meanwhile."""
+        with self._timed("lasts"):
             self.last.set()
             time.sleep(LONG)  # noqa: ASYNC251 - as above
         await asyncio.sleep(0.01)
 
 
-def account(url: str) -> ProcessStats:
-    """What a page says, each row by the function that its place names."""
+def scraped(url: str) -> Figures:
+    """Scrape ``url`` and return the figures by row; places are named by their function."""
     with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - to itself
-        page = answer.read().decode()
-    said: ProcessStats = defaultdict(float)
-    for family in import_module("prometheus_client.parser").text_string_to_metric_families(page):
+        text = answer.read().decode()
+    found: Figures = defaultdict(float)
+    for family in import_module("prometheus_client.parser").text_string_to_metric_families(text):
         for sample in family.samples:
             for row, sign in _rows(sample):
-                said[row] += sign * sample.value
-    return said
+                found[row] += sign * sample.value
+    return found
 
 
 def _rows(sample: Any) -> Iterator[tuple[str, int]]:
@@ -109,7 +113,7 @@ def _rows(sample: Any) -> Iterator[tuple[str, int]]:
         .partition(" > ")[0]
         .rpartition(".")[2]
     )
-    if place == "(running)":  # whatever else was in progress: the machine may have been busy
+    if place == "(running)":  # other segments may have been in progress on a busy machine
         place = f"{labels['coroutine'].rpartition('.')[2]} (running)"
     match name, labels.get("le"):
         case "asyncio_blocking_seconds_total", _:
@@ -129,26 +133,26 @@ def _rows(sample: Any) -> Iterator[tuple[str, int]]:
 
 
 def measure(contender: Contender, loop: str) -> dict[str, list[tuple[str, float, float]]]:
-    """Rows of metric, truth and what was said, during the last stall and after it."""
+    """Return rows of metric, true value and exported value, during the last stall and after it."""
     if not isinstance(contender, CRecorder):
-        raise Unavailable("only aiometrics says anything")
+        raise Unavailable("only aiometrics exports these metrics")
     logging.getLogger("aiometrics.blocked").disabled = True
     url = contender.facade().start_exporter(port=0, addr="127.0.0.1", registry=None).url
-    account(url)  # a first request sets up this and that
+    scraped(url)  # the first request initializes what later ones use
     stalls, seen = Stalls(), {}
 
     def scrape() -> None:
         stalls.last.wait()
         time.sleep(max(0.0, stalls.started + SCRAPED_AFTER - time.perf_counter()))
         lasted, now = time.perf_counter() - stalls.started, time.time()
-        seen["during"] = _compared(stalls, account(url), lasted, now)
+        seen["during"] = _compared(stalls, scraped(url), lasted, now)
 
     async def main() -> None:
         for name, times in TIMES.items():
             for _ in range(times):
                 await asyncio.create_task(getattr(stalls, name)())
         await asyncio.create_task(stalls.lasts())
-        seen["after"] = _compared(stalls, await asyncio.to_thread(account, url), 0.0, 0.0)
+        seen["after"] = _compared(stalls, await asyncio.to_thread(scraped, url), 0.0, 0.0)
 
     scraper = threading.Thread(target=scrape)
     scraper.start()
@@ -159,9 +163,13 @@ def measure(contender: Contender, loop: str) -> dict[str, list[tuple[str, float,
 
 
 def _compared(
-    stalls: Stalls, said: ProcessStats, lasted: float, now: float
+    stalls: Stalls, found: Figures, lasted: float, now: float
 ) -> list[tuple[str, float, float]]:
-    """``lasted`` is how long the stall in progress is, 0 when it is over: then only what has changed since is compared again."""
+    """Return rows of metric, true value and exported value.
+
+    ``lasted`` is the length of the stall in progress. It is 0 when the stall is over; then only
+    what has changed since is compared again.
+    """
     rows = [(f"{BLOCKING}, the loop", sum(stalls.seconds.values()) + lasted)]
     for name in TIMES if lasted else ["lasts"]:
         seconds, times = stalls.seconds[name], TIMES.get(name, 1)
@@ -170,24 +178,26 @@ def _compared(
             (f"{SEGMENTS}, {name}", times),
             (f"{HARM}, {name}", BEHIND * seconds),
         ]
-        rows += [(f"{SAMPLES}, {name}", times * LOOKS)] if lasted else []
+        rows += [(f"{SAMPLES}, {name}", times * SAMPLES_SHORT)] if lasted else []
     if lasted:
         rows += [
             (f"{BLOCKING}, lasts (running)", lasted),
-            (f"{SAMPLES}, lasts", LONG_LOOKS),
+            (f"{SAMPLES}, lasts", SAMPLES_LONG),
             ("heartbeat age s", lasted),
         ]
-        said["heartbeat age s"] = now - said["heartbeat"]
+        found["heartbeat age s"] = now - found["heartbeat"]
     else:
-        said[f"{BLOCKING}, lasts"] += said[f"{BLOCKING}, lasts (running)"]
-    return [(row, true, said[row]) for row, true in rows]
+        found[f"{BLOCKING}, lasts"] += found[f"{BLOCKING}, lasts (running)"]
+    return [(row, true, found[row]) for row, true in rows]
 
 
 def run(plan: Plan) -> Table:
-    """Both recorders on both loops, once."""
+    """Measure both recorders on both loops, once."""
     found: dict[str, dict[str, list[tuple[str, float, float]]]] = {}
     table = Table(
-        "Stalls as they were, and as the metrics had them", ["when", "metric", "true"], data=found
+        "Stalls as they were, and as the metrics showed them",
+        ["when", "metric", "true"],
+        data=found,
     )
     for name in plan.ours[1:]:
         for loop in LOOPS:
@@ -205,14 +215,16 @@ def run(plan: Plan) -> Table:
                     when,
                     metric,
                     _text(true),
-                    *(f"{_text(said)} ({said - truth:+.3f})" for _, truth, said in rows),
+                    *(f"{_text(shown)} ({shown - truth:+.3f})" for _, truth, shown in rows),
                 ]
             )
     table.notes.append(
-        "Truth is the program's own `perf_counter`, shown of the first; in parentheses what was said less what was true."
+        "True values are by the program's own `perf_counter`, shown for the first column; in "
+        "parentheses is the difference between the metric and its true value."
     )
     table.notes.append(
-        "`during` is 2 s into the stall of 3 s; `after` is when it was over, `(running)` and the line together."
+        "`during` is 2 s into the stall of 3 s; `after` is when it was over, with `(running)` and "
+        "the line added up."
     )
     table.notes.append("uvloop does not show which handles are ready, hence no inflicted wait.")
     table.notes.append("On a busy machine other segments than the stalls may block the loop too.")

@@ -1,1 +1,1 @@
-"""What is run under each contender."""
+"""The programs and services that run under each contender."""

@@ -22,8 +22,38 @@ HELLO = "Hello, world!"
 TEN = range(10)
 
 
+async def serve_on_aiohttp(application: Any, announce: Callable[[int], None]) -> None:
+    """Serve an ``aiohttp.web.Application`` until cancelled; ``announce`` is given the port."""
+    web = import_module("aiohttp.web")
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    announce(runner.addresses[0][1])
+    await asyncio.Event().wait()
+
+
+async def serve_on_uvicorn(application: Any, announce: Callable[[int], None]) -> None:
+    """Serve an ASGI application on uvicorn until cancelled; ``announce`` is given the port."""
+    uvicorn = import_module("uvicorn")
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            host="127.0.0.1",
+            port=0,
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
+        await asyncio.sleep(0.01)
+    announce(server.servers[0].sockets[0].getsockname()[1])
+    await serving
+
+
 async def aiohttp_service(announce: Callable[[int], None]) -> None:
-    """An aiohttp.web application."""
+    """Serve an aiohttp.web application."""
     web = import_module("aiohttp.web")
 
     async def hello(_: Any) -> Any:
@@ -36,17 +66,12 @@ async def aiohttp_service(announce: Callable[[int], None]) -> None:
 
     application = web.Application()
     application.add_routes([web.get("/", hello), web.get("/ten", ten)])
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    announce(runner.addresses[0][1])
-    await asyncio.Event().wait()
+    await serve_on_aiohttp(application, announce)
 
 
 async def uvicorn_service(announce: Callable[[int], None]) -> None:
-    """A Starlette application on uvicorn."""
+    """Serve a Starlette application on uvicorn."""
     responses, routing = import_module("starlette.responses"), import_module("starlette.routing")
-    uvicorn = import_module("uvicorn")
 
     async def hello(_: Any) -> Any:
         return responses.PlainTextResponse(HELLO)
@@ -59,21 +84,7 @@ async def uvicorn_service(announce: Callable[[int], None]) -> None:
     application = import_module("starlette.applications").Starlette(
         routes=[routing.Route("/", hello), routing.Route("/ten", ten)]
     )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application,
-            host="127.0.0.1",
-            port=0,
-            access_log=False,
-            log_level="warning",
-            lifespan="off",
-        )
-    )
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - it offers nothing else
-        await asyncio.sleep(0.01)
-    announce(server.servers[0].sockets[0].getsockname()[1])
-    await serving
+    await serve_on_uvicorn(application, announce)
 
 
 SERVICES: dict[str, Callable[[Callable[[int], None]], Coroutine[Any, Any, None]]] = {
@@ -83,7 +94,7 @@ SERVICES: dict[str, Callable[[Callable[[int], None]], Coroutine[Any, Any, None]]
 
 
 def main(server: str, loop: str, name: str) -> None:
-    """Serve, with the contender set up; what cannot run here says so instead of its port."""
+    """Serve with the contender set up; print why it cannot run here in place of the port."""
     contender = CONTENDERS[name]()
 
     async def serve() -> None:

@@ -14,13 +14,16 @@ DEPTH = 10
 
 
 async def step(count: int) -> None:
-    """Suspend and resume ``count`` times: one turn of the loop each."""
+    """Suspend and resume ``count`` times, once per turn of the loop."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def nested(count: int, depth: int = DEPTH) -> None:
-    """The same under ``depth`` nested awaits, which stand: whoever looks for the innermost one walks them at every step."""
+    """Take ``count`` steps under ``depth`` nested awaits, which are entered once.
+
+    To find the innermost await, a recorder has to walk all of them at every step.
+    """
     if depth == 0:
         await step(count)
         return
@@ -28,22 +31,27 @@ async def nested(count: int, depth: int = DEPTH) -> None:
 
 
 async def calls(count: int) -> None:
-    """The same with the nested awaits entered anew for each step, as a request does."""
+    """Take ``count`` steps, and enter the nested awaits again for each, as a request does."""
     for _ in range(count):
         await nested(1)
 
 
 async def trivial() -> None:
-    """A task that never awaits."""
+    """Return without an await."""
+
+
+async def suspended(gate: asyncio.Future[None]) -> None:
+    """Stay suspended until ``gate`` is done."""
+    await asyncio.shield(gate)
 
 
 def workloads(decorate: Decorate[Any]) -> dict[str, Workload]:
-    """The workloads by name; each function that runs as a task is decorated."""
+    """Return the workloads by name; ``decorate`` is applied to functions that run as tasks."""
     decorated_trivial = decorate(trivial)
 
     async def spawn(count: int) -> None:
         for _ in range(count):
-            # Looked up each time, as programs do: some contenders replace it.
+            # create_task is looked up each time, as in programs: some contenders replace it.
             await asyncio.create_task(decorated_trivial())
 
     return {
