@@ -1,4 +1,4 @@
-"""The stack of docker-compose.yml and the Kubernetes manifests: what they mount exists, what they publish stays on this machine."""
+"""The Compose stack and the Kubernetes manifests agree with the files and rules that they use."""
 
 from __future__ import annotations
 
@@ -22,30 +22,33 @@ KUSTOMIZATION = ROOT / "grafana/kustomization.yaml"
 
 
 def mounts(service: str) -> dict[str, str]:
-    """Paths in the container and what of the checkout is mounted there."""
+    """Return the paths of the checkout that a service mounts, by their paths in the container."""
     parts = [volume.split(":") for volume in SERVICES[service]["volumes"]]
     return {part[1]: part[0] for part in parts if part[0].startswith("./")}
 
 
 def manifests(name: str) -> list[dict[str, Any]]:
-    """The documents of a Kubernetes manifest."""
+    """Return the documents of a Kubernetes manifest."""
     return list(yaml.safe_load_all((ROOT / "deploy/kubernetes" / name).read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_ports_are_published_on_localhost_only(service: str) -> None:
-    """Nobody but this machine's users reaches a service that has no login."""
+    """Only users of this machine can reach a service that has no login."""
     assert [] == [port for port in SERVICES[service]["ports"] if not port.startswith("127.0.0.1:")]
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_services_say_whether_they_are_healthy(service: str) -> None:
-    """`docker compose up --wait` returns when everything answers."""
+def test_every_service_has_a_health_check(service: str) -> None:
+    """``docker compose up --wait`` returns when all services answer."""
     assert "CMD" == SERVICES[service]["healthcheck"]["test"][0]
 
 
 def test_images_are_pinned() -> None:
-    """The same stack starts next year: every image has an exact version, but for the one built here."""
+    """Every image has an exact version, so that the same stack starts next year.
+
+    The image that is built here is the exception.
+    """
     images = {
         name: service["image"] for name, service in SERVICES.items() if "build" not in service
     }
@@ -54,7 +57,7 @@ def test_images_are_pinned() -> None:
 
 
 def test_everything_that_is_mounted_exists() -> None:
-    """A missing path would silently become an empty directory."""
+    """Every mounted path exists: Docker would silently make an empty directory of a missing one."""
     sources = [
         source
         for name in SERVICES
@@ -68,7 +71,7 @@ def test_everything_that_is_mounted_exists() -> None:
 def test_prometheus_accepts_its_configuration_where_it_is_mounted(
     tmp_path: Path, binary: Callable[[str], str]
 ) -> None:
-    """Prometheus finds both rule files at the paths that the stack mounts."""
+    """Prometheus finds both rule files at the paths where the stack mounts them."""
     for inside, source in mounts("prometheus").items():
         target = tmp_path / inside.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +94,7 @@ def test_prometheus_accepts_its_configuration_where_it_is_mounted(
 
 
 def test_prometheus_reaches_the_other_services_by_their_names() -> None:
-    """Targets are services of the stack at ports that they publish."""
+    """Targets are services of the stack, at ports that these publish."""
     configuration = yaml.safe_load(
         (ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
     )
@@ -111,7 +114,7 @@ def test_prometheus_reaches_the_other_services_by_their_names() -> None:
 
 
 def test_grafana_finds_data_source_and_dashboards_where_they_are_mounted() -> None:
-    """The provider reads the directory into which the stack mounts the dashboards; the home dashboard is one of them."""
+    """Grafana reads the mounted dashboards, and its home dashboard is one of them."""
     (provider,) = yaml.safe_load(
         (ROOT / "grafana/provisioning/dashboards/aiometrics.yml").read_text(encoding="utf-8")
     )["providers"]
@@ -127,8 +130,8 @@ def test_grafana_finds_data_source_and_dashboards_where_they_are_mounted() -> No
     }
 
 
-def test_anonymous_users_only_look() -> None:
-    """Nobody can log in to Grafana, not even with the well-known default password."""
+def test_anonymous_users_can_only_view() -> None:
+    """Grafana accepts no login, not even with the well-known default password."""
     environment = SERVICES["grafana"]["environment"]
     assert "Viewer" == environment["GF_AUTH_ANONYMOUS_ORG_ROLE"]
     assert ("true", "false") == (
@@ -138,7 +141,7 @@ def test_anonymous_users_only_look() -> None:
 
 
 def test_alerts_that_inhibit_others_exist() -> None:
-    """Alertmanager's inhibitions name alerts of the rules, and every route leads to a receiver."""
+    """Inhibitions of Alertmanager name alerts of the rules, and every route leads to a receiver."""
     configuration = yaml.safe_load(
         (ROOT / "deploy/alertmanager/alertmanager.yml").read_text(encoding="utf-8")
     )
@@ -155,7 +158,7 @@ def test_alerts_that_inhibit_others_exist() -> None:
 
 
 def test_prometheus_rule_holds_the_rules() -> None:
-    """The operator's manifest holds the groups of both rule files, unchanged."""
+    """The operator's manifest holds the unchanged groups of both rule files."""
     files = [ROOT / "rules" / f"aiometrics.{kind}.yml" for kind in ("rules", "alerts")]
     groups = [
         group
@@ -228,8 +231,8 @@ def test_kubectl_makes_the_config_maps_of_exported_assets(tmp_path: Path) -> Non
     assert sorted(config_maps(), key=by_name) == sorted(yaml.safe_load_all(built), key=by_name)
 
 
-def test_pod_monitor_scrapes_what_it_says() -> None:
-    """It selects labelled pods of its namespace, scrapes /metrics within the interval, and names instances by pod."""
+def test_pod_monitor_scrapes_labelled_pods() -> None:
+    """It selects labelled pods, has a timeout below the interval, and names instances by pod."""
     (manifest,) = manifests("podmonitor.yaml")
     (endpoint,) = manifest["spec"]["podMetricsEndpoints"]
     assert {"aiometrics": "scrape"} == manifest["spec"]["selector"]["matchLabels"]
@@ -242,7 +245,7 @@ def test_pod_monitor_scrapes_what_it_says() -> None:
 
 
 def test_image_is_built_from_what_the_package_needs() -> None:
-    """The build context lets in what the build reads and nothing else."""
+    """The build context contains what the build reads and nothing else."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in lines
     code = {"!aiometrics", "!pyproject.toml", "!setup.py", "!MANIFEST.in", "!README.md", "!LICENSE"}

@@ -1,4 +1,7 @@
-"""What docs/deployment.md tells people to write and to type is run as it stands there; only addresses and places are others."""
+"""The programs and commands in docs/deployment.md run as they stand there.
+
+Only addresses and paths are replaced.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from typing import Any
 import pytest
 import yaml
 from soak import ports
-from soak.metrics import Page, fetch
+from soak.metrics import Exposition, fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
@@ -39,7 +42,8 @@ PROMETHEUS = "How does Prometheus find it?"
 BATCH = "How do I get the metrics of a batch job?"
 PATIENCE_SECONDS = 300.0
 
-#: The application of the examples. It writes one byte for each request into a file that outlives its workers.
+#: The application of the examples. It writes one byte for each request into a file that outlives
+#: its workers.
 ASGI = """
 import asyncio, os
 
@@ -57,7 +61,8 @@ async def app(scope, receive, send):
             if message["type"] == "lifespan.shutdown":
                 return
     await work()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    headers = [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 """
 WEB = """
@@ -80,26 +85,26 @@ app.router.add_get("/", handle)
 
 
 def section(heading: str) -> str:
-    """The text below one question."""
+    """Return the text below a question."""
     found: str = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return found
 
 
 def blocks(heading: str, language: str) -> list[str]:
-    """The fenced blocks of one language below a question."""
+    """Return the fenced blocks of one language below a question."""
     return re.findall(
         rf"^```{language}\n(.*?)^```", section(heading), flags=re.DOTALL | re.MULTILINE
     )
 
 
 def block(heading: str, language: str) -> str:
-    """The only one."""
+    """Return the only fenced block of a language below a question."""
     (found,) = blocks(heading, language)
     return found
 
 
 def python(directory: Path, *arguments: str) -> str:
-    """What Python prints; the test fails with what it says if it does not succeed."""
+    """Run Python in ``directory`` and return what it prints; fail the test if it fails."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
@@ -113,7 +118,7 @@ def python(directory: Path, *arguments: str) -> str:
 
 
 def until(happened: Callable[[], bool], what: str) -> None:
-    """Wait for something that will happen."""
+    """Wait until ``happened()`` is true; fail with ``what`` if that takes too long."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     pause = threading.Event()
     while not happened():
@@ -121,26 +126,26 @@ def until(happened: Callable[[], bool], what: str) -> None:
         pause.wait(0.02)
 
 
-def waits_of(page: Page) -> float:
-    """How often tasks waited where each request waits once."""
+def waits_of(metrics: Exposition) -> float:
+    """Return how often tasks waited at the yield point where each request waits once."""
     return sum(
         value
-        for labels, value in page.rows("asyncio_wait_seconds_count")
+        for labels, value in metrics.rows("asyncio_wait_seconds_count")
         if re.fullmatch(r"shop\.py:\d+ work", labels["yield_point"])
     )
 
 
 @dataclass
 class Server:
-    """A server with workers: where it serves, where its metrics are, and where it runs."""
+    """A server with workers, its port, the port of its metrics and its directory."""
 
     process: subprocess.Popen[str]
     port: int
     metrics: int
     directory: Path
 
-    def ask(self) -> None:
-        """One request, on a connection of its own."""
+    def request(self) -> None:
+        """Make one request on a connection of its own."""
         connection = http.client.HTTPConnection(LOCAL, self.port, timeout=PATIENCE_SECONDS)
         try:
             connection.request("GET", "/", headers={"Connection": "close"})
@@ -149,54 +154,54 @@ class Server:
             connection.close()
 
     def handled(self) -> int:
-        """How many requests the workers say they have handled."""
+        """Return how many requests the workers have counted."""
         path = self.directory / "handled"
         return path.stat().st_size if path.exists() else 0
 
-    def page(self) -> Page | None:
-        """What the port of the metrics shows, if anybody answers."""
+    def exposition(self) -> Exposition | None:
+        """Scrape the port of the metrics; return ``None`` if it does not answer."""
         try:
             return fetch(self.metrics)
         except (OSError, http.client.HTTPException):
             return None
 
     def waits(self) -> float:
-        """How many requests there were by the metrics."""
+        """Return how many requests there were according to the metrics."""
         return waits_of(fetch(self.metrics))
 
     def loops(self) -> set[str]:
-        """The loops that the metrics know."""
-        page = self.page()
+        """Return the loops in the metrics."""
+        metrics = self.exposition()
         return (
             set()
-            if page is None
-            else set(page.by("loop", "asyncio_loop_start_delay_seconds_count"))
+            if metrics is None
+            else set(metrics.by("loop", "asyncio_loop_start_delay_seconds_count"))
         )
 
     def owner(self) -> int | None:
-        """The worker that has the port of the metrics."""
+        """Return the process id of the worker that has the port of the metrics."""
         return ports.owner(self.metrics, self.process.pid)
 
     def pages(self) -> list[str]:
-        """The files in the shared directory."""
+        """Return the names of the files in the shared directory."""
         return sorted(path.name for path in (self.directory / "pages").iterdir())
 
 
 LINUX = pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux says in /proc who listens on a port"
+    sys.platform != "linux", reason="only Linux shows in /proc which process listens on a port"
 )
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory in memory, as the page asks for."""
+    """Return a directory in memory, as the documentation recommends."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         yield Path(name)
 
 
 SERVERS = {
     "gunicorn": (GUNICORN, ASGI, r"Listening at: http://127\.0\.0\.1:(\d+)", []),
-    # Without its control socket, which would be one more loop.
+    # The control socket is off, since it would be one more loop.
     "gunicorn --preload": (
         GUNICORN,
         ASGI,
@@ -216,7 +221,7 @@ SERVERS = {
 
 
 def command(heading: str, *options: str) -> list[str]:
-    """What people are told to type, with the server on a free port of this machine."""
+    """Return the documented command, with the server on a free port of this machine."""
     line = block(heading, "console").splitlines()[-1].removeprefix("$ ")
     program, *arguments = shlex.split(
         line.replace("0.0.0.0:8000", f"{LOCAL}:0").replace(
@@ -228,7 +233,7 @@ def command(heading: str, *options: str) -> list[str]:
 
 @contextmanager
 def served(name: str, directory: Path, *more: str) -> Iterator[Server]:
-    """A server that is up, with ``more`` options, and all of its workers at the same metrics."""
+    """Run a server with ``more`` options; yield when both workers are in the metrics."""
     heading, shop, announces, options = SERVERS[name]
     (directory / "shop.py").write_text(shop, encoding="utf-8")
     with ports.reserved() as metrics:
@@ -259,9 +264,9 @@ def served(name: str, directory: Path, *more: str) -> Iterator[Server]:
                 lambda: re.search(announces, log.read_text(encoding="utf-8")) is not None,
                 f"the server to announce {announces}",
             )
-            said = re.search(announces, log.read_text(encoding="utf-8"))
-            assert said is not None
-            server = Server(process, int(said[1]), metrics, directory)
+            announced = re.search(announces, log.read_text(encoding="utf-8"))
+            assert announced is not None
+            server = Server(process, int(announced[1]), metrics, directory)
             until(lambda: len(server.loops()) == 2, "two workers")
             yield server
         except BaseException:
@@ -275,51 +280,51 @@ def served(name: str, directory: Path, *more: str) -> Iterator[Server]:
 @LINUX
 @pytest.mark.parametrize("name", SERVERS)
 def test_one_port_shows_the_requests_of_all_workers(name: str, directory: Path) -> None:
-    """Two workers, two loops, and each request once."""
+    """The metrics have the loops of both workers, and count each request once."""
     with served(name, directory) as server:
         for _ in range(40):
-            server.ask()
+            server.request()
         assert (40, 40, {"0", "1"}) == (server.handled(), server.waits(), server.loops())
 
 
 @LINUX
-def test_workers_that_are_replaced_all_the_time_lose_nothing(directory: Path) -> None:
-    """Gunicorn restarts each worker after a few requests: the next one goes on where it stopped, in the same slot."""
+def test_nothing_is_lost_when_workers_restart_all_the_time(directory: Path) -> None:
+    """A worker continues the counters of the one that it replaces, in the same slot."""
     with served("gunicorn", directory, "--max-requests", "5") as server:
-        asked = 0
+        requests = 0
         while (directory / "log").read_text(encoding="utf-8").count("Booting worker") < 6:
             try:
-                server.ask()
+                server.request()
             except (
                 OSError,
                 http.client.HTTPException,
-            ):  # by a worker that was about to leave; it says itself whether it handled it
+            ):  # the worker was about to exit, and has counted whether it handled the request
                 continue
-            asked += 1
-        until(lambda: server.page() is not None, "a worker to take the port")
-        assert asked <= server.handled() == server.waits()
+            requests += 1
+        until(lambda: server.exposition() is not None, "a worker to take the port")
+        assert requests <= server.handled() == server.waits()
         assert 3 >= len(server.loops())
         assert 3 >= len(server.pages())
 
 
 @LINUX
-def test_the_port_goes_to_another_worker_when_its_owner_is_killed(directory: Path) -> None:
-    """All that the dead one counted is still there."""
+def test_another_worker_takes_the_port_when_its_owner_is_killed(directory: Path) -> None:
+    """The counts of the killed worker are kept."""
     with served("uvicorn", directory) as server:
         for _ in range(20):
-            server.ask()
+            server.request()
         owner = server.owner()
         assert owner is not None
         os.kill(owner, signal.SIGKILL)
         until(lambda: server.owner() not in {None, owner}, "another worker to take the port")
         for _ in range(20):
-            server.ask()
+            server.request()
         assert (40, 40) == (server.handled(), server.waits())
 
 
 @LINUX
-def test_the_sidecar_shows_what_workers_left(directory: Path) -> None:
-    """While they are there, and after all of them are gone."""
+def test_the_sidecar_shows_the_metrics_of_workers_that_have_ended(directory: Path) -> None:
+    """It shows them while workers run, and after all of them have ended."""
     line = (
         block(STUCK, "console")
         .removeprefix("$ python ")
@@ -331,19 +336,19 @@ def test_the_sidecar_shows_what_workers_left(directory: Path) -> None:
     ) as sidecar:
         assert sidecar.stdout is not None
         try:
-            said = sidecar.stdout.readline()
-            assert said.startswith("metrics  ")
-            port = int(said.partition(f"{LOCAL}:")[2].partition("/")[0])
+            announced = sidecar.stdout.readline()
+            assert announced.startswith("metrics  ")
+            port = int(announced.partition(f"{LOCAL}:")[2].partition("/")[0])
             with served("uvicorn", directory) as server:
-                server.ask()
+                server.request()
                 assert 1 == waits_of(fetch(port))
             assert 1 == waits_of(fetch(port))
         finally:
             sidecar.terminate()
 
 
-def test_loops_in_threads_have_the_names_of_their_threads(directory: Path) -> None:
-    """One exporter, one process, two loops at the same time."""
+def test_loops_in_threads_are_named_after_their_threads(directory: Path) -> None:
+    """One exporter traces two loops that run at the same time in one process."""
     shop = """
 import threading
 import aiometrics
@@ -360,7 +365,7 @@ async def main():
 
 
 def test_the_batch_job_delivers(directory: Path) -> None:
-    """The main coroutine of the example is in the file that it writes here instead of pushing."""
+    """The example delivers its main coroutine, here to a file instead of a gateway."""
     (directory / "shop.py").write_text(
         "import asyncio\n\n\nasync def main():\n    await asyncio.sleep(0)\n", encoding="utf-8"
     )
@@ -370,16 +375,19 @@ def test_the_batch_job_delivers(directory: Path) -> None:
     assert "" == python(directory, "-c", program)
     written = (directory / "job.prom").read_text(encoding="utf-8").splitlines()
     assert (
-        'asyncio_task_wall_seconds_count{coroutine="shop.main",job="nightly_import",status="completed"} 1.0'
-        in written
+        'asyncio_task_wall_seconds_count{coroutine="shop.main",job="nightly_import",'
+        'status="completed"} 1.0' in written
     )
 
 
-#: What Kubernetes tells of a pod with two ports; Debian's Prometheus is built without the means to ask it.
+#: What Kubernetes reports about a pod with two ports. Debian's Prometheus is built without service
+#: discovery for Kubernetes.
 DISCOVERED = """
     static_configs:
       - targets: ["10.0.0.1:8000"]
-        labels: {__meta_kubernetes_pod_container_port_name: http, __meta_kubernetes_pod_name: shop-1}
+        labels:
+          __meta_kubernetes_pod_container_port_name: http
+          __meta_kubernetes_pod_name: shop-1
       - targets: ["10.0.0.1:9400"]
         labels:
           __meta_kubernetes_pod_container_port_name: aiometrics
@@ -396,7 +404,7 @@ CONFIGURATIONS = [
 def test_prometheus_accepts_its_configurations(
     configuration: str, binary: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """Each of them is a whole one."""
+    """Each configuration in the documentation is complete."""
     path = tmp_path / "prometheus.yml"
     path.write_text(configuration, encoding="utf-8")
     done = subprocess.run(
@@ -408,31 +416,31 @@ def test_prometheus_accepts_its_configurations(
     assert 0 == done.returncode, done.stderr
 
 
-def test_one_port_of_a_pod_is_a_target_with_the_names_of_its_application(
+def test_the_metrics_port_of_a_pod_is_a_target_named_after_application_and_pod(
     binary: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """The other one is left out."""
+    """The pod's other port is left out."""
     path = tmp_path / "prometheus.yml"
     path.write_text(next(text for text in CONFIGURATIONS if DISCOVERED in text), encoding="utf-8")
-    told = subprocess.run(
+    output = subprocess.run(
         [binary("promtool"), "check", "service-discovery", "--timeout=1s", str(path), "pods"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    targets = [target["labels"] for target in json.loads(told) if target["labels"]]
+    targets = [target["labels"] for target in json.loads(output) if target["labels"]]
     assert [("10.0.0.1:9400", "shop", "shop-1")] == [
         (labels["__address__"], labels["job"], labels["instance"]) for labels in targets
     ]
 
 
 def ports_of(container: dict[str, Any], name: str) -> list[int]:
-    """The ports of a container that have this name."""
+    """Return the ports of a container that have this name."""
     return [port["containerPort"] for port in container["ports"] if port["name"] == name]
 
 
-def test_the_deployment_is_what_the_pod_monitor_looks_for(root: Path) -> None:
-    """Label and port have the names that the monitor scrapes; the sidecar shows the same directory at the same port."""
+def test_the_pod_monitor_selects_the_documented_deployment(root: Path) -> None:
+    """Label and port are those that the monitor selects; the sidecar has the same directory."""
     deployment, sidecar = map(yaml.safe_load, blocks(KUBERNETES, "yaml"))
     monitor = yaml.safe_load(
         (root / "deploy/kubernetes/podmonitor.yaml").read_text(encoding="utf-8")
@@ -454,13 +462,13 @@ def test_the_deployment_is_what_the_pod_monitor_looks_for(root: Path) -> None:
     assert "Memory" == volume["emptyDir"]["medium"]
 
 
-def test_the_command_of_the_container_is_the_one_of_gunicorn() -> None:
-    """One way to run it, in a container as anywhere."""
-    (said,) = re.findall(
+def test_the_container_runs_the_documented_gunicorn_command() -> None:
+    """The service is run in the same way in a container as elsewhere."""
+    (command_line,) = re.findall(
         r"^CMD (.*)$",
         "".join(blocks("How do I run it in a container?", "dockerfile")),
         flags=re.MULTILINE,
     )
     assert shlex.split(
         block(GUNICORN, "console").splitlines()[-1].removeprefix("$ ")
-    ) == json.loads(said)
+    ) == json.loads(command_line)

@@ -1,4 +1,4 @@
-"""What pip installs: the metadata, the files, and the C recorder that may or may not be among them."""
+"""The installed package: its metadata, its files, and its C recorder, which is optional."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FRAMEWORKS = (
 
 
 def python(*arguments: str, **environ: str) -> str:
-    """What a fresh interpreter prints that sees neither this directory nor any ``PYTHON*`` variable."""
+    """Return what a fresh interpreter prints, without this directory and ``PYTHON*`` variables."""
     env = {
         name: value for name, value in os.environ.items() if name != "AIOMETRICS_NO_EXTENSIONS"
     } | environ
@@ -42,17 +42,17 @@ def python(*arguments: str, **environ: str) -> str:
 
 
 def test_tests_see_the_installed_package() -> None:
-    """The package that the tests import is the one that pip installed, not a source tree that happens to be near."""
+    """The tests import the package that pip installed, not a source tree nearby."""
     assert python("-c", "import aiometrics; print(aiometrics.__file__)") == aiometrics.__file__
 
 
-def test_metadata_carries_the_version_of_the_package() -> None:
-    """The version has one source."""
+def test_metadata_has_the_version_of_the_package() -> None:
+    """The version is written in one place only."""
     assert aiometrics.__version__ == metadata.version(DISTRIBUTION)
 
 
 def test_prometheus_client_is_the_only_runtime_dependency() -> None:
-    """A plain install brings one package along; everything else is an extra."""
+    """A plain install brings one other package; all others are extras."""
     plain = [
         requirement
         for requirement in metadata.requires(DISTRIBUTION) or ()
@@ -62,7 +62,7 @@ def test_prometheus_client_is_the_only_runtime_dependency() -> None:
 
 
 def test_every_file_of_the_package_is_installed(root: Path) -> None:
-    """Modules, stubs, the type marker and assets all reach the user; the C recorder's sources do not."""
+    """Modules, stubs, type marker and assets are installed; the C recorder's sources are not."""
     source = root / "aiometrics"
     unwanted = {".c", ".h", ".pyc", ".so"}
     wanted = {
@@ -74,15 +74,15 @@ def test_every_file_of_the_package_is_installed(root: Path) -> None:
 
 
 def test_importing_the_facade_imports_no_framework() -> None:
-    """``import aiometrics`` costs nothing for servers and loops the application does not use."""
+    """``import aiometrics`` imports no servers and loops that the application may not use."""
     assert (
         python("-c", f"import sys, aiometrics; print(set({FRAMEWORKS}) & set(sys.modules) or None)")
         == "None"
     )
 
 
-def test_the_c_recorder_runs_where_it_was_built() -> None:
-    """A package with the extension uses it, one without it uses the Python recorder."""
+def test_the_c_recorder_is_used_if_it_was_built() -> None:
+    """A package with the extension uses it; one without it uses the Python recorder."""
     expected = (
         "c"
         if [*INSTALLED.glob("recorder/_core.*.so"), *INSTALLED.glob("recorder/_core.*.pyd")]
@@ -105,7 +105,7 @@ def test_the_environment_switches_the_c_recorder_off() -> None:
 
 @pytest.fixture
 def checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tree with this project's ``setup.py`` and one C source, as the current directory."""
+    """Return a tree with ``setup.py`` and one C source, and make it the current directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AIOMETRICS_NO_EXTENSIONS", raising=False)
     shutil.copy(root / "setup.py", tmp_path)
@@ -115,7 +115,7 @@ def checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def extensions(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The ``ext_modules`` that ``setup.py`` hands to setuptools."""
+    """Return the ``ext_modules`` that ``setup.py`` passes to setuptools."""
     given: dict[str, list[Any]] = {}
     monkeypatch.setattr(setuptools, "setup", given.update)
     runpy.run_path(str(checkout / "setup.py"), run_name="__main__")
@@ -125,7 +125,7 @@ def extensions(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_setup_builds_one_optional_extension(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All C sources make one extension, and an install goes on without it."""
+    """All C sources make one extension, and an install succeeds without it."""
     monkeypatch.setattr(sys.implementation, "name", "cpython")
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _name: 0)
     (extension,) = extensions(checkout, monkeypatch)
@@ -137,10 +137,10 @@ def test_setup_builds_one_optional_extension(
 
 
 @pytest.mark.parametrize("value", ["", "0", "false", "No", "off"])
-def test_setup_builds_the_extension_where_the_request_says_no(
+def test_setup_builds_the_extension_if_the_variable_is_off(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
-    """``AIOMETRICS_NO_EXTENSIONS=0`` is no request."""
+    """``AIOMETRICS_NO_EXTENSIONS=0`` is the same as unset."""
     monkeypatch.setenv("AIOMETRICS_NO_EXTENSIONS", value)
     monkeypatch.setattr(sys.implementation, "name", "cpython")
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _name: 0)
@@ -148,7 +148,7 @@ def test_setup_builds_the_extension_where_the_request_says_no(
 
 
 @pytest.mark.parametrize("value", ["1", "true"])
-def test_setup_leaves_the_extension_out_on_request(
+def test_setup_leaves_out_the_extension_on_request(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     """``AIOMETRICS_NO_EXTENSIONS`` works at build time too."""
@@ -156,7 +156,7 @@ def test_setup_leaves_the_extension_out_on_request(
     assert extensions(checkout, monkeypatch) == []
 
 
-def test_setup_leaves_the_extension_out_without_a_gil(
+def test_setup_leaves_out_the_extension_without_a_gil(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A free-threaded Python gets the Python recorder."""
@@ -164,7 +164,7 @@ def test_setup_leaves_the_extension_out_without_a_gil(
     assert extensions(checkout, monkeypatch) == []
 
 
-def test_setup_leaves_the_extension_out_on_other_interpreters(
+def test_setup_leaves_out_the_extension_on_other_interpreters(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyPy gets the Python recorder."""
@@ -172,16 +172,16 @@ def test_setup_leaves_the_extension_out_on_other_interpreters(
     assert extensions(checkout, monkeypatch) == []
 
 
-def test_setup_leaves_the_extension_out_without_sources(
+def test_setup_leaves_out_the_extension_without_sources(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tree without C sources still installs."""
+    """A tree without C sources can still be installed."""
     (checkout / "aiometrics/recorder/csrc/core.c").unlink()
     assert extensions(checkout, monkeypatch) == []
 
 
 def test_an_extension_that_does_not_compile_does_not_fail_the_build(checkout: Path) -> None:
-    """Broken C, or no compiler at all, leaves a build that succeeds and holds no extension."""
+    """With broken C or no compiler, the build succeeds and has no extension."""
     done = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--build-lib", "out"],
         check=False,

@@ -1,4 +1,4 @@
-"""The documentation is true: its code runs, its tables agree with the code, its links lead somewhere."""
+"""The documentation is right: its code runs, its tables agree with the code, its links work."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ from aiometrics.options import Options, resolve, variable_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUNBOOKS = ROOT / "docs/runbooks.md"  # held to the metrics by the tests of the rules
+RUNBOOKS = ROOT / "docs/runbooks.md"  # the tests of the rules check its metrics
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-SHOP = "async def main():\n    import aiometrics\n    print([entry.coroutine for entry in aiometrics.snapshot().coroutines])\n"
+METRICS_PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+SHOP = """
+async def main():
+    import aiometrics
+    print([entry.coroutine for entry in aiometrics.snapshot().coroutines])
+"""
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of one language, in their order."""
+    """Return the fenced blocks of one language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def prose(text: str) -> str:
-    """``text`` without its fenced blocks."""
+    """Return ``text`` without its fenced blocks."""
     return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
-    """The cells of the table whose first column has that heading, without marks of code."""
+    """Return the cells of the table whose first column has this heading, without backticks."""
     (table,) = re.findall(
         rf"^\| {heading} \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", text, flags=re.MULTILINE
     )
@@ -45,25 +49,25 @@ def rows(text: str, heading: str) -> list[list[str]]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The fragments that lead to a heading of the page."""
+    """Return the fragments that lead to a heading of the page."""
     headings = re.findall(r"^#+ (.*)$", prose(page.read_text(encoding="utf-8")), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def one_line(text: str) -> str:
-    """``text`` with every run of white space as one space."""
+    """Return ``text`` with every run of white space replaced by one space."""
     return " ".join(text.split())
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A directory with the service that the examples import."""
+    """Return a directory with the service that the examples import."""
     (tmp_path / "shop.py").write_text(SHOP, encoding="utf-8")
     return tmp_path
 
 
 def python(directory: Path, *arguments: str) -> str:
-    """What Python prints in ``directory``; the test fails with what it says if it does not succeed."""
+    """Run Python in ``directory`` and return what it prints; fail the test if it fails."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
@@ -77,12 +81,12 @@ def python(directory: Path, *arguments: str) -> str:
 
 
 def examples() -> list[str]:
-    """The programs of the README: every Python block that is no test."""
+    """Return the programs of the README: every Python block that is not a test."""
     return [block for block in blocks(README, "python") if "def test_" not in block]
 
 
 def test_the_first_example_traces_the_service(shop: Path) -> None:
-    """At most six lines make a service's main task show; only the port is another here."""
+    """At most six lines make a service's main task appear. The test replaces only the port."""
     first = examples()[0]
     assert 6 >= len([line for line in first.splitlines() if line])
     (shop / "six_lines.py").write_text(first.replace("9400", "0"), encoding="utf-8")
@@ -94,17 +98,17 @@ def test_the_first_example_traces_the_service(shop: Path) -> None:
     [(1, "HOTSPOTS"), (2, 'asyncio_tasks_created_total{coroutine="asyncio.tasks.sleep"} 1.0')],
 )
 def test_the_other_examples_run(number: int, expected: str, shop: Path) -> None:
-    """Each prints what the text around it says."""
+    """Each example prints what the text around it says."""
     assert expected in python(shop, "-c", examples()[number])
 
 
-def test_there_is_no_example_that_is_not_run() -> None:
-    """Whoever adds an example to the README adds what it prints to the test above."""
+def test_every_example_is_run() -> None:
+    """The README has as many examples as the tests above run."""
     assert 3 == len(examples())
 
 
 def test_the_example_of_a_test_passes(shop: Path) -> None:
-    """What the README says about ``aiometrics.testing`` passes as a test file."""
+    """The example of ``aiometrics.testing`` in the README passes as a test file."""
     (example,) = [block for block in blocks(README, "python") if "def test_" in block]
     (shop / "test_example.py").write_text(example, encoding="utf-8")
     assert "1 passed" in python(
@@ -122,14 +126,14 @@ def test_the_example_of_a_test_passes(shop: Path) -> None:
     )
 
 
-def test_the_table_of_options_has_every_option_in_its_order() -> None:
-    """Argument and environment variable of each field, and no row without one."""
+def test_the_table_of_options_has_every_option_in_order() -> None:
+    """The table has the argument and environment variable of each field, and no other row."""
     expected = [(field.name, variable_of(field.name)) for field in fields(Options)]
     assert expected == [(argument, variable) for argument, variable, *_ in rows(README, "argument")]
 
 
 def test_the_table_of_options_has_the_defaults() -> None:
-    """Whoever sets every variable to the default in the table gets the default."""
+    """If every variable is set to the default in the table, the options are the defaults."""
     environ = {
         variable: default.replace("none", "")
         for _, variable, default, _ in rows(README, "argument")
@@ -152,8 +156,8 @@ def test_the_table_of_options_has_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link and picture is a file of the checkout, and every fragment a heading there."""
+def test_links_work(page: Path) -> None:
+    """Every relative link leads to an existing file, and every fragment to a heading in it."""
     links = re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text(encoding="utf-8")))
     broken = []
     for link in links:
@@ -167,8 +171,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def sections() -> dict[str, str]:
-    """The sections of metrics.md about one metric each, by its name."""
-    parts = re.split(r"^##+ (.*)$", PAGE, flags=re.MULTILINE)[1:]
+    """Return the sections of metrics.md that are about one metric, by its name."""
+    parts = re.split(r"^##+ (.*)$", METRICS_PAGE, flags=re.MULTILINE)[1:]
     return {
         heading.strip("`"): body
         for heading, body in zip(parts[::2], parts[1::2], strict=True)
@@ -177,13 +181,13 @@ def sections() -> dict[str, str]:
 
 
 def test_the_page_of_metrics_has_every_metric_and_no_other() -> None:
-    """A new metric is described before it is released, and one that is gone is not described on."""
+    """The page describes every metric, and none that was removed."""
     assert {metric.name for metric in METRICS} == sections().keys()
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_metrics_are_described_as_the_catalogue_has_them(metric: Metric) -> None:
-    """Type, labels and definition are those of the page; then comes how to read it, and a query that uses it."""
+def test_descriptions_agree_with_the_metrics(metric: Metric) -> None:
+    """A section has type, labels and HELP text, says how to read the metric, and queries it."""
     section = sections().get(metric.name, "")
     labels = ", ".join(f"`{label}`" for label in metric.labels) or "no labels"
     definition = one_line(
@@ -199,7 +203,7 @@ def test_metrics_are_described_as_the_catalogue_has_them(metric: Metric) -> None
 
 
 @pytest.mark.parametrize("name", ["metrics.md", "diagnosis.md"])
-def test_queries_parse(name: str, binary: Callable[[str], str], tmp_path: Path) -> None:
+def test_queries_can_be_parsed(name: str, binary: Callable[[str], str], tmp_path: Path) -> None:
     """Each line of a query block is a query that Prometheus accepts."""
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     queries = [
@@ -223,7 +227,7 @@ def test_queries_parse(name: str, binary: Callable[[str], str], tmp_path: Path) 
     "page", [page for page in PAGES if page != RUNBOOKS], ids=lambda page: page.name
 )
 def test_metrics_that_pages_name_exist(page: Path) -> None:
-    """Every series in a query or in prose is in the catalogue, with the suffix that its type has, or recorded by a rule."""
+    """Every series on a page is a sample of a metric or recorded by a rule."""
     exported = {metric.name for metric in METRICS} | {
         f"{metric.name}_{suffix}"
         for metric in METRICS
@@ -239,7 +243,7 @@ def test_metrics_that_pages_name_exist(page: Path) -> None:
 
 
 def test_the_architecture_names_files_that_exist() -> None:
-    """Every source file that the page names is there."""
+    """Every source file that the page names exists."""
     named = set(
         re.findall(
             r"`([\w/]+\.(?:py|c|h|toml))`",

@@ -1,4 +1,4 @@
-"""The page about requests is true: each of its programs does what the text around it says."""
+"""The programs on the page about requests do what the text around them says."""
 
 from __future__ import annotations
 
@@ -30,15 +30,18 @@ LOGGER = logging.getLogger("aiometrics.slow_requests")
 
 
 def blocks(language: str) -> list[str]:
-    """The fenced blocks of one language, in their order."""
+    """Return the fenced blocks of one language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 
 
 def run(marker: str) -> dict[str, Any]:
-    """The names that the one program of the page with ``marker`` defines; only the port is another here."""
+    """Run the program of the page that contains ``marker``, and return the names that it defines.
+
+    Only the address is replaced.
+    """
     (program,) = (block for block in blocks("python") if marker in block)
     names: dict[str, Any] = {"__name__": "example"}
-    exec(  # noqa: S102 - it is ours
+    exec(  # noqa: S102 - our own documentation
         compile(
             program.replace("port=9400", 'port=0, addr="127.0.0.1", registry=None'),
             "requests.md",
@@ -50,19 +53,19 @@ def run(marker: str) -> dict[str, Any]:
 
 
 def completed() -> dict[str, int]:
-    """Requests that completed, by type."""
+    """Return the number of completed requests by type."""
     return {
         entry.request: entry.wall["completed"].count for entry in aiometrics.snapshot().requests
     }
 
 
 def test_every_program_of_the_page_is_run() -> None:
-    """Whoever adds one adds a test."""
+    """The page has as many programs as the tests run."""
     assert 8 == len(blocks("python"))
 
 
 def test_the_programs_with_middleware_count_by_route() -> None:
-    """Both start the exporter with the application, and tell one route from another."""
+    """Both start the exporter with the application and count requests by route."""
 
     async def fastapi() -> None:
         async with uvicorn_serves(run("exporter_lifespan")["app"]) as port, Client(port) as client:
@@ -79,7 +82,7 @@ def test_the_programs_with_middleware_count_by_route() -> None:
 
 
 def test_the_decorator_counts_jobs() -> None:
-    """Each call is one, with the objective that it was given."""
+    """Each call is a request with the objective given to the decorator."""
     send_receipt = run("send_receipt")["send_receipt"]
 
     async def main() -> None:
@@ -92,26 +95,26 @@ def test_the_decorator_counts_jobs() -> None:
 
 
 class Socket:
-    """A websocket that has two messages."""
+    """A websocket that receives two messages."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []
 
     async def accept(self) -> None:
-        """Nobody is there."""
+        """Do nothing."""
 
     async def iter_text(self) -> Any:
-        """The messages."""
+        """Yield the messages."""
         for message in ("a", "b"):
             yield message
 
     async def send_text(self, text: str) -> None:
-        """Keep it."""
+        """Keep the text."""
         self.sent.append(text)
 
 
 def test_messages_of_a_websocket_are_counted() -> None:
-    """One request each."""
+    """Each message is one request."""
     chat, socket = run("chat message")["chat"], Socket()
     with traced_loop() as traced:
         traced.run(chat(socket))
@@ -120,16 +123,16 @@ def test_messages_of_a_websocket_are_counted() -> None:
 
 
 @pytest.fixture
-def kept_handlers() -> Iterator[None]:
-    """The handlers of the logger are those of before in the end."""
+def restored_handlers() -> Iterator[None]:
+    """Restore the handlers of the logger after the test."""
     before = LOGGER.handlers[:]
     yield
     LOGGER.handlers[:] = before
 
 
-@pytest.mark.usefixtures("kept_handlers")
+@pytest.mark.usefixtures("restored_handlers")
 def test_the_event_has_the_fields_that_the_page_shows() -> None:
-    """All of them and no other, in that order, as written by the handler of the page."""
+    """The handler on the page writes exactly these fields, in that order."""
     lines: list[str] = []
     handler = run("EcsFormatter")["handler"]
     assert isinstance(handler.formatter, EcsFormatter)
@@ -143,7 +146,7 @@ def test_the_event_has_the_fields_that_the_page_shows() -> None:
         return {"type": "http.request", "body": b""}
 
     async def send(_: Any) -> None:
-        """To nobody."""
+        """Discard the message."""
 
     async def main() -> None:
         scope = {
@@ -181,37 +184,37 @@ def test_the_event_has_the_fields_that_the_page_shows() -> None:
 
 
 class Lines:
-    """A stream that keeps what is written."""
+    """A stream that keeps what is written to it."""
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
 
     def write(self, text: str) -> None:
-        """Keep it."""
+        """Keep the text."""
         self._lines.append(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, since nothing is buffered."""
 
 
 def test_the_programs_for_opentelemetry_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With whatever SDK the program has set up, or none: here the requests go on without."""
-    asked: list[str] = []
+    """They work with any SDK that the program has set up, or with none, as in this test."""
+    calls: list[str] = []
     monkeypatch.setattr(
-        "aiometrics.integrations.opentelemetry.observe_metrics", lambda: asked.append("metrics")
+        "aiometrics.integrations.opentelemetry.observe_metrics", lambda: calls.append("metrics")
     )
     monkeypatch.setattr(
         "aiometrics.integrations.opentelemetry.trace_requests",
-        lambda sample: asked.append(f"traces {sample}"),
+        lambda sample: calls.append(f"traces {sample}"),
     )
     run("trace_requests")
     run("observe_metrics()")
-    assert ["traces 0.01", "metrics"] == asked
+    assert ["traces 0.01", "metrics"] == calls
     set_tracer(None)
 
 
-def test_the_metrics_may_be_mounted() -> None:
-    """As the last program has it."""
+def test_the_metrics_can_be_mounted() -> None:
+    """The application of the last program serves metrics under the path where it mounts them."""
 
     async def main() -> None:
         with request("GET /"):

@@ -1,4 +1,4 @@
-"""What docs/security.md says, done as it stands there: the file, with Prometheus's own tool and a real Prometheus on the other side."""
+"""The files in docs/security.md work as they stand there, with a real Prometheus."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from support.live import Prometheus, running
 
 import aiometrics
 
-PASSWORD = "wonderland"  # noqa: S105 - a test's
+PASSWORD = "wonderland"  # noqa: S105 - only for tests
 SECONDS = 300
 
 
 @pytest.fixture(scope="module")
 def examples(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two files of the page: ours, and Prometheus's."""
+    """Return the two files on the page: ours and Prometheus's."""
     page = (root / "docs/security.md").read_text(encoding="utf-8")
     ours, theirs = (
         yaml.safe_load(block)
@@ -36,7 +36,10 @@ def examples(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def directory(
     examples: tuple[dict[str, Any], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A directory with every file that the examples name, and ours itself, with the hash of a password in it."""
+    """Return a directory with every file that the examples name, and ``web.yml`` itself.
+
+    Its hash is that of ``PASSWORD``.
+    """
     path = tmp_path_factory.mktemp("security")
     ours, _ = examples
     authority = trustme.CA()
@@ -63,7 +66,10 @@ def directory(
 def prometheus(
     examples: tuple[dict[str, Any], dict[str, Any]], directory: Path, binary: Callable[[str], str]
 ) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a guarded exporter as the page says, and in three jobs with something left out."""
+    """Return a Prometheus that scrapes an exporter as the page says.
+
+    Three more jobs leave out the password, the certificate or TLS.
+    """
     _, theirs = examples
     (job,) = theirs["scrape_configs"]
     incomplete = {
@@ -104,10 +110,13 @@ def prometheus(
             yield Prometheus(f"http://{address}", time.monotonic() + SECONDS)
 
 
-def test_prometheus_has_no_other_idea_of_the_file(
+def test_promtool_accepts_the_web_config_file(
     directory: Path, binary: Callable[[str], str]
 ) -> None:
-    """What we read as it stands, Prometheus's own tool takes too; only the names of clients are newer than some versions of it."""
+    """Prometheus's own tool accepts the file that the exporter reads.
+
+    The names of clients are left out, since some versions of the tool do not know them.
+    """
     document = yaml.safe_load((directory / "web.yml").read_text())
     del document["tls_server_config"]["client_allowed_sans"]
     path = directory / "older.yml"
@@ -122,17 +131,20 @@ def test_prometheus_has_no_other_idea_of_the_file(
     assert f"{path} SUCCESS" == (done.stdout + done.stderr).strip()
 
 
-#: Why a scrape fails, by job; what is late beside other work fails for another reason, but not each time.
+#: Patterns of the error of each job's scrapes. A scrape that is late on a busy machine fails for
+#: another reason, but not each time.
 REASONS = {
     "complete": "",
     "no_password": "server returned HTTP status 401 Unauthorized",
-    "no_certificate": ".*(tls: certificate required|bad certificate|connection reset|EOF|broken pipe).*",
+    "no_certificate": (
+        ".*(tls: certificate required|bad certificate|connection reset|EOF|broken pipe).*"
+    ),
     "no_tls": ".*(malformed HTTP response|EOF|connection reset).*",
 }
 
 
-def test_prometheus_scrapes_with_what_the_page_says(prometheus: Prometheus) -> None:
-    """TLS, its certificate and the password get it in; without any one of them the scrape fails, for the reason that is missing."""
+def test_prometheus_scrapes_with_the_documented_configuration(prometheus: Prometheus) -> None:
+    """A scrape that lacks TLS, the certificate or the password fails with that reason."""
 
     def as_expected(found: dict[str, tuple[str, str]]) -> bool:
         up = {job: ("up" if job == "complete" else "down") for job in REASONS}

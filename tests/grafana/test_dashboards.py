@@ -1,4 +1,4 @@
-"""The dashboards: generated, held to the catalogue, the recording rules and the alerts, and linked to one another."""
+"""The dashboards are generated, agree with metrics, rules and alerts, and link to each other."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ LIMITS = {
 
 
 def boards() -> dict[str, dict[str, Any]]:
-    """The committed dashboards by file name."""
+    """Return the committed dashboards by file name."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FILES}
 
 
 def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every panel but rows, those of collapsed rows included."""
+    """Yield every panel that is not a row, including those in collapsed rows."""
     for panel in board["panels"]:
         if panel["type"] != "row":
             yield panel
@@ -66,13 +66,13 @@ def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def all_panels() -> Iterator[dict[str, Any]]:
-    """The panels of all dashboards."""
+    """Yield the panels of all dashboards."""
     for board in boards().values():
         yield from panels(board)
 
 
 def exported() -> set[str]:
-    """The names of all samples that the catalogue promises."""
+    """Return the names of all samples in the list of metrics."""
     suffixes = {"histogram": ("_bucket", "_sum", "_count")}
     return {
         f"{metric.name}{suffix}"
@@ -82,7 +82,7 @@ def exported() -> set[str]:
 
 
 def rules(kind: str) -> dict[str, str]:
-    """Expressions of the rules of one kind, ``record`` or ``alert``, by name."""
+    """Return the expressions of the rules of one kind, ``record`` or ``alert``, by name."""
     files = sorted((ROOT / "rules").glob("*.yml"))
     groups = [
         group
@@ -93,20 +93,20 @@ def rules(kind: str) -> dict[str, str]:
 
 
 def first_limit(expression: str) -> float:
-    """The number, perhaps a product, that the first comparison of an alert's expression ends with."""
+    """Return the number, or product, in the first comparison of an alert's expression."""
     matched = re.search(r" > ([\d.]+(?: \* [\d.]+)*)(?!\S)(?:\s|$)", expression.replace("> 0)", ""))
     assert matched, expression
     return math.prod(float(factor) for factor in matched[1].split(" * "))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_dashboards_can_be_told_apart(path: Path) -> None:
-    """A dashboard's uid is stable and derived from its file name, since links between dashboards use it."""
+def test_uid_is_derived_from_the_file_name(path: Path) -> None:
+    """The uid of a dashboard is stable, since links between dashboards use it."""
     assert f"aiometrics-{path.stem}" == boards()[path.stem]["uid"]
 
 
 def test_committed_files_are_what_the_generator_writes() -> None:
-    """Nobody has edited a generated file by hand, and nobody forgot to run the generator."""
+    """No generated file was edited by hand, and the generator was run after the last change."""
     command = [sys.executable, "-m", "grafana.generate", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
@@ -115,11 +115,11 @@ def test_committed_files_are_what_the_generator_writes() -> None:
 def test_generator_names_a_file_that_differs(tmp_path: Path) -> None:
     """A changed dashboard is found and named."""
     code = (
-        "import pathlib, sys; from grafana.generate import files, stale; root = pathlib.Path(sys.argv[1]);"
-        "wanted = {root / path.name: text for path, text in files().items()};"
-        "[path.write_text(text) for path, text in wanted.items()];"
-        "(root / 'fleet.json').write_text('{}'); (root / 'hotspots.json').unlink();"
-        "print(sorted(path.name for path in stale(wanted)))"
+        "import pathlib, sys; from grafana.generate import files, stale; root = "
+        "pathlib.Path(sys.argv[1]);wanted = "
+        "{root / path.name: text for path, text in files().items()};[path.write_text(text) for "
+        "path, text in wanted.items()];(root / 'fleet.json').write_text('{}'); (root / "
+        "'hotspots.json').unlink();print(sorted(path.name for path in stale(wanted)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
@@ -132,18 +132,18 @@ def test_generator_names_a_file_that_differs(tmp_path: Path) -> None:
 
 
 def test_queries_ask_only_for_metrics_that_exist() -> None:
-    """Every name in a query is a sample of the catalogue or a recorded series; a misspelt one would show an empty panel."""
-    asked = {
+    """Every name in a query is a sample or a recorded series; others leave a panel empty."""
+    queried = {
         name
         for panel in all_panels()
         for target in panel["targets"]
         for name in NAME.findall(target["expr"])
     }
-    assert set() == asked - exported() - rules("record").keys()
+    assert set() == queried - exported() - rules("record").keys()
 
 
 def test_labels_in_queries_exist() -> None:
-    """What queries match and group by are labels of a metric, of a rule, or of every target."""
+    """Queries match and group by labels of a metric, of a rule, or of every target."""
     known = {label for metric in METRICS for label in metric.labels} | {
         "job",
         "instance",
@@ -168,7 +168,10 @@ def test_labels_in_queries_exist() -> None:
 
 @pytest.mark.parametrize("label", ["coroutine", "request"])
 def test_hotspots_of_all_instances_read_recorded_series(label: str) -> None:
-    """Over all instances no panel computes rates of what there are many of: the raw side of each query then finds nothing."""
+    """With all instances selected, no panel computes rates over many series.
+
+    The part of each query that reads raw series then matches nothing.
+    """
     expressions = [
         target["expr"] for panel in panels(boards()["hotspots"]) for target in panel["targets"]
     ]
@@ -185,7 +188,10 @@ def test_hotspots_of_all_instances_read_recorded_series(label: str) -> None:
 
 
 def test_all_instances_are_one_regular_expression() -> None:
-    """The value of All is `.*`: queries tell all instances from some by it, and a list of thousands of names would be slow."""
+    """The value of *All* is ``.*``.
+
+    Queries tell all instances from some by it, and a list of thousands of names would be slow.
+    """
     for board in boards().values():
         pickers = [
             variable for variable in board["templating"]["list"] if variable["type"] == "query"
@@ -194,17 +200,20 @@ def test_all_instances_are_one_regular_expression() -> None:
 
 
 def test_fleet_reads_only_recorded_series() -> None:
-    """The dashboard for a thousand instances computes no rate of its own: only a recorded series, or one series per process."""
-    asked = {
+    """The dashboard for a thousand instances computes no rates.
+
+    It reads only recorded series, and one series per process.
+    """
+    queried = {
         name
         for panel in panels(boards()["fleet"])
         for target in panel["targets"]
         for name in NAME.findall(target["expr"])
     }
-    assert {"aiometrics_build_info"} == asked - rules("record").keys()
+    assert {"aiometrics_build_info"} == queried - rules("record").keys()
 
 
-def test_every_panel_asks_a_question_and_tells_how_to_read_it() -> None:
+def test_every_panel_asks_a_question_and_says_how_to_read_it() -> None:
     """A title ends in a question mark, and a description is at least a sentence."""
     assert [] == [
         panel["title"]
@@ -214,7 +223,7 @@ def test_every_panel_asks_a_question_and_tells_how_to_read_it() -> None:
 
 
 def test_titles_are_unique() -> None:
-    """Within one dashboard no two panels ask the same question."""
+    """No two panels of a dashboard ask the same question."""
     for board in boards().values():
         titles = [panel["title"] for panel in panels(board)]
         assert sorted(set(titles)) == sorted(titles)
@@ -222,7 +231,7 @@ def test_titles_are_unique() -> None:
 
 @pytest.mark.parametrize("title", LIMITS)
 def test_thresholds_are_those_of_the_alerts(title: str) -> None:
-    """A panel changes its colour exactly where the alert on the same thing fires."""
+    """A panel changes its colour exactly at the value at which its alert fires."""
     alerts = rules("alert")
     expected = [pytest.approx(first_limit(alerts[name])) for name in LIMITS[title]]
     found = [panel for panel in all_panels() if panel["title"] == title]
@@ -232,8 +241,8 @@ def test_thresholds_are_those_of_the_alerts(title: str) -> None:
         assert expected == [step["value"] for step in steps if step["value"] is not None]
 
 
-def test_stuck_is_what_the_alert_calls_stuck() -> None:
-    """The stuck table's 100 % are the alert's age and its multiple of the mean wait, and both leave queues out."""
+def test_table_of_stuck_awaits_agrees_with_the_alert() -> None:
+    """100 % is the alert's age and multiple of the mean wait, and both leave out queues."""
     alert = rules("alert")["AsyncioAwaitStuck"]
     panel = next(panel for panel in all_panels() if panel["title"] == "Which await is stuck?")
     score = panel["targets"][0]["expr"]
@@ -244,8 +253,8 @@ def test_stuck_is_what_the_alert_calls_stuck() -> None:
     assert patient in score
 
 
-def test_budgets_of_requests_are_spent_as_fast_as_the_alerts_say() -> None:
-    """Burn rates change colour at the factors of the ticket and of the two pages, and shares at what these make of the budget."""
+def test_burn_rates_of_requests_agree_with_the_alerts() -> None:
+    """Burn rates change colour at the alerts' factors, shares at factor times budget."""
     alerts = rules("alert")
     shares = [
         first_limit(alerts[f"AsyncioRequestObjective{name}"])
@@ -270,7 +279,7 @@ def test_budgets_of_requests_are_spent_as_fast_as_the_alerts_say() -> None:
 
 
 def test_histograms_show_exemplars() -> None:
-    """Every chart over buckets asks for exemplars, the way from a slow bucket to its trace."""
+    """Every chart of buckets queries exemplars, which lead from a slow bucket to its trace."""
     charts = [panel for panel in all_panels() if panel["type"] in {"timeseries", "heatmap"}]
     without = [
         panel["title"]
@@ -283,7 +292,7 @@ def test_histograms_show_exemplars() -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in FILES])
 def test_frame_is_the_same_everywhere(name: str) -> None:
-    """Variables, shared crosshair, alert annotations, and a link to the other dashboards that keeps time and variables."""
+    """Every dashboard has the same variables, crosshair, annotations and links."""
     board = boards()[name]
     assert VARIABLES == [variable["name"] for variable in board["templating"]["list"]]
     assert 1 == board["graphTooltip"]
@@ -296,8 +305,8 @@ def test_frame_is_the_same_everywhere(name: str) -> None:
     assert "aiometrics" in board["tags"]
 
 
-def test_links_open_a_dashboard_with_what_was_picked() -> None:
-    """A link in a cell or a legend leads to an existing dashboard and carries time, data source and every variable there is."""
+def test_links_open_a_dashboard_with_the_same_selection() -> None:
+    """A link leads to an existing dashboard and passes on time, data source and all variables."""
     uids = {board["uid"] for board in boards().values()}
     links = [
         link for panel in all_panels() for link in panel["fieldConfig"]["defaults"].get("links", [])
@@ -305,19 +314,19 @@ def test_links_open_a_dashboard_with_what_was_picked() -> None:
     assert links
     for link in links:
         url = urlsplit(link["url"])
-        carried = {name.removeprefix("var-") for name, _ in parse_qsl(url.query)}
-        carried |= {
+        passed_on = {name.removeprefix("var-") for name, _ in parse_qsl(url.query)}
+        passed_on |= {
             part[2:].split(":")[0]
             for part in url.query.split("&")
             if part.startswith("${") and part.endswith(":queryparam}")
         }
         assert url.path.removeprefix("/d/") in uids
-        assert {"datasource", "job", "instance", "loop", "request", "topk"} <= carried
+        assert {"datasource", "job", "instance", "loop", "request", "topk"} <= passed_on
         assert "${__url_time_range}" in url.query
 
 
 def test_links_name_a_column_or_a_label_that_is_there() -> None:
-    """What a link takes from the row that was clicked is a heading of that table."""
+    """The field that a link takes from the clicked row is a heading of that table."""
     tables = [panel for panel in all_panels() if panel["type"] == "table"]
     for panel in tables:
         links = json.dumps(panel["fieldConfig"]["defaults"].get("links", []))
@@ -328,7 +337,7 @@ def test_links_name_a_column_or_a_label_that_is_there() -> None:
 
 
 def test_tables_put_the_worst_row_first() -> None:
-    """A table is sorted, by a column that it has, the largest first."""
+    """A table is sorted by one of its columns, largest value first."""
     for panel in all_panels():
         if panel["type"] == "table":
             headings = next(t for t in panel["transformations"] if t["id"] == "organize")[

@@ -1,4 +1,4 @@
-"""The preview of a dashboard, and the simulated fleet, against a server that answers like Prometheus."""
+"""The preview of dashboards and the simulated fleet, with a server that answers like Prometheus."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABELS = {
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Two series for every query: a guilty one at 3 and an innocent one at 1."""
+    """Answers every query with two series: a guilty one at 3 and an innocent one at 1."""
 
     def do_GET(self) -> None:
         """Answer an instant or a range query."""
@@ -52,12 +52,12 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """The address of a server that answers every query."""
+    """Return the address of a server that answers every query."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as listening:
         thread = threading.Thread(target=listening.serve_forever)
         thread.start()
@@ -70,7 +70,7 @@ def server() -> Iterator[str]:
 def test_preview_draws_every_panel_with_the_worst_row_first(
     name: str, server: str, tmp_path: Path
 ) -> None:
-    """Every panel of an open row is drawn from what its queries returned, markup in labels is escaped, and tables are sorted."""
+    """Every panel of an open row is drawn, markup in labels is escaped, and tables are sorted."""
     out = tmp_path / "page.html"
     subprocess.run(
         [
@@ -102,11 +102,11 @@ def test_preview_draws_every_panel_with_the_worst_row_first(
 
 
 def test_numbers_are_written_as_grafana_writes_them() -> None:
-    """Three significant digits, in the unit's largest scale that the number reaches."""
+    """A number has three significant digits, in the largest scale of the unit that it reaches."""
     code = (
-        "from grafana.parts.units import written;"
-        "print([written(*a) for a in [(0.12345, 's'), (90, 's'), (0, 's'), (2e-7, 's'), (0.98765, 'percentunit'), (2412, 'short'),"
-        " (12, 'short'), (0.5, 'cps'), (float('nan'), 's'), (120, 'percentunit')]])"
+        "from grafana.parts.units import written;print([written(*a) for a in [(0.12345, 's'), "
+        "(90, 's'), (0, 's'), (2e-7, 's'), (0.98765, 'percentunit'), (2412, 'short'), (12, "
+        "'short'), (0.5, 'cps'), (float('nan'), 's'), (120, 'percentunit')]])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -118,7 +118,7 @@ def test_numbers_are_written_as_grafana_writes_them() -> None:
 
 
 def test_remote_write_message_is_what_prometheus_reads() -> None:
-    """Labels sorted, samples with little-endian values and varint milliseconds, Snappy's literals: byte for byte."""
+    """Labels are sorted, values little-endian, milliseconds varints, and all is Snappy literals."""
     code = (
         "from grafana.checks.simulation import course, series, snappy;"
         "message = series({'a': 'b', '__name__': 'up'}, course([300], [1.0]));"

@@ -1,4 +1,4 @@
-"""The starvation alerts on real loops: one that a fault of the demo blocks, one that is idle, and one that is busy and healthy.
+"""The starvation alerts on real loops: one blocked by a fault of the demo, one idle, one busy.
 
 A real Prometheus evaluates the repository's rules; only their windows are shorter.
 """
@@ -21,16 +21,17 @@ from aiometrics.demo.payments import Payments
 
 pytestmark = pytest.mark.once
 
-#: Whatever is asked is asked again until the answer is right or this time is up.
+#: Queries are repeated until the answer is right or this time is up.
 SECONDS = 300
-#: An hour of the rules lasts half a minute.
+#: Durations in the rules are divided by this, so that an hour lasts half a minute.
 SHORTER = 120
 EVERY_MS = 500
-#: As many fill every window up to half an hour, and the time for which an alert must last.
+#: This many scrapes fill every window up to half an hour, and the time for which an alert must
+#: last.
 SCRAPES = 40
-#: What the machine is to blame for, if it has fewer cores than programs that want to run.
+#: Fires if the machine has fewer cores than programs that want to run.
 MACHINE = "AsyncioLoopThreadStarvedByScheduler"
-#: A loop that was stopped for the blocking threshold was starved, whoever stopped it.
+#: A loop that was stopped for the blocking threshold was starved, whatever stopped it.
 STARVED = {
     "AsyncioLoopStarvedFastBurn",
     "AsyncioLoopStarvedSlowBurn",
@@ -41,12 +42,13 @@ IDLE = """
 async def main():
     await asyncio.Event().wait()
 """
-#: Thousands of tasks a second of some microseconds each, six times as long as the loop sleeps. Between two looks at the clock it does
-#: nothing that takes 100 ms by itself: where it took that long, the machine stopped it, and the program counts for how long.
+#: Runs thousands of tasks a second of a few microseconds each, for six times as long as the loop
+#: sleeps. Between two readings of the clock it does nothing that takes 100 ms by itself: if it took
+#: that long, the machine stopped the program, which counts for how long.
 BUSY = """
 from prometheus_client import Counter
 
-STOPPED = Counter("stopped_seconds", "Time between two looks at the clock, where it was as long as the blocking threshold.")
+STOPPED = Counter("stopped_seconds", "Time between readings of the clock, if over the threshold.")
 looked = time.perf_counter()
 
 def look():
@@ -92,7 +94,7 @@ asyncio.run(main())
 def prometheus(
     binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[live.Prometheus]:
-    """Prometheus with three targets, the demo with its blocking fault switched on among them."""
+    """Return a Prometheus with three targets; one is the demo with its blocking fault."""
     programs = {
         "shop": [
             "-m",
@@ -123,7 +125,10 @@ def prometheus(
 
 
 def runbook(root: Path, alert: str) -> list[str]:
-    """The queries of an alert's runbook, for the demo. They look back at more than a test lasts, and so at all of it."""
+    """Return the queries of an alert's runbook, for the demo.
+
+    They look back over more than the duration of a test, and so over all of it.
+    """
     text = (root / "docs/runbooks.md").read_text(encoding="utf-8")
     section = text.split(f"\n## {alert}\n")[1].split("\n## ")[0]
     (block,) = re.findall(r"```promql\n(.*?)```", section, re.DOTALL)
@@ -133,21 +138,22 @@ def runbook(root: Path, alert: str) -> list[str]:
 def test_a_starved_loop_fires_and_names_the_function_and_the_line(
     prometheus: live.Prometheus, root: Path
 ) -> None:
-    """The alert's own description says who and where, and so do the queries of its runbook."""
+    """The alert's description names them, and so do the queries of its runbook."""
     alert = "AsyncioLoopStarvedFastBurn"
     source, first = inspect.getsourcelines(Payments.charge_card)
     line = first + next(number for number, text in enumerate(source) if "time.sleep(" in text)
     place = f"aiometrics/demo/payments.py:{line} Payments.charge_card"
     owner = re.compile(
-        r"RequestHandler\._handle_request at aiometrics/demo/payments.py:\d+ Payments\.charge_card \(\d"
+        r"RequestHandler\._handle_request at aiometrics/demo/payments.py:\d+ "
+        r"Payments\.charge_card \(\d"
     )
 
-    def told(found: dict[str, str]) -> bool:
+    def named(found: dict[str, str]) -> bool:
         return owner.search(found.get(alert, "")) is not None and place in found[alert]
 
-    fired = prometheus.until(told, lambda: prometheus.firing("shop"))
+    fired = prometheus.until(named, lambda: prometheus.firing("shop"))
     assert owner.search(fired[alert]), fired
-    # The other one is synchronous sqlite3, which may be as bad on a slow disk.
+    # The other function of the fault is synchronous sqlite3, which may be as slow on a slow disk.
     held_at = fired[alert].rpartition(" held at ")[2]
     assert held_at == f"{place}." or "Stock.reserve_stock" in held_at, fired
     harm, samples = runbook(root, alert)
@@ -157,19 +163,22 @@ def test_a_starved_loop_fires_and_names_the_function_and_the_line(
             : len(SYMPTOMS[Fault.BLOCKING].functions)
         ]
 
-    # The first blocks may have nothing ready behind them and do no harm.
+    # The first blocks do no harm if no handles are ready behind them.
     assert "Payments.charge_card" in prometheus.until(
         lambda found: "Payments.charge_card" in found, guilty
     )
-    held = prometheus.until(
+    blocked_at = prometheus.until(
         lambda found: place in found,
         lambda: [labels["blocked_at"] for labels, _ in prometheus.ask(samples)],
     )
-    assert place in held
+    assert place in blocked_at
 
 
 def shares(prometheus: live.Prometheus) -> dict[str, float]:
-    """How much of the time counted so far the loops of each job were active: a late scrape is late for both."""
+    """Return the active share of the loops of each job.
+
+    A late scrape does not matter, since it is late for both states.
+    """
     seconds = "sum by (job) (rate(asyncio_loop_time_seconds_total{}[5m]))"
     active = seconds.format("{state='active'}")
     return {
@@ -178,10 +187,11 @@ def shares(prometheus: live.Prometheus) -> dict[str, float]:
 
 
 def test_idle_and_busy_loops_fire_nothing(prometheus: live.Prometheus) -> None:
-    """Not even when what must last a quarter of an hour has, while the alert of the loop that is starved still fires.
+    """No alert fires even after a quarter of an hour, while that of the starved loop still fires.
 
-    Where the machine stops the busy loop, it is starved indeed: then the alert that blames the machine must be there, or, where all
-    that runs was paused and no thread stood in line for a CPU, the program must have seen a pause itself.
+    If the machine stops the busy loop, the loop really is starved. Then the alert about the machine
+    must fire; or, if everything was paused and no thread waited for a CPU, the program itself must
+    have noticed a pause.
     """
     prometheus.until(
         lambda found: bool(found) and found[0][1] >= SCRAPES,

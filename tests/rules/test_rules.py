@@ -1,4 +1,4 @@
-"""Rules, their unit tests, the runbooks and the demo's configuration: each holds by itself, and they fit each other."""
+"""Rules, their unit tests, the runbooks and the demo's configuration are valid and agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TARGET_LABELS = {"job", "instance", "pod", "le"}
 
 
 def sample_names(metric: Metric) -> set[str]:
-    """The names that the samples of ``metric`` carry."""
+    """Return the names of the samples of ``metric``."""
     return (
         {f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum")}
         if metric.kind == "histogram"
@@ -35,12 +35,12 @@ SAMPLES = {name: metric for metric in METRICS for name in sample_names(metric)}
 
 
 def load(path: Path) -> Any:
-    """What a YAML file says."""
+    """Return the content of a YAML file."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:
-    """All rules of one kind, ``record`` or ``alert``, by name."""
+    """Return all rules of one kind, ``record`` or ``alert``, by name."""
     found = [
         rule
         for path in sorted(RULES.glob("*.yml"))
@@ -59,7 +59,10 @@ CASES = [case for path in TESTS for case in load(path)["tests"]]
 
 
 def sections() -> dict[str, str]:
-    """The text of each section of the runbooks, by heading; what comes before the first is under an empty name."""
+    """Return the text of each section of the runbooks by heading.
+
+    The text before the first heading is under an empty name.
+    """
     first, *rest = re.split(
         r"^## ", (ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8"), flags=re.MULTILINE
     )
@@ -70,12 +73,12 @@ RUNBOOKS = sections()
 
 
 def blocks(language: str, section: str) -> list[str]:
-    """The fenced blocks of one language in a section, in their order."""
+    """Return the fenced blocks of one language in a section, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
 
 
 def names_in(*queries: str) -> set[str]:
-    """Our metrics and the recorded series that the queries mention."""
+    """Return our metrics and the recorded series that the queries contain."""
     bare = re.sub(r'"[^"]*"|\[[^\]]*\]', "", "\n".join(queries))
     return {
         token
@@ -85,7 +88,7 @@ def names_in(*queries: str) -> set[str]:
 
 
 def queries_in(rule: dict[str, Any]) -> list[str]:
-    """The expression of a rule, and the queries that its description runs."""
+    """Return the expression of a rule and the queries in its description."""
     return [
         rule["expr"],
         *re.findall(r"`(.+?)`", rule.get("annotations", {}).get("description", "")),
@@ -93,18 +96,18 @@ def queries_in(rule: dict[str, Any]) -> list[str]:
 
 
 def outcomes(alert: str) -> Iterator[list[bool]]:
-    """For each test case that asks for ``alert``: whether it was to fire, in the order of time."""
+    """Yield for each test case of ``alert`` whether it has to fire, in the order of time."""
     for case in CASES:
-        asked = [test for test in case.get("alert_rule_test", ()) if test["alertname"] == alert]
-        if asked:
+        tests = [test for test in case.get("alert_rule_test", ()) if test["alertname"] == alert]
+        if tests:
             yield [
                 bool(test.get("exp_alerts"))
-                for test in sorted(asked, key=lambda test: seconds(test["eval_time"]))
+                for test in sorted(tests, key=lambda test: seconds(test["eval_time"]))
             ]
 
 
 def seconds(duration: str) -> int:
-    """A duration such as 1h30m in seconds."""
+    """Return a duration such as 1h30m in seconds."""
     return sum(
         int(number) * {"h": 3600, "m": 60, "s": 1}[unit]
         for number, unit in re.findall(r"(\d+)([hms])", duration)
@@ -112,7 +115,7 @@ def seconds(duration: str) -> int:
 
 
 def promtool(binary: Callable[[str], str], *arguments: str) -> str:
-    """What promtool prints; the test fails with it if promtool does not succeed."""
+    """Run promtool and return what it prints; fail the test with that if promtool fails."""
     done = subprocess.run(
         [binary("promtool"), *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -121,12 +124,12 @@ def promtool(binary: Callable[[str], str], *arguments: str) -> str:
 
 
 def test_configuration_of_the_demo_is_valid(binary: Callable[[str], str]) -> None:
-    """Prometheus accepts prometheus.yml as it stands in the root, with both rule files."""
+    """Prometheus accepts ``prometheus.yml`` as it is, with both rule files."""
     assert "2 rule files found" in promtool(binary, "check", "config", "prometheus.yml")
 
 
 def test_rules_are_valid(binary: Callable[[str], str]) -> None:
-    """Every expression and template parses, and no rule is there twice."""
+    """Every expression and template can be parsed, and no rule occurs twice."""
     checked = promtool(
         binary, "check", "rules", *(str(path) for path in sorted(RULES.glob("*.yml")))
     )
@@ -135,26 +138,26 @@ def test_rules_are_valid(binary: Callable[[str], str]) -> None:
 
 @pytest.mark.once
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name.partition(".")[0])
-def test_rules_do_what_their_unit_tests_say(binary: Callable[[str], str], path: Path) -> None:
-    """Alerts fire with these labels and texts, stay silent and clear; recording rules record these values."""
+def test_rules_pass_their_unit_tests(binary: Callable[[str], str], path: Path) -> None:
+    """Alerts fire, stay silent and clear as they should, and recording rules are right."""
     promtool(binary, "test", "rules", str(path))
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_every_alert_is_seen_firing_and_clearing(alert: str) -> None:
-    """One test case has the alert fire and, later in the same case, not fire any more."""
+def test_every_alert_fires_and_clears_in_a_test_case(alert: str) -> None:
+    """In one test case the alert fires and, later in the same case, no longer fires."""
     assert any(True in fired and not all(fired[fired.index(True) :]) for fired in outcomes(alert))
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_every_alert_stays_silent_in_an_innocent_case(alert: str) -> None:
-    """One test case looks for the alert and never finds it."""
+def test_every_alert_stays_silent_in_a_test_case(alert: str) -> None:
+    """In one test case the alert never fires."""
     assert any(not any(fired) for fired in outcomes(alert))
 
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_every_recorded_series_has_a_test(record: str) -> None:
-    """One test case says what the rule records."""
+    """One test case states what the rule records."""
     expressions = [
         test["expr"]
         for case in CASES
@@ -165,10 +168,13 @@ def test_every_recorded_series_has_a_test(record: str) -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group["name"])
-def test_a_recording_rule_reads_only_what_its_own_group_has_recorded_before(
+def test_a_recording_rule_reads_only_earlier_records_of_its_own_group(
     group: dict[str, Any],
 ) -> None:
-    """Groups run side by side: what another one records may be of this evaluation or of the last, and a value recorded twice is dropped."""
+    """Groups run in parallel, so a rule could read a record of this evaluation or of the last one.
+
+    If the value is the old one, it would be recorded twice, and Prometheus drops it.
+    """
     before: set[str] = set()
     for rule in group["rules"]:
         assert set() == (names_in(rule["expr"]) & RECORDS.keys()) - before, rule["record"]
@@ -176,20 +182,20 @@ def test_a_recording_rule_reads_only_what_its_own_group_has_recorded_before(
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group["name"])
-def test_what_is_recorded_more_rarely_is_still_found(group: dict[str, Any]) -> None:
-    """Prometheus looks back five minutes for a sample: even if one evaluation is missed, alerts and dashboards find the one before."""
+def test_series_recorded_less_often_are_still_found(group: dict[str, Any]) -> None:
+    """Prometheus looks back five minutes for a sample, which covers one missed evaluation."""
     assert 300 > 2 * seconds(group.get("interval", "0s"))
 
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_recorded_names_have_a_level_a_metric_and_operations(record: str) -> None:
-    """level:metric:operations, so that nobody has to look up what is left after the aggregation."""
+    """Names are level:metric:operations, so that the level of aggregation can be read off them."""
     assert re.fullmatch(r"job(_\w+)?:(asyncio|aiometrics)_[a-z_]+:[a-z0-9_]+", record)
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_every_alert_says_what_an_alert_has_to_say(alert: str) -> None:
-    """A name in CamelCase, a severity, a summary that never changes, a description with values, and where to read on."""
+def test_every_alert_has_all_labels_and_annotations(alert: str) -> None:
+    """An alert has a severity, a constant summary, a description with values, and a runbook."""
     rule = ALERTS[alert]
     assert re.fullmatch(r"Asyncio([A-Z][a-z]+)+", alert)
     assert {"severity"} == set(rule["labels"])
@@ -200,14 +206,14 @@ def test_every_alert_says_what_an_alert_has_to_say(alert: str) -> None:
     assert f"{RUNBOOK_URL}#{alert.lower()}" == rule["annotations"]["runbook_url"]
 
 
-def test_every_alert_has_a_runbook_section_and_no_section_is_left_over() -> None:
-    """The headings of the runbooks are the names of the alerts, in their order."""
+def test_runbooks_have_a_section_for_every_alert_and_no_other() -> None:
+    """The headings of the runbooks are the names of the alerts, in the same order."""
     assert list(ALERTS) == [heading for heading in RUNBOOKS if heading]
 
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_runbook_section_answers_the_same_questions(alert: str) -> None:
-    """Meaning, panel, query, causes, change with an example, and what the example measured."""
+    """A section has meaning, panel, query, causes, a change with example, and measurements."""
     section = RUNBOOKS[alert]
     parts = (
         "**What it means.**",
@@ -226,7 +232,7 @@ def test_every_runbook_section_answers_the_same_questions(alert: str) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_panels_that_runbooks_name_exist(alert: str) -> None:
-    """Whoever follows a runbook finds the panel under the title it gives."""
+    """The titles in the **Open** paragraph of a runbook are titles of panels or rows."""
     dashboards = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in (ROOT / "grafana" / "dashboards").glob("*.json")
@@ -244,7 +250,7 @@ def test_panels_that_runbooks_name_exist(alert: str) -> None:
 
 
 def titles_in(node: Any) -> Iterator[str]:
-    """Every title in a dashboard, at any depth."""
+    """Yield every title in a dashboard, at any depth."""
     if isinstance(node, dict):
         if isinstance(node.get("title"), str):
             yield node["title"]
@@ -254,7 +260,9 @@ def titles_in(node: Any) -> Iterator[str]:
             yield from titles_in(child)
 
 
-def test_queries_of_the_runbooks_parse(binary: Callable[[str], str], tmp_path: Path) -> None:
+def test_queries_of_the_runbooks_can_be_parsed(
+    binary: Callable[[str], str], tmp_path: Path
+) -> None:
     """Each line of a query block is a query that Prometheus accepts."""
     queries = [
         line
@@ -277,7 +285,7 @@ def test_queries_of_the_runbooks_parse(binary: Callable[[str], str], tmp_path: P
 @pytest.mark.skipif(sys.platform != "linux", reason="the examples fork and read /proc")
 @pytest.mark.parametrize("alert", ALERTS)
 def test_examples_of_the_runbooks_run(alert: str) -> None:
-    """The example runs behind the function that the page begins with, prints its before and after, and nothing goes wrong."""
+    """The example runs after the function at the top of the page, and prints before and after."""
     (shared,), (example,) = blocks("python", RUNBOOKS[""]), blocks("python", RUNBOOKS[alert])
     done = subprocess.run(
         [sys.executable, "-c", shared + example],
@@ -292,7 +300,7 @@ def test_examples_of_the_runbooks_run(alert: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(RECORDS | ALERTS))
 def test_rules_only_use_metrics_that_exist(name: str) -> None:
-    """Every series in an expression or in a query of a description is in the catalogue, or recorded by a rule."""
+    """Every series in an expression or description is a metric or recorded by a rule."""
     used = names_in(*queries_in((RECORDS | ALERTS)[name]))
     assert used
     assert set() == used - SAMPLES.keys() - RECORDS.keys()
@@ -300,13 +308,16 @@ def test_rules_only_use_metrics_that_exist(name: str) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_runbooks_only_use_metrics_that_exist(alert: str) -> None:
-    """Every series in a runbook's queries is in the catalogue, or recorded by a rule."""
+    """Every series in a runbook's queries is a metric or recorded by a rule."""
     assert set() == names_in(*blocks("promql", RUNBOOKS[alert])) - SAMPLES.keys() - RECORDS.keys()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"][:60])
 def test_unit_tests_of_rules_feed_series_as_they_are_exported(case: dict[str, Any]) -> None:
-    """Input series have the labels of the catalogue and no others, but for those of the target; an empty label is left out."""
+    """Input series have the labels of the metric and of the target, and no others.
+
+    An empty label is left out.
+    """
     for given in case["input_series"]:
         name, labels = re.fullmatch(r"(\w+)\{(.*)\}", given["series"]).groups()  # type: ignore[union-attr]
         own = set(re.findall(r'(\w+)="', labels)) - TARGET_LABELS

@@ -1,1 +1,1 @@
-"""Long runs under full load that keep an account of their own: what the metrics say at the end must be exactly that."""
+"""Long runs under full load that count what they do; the metrics must equal the counts."""

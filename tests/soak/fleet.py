@@ -1,4 +1,4 @@
-"""gunicorn with workers that count themselves, in files that outlive them, beside what their metrics say."""
+"""gunicorn with workers that count what they do, in files that outlive them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from . import ports
 
 HERE = Path(__file__).parent
-#: As ``service.NAMES`` has them.
+#: Names of the counts, in the order of ``service.NAMES``.
 NAMES = ("created", "completed", "failed", "waits")
 PATIENCE_SECONDS = 300.0
 _ADDRESS = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
@@ -25,7 +25,7 @@ _ADDRESS = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
 
 @dataclass(frozen=True)
 class Fleet:
-    """The workers' master, where they serve, where their metrics are, and where their counts."""
+    """gunicorn's master process, the ports of service and metrics, and the workers' counts."""
 
     process: subprocess.Popen[str]
     port: int
@@ -33,22 +33,22 @@ class Fleet:
     counts: Path
 
     def counted(self) -> dict[str, int]:
-        """What all workers that ever were have counted."""
+        """Return the sums of what all workers have counted, including those that have ended."""
         files = [memoryview(path.read_bytes()).cast("q") for path in self.counts.iterdir()]
         return {name: sum(file[number] for file in files) for number, name in enumerate(NAMES)}
 
     def started(self) -> int:
-        """How many workers ever were."""
+        """Return how many workers have ever started."""
         return len(list(self.counts.iterdir()))
 
     def owner(self) -> int | None:
-        """The worker that listens on the metrics' port."""
+        """Return the process id of the worker that listens on the metrics' port."""
         return ports.owner(self.metrics_port, self.process.pid)
 
 
 @contextmanager
 def fleet(directory: Path, workers: int) -> Iterator[Fleet]:
-    """So many workers, up and serving, with their pages and counts below ``directory``."""
+    """Run workers with their pages and counts below ``directory``; yield when all serve."""
     counts = directory / "counts"
     counts.mkdir()
     with ports.reserved() as metrics_port:
@@ -74,13 +74,13 @@ def fleet(directory: Path, workers: int) -> Iterator[Fleet]:
         with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             try:
-                said = ""
-                while (address := _ADDRESS.search(said)) is None or said.count(
+                log = ""
+                while (address := _ADDRESS.search(log)) is None or log.count(
                     "startup complete"
                 ) < workers:
                     line = process.stderr.readline()
-                    assert line, said
-                    said += line
+                    assert line, log
+                    log += line
                 reader = threading.Thread(target=process.stderr.read)
                 reader.start()
                 until(lambda: answers(metrics_port), "the metrics' port to answer")
@@ -91,7 +91,7 @@ def fleet(directory: Path, workers: int) -> Iterator[Fleet]:
 
 
 def answers(port: int) -> bool:
-    """Whether somebody is there."""
+    """Whether a server on the port answers that it is healthy."""
     connection = http.client.HTTPConnection(ports.LOCAL, port, timeout=5)
     try:
         connection.request("GET", "/-/healthy")
@@ -103,7 +103,10 @@ def answers(port: int) -> bool:
 
 
 def until(happened: Callable[[], bool], what: str) -> None:
-    """Wait for something that will happen. Raises ``TimeoutError`` if it does not."""
+    """Wait until ``happened()`` is true.
+
+    Raises ``TimeoutError`` with ``what`` if that takes too long.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not happened():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Ports of this machine: one for several processes to share, and who listens on it."""
+"""Ports of this machine: reserves one for several processes, and finds who listens on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _LISTENS = "0A"
 
 @contextmanager
 def reserved() -> Iterator[int]:
-    """A port that nobody else is given meanwhile: it is bound and not listened on, so that a server of ours still may."""
+    """Reserve a port that the kernel gives to no other program meanwhile.
+
+    It is bound but not listened on, so that the server under test can still use it.
+    """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind((LOCAL, 0))
@@ -22,7 +25,7 @@ def reserved() -> Iterator[int]:
 
 
 def owner(port: int, parent: int) -> int | None:
-    """Which child of the process ``parent`` listens on a port."""
+    """Return the child of the process ``parent`` that listens on a port."""
     inode = _listening(port)
     return (
         None
@@ -32,7 +35,7 @@ def owner(port: int, parent: int) -> int | None:
 
 
 def _listening(port: int) -> str | None:
-    """The inode of the socket."""
+    """Return the inode of the socket that listens on a port."""
     for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
         fields = line.split()
         if fields[1].endswith(f":{port:04X}") and fields[3] == _LISTENS:
@@ -48,7 +51,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _has(pid: int, inode: str) -> bool:
-    with suppress(OSError):  # it is gone
+    with suppress(OSError):  # the process has ended
         return any(
             str(entry.readlink()) == f"socket:[{inode}]"
             for entry in Path(f"/proc/{pid}/fd").iterdir()

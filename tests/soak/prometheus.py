@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes one port every second, and what it says of it afterwards."""
+"""A real Prometheus that scrapes one port every second and can be queried afterwards."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ scrape_configs:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """The address of its API."""
+    """A running Prometheus, by the address of its API."""
 
     url: str
 
     def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each series of an instant query."""
+        """Return labels and value of each series of an instant query."""
         with urllib.request.urlopen(  # noqa: S310 - to itself
             f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=60
         ) as answer:
@@ -37,13 +37,13 @@ class Prometheus:
         return [(series["metric"], float(series["value"][1])) for series in found]
 
     def number(self, query: str) -> float:
-        """The value of the only series; 0 if there is none."""
+        """Return the value of the only series; 0 if there is none."""
         return sum(value for _, value in self.ask(query))
 
 
 @contextmanager
 def prometheus(binary: str, port: int, directory: Path) -> Iterator[Prometheus]:
-    """One that keeps its data below ``directory``."""
+    """Run a Prometheus that keeps its data below ``directory``."""
     configuration = directory / "prometheus.yml"
     configuration.write_text(CONFIGURATION.format(port=port), encoding="utf-8")
     command = [
@@ -55,13 +55,13 @@ def prometheus(binary: str, port: int, directory: Path) -> Iterator[Prometheus]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            said = ""
+            log = ""
             while (
-                address := re.search(r"address=(127\.0\.0\.1:[1-9]\d*)", said)
-            ) is None or "ready to receive" not in said:
+                address := re.search(r"address=(127\.0\.0\.1:[1-9]\d*)", log)
+            ) is None or "ready to receive" not in log:
                 line = process.stderr.readline()
-                assert line, said
-                said += line
+                assert line, log
+                log += line
             reader = threading.Thread(target=process.stderr.read)
             reader.start()
             yield Prometheus(f"http://{address[1]}")

@@ -1,4 +1,4 @@
-"""Somebody who scrapes all the time, and remembers what a Prometheus would take amiss."""
+"""Threads that watch a program: scrapers that remember what would disturb a Prometheus."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .metrics import OPENMETRICS, Page, fetch
+from .metrics import OPENMETRICS, Exposition, fetch
 
 
 class Watcher(Protocol):
-    """Looks again and again."""
+    """Observes something again and again, in a thread of its own."""
 
     def run(self, over: threading.Event) -> None:
-        """Until it is over."""
+        """Observe until ``over`` is set."""
 
 
 @dataclass
 class Scraper:
-    """Scrapes ``every`` second; remembers how long each took, when nobody answered, and every counter that fell."""
+    """Scrapes every ``every`` seconds.
+
+    Remembers how long each scrape took, the errors, and every counter that fell.
+    """
 
     port: int
     accept: str = OPENMETRICS
@@ -31,29 +34,29 @@ class Scraper:
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     fallen: list[str] = field(default_factory=list)
-    page: Page = field(default_factory=Page)
+    last: Exposition = field(default_factory=Exposition)
 
     def run(self, over: threading.Event) -> None:
-        """Until it is over."""
+        """Scrape until ``over`` is set."""
         while not over.wait(self.every):
             started = time.perf_counter()
             try:
-                page = fetch(self.port, accept=self.accept, compressed=self.compressed)
+                metrics = fetch(self.port, accept=self.accept, compressed=self.compressed)
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(repr(error))
                 continue
             self.seconds.append(time.perf_counter() - started)
-            self.see(page)
+            self.compare(metrics)
 
-    def see(self, page: Page) -> None:
-        """One more page, after all those before."""
-        self.fallen += page.fallen(self.page)
-        self.page = page
+    def compare(self, metrics: Exposition) -> None:
+        """Compare ``metrics`` with the last ones, and keep them."""
+        self.fallen += metrics.fallen(self.last)
+        self.last = metrics
 
 
 @contextmanager
 def watching(watchers: Iterable[Watcher]) -> Iterator[None]:
-    """Each of them runs meanwhile, in a thread of its own."""
+    """Run each watcher in a thread of its own until the block is left."""
     over = threading.Event()
     threads = [threading.Thread(target=watcher.run, args=(over,)) for watcher in watchers]
     for thread in threads:
@@ -66,10 +69,11 @@ def watching(watchers: Iterable[Watcher]) -> Iterator[None]:
             thread.join()
 
 
-def told(scrapers: Iterable[Scraper]) -> str:
-    """How long scrapes took."""
+def summary(scrapers: Iterable[Scraper]) -> str:
+    """Return a line about how long the scrapes took."""
     seconds = sorted(took for scraper in scrapers for took in scraper.seconds)
     if not seconds:
         return "none"
     median, p99 = (1000 * seconds[round(share * (len(seconds) - 1))] for share in (0.5, 0.99))
-    return f"{len(seconds)}, median {median:.0f} ms, p99 {p99:.0f} ms, worst {1000 * seconds[-1]:.0f} ms"
+    worst = 1000 * seconds[-1]
+    return f"{len(seconds)}, median {median:.0f} ms, p99 {p99:.0f} ms, worst {worst:.0f} ms"

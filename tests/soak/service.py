@@ -1,6 +1,8 @@
-"""A web service that counts what it does where even ``kill -9`` leaves it: ``uvicorn service:app``, with ``COUNTS`` naming a directory.
+"""A web service that counts what it does in a file, which survives ``kill -9``.
 
-The file of a process holds one number of eight bytes for each name in ``NAMES``. A number is raised in the same breath as what it counts.
+It is started as ``uvicorn service:app``; ``COUNTS`` names the directory of the files. The file of a
+process holds a number of eight bytes for each name in ``NAMES``. A number is raised right beside
+what it counts, without an await in between.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import aiometrics
 
 NAMES = ("created", "completed", "failed", "waits")
 CREATED, COMPLETED, FAILED, WAITS = range(len(NAMES))
-#: One in so many requests fails.
+#: One in this many requests fails.
 FAILS_EVERY = 10
 
 
@@ -30,7 +32,7 @@ counts = _counts()
 
 
 async def work() -> None:
-    """What a request does, in a task of its own."""
+    """Do the work of a request, in a task of its own."""
     for _ in range(3):
         await asyncio.sleep(0)
         counts[WAITS] += 1
@@ -41,7 +43,7 @@ async def work() -> None:
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """ASGI."""
+    """Answer a request, as an ASGI application."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
         return

@@ -1,4 +1,8 @@
-"""The soak of tasks: one process under full load, three scrapers, and at the end the laws, to the nanosecond."""
+"""The soak of tasks: one process under full load with three scrapers.
+
+At the end the metrics are compared with the program's own counts, and with each other to the
+nanosecond.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .metrics import OPENMETRICS, TEXT, Page, fetch
+from .metrics import OPENMETRICS, TEXT, Exposition, fetch
 from .outcome import Outcome
-from .scraper import Scraper, told, watching
+from .scraper import Scraper, summary, watching
 
 LOAD = Path(__file__).with_name("load.py")
 STATUSES = ("completed", "failed", "cancelled")
-#: Those of the second loop, whose tasks are destroyed before they are done and so have a start and no end.
+#: Coroutines of the second loop, whose tasks are destroyed before they are done: they have no end.
 TRICKLE = {"__main__.trickle", "__main__.abandoned"}
 REQUEST_TIME = ("asyncio_request_active_seconds_sum", "asyncio_request_background_seconds_total")
 #: Accept header and compression of each scraper.
@@ -34,20 +38,20 @@ PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass
 class Memory:
-    """What a process has in RAM, every second."""
+    """The resident memory of a process, read every second."""
 
     pid: int
     resident: list[int] = field(default_factory=list)
 
     def run(self, over: threading.Event) -> None:
-        """Until it is over."""
+        """Read until ``over`` is set."""
         while not over.wait(1.0):
             pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
             self.resident.append(int(pages) * PAGE_SIZE)
 
 
 def soak(seconds: float, seed: int, loop: str) -> Outcome:
-    """Run the load for so long, and hold what is served at its end to its account."""
+    """Run the load for ``seconds`` and compare the metrics at the end with its counts."""
     outcome = Outcome()
     started = time.monotonic()
     with _load(seconds, seed, loop) as process:
@@ -59,20 +63,20 @@ def soak(seconds: float, seed: int, loop: str) -> Outcome:
             for accept, compressed in SCRAPERS
         ]
         with watching([*scrapers, memory]):
-            account = json.loads(process.stdout.readline())
+            counted = json.loads(process.stdout.readline())
             took = time.monotonic() - started
-        page = fetch(port)
-    _check_accounts(outcome, page, account)
-    _check_laws(outcome, page)
+        exposition = fetch(port)
+    _check_counts(outcome, exposition, counted)
+    _check_laws(outcome, exposition)
     _check_memory(outcome, memory.resident)
     for scraper in scrapers:
-        scraper.see(page)
+        scraper.compare(exposition)
         outcome.problems += scraper.failures + scraper.fallen
-    made = int(page.sum("asyncio_tasks_created_total"))
+    made = int(exposition.sum("asyncio_tasks_created_total"))
     outcome.lines[:0] = [
         f"{took:.0f} s on {loop}, seed {seed}: {made} tasks, {made / took:.0f} a second",
-        f"ended: {dict(sum(map(Counter, account['ended'].values()), Counter()))}",
-        f"scrapes: {told(scrapers)}",
+        f"ended: {dict(sum(map(Counter, counted['ended'].values()), Counter()))}",
+        f"scrapes: {summary(scrapers)}",
     ]
     return outcome
 
@@ -90,44 +94,48 @@ def _load(seconds: float, seed: int, loop: str) -> Iterator[subprocess.Popen[str
             raise
 
 
-def _check_accounts(outcome: Outcome, page: Page, account: dict[str, Any]) -> None:
-    """Nothing is lost and nothing counted twice: as many as the program counted itself."""
-    for name, ended in account["ended"].items():
+def _check_counts(outcome: Outcome, exposition: Exposition, counted: dict[str, Any]) -> None:
+    """Check that the metrics equal what the program counted: nothing is lost or counted twice."""
+    for name, ended in counted["ended"].items():
         coroutine = f"__main__.{name}"
         outcome.expect(
             f"{name} created",
             sum(ended.values()),
-            page.sum("asyncio_tasks_created_total", coroutine=coroutine),
+            exposition.sum("asyncio_tasks_created_total", coroutine=coroutine),
         )
         for status in STATUSES:
-            count = page.sum("asyncio_task_wall_seconds_count", coroutine=coroutine, status=status)
+            count = exposition.sum(
+                "asyncio_task_wall_seconds_count", coroutine=coroutine, status=status
+            )
             outcome.expect(f"{name} {status}", ended.get(status, 0), count)
-        destroyed = page.sum("asyncio_tasks_destroyed_pending_total", coroutine=coroutine)
+        destroyed = exposition.sum("asyncio_tasks_destroyed_pending_total", coroutine=coroutine)
         outcome.expect(f"{name} destroyed", ended.get("destroyed", 0), destroyed)
-    for name, suspended in account["suspensions"].items():
+    for name, suspended in counted["suspensions"].items():
         outcome.expect(
             f"waits of {name}",
             suspended,
-            page.sum("asyncio_wait_seconds_count", coroutine=f"__main__.{name}"),
+            exposition.sum("asyncio_wait_seconds_count", coroutine=f"__main__.{name}"),
         )
     for status in STATUSES:
-        count = page.sum("asyncio_request_wall_seconds_count", status=status)
-        outcome.expect(f"requests {status}", account["requests"].get(status, 0), count)
-    outcome.expect("requests in progress", 0, page.sum("asyncio_requests_in_progress"))
+        count = exposition.sum("asyncio_request_wall_seconds_count", status=status)
+        outcome.expect(f"requests {status}", counted["requests"].get(status, 0), count)
+    outcome.expect("requests in progress", 0, exposition.sum("asyncio_requests_in_progress"))
     outcome.expect(
-        "unhandled exceptions", account["unhandled"], page.sum("asyncio_unhandled_exceptions_total")
+        "unhandled exceptions",
+        counted["unhandled"],
+        exposition.sum("asyncio_unhandled_exceptions_total"),
     )
-    blocked = page.sum("asyncio_blocking_seconds_total", coroutine="__main__.blocks")
+    blocked = exposition.sum("asyncio_blocking_seconds_total", coroutine="__main__.blocks")
     outcome.demand(
-        f"blocked for {account['blocked_seconds']} s, shown as {blocked} s",
-        held=account["blocked_seconds"] <= blocked,
+        f"blocked for {counted['blocked_seconds']} s, shown as {blocked} s",
+        holds=counted["blocked_seconds"] <= blocked,
     )
 
 
-def _check_laws(outcome: Outcome, page: Page) -> None:
-    created = page.by("coroutine", "asyncio_tasks_created_total")
+def _check_laws(outcome: Outcome, exposition: Exposition) -> None:
+    created = exposition.by("coroutine", "asyncio_tasks_created_total")
     ended, destroyed, live = (
-        page.by("coroutine", name)
+        exposition.by("coroutine", name)
         for name in (
             "asyncio_task_wall_seconds_count",
             "asyncio_tasks_destroyed_pending_total",
@@ -141,45 +149,47 @@ def _check_laws(outcome: Outcome, page: Page) -> None:
             ended[coroutine] + destroyed[coroutine] + live[coroutine],
         )
     segments, waits, active, wall = (
-        page.ns_by("coroutine", f"asyncio_{name}_seconds_sum")
+        exposition.ns_by("coroutine", f"asyncio_{name}_seconds_sum")
         for name in ("segment", "wait", "task_active", "task_wall")
     )
     traced = wall.keys() - TRICKLE
     for coroutine in traced:
         outcome.expect(f"{coroutine}: active time", active[coroutine], segments.get(coroutine, 0))
-    start_delay = page.ns_by("loop", "asyncio_loop_start_delay_seconds_sum")["MainThread"]
+    start_delay = exposition.ns_by("loop", "asyncio_loop_start_delay_seconds_sum")["MainThread"]
     parts = start_delay + sum(
         segments.get(coroutine, 0) + waits.get(coroutine, 0) for coroutine in traced
     )
     whole = sum(wall[coroutine] for coroutine in traced)
     outcome.expect("start delay + segments + waits, in ns", whole, parts)
     outcome.lines.append(
-        f"wall time {whole} ns = start delay {start_delay} + segments and waits {parts - start_delay}"
+        f"wall time {whole} ns = start delay {start_delay} "
+        f"+ segments and waits {parts - start_delay}"
     )
-    requests = sum(page.ns_by("request", name)["order"] for name in REQUEST_TIME)
+    requests = sum(exposition.ns_by("request", name)["order"] for name in REQUEST_TIME)
     both = active["__main__.parent"] + active["__main__.child"]
     outcome.demand(
-        f"requests took {requests} ns, and their tasks only {both}", held=requests <= both
+        f"requests took {requests} ns, and their tasks only {both}", holds=requests <= both
     )
-    outcome.expect("suspended tasks", 0, page.sum("asyncio_suspended_tasks"))
-    outcome.expect("names without room", 0, page.sum("aiometrics_overflow_total"))
-    outcome.expect("internal errors", 0, page.sum("aiometrics_errors_total"))
+    outcome.expect("suspended tasks", 0, exposition.sum("asyncio_suspended_tasks"))
+    outcome.expect("names without room", 0, exposition.sum("aiometrics_overflow_total"))
+    outcome.expect("internal errors", 0, exposition.sum("aiometrics_errors_total"))
 
 
 def _check_memory(outcome: Outcome, resident: list[int]) -> None:
-    """The last fifth of the run is not above the second one."""
+    """Check that memory in the last fifth of the run is not above that in the second fifth."""
     if len(resident) < 10:
-        outcome.lines.append("memory: too short a run to tell")
+        outcome.lines.append("memory: the run was too short to compare")
         return
     fifth = len(resident) // 5
     early, late = (
         statistics.median(part) for part in (resident[fifth : 2 * fifth], resident[-fifth:])
     )
-    told = ", ".join(
+    course = ", ".join(
         f"{resident[round(share * (len(resident) - 1))] / MEBIBYTE:.1f}"
         for share in (0, 0.2, 0.4, 0.6, 0.8, 1)
     )
     outcome.lines.append(
-        f"memory in MiB from start to end: {told}; growth {(late - early) / MEBIBYTE:+.2f}, highest {max(resident) / MEBIBYTE:.1f}"
+        f"memory in MiB from start to end: {course}; growth {(late - early) / MEBIBYTE:+.2f}, "
+        f"highest {max(resident) / MEBIBYTE:.1f}"
     )
-    outcome.demand(f"memory grew from {early} to {late} bytes", held=late - early <= GROWTH_BYTES)
+    outcome.demand(f"memory grew from {early} to {late} bytes", holds=late - early <= GROWTH_BYTES)

@@ -1,4 +1,4 @@
-"""Short runs of the soaks; ``python -m tests.soak`` runs them for as long as you like."""
+"""Short runs of the soaks; ``python -m tests.soak`` runs them for any length of time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from soak import tasks, workers
 def test_nothing_is_lost_under_full_load(
     loop: str, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancellations, failures and scrapes while as many tasks run as this machine can: the page is the account that the program kept."""
+    """The metrics equal the program's own counts after a load of cancellations and failures."""
     monkeypatch.setenv("AIOMETRICS_NO_EXTENSIONS", "1" if implementation == "python" else "")
     outcome = tasks.soak(1.0, 1, loop)
     assert [] == outcome.problems
 
 
 @pytest.mark.long
-def test_the_port_shows_what_the_workers_counted(binary: Callable[[str], str]) -> None:
-    """Two workers under load, the owner of the port killed once: nothing lost, and neither reset nor spike in a real Prometheus."""
+def test_metrics_equal_what_the_workers_counted(binary: Callable[[str], str]) -> None:
+    """Killing the owner of the port loses nothing, and Prometheus sees no reset or spike."""
     for program in ("wrk", "prometheus"):
         binary(program)
     outcome = workers.soak(5.0, 1)

@@ -1,4 +1,7 @@
-"""The soak of workers: gunicorn under load, the owner of the metrics' port killed now and then, and a real Prometheus that looks on."""
+"""The soak of workers: gunicorn under load, scraped by a real Prometheus.
+
+Now and then the worker that owns the metrics' port is killed.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +18,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .fleet import Fleet, answers, fleet, until
-from .metrics import Page, fetch
+from .metrics import Exposition, fetch
 from .outcome import Outcome
 from .prometheus import Prometheus, prometheus
-from .scraper import Scraper, told, watching
+from .scraper import Scraper, summary, watching
 
 WORKERS = 2
 CONNECTIONS = 16
 WORK = "service.work"
-#: What ``rate()`` looks at.
+#: Window of ``rate()``.
 WINDOW_SECONDS = 10
-#: How far ``rate()``, which extrapolates, may be over what the workers counted themselves in as many seconds.
+#: Highest allowed ratio of ``rate()``, which extrapolates, to what the workers counted in as many
+#: seconds.
 SPIKE = 1.25
 
 
 @dataclass
 class Pulse:
-    """Asks the port fifty times a second whether anybody is there, and remembers when somebody was."""
+    """Asks the port fifty times a second whether it answers, and remembers the results."""
 
     port: int
     answers: list[tuple[float, bool]] = field(default_factory=list)
 
     def run(self, over: threading.Event) -> None:
-        """Until it is over."""
+        """Ask until ``over`` is set."""
         while not over.wait(0.02):
             asked = time.monotonic()
             self.answers.append((asked, answers(self.port)))
 
     def silence(self, since: float) -> float | None:
-        """Seconds from then to the first question that was answered; ``None`` if there was none yet."""
+        """Return the seconds from ``since`` to the first answer; ``None`` if there is none yet."""
         return next(
             (asked - since for asked, answered in list(self.answers) if answered and asked > since),
             None,
@@ -52,18 +56,21 @@ class Pulse:
 
 @dataclass
 class Rates:
-    """What the workers themselves count, every second."""
+    """What the workers count, read every second."""
 
     workers: Fleet
     created: list[tuple[float, int]] = field(default_factory=list)
 
     def run(self, over: threading.Event) -> None:
-        """Until it is over."""
+        """Read until ``over`` is set."""
         while not over.wait(1.0):
             self.created.append((time.monotonic(), self.workers.counted()["created"]))
 
     def highest(self, seconds: float) -> float:
-        """The highest rate over any readings at least so many seconds apart, or from the first to the last if none are."""
+        """Return the highest rate between two readings that are at least ``seconds`` apart.
+
+        If no readings are, it is the rate from the first to the last one.
+        """
         later = (
             (start, next((end for end in self.created if end[0] - start[0] >= seconds), None))
             for start in self.created
@@ -75,7 +82,7 @@ class Rates:
 
 
 def soak(seconds: float, kills: int) -> Outcome:
-    """Load two workers for so long, kill the owner of the port so often, and hold the port to what the workers counted."""
+    """Put two workers under load, kill the port's owner ``kills`` times, and compare counts."""
     wrk, binary = (shutil.which(name) or "" for name in ("wrk", "prometheus"))
     if not wrk or not binary:
         raise FileNotFoundError(
@@ -100,20 +107,23 @@ def soak(seconds: float, kills: int) -> Outcome:
                     for number in range(kills)
                 ]
                 time.sleep(max(0.0, started + seconds - time.monotonic()))
-            until(lambda: _settled(workers), "the workers to come to rest")
-            page = fetch(workers.metrics_port)
-            scraper.see(page)
-            _check_rates(outcome, server, page, rates)
-        _check_totals(outcome, page, workers.counted(), kills)
+            until(lambda: _settled(workers), "the workers to become idle")
+            exposition = fetch(workers.metrics_port)
+            scraper.compare(exposition)
+            _check_rates(outcome, server, exposition, rates)
+        _check_totals(outcome, exposition, workers.counted(), kills)
     outcome.problems += scraper.fallen
     outcome.demand(
-        "somebody failed to answer without having been killed",
-        held=bool(kills) or not scraper.failures,
+        "the port failed to answer although no worker was killed",
+        holds=bool(kills) or not scraper.failures,
     )
-    outcome.lines.append(f"scrapes: {told([scraper])}; without an answer: {len(scraper.failures)}")
+    outcome.lines.append(
+        f"scrapes: {summary([scraper])}; without an answer: {len(scraper.failures)}"
+    )
     if kills:
         outcome.lines.append(
-            f"seconds without an answer after each kill -9 of the owner: {', '.join(f'{silence:.2f}' for silence in silences)}"
+            "seconds without an answer after each kill -9 of the owner: "
+            + ", ".join(f"{silence:.2f}" for silence in silences)
         )
     return outcome
 
@@ -132,60 +142,74 @@ def _load(wrk: str, workers: Fleet, seconds: float) -> Iterator[None]:
 
 
 def _kill(outcome: Outcome, workers: Fleet, pulse: Pulse, at: float) -> float:
-    """Kill the owner of the port then, and wait for another and for a new worker; seconds without an answer."""
+    """Kill the owner of the port at ``at``, and wait for a new owner and a new worker.
+
+    Returns the seconds without an answer.
+    """
     time.sleep(max(0.0, at - time.monotonic()))
     owner, started = workers.owner(), workers.started()
     if owner is None:
-        outcome.problems.append("nobody owned the port")
+        outcome.problems.append("no worker owned the port")
         return float("inf")
     killed = time.monotonic()
     os.kill(owner, signal.SIGKILL)
     until(lambda: pulse.silence(killed) is not None, "another worker to take the port")
     until(lambda: workers.started() > started, "a new worker")
-    outcome.demand(f"{owner} still owns the port", held=workers.owner() != owner)
+    outcome.demand(f"{owner} still owns the port", holds=workers.owner() != owner)
     return pulse.silence(killed) or 0.0
 
 
-def _check_totals(outcome: Outcome, page: Page, counted: dict[str, int], kills: int) -> None:
-    """Equal; a worker that is killed between its count and that of its metrics leaves the two one apart."""
+def _check_totals(
+    outcome: Outcome, exposition: Exposition, counted: dict[str, int], kills: int
+) -> None:
+    """Check that counts are equal.
+
+    Each worker that is killed between its own count and that of its metrics may leave a difference
+    of one.
+    """
     shown = {
-        "created": page.sum("asyncio_tasks_created_total", coroutine=WORK),
-        "completed": page.sum(
+        "created": exposition.sum("asyncio_tasks_created_total", coroutine=WORK),
+        "completed": exposition.sum(
             "asyncio_task_wall_seconds_count", coroutine=WORK, status="completed"
         ),
-        "failed": page.sum("asyncio_task_wall_seconds_count", coroutine=WORK, status="failed"),
-        "waits": page.sum("asyncio_wait_seconds_count", coroutine=WORK),
+        "failed": exposition.sum(
+            "asyncio_task_wall_seconds_count", coroutine=WORK, status="failed"
+        ),
+        "waits": exposition.sum("asyncio_wait_seconds_count", coroutine=WORK),
     }
     for name, count in counted.items():
         outcome.demand(
             f"{name}: the workers counted {count}, the port shows {shown[name]}",
-            held=abs(count - shown[name]) <= kills,
+            holds=abs(count - shown[name]) <= kills,
         )
         outcome.lines.append(
             f"{name}: the workers counted {count}, the port shows {shown[name]:.0f}"
         )
-    loops = set(page.by("loop", "asyncio_loop_start_delay_seconds_count"))
+    loops = set(exposition.by("loop", "asyncio_loop_start_delay_seconds_count"))
     outcome.lines.append(f"loops: {sorted(loops)}")
     outcome.expect("loops", WORKERS, len(loops))
-    outcome.expect("internal errors", 0, page.sum("aiometrics_errors_total"))
+    outcome.expect("internal errors", 0, exposition.sum("aiometrics_errors_total"))
 
 
-def _check_rates(outcome: Outcome, server: Prometheus, page: Page, rates: Rates) -> None:
-    for name in page.counters():
+def _check_rates(
+    outcome: Outcome, server: Prometheus, exposition: Exposition, rates: Rates
+) -> None:
+    for name in exposition.counters():
         outcome.expect(
             f"resets of {name} that Prometheus saw", 0, server.number(f"sum(resets({name}[1h]))")
         )
-    highest = f'max_over_time(sum(rate(asyncio_tasks_created_total{{coroutine="{WORK}"}}[{WINDOW_SECONDS}s]))[1h:1s])'
+    rate = f'sum(rate(asyncio_tasks_created_total{{coroutine="{WORK}"}}[{WINDOW_SECONDS}s]))'
+    highest = f"max_over_time({rate}[1h:1s])"
     until(lambda: server.number(highest) > 0, "Prometheus to see a rate")
     shown, counted = server.number(highest), rates.highest(WINDOW_SECONDS)
     outcome.lines.append(
-        f"highest rate() in Prometheus: {shown:.0f}/s; that the workers counted: {counted:.0f}/s"
+        f"highest rate() in Prometheus: {shown:.0f}/s; counted by the workers: {counted:.0f}/s"
     )
-    outcome.demand(f"rate() shows a spike: {shown} after {counted}", held=shown <= SPIKE * counted)
+    outcome.demand(f"rate() shows a spike: {shown} after {counted}", holds=shown <= SPIKE * counted)
 
 
 def _settled(workers: Fleet) -> bool:
-    """Whether nothing happened any more in a moment."""
+    """Whether the counts have not changed for half a second."""
     before = workers.counted()
     time.sleep(0.5)
     return before == workers.counted()
