@@ -1,19 +1,25 @@
-# make demo [FOR=20] [PORT=9400]   a small shop with the classic faults, under load; prints its hotspots
-# make test [ARGS=...]             builds the package, installs it, and tests what is installed, in as many processes as there are cores
-# make test-all [ARGS=...]         the same with the tests that take long: marked long, or once if once is enough for all Pythons
-# make lint | bench | clean        style, types and layers | the tables of the README | remove what make made
-# make soak [ARGS='workers ...']   minutes of full load, and then what is served held to what happened (--help says more)
-# make dashboards                  writes the generated files under grafana/ and deploy/ anew
+# make demo [FOR=20] [PORT=9400]   run a small shop with classic faults; print its hotspots
+# make test [ARGS=...]             build the package, install it, and test the installed package, in
+#                                  as many processes as there are cores
+# make test-all [ARGS=...]         the same with the tests that take long: those marked long, and those
+#                                  marked once, which need not run on every Python
+# make lint                        check style, types and layers
+# make bench [ARGS=...]            measure the tables in the README
+# make soak [ARGS='workers ...']   run minutes of full load, then compare the metrics with the truth
+#                                  (ARGS=--help says more)
+# make dashboards                  write the generated files under grafana/ and deploy/ again
+# make clean                       remove what make has made
 #
-# Everything goes into VENV, made by the first PYTHON that is 3.11 or newer. WHEEL tests a wheel that is already built;
-# AIOMETRICS_NO_EXTENSIONS=1 leaves out the C recorder.
+# Everything is installed into VENV, which is made with the first PYTHON that is 3.11 or newer.
+# WHEEL=FILE tests a wheel that is already built. AIOMETRICS_NO_EXTENSIONS=1 leaves out the C
+# recorder.
 
 VENV ?= .venv
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 BIN := $(abspath $(VENV))/bin
-# Modules are compiled when they are imported, which most of what is installed never is.
+# Modules are compiled when they are imported; most of those installed never are.
 INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install --no-compile
 RECORDER := $(if $(filter-out 0 false no off,$(AIOMETRICS_NO_EXTENSIONS)),python,c)
 INSTALLED := $(VENV)/.installed-$(RECORDER)
@@ -30,8 +36,9 @@ BUILD = $(BIN)/python -m build --outdir $(VENV)/dist >$(VENV)/build.log 2>&1 || 
 demo: $(INSTALLED)
 	$(BIN)/python -P -m aiometrics demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
 
-# From tests/, where no import can reach the sources. A process that is done takes over half of what another has left, so that the tests
-# of one file, which share what is expensive to start, mostly stay together.
+# Tests run in tests/, from where no import can reach the sources. A process that is done takes over
+# half of what another has left, so that the tests of one file, which share what is expensive to
+# start, mostly stay together.
 PYTEST = cd tests && $(BIN)/pytest -n auto --dist worksteal
 
 test: $(INSTALLED) $(VENV)/.group-test
@@ -66,7 +73,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --upgrade 'pip>=25.1'
 
-# The wheel is built from the sdist, which proves the sdist; the stamp of the other recorder goes, since one replaces the other.
+# The wheel is built from the sdist, which tests the sdist too. The stamp of the other recorder is
+# removed, since one installation replaces the other.
 $(INSTALLED): $(or $(WHEEL),$(SOURCES) $(VENV)/.group-build) | $(BIN)/python
 	rm -rf $(VENV)/dist $(VENV)/.installed-*
 	$(if $(WHEEL),,$(BUILD))

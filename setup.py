@@ -1,4 +1,7 @@
-"""Builds the optional C recorder and puts the assets into the package; everything else is declared in pyproject.toml."""
+"""Build the optional C recorder and put the assets into the package.
+
+Everything else is declared in pyproject.toml.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,16 @@ FLAGS = ["-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion"]
 
 
 def files(pattern: str) -> list[str]:
-    """The files of the C recorder, relative to this one as setuptools wants them."""
+    """Return the files of the C recorder, relative to this file as setuptools needs them."""
     return sorted(path.as_posix() for path in Path("aiometrics/recorder/csrc").glob(pattern))
 
 
 def extensions() -> list[Extension]:
-    """The C recorder, or nothing where only the Python one is wanted or safe; a failing compiler does not fail the install."""
-    unwanted = os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in {
+    """Return the C recorder, or nothing where only the Python one is wanted or safe.
+
+    The extension is optional: if it does not compile, the install still succeeds.
+    """
+    switched_off = os.environ.get("AIOMETRICS_NO_EXTENSIONS", "").lower() not in {
         "",
         "0",
         "false",
@@ -30,7 +36,7 @@ def extensions() -> list[Extension]:
     }
     free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     sources, headers = files("*.c"), files("*.h")
-    if unwanted or free_threaded or sys.implementation.name != "cpython" or not sources:
+    if switched_off or free_threaded or sys.implementation.name != "cpython" or not sources:
         return []
     flags = [] if sys.platform == "win32" else FLAGS
     core = Extension(
@@ -44,7 +50,10 @@ def extensions() -> list[Extension]:
 
 
 class BuildWithAssets(build_py):
-    """Exports the assets of the checkout into the package that is built; an editable install reads them where they are."""
+    """Exports the assets of the checkout into the package.
+
+    An editable install reads them from the checkout.
+    """
 
     def run(self) -> None:
         """Copy the modules, then the assets."""
