@@ -1,10 +1,191 @@
-"""``python -m aiometrics``."""
+"""The command line: ``python -m aiometrics COMMAND``. Each command is a function that adds its parser and names what runs it."""
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from aiometrics.cli import main
+from aiometrics.base.version import __version__
+from aiometrics.demo.faults import Fault, parse_faults
+from aiometrics.exporter.assets import export
+from aiometrics.exporter.sidecar import serve
+from aiometrics.options import DEFAULT_PORT, resolve
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that ``arguments`` (default: those of the process) name and return its exit code.
+
+    0 is success, 1 a failure that one line on standard error explains, 130 an end by Ctrl-C. Raises ``SystemExit`` with 2 for
+    arguments that make no sense, and with 0 after ``--help`` and ``--version``.
+    """
+    chosen = _parser().parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m aiometrics", description="Prometheus metrics for every asyncio task."
+    )
+    parser.add_argument("--version", action="version", version=f"aiometrics {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in _COMMANDS:
+        add(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "a small shop under load that has the classic faults of asyncio services; prints its hotspots and serves its metrics"
+    parser = commands.add_parser("demo", help=about, description=about.capitalize() + ".")
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        type=_seconds,
+        metavar="SECONDS",
+        help="end after so long (default: at Ctrl-C)",
+    )
+    parser.add_argument(
+        "--every",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="pause between two tables (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=DEFAULT_PORT,
+        help="port of /metrics, 0 for a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--addr",
+        default="127.0.0.1",
+        help="address of /metrics (default: %(default)s; 0.0.0.0 is every interface)",
+    )
+    parser.add_argument(
+        "--faults",
+        type=_faults,
+        default=frozenset(Fault),
+        metavar="NAMES",
+        help=f"all, none, or some of {','.join(Fault)} (default: all)",
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    try:
+        from aiometrics.demo.command import Settings, run  # noqa: PLC0415 - aiohttp is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        return _fail('the demo needs aiohttp: pip install "aiometrics-exporter[demo]"')
+    return run(
+        Settings(
+            faults=chosen.faults,
+            seconds=chosen.seconds,
+            every_seconds=chosen.every,
+            addr=chosen.addr,
+            port=chosen.port,
+        )
+    )
+
+
+def _add_export_assets(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "write the Grafana dashboards, the Prometheus rules and configuration, and the Kubernetes manifests to a directory"
+    parser = commands.add_parser(
+        "export-assets", help=about, description=about[0].upper() + about[1:] + "."
+    )
+    parser.add_argument(
+        "directory", type=Path, metavar="DIR", help="where to; it is made if need be"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace files that are there and differ"
+    )
+    parser.set_defaults(run=_export_assets)
+
+
+def _export_assets(chosen: argparse.Namespace) -> int:
+    try:
+        written = export(chosen.directory, overwrite=chosen.force)
+    except OSError as error:
+        return _fail(str(error))
+    for path in written:
+        print(chosen.directory / path)
+    return 0
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "serve the pages of a shared directory, whatever the processes of the service do; options also come from AIOMETRICS_*"
+    parser = commands.add_parser("serve", help=about, description=about.capitalize() + ".")
+    parser.add_argument(
+        "--directory",
+        metavar="DIR",
+        help="the directory given to start_exporter(); it need not be there yet",
+    )
+    parser.add_argument(
+        "--port", type=_port, help=f"port of /metrics, 0 for a free one (default: {DEFAULT_PORT})"
+    )
+    parser.add_argument("--addr", help="address of /metrics (default: 0.0.0.0, every interface)")
+    parser.add_argument(
+        "--web-config",
+        metavar="FILE",
+        help="TLS, clients' certificates and passwords, as for exporter-toolkit",
+    )
+    parser.set_defaults(run=_serve)
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    given = {
+        "directory": chosen.directory,
+        "port": chosen.port,
+        "addr": chosen.addr,
+        "web_config": chosen.web_config,
+    }
+    try:
+        serve(resolve(given))
+    except OSError as error:
+        return _fail(error.strerror or str(error))
+    except (TypeError, ValueError, ModuleNotFoundError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"aiometrics: {message}\n")
+    return 1
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return seconds
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+def _faults(text: str) -> frozenset[Fault]:
+    try:
+        return parse_faults(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+_COMMANDS = (_add_demo, _add_export_assets, _add_serve)
 
 if __name__ == "__main__":
     sys.exit(main())

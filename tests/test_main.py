@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from aiometrics import cli
+from aiometrics.__main__ import main
 from aiometrics.base.version import __version__
 from aiometrics.demo import command
 from aiometrics.demo.command import Settings
@@ -30,14 +30,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The last line on standard error when the arguments are refused."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
+        main(arguments)
     assert 2 == ended.value.code
     return capsys.readouterr().err.splitlines()[-1]
 
 
 def test_demo_by_default_has_every_fault_and_runs_until_interrupted(asked: list[Settings]) -> None:
     """Without options the demo serves its metrics on 127.0.0.1:9400."""
-    assert 0 == cli.main(["demo"])
+    assert 0 == main(["demo"])
     assert [
         Settings(
             faults=frozenset(Fault), seconds=None, every_seconds=5.0, addr="127.0.0.1", port=9400
@@ -47,7 +47,7 @@ def test_demo_by_default_has_every_fault_and_runs_until_interrupted(asked: list[
 
 def test_demo_takes_every_option(asked: list[Settings]) -> None:
     """Duration, pause, address, port and faults are passed on."""
-    cli.main(
+    main(
         [
             "demo",
             "--for",
@@ -79,7 +79,7 @@ def test_demo_takes_every_option(asked: list[Settings]) -> None:
 )
 def test_faults_by_name(text: str, faults: frozenset[Fault], asked: list[Settings]) -> None:
     """``all``, ``none`` and single names choose faults."""
-    cli.main(["demo", "--faults", text])
+    main(["demo", "--faults", text])
     assert [faults] == [settings.faults for settings in asked]
 
 
@@ -123,7 +123,7 @@ def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     """``--version`` prints the version and succeeds."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(["--version"])
+        main(["--version"])
     assert (0, f"aiometrics {__version__}\n") == (ended.value.code, capsys.readouterr().out)
 
 
@@ -134,12 +134,12 @@ def test_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "run", run)
-    assert 130 == cli.main(["demo"])
+    assert 130 == main(["demo"])
 
 
 def test_without_aiohttp_one_line_says_what_to_install() -> None:
     """The demo's dependency is an extra; without it the command line names the command that installs it."""
-    program = "import sys; sys.modules['aiohttp'] = None; from aiometrics.cli import main; sys.exit(main(['demo']))"
+    program = "import sys; sys.modules['aiohttp'] = None; from aiometrics.__main__ import main; sys.exit(main(['demo']))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
@@ -156,7 +156,7 @@ def test_without_aiohttp_one_line_says_what_to_install() -> None:
 
 def test_the_command_line_is_light_to_import() -> None:
     """Parsing arguments needs neither the demo's service nor aiohttp."""
-    program = "import sys, aiometrics.cli; print(sorted({'aiohttp', 'sqlite3', 'aiometrics.demo.command'} & set(sys.modules)))"
+    program = "import sys, aiometrics.__main__; print(sorted({'aiohttp', 'sqlite3', 'aiometrics.demo.command'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from aiometrics.__main__ import main
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.keeper import Periodic
-from aiometrics.cli import main
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.sidecar import Sidecar
 from aiometrics.http.server import MetricsServer

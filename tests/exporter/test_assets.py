@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aiometrics import cli
+from aiometrics.__main__ import main
 from aiometrics.exporter import assets
 
 
@@ -39,7 +39,7 @@ def test_every_asset_is_written_as_the_checkout_has_it(
 ) -> None:
     """The command writes dashboards, rules, configuration and manifests, byte for byte, and prints where each is."""
     directory = tmp_path / "new" / "directory"
-    assert 0 == cli.main(["export-assets", str(directory)])
+    assert 0 == main(["export-assets", str(directory)])
     assert maintained(root) == exported(directory)
     assert sorted(str(directory / name) for name in maintained(root)) == sorted(
         capsys.readouterr().out.splitlines()
@@ -65,7 +65,7 @@ def test_a_file_that_was_changed_is_kept(
     mine = tmp_path / "rules" / "aiometrics.alerts.yml"
     mine.parent.mkdir()
     mine.write_bytes(b"groups: []\n")
-    assert 1 == cli.main(["export-assets", str(tmp_path)])
+    assert 1 == main(["export-assets", str(tmp_path)])
     assert (
         f"aiometrics: {mine} is there and differs: name another directory, or replace it with --force\n"
         == capsys.readouterr().err
@@ -77,8 +77,8 @@ def test_force_replaces_and_a_second_time_is_no_error(root: Path, tmp_path: Path
     """``--force`` brings the files of this version; files that are the same already are in nobody's way."""
     (tmp_path / "prometheus.yml").write_bytes(b"global: {}\n")
     assert [0, 0] == [
-        cli.main(["export-assets", str(tmp_path), "--force"]),
-        cli.main(["export-assets", str(tmp_path)]),
+        main(["export-assets", str(tmp_path), "--force"]),
+        main(["export-assets", str(tmp_path)]),
     ]
     assert maintained(root) == exported(tmp_path)
 
@@ -97,5 +97,5 @@ def test_a_directory_that_cannot_be_made_is_one_line(
 ) -> None:
     """A name that is a file's ends in an error message, not in a traceback."""
     (tmp_path / "file").touch()
-    assert 1 == cli.main(["export-assets", str(tmp_path / "file")])
+    assert 1 == main(["export-assets", str(tmp_path / "file")])
     assert capsys.readouterr().err.startswith("aiometrics: ")
