@@ -44,10 +44,10 @@ class Endpoints:
             registry,
             partial(self._report, "registry"),
         )
-        self._access = self._new_guard()
+        self._access = self._new_access_control()
         self._encrypted = self._access is not None and self._access.encrypted
         self._server: MetricsServer | None = None
-        self._stands_by = False
+        self._standing_by = False
 
     @property
     def port(self) -> int:
@@ -73,7 +73,7 @@ class Endpoints:
             on_error=self._report,
             request_timeout=self._options.request_timeout,
             max_connections=self._options.max_connections,
-            access=self._access or self._new_guard(),
+            access=self._access or self._new_access_control(),
         )
 
     def try_to_bind(self) -> bool:
@@ -83,12 +83,12 @@ class Endpoints:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            if not self._stands_by:
+            if not self._standing_by:
                 logger.info(
                     "port %s is taken, by another process of this service I suppose: this one stands by",
                     self.port,
                 )
-            self._stands_by = True
+            self._standing_by = True
             return False
         return True
 
@@ -120,7 +120,7 @@ class Endpoints:
         self._server = self._access = None
         self._scrape_handler.forget()
 
-    def _new_guard(self) -> AccessControl | None:
+    def _new_access_control(self) -> AccessControl | None:
         return (
             AccessControl(path_of(self._options.web_config)) if self._options.web_config else None
         )

@@ -15,10 +15,10 @@ from aiometrics.base.yielding import give_way
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.session import (
     Session,
-    adopted,
-    callers,
-    session,
-    watchdog_of,
+    calling_packages,
+    instrumentation_for,
+    new_watchdog,
+    process,
     with_application,
 )
 from aiometrics.exposition.collector import MultiprocessMetrics, Registry
@@ -54,7 +54,7 @@ class Exporter(Session):
             self._endpoints.bind()
 
     @property
-    def in_the_way(self) -> str:
+    def already_running(self) -> str:
         """What to tell who wants to start an exporter now."""
         return f"an exporter already runs at {self.url}: use that one, or call its stop() before starting another"
 
@@ -72,7 +72,7 @@ class Exporter(Session):
         """Begin to serve, then to trace; :func:`start_exporter` has done both. What it raises leaves nothing behind."""
         try:
             self._endpoints.start()
-            self._start_keeper()
+            self._start_periodic()
             super().start()
         except BaseException:
             self._end()
@@ -88,11 +88,11 @@ class Exporter(Session):
         """Whether a forked child is to be traced as well: with a directory it has somewhere to write."""
         return bool(self.options.directory)
 
-    def go_on(self) -> None:
+    def resume_in_child(self) -> None:
         """In a forked child, after :meth:`forget`: trace its loops too, on pages of its own. Threads begin with its first loop."""
         self._stopped = False
         self._watchdog = (
-            watchdog_of(self.instrumentation, self.options) if self.options.watchdog else None
+            new_watchdog(self.instrumentation, self.options) if self.options.watchdog else None
         )
         self._periodic = None
         self.instrumentation.on_loop = self._start_threads
@@ -102,12 +102,12 @@ class Exporter(Session):
             self.internal_errors.report(PROBE, error)
 
     def _start_threads(self) -> None:
-        self.instrumentation.on_loop = _nothing
+        self.instrumentation.on_loop = _do_nothing
         if self._watchdog is not None:
             self._watchdog.start()
-        self._start_keeper()
+        self._start_periodic()
 
-    def _start_keeper(self) -> None:
+    def _start_periodic(self) -> None:
         if self.options.directory:
             # What other processes read is kept up to date, and the port in sight.
             self._periodic = Periodic(
@@ -194,7 +194,7 @@ def start_exporter(
     runs already; in each case nothing was changed.
     """
     given = {name: value for name, value in locals().items() if name != "registry"}
-    return _start(given, registry, callers())
+    return _start(given, registry, calling_packages())
 
 
 def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable[[], Exporter]:
@@ -202,26 +202,28 @@ def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable
 
     For frameworks that start it later; the arguments are those of :func:`start_exporter`.
     """
-    return partial(_start, options, registry, callers())
+    return partial(_start, options, registry, calling_packages())
 
 
 def _start(
     given: Mapping[str, Any], registry: Registry | None, application: Iterable[str]
 ) -> Exporter:
-    with session.lock:
-        if session.tracing is not None:
-            raise RuntimeError(session.tracing.in_the_way)
+    with process.lock:
+        if process.session is not None:
+            raise RuntimeError(process.session.already_running)
         options = with_application(resolve(given), application)
-        instrumentation = adopted(options)
+        instrumentation = instrumentation_for(options)
         exporter = Exporter(
-            options, instrumentation, _of_all_processes(registry) if options.directory else registry
+            options,
+            instrumentation,
+            _registry_of_all_processes(registry) if options.directory else registry,
         )
         exporter.start()
-        session.keep(exporter)
+        process.set_session(exporter)
         return exporter
 
 
-def _of_all_processes(registry: Registry | None) -> Registry | None:
+def _registry_of_all_processes(registry: Registry | None) -> Registry | None:
     """The application's metrics of all its processes, if ``prometheus_client`` collects them."""
     return (
         MultiprocessMetrics()
@@ -230,5 +232,5 @@ def _of_all_processes(registry: Registry | None) -> Registry | None:
     )
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Nothing waits for a loop."""

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector as PrometheusCollector
 
 from aiometrics.base.internal_errors import STAYS_ON
 from aiometrics.base.version import __version__
-from aiometrics.exporter.session import Session, start_tracing
+from aiometrics.exporter.session import Session, start_session
 from aiometrics.exposition import metrics
 from aiometrics.exposition.collector import ApplicationMetrics, SnapshotCollector
 from aiometrics.exposition.families import ExporterInfo
@@ -46,29 +46,29 @@ class Job:
     def __init__(
         self,
         name: str,
-        tracing: Session,
+        session: Session,
         *,
-        own: bool,
+        owns_session: bool,
         destinations: Sequence[Destination],
         registry: CollectorRegistry | None,
         timeout: float,
     ) -> None:
         self.name = name
-        self._tracing = tracing
-        self._own = own
+        self._session = session
+        self._owns_session = owns_session
         self._destinations = destinations
         self._registry = registry
         self._timeout = timeout
         self._pid = os.getpid()
         #: Of each destination that was tried: what went wrong, if anything.
         self._errors: dict[Destination, Exception | None] = {}
-        self._over = threading.Event()
+        self._finished = threading.Event()
         self._lock = threading.Lock()
         # A thread, because nothing else bounds the look-up of a name; started now, because an interpreter that shuts down starts none.
-        self._courier = threading.Thread(
+        self._delivery_thread = threading.Thread(
             target=self._deliver, name="aiometrics-delivery", daemon=True
         )
-        self._courier.start()
+        self._delivery_thread.start()
 
     def finish(self) -> None:
         """Deliver the metrics and stop tracing, unless an exporter goes on. Idempotent, and called at exit if not before.
@@ -79,11 +79,11 @@ class Job:
         if self._pid != os.getpid():
             return
         with self._lock:
-            if self._over.is_set():
+            if self._finished.is_set():
                 return
-            self._over.set()
+            self._finished.set()
         atexit.unregister(self.finish)
-        self._courier.join(self._timeout)
+        self._delivery_thread.join(self._timeout)
         errors = dict(self._errors)
         for destination in self._destinations:
             error = errors.get(destination, f"it takes more than {self._timeout:g} s")
@@ -102,13 +102,13 @@ class Job:
         self.finish()
 
     def _deliver(self) -> None:
-        self._over.wait()
+        self._finished.wait()
         try:
-            if self._own:
-                self._tracing.stop()
-            families = _Last(self._tracing, self._registry)
+            if self._owns_session:
+                self._session.stop()
+            families = _FinalCollector(self._session, self._registry)
         except Exception as error:  # noqa: BLE001 - the job must end well whatever happens here
-            self._tracing.internal_errors.report(PROBE, error, STAYS_ON)
+            self._session.internal_errors.report(PROBE, error, STAYS_ON)
             self._errors = dict.fromkeys(self._destinations)
             return
         for destination in self._destinations:
@@ -153,8 +153,15 @@ def start_job(
     labels = checked_labels(name, grouping or {})
     timeout = _checked_timeout(timeout)
     destinations = _destinations(labels, gateway, textfile, timeout=timeout, handler=handler)
-    tracing, own = start_tracing()
-    job = Job(name, tracing, own=own, destinations=destinations, registry=registry, timeout=timeout)
+    session, started = start_session()
+    job = Job(
+        name,
+        session,
+        owns_session=started,
+        destinations=destinations,
+        registry=registry,
+        timeout=timeout,
+    )
     atexit.register(job.finish)
     return job
 
@@ -167,18 +174,18 @@ def _attempt(destination: Destination, families: PrometheusCollector) -> Excepti
     return None
 
 
-class _Last(PrometheusCollector):
+class _FinalCollector(PrometheusCollector):
     """The last numbers of a job, and then its application's."""
 
-    def __init__(self, tracing: Session, registry: CollectorRegistry | None) -> None:
-        last = tracing.snapshot(), ExporterInfo(__version__, IMPLEMENTATION)
-        self._ours = SnapshotCollector(lambda: last)
+    def __init__(self, session: Session, registry: CollectorRegistry | None) -> None:
+        last = session.snapshot(), Facts(__version__, IMPLEMENTATION)
+        self._ours = Collector(lambda: last)
         self._application = (
             None
             if registry is None
             else ApplicationMetrics(
                 registry,
-                on_error=lambda error: tracing.internal_errors.report("registry", error, STAYS_ON),
+                on_error=lambda error: session.internal_errors.report("registry", error, STAYS_ON),
             )
         )
 

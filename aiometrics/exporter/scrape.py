@@ -30,16 +30,16 @@ class ScrapeHandler:
         self._source = source
         self._renderer = Renderer(registry, on_error=on_error)
         self._previous_ns = 0
-        self._page = SingleFlight(self._rendered)
+        self._bodies = SingleFlight(self._rendered)
 
     def forget(self) -> None:
         """In a forked child, where the threads are not that were making a page."""
-        self._page = SingleFlight(self._rendered)
+        self._bodies = SingleFlight(self._rendered)
 
     def answer(self, accept: str | None) -> Response:
         """The page, in the format that the header ``Accept`` of the request prefers."""
         chosen = negotiation.choose_format(accept)
-        return Response(200, self._page(chosen), chosen.content_type)
+        return Response(200, self._bodies(chosen), chosen.content_type)
 
     def _rendered(self, chosen: negotiation.Format) -> bytes:
         start_ns = time.perf_counter_ns()

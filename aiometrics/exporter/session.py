@@ -12,9 +12,10 @@ from typing import Any, Self
 
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.version import __version__
-from aiometrics.exposition.collector import SnapshotCollector
-from aiometrics.exposition.families import ExporterInfo
-from aiometrics.exposition.hotspots import Hotspots, find_hotspots
+from aiometrics.exposition import collector
+from aiometrics.exposition.families import Facts
+from aiometrics.exposition.hotspots import Hotspots
+from aiometrics.exposition.hotspots import hotspots as hotspots_of
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.watchdog import Watchdog
 from aiometrics.options import Options, resolve
@@ -30,11 +31,11 @@ class Session:
     def __init__(self, options: Options, instrumentation: Instrumentation) -> None:
         self.options = options
         self.instrumentation = instrumentation
-        self._watchdog = watchdog_of(instrumentation, options) if options.watchdog else None
+        self._watchdog = new_watchdog(instrumentation, options) if options.watchdog else None
         self._stopped = False
 
     @property
-    def in_the_way(self) -> str:
+    def already_running(self) -> str:
         """What to tell who wants to start an exporter now."""
         return (
             "a job is traced already: call start_exporter() before start_job(), which then uses it"
@@ -57,11 +58,11 @@ class Session:
 
     def stop(self) -> None:
         """Put everything back as it was; tasks that are traced run on untimed. Idempotent."""
-        with session.lock:
+        with process.lock:
             if self._stopped:
                 return
             self._stopped = True
-            session.release(self)
+            process.clear_session(self)
         self._end()
 
     def forget(self) -> None:
@@ -73,7 +74,7 @@ class Session:
         """Whether a forked child is to be traced as well."""
         return False
 
-    def go_on(self) -> None:
+    def resume_in_child(self) -> None:
         """In a forked child, after :meth:`forget`, if it :attr:`survives_fork`: trace its loops too."""
 
     def _end(self) -> None:
@@ -88,7 +89,7 @@ class Session:
         self.stop()
 
 
-class _Active:
+class ProcessState:
     """What this process runs: at most one instrumentation, and at most one exporter, or job, that keeps every loop traced by it."""
 
     def __init__(self) -> None:
@@ -98,46 +99,46 @@ class _Active:
         #: Held by who changes it.
         self.lock = threading.RLock()
         self.instrumentation: Instrumentation | None = None
-        self.tracing: Session | None = None
+        self.session: Session | None = None
 
-    def keep(self, tracing: Session) -> None:
+    def set_session(self, session: Session) -> None:
         """It runs from now on."""
-        self.instrumentation, self.tracing = tracing.instrumentation, tracing
+        self.instrumentation, self.session = session.instrumentation, session
 
-    def release(self, tracing: Session) -> None:
+    def clear_session(self, session: Session) -> None:
         """It does not run any more."""
-        if self.tracing is tracing:
-            self.instrumentation = self.tracing = None
+        if self.session is session:
+            self.instrumentation = self.session = None
 
-    def fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child, which has none of the threads: what can go on does so, and without it the child may start its own."""
-        inherited, instrumentation = self.tracing, self.instrumentation
+        inherited, instrumentation = self.session, self.instrumentation
         self._reset()  # the lock may be held by a thread that is not here
         if inherited is not None:
             inherited.forget()
         if instrumentation is not None:
             instrumentation.forget()
         if inherited is not None and inherited.survives_fork:
-            self.keep(inherited)
-            inherited.go_on()
+            self.set_session(inherited)
+            inherited.resume_in_child()
 
 
-session = _Active()
+process = ProcessState()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=session.fork)
+    os.register_at_fork(after_in_child=process.after_fork_in_child)
 
 
-def start_tracing() -> tuple[Session, bool]:
+def start_session() -> tuple[Session, bool]:
     """What keeps every loop traced, and whether this call started it, with options from the environment: the caller then stops it."""
-    with session.lock:
-        if session.tracing is not None:
-            return session.tracing, False
-        options = _own(with_application(resolve({}), callers()))
-        instrumentation = adopted(options)
-        tracing = Session(options, instrumentation)
-        tracing.start()
-        session.keep(tracing)
-        return tracing, True
+    with process.lock:
+        if process.session is not None:
+            return process.session, False
+        options = _without_directory(with_application(resolve({}), calling_packages()))
+        instrumentation = instrumentation_for(options)
+        session = Session(options, instrumentation)
+        session.start()
+        process.set_session(session)
+        return session, True
 
 
 def instrument(loop: Any) -> None:
@@ -145,18 +146,18 @@ def instrument(loop: Any) -> None:
 
     Options come from the environment, unless an exporter runs, which traces every loop anyway.
     """
-    with session.lock:
-        if session.instrumentation is None:
-            session.instrumentation = Instrumentation(
-                _own(with_application(resolve({}), callers()))
+    with process.lock:
+        if process.instrumentation is None:
+            process.instrumentation = Instrumentation(
+                _without_directory(with_application(resolve({}), calling_packages()))
             )
-        session.instrumentation.instrument(loop)
+        process.instrumentation.instrument(loop)
 
 
 def uninstrument(loop: Any) -> None:
     """Stop tracing ``loop``; its tasks run on untimed. Without effect on a loop that is not traced."""
-    with session.lock:
-        instrumentation = session.instrumentation
+    with process.lock:
+        instrumentation = process.instrumentation
         if instrumentation is None:
             return
         instrumentation.uninstrument(loop)
@@ -166,7 +167,7 @@ def uninstrument(loop: Any) -> None:
 
 def snapshot() -> Snapshot:
     """All numbers now: of this process, or of all that share its directory. Raises ``RuntimeError`` if nothing was instrumented."""
-    return _instrumented().snapshot()
+    return _instrumentation().snapshot()
 
 
 def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
@@ -174,9 +175,9 @@ def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
 
     With ``since``, an earlier :func:`snapshot`, the numbers are those of the interval. Raises ``RuntimeError`` if nothing was instrumented.
     """
-    instrumentation = _instrumented()
+    instrumentation = _instrumentation()
     threshold_ns = instrumentation.options.blocking_threshold_ns
-    return find_hotspots(instrumentation.snapshot(), top, since, blocking_threshold_ns=threshold_ns)
+    return hotspots_of(instrumentation.snapshot(), top, since, blocking_threshold_ns=threshold_ns)
 
 
 class Collector(SnapshotCollector):
@@ -191,25 +192,27 @@ class Collector(SnapshotCollector):
 
 def collected() -> tuple[Snapshot, ExporterInfo]:
     """What a scrape shows now of what is traced; before anything is, that nothing is."""
-    instrumentation = session.instrumentation
+    instrumentation = process.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
     return current, ExporterInfo(__version__, IMPLEMENTATION)
 
 
 #: Where errors are counted while nothing is traced: only their log is seen.
-_unseen = InternalErrors()
+_errors_while_idle = InternalErrors()
 
 
 def report(probe: str, error: BaseException) -> None:
     """Count and log an error of ours in what runs beside the recorders, and goes on. Never raises."""
-    instrumentation = session.instrumentation
-    internal_errors = _unseen if instrumentation is None else instrumentation.internal_errors
+    instrumentation = process.instrumentation
+    internal_errors = (
+        _errors_while_idle if instrumentation is None else instrumentation.internal_errors
+    )
     internal_errors.report(probe, error, STAYS_ON)
 
 
-def adopted(options: Options) -> Instrumentation:
+def instrumentation_for(options: Options) -> Instrumentation:
     """The instrumentation that ``instrument(loop)`` already made, whose numbers go on, or a new one."""
-    running = session.instrumentation
+    running = process.instrumentation
     if running is None:
         return Instrumentation(options, directory=_directory(options))
     if not running.options.measures_as(options):
@@ -227,12 +230,12 @@ def _directory(options: Options) -> SharedDirectory | None:
     return directory
 
 
-def _own(options: Options) -> Options:
+def _without_directory(options: Options) -> Options:
     """Without the directory: only an exporter keeps what is shared up to date."""
     return replace(options, directory="")
 
 
-def watchdog_of(instrumentation: Instrumentation, options: Options) -> Watchdog:
+def new_watchdog(instrumentation: Instrumentation, options: Options) -> Watchdog:
     """A watchdog over all pages of ``instrumentation``, not started yet."""
     return Watchdog(
         instrumentation.slots,
@@ -244,15 +247,15 @@ def watchdog_of(instrumentation: Instrumentation, options: Options) -> Watchdog:
     )
 
 
-def _instrumented() -> Instrumentation:
-    if session.instrumentation is None:
+def _instrumentation() -> Instrumentation:
+    if process.instrumentation is None:
         raise RuntimeError(
             "nothing is instrumented: call aiometrics.start_exporter() or aiometrics.instrument(loop) first"
         )
-    return session.instrumentation
+    return process.instrumentation
 
 
-def callers() -> list[str]:
+def calling_packages() -> list[str]:
     """The packages of who called us and of the program itself: they count as application wherever they are installed."""
     frame = sys._getframe(1)  # noqa: SLF001 - inspect would read the source of every caller
     while frame.f_back is not None and _top_package(frame.f_globals) == "aiometrics":

@@ -14,7 +14,7 @@ from aiometrics.exporter.session import collected, report
 from aiometrics.http.messages import Response
 
 #: As many scrapes are answered at a time as on a port of our own.
-_MOST = 16
+_MAX_THREADS = 16
 
 
 class Mounted:
@@ -22,19 +22,19 @@ class Mounted:
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
         self._registry = registry
-        self._begin()
+        self._start()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         self._process = os.getpid()
-        self._scrapes = ScrapeHandler(collected, self._registry, partial(report, "registry"))
-        self._threads = ThreadPoolExecutor(_MOST, "aiometrics-scrape")
+        self._scrape_handler = ScrapeHandler(collected, self._registry, partial(report, "registry"))
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, "aiometrics-scrape")
 
     async def answer(self, accept: str | None) -> Response:
         """The page, in the format that the header ``Accept`` of the request prefers."""
         if (
             self._process != os.getpid()
         ):  # a forked child, which has none of the threads, and nobody who finishes what they have begun
-            self._begin()
+            self._start()
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._scrapes.answer, accept
+            self._threads, self._scrape_handler.answer, accept
         )

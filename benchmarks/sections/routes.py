@@ -142,7 +142,7 @@ async def _under_load(service: str, seconds: int, facade: Any) -> Seen:
     work = Work(facade)
     import_module(
         "aiometrics.exporter.session"
-    ).session.instrumentation.request_observers.every.append(work.finished)
+    ).process.instrumentation.request_observers.every.append(work.finished)
     serving = asyncio.create_task(SERVICES[service](work, port.set_result))
     url = f"http://127.0.0.1:{await port}"
     before = facade.snapshot().loops[0]

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector as PrometheusCollector
 
 import aiometrics
-from aiometrics.exporter.session import session
+from aiometrics.exporter.session import process
 from aiometrics.exposition.metrics import METRICS
 from aiometrics.instrumentation.watchdog import Watchdog
 
@@ -303,7 +303,7 @@ def test_untraced_again_without_a_server_everything_is_back() -> None:
         asyncio.Task.__init__,
         vars(asyncio.BaseEventLoop)["create_task"],
     )
-    session.instrumentation = None
+    process.instrumentation = None
 
 
 def test_the_callers_package_is_application_wherever_it_is_installed(tmp_path: Path) -> None:

@@ -362,8 +362,8 @@ def test_an_internal_error_harms_no_job(
 ) -> None:
     """It is logged and counted, and nothing is pushed."""
     with aiometrics.start_job("nightly", gateway=gateway.url, registry=None) as job:
-        monkeypatch.setattr(job._tracing, "snapshot", lambda: 1 / 0)
-    assert ([], {"delivery": 1}) == (gateway.pushes, job._tracing.internal_errors.counts())
+        monkeypatch.setattr(job._session, "snapshot", lambda: 1 / 0)
+    assert ([], {"delivery": 1}) == (gateway.pushes, job._session.internal_errors.counts())
     (warning,) = warned(caplog)
     assert "internal error in probe 'delivery'" in warning
 

@@ -12,7 +12,7 @@ from support.scenes import AiohttpScenes, play, told
 
 import aiometrics
 from aiometrics import current_request
-from aiometrics.exporter.session import session
+from aiometrics.exporter.session import process
 from aiometrics.integrations.aiohttp import exporter_context, metrics_handler, request_middleware
 from aiometrics.testing import TracedLoop
 
@@ -192,10 +192,10 @@ def test_metrics_may_be_routed_to_and_the_exporter_run_in_the_cleanup_context() 
         app.router.add_get("/metrics", metrics_handler(registry))
         app.router.add_get("/", hello)
         async with aiohttp_serves(app) as port, Client(port) as client:
-            tracing = session.tracing
-            assert tracing is not None
-            assert "aiohttp" not in tracing.options.application
-            assert __name__.partition(".")[0] in tracing.options.application
+            session = process.session
+            assert session is not None
+            assert "aiohttp" not in session.options.application
+            assert __name__.partition(".")[0] in session.options.application
             assert Answer(200, "hello") == await client.get("/")
             status, text = await client.get("/metrics")
             assert (200, True) == (status, text.endswith("stock 3.0\n"))

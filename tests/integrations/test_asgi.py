@@ -23,7 +23,7 @@ from support.scenes import StarletteScenes, play, told
 import aiometrics
 from aiometrics import current_request
 from aiometrics.base.internal_errors import InternalErrors
-from aiometrics.exporter.session import session
+from aiometrics.exporter.session import process
 from aiometrics.integrations.asgi import RequestMiddleware, exporter_lifespan, make_asgi_app
 from aiometrics.recorder.places import main_package
 from aiometrics.requests.request import FinishedRequest
@@ -383,7 +383,7 @@ def test_routes_that_cannot_be_asked_cost_no_request(
     calls: Calls, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another framework's routes are something else; that is logged once, and the requests are answered."""
-    monkeypatch.setattr("aiometrics.exporter.session._unseen", InternalErrors())
+    monkeypatch.setattr("aiometrics.exporter.session._errors_while_idle", InternalErrors())
     app = answering()
     app.routes = [object()]  # type: ignore[attr-defined]
     for _ in range(2):
@@ -411,9 +411,9 @@ def test_outside_of_a_traced_loop_the_application_answers() -> None:
 
 def served_packages() -> set[str]:
     """The packages that count as application for the exporter that runs."""
-    tracing = session.tracing
-    assert tracing is not None
-    return set(tracing.options.application)
+    session = process.session
+    assert session is not None
+    return set(session.options.application)
 
 
 def own_package() -> set[str]:

@@ -40,7 +40,7 @@ async def main():
 if not {late}:
     exporter = aiometrics.start_exporter(0, "127.0.0.1", registry=None, watchdog=False)
 seen = asyncio.run(main())
-exporter = aiometrics.exporter.session.session.tracing
+exporter = aiometrics.exporter.session.process.session
 exporter.stop()
 names = {{entry.coroutine: entry for entry in seen.coroutines if entry.created}}
 for name in ("works", "fails"):
