@@ -142,14 +142,14 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _serve(chosen: argparse.Namespace) -> int:
-    given = {
-        "directory": chosen.directory,
-        "port": chosen.port,
-        "addr": chosen.addr,
-        "web_config": chosen.web_config,
-    }
     try:
-        serve(resolve(given))
+        options = resolve(
+            directory=chosen.directory,
+            port=chosen.port,
+            addr=chosen.addr,
+            web_config=chosen.web_config,
+        )
+        serve(options.recording.directory, options.serving)
     except OSError as error:
         return _fail(error.strerror or str(error))
     except (TypeError, ValueError, ModuleNotFoundError) as error:

@@ -1,64 +1,100 @@
-"""The options of an exporter: checked once, before anything is installed, and frozen."""
+"""The options of an exporter, frozen and validated before anything is installed.
+
+:class:`RecordingOptions` decide how numbers are recorded, :class:`ServingOptions` how they are served.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, NamedTuple, TypeVar
 
 from aiometrics.base.clock import SECOND_NS
+
+T = TypeVar("T")
 
 DEFAULT_PORT = 9400
 #: Thirty years; in ns it still fits into a page.
 LONGEST_SECONDS = 1e9
 SEGMENT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
-#: What an exporter does with the numbers, and not how they come about.
-_OF_THE_EXPORTER = (
-    "port",
-    "addr",
-    "web_config",
-    "request_timeout",
-    "max_connections",
-    "watchdog",
-    "watchdog_interval",
-)
 WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Each option of ``start_exporter``, with the meaning it has there. Durations are in seconds."""
+def _number(text: str) -> float:
+    """Return a number, or the value of a fraction such as 1/10."""
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if slash else float(text)
 
-    port: int = DEFAULT_PORT
-    addr: str = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from another host
-    web_config: str = ""
-    segment_buckets: tuple[float, ...] = SEGMENT_BUCKETS
-    wait_buckets: tuple[float, ...] = WAIT_BUCKETS
-    blocking_threshold: float = 0.1
-    sample: float = 1.0
-    max_yield_points: int = 1000
-    max_coroutines: int = 256
-    max_loops: int = 16
-    max_requests: int = 100
-    objectives: Mapping[str, float] = field(default_factory=dict)
-    request_id: ContextVar[Any] | None = None
-    slow_request: float | None = None
-    application: tuple[str, ...] = ()
-    library: tuple[str, ...] = ()
-    request_timeout: float = 10.0
-    max_connections: int = 16
-    watchdog: bool = True
-    watchdog_interval: float = 0.05
-    directory: str = ""
+
+def _flag(text: str) -> bool:
+    """Return the meaning of a yes or a no. Raises ``KeyError`` for any other word."""
+    return {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }[text.lower()]
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(",") if part.strip())
+
+
+def _strings(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _objectives(text: str) -> dict[str, float]:
+    """Parse ``type=seconds`` pairs separated by commas, or a JSON object, for types with commas."""
+    if text.startswith("{"):
+        return dict(json.loads(text))
+    pairs = (part.rpartition("=") for part in _strings(text))
+    return {name.strip(): float(seconds) for name, _, seconds in pairs}
+
+
+def _variable(text: str) -> Any:
+    """Import the variable that ``module:name`` names."""
+    module, _, name = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(text) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingOptions:
+    """The options of ``start_exporter`` that decide how numbers are recorded.
+
+    Names and meanings are those of its arguments; durations are in seconds. ``parse`` in a field's
+    metadata converts the text of its environment variable.
+    """
+
+    segment_buckets: tuple[float, ...] = field(default=SEGMENT_BUCKETS, metadata={"parse": _floats})
+    wait_buckets: tuple[float, ...] = field(default=WAIT_BUCKETS, metadata={"parse": _floats})
+    blocking_threshold: float = field(default=0.1, metadata={"parse": _number})
+    sample: float = field(default=1.0, metadata={"parse": _number})
+    max_yield_points: int = field(default=1000, metadata={"parse": int})
+    max_coroutines: int = field(default=256, metadata={"parse": int})
+    max_loops: int = field(default=16, metadata={"parse": int})
+    max_requests: int = field(default=100, metadata={"parse": int})
+    objectives: Mapping[str, float] = field(default_factory=dict, metadata={"parse": _objectives})
+    request_id: ContextVar[Any] | None = field(default=None, metadata={"parse": _variable})
+    slow_request: float | None = field(default=None, metadata={"parse": _number})
+    application: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
+    library: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
+    watchdog: bool = field(default=True, metadata={"parse": _flag})
+    watchdog_interval: float = field(default=0.05, metadata={"parse": _number})
+    directory: str = field(default="", metadata={"parse": str})
 
     def __post_init__(self) -> None:
-        _check_port(self.port)
-        _check_text("addr", self.addr)
-        _check_path("web_config", self.web_config)
         _check_path("directory", self.directory)
         _check_buckets("segment_buckets", self.segment_buckets)
         _check_buckets("wait_buckets", self.wait_buckets)
@@ -74,18 +110,21 @@ class Options:
             _check_seconds("slow_request", self.slow_request)
         _check_prefixes("application", self.application)
         _check_prefixes("library", self.library)
-        _check_seconds("request_timeout", self.request_timeout)
-        _check_count("max_connections", self.max_connections, 1, 10_000)
         _check_flag("watchdog", self.watchdog)
         _check_seconds("watchdog_interval", self.watchdog_interval)
 
-    def measures_as(self, other: Options) -> bool:
-        """Whether ``other`` measures and names the same way, wherever it serves the numbers."""
-        return other == replace(self, **{name: getattr(other, name) for name in _OF_THE_EXPORTER})
+    def same_pages(self, other: RecordingOptions) -> bool:
+        """Whether ``other`` leads to the same numbers and names in the pages.
+
+        The watchdog may differ: it reads pages, and a new one can be started at any time.
+        """
+        return other == replace(
+            self, watchdog=other.watchdog, watchdog_interval=other.watchdog_interval
+        )
 
     @property
     def weight(self) -> int:
-        """How many tasks one traced task stands for."""
+        """The number of tasks that one traced task stands for."""
         return round(1 / self.sample)
 
     @property
@@ -95,12 +134,144 @@ class Options:
 
     @property
     def slow_request_ns(self) -> int | None:
-        """What a request may take whose type has no objective, in ns."""
+        """The ns from which on a request is slow if its type has no objective."""
         return None if self.slow_request is None else round(self.slow_request * SECOND_NS)
 
 
-def _check_port(port: object) -> None:
-    _check_count("port", port, 0, 65535)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """The options of ``start_exporter`` that decide how numbers are served, as above."""
+
+    port: int = field(default=DEFAULT_PORT, metadata={"parse": int})
+    #: Every interface, because Prometheus scrapes from another host.
+    addr: str = field(default="0.0.0.0", metadata={"parse": str})  # noqa: S104 - see above
+    web_config: str = field(default="", metadata={"parse": str})
+    request_timeout: float = field(default=10.0, metadata={"parse": _number})
+    max_connections: int = field(default=16, metadata={"parse": int})
+
+    def __post_init__(self) -> None:
+        _check_count("port", self.port, 0, 65535)
+        _check_text("addr", self.addr)
+        _check_path("web_config", self.web_config)
+        _check_seconds("request_timeout", self.request_timeout)
+        _check_count("max_connections", self.max_connections, 1, 10_000)
+
+
+class Options(NamedTuple):
+    """All options of an exporter."""
+
+    recording: RecordingOptions
+    serving: ServingOptions
+
+
+def resolve(
+    *,
+    port: int | None = None,
+    addr: str | None = None,
+    web_config: str | os.PathLike[str] | None = None,
+    segment_buckets: Iterable[float] | None = None,
+    wait_buckets: Iterable[float] | None = None,
+    blocking_threshold: float | None = None,
+    sample: float | None = None,
+    max_yield_points: int | None = None,
+    max_coroutines: int | None = None,
+    max_loops: int | None = None,
+    max_requests: int | None = None,
+    objectives: Mapping[str, float] | None = None,
+    request_id: ContextVar[Any] | None = None,
+    slow_request: float | None = None,
+    application: Sequence[str] | None = None,
+    library: Sequence[str] | None = None,
+    request_timeout: float | None = None,
+    max_connections: int | None = None,
+    watchdog: bool | None = None,
+    watchdog_interval: float | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Options:
+    """Return the given options, completed from ``AIOMETRICS_*`` variables and then from defaults.
+
+    ``None`` means not given. Raises ``TypeError`` or ``ValueError`` naming the option, its value and
+    what is allowed.
+    """
+    recording = _fallbacks(RecordingOptions, environ)
+    serving = _fallbacks(ServingOptions, environ)
+    return Options(
+        RecordingOptions(
+            segment_buckets=_first(
+                _tuple("segment_buckets", segment_buckets), recording["segment_buckets"]
+            ),
+            wait_buckets=_first(_tuple("wait_buckets", wait_buckets), recording["wait_buckets"]),
+            blocking_threshold=_first(blocking_threshold, recording["blocking_threshold"]),
+            sample=_first(sample, recording["sample"]),
+            max_yield_points=_first(max_yield_points, recording["max_yield_points"]),
+            max_coroutines=_first(max_coroutines, recording["max_coroutines"]),
+            max_loops=_first(max_loops, recording["max_loops"]),
+            max_requests=_first(max_requests, recording["max_requests"]),
+            objectives=_first(objectives, recording["objectives"]),
+            request_id=_first(request_id, recording["request_id"]),
+            slow_request=_first(slow_request, recording["slow_request"]),
+            application=_first(_tuple("application", application), recording["application"]),
+            library=_first(_tuple("library", library), recording["library"]),
+            watchdog=_first(watchdog, recording["watchdog"]),
+            watchdog_interval=_first(watchdog_interval, recording["watchdog_interval"]),
+            directory=_first(_path(directory), recording["directory"]),
+        ),
+        ServingOptions(
+            port=_first(port, serving["port"]),
+            addr=_first(addr, serving["addr"]),
+            web_config=_first(_path(web_config), serving["web_config"]),
+            request_timeout=_first(request_timeout, serving["request_timeout"]),
+            max_connections=_first(max_connections, serving["max_connections"]),
+        ),
+    )
+
+
+def variable_of(option: str) -> str:
+    """Return the name of an option's environment variable."""
+    return "AIOMETRICS_DIR" if option == "directory" else f"AIOMETRICS_{option.upper()}"
+
+
+def _fallbacks(
+    options: type[RecordingOptions | ServingOptions], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what each option is if it is not given: its variable's value, else its default."""
+    defaults = options()
+    return {
+        option.name: _first(_from_environment(option, environ), getattr(defaults, option.name))
+        for option in fields(options)
+    }
+
+
+def _from_environment(option: Field[Any], environ: Mapping[str, str]) -> Any:
+    """Return the value of an option's variable, or ``None`` if that is not set or empty."""
+    variable = variable_of(option.name)
+    text = environ.get(variable, "").strip()
+    if not text:
+        return None
+    try:
+        return option.metadata["parse"](text)
+    except (ValueError, KeyError, ZeroDivisionError):
+        raise ValueError(
+            f"environment variable {variable}={text!r} is not a valid {option.type}"
+        ) from None
+
+
+def _first(given: T | None, fallback: T) -> T:
+    return fallback if given is None else given
+
+
+def _tuple(name: str, given: object) -> tuple[Any, ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a sequence, not {given!r}")
+    return tuple(given)
+
+
+def _path(given: Any) -> Any:
+    """Return a path object as text; the type of everything else is checked later."""
+    return os.fspath(given) if isinstance(given, os.PathLike) else given
 
 
 def _check_text(name: str, value: object) -> None:
@@ -188,103 +359,3 @@ def _check_objectives(objectives: object, most: int) -> None:
 def _check_variable(name: str, value: object) -> None:
     if value is not None and not isinstance(value, ContextVar):
         raise TypeError(f"{name} must be a contextvars.ContextVar, not {value!r}")
-
-
-def _number(text: str) -> float:
-    """A number, or a fraction such as 1/10."""
-    numerator, slash, denominator = text.partition("/")
-    return float(numerator) / float(denominator) if slash else float(text)
-
-
-def _flag(text: str) -> bool:
-    """Raises ``KeyError`` for what means neither."""
-    return {
-        "1": True,
-        "true": True,
-        "yes": True,
-        "on": True,
-        "0": False,
-        "false": False,
-        "no": False,
-        "off": False,
-    }[text.lower()]
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(",") if part.strip())
-
-
-def _strings(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _objectives(text: str) -> dict[str, float]:
-    """``type=seconds`` separated by commas, or a JSON object where types have commas."""
-    if text.startswith("{"):
-        return dict(json.loads(text))
-    pairs = (part.rpartition("=") for part in _strings(text))
-    return {name.strip(): float(seconds) for name, _, seconds in pairs}
-
-
-def _variable(text: str) -> Any:
-    """The variable that ``module:name`` names."""
-    module, _, name = text.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(text) from error
-
-
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "int": int,
-    "float": _number,
-    "float | None": _number,
-    "str": str,
-    "bool": _flag,
-    "tuple[float, ...]": _floats,
-    "tuple[str, ...]": _strings,
-    "Mapping[str, float]": _objectives,
-    "ContextVar[Any] | None": _variable,
-}
-
-
-def variable_of(option: str) -> str:
-    """The environment variable of an option."""
-    return "AIOMETRICS_DIR" if option == "directory" else f"AIOMETRICS_{option.upper()}"
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for option in fields(Options):
-        variable = variable_of(option.name)
-        text = environ.get(variable, "").strip()
-        if not text:
-            continue
-        try:
-            values[option.name] = _PARSERS[str(option.type)](text)
-        except (ValueError, KeyError, ZeroDivisionError):
-            raise ValueError(
-                f"environment variable {variable}={text!r} is not a valid {option.type}"
-            ) from None
-    return values
-
-
-def _tuple(name: str, value: object) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a sequence, not {value!r}")
-    return tuple(value)
-
-
-def resolve(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Options:
-    """Options from explicit arguments (``None`` means not given), then ``AIOMETRICS_*`` variables, then the defaults.
-
-    Raises ``TypeError`` or ``ValueError`` naming the option, its value and what is allowed.
-    """
-    explicit = {name: value for name, value in given.items() if value is not None}
-    for name in ("segment_buckets", "wait_buckets", "application", "library"):
-        if name in explicit:
-            explicit[name] = _tuple(name, explicit[name])
-    for name in ("web_config", "directory"):
-        if isinstance(explicit.get(name), os.PathLike):
-            explicit[name] = os.fspath(explicit[name])
-    return Options(**{**_from_environment(environ), **explicit})

@@ -133,7 +133,7 @@ def traced_loop(
     clock = ManualClock() if clock is None else clock
     internal_errors = InternalErrors()
     instrumentation = Instrumentation(
-        resolve(options, {}),
+        resolve(**options, environ={}).recording,
         clock=clock,
         unix_clock=clock,
         internal_errors=internal_errors,

@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from inspect import signature
 from typing import Any
 
 import pytest
 
-from aiometrics.options import SEGMENT_BUCKETS, WAIT_BUCKETS, Options, resolve
-from aiometrics.recorder.scope import current_scope
+from aiometrics import start_exporter
+from aiometrics.options import (
+    SEGMENT_BUCKETS,
+    WAIT_BUCKETS,
+    RecordingOptions,
+    ServingOptions,
+    resolve,
+)
+from aiometrics.recorder.context import current_scope
 
 
-def test_the_defaults() -> None:
-    """With nothing given, the options are the documented ones."""
-    assert (
-        Options(
-            port=9400,
-            addr="0.0.0.0",  # noqa: S104 - the default
-            web_config="",
-            segment_buckets=(0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0),
-            wait_buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0),
-            blocking_threshold=0.1,
-            sample=1.0,
-            max_yield_points=1000,
-            max_coroutines=256,
-            max_loops=16,
-            max_requests=100,
-            objectives={},
-            request_id=None,
-            application=(),
-            library=(),
-            request_timeout=10.0,
-            max_connections=16,
-            watchdog=True,
-            watchdog_interval=0.05,
-        )
-        == Options()
-        == resolve({}, {})
+def test_defaults_are_the_documented_ones() -> None:
+    """What is not given has these values."""
+    recording = RecordingOptions(
+        segment_buckets=(0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0),
+        wait_buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0),
+        blocking_threshold=0.1,
+        sample=1.0,
+        max_yield_points=1000,
+        max_coroutines=256,
+        max_loops=16,
+        max_requests=100,
+        objectives={},
+        request_id=None,
+        slow_request=None,
+        application=(),
+        library=(),
+        watchdog=True,
+        watchdog_interval=0.05,
+        directory="",
     )
+    serving = ServingOptions(
+        port=9400,
+        addr="0.0.0.0",  # noqa: S104 - the default
+        web_config="",
+        request_timeout=10.0,
+        max_connections=16,
+    )
+    assert (recording, serving) == (RecordingOptions(), ServingOptions()) == resolve(environ={})
+
+
+def test_every_argument_of_start_exporter_is_one_option() -> None:
+    """Each but the registry is a field of either type, and the other way round."""
+    arguments = signature(start_exporter).parameters.keys() - {"registry"}
+    recording, serving = (
+        {each.name for each in fields(options)} for options in (RecordingOptions, ServingOptions)
+    )
+    assert arguments == recording | serving
+    assert set() == recording & serving
 
 
 ASCENDING = "must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, not"
@@ -153,14 +173,14 @@ def test_a_wrong_option_is_refused(
 ) -> None:
     """The error names the option, its value and what is allowed."""
     with pytest.raises(error) as caught:
-        resolve(given, {})
+        resolve(**given, environ={})
     assert message == str(caught.value)
 
 
 def test_an_unknown_option_is_refused() -> None:
     """A misspelt name is not ignored."""
     with pytest.raises(TypeError, match="unexpected keyword argument 'prot'"):
-        resolve({"prot": 1}, {})
+        resolve(prot=1, environ={})  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -205,16 +225,15 @@ def test_every_option_can_come_from_the_environment(
     variable: str, text: str, name: str, expected: object
 ) -> None:
     """Each has a variable of its name; an empty one counts as not set."""
-    assert expected == getattr(resolve({}, {variable: text}), name)
+    recording, serving = resolve(environ={variable: text})
+    assert expected == getattr(recording if hasattr(recording, name) else serving, name)
 
 
 def test_an_explicit_argument_wins_over_the_environment() -> None:
     """``None`` means not given."""
     environ = {"AIOMETRICS_PORT": "1", "AIOMETRICS_SAMPLE": "1/2"}
-    assert (2, 0.5) == (
-        resolve({"port": 2, "sample": None}, environ).port,
-        resolve({"port": 2, "sample": None}, environ).sample,
-    )
+    recording, serving = resolve(port=2, sample=None, environ=environ)
+    assert (2, 0.5) == (serving.port, recording.sample)
 
 
 @pytest.mark.parametrize(
@@ -234,28 +253,21 @@ def test_an_explicit_argument_wins_over_the_environment() -> None:
 def test_a_wrong_variable_is_named(variable: str, text: str, kind: str) -> None:
     """The error names the variable and its text."""
     with pytest.raises(ValueError, match="environment variable") as caught:
-        resolve({}, {variable: text})
+        resolve(environ={variable: text})
     assert f"environment variable {variable}={text!r} is not a valid {kind}" == str(caught.value)
 
 
 def test_a_variable_out_of_range_is_refused_as_an_argument_would_be() -> None:
     """The same checks for both."""
     with pytest.raises(ValueError, match="port must be from 0 to 65535, not 70000"):
-        resolve({}, {"AIOMETRICS_PORT": "70000"})
+        resolve(environ={"AIOMETRICS_PORT": "70000"})
 
 
-def test_where_it_is_served_does_not_change_what_is_measured() -> None:
-    """Options that only concern the server or the watchdog do not keep an exporter from taking over a running instrumentation."""
-    served = Options(
-        port=1,
-        addr="127.0.0.1",
-        request_timeout=1,
-        max_connections=1,
-        watchdog=False,
-        watchdog_interval=1,
-    )
-    assert Options().measures_as(served)
-    assert not Options().measures_as(Options(sample=0.5))
+def test_the_watchdog_does_not_change_the_pages() -> None:
+    """An exporter with another watchdog can take over a running instrumentation."""
+    watched = RecordingOptions(watchdog=False, watchdog_interval=1)
+    assert RecordingOptions().same_pages(watched)
+    assert not RecordingOptions().same_pages(RecordingOptions(sample=0.5))
 
 
 @pytest.mark.parametrize(
@@ -263,11 +275,11 @@ def test_where_it_is_served_does_not_change_what_is_measured() -> None:
 )
 def test_a_traced_task_stands_for_as_many_as_the_sample_says(sample: float, weight: int) -> None:
     """The weight is a whole number."""
-    assert weight == Options(sample=sample).weight
+    assert weight == RecordingOptions(sample=sample).weight
 
 
 def test_the_threshold_is_exact_in_nanoseconds() -> None:
     """0.1 s are 100 000 000 ns, and it is one of the default buckets of segments."""
-    assert 100_000_000 == Options().blocking_threshold_ns
+    assert 100_000_000 == RecordingOptions().blocking_threshold_ns
     assert 0.1 in SEGMENT_BUCKETS
     assert 0.1 in WAIT_BUCKETS

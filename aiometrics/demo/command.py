@@ -83,8 +83,8 @@ class Reporter(threading.Thread):
         self._print(self._exporter.snapshot(), None)
 
     def _print(self, now: Snapshot, before: Snapshot | None) -> None:
-        threshold_ns = self._exporter.options.blocking_threshold_ns
-        _say(f"\n{find_hotspots(now, _ROWS, before, blocking_threshold_ns=threshold_ns)}")
+        threshold_ns = self._exporter.recording.blocking_threshold_ns
+        _say(f"\n{hotspots(now, _ROWS, before, blocking_threshold_ns=threshold_ns)}")
 
 
 def run(settings: Settings) -> int:

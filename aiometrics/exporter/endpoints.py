@@ -18,7 +18,7 @@ from aiometrics.http.listener import url
 from aiometrics.http.messages import Request, Response
 from aiometrics.http.server import MetricsServer
 from aiometrics.http.web_config import path_of
-from aiometrics.options import Options
+from aiometrics.options import ServingOptions
 from aiometrics.pages.snapshot import Snapshot
 
 logger = logging.getLogger("aiometrics")
@@ -29,7 +29,7 @@ class Endpoints:
 
     def __init__(
         self,
-        options: Options,
+        options: ServingOptions,
         source: Callable[[], Snapshot],
         registry: Registry | None,
         internal_errors: InternalErrors,

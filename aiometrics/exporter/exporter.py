@@ -23,7 +23,7 @@ from aiometrics.exporter.session import (
 )
 from aiometrics.exposition.collector import MultiprocessMetrics, Registry
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import Options, resolve
+from aiometrics.options import Options, RecordingOptions, ServingOptions, resolve
 from aiometrics.recorder.implementation import IMPLEMENTATION
 
 PROBE = "exporter"
@@ -36,19 +36,24 @@ class Exporter(Session):
     """
 
     def __init__(
-        self, options: Options, instrumentation: Instrumentation, registry: Registry | None
+        self,
+        recording: RecordingOptions,
+        serving: ServingOptions,
+        instrumentation: Instrumentation,
+        registry: Registry | None,
     ) -> None:
-        super().__init__(options, instrumentation)
+        super().__init__(recording, instrumentation)
+        self.serving = serving
         source = partial(instrumentation.snapshot, give_way)
         self._endpoints = Endpoints(
-            options,
+            serving,
             source,
             registry,
             instrumentation.internal_errors,
             implementation=IMPLEMENTATION,
         )
         self._periodic: Periodic | None = None
-        if options.directory:
+        if recording.directory:
             self._endpoints.try_to_bind()
         else:
             self._endpoints.bind()
@@ -86,13 +91,13 @@ class Exporter(Session):
     @property
     def survives_fork(self) -> bool:
         """Whether a forked child is to be traced as well: with a directory it has somewhere to write."""
-        return bool(self.options.directory)
+        return bool(self.recording.directory)
 
     def resume_in_child(self) -> None:
         """In a forked child, after :meth:`forget`: trace its loops too, on pages of its own. Threads begin with its first loop."""
         self._stopped = False
         self._watchdog = (
-            new_watchdog(self.instrumentation, self.options) if self.options.watchdog else None
+            new_watchdog(self.instrumentation, self.recording) if self.recording.watchdog else None
         )
         self._periodic = None
         self.instrumentation.on_loop = self._start_threads
@@ -108,7 +113,7 @@ class Exporter(Session):
         self._start_periodic()
 
     def _start_periodic(self) -> None:
-        if self.options.directory:
+        if self.recording.directory:
             # What other processes read is kept up to date, and the port in sight.
             self._periodic = Periodic(
                 self.internal_errors, self.instrumentation.beat, self._endpoints.take_over
@@ -193,8 +198,30 @@ def start_exporter(
     missing for the latter, ``OSError`` if the port cannot be bound or the directory cannot be used, and ``RuntimeError`` if an exporter
     runs already; in each case nothing was changed.
     """
-    given = {name: value for name, value in locals().items() if name != "registry"}
-    return _start(given, registry, calling_packages())
+    options = resolve(
+        port=port,
+        addr=addr,
+        web_config=web_config,
+        segment_buckets=segment_buckets,
+        wait_buckets=wait_buckets,
+        blocking_threshold=blocking_threshold,
+        sample=sample,
+        max_yield_points=max_yield_points,
+        max_coroutines=max_coroutines,
+        max_loops=max_loops,
+        max_requests=max_requests,
+        objectives=objectives,
+        request_id=request_id,
+        slow_request=slow_request,
+        application=application,
+        library=library,
+        request_timeout=request_timeout,
+        max_connections=max_connections,
+        watchdog=watchdog,
+        watchdog_interval=watchdog_interval,
+        directory=directory,
+    )
+    return _start(options, registry, calling_packages())
 
 
 def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable[[], Exporter]:
@@ -202,21 +229,20 @@ def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable
 
     For frameworks that start it later; the arguments are those of :func:`start_exporter`.
     """
-    return partial(_start, options, registry, calling_packages())
+    application = calling_packages()
+    return lambda: _start(resolve(**options), registry, application)
 
 
-def _start(
-    given: Mapping[str, Any], registry: Registry | None, application: Iterable[str]
-) -> Exporter:
+def _start(options: Options, registry: Registry | None, application: Iterable[str]) -> Exporter:
     with process.lock:
         if process.session is not None:
             raise RuntimeError(process.session.already_running)
-        options = with_application(resolve(given), application)
-        instrumentation = instrumentation_for(options)
+        recording = with_application(options.recording, application)
         exporter = Exporter(
-            options,
-            instrumentation,
-            _registry_of_all_processes(registry) if options.directory else registry,
+            recording,
+            options.serving,
+            instrumentation_for(recording),
+            _registry_of_all_processes(registry) if recording.directory else registry,
         )
         exporter.start()
         process.set_session(exporter)

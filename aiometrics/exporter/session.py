@@ -18,7 +18,7 @@ from aiometrics.exposition.hotspots import Hotspots
 from aiometrics.exposition.hotspots import hotspots as hotspots_of
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.watchdog import Watchdog
-from aiometrics.options import Options, resolve
+from aiometrics.options import RecordingOptions, resolve
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATION
@@ -28,10 +28,10 @@ from aiometrics.recorder.places import main_package
 class Session:
     """Every loop of the process traced and watched, and nothing served, until :meth:`stop`; a context manager that calls it."""
 
-    def __init__(self, options: Options, instrumentation: Instrumentation) -> None:
-        self.options = options
+    def __init__(self, recording: RecordingOptions, instrumentation: Instrumentation) -> None:
+        self.recording = recording
         self.instrumentation = instrumentation
-        self._watchdog = new_watchdog(instrumentation, options) if options.watchdog else None
+        self._watchdog = new_watchdog(instrumentation, recording) if recording.watchdog else None
         self._stopped = False
 
     @property
@@ -133,7 +133,7 @@ def start_session() -> tuple[Session, bool]:
     with process.lock:
         if process.session is not None:
             return process.session, False
-        options = _without_directory(with_application(resolve({}), calling_packages()))
+        options = _without_directory(with_application(resolve().recording, calling_packages()))
         instrumentation = instrumentation_for(options)
         session = Session(options, instrumentation)
         session.start()
@@ -149,7 +149,7 @@ def instrument(loop: Any) -> None:
     with process.lock:
         if process.instrumentation is None:
             process.instrumentation = Instrumentation(
-                _without_directory(with_application(resolve({}), calling_packages()))
+                _without_directory(with_application(resolve().recording, calling_packages()))
             )
         process.instrumentation.instrument(loop)
 
@@ -210,19 +210,19 @@ def report(probe: str, error: BaseException) -> None:
     internal_errors.report(probe, error, STAYS_ON)
 
 
-def instrumentation_for(options: Options) -> Instrumentation:
+def instrumentation_for(options: RecordingOptions) -> Instrumentation:
     """The instrumentation that ``instrument(loop)`` already made, whose numbers go on, or a new one."""
     running = process.instrumentation
     if running is None:
         return Instrumentation(options, directory=_directory(options))
-    if not running.options.measures_as(options):
+    if not running.options.same_pages(options):
         raise RuntimeError(
             f"instrument(loop) already traces with {running.options}: uninstrument(loop) first, or give the same options, not {options}"
         )
     return running
 
 
-def _directory(options: Options) -> SharedDirectory | None:
+def _directory(options: RecordingOptions) -> SharedDirectory | None:
     if not options.directory:
         return None
     directory = SharedDirectory(os.path.abspath(options.directory))  # noqa: PTH100 - whatever the process changes its directory to
@@ -230,12 +230,12 @@ def _directory(options: Options) -> SharedDirectory | None:
     return directory
 
 
-def _without_directory(options: Options) -> Options:
+def _without_directory(options: RecordingOptions) -> RecordingOptions:
     """Without the directory: only an exporter keeps what is shared up to date."""
     return replace(options, directory="")
 
 
-def new_watchdog(instrumentation: Instrumentation, options: Options) -> Watchdog:
+def new_watchdog(instrumentation: Instrumentation, options: RecordingOptions) -> Watchdog:
     """A watchdog over all pages of ``instrumentation``, not started yet."""
     return Watchdog(
         instrumentation.slots,
@@ -264,7 +264,7 @@ def calling_packages() -> list[str]:
     return sorted(top for top in tops if top is not None)
 
 
-def with_application(options: Options, packages: Iterable[str]) -> Options:
+def with_application(options: RecordingOptions, packages: Iterable[str]) -> RecordingOptions:
     """``options``, with packages that count as application too."""
     return replace(options, application=(*options.application, *packages))
 

@@ -11,8 +11,8 @@ from types import FrameType
 from aiometrics.base.clock import monotonic
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.exporter.endpoints import Endpoints
-from aiometrics.exposition.collector import MultiprocessMetrics
-from aiometrics.options import Options
+from aiometrics.exposition.collector import Multiprocess
+from aiometrics.options import ServingOptions
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
@@ -22,19 +22,19 @@ IMPLEMENTATION = "none"
 
 
 class Sidecar:
-    """Serves the directory of ``options``, from :meth:`start` to :meth:`stop`. It need not exist yet.
+    """Serves the pages of ``directory``, from :meth:`start` to :meth:`stop`. It need not exist yet.
 
-    Raises ``ValueError`` if there is none in the options, and what a :class:`~aiometrics.exporter.endpoints.Endpoints` raises.
+    Raises ``ValueError`` if it is empty, and what a :class:`~aiometrics.exporter.endpoints.Endpoints` raises.
     """
 
-    def __init__(self, options: Options) -> None:
-        if not options.directory:
+    def __init__(self, directory: str, serving: ServingOptions) -> None:
+        if not directory:
             raise ValueError("a directory is needed: give --directory, or set AIOMETRICS_DIR")
-        self._directory = SharedDirectory(os.path.abspath(options.directory))  # noqa: PTH100 - a link may be made anew at any time
+        self._directory = SharedDirectory(os.path.abspath(directory))  # noqa: PTH100 - a link may be made anew at any time
         self._internal_errors = InternalErrors()
         registry = MultiprocessMetrics() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
         self._endpoints = Endpoints(
-            options, self.snapshot, registry, self._internal_errors, implementation=IMPLEMENTATION
+            serving, self.snapshot, registry, self._internal_errors, implementation=IMPLEMENTATION
         )
 
     @property
@@ -65,9 +65,9 @@ class Sidecar:
         self._endpoints.close()
 
 
-def serve(options: Options) -> None:
+def serve(directory: str, serving: ServingOptions) -> None:
     """Serve until the process is told to end, by SIGTERM or SIGINT."""
-    sidecar = Sidecar(options)
+    sidecar = Sidecar(directory, serving)
     told = threading.Event()
 
     def tell(_signal: int, _frame: FrameType | None) -> None:

@@ -24,7 +24,7 @@ from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.process_stats import ProcessStats
 from aiometrics.instrumentation.slots import Slot, SlotPool
 from aiometrics.instrumentation.untraced import untraced_tasks
-from aiometrics.options import Options
+from aiometrics.options import RecordingOptions
 from aiometrics.pages.exemplar_table import SEGMENT
 from aiometrics.pages.header import PageFormat
 from aiometrics.pages.layout import RECORD_KINDS, YIELD_POINT, from_seconds
@@ -62,7 +62,7 @@ class Instrumentation:
 
     def __init__(
         self,
-        options: Options,
+        options: RecordingOptions,
         *,
         clock: Clock = monotonic,
         unix_clock: Clock = time.time_ns,
@@ -369,7 +369,7 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
-def _page_format(options: Options) -> PageFormat:
+def _page_format(options: RecordingOptions) -> PageFormat:
     layout = from_seconds(
         options.segment_buckets,
         options.wait_buckets,

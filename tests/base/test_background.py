@@ -17,7 +17,7 @@ from aiometrics.base.keeper import Periodic
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.sidecar import Sidecar
 from aiometrics.http.server import MetricsServer
-from aiometrics.options import resolve
+from aiometrics.options import ServingOptions, resolve
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
 from aiometrics.pages.snapshot import Snapshot
 
@@ -27,7 +27,7 @@ SECONDS = 300
 def site(port: int) -> Endpoints:
     """One that shows an empty snapshot."""
     return Endpoints(
-        resolve({"port": port, "addr": "127.0.0.1"}, {}),
+        ServingOptions(port=port, addr="127.0.0.1"),
         lambda: Snapshot(0),
         None,
         InternalErrors(),
@@ -136,7 +136,7 @@ def test_one_duty_that_fails_keeps_it_from_no_other(broken: int) -> None:
 def test_an_address_that_cannot_be_had_is_an_error() -> None:
     """Nobody will free it."""
     nowhere = Endpoints(
-        resolve({"port": 0, "addr": "192.0.2.1"}, {}),
+        ServingOptions(port=0, addr="192.0.2.1"),
         lambda: Snapshot(0),
         None,
         InternalErrors(),
@@ -198,7 +198,8 @@ def test_a_sidecar_takes_its_options_from_the_environment_too(tmp_path: Path) ->
         "AIOMETRICS_PORT": "0",
         "AIOMETRICS_ADDR": "127.0.0.1",
     }
-    sidecar = Sidecar(resolve({}, environ))
+    options = resolve(environ=environ)
+    sidecar = Sidecar(options.recording.directory, options.serving)
     sidecar.start()
     try:
         assert sidecar.url.startswith("http://127.0.0.1:")

@@ -17,7 +17,7 @@ from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.internal_errors import OFF, OFF_FOR_LOOP, STAYS_ON, InternalErrors
 from aiometrics.instrumentation.hooks import handles
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import Options
+from aiometrics.options import RecordingOptions
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from aiometrics.recorder.places import Places
@@ -80,7 +80,7 @@ def faulty(
 ) -> Iterator[Instrumentation]:
     """Every loop of the process traced, with parts that may fail."""
     made = Instrumentation(
-        Options(),
+        RecordingOptions(),
         clock=ManualClock() if clock is None else clock,
         unix_clock=ManualClock(),
         implementation=IMPLEMENTATIONS[implementation],

@@ -229,10 +229,10 @@ def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("AIOMETRICS_SAMPLE", "1/4")
     with aiometrics.start_exporter(registry=None, max_loops=3) as exporter:
         assert (0, LOCAL, 0.25, 3) == (
-            exporter.options.port,
-            exporter.options.addr,
-            exporter.options.sample,
-            exporter.options.max_loops,
+            exporter.serving.port,
+            exporter.serving.addr,
+            exporter.recording.sample,
+            exporter.recording.max_loops,
         )
 
 
@@ -316,7 +316,7 @@ def test_the_callers_package_is_application_wherever_it_is_installed(tmp_path: P
         "async def handler():\n    await asyncio.sleep(0)\n"
         "with aiometrics.start_exporter(0, '127.0.0.1', application=['extra']) as exporter:\n"
         "    asyncio.run(handler())\n"
-        "    print(exporter.options.application, exporter.snapshot().yield_points[0].yield_point)\n"
+        "    print(exporter.recording.application, exporter.snapshot().yield_points[0].yield_point)\n"
     )
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), *sys.path])}
     done = subprocess.run(

@@ -9,7 +9,7 @@ from typing import cast
 from aiometrics import request
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import Options
+from aiometrics.options import RecordingOptions
 from aiometrics.pages.header import PageError, PageFormat, parse_header
 from aiometrics.pages.multiprocess.directory import ClaimedSlot, DirectoryView, SharedDirectory
 from aiometrics.pages.multiprocess.slot_file import SlotFile
@@ -18,7 +18,7 @@ from aiometrics.pages.reader import check_range
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from aiometrics.testing import ManualClock, VirtualLoop
 
-OPTIONS = Options(
+OPTIONS = RecordingOptions(
     segment_buckets=(1e-6, 1e-3),
     wait_buckets=(2e-6, 3e-6, 4e-6),
     blocking_threshold=1e-7,

@@ -41,7 +41,7 @@ from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.http import connections
 from aiometrics.http.auth import AccessControl
 from aiometrics.http.server import MetricsServer
-from aiometrics.options import resolve
+from aiometrics.options import ServingOptions
 from aiometrics.pages.snapshot import Snapshot
 
 PASSWORD = "wonderland"  # noqa: S105 - a test's
@@ -595,9 +595,7 @@ def test_who_stands_by_knows_the_address_too(
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        options = resolve(
-            {"port": port, "addr": "localhost", "web_config": str(directory / "web.yml")}, {}
-        )
+        options = ServingOptions(port=port, addr="localhost", web_config=str(directory / "web.yml"))
         site = Endpoints(
             options, lambda: Snapshot(0), None, InternalErrors(), implementation="none"
         )

@@ -411,10 +411,10 @@ def test_a_child_does_not_keep_a_port_that_was_being_bound() -> None:
 
 
 SLOT = """
-from aiometrics.options import resolve
+from aiometrics.options import RecordingOptions
 from aiometrics.instrumentation.instrumentation import _page_format
 from aiometrics.pages.multiprocess.directory import SharedDirectory
-directory, page_format = SharedDirectory(sys.argv[1]), _page_format(resolve({}, {}))
+directory, page_format = SharedDirectory(sys.argv[1]), _page_format(RecordingOptions())
 directory.prepare()
 middle = os.fork()
 if not middle:

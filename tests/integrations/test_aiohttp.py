@@ -194,8 +194,8 @@ def test_metrics_may_be_routed_to_and_the_exporter_run_in_the_cleanup_context() 
         async with aiohttp_serves(app) as port, Client(port) as client:
             session = process.session
             assert session is not None
-            assert "aiohttp" not in session.options.application
-            assert __name__.partition(".")[0] in session.options.application
+            assert "aiohttp" not in session.recording.application
+            assert __name__.partition(".")[0] in session.recording.application
             assert Answer(200, "hello") == await client.get("/")
             status, text = await client.get("/metrics")
             assert (200, True) == (status, text.endswith("stock 3.0\n"))

@@ -413,7 +413,7 @@ def served_packages() -> set[str]:
     """The packages that count as application for the exporter that runs."""
     session = process.session
     assert session is not None
-    return set(session.options.application)
+    return set(session.recording.application)
 
 
 def own_package() -> set[str]:

@@ -24,7 +24,7 @@ from support.tracing import every_loop
 from aiometrics import current_request, request
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import Options
+from aiometrics.options import RecordingOptions
 from aiometrics.pages import layout
 from aiometrics.pages.layout import COROUTINE, HEADER, YIELD_POINT, from_seconds
 from aiometrics.pages.page import Page
@@ -585,7 +585,10 @@ def test_an_interrupt_in_the_recorder_reaches_the_application(
             child.close()
 
     instrumentation = Instrumentation(
-        Options(), clock=clock, unix_clock=clock, implementation=IMPLEMENTATIONS[implementation]
+        RecordingOptions(),
+        clock=clock,
+        unix_clock=clock,
+        implementation=IMPLEMENTATIONS[implementation],
     )
     # A collection is timed by the same clock, and Python swallows what is raised in its callback.
     gc.disable()

@@ -16,7 +16,9 @@ from aiometrics.testing import TracedLoop
 @contextmanager
 def every_loop(implementation: str, **options: Any) -> Generator[Instrumentation, None, None]:
     """Every loop of the process is traced with one of the recorders; an internal error fails the test."""
-    made = Instrumentation(resolve(options, {}), implementation=IMPLEMENTATIONS[implementation])
+    made = Instrumentation(
+        resolve(**options, environ={}).recording, implementation=IMPLEMENTATIONS[implementation]
+    )
     made.instrument_every_loop()
     try:
         yield made

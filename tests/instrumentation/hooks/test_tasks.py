@@ -17,7 +17,7 @@ from support.tracing import every_loop
 
 from aiometrics.instrumentation import slots as pages
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import resolve
+from aiometrics.options import RecordingOptions
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
@@ -180,7 +180,7 @@ def test_the_application_keeps_its_task_factory(
     if when == "before":
         loop.set_task_factory(counting)
     instrumentation = Instrumentation(
-        resolve({}, {}), implementation=IMPLEMENTATIONS[implementation]
+        RecordingOptions(), implementation=IMPLEMENTATIONS[implementation]
     )
     instrumentation.instrument(loop)
     loop.run_until_complete(main())
@@ -318,7 +318,7 @@ def test_what_somebody_else_patched_since_is_left_to_them(implementation: str) -
     """A method that was replaced in turn is not restored over their head, and goes on to work."""
     original = asyncio.BaseEventLoop.create_task
     instrumentation = Instrumentation(
-        resolve({}, {}), implementation=IMPLEMENTATIONS[implementation]
+        RecordingOptions(), implementation=IMPLEMENTATIONS[implementation]
     )
     instrumentation.instrument_every_loop()
     ours: Any = asyncio.BaseEventLoop.create_task
@@ -359,7 +359,7 @@ def test_tasks_that_were_traced_run_on_untimed(implementation: str) -> None:
 def test_only_chosen_loops_are_every_loop(implementation: str) -> None:
     """instrument(loop) traces that loop alone, until uninstrument(loop)."""
     instrumentation = Instrumentation(
-        resolve({}, {}), implementation=IMPLEMENTATIONS[implementation]
+        RecordingOptions(), implementation=IMPLEMENTATIONS[implementation]
     )
     chosen, other = asyncio.new_event_loop(), asyncio.new_event_loop()
     assert instrumentation.idle
@@ -392,7 +392,7 @@ def test_a_loop_of_an_unknown_class_is_covered(implementation: str) -> None:
     loop = OwnLoop()
     own = vars(OwnLoop)["create_task"]
     instrumentation = Instrumentation(
-        resolve({}, {}), implementation=IMPLEMENTATIONS[implementation]
+        RecordingOptions(), implementation=IMPLEMENTATIONS[implementation]
     )
     instrumentation.instrument(loop)
     loop.run_until_complete(works())
