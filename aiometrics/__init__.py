@@ -10,6 +10,8 @@ from aiometrics.base.version import __version__
 from aiometrics.exporter.exporter import Exporter, start_exporter
 from aiometrics.exporter.job import Job, start_job
 from aiometrics.exporter.session import Collector, hotspots, instrument, snapshot, uninstrument
+from aiometrics.exposition.hotspots import Hotspots
+from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATION
 from aiometrics.requests.request import Request, current_request, request
 
@@ -17,8 +19,10 @@ __all__ = [
     "IMPLEMENTATION",
     "Collector",
     "Exporter",
+    "Hotspots",
     "Job",
     "Request",
+    "Snapshot",
     "__version__",
     "current_request",
     "hotspots",
