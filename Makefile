@@ -56,6 +56,7 @@ lint: $(INSTALLED) $(VENV)/.group-lint
 	$(BIN)/mypy aiometrics tests grafana setup.py
 	cd benchmarks && $(BIN)/mypy --config-file ../pyproject.toml .
 	$(BIN)/lint-imports
+	cd tests && $(BIN)/pytest -q test_layers.py
 
 bench: $(INSTALLED) $(VENV)/.group-bench
 	$(BIN)/python benchmarks $(ARGS)
