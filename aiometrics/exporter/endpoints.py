@@ -1,4 +1,4 @@
-"""What a port shows: the metrics, a page for people, and one for probes."""
+"""The endpoints of a port: the metrics, an index for people, and a health check for probes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiometrics.exposition.families import ExporterInfo
 from aiometrics.http.auth import AccessControl
 from aiometrics.http.listener import url
 from aiometrics.http.messages import Request, Response
-from aiometrics.http.server import MetricsServer
+from aiometrics.http.server import HttpServer
 from aiometrics.http.web_config import path_of
 from aiometrics.options import ServingOptions
 from aiometrics.pages.snapshot import Snapshot
@@ -25,7 +25,10 @@ logger = logging.getLogger("aiometrics")
 
 
 class Endpoints:
-    """The snapshots of ``source()`` and the metrics of ``registry``, served as ``options`` say from :meth:`open` to :meth:`close`."""
+    """Serves the snapshots of ``source()`` and the metrics of ``registry`` as ``options`` say.
+
+    The port is taken by :meth:`bind`, answered from :meth:`start` on and freed by :meth:`close`.
+    """
 
     def __init__(
         self,
@@ -44,19 +47,22 @@ class Endpoints:
             registry,
             partial(self._report, "registry"),
         )
-        self._access = self._new_access_control()
-        self._encrypted = self._access is not None and self._access.encrypted
-        self._server: MetricsServer | None = None
+        self._access_control = self._new_access_control()
+        self._encrypted = self._access_control is not None and self._access_control.encrypted
+        self._server: HttpServer | None = None
         self._standing_by = False
 
     @property
     def port(self) -> int:
-        """The port that is served, also if 0 was asked for; while another process has it, the one that was asked for."""
+        """The port that is served, also if 0 was asked for.
+
+        While another process serves it, this is the port that was asked for.
+        """
         return self._options.port if self._server is None else self._server.port
 
     @property
     def url(self) -> str:
-        """The address of the metrics as this machine reaches it."""
+        """The address of the metrics, as seen from this machine."""
         base = (
             url(self._options.addr, self.port, encrypted=self._encrypted)
             if self._server is None
@@ -65,19 +71,22 @@ class Endpoints:
         return f"{base}/metrics"
 
     def bind(self) -> None:
-        """Take the port. Raises ``OSError`` if it cannot be had."""
-        self._server = MetricsServer(
+        """Bind the port. Raises ``OSError`` if that fails."""
+        self._server = HttpServer(
             self._options.addr,
             self._options.port,
             {"/": self._index, "/metrics": self._metrics, "/-/healthy": self._healthy},
             on_error=self._report,
             request_timeout=self._options.request_timeout,
             max_connections=self._options.max_connections,
-            access=self._access or self._new_access_control(),
+            access_control=self._access_control or self._new_access_control(),
         )
 
     def try_to_bind(self) -> bool:
-        """Take the port unless somebody has it. Raises ``OSError`` if it cannot be had for another reason."""
+        """Bind the port, and return False if another process has it.
+
+        Raises ``OSError`` if binding fails for another reason.
+        """
         try:
             self.bind()
         except OSError as error:
@@ -85,7 +94,8 @@ class Endpoints:
                 raise
             if not self._standing_by:
                 logger.info(
-                    "port %s is taken, by another process of this service I suppose: this one stands by",
+                    "aiometrics: port %s is taken, probably by another process of this service: "
+                    "this process stands by",
                     self.port,
                 )
             self._standing_by = True
@@ -93,7 +103,10 @@ class Endpoints:
         return True
 
     def start(self) -> None:
-        """Answer, if the port is ours. Raises ``RuntimeError``, and frees it, if there is no thread to be had."""
+        """Begin to answer, if this process has the port.
+
+        Raises ``RuntimeError``, and frees the port, if no thread can be started.
+        """
         if self._server is None:
             return
         try:
@@ -104,20 +117,20 @@ class Endpoints:
             raise
 
     def take_over(self) -> None:
-        """Take the port and answer, once nobody else does."""
+        """Bind the port and begin to answer, if no other process has it any more."""
         if self._server is None and self.try_to_bind():
-            logger.info("port %s has become free: this process answers there now", self.port)
+            logger.info("aiometrics: port %s became free: this process serves it now", self.port)
             self.start()
 
     def close(self) -> None:
-        """Free the port; in a forked child, let go of it."""
+        """Free the port; in a forked child, close its copy of the socket."""
         if self._server is not None:
             self._server.close()
 
     def forget(self) -> None:
-        """In a forked child: let go of the port, which the parent serves, and of what its threads had locked."""
+        """In a forked child: close the inherited port and replace inherited locks."""
         self.close()
-        self._server = self._access = None
+        self._server = self._access_control = None
         self._scrape_handler.forget()
 
     def _new_access_control(self) -> AccessControl | None:
@@ -130,8 +143,11 @@ class Endpoints:
 
     def _index(self, _: Request) -> Response:
         title = html.escape(self._title)
-        page = f'<!DOCTYPE html><html lang="en"><title>{title}</title><h1>{title}</h1><p><a href="/metrics">Metrics</a></p></html>\n'
-        return Response(200, page.encode(), "text/html; charset=utf-8")
+        body = (
+            f'<!DOCTYPE html><html lang="en"><title>{title}</title><h1>{title}</h1>'
+            '<p><a href="/metrics">Metrics</a></p></html>\n'
+        )
+        return Response(200, body.encode(), "text/html; charset=utf-8")
 
     def _healthy(self, _: Request) -> Response:
         return Response(200, b"OK\n")

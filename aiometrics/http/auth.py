@@ -1,4 +1,4 @@
-"""Who may ask: the web configuration file in force, read again when it or a file that it names has changed."""
+"""Access control: applies the web configuration file, and reads it again when it has changed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from aiometrics.http.web_config import Stamp, WebConfig, load, stamp
 logger = logging.getLogger("aiometrics")
 
 _CHALLENGE = ("WWW-Authenticate", 'Basic realm="metrics", charset="UTF-8"')
-_COME_AGAIN = ("Retry-After", "1")
+_RETRY_LATER = ("Retry-After", "1")
 
 
 class AccessControl:
-    """What the server asks before it answers.
+    """Decides whether a request is answered, and how connections are encrypted.
 
-    Certificates, keys and users may change while it stands, and count from the next connection or request on. A change that makes no
-    sense is logged and what was in force stays so. Whether there is TLS, and whether there are users at all, is settled here: a file
-    that is half written must not open the door.
+    Certificates, keys and users may change at run time, and take effect from the next connection or
+    request on. An invalid change is logged, and the previous state stays in force. Whether there is
+    TLS, and whether there are users, is settled here once: a half-written file must not open
+    access.
 
-    Raises as :func:`aiometrics.http.web_config.load`.
+    Raises the errors of :func:`aiometrics.http.web_config.load`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,18 +37,18 @@ class AccessControl:
 
     @property
     def encrypted(self) -> bool:
-        """Whether TLS is spoken, and nothing else."""
+        """Whether connections must use TLS."""
         return self._config.tls is not None
 
     def tls(self) -> Tls:
-        """How to speak to the next client. Only where it is :attr:`encrypted`."""
+        """Return the TLS settings for the next connection. Only where it is :attr:`encrypted`."""
         tls = self._current().tls
         if tls is None:
             raise RuntimeError("there is no TLS")
         return tls
 
     def authorize(self, request: Request) -> Response | None:
-        """The refusal that ``request`` gets, or ``None`` if it may pass. The same for every path."""
+        """Return the refusal for ``request``, the same for every path; ``None`` if it may pass."""
         passwords = self._current().passwords
         if passwords is None:
             return None
@@ -56,7 +57,7 @@ class AccessControl:
             if credentials and passwords.accept(credentials):
                 return None
         except TooManyChecks:
-            return plain(HTTPStatus.SERVICE_UNAVAILABLE, (_COME_AGAIN,))
+            return plain(HTTPStatus.SERVICE_UNAVAILABLE, (_RETRY_LATER,))
         return plain(HTTPStatus.UNAUTHORIZED, (_CHALLENGE,))
 
     def _current(self) -> WebConfig:
@@ -72,9 +73,10 @@ class AccessControl:
             for part in ("tls", "passwords"):
                 if (getattr(config, part) is None) != (getattr(self._config, part) is None):
                     raise ValueError(  # noqa: TRY301 - logged here
-                        f"web_config {str(self._path)!r}: to begin or to end {part} start anew"
+                        f"web_config {str(self._path)!r}: "
+                        f"restart the process to begin or to end {part}"
                     )
         except (ValueError, ModuleNotFoundError, OSError) as error:
-            logger.error("%s; what was read before stays in force", error)  # noqa: TRY400 - it is no error of ours
+            logger.error("aiometrics: %s; the previous configuration stays in force", error)  # noqa: TRY400 - not our error
         else:
             self._config = config

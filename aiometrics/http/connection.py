@@ -1,4 +1,7 @@
-"""One client's connection: requests in, answers out, each within its deadline, on a blocking socket and the caller's thread."""
+"""One client's connection: requests and responses within deadlines.
+
+It blocks on its socket and runs on its caller's thread.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +25,26 @@ from aiometrics.http.messages import (
 from aiometrics.http.tls import Tls
 
 _RECEIVE_BYTES = 16384
-#: What is read and thrown away after an error, so that the client gets to see it: a reset could overtake the answer.
+#: Bytes that are read and dropped after an error, so that the client sees the response: a reset
+#: could overtake it.
 _LINGER_BYTES = 1 << 18
-#: For so long, where the time for its request is over already.
+#: How long they are read for if the request has timed out already.
 _LINGER_SECONDS = 1.0
-#: From one answer on a connection to the next at least. Scrapes take longer.
+#: The minimum time between two responses on a connection. Scrapes take longer.
 _PACE_SECONDS = 0.005
-#: What is not yet keeping us waiting: so long a client may take to ask for the first time, with TLS or without, and to take an answer.
+#: Grace periods in which a client does not count as keeping the server waiting: for its first
+#: request, with TLS or without, and for receiving a response.
 _SHAKING_SECONDS, _ASKING_SECONDS, _TAKING_SECONDS = 0.05, 0.02, 0.1
 
 
 class _Deadline:
-    """A moment by which several socket operations must be over together."""
+    """A moment by which several socket operations must be ended together."""
 
     def __init__(self, seconds: float) -> None:
         self._at = time.monotonic() + seconds
 
     def limit(self, sock: socket.socket) -> None:
-        """Leave to the next operation on ``sock`` the time that remains.
+        """Give the next operation on ``sock`` the time that remains.
 
         Raises ``TimeoutError`` if none does.
         """
@@ -52,11 +57,13 @@ class _Deadline:
 class Connection:
     """Serves one client on ``sock``.
 
-    ``answer`` turns a request into the bytes of a response, and asks in the end whether the connection is kept. ``tls`` says how to
-    encrypt, if at all. ``on_turn`` is called when the client's turn begins, and at the end.
+    ``answer`` turns a request into the bytes of a response, and asks at the end whether the
+    connection is kept. ``tls`` says how to encrypt, if at all. ``on_turn`` is called when the
+    client's turn begins, and at the end.
 
-    A request must arrive within ``request_timeout`` seconds in all, the TLS handshake before the first one included, and so must its
-    answer be taken. Between requests the connection may idle for ``idle_timeout`` seconds.
+    A request must arrive within ``request_timeout`` seconds in all, including the TLS handshake
+    before the first one, and its response must be received within as many. Between requests the
+    connection may idle for ``idle_timeout`` seconds.
     """
 
     def __init__(
@@ -72,15 +79,16 @@ class Connection:
     ) -> None:
         #: The client's address, without its port.
         self.client = client
-        #: Set from outside: the answer in the making is the last one.
-        self.leaving = False
-        #: Since when it is the client's turn, to ask or to take an answer, and how much of that it has for free; ``None`` if it is ours.
+        #: Set from outside: the response in progress is the last one.
+        self.last_response = False
+        #: When the client's turn began, to send or to receive, and its grace period in seconds;
+        #: ``None`` if it is our turn.
         self._turn: tuple[float, float] | None = (
             time.monotonic(),
             _SHAKING_SECONDS if tls else _ASKING_SECONDS,
         )
-        #: Whether it has ended or is about to, since :meth:`close` or :meth:`cut` was called.
-        self.over = False
+        #: Whether :meth:`close` or :meth:`cut` was called.
+        self.ended = False
         self._sock = sock
         self._answer = answer
         self._request_timeout = request_timeout
@@ -89,11 +97,14 @@ class Connection:
         self._tls = tls
         self._buffer = bytearray()
         self._next_at = 0.0
-        #: Held by who closes, cuts or exchanges the socket: nobody may touch a descriptor that is another's by then.
+        #: Held while the socket is closed, cut or replaced: its descriptor may then be reused.
         self._changing = threading.Lock()
 
     def serve(self) -> None:
-        """Answer requests until either side has had enough. What ``answer`` raises comes through; what the network does, does not."""
+        """Answer requests until either side ends the connection.
+
+        Exceptions of ``answer`` propagate; network errors do not.
+        """
         deadline = _Deadline(self._request_timeout)
         with suppress(OSError):
             if self._tls:
@@ -104,7 +115,7 @@ class Connection:
                 deadline = _Deadline(self._request_timeout)
 
     def waited_seconds(self) -> float | None:
-        """How long the client has kept us waiting, ``None`` if it has not."""
+        """Return how long the client has kept the server waiting; ``None`` if it has not."""
         if self._turn is None:
             return None
         since, free = self._turn
@@ -112,22 +123,21 @@ class Connection:
         return waited if waited >= free else None
 
     def cut(self) -> None:
-        """From any thread: whatever :meth:`serve` waits for on the network fails, and it returns."""
-        self.over = True
-        with self._changing, suppress(OSError):  # the client was faster
-            socket.socket.shutdown(
-                self._sock, socket.SHUT_RDWR
-            )  # an SSLSocket's own would drop to plain text
+        """From any thread: make network operations of :meth:`serve` fail, so that it ends."""
+        self.ended = True
+        with self._changing, suppress(OSError):  # the client may have closed first
+            # SSLSocket.shutdown() would switch to plain text.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of the socket."""
-        self.over = True
+        """Close the socket."""
+        self.ended = True
         with self._changing:
             self._sock.close()
         self._on_turn()
 
     def forget(self) -> None:
-        """As :meth:`close`, in a forked child, where whoever held the lock is not."""
+        """Close the socket in a forked child, where no thread would ever release the lock."""
         self._sock.close()
 
     def _begin_tls(self, tls: Tls, deadline: _Deadline) -> None:
@@ -137,7 +147,7 @@ class Connection:
         tls.shake_hands(encrypted)
 
     def _exchange(self, deadline: _Deadline) -> bool:
-        """Answer one request; whether another may follow."""
+        """Answer one request; return whether another may follow."""
         try:
             head = self._receive_request(deadline)
         except RequestError as error:
@@ -151,20 +161,20 @@ class Connection:
             return False
         self._keep_pace()
         self._turn = None
-        answer = self._answer(head.request, lambda: head.keep_alive and not self.leaving)
+        response = self._answer(head.request, lambda: head.keep_alive and not self.last_response)
         self._turn = time.monotonic(), _TAKING_SECONDS
         self._on_turn()
-        self._send(answer)
+        self._send(response)
         self._turn = self._turn[0], 0.0
-        return head.keep_alive and not self.leaving
+        return head.keep_alive and not self.last_response
 
     def _keep_pace(self) -> None:
-        """Who asks without end gets answers that the loop beside us does not notice."""
+        """Pause before the response, so that endless requests do not slow down the loop."""
         time.sleep(max(0.0, self._next_at - time.monotonic()))
         self._next_at = time.monotonic() + _PACE_SECONDS
 
     def _receive_request(self, deadline: _Deadline) -> Head:
-        """The next request, the body read and dropped, what follows it left in the buffer."""
+        """Return the next request; its body is dropped, and what follows it stays in the buffer."""
         while (end := self._buffer.find(HEAD_END)) < 0:
             check_start(self._buffer)
             self._receive(deadline)
@@ -191,10 +201,9 @@ class Connection:
             rest = rest[self._sock.send(rest) :]
 
     def _linger(self, deadline: _Deadline) -> None:
-        """End our side, then let the client end its own."""
-        socket.socket.shutdown(
-            self._sock, socket.SHUT_WR
-        )  # an SSLSocket's own would drop to plain text
+        """End our side, then wait until the client ends its own."""
+        # SSLSocket.shutdown() would switch to plain text.
+        socket.socket.shutdown(self._sock, socket.SHUT_WR)
         self._buffer.clear()
         while len(self._buffer) < _LINGER_BYTES:
             self._receive(deadline)

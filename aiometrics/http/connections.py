@@ -1,4 +1,4 @@
-"""The connections that are served at a time: how many there may be, and who has to go for the next one."""
+"""Limits the number of connections, and chooses which one has to go for the next."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterable
 
 from aiometrics.http.connection import Connection
 
-#: How long a client waits for room, and how often it is looked for where nothing tells that there may be some.
+#: How long a client waits for room, and how often room is looked for without a reported change.
 _ROOM_SECONDS, _LOOK_SECONDS = 1.0, 0.02
-#: How long the acceptor waits for a thread that has nothing left to do.
+#: How long the acceptor waits for a thread whose connection was cut.
 _LEAVE_SECONDS = 1.0
-#: How long ``disperse`` waits, in all, for threads that are inside a route.
+#: How long ``close_all`` waits, in all, for threads that are inside a route.
 _JOIN_SECONDS = 2.0
 
 
 class ConnectionLimit:
-    """At most ``most`` connections, each in a daemon thread. One thread admits them, any may tell of changes and disperse them."""
+    """At most ``most`` connections, each in a daemon thread.
+
+    One thread admits them; any thread may report changes and close them.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -27,11 +30,14 @@ class ConnectionLimit:
         self._closed = False
 
     def changed(self) -> None:
-        """It has become a client's turn, or a connection has ended: there may be room."""
+        """Report that a client's turn began or a connection ended: there may be room."""
         self._changed.set()
 
     def find_room(self) -> bool:
-        """Whether there is room for one more, or soon is, if need be that of the client that has kept us waiting longest."""
+        """Whether there is, or soon is, room for one more connection.
+
+        If need be, the client that has kept the server waiting longest is disconnected.
+        """
         deadline = time.monotonic() + _ROOM_SECONDS
         while not self._make_room():
             if self._closed or time.monotonic() >= deadline:
@@ -41,7 +47,10 @@ class ConnectionLimit:
         return True
 
     def admit(self, connection: Connection, serve: Callable[[Connection], None]) -> None:
-        """Let a thread of its own ``serve`` it. Raises ``RuntimeError`` if there is no thread to be had."""
+        """Run ``serve`` for a connection in a new thread.
+
+        Raises ``RuntimeError`` if no thread can be started.
+        """
         thread = threading.Thread(
             target=serve, args=(connection,), name="aiometrics-http-client", daemon=True
         )
@@ -53,19 +62,19 @@ class ConnectionLimit:
             raise
 
     def close_all(self) -> None:
-        """Cut all connections and wait for the threads; one that is stuck inside a route is left behind."""
+        """Cut all connections and wait for the threads, but not for those stuck inside a route."""
         connections = self._connections.copy()
         for connection in connections.values():
             connection.cut()
         join(connections, _JOIN_SECONDS)
 
     def admit_no_more(self) -> None:
-        """Whoever waits for room waits in vain."""
+        """Make pending and future :meth:`find_room` calls return False."""
         self._closed = True
         self._changed.set()
 
     def forget(self) -> None:
-        """Let go of the sockets in a forked child, where the threads are not."""
+        """Close the sockets in a forked child, where the threads do not exist."""
         for connection in self._connections.values():
             connection.forget()
 
@@ -77,20 +86,24 @@ class ConnectionLimit:
         }
         if len(self._connections) < self._most:
             return True
-        thread = self._ending() or self._driven_out()
+        thread = self._ended_thread() or self._evict()
         if thread is None:
-            self._ask_all_to_leave()
+            self._end_after_response()
             return False
         thread.join(_LEAVE_SECONDS)
         return not thread.is_alive()
 
-    def _ending(self) -> threading.Thread | None:
+    def _ended_thread(self) -> threading.Thread | None:
         return next(
-            (thread for thread, connection in self._connections.items() if connection.over), None
+            (thread for thread, connection in self._connections.items() if connection.ended), None
         )
 
-    def _driven_out(self) -> threading.Thread | None:
-        """Of the clients with most connections the one that has kept us waiting longest: one host alone drives out nobody else."""
+    def _evict(self) -> threading.Thread | None:
+        """Cut a connection and return its thread; ``None`` if every client is being answered.
+
+        Of the clients with most connections it is the one that has kept the server waiting longest,
+        so that one host alone cannot drive out others.
+        """
         counts, waited = self._counts(), {}
         for thread, connection in self._connections.items():
             seconds = connection.waited_seconds()
@@ -102,18 +115,21 @@ class ConnectionLimit:
         self._connections[thread].cut()
         return thread
 
-    def _ask_all_to_leave(self) -> None:
-        """All are being answered, and get no more than that: they could ask on and on, ahead of others."""
+    def _end_after_response(self) -> None:
+        """Make the responses in progress the last ones of their connections.
+
+        Otherwise clients that are always being answered could keep others out.
+        """
         for connection in self._connections.values():
-            connection.leaving = True
+            connection.last_response = True
 
     def _counts(self) -> Counter[str]:
-        """Connections by client."""
+        """Return the number of connections by client."""
         return Counter(connection.client for connection in self._connections.values())
 
 
 def join(threads: Iterable[threading.Thread], seconds: float) -> None:
-    """Wait for ``threads``, so long in all, except for one that is asking or that never ran."""
+    """Wait for ``threads``, ``seconds`` in all, but not for the current one or ones not started."""
     deadline = time.monotonic() + seconds
     for thread in threads:
         if thread is not threading.current_thread() and thread.is_alive():

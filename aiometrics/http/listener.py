@@ -1,4 +1,4 @@
-"""The socket that the server listens on, bound where it is asked for, with errors that say what to do."""
+"""The listening socket, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from weakref import WeakSet
 from aiometrics.base import fork
 
 _BACKLOG = 128
-#: A port is free when no process listens there any more, forked children included.
+#: A port is free only when no process listens there, forked children included.
 _listening: WeakSet[socket.socket] = WeakSet()
 
 
 def listen(addr: str, port: int) -> socket.socket:
-    """A socket that listens there and does not block, IPv4 if the name has such an address.
+    """Return a non-blocking socket that listens there, on IPv4 if the name has such an address.
 
-    Raises ``OSError``, with the number that the system gave and a text that names the fix, if the address cannot be bound.
+    Raises ``OSError``, with the system's error number and a text that names the fix, if the address
+    cannot be bound.
     """
     try:
         found = socket.getaddrinfo(addr, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -32,20 +33,27 @@ def listen(addr: str, port: int) -> socket.socket:
 
 
 def url(addr: str, port: int, *, encrypted: bool) -> str:
-    """The address as a browser on this machine takes it, without a path; a loopback one if every interface is bound."""
+    """Return the URL of an address as seen from this machine, without a path.
+
+    If every interface is bound, its host is the loopback address.
+    """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(addr, addr)  # noqa: S104 - compared, not bound
     return f"{'https' if encrypted else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _advice(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return ". Give another port, or port=0 for any free one; several workers need a port each, or a shared directory"
-    if error.errno == errno.EACCES:
         return (
-            ". Ports below 1024 need a privilege: give one from 1024 on, or port=0 for any free one"
+            ". Give another port, or port=0 for any free one; "
+            "several workers need a port each, or a shared directory"
         )
+    if error.errno == errno.EACCES:
+        return ". Ports below 1024 need a privilege: give one above, or port=0 for any free one"
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-        return ". Give an address of this machine: '0.0.0.0' for all it has, '127.0.0.1' to be reached from this machine only"
+        return (
+            ". Give an address of this machine: '0.0.0.0' for all it has, "
+            "'127.0.0.1' to be reached from this machine only"
+        )
     return ""
 
 
@@ -54,7 +62,7 @@ def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         _listening.add(sock)
     try:
-        if os.name == "posix":  # elsewhere it would let two servers share the port
+        if os.name == "posix":  # on other systems it would let two servers share the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(_BACKLOG)
@@ -65,11 +73,11 @@ def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
     return sock
 
 
-def _let_go() -> None:
-    """In a forked child: the parent listens on."""
+def _close_in_child() -> None:
+    """In a forked child: close the inherited sockets; the parent goes on listening."""
     for sock in list(_listening):
         sock.close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_close_in_child)

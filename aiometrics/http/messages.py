@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages: what a request must look like, and the bytes of an answer. Nothing here reads or writes a socket."""
+"""HTTP/1.1 messages: parses requests and encodes responses, without reading or writing a socket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from urllib.parse import unquote
 
-#: Limits of a request, in bytes and header lines. Scrapers stay far below: Prometheus sends a head of 300 bytes.
+#: Limits of a request, in bytes and header lines. Prometheus stays far below, with a head of 300
+#: bytes.
 MAX_REQUEST_LINE = 4096
 MAX_HEAD = 16384
 MAX_HEADERS = 64
@@ -27,7 +28,11 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as routes see it: ``path`` is decoded, ``query`` is not; ``headers`` have lower-case names, repeated ones joined."""
+    """A request as routes see it.
+
+    ``path`` is decoded, ``query`` is not. ``headers`` have lower-case names; repeated ones are
+    joined.
+    """
 
     method: str
     path: str
@@ -37,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. Length, date, compression and connection headers are added where it is sent."""
+    """A response. The server adds headers for length, date, compression and connection."""
 
     status: int
     body: bytes
@@ -47,7 +52,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A parsed request, how many bytes of body follow it, and whether the connection may be used again."""
+    """A parsed request, the length of its body, and whether the connection may be used again."""
 
     request: Request
     body_length: int
@@ -55,7 +60,7 @@ class Head:
 
 
 class RequestError(Exception):
-    """A request that gets no further than ``status``; the connection it came on cannot be trusted any more."""
+    """A request that is refused with ``status``; its connection cannot be used again."""
 
     def __init__(self, status: HTTPStatus) -> None:
         super().__init__(status)
@@ -63,14 +68,14 @@ class RequestError(Exception):
 
 
 def plain(status: int, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    """The answer that says no more than ``status`` does, in one line."""
+    """Return a response whose body is one line with ``status`` and its phrase."""
     return Response(status, f"{status} {HTTPStatus(status).phrase}\n".encode(), headers=headers)
 
 
 def check_start(received: bytes | bytearray) -> None:
-    """Look at the beginning of a head, so that what can only become an error does not have to be waited for.
+    """Check the beginning of a head, to refuse hopeless requests before they are complete.
 
-    Raises ``RequestError``: 400, 505, 414 and 431 as ``parse_head``.
+    Raises ``RequestError`` with status 400, 505, 414 or 431, as :func:`parse_head`.
     """
     line, newline, _ = received.partition(b"\n")
     line = line.removesuffix(b"\r")
@@ -85,10 +90,11 @@ def check_start(received: bytes | bytearray) -> None:
 
 
 def parse_head(received: bytes | bytearray) -> Head:
-    """The head of a request, up to and with the empty line that ends it.
+    """Parse the head of a request, including the empty line that ends it.
 
-    Raises ``RequestError``: 400 for what is not HTTP/1, 505 for another version, 414 and 431 for what is over its limit, and what the
-    framing of a body can be refused for (411 unless by length, 413 if too long, 417 if it waits to be asked for).
+    Raises ``RequestError``: 400 if it is not HTTP/1, 505 for another version, 414 and 431 if it
+    exceeds a limit; and for its body, 411 without a length, 413 if it is too long, 417 if the
+    client waits to be asked for it.
     """
     check_start(received)
     line, *fields = received.removesuffix(HEAD_END).split(b"\r\n")
@@ -102,7 +108,7 @@ def parse_head(received: bytes | bytearray) -> Head:
 
 
 def encode(response: Response, *, keep_alive: bool, with_body: bool = True) -> bytes:
-    """The bytes of ``response``; without its body, the headers are still those of the whole."""
+    """Return the bytes of ``response``; without its body, its headers are still complete."""
     lines = [
         f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
         f"Date: {formatdate(usegmt=True)}",
@@ -117,7 +123,7 @@ def encode(response: Response, *, keep_alive: bool, with_body: bool = True) -> b
 
 
 def _parse_request_line(line: bytes | bytearray) -> tuple[str, str, int]:
-    """Method, target and the minor version of HTTP/1."""
+    """Return method, target and the minor version of HTTP/1."""
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         raise RequestError(HTTPStatus.BAD_REQUEST)

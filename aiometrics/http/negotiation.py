@@ -1,4 +1,4 @@
-"""Content negotiation of a scrape: which of our formats answers an ``Accept`` header, and whether the body may be compressed."""
+"""Content negotiation: the exposition format for an ``Accept`` header, and whether to compress."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 _QUALITY = re.compile(r"0(\.[0-9]*)?|1(\.0*)?")
-#: Elements of a header that are looked at. Scrapers send five; a head that is full of them is as much work as a page.
+#: The number of a header's elements that are parsed. Scrapers send five; a head full of them would
+#: be as much work as a response.
 _MAX_ELEMENTS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """An exposition format: its media type, its version, and the ``Content-Type`` that announces it."""
+    """An exposition format: its media type, its version, and its ``Content-Type``."""
 
     media_type: str
     version: str
@@ -21,7 +22,8 @@ class Format:
 
 
 TEXT = Format("text/plain", "0.0.4", "text/plain; version=0.0.4; charset=utf-8")
-#: Every name in our answers is a legacy name, or escaped to one with underscores. Scrapers that can read more are told so.
+#: Every name in a response is a legacy name, or escaped to one with underscores, which is announced
+#: to scrapers that could read more.
 OPENMETRICS = Format(
     "application/openmetrics-text",
     "1.0.0",
@@ -31,7 +33,7 @@ OPENMETRICS = Format(
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """One element of a header: what it names, its parameters without ``q``, and its quality from 0 to 1."""
+    """One element of a header: its name, parameters without ``q``, and quality from 0 to 1."""
 
     name: str
     parameters: Mapping[str, str]
@@ -39,10 +41,11 @@ class _Choice:
 
 
 def choose_format(accept: str | None) -> Format:
-    """The format that answers ``accept``, by quality values; the most specific range decides for each format.
+    """Return the format for an ``Accept`` header, by quality; never raises.
 
-    OpenMetrics is chosen where the client wants it more than text, or as much and by name: a browser or curl (``*/*``) gets text.
-    An absent, malformed or unsatisfiable header gets text 0.0.4 too, as scrapers expect. Never raises.
+    The most specific media range decides the quality of a format. OpenMetrics is chosen if the
+    client prefers it to text, or likes it as much and names it: a browser or curl (``*/*``) gets
+    text. An absent, malformed or unsatisfiable header gets text 0.0.4 too, as scrapers expect.
     """
     choices = list(_choices(accept or ""))
     text, _ = _preference(TEXT, choices)
@@ -53,14 +56,17 @@ def choose_format(accept: str | None) -> Format:
 
 
 def accepts_gzip(accept_encoding: str | None) -> bool:
-    """Whether a body may be sent with gzip: it is accepted, and not less welcome than the plain body. Never raises."""
+    """Whether a body may be sent with gzip; never raises.
+
+    The client must accept gzip, and not prefer the plain body.
+    """
     qualities = {choice.name: choice.quality for choice in _choices(accept_encoding or "")}
     gzip = qualities.get("gzip", qualities.get("x-gzip", qualities.get("*", 0.0)))
     return gzip > 0 and gzip >= qualities.get("identity", 0.0)
 
 
 def _choices(header: str) -> Iterator[_Choice]:
-    """The well-formed elements of a header; one that is malformed is left out, for it says nothing we could rely on."""
+    """Yield the well-formed elements of a header, without the malformed ones."""
     for element in header.lower().split(",", _MAX_ELEMENTS)[:_MAX_ELEMENTS]:
         name, *fields = (part.strip() for part in element.split(";"))
         parameters = {
@@ -73,7 +79,10 @@ def _choices(header: str) -> Iterator[_Choice]:
 
 
 def _preference(offer: Format, choices: list[_Choice]) -> tuple[float, bool]:
-    """The quality that the most specific of ``choices`` gives to ``offer``, and whether that one names its media type."""
+    """Return the quality that the most specific choice gives to ``offer``.
+
+    The second value says whether that choice names its media type.
+    """
     rated = [
         (specificity, choice.quality)
         for choice in choices
@@ -87,10 +96,11 @@ _NAMED = 3
 
 
 def _specificity(offer: Format, choice: _Choice) -> int:
-    """How closely ``choice`` describes ``offer``: 0 not at all, 1 ``*/*``, 2 ``type/*``, 3 the media type, 4 its version too.
+    """Return how closely ``choice`` describes ``offer``.
 
-    Only the version tells formats of one media type apart. Other parameters (``charset``, ``escaping``) do not change which bytes we
-    send.
+    0 is not at all, 1 ``*/*``, 2 ``type/*``, 3 the media type, 4 its version too. Only the version
+    distinguishes formats of one media type: other parameters (``charset``, ``escaping``) do not
+    change the bytes that are sent.
     """
     if choice.name == "*/*":
         return 1

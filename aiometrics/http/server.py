@@ -1,4 +1,7 @@
-"""The HTTP server: daemon threads that answer while the event loop is blocked, and that no client can hold for long."""
+"""The HTTP server: daemon threads that answer while the event loop is blocked.
+
+No client can hold one of them for long.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,18 @@ from aiometrics.http.listener import listen, url
 from aiometrics.http.messages import Request, Response, encode, plain
 from aiometrics.http.negotiation import accepts_gzip
 
-__all__ = ["MetricsServer", "Request", "Response", "Route"]
+__all__ = ["HttpServer", "Request", "Response", "Route"]
 
 Route = Callable[[Request], Response]
 
 _PROBE = "http"
 _METHODS = ("GET", "HEAD")
-#: Pause after a failure to accept, which for want of file descriptors would otherwise repeat at once.
+#: The pause after a failure to accept; without file descriptors it would repeat at once.
 _ACCEPT_PAUSE_SECONDS = 1.0
 #: How long ``close`` waits for the acceptor.
 _JOIN_SECONDS = 2.0
 #: Metrics compress twenty to one at level 1; level 6 takes three times as long for a tenth less.
+#: 31 is the window size of zlib with a gzip header.
 _GZIP_LEVEL = 1
 _GZIP_MIN_BYTES = 1024
 _GZIP_WBITS = 31
@@ -41,18 +45,22 @@ _Selector: type[selectors.BaseSelector] = getattr(
 )
 
 
-class MetricsServer:
-    """Serves ``routes`` (path to function) over HTTP/1.1 on ``addr`` and ``port`` (0: any free one), a daemon thread per connection.
+class HttpServer:
+    """Serves ``routes`` (path to function) over HTTP/1.1, with a daemon thread per connection.
 
-    The port is bound here and answered from :meth:`start` on. A request must arrive within ``request_timeout`` seconds in all, however
-    its bytes are spread, and so must its answer be taken; between requests a connection may idle for ``idle_timeout`` seconds, which by
-    default is longer than the usual scrape intervals. Beyond ``max_connections`` the client that has kept us waiting longest has to go
-    for the next one. Where none does, because all are being answered, that one waits for a second, then gets 503 and no thread.
+    The constructor binds ``port`` (0: any free one) on ``addr``; :meth:`start` begins to answer. A
+    request must arrive within ``request_timeout`` seconds in all, however its bytes are spread, and
+    its response must be received within as many. Between requests a connection may idle for
+    ``idle_timeout`` seconds, which by default is longer than the usual scrape intervals. Beyond
+    ``max_connections``, the client that has kept the server waiting longest is disconnected for the
+    next one. If there is no such client, because all are being answered, the next one waits for a
+    second, then gets 503 and no thread.
 
-    ``guard`` says whether TLS is spoken, and sees every request first: a response that it returns is the answer. What it or a route
-    raises goes to ``on_error`` with the probe's name ``"http"``, and the client gets 500.
+    An ``access_control`` says whether TLS is used, and sees every request first: if it returns a
+    response, the client gets that one. Errors that it or a route raises go to ``on_error`` with the
+    name of the probe, ``"http"``, and the client gets 500.
 
-    Raises ``OSError``, with the number that the system gave, if the address cannot be bound.
+    Raises ``OSError``, with the system's error number, if the address cannot be bound.
     """
 
     def __init__(
@@ -65,7 +73,7 @@ class MetricsServer:
         request_timeout: float = 10.0,
         idle_timeout: float = 75.0,
         max_connections: int = 16,
-        access: AccessControl | None = None,
+        access_control: AccessControl | None = None,
     ) -> None:
         self._listener = listen(addr, port)
         self._waker, self._wakened = socket.socketpair()
@@ -74,25 +82,28 @@ class MetricsServer:
         self._on_error = on_error
         self._request_timeout = request_timeout
         self._idle_timeout = idle_timeout
-        self._access = access
-        self._tls = access.tls if access and access.encrypted else None
+        self._access_control = access_control
+        self._tls = access_control.tls if access_control and access_control.encrypted else None
         self._pid = os.getpid()
         self._closing = threading.Event()
         self._connections = ConnectionLimit(max_connections)
-        self._packing = threading.Lock()
-        self._packed = b"", b""
+        self._gzip_lock = threading.Lock()
+        self._last_gzip = b"", b""
         self._acceptor = threading.Thread(
             target=self._accept_until_closed, name="aiometrics-http", daemon=True
         )
 
     @property
     def port(self) -> int:
-        """The port that is bound."""
+        """The bound port."""
         return int(self._address[1])
 
     @property
     def url(self) -> str:
-        """The address as a browser on this machine takes it, without a path; a loopback one if every interface is bound."""
+        """The server's URL as seen from this machine, without a path.
+
+        If every interface is bound, its host is the loopback address.
+        """
         return url(self._address[0], self.port, encrypted=self._tls is not None)
 
     def start(self) -> None:
@@ -100,9 +111,10 @@ class MetricsServer:
         self._acceptor.start()
 
     def close(self) -> None:
-        """Free the port, cut every connection and wait for the threads; one that is stuck inside a route is left behind.
+        """Free the port, cut every connection and wait for the threads. Idempotent.
 
-        Idempotent. In a forked child, where the threads do not exist, it lets go of the inherited sockets; the parent serves on.
+        A thread that is stuck inside a route is left behind. In a forked child, where the threads
+        do not exist, only the inherited sockets are closed; the parent goes on serving.
         """
         inherited = self._pid != os.getpid()
         if not inherited:
@@ -129,7 +141,7 @@ class MetricsServer:
                 try:
                     selector.select()
                     self._accept()
-                except Exception as error:  # noqa: BLE001 - whatever it is, it may neither end the server nor make it spin
+                except Exception as error:  # noqa: BLE001 - it may neither end the server nor spin
                     if not self._closing.is_set():
                         self._report(error)
                         self._closing.wait(_ACCEPT_PAUSE_SECONDS)
@@ -137,7 +149,7 @@ class MetricsServer:
     def _accept(self) -> None:
         try:
             sock, address = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):  # the client has gone again
+        except (BlockingIOError, ConnectionAbortedError):  # the client is gone
             return
         if not self._connections.find_room():
             self._refuse(sock)
@@ -159,9 +171,8 @@ class MetricsServer:
                         keep_alive=False,
                     )
                 )
-            sock.recv(
-                _RECEIVE_BYTES
-            )  # unread bytes would turn the close into a reset, which could overtake the answer
+            # Unread bytes would turn the close into a reset, which could overtake the response.
+            sock.recv(_RECEIVE_BYTES)
 
     def _admit(self, sock: socket.socket, client: str) -> None:
         connection = Connection(
@@ -178,7 +189,7 @@ class MetricsServer:
     def _serve(self, connection: Connection) -> None:
         try:
             connection.serve()
-        except Exception as error:  # noqa: BLE001 - the interpreter would print it to the application's output
+        except Exception as error:  # noqa: BLE001 - Python would print it to the application's stderr
             self._report(error)
         finally:
             connection.close()
@@ -188,14 +199,14 @@ class MetricsServer:
         try:
             response = self._compressed(self._response(request), request)
             return encode(response, keep_alive=kept(), with_body=with_body)
-        except Exception as error:  # noqa: BLE001 - the client learns that it failed, the caller why
+        except Exception as error:  # noqa: BLE001 - the client gets 500, on_error the reason
             self._report(error)
             return encode(
                 plain(HTTPStatus.INTERNAL_SERVER_ERROR), keep_alive=kept(), with_body=with_body
             )
 
     def _response(self, request: Request) -> Response:
-        if self._access and (refusal := self._access.authorize(request)):
+        if self._access_control and (refusal := self._access_control.authorize(request)):
             return refusal
         route = self._routes.get(request.path)
         if route is None:
@@ -212,16 +223,16 @@ class MetricsServer:
             return replace(response, headers=headers)
         return replace(
             response,
-            body=self._pack(response.body),
+            body=self._gzip(response.body),
             headers=(*headers, ("Content-Encoding", "gzip")),
         )
 
-    def _pack(self, body: bytes) -> bytes:
-        """``body`` compressed, once for all who get the very same."""
-        with self._packing:
-            if self._packed[0] is not body:
-                self._packed = body, zlib.compress(body, _GZIP_LEVEL, wbits=_GZIP_WBITS)
-            return self._packed[1]
+    def _gzip(self, body: bytes) -> bytes:
+        """Compress ``body``, once for all clients that get the same object."""
+        with self._gzip_lock:
+            if self._last_gzip[0] is not body:
+                self._last_gzip = body, zlib.compress(body, _GZIP_LEVEL, wbits=_GZIP_WBITS)
+            return self._last_gzip[1]
 
     def _report(self, error: Exception) -> None:
         with suppress(Exception):

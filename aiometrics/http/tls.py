@@ -1,4 +1,4 @@
-"""The server's side of TLS: one context, and which of the clients with a certificate may come in."""
+"""The server's side of TLS: its context, and which client certificates are accepted."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Wraps accepted sockets. With ``allowed_sans`` a client's certificate must name one of them, whoever signed it."""
+    """Wraps accepted sockets.
+
+    With ``allowed_sans`` a client's certificate must name one of them, whoever signed it.
+    """
 
     context: ssl.SSLContext
     allowed_sans: frozenset[str] = frozenset()
 
     def wrap(self, sock: socket.socket) -> ssl.SSLSocket:
-        """``sock`` as a socket that speaks TLS once :meth:`shake_hands` is through; ``sock`` itself is let go.
+        """Return ``sock`` as a socket that speaks TLS after :meth:`shake_hands`, and detach it.
 
-        Raises ``OSError`` if the client has gone.
+        Raises ``OSError`` if the client is gone.
         """
-        sock.getpeername()  # what wrap_socket would notice too, but Python 3.11 then loses the descriptor
+        # wrap_socket() would raise as well, but Python 3.11 then leaks the descriptor.
+        sock.getpeername()
         return self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
     def shake_hands(self, sock: ssl.SSLSocket) -> None:
-        """Agree with the client. Raises ``OSError`` if that fails or the client is not one of those allowed."""
+        """Do the handshake. Raises ``OSError`` if it fails or the client is not allowed."""
         sock.do_handshake()
         if self.allowed_sans and self.allowed_sans.isdisjoint(_names(sock.getpeercert() or {})):
             raise ssl.SSLCertVerificationError(
@@ -36,7 +40,10 @@ class Tls:
 
 
 def _names(certificate: Mapping[str, Any]) -> Iterator[str]:
-    """Host names, addresses and URIs that a certificate is for, IP addresses in their shortest form."""
+    """Yield the host names, addresses and URIs of a certificate.
+
+    IP addresses are in their shortest form.
+    """
     for kind, name in certificate.get("subjectAltName", ()):
         if kind != "IP Address":
             yield name

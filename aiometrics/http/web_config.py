@@ -1,4 +1,4 @@
-"""The web configuration file: TLS and users of the server, in the format that Prometheus's exporters share (exporter-toolkit)."""
+"""The web configuration file: TLS and users, in the format of Prometheus's exporter-toolkit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 from aiometrics.http.basic_auth import BasicAuth
 from aiometrics.http.tls import Tls
 
-#: Which file it was, and when it was last written: equal as long as there is no reason to read it again. ``None`` if it is not there.
+#: Identifies a file and its last change: two that are equal mean that there is no reason to read it
+#: again. ``None`` if the file does not exist.
 Stamp = tuple[int, ...] | None
 
 _SECTIONS = ("tls_server_config", "basic_auth_users")
@@ -32,28 +33,29 @@ _CLIENT_AUTH = {
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
-#: Costs above 16 take a check from seconds to days.
+#: With a cost above 16 a check takes from seconds to days.
 _BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}")
 _EXTRA = 'pip install "aiometrics-exporter[web]"'
 
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """What a file asks for; each is ``None`` where it does not."""
+    """The settings of a file; each is ``None`` if the file does not ask for it."""
 
     tls: Tls | None
     passwords: BasicAuth | None
 
 
 def load(path: Path, stamps: dict[Path, Stamp]) -> WebConfig:
-    """Read a web configuration file and the certificates that it names, and enter each file into ``stamps`` before it is read.
+    """Read a web configuration file and the certificates that it names.
 
-    Raises ``ValueError`` naming file, key and what to do about it, and ``ModuleNotFoundError`` if a package is missing to read it.
+    Each file is entered into ``stamps`` before it is read. Raises ``ValueError`` naming file, key
+    and what to do, and ``ModuleNotFoundError`` if a package to read it is missing.
     """
     document = _Section(path, stamps, "", _parsed(path, stamps), _SECTIONS)
     if not document.values:
         raise document.error(
-            "asks for nothing: give it tls_server_config or basic_auth_users, or start without it"
+            "has no settings: give it tls_server_config or basic_auth_users, or start without it"
         )
     tls, users = (
         document.section("tls_server_config", _TLS_KEYS),
@@ -63,12 +65,12 @@ def load(path: Path, stamps: dict[Path, Stamp]) -> WebConfig:
 
 
 def path_of(name: str) -> Path:
-    """The file that the option names, wherever the process changes its directory to."""
-    return Path(os.path.abspath(name))  # noqa: PTH100 - resolve() would follow the links by which secrets are rotated
+    """Return the absolute path of a file: the process may change its directory later."""
+    return Path(os.path.abspath(name))  # noqa: PTH100 - resolve() follows links, which rotate secrets
 
 
 def stamp(path: Path) -> Stamp:
-    """The present state of a file, without reading it."""
+    """Return the current state of a file, without reading it."""
     try:
         found = path.stat()
     except OSError:
@@ -77,7 +79,10 @@ def stamp(path: Path) -> Stamp:
 
 
 class _Section:
-    """A mapping in the file, with the name that its errors go by. Raises ``ValueError`` for keys other than those ``allowed``, if given."""
+    """A mapping in the file, with the name for its error messages.
+
+    Raises ``ValueError`` for keys other than those ``allowed``, if given.
+    """
 
     def __init__(
         self,
@@ -95,12 +100,13 @@ class _Section:
         unknown = set() if allowed is None else values.keys() - set(allowed)
         if unknown:
             raise self.error(
-                f"has {min(unknown)!r}, which is not supported here: remove it; supported are {', '.join(allowed or ())}"
+                f"has {min(unknown)!r}, which is not supported here: remove it; "
+                f"supported are {', '.join(allowed or ())}"
             )
         self.values: Mapping[str, Any] = values
 
     def section(self, name: str, allowed: tuple[str, ...] | None) -> _Section | None:
-        """One part of it, if it is there."""
+        """Return the section of that name, if it exists."""
         return (
             _Section(self._path, self._stamps, name, self.values[name], allowed)
             if name in self.values
@@ -108,19 +114,22 @@ class _Section:
         )
 
     def error(self, problem: str, key: str = "") -> ValueError:
-        """What to raise for this section, or for one of its keys."""
+        """Return the error to raise for this section, or for one of its keys."""
         where = ".".join(name for name in (self._name, key) if name)
         return _error(self._path, f"{where} {problem}" if where else problem)
 
     def choice(self, key: str, choices: Mapping[str, Any], default: str) -> Any:
-        """What one of a few words stands for."""
+        """Return what the word at ``key``, one of ``choices``, stands for."""
         word = self.values.get(key, default)
         if not isinstance(word, str) or word not in choices:
             raise self.error(f"must be one of {', '.join(choices)}, not {word!r}", key)
         return choices[word]
 
     def file(self, key: str) -> Path:
-        """A file that is there and can be read; a relative name starts where the configuration file is."""
+        """Return the path of an existing, readable file.
+
+        A relative path starts in the directory of the configuration file.
+        """
         name = self.values.get(key)
         if not isinstance(name, str) or not name:
             raise self.error(f"must name a file, not {name!r}", key)
@@ -129,7 +138,8 @@ class _Section:
             _read(path, self._stamps)
         except OSError as error:
             raise self.error(
-                f"{_unreadable(path, error)}; a relative path starts beside the configuration file",
+                f"{_unreadable(path, error)}; "
+                "a relative path starts in the directory of the configuration file",
                 key,
             ) from None
         return path
@@ -157,21 +167,20 @@ def _parsed(path: Path, stamps: dict[Path, Stamp]) -> object:
         document = yaml.safe_load(_read(path, stamps))
     except OSError as error:
         raise ValueError(f"web_config {_unreadable(path, error)}") from None
-    except (
-        yaml.MarkedYAMLError
-    ) as error:  # whose text would quote the lines around it, secrets included
+    except yaml.MarkedYAMLError as error:
+        # The text of the error would quote the lines around it, secrets included.
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _error(path, f"line {line} is no YAML: {error.problem}") from None
+        raise _error(path, f"line {line} is not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise _error(
-            path, "is no YAML: write it as UTF-8 text, 'key: value' line by line"
+            path, "is not valid YAML: write it as UTF-8 text, 'key: value' line by line"
         ) from None
     return {} if document is None else document
 
 
 def _tls(section: _Section) -> Tls:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.options |= ssl.OP_NO_RENEGOTIATION  # which a client may ask for as often as it likes
+    context.options |= ssl.OP_NO_RENEGOTIATION  # clients could ask for it without limit
     context.minimum_version = section.choice("min_version", _VERSIONS, "TLS12")
     context.maximum_version = section.choice("max_version", _VERSIONS, "TLS13")
     if context.minimum_version > context.maximum_version:
@@ -189,7 +198,8 @@ def _load_certificate(context: ssl.SSLContext, section: _Section) -> None:
     except (ssl.SSLError, _EncryptedKeyError) as error:
         reason = getattr(error, "reason", "key is encrypted") or "not PEM"
         raise section.error(
-            f"has cert_file {str(certificate)!r} and key_file {str(key)!r}, which are no pair ({reason}): "
+            f"has cert_file {str(certificate)!r} and key_file {str(key)!r}, "
+            f"which do not belong together ({reason}): "
             "give a certificate chain and its private key, both PEM, the key not encrypted"
         ) from None
 
@@ -215,7 +225,8 @@ def _load_client_ca(context: ssl.SSLContext, section: _Section) -> None:
         context.load_verify_locations(authority)
     except ssl.SSLError as error:
         raise section.error(
-            f"{str(authority)!r} is no PEM file of certificates ({error.reason})", "client_ca_file"
+            f"{str(authority)!r} is not a PEM file of certificates ({error.reason})",
+            "client_ca_file",
         ) from None
 
 
@@ -232,17 +243,22 @@ def _allowed_sans(context: ssl.SSLContext, section: _Section) -> frozenset[str]:
 
 
 def _passwords(section: _Section) -> BasicAuth:
-    """Raises ``ValueError`` naming a user whose hash is none; the value may be a password and is not repeated."""
+    """Return the users' hashes.
+
+    Raises ``ValueError`` naming a user whose hash is invalid; the value may be a password and is
+    not repeated.
+    """
     for user, hashed in section.values.items():
         if not isinstance(hashed, str) or not _BCRYPT.fullmatch(hashed):
             raise section.error(
-                "must be a bcrypt hash of cost 4 to 16, as printed by: htpasswd -nBC 10 '' | tr -d ':\\n'",
+                "must be a bcrypt hash of cost 4 to 16, "
+                "as printed by: htpasswd -nBC 10 '' | tr -d ':\\n'",
                 user,
             )
         if ":" in user:
-            raise section.error(f"has user {user!r}: HTTP allows no colon in a user's name")
+            raise section.error(f"has user {user!r}: HTTP allows no colon in a user name")
     if not section.values:
-        raise section.error("must name a user, or be left out if everybody may come in")
+        raise section.error("must name a user, or be left out if everybody has access")
     try:
         return BasicAuth({user: hashed.encode() for user, hashed in section.values.items()})
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""TLS, clients' certificates and passwords, over real sockets: who gets an answer, and that all others get nothing."""
+"""TLS, client certificates and passwords over real sockets: who gets a response, and who none."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.http import connections
 from aiometrics.http.auth import AccessControl
-from aiometrics.http.server import MetricsServer
+from aiometrics.http.server import HttpServer
 from aiometrics.options import ServingOptions
 from aiometrics.pages.snapshot import Snapshot
 
@@ -56,7 +56,7 @@ CHALLENGE = 'Basic realm="metrics", charset="UTF-8"'
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs certificates here."""
+    """The authority that signs certificates here."""
     return trustme.CA(key_type=trustme.KeyType.ECDSA)
 
 
@@ -76,8 +76,8 @@ def issue(authority: trustme.CA, directory: Path, name: str = "127.0.0.1") -> No
 
 
 @pytest.fixture
-def guard(directory: Path) -> Callable[[str], AccessControl]:
-    """``guard(text)`` stands by a file of that text."""
+def access_control(directory: Path) -> Callable[[str], AccessControl]:
+    """Return ``access_control(text)``, which makes access control from a file of that text."""
 
     def make(text: str) -> AccessControl:
         path = directory / "web.yml"
@@ -95,7 +95,7 @@ def client(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-def ask_tls(server: MetricsServer, context: ssl.SSLContext, path: str = "/") -> Answer:
+def ask_tls(server: HttpServer, context: ssl.SSLContext, path: str = "/") -> Answer:
     """One request over a TLS connection of its own."""
     with closing(
         http.client.HTTPSConnection(
@@ -106,7 +106,7 @@ def ask_tls(server: MetricsServer, context: ssl.SSLContext, path: str = "/") -> 
 
 
 def basic(user: str, password: str) -> str:
-    """The header that says who asks."""
+    """Return the ``Authorization`` header of a user."""
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
@@ -116,12 +116,12 @@ def basic(user: str, password: str) -> str:
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_tls(
     serve: Serve,
-    guard: Callable[[str], AccessControl],
+    access_control: Callable[[str], AccessControl],
     client: ssl.SSLContext,
     version: ssl.TLSVersion,
 ) -> None:
-    """The connection is kept, and large answers arrive whole."""
-    server = serve(access=guard(TLS))
+    """The connection is kept, and large responses arrive whole."""
+    server = serve(access_control=access_control(TLS))
     client.minimum_version = client.maximum_version = version
     connection = http.client.HTTPSConnection(
         "127.0.0.1", server.port, timeout=GUARD_SECONDS, context=client
@@ -134,11 +134,11 @@ def test_tls(
     assert f"https://127.0.0.1:{server.port}" == server.url
 
 
-def test_plain_text_gets_nothing_from_tls(
-    serve: Serve, guard: Callable[[str], AccessControl]
+def test_plain_text_gets_no_response_from_tls(
+    serve: Serve, access_control: Callable[[str], AccessControl]
 ) -> None:
-    """A client that does not speak TLS is cut, and not even told by HTTP."""
-    server = serve(access=guard(TLS))
+    """A client that does not speak TLS is cut, without a response over HTTP."""
+    server = serve(access_control=access_control(TLS))
     with connect(server) as sock:
         sock.sendall(GET)
         received = read_all_or_reset(sock)
@@ -148,12 +148,12 @@ def test_plain_text_gets_nothing_from_tls(
     assert [] == serve.errors
 
 
-def test_plain_text_gets_nothing_from_tls_that_is_busy(
-    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext
+def test_plain_text_gets_no_refusal_from_tls(
+    serve: Serve, access_control: Callable[[str], AccessControl], client: ssl.SSLContext
 ) -> None:
-    """Where a client would be refused by HTTP, it is cut."""
+    """Without room, a client that does not speak TLS is cut, without a refusal over HTTP."""
     stuck = Stuck()
-    server = serve(access=guard(TLS), max_connections=1, routes={"/": stuck})
+    server = serve(access_control=access_control(TLS), max_connections=1, routes={"/": stuck})
     with client.wrap_socket(connect(server), server_hostname="127.0.0.1") as first:
         first.sendall(GET)
         assert stuck.entered.acquire(timeout=GUARD_SECONDS)
@@ -165,7 +165,7 @@ def test_plain_text_gets_nothing_from_tls_that_is_busy(
 
 
 def read_all_or_reset(sock: socket.socket) -> bytes:
-    """Everything until the server closes, or resets because it did not want to read on."""
+    """Read until the server closes, or resets because it did not read everything."""
     received = bytearray()
     with suppress(ConnectionResetError):
         while data := sock.recv(1 << 16):
@@ -175,24 +175,20 @@ def read_all_or_reset(sock: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("text", [TLS, MUTUAL], ids=["TLS", "mutual TLS"])
 def test_a_stalled_handshake_is_cut(
-    serve: Serve, guard: Callable[[str], AccessControl], text: str
+    serve: Serve, access_control: Callable[[str], AccessControl], text: str
 ) -> None:
     """The handshake counts against the first request's deadline."""
-    server = serve(access=guard(text), request_timeout=0.05)
+    server = serve(access_control=access_control(text), request_timeout=0.05)
 
     assert b"" == exchange(server, b"\x16\x03\x01\x02\x00")
     assert [] == serve.errors
 
 
-def test_stalled_handshakes_hold_up_nobody_else(
-    serve: Serve,
-    guard: Callable[[str], AccessControl],
-    client: ssl.SSLContext,
-    monkeypatch: pytest.MonkeyPatch,
+def test_stalled_handshakes_do_not_delay_others(
+    serve: Serve, access_control: Callable[[str], AccessControl], client: ssl.SSLContext
 ) -> None:
-    """Whoever speaks TLS gets an answer at once while others have begun to and stopped, more of them than there is room for."""
-    monkeypatch.setattr(connections, "_ROOM_SECONDS", GUARD_SECONDS)
-    server = serve(access=guard(TLS), request_timeout=GUARD_SECONDS)
+    """A client gets its response at once despite more stalled handshakes than there is room for."""
+    server = serve(access_control=access_control(TLS), request_timeout=GUARD_SECONDS)
     with ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(connect(server)).sendall(b"\x16\x03\x01\x02\x00")
@@ -202,11 +198,11 @@ def test_stalled_handshakes_hold_up_nobody_else(
     assert [] == serve.errors
 
 
-def test_a_client_that_resets_in_the_handshake_is_nobodys_error(
-    serve: Serve, guard: Callable[[str], AccessControl]
+def test_a_reset_in_the_handshake_is_not_an_error(
+    serve: Serve, access_control: Callable[[str], AccessControl]
 ) -> None:
     """Scanners do that all day long."""
-    server = serve(access=guard(TLS))
+    server = serve(access_control=access_control(TLS))
     for data in (b"", b"\x16\x03\x01\x02\x00", os.urandom(100)):
         with connect(server) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -216,11 +212,11 @@ def test_a_client_that_resets_in_the_handshake_is_nobodys_error(
     assert [] == serve.errors
 
 
-def test_old_versions_get_nothing(
-    serve: Serve, guard: Callable[[str], AccessControl], client: ssl.SSLContext
+def test_old_tls_versions_get_no_response(
+    serve: Serve, access_control: Callable[[str], AccessControl], client: ssl.SSLContext
 ) -> None:
-    """The least version is what the file says."""
-    server = serve(access=guard(f"{TLS}  min_version: TLS13\n"))
+    """The minimum version is what the file says."""
+    server = serve(access_control=access_control(f"{TLS}  min_version: TLS13\n"))
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
         ask_tls(server, client)
@@ -231,14 +227,14 @@ def test_old_versions_get_nothing(
 # Clients' certificates
 
 
-def test_a_client_with_a_certificate_gets_in(
+def test_a_client_with_a_signed_certificate_is_accepted(
     serve: Serve,
-    guard: Callable[[str], AccessControl],
+    access_control: Callable[[str], AccessControl],
     client: ssl.SSLContext,
     authority: trustme.CA,
 ) -> None:
-    """One that the authority signed, whatever its name, if the file names none."""
-    server = serve(access=guard(MUTUAL))
+    """Any certificate that the authority signed is accepted if the file has no list of names."""
+    server = serve(access_control=access_control(MUTUAL))
     authority.issue_cert("anybody.example").configure_cert(client)
 
     assert 200 == ask_tls(server, client)[0]
@@ -250,15 +246,15 @@ def test_a_client_with_a_certificate_gets_in(
     [None, trustme.CA().issue_cert("prometheus.example")],
     ids=["none", "another authority's"],
 )
-def test_a_client_without_a_good_certificate_gets_nothing(
+def test_a_client_without_a_valid_certificate_gets_no_response(
     serve: Serve,
-    guard: Callable[[str], AccessControl],
+    access_control: Callable[[str], AccessControl],
     client: ssl.SSLContext,
     certificate: trustme.LeafCert | None,
     version: ssl.TLSVersion,
 ) -> None:
-    """Whatever it asks is never read."""
-    server = serve(access=guard(MUTUAL), routes={"/": serve.unexpected})
+    """Its request is never read."""
+    server = serve(access_control=access_control(MUTUAL), routes={"/": serve.unexpected})
     client.maximum_version = version
     if certificate:
         certificate.configure_cert(client)
@@ -272,15 +268,15 @@ NAMES = ["prometheus.example", "10.1.2.3", "2001:db8::1"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_certificate_with_an_allowed_name_gets_in(
+def test_a_certificate_with_an_allowed_name_is_accepted(
     serve: Serve,
-    guard: Callable[[str], AccessControl],
+    access_control: Callable[[str], AccessControl],
     client: ssl.SSLContext,
     authority: trustme.CA,
     name: str,
 ) -> None:
-    """Host names and addresses count, wherever in the certificate they are."""
-    server = serve(access=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"))
+    """Host names and addresses count, wherever they are in the certificate."""
+    server = serve(access_control=access_control(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"))
     authority.issue_cert("other.example", name).configure_cert(client)
 
     assert 200 == ask_tls(server, client)[0]
@@ -289,16 +285,17 @@ def test_a_certificate_with_an_allowed_name_gets_in(
 @pytest.mark.parametrize(
     "name", ["other.example", "sub.prometheus.example", "*.example", "10.1.2.30", "2001:db8::10"]
 )
-def test_a_certificate_without_an_allowed_name_gets_nothing(
+def test_a_certificate_without_an_allowed_name_gets_no_response(
     serve: Serve,
-    guard: Callable[[str], AccessControl],
+    access_control: Callable[[str], AccessControl],
     client: ssl.SSLContext,
     authority: trustme.CA,
     name: str,
 ) -> None:
     """The authority's signature alone is not enough, and no pattern matches."""
     server = serve(
-        access=guard(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"), routes={"/": serve.unexpected}
+        access_control=access_control(f"{MUTUAL}  client_allowed_sans: {NAMES}\n"),
+        routes={"/": serve.unexpected},
     )
     authority.issue_cert(name, common_name=NAMES[0]).configure_cert(client)
     with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -312,12 +309,13 @@ def test_a_certificate_without_an_allowed_name_gets_nothing(
 
 @pytest.mark.parametrize("path", ["/", "/nowhere", "/-/healthy", "/fail"])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
-def test_without_the_right_password_there_is_401_and_nothing_else(
-    serve: Serve, guard: Callable[[str], AccessControl], path: str, method: str
+def test_without_the_right_password_every_response_is_401(
+    serve: Serve, access_control: Callable[[str], AccessControl], path: str, method: str
 ) -> None:
-    """On every path, known or not, by whatever method, and whatever is wrong: the same answer."""
+    """On every path, known or not, for every method and every mistake, the response is the same."""
     server = serve(
-        access=guard(USERS), routes=dict.fromkeys(["/", "/-/healthy", "/fail"], serve.unexpected)
+        access_control=access_control(USERS),
+        routes=dict.fromkeys(["/", "/-/healthy", "/fail"], serve.unexpected),
     )
     wrong = [
         None,
@@ -348,11 +346,11 @@ def test_without_the_right_password_there_is_401_and_nothing_else(
     assert [] == serve.errors
 
 
-def test_with_the_right_password_everything_is_as_without(
-    serve: Serve, guard: Callable[[str], AccessControl]
+def test_with_the_right_password_the_routes_answer(
+    serve: Serve, access_control: Callable[[str], AccessControl]
 ) -> None:
-    """Answers, 404 and 405 come from the routes again; a user's second request does not cost bcrypt again."""
-    server = serve(access=guard(USERS))
+    """The routes answer, 404 and 405 included; a second request does not cost bcrypt again."""
+    server = serve(access_control=access_control(USERS))
     header = basic("alice", PASSWORD)
 
     assert [200, 200, 404, 405] == [
@@ -361,11 +359,11 @@ def test_with_the_right_password_everything_is_as_without(
     ]
 
 
-def test_a_connection_that_was_authorized_is_asked_again(
-    serve: Serve, guard: Callable[[str], AccessControl]
+def test_every_request_of_a_connection_is_authorized(
+    serve: Serve, access_control: Callable[[str], AccessControl]
 ) -> None:
-    """Each request stands for itself: a proxy may put requests of many clients on one connection."""
-    server = serve(access=guard(USERS))
+    """Each request needs its own password: a proxy may share a connection among clients."""
+    server = serve(access_control=access_control(USERS))
     with closing(
         http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
     ) as connection:
@@ -379,10 +377,13 @@ def test_a_connection_that_was_authorized_is_asked_again(
     assert [200, 401, 200] == statuses
 
 
-def test_passwords_by_bcrypt_do_not_queue_up(
-    serve: Serve, guard: Callable[[str], AccessControl], monkeypatch: pytest.MonkeyPatch
+def test_the_number_of_bcrypt_checks_is_limited(
+    serve: Serve, access_control: Callable[[str], AccessControl], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four guesses at a time are looked at, one after the other; the next is told to come again, and who is known passes them all."""
+    """Four guesses are accepted at a time and checked one by one; the next has to retry.
+
+    A user who is verified already passes them all.
+    """
     entered, leave, at_work = threading.Semaphore(0), threading.Event(), []
 
     def check(_: bytes, __: bytes) -> bool:
@@ -397,7 +398,7 @@ def test_passwords_by_bcrypt_do_not_queue_up(
         "checkpw",
         lambda password, hashed: right(password, hashed) if password else check(password, hashed),
     )
-    server = serve(access=guard(USERS))
+    server = serve(access_control=access_control(USERS))
     assert 200 == ask(server, "/", Authorization=basic("alice", PASSWORD))[0]
     with ExitStack() as stack:
         guesses = [stack.enter_context(connect(server)) for _ in range(5)]
@@ -405,7 +406,7 @@ def test_passwords_by_bcrypt_do_not_queue_up(
             sock.sendall(
                 f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: {basic('alice', '')}\r\n\r\n".encode()
             )
-        refused = first_answer(guesses)
+        refused = first_response(guesses)
         assert entered.acquire(timeout=GUARD_SECONDS)
         one_at_a_time = len(at_work)
         known, _, _ = ask(server, "/", Authorization=basic("alice", PASSWORD))
@@ -418,14 +419,17 @@ def test_passwords_by_bcrypt_do_not_queue_up(
     assert ["HTTP/1.1 401 Unauthorized"] * 4 == [status_line(answer) for answer in others]
 
 
-def first_answer(socks: list[socket.socket]) -> tuple[socket.socket, bytes]:
-    """The first of these clients that gets an answer, and the answer."""
+def first_response(socks: list[socket.socket]) -> tuple[socket.socket, bytes]:
+    """Return the first of these clients that gets a response, and the response."""
     (sock, *_), _, _ = select.select(socks, [], [], GUARD_SECONDS)
     return sock, sock.recv(1 << 16)
 
 
-def test_bcrypt_works_without_the_lock_of_the_interpreter() -> None:
-    """Python code runs while a password is hashed, which the loop of the application must, though nobody takes the lock from us."""
+def test_bcrypt_releases_the_gil() -> None:
+    """Python code, such as the application's loop, runs while a password is hashed.
+
+    The switch interval is so long that bcrypt itself must release the GIL.
+    """
     go, ran, tries = threading.Event(), [], 0
     thread = threading.Thread(target=lambda: ran.append(go.wait(GUARD_SECONDS)))
     thread.start()
@@ -447,7 +451,7 @@ def test_bcrypt_works_without_the_lock_of_the_interpreter() -> None:
 
 
 def change(path: Path, text: str) -> None:
-    """Write a file as another one, as tools that manage secrets do."""
+    """Replace a file by a new one, as tools that manage secrets do."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)
@@ -455,12 +459,15 @@ def change(path: Path, text: str) -> None:
 
 def test_users_change_with_the_file(
     serve: Serve,
-    guard: Callable[[str], AccessControl],
+    access_control: Callable[[str], AccessControl],
     directory: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Who is removed stays out from the next request on, on an open connection too, and who is new gets in."""
-    server = serve(access=guard(USERS))
+    """From the next request on, removed users are refused and new ones accepted.
+
+    That holds for an open connection, too.
+    """
+    server = serve(access_control=access_control(USERS))
     with closing(
         http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
     ) as connection:
@@ -474,13 +481,13 @@ def test_users_change_with_the_file(
 
 def test_certificates_change_with_their_files(
     serve: Serve,
-    guard: Callable[[str], AccessControl],
+    access_control: Callable[[str], AccessControl],
     client: ssl.SSLContext,
     authority: trustme.CA,
     directory: Path,
 ) -> None:
-    """A renewed certificate is shown from the next connection on, and no restart is needed."""
-    server = serve(access=guard(TLS))
+    """A renewed certificate is used from the next connection on, without a restart."""
+    server = serve(access_control=access_control(TLS))
     before = ssl.get_server_certificate(("127.0.0.1", server.port))
     issue(authority, directory)
     after = ssl.get_server_certificate(("127.0.0.1", server.port))
@@ -492,16 +499,17 @@ def test_certificates_change_with_their_files(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("web.yml", "", "asks for nothing"),
-        ("web.yml", TLS, "to begin or to end passwords start anew"),
-        ("web.yml", USERS, "to begin or to end tls start anew"),
+        ("web.yml", "", "has no settings"),
+        ("web.yml", TLS, "restart the process to begin or to end passwords"),
+        ("web.yml", USERS, "restart the process to begin or to end tls"),
         ("web.yml", f"{TLS}{USERS}  bob: hunter2", "basic_auth_users.bob must be a bcrypt hash"),
-        ("key.pem", "", "are no pair"),
+        ("key.pem", "", "do not belong together"),
     ],
+    ids=["empty", "without users", "without TLS", "a password", "no key"],
 )
-def test_a_change_that_makes_no_sense_leaves_all_as_it_was(  # noqa: PLR0917 - fixtures and a table
+def test_an_invalid_change_leaves_everything_as_it_was(  # noqa: PLR0917 - fixtures and a table
     serve: Serve,
-    guard: Callable[[str], AccessControl],
+    access_control: Callable[[str], AccessControl],
     client: ssl.SSLContext,
     directory: Path,
     caplog: pytest.LogCaptureFixture,
@@ -509,12 +517,12 @@ def test_a_change_that_makes_no_sense_leaves_all_as_it_was(  # noqa: PLR0917 - f
     text: str,
     message: str,
 ) -> None:
-    """It is logged once, and opens no door; once it is mended the new state counts."""
-    server = serve(access=guard(TLS + USERS))
+    """It is logged once and opens no access; when it is corrected, the new state takes effect."""
+    server = serve(access_control=access_control(TLS + USERS))
     before = (directory / name).read_text()
     change(directory / name, text)
     session = requests.Session()
-    session.trust_env = False  # where the environment names authorities, they would come first
+    session.trust_env = False  # authorities of the environment would take precedence
     session.verify = str(directory / "ca.pem")
     statuses = [
         session.get(server.url, auth=auth, timeout=GUARD_SECONDS).status_code
@@ -529,42 +537,45 @@ def test_a_change_that_makes_no_sense_leaves_all_as_it_was(  # noqa: PLR0917 - f
     assert [401, 200, 200] == statuses
     ((_, level, logged),) = caplog.record_tuples
     assert logging.ERROR == level
+    assert logged.startswith("aiometrics: web_config ")
     assert message in logged
-    assert logged.endswith("; what was read before stays in force")
+    assert logged.endswith("; the previous configuration stays in force")
     assert "hunter2" not in logged
     assert 401 == ask_tls(server, client)[0]
 
 
-def test_a_file_that_goes_while_it_is_read_leaves_all_as_it_was(
-    guard: Callable[[str], AccessControl],
+def test_a_file_that_vanishes_while_it_is_read_changes_nothing(
+    access_control: Callable[[str], AccessControl],
     authority: trustme.CA,
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Secrets are often replaced file by file: whoever asks at that moment is not turned away."""
+    """Secrets are often replaced file by file: clients are not turned away at that moment."""
 
     def gone(*_: object, **__: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
-    standing = guard(TLS)
-    before = standing.tls()
+    access = access_control(TLS)
+    before = access.tls()
     issue(authority, directory)
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(ssl.SSLContext, "load_cert_chain", gone)
-        assert before is standing.tls()
+        assert before is access.tls()
     (line,) = caplog.messages
-    assert line.endswith("No such file or directory; what was read before stays in force")
+    assert line.endswith("No such file or directory; the previous configuration stays in force")
     issue(authority, directory)
-    assert before is not standing.tls()
+    assert before is not access.tls()
 
 
 # The exporter
 
 
-def test_the_exporter_is_guarded(guard: Callable[[str], AccessControl], directory: Path) -> None:
-    """``web_config`` gives it TLS and passwords, on every path that it has."""
-    guard(TLS + USERS)
+def test_the_exporter_has_tls_and_passwords(
+    access_control: Callable[[str], AccessControl], directory: Path
+) -> None:
+    """``web_config`` gives the exporter TLS and passwords on all its paths."""
+    access_control(TLS + USERS)
     with aiometrics.start_exporter(
         0, "127.0.0.1", web_config=directory / "web.yml", registry=None
     ) as exporter:
@@ -586,26 +597,26 @@ def test_the_exporter_is_guarded(guard: Callable[[str], AccessControl], director
     assert [200, 200, 200, 404] == allowed
 
 
-def test_who_stands_by_knows_the_address_too(
-    guard: Callable[[str], AccessControl], directory: Path
+def test_a_standby_process_knows_its_address(
+    access_control: Callable[[str], AccessControl], directory: Path
 ) -> None:
-    """Another process has the port, of the address that was asked for, and speaks TLS as this one would."""
-    guard(TLS)
+    """While another process has the port, the URL has the requested address and https."""
+    access_control(TLS)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         options = ServingOptions(port=port, addr="localhost", web_config=str(directory / "web.yml"))
-        site = Endpoints(
+        endpoints = Endpoints(
             options, lambda: Snapshot(0), None, InternalErrors(), implementation="none"
         )
-        assert not site.try_to_bind()
+        assert not endpoints.try_to_bind()
 
-    assert f"https://localhost:{port}/metrics" == site.url
+    assert f"https://localhost:{port}/metrics" == endpoints.url
 
 
-def test_a_bad_file_starts_nothing(directory: Path) -> None:
-    """The error comes before anything is installed, and another attempt may follow."""
+def test_an_invalid_file_starts_nothing(directory: Path) -> None:
+    """The error comes before anything is installed; another attempt succeeds."""
     with pytest.raises(ValueError, match=r"web\.yml' cannot be read"):
         aiometrics.start_exporter(0, "127.0.0.1", web_config=str(directory / "web.yml"))
     assert [] == http_threads()

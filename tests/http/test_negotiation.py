@@ -1,4 +1,4 @@
-"""Which format and encoding answer which headers."""
+"""Content negotiation: which format and encoding answer which headers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ PROTOBUF = (
     "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 )
 #: As Prometheus 2.42 sends it, by default and with --enable-feature=native-histograms.
-PROMETHEUS_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,"
+    "application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
 PROMETHEUS_2_PROTOBUF = (
     f"{PROTOBUF},application/openmetrics-text;version=1.0.0;q=0.8,"
     "application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
-#: As Prometheus 3 sends it: in its own order, and with the text formats put first in scrape_protocols.
+#: As Prometheus 3 sends it: in its own order, and with text formats first in scrape_protocols.
 PROMETHEUS_3 = (
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,"
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,"
     "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
 PROMETHEUS_3_PROTOBUF = f"{PROTOBUF};q=0.7,{PROMETHEUS_3}"
@@ -25,7 +29,7 @@ PROMETHEUS_3_TEXT_FIRST = (
     "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5,"
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.3"
 )
-#: Before OpenMetrics was at 1.0.0.
+#: From before OpenMetrics 1.0.0.
 PROMETHEUS_2_30 = (
     "application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
@@ -45,8 +49,8 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
         pytest.param("*/*", TEXT, id="curl"),
     ],
 )
-def test_clients_in_the_field(accept: str, expected: Format) -> None:
-    """What real clients send is answered with the format they rank highest of those we have."""
+def test_headers_of_real_clients(accept: str, expected: Format) -> None:
+    """The headers of real clients are answered with the format they prefer among ours."""
     assert expected == choose_format(accept)
 
 
@@ -67,7 +71,7 @@ def test_clients_in_the_field(accept: str, expected: Format) -> None:
     ],
 )
 def test_quality_decides(accept: str, expected: Format) -> None:
-    """The format with the higher quality answers, wherever it stands in the header and however it is spelled."""
+    """The format with the higher quality wins, wherever and however it is written."""
     assert expected == choose_format(accept)
 
 
@@ -81,7 +85,7 @@ def test_quality_decides(accept: str, expected: Format) -> None:
     ],
 )
 def test_on_a_tie_openmetrics_must_be_named(accept: str, expected: Format) -> None:
-    """With equal quality, OpenMetrics goes only to a client that asks for it by name."""
+    """With equal quality, only a client that names OpenMetrics gets it."""
     assert expected == choose_format(accept)
 
 
@@ -98,7 +102,7 @@ def test_on_a_tie_openmetrics_must_be_named(accept: str, expected: Format) -> No
     ],
 )
 def test_the_most_specific_range_decides(accept: str, expected: Format) -> None:
-    """A format's quality is that of the closest description of it, not the best one."""
+    """A format's quality is that of its most specific range, not the best one."""
     assert expected == choose_format(accept)
 
 
@@ -123,27 +127,27 @@ def test_the_most_specific_range_decides(accept: str, expected: Format) -> None:
         "\xff\x00=;;,,=",
     ],
 )
-def test_what_cannot_be_satisfied_gets_text(accept: str | None) -> None:
-    """An absent, malformed or unsatisfiable header is answered with text 0.0.4 and not with an error."""
+def test_an_unsatisfiable_header_gets_text(accept: str | None) -> None:
+    """An absent, malformed or unsatisfiable header is answered with text 0.0.4, not an error."""
     assert choose_format(accept) == TEXT
 
 
 def test_a_malformed_element_does_not_spoil_the_rest() -> None:
-    """An element that makes no sense is left out, and the others count."""
+    """A malformed element is ignored, and the others count."""
     assert (
         choose_format("text/plain;q=high,/;q=0.9,application/openmetrics-text;q=0.1") == OPENMETRICS
     )
 
 
 @pytest.mark.parametrize(("before", "expected"), [(31, OPENMETRICS), (32, TEXT)])
-def test_only_so_many_elements_are_looked_at(before: int, expected: Format) -> None:
-    """Far more than any scraper sends: a head that is full of them must not cost as much as the page."""
+def test_the_number_of_parsed_elements_is_limited(before: int, expected: Format) -> None:
+    """The limit is far above what scrapers send: a full head must not cost as much as a scrape."""
     assert expected == choose_format("a/b," * before + "application/openmetrics-text")
     assert (expected is OPENMETRICS) == accepts_gzip("br," * before + "gzip")
 
 
 def test_content_types() -> None:
-    """Each format announces its media type, its version and its character set; OpenMetrics also how its names are escaped."""
+    """Each format announces media type, version and charset; OpenMetrics also its escaping."""
     assert TEXT.content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert (
         OPENMETRICS.content_type
@@ -175,5 +179,5 @@ def test_content_types() -> None:
     ],
 )
 def test_gzip(accept_encoding: str | None, expected: bool) -> None:  # noqa: FBT001 - a table's column
-    """A body is compressed for a client that accepts gzip and does not like the plain body better."""
+    """A body is compressed if the client accepts gzip and does not prefer the plain body."""
     assert expected == accepts_gzip(accept_encoding)

@@ -1,4 +1,7 @@
-"""The web configuration file: what is read, what is refused and how it is said. Secrets are never repeated."""
+"""The web configuration file: what is accepted, what is refused, and how.
+
+Error messages never repeat secrets.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ TLS = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs certificates here."""
+    """The authority that signs certificates here."""
     return trustme.CA(key_type=trustme.KeyType.ECDSA)
 
 
 @pytest.fixture
 def directory(authority: trustme.CA, tmp_path: Path) -> Path:
-    """A directory with a certificate, its key, the authority's certificate, and files that are none of these."""
+    """A directory with a certificate, its key, the authority's certificate, and other files."""
     certificate = authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.ECDSA)
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -36,18 +39,23 @@ def directory(authority: trustme.CA, tmp_path: Path) -> Path:
 
 
 def read(directory: Path, text: str) -> WebConfig:
-    """What a file of that text in ``directory`` asks for."""
+    """Load a file of that text in ``directory``."""
     path = directory / "web.yml"
     path.write_text(text)
     return load(path, {})
 
 
 def test_tls_with_every_setting(directory: Path) -> None:
-    """Certificate, clients' certificates, names and versions reach the context; relative paths start beside the file."""
+    """Files, client authentication, names and versions reach the context.
+
+    Relative paths start in the directory of the file.
+    """
     tls = read(
         directory,
-        f"{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: {directory}/ca.pem\n"
-        "  client_allowed_sans: [prometheus.example, 10.0.0.1]\n  min_version: TLS13\n  max_version: TLS13\n",
+        f"{TLS}  client_auth_type: RequireAndVerifyClientCert\n"
+        f"  client_ca_file: {directory}/ca.pem\n"
+        "  client_allowed_sans: [prometheus.example, 10.0.0.1]\n"
+        "  min_version: TLS13\n  max_version: TLS13\n",
     ).tls
 
     assert tls is not None
@@ -60,7 +68,7 @@ def test_tls_with_every_setting(directory: Path) -> None:
 
 
 def test_the_defaults_of_tls(directory: Path) -> None:
-    """Clients need no certificate, TLS 1.2 is the least, and nobody may ask for a renegotiation."""
+    """Clients need no certificate, the minimum is TLS 1.2, and renegotiation is off."""
     config = read(directory, TLS)
 
     assert config.passwords is None
@@ -74,8 +82,8 @@ def test_the_defaults_of_tls(directory: Path) -> None:
     assert ssl.OP_NO_RENEGOTIATION & context.options
 
 
-def test_users_alone(tmp_path: Path) -> None:
-    """Passwords may be asked for without TLS, behind a proxy that has it."""
+def test_users_without_tls(tmp_path: Path) -> None:
+    """Passwords work without TLS, for use behind a proxy that has it."""
     config = read(tmp_path, f"basic_auth_users:\n  alice: {ALICE}\n")
 
     assert config.tls is None
@@ -83,7 +91,7 @@ def test_users_alone(tmp_path: Path) -> None:
 
 
 def test_every_file_is_stamped(directory: Path) -> None:
-    """What the configuration depends on is known, so that a change of any of it can be seen."""
+    """Every file of the configuration has a stamp, so that a change can be seen."""
     path = directory / "web.yml"
     stamps: dict[Path, Stamp] = {}
     path.write_text(f"{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: ca.pem\n")
@@ -108,22 +116,28 @@ NAMES = "must be a mapping of names, quoted if they look like numbers"
     [
         (
             "",
-            "asks for nothing: give it tls_server_config or basic_auth_users, or start without it",
+            "has no settings: give it tls_server_config or basic_auth_users, or start without it",
         ),
         ("hello", NAMES),
         ("[1]", NAMES),
-        ("a: [", "line 1 is no YAML: expected the node content, but found '<stream end>'"),
-        ("a: b: c", "line 1 is no YAML: mapping values are not allowed here"),
-        ("a: \0", "is no YAML: write it as UTF-8 text, 'key: value' line by line"),
-        ("[" * 1000, "is no YAML: write it as UTF-8 text, 'key: value' line by line"),
+        ("a: [", "line 1 is not valid YAML: expected the node content, but found '<stream end>'"),
+        ("a: b: c", "line 1 is not valid YAML: mapping values are not allowed here"),
+        ("a: \0", "is not valid YAML: write it as UTF-8 text, 'key: value' line by line"),
+        ("[" * 1000, "is not valid YAML: write it as UTF-8 text, 'key: value' line by line"),
         (
             "tls: {}",
-            "has 'tls', which is not supported here: remove it; supported are tls_server_config, basic_auth_users",
+            (
+                "has 'tls', which is not supported here: remove it; "
+                "supported are tls_server_config, basic_auth_users"
+            ),
         ),
         ("tls_server_config:", f"tls_server_config {NAMES}"),
         (
             "tls_server_config: {cert: x}",
-            "tls_server_config has 'cert', which is not supported here: remove it; supported are cert_file, ",
+            (
+                "tls_server_config has 'cert', which is not supported here: remove it; "
+                "supported are cert_file, "
+            ),
         ),
         ("tls_server_config: {}", "tls_server_config.cert_file must name a file, not None"),
         (
@@ -141,11 +155,11 @@ NAMES = "must be a mapping of names, quoted if they look like numbers"
         ("tls_server_config: {cert_file: ..}", "cannot be read (Is a directory)"),
         (
             "tls_server_config: {cert_file: cert.pem, key_file: other.pem}",
-            "which are no pair (KEY_VALUES_MISMATCH): give a cert",
+            "which do not belong together (KEY_VALUES_MISMATCH): give a cert",
         ),
         (
             "tls_server_config: {cert_file: text.pem, key_file: key.pem}",
-            "which are no pair (not PEM): give a cert",
+            "which do not belong together (not PEM): give a cert",
         ),
         (
             f"{TLS}  min_version: TLS11",
@@ -181,22 +195,22 @@ NAMES = "must be a mapping of names, quoted if they look like numbers"
         ),
         (
             f"{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: text.pem",
-            "text.pem' is no PEM file of certificates (NO_CERTIFICATE_OR_CRL_FOUND)",
+            "text.pem' is not a PEM file of certificates (NO_CERTIFICATE_OR_CRL_FOUND)",
         ),
         ("basic_auth_users:", f"basic_auth_users {NAMES}"),
         (
             "basic_auth_users: {}",
-            "basic_auth_users must name a user, or be left out if everybody may come in",
+            "basic_auth_users must name a user, or be left out if everybody has access",
         ),
         (f"basic_auth_users: {{5: {ALICE}}}", f"basic_auth_users {NAMES}"),
         (
             f"basic_auth_users: {{'a:b': {ALICE}}}",
-            "basic_auth_users has user 'a:b': HTTP allows no colon in a user's name",
+            "basic_auth_users has user 'a:b': HTTP allows no colon in a user name",
         ),
         ("basic_auth_users: {bob: 5}", f"basic_auth_users.bob {HASH}"),
     ],
 )
-def test_what_makes_no_sense_is_refused(directory: Path, text: str, message: str) -> None:
+def test_invalid_settings_are_refused(directory: Path, text: str, message: str) -> None:
     """The error names the file, the key, and what to do."""
     with pytest.raises(ValueError, match=r"^web_config '") as caught:
         read(directory, text)
@@ -216,8 +230,8 @@ def test_what_makes_no_sense_is_refused(directory: Path, text: str, message: str
         f"{ALICE}x",
     ],
 )
-def test_what_may_be_a_password_is_not_repeated(directory: Path, hashed: str) -> None:
-    """Whoever put a password where its hash belongs learns so, and does not find it in the log."""
+def test_a_possible_password_is_not_quoted(directory: Path, hashed: str) -> None:
+    """A password in place of its hash is an error, and does not get into the log."""
     with pytest.raises(ValueError, match="bcrypt hash") as caught:
         read(directory, f"basic_auth_users: {{alice: '{hashed}'}}")
 
@@ -225,17 +239,17 @@ def test_what_may_be_a_password_is_not_repeated(directory: Path, hashed: str) ->
     assert "basic_auth_users.alice" in str(caught.value)
 
 
-def test_broken_yaml_is_not_repeated(directory: Path) -> None:
-    """A parser's error that would quote the lines around it does not."""
-    with pytest.raises(ValueError, match="line 4 is no YAML") as caught:
+def test_invalid_yaml_is_not_quoted(directory: Path) -> None:
+    """The parser's error would quote the lines around it; ours does not."""
+    with pytest.raises(ValueError, match="line 4 is not valid YAML") as caught:
         read(directory, f"basic_auth_users:\n  alice: {ALICE}\n  bob hunter2\n")
 
     assert "hunter2" not in str(caught.value)
     assert ALICE not in str(caught.value)
 
 
-def test_a_key_that_is_encrypted_is_refused(directory: Path, authority: trustme.CA) -> None:
-    """Nobody is asked for its password on the terminal of a service."""
+def test_an_encrypted_key_is_refused(directory: Path, authority: trustme.CA) -> None:
+    """A service does not ask for the key's password on its terminal."""
     from cryptography.hazmat.primitives import serialization
 
     key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
@@ -250,7 +264,7 @@ def test_a_key_that_is_encrypted_is_refused(directory: Path, authority: trustme.
 def test_a_missing_package_names_the_extra(
     tmp_path: Path, package: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not installed is said with the command that installs it."""
+    """The error has the command that installs it."""
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
         ModuleNotFoundError, match=rf'needs {name}: pip install "aiometrics-exporter\[web\]"'
@@ -261,7 +275,7 @@ def test_a_missing_package_names_the_extra(
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    """The file itself need not exist either."""
+    """The configuration file itself may be missing."""
     with pytest.raises(ValueError, match=r"web_config '.*web\.yml' cannot be read"):
         load(tmp_path / "web.yml", {})
 
@@ -269,7 +283,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_relative_path_is_made_absolute_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service that changes its directory later reads the same file again; links are not followed before that."""
+    """A service that changes its directory reads the same file again; links are not resolved."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "web.yml").symlink_to("data.yml")
 
@@ -297,12 +311,12 @@ def test_a_relative_path_is_made_absolute_at_once(
     ],
 )
 def test_credentials(header: str | None, expected: Credentials | None) -> None:
-    """User and password from a header; whatever is no such header has none."""
+    """A valid header gives user and password; any other header gives none."""
     assert expected == Credentials.of(header)
 
 
 def test_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Right is right, also the second time; all else is wrong, also after it was right, and costs bcrypt whoever asks."""
+    """A correct password is accepted every time; a wrong one never, and it always costs bcrypt."""
     import bcrypt
 
     checked: list[bytes] = []

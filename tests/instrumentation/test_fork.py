@@ -362,7 +362,7 @@ def test_a_child_without_a_loop_pays_nothing(tmp_path: Path) -> None:
 IN_BETWEEN = """
 from aiometrics.http import server
 from aiometrics.pages.multiprocess import slot_file
-from aiometrics.http.server import MetricsServer
+from aiometrics.http.server import HttpServer
 
 made, forking = threading.Event(), threading.Event()
 os.register_at_fork(before=forking.set)
@@ -395,9 +395,9 @@ def forks_during(act):
 PORT = """
 server.listen = stopping(server.listen)
 servers = []
-forks_during(lambda: servers.append(MetricsServer("127.0.0.1", 0, {}, on_error=print)))
+forks_during(lambda: servers.append(HttpServer("127.0.0.1", 0, {}, on_error=print)))
 servers[0].close()
-MetricsServer("127.0.0.1", servers[0].port, {}, on_error=print).close()
+HttpServer("127.0.0.1", servers[0].port, {}, on_error=print).close()
 os.write(write, b"x")
 """
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiometrics.http.server import MetricsServer, Request, Response
+from aiometrics.http.server import HttpServer, Request, Response
 
 GUARD_SECONDS = 300.0  # a client that waits this long has found a hang
 LONG = b"asyncio_tasks 1\n" * 1000
@@ -44,14 +44,14 @@ ROUTES = {
 class Serve:
     """Starts servers with the test's options; keeps what they report."""
 
-    servers: list[MetricsServer] = field(default_factory=list)
+    servers: list[HttpServer] = field(default_factory=list)
     errors: list[tuple[str, BaseException]] = field(default_factory=list)
     reported: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, addr: str = "127.0.0.1", port: int = 0, **options: Any) -> MetricsServer:
+    def __call__(self, addr: str = "127.0.0.1", port: int = 0, **options: Any) -> HttpServer:
         """A server that answers."""
         options = {"routes": ROUTES, "on_error": self.on_error, **options}
-        server = MetricsServer(addr, port, **options)
+        server = HttpServer(addr, port, **options)
         self.servers.append(server)
         server.start()
         return server
@@ -84,7 +84,7 @@ def http_threads(name: str = "aiometrics-http") -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
 
 
-def connect(server: MetricsServer, source: str = "127.0.0.1") -> socket.socket:
+def connect(server: HttpServer, source: str = "127.0.0.1") -> socket.socket:
     """The socket of a client on a host of that address."""
     return socket.create_connection(
         ("127.0.0.1", server.port), timeout=GUARD_SECONDS, source_address=(source, 0)
@@ -99,7 +99,7 @@ def read_all(sock: socket.socket) -> bytes:
     return bytes(received)
 
 
-def exchange(server: MetricsServer, data: bytes) -> bytes:
+def exchange(server: HttpServer, data: bytes) -> bytes:
     """Send raw bytes and return all that comes back until the server closes."""
     with connect(server) as sock:
         sock.sendall(data)
@@ -124,7 +124,7 @@ def ask_on(
     return response.status, response.headers, response.read()
 
 
-def ask(server: MetricsServer, path: str, method: str = "GET", **headers: str) -> Answer:
+def ask(server: HttpServer, path: str, method: str = "GET", **headers: str) -> Answer:
     """One request over a connection of its own."""
     with closing(
         http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
