@@ -1,1 +1,1 @@
-"""What connects aiometrics with frameworks: each module is imported by who uses it, and by nobody else."""
+"""Connects aiometrics with frameworks: only users import these modules, each of its framework."""

@@ -1,4 +1,7 @@
-"""Which route of a Starlette or FastAPI application a connection is for, told before the application itself looks."""
+"""Finds the route of a Starlette or FastAPI application for a connection.
+
+It does so before the application itself looks.
+"""
 
 from __future__ import annotations
 
@@ -7,48 +10,54 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 UNMATCHED = "(unmatched)"
-#: Anybody may send any word as a method; these are the ones that are written out.
+#: Clients may send any word as a method; only these become part of a type.
 _METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
 )
 _OTHER_METHOD = "_OTHER"
 #: The values of ``starlette.routing.Match``, which is not imported for them.
 _PARTIAL, _FULL = 1, 2
-#: Whose routes match what their ``path_regex`` does. Who writes others decides otherwise, by a header say, and is asked.
+#: The modules whose routes match exactly by their ``path_regex``. Other classes of routes may
+#: decide by a header, for example, and are asked.
 _KNOWN = frozenset({"starlette.routing", "fastapi.routing"})
 
 Scope = Mapping[str, Any]
 
 
 def request_type(method: str, template: str | None) -> str:
-    """``GET /orders/{id}``, or ``(unmatched)``: bounded by the routes that there are, whatever is asked for."""
+    """Return ``GET /orders/{id}``, or ``(unmatched)``.
+
+    The number of types is bounded by the number of routes, whatever clients ask for.
+    """
     if template is None:
         return UNMATCHED
     return f"{method if method in _METHODS else _OTHER_METHOD} {template}"
 
 
-#: A route; how each of its paths begins, and what they look like, where that is known without asking it; whether besides the path only the
-#: method decides; what is behind a mount or a host.
+#: A route; the prefix and the pattern of its paths, if they are known without asking it; whether
+#: only the path and the method decide; the routes behind a mount or a host.
 _Entry = tuple[Any, str, re.Pattern[str] | None, bool, "Routes | None"]
 
 
 class Routes:
-    """The routes of ``owner``, an application or a router, whichever they are now: they are asked in order and as the router does it.
+    """The current routes of ``owner``, an application or a router.
 
-    Most are never asked: to compare path and method takes a tenth of the time. What is needed for that is collected once, and again when
-    the list of routes is another one.
+    They are asked in order, as the router does it. Most are never asked: comparing path and method
+    takes a tenth of the time. The data for that is collected once, and again when a list of routes
+    changes.
     """
 
     def __init__(self, owner: Any) -> None:
         self._owner = owner
         self._entries: list[_Entry] = []
-        #: Who has a part of the routes, and which.
+        #: Each owner of a part of the routes, with that part.
         self._seen: list[tuple[Any, tuple[Any, ...]]] = []
 
     def template(self, scope: Scope) -> str | None:
-        """The path of the route that ``scope`` is for, with parameters by name and the paths of mounts before it; ``None`` for no match.
+        """Return the path template of the route for ``scope``; ``None`` for no match.
 
-        The first route that matches but for its method is taken where no other does.
+        Parameters are in it by name, and the paths of mounts before it. The first route that
+        matches except for its method is taken if no other matches.
         """
         path, method = _route_path(scope), scope.get("method")
         partial = None
@@ -86,7 +95,10 @@ class Routes:
 
 
 def routes_of(*apps: Any) -> Routes | None:
-    """The routes of the first of these applications that has any, or is middleware of one that does; ``None`` if none can be asked."""
+    """Return the routes of the first of these applications that has any; ``None`` if none has.
+
+    Middleware counts as the application that it wraps.
+    """
     for outermost in apps:
         app = outermost
         while app is not None:
@@ -97,7 +109,7 @@ def routes_of(*apps: Any) -> Routes | None:
 
 
 def _owners(owner: Any) -> Iterator[Any]:
-    """Who has the routes, and the routers of FastAPI that were included in it."""
+    """Yield the owner of the routes, and the routers of FastAPI that were included in it."""
     yield owner
     for route in owner.routes:
         included = getattr(route, "original_router", None)
@@ -106,7 +118,7 @@ def _owners(owner: Any) -> Iterator[Any]:
 
 
 def _flat(routes: Iterable[Any]) -> Iterator[Any]:
-    """The routes one by one: FastAPI keeps those of a router that was included behind one entry."""
+    """Yield the routes one by one: FastAPI keeps those of an included router behind one entry."""
     for route in routes:
         included = getattr(route, "effective_route_contexts", None)
         if included is None:
@@ -123,19 +135,19 @@ def _entry(route: Any) -> _Entry:
 
 
 def _prefix(route: Any, regex: re.Pattern[str]) -> str:
-    """What comes before the first parameter; nothing if the expression was replaced by one that says otherwise."""
+    """Return the path before the first parameter; empty if the expression was replaced."""
     prefix: str = route.path_format.partition("{")[0]
     literally = regex.flags == re.UNICODE and regex.pattern.startswith("^" + re.escape(prefix))
     return prefix if literally else ""
 
 
 def _inner(route: Any) -> Routes | None:
-    """What is behind a mount or a host, which do not look through middleware."""
+    """Return the routes behind a mount or a host, which do not look through middleware."""
     return routes_of(getattr(route, "app", None), route) if hasattr(route, "routes") else None
 
 
 def _route_path(scope: Scope) -> str:
-    """The path that routes are compared with: what is left of it behind the mounts that were passed."""
+    """Return the path that routes are compared with: the rest of it behind the passed mounts."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     if not root:
@@ -145,10 +157,10 @@ def _route_path(scope: Scope) -> str:
 
 
 def _path(route: Any, inner: Routes | None, scope: Scope, child_scope: Scope) -> str | None:
-    """The path of a route that matched; of a mount or host with routes, that of theirs which does."""
+    """Return the path of a matching route; for a mount or host, with that of its matching route."""
     path: str | None = getattr(route, "path_format", None)
     if not inner:
         return path
     rest = inner.template({**scope, **child_scope})
-    # What a mount matches ends with the rest of the path; a host has no path.
+    # The path of a mount ends with a parameter for the rest of the path; a host has no path.
     return None if rest is None else (path or "").removesuffix("/{path}") + rest

@@ -1,4 +1,4 @@
-"""aiohttp's server: requests by route, the exporter in its cleanup context, and metrics that it serves."""
+"""aiohttp's server: requests by route, the exporter in its cleanup context, mounted metrics."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from aiometrics.integrations._routes import request_type
 from aiometrics.requests.request import Request
 from aiometrics.requests.request import request as request_scope
 
-#: Marks a request that a middleware of ours, of an application further out, has taken already.
+#: Marks a request for which middleware of an outer application has entered a scope already.
 _TAKEN: Any = (
     web.RequestKey("aiometrics_taken", bool) if hasattr(web, "RequestKey") else "aiometrics_taken"
 )
 
 
 def request_middleware(*, id_header: str = "X-Request-ID") -> Middleware:
-    """A middleware for which each request is a request scope whose type is method and route, as ``GET /orders/{id}``, or ``(unmatched)``.
+    """Return middleware that makes each request a request scope.
 
-    It is over when the handler has returned its response. It ``failed`` with an exception or a status of 500 or more, and was ``cancelled``
-    if its task was, or if the client had gone away by then. Its id is the value of the header ``id_header``. Websockets pass: what one
-    message costs, a scope around its handling tells.
+    The type is method and route, as ``GET /orders/{id}``, or ``(unmatched)``. The scope ends when
+    the handler has returned its response. Its status is ``failed`` after an exception or a status
+    code of 500 or more, and ``cancelled`` if its task was, or if the client had disconnected by
+    then. Its id is the value of the header ``id_header``. Websockets are not scopes: put a scope
+    around the handling of each message.
     """
 
     @web.middleware
@@ -40,18 +42,16 @@ def request_middleware(*, id_header: str = "X-Request-ID") -> Middleware:
             current.attributes |= {"http.request.method": request.method, "url.path": request.path}
             try:
                 response = await handler(request)
-            except web.HTTPException as answer:
-                _finish(current, request, answer.status)
+            except web.HTTPException as error:
+                _finish(current, request, error.status)
                 raise
             except Exception:
-                if (
-                    request.transport is None
-                ):  # which is what the handler met, if it went on to write
+                # A handler that writes to a client that is gone raises.
+                if request.transport is None:
                     current.finish("cancelled")
                 raise
-            _finish(
-                current, request, getattr(response, "status", 500)
-            )  # what is no response is an error of which the server tells
+            # The server makes an error of a return value that is not a response.
+            _finish(current, request, getattr(response, "status", 500))
             return response
 
     return middleware
@@ -66,7 +66,7 @@ def _finish(current: Request, http: web.Request, status_code: int) -> None:
 
 
 def exporter_context(**options: Any) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Runs an exporter as long as the application: ``app.cleanup_ctx.append(exporter_context())``.
+    """Run an exporter as long as the application: ``app.cleanup_ctx.append(exporter_context())``.
 
     ``options`` are those of ``start_exporter``.
     """
@@ -80,16 +80,16 @@ def exporter_context(**options: Any) -> Callable[[web.Application], AsyncIterato
 
 
 def metrics_handler(registry: CollectorRegistry | None = REGISTRY) -> Handler:
-    """The metrics as a handler, to be routed to, as ``/metrics`` for example.
+    """Return a handler that serves the metrics, to be routed to as ``/metrics``, for example.
 
-    It shows what is traced at the time of each scrape, then the application's ``prometheus_client`` registry. While the loop is blocked it
-    does not answer, so that what blocks a loop for longer than a scrape may take is in no scrape: ``start_exporter`` has a port of its own
-    for that.
+    It shows what is traced at the time of each scrape, then the application's ``prometheus_client``
+    registry. While the loop is blocked it does not answer, so that a block longer than the scrape
+    timeout is in no scrape: ``start_exporter`` serves a separate port for that.
     """
     mounted = Mounted(registry)
 
     async def handler(http: web.Request) -> web.StreamResponse:
-        answer = await mounted.answer(http.headers.get("Accept"))
-        return web.Response(body=answer.body, headers={"Content-Type": answer.content_type})
+        response = await mounted.answer(http.headers.get("Accept"))
+        return web.Response(body=response.body, headers={"Content-Type": response.content_type})
 
     return handler

@@ -1,4 +1,4 @@
-"""ASGI applications, Starlette and FastAPI among them: requests by route, the exporter in their lifespan, and metrics that they serve."""
+"""ASGI applications, such as Starlette and FastAPI: requests, the exporter, mounted metrics."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
-#: Marks a connection that a middleware of ours, further out, has taken already.
-_TAKEN = "aiometrics.request"
+#: Marks a connection for which outer middleware has entered a scope already.
+_ENTERED = "aiometrics.request"
 _BODIES = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 
 
 class RequestMiddleware:
-    """Each HTTP request is a request scope whose type is method and route, as ``GET /orders/{id}``, or ``(unmatched)``.
+    """Makes each HTTP request a request scope.
 
-    It is over when the last byte of the response was sent; what its tasks do afterwards, background tasks included, is background.
-    It ``failed`` with an exception or a status of 500 or more, and was ``cancelled`` if the client went away before. Its id is the value
-    of the header ``id_header``. ``route(scope)`` tells the path template, ``None`` for no match, where the application has no ``routes``
-    to look at, or others than are looked at. Lifespan and websockets pass: what one message of a websocket costs, a scope around its
-    handling tells.
+    The type is method and route, as ``GET /orders/{id}``, or ``(unmatched)``. The scope ends when
+    the last byte of the response was sent; later work of its tasks, including background tasks,
+    counts as background. Its status is ``failed`` after an exception or a status code of 500 or
+    more, and ``cancelled`` if the client disconnected first. Its id is the value of the header
+    ``id_header``. ``route(scope)`` returns the path template, ``None`` for no match, for
+    applications without ``routes`` or with others than those found there. Lifespan and websockets
+    are not scopes: put a scope around the handling of each message of a websocket.
     """
 
     def __init__(
@@ -52,10 +54,10 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
-        if scope["type"] != "http" or _TAKEN in scope:
+        if scope["type"] != "http" or _ENTERED in scope:
             await self.app(scope, receive, send)
             return
-        scope[_TAKEN] = True
+        scope[_ENTERED] = True
         current = enter(
             request_type(scope["method"], self._template(scope)), header(scope, self._id_header)
         )
@@ -74,7 +76,7 @@ class RequestMiddleware:
     def _template(self, scope: Scope) -> str | None:
         try:
             return self._route(scope)
-        except Exception as error:  # noqa: BLE001 - routes of any framework were asked, or what the application gave
+        except Exception as error:  # noqa: BLE001 - code of a framework or the application ran
             report("route", error)
             return None
 
@@ -85,7 +87,7 @@ class RequestMiddleware:
 
 
 class _Exchange:
-    """What passes between server and application, and what it says of how the request ended."""
+    """Passes messages between server and application, and finishes the request as they say."""
 
     def __init__(self, current: Request, receive: Receive, send: Send) -> None:
         self._current = current
@@ -104,7 +106,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         try:
             await self._send(message)
-        except OSError:  # how a server says that there is nobody to send to
+        except OSError:  # servers raise it if the client is gone
             self._disconnected = True
             raise
         if message["type"] == "http.response.start":
@@ -118,7 +120,7 @@ class _Exchange:
             )
 
     def done(self, error: BaseException | None) -> None:
-        """The application is done: if its response is not complete by now it has failed."""
+        """End the request after the application: without a complete response it has failed."""
         if not self._complete:
             self._end("cancelled" if isinstance(error, CancelledError) else "failed")
 
@@ -129,9 +131,10 @@ class _Exchange:
 
 
 def exporter_lifespan(inner: Lifespan | None = None, /, **options: Any) -> Lifespan:
-    """A lifespan for Starlette and FastAPI that runs an exporter as long as the application: ``FastAPI(lifespan=exporter_lifespan())``.
+    """Return a lifespan that runs an exporter: ``FastAPI(lifespan=exporter_lifespan())``.
 
-    ``options`` are those of ``start_exporter``; ``inner`` is the application's own lifespan, which runs inside.
+    For Starlette and FastAPI. ``options`` are those of ``start_exporter``; ``inner`` is the
+    application's own lifespan, which runs inside.
     """
     start = starter(**options)
 
@@ -148,18 +151,19 @@ def exporter_lifespan(inner: Lifespan | None = None, /, **options: Any) -> Lifes
 
 
 def make_asgi_app(registry: CollectorRegistry | None = REGISTRY) -> App:
-    """The metrics as an application, to be mounted, as ``/metrics`` for example.
+    """Return an application that serves the metrics, to be mounted as ``/metrics``, for example.
 
-    It shows what is traced at the time of each scrape, then the application's ``prometheus_client`` registry. While the loop is blocked it
-    does not answer, so that what blocks a loop for longer than a scrape may take is in no scrape: ``start_exporter`` has a port of its own
-    for that.
+    It shows what is traced at the time of each scrape, then the application's ``prometheus_client``
+    registry. While the loop is blocked it does not answer, so that a block longer than the scrape
+    timeout is in no scrape: ``start_exporter`` serves a separate port for that.
     """
     mounted = Mounted(registry)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as servers call it
         if scope["type"] != "http":
             raise RuntimeError(
-                f"the metrics are served over http, not over {scope['type']!r}: mount them under a path of their own"
+                f"the metrics are served over http, not over {scope['type']!r}: "
+                "mount them under a path of their own"
             )
         if scope["method"] not in ("GET", "HEAD"):
             answer = Response(405, b"Method Not Allowed\n", headers=(("allow", "GET, HEAD"),))
@@ -183,7 +187,7 @@ def make_asgi_app(registry: CollectorRegistry | None = REGISTRY) -> App:
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """The first value of a header, whose name is given in lower case."""
+    """Return the first value of a header, whose name is given in lower case."""
     for found, value in scope.get("headers", ()):
         if found == name:
             text: str = value.decode("latin-1")

@@ -1,4 +1,4 @@
-"""The middleware for aiohttp's server: what the metrics say of each request, to the nanosecond."""
+"""The middleware for aiohttp's server: the metrics of each request, exact to the nanosecond."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiometrics.testing import TracedLoop
 
 
 class Service(AiohttpScenes):
-    """Scenes that only aiohttp has."""
+    """The scenes that only aiohttp has."""
 
     def __init__(self, traced: TracedLoop) -> None:
         super().__init__(traced)
@@ -26,13 +26,13 @@ class Service(AiohttpScenes):
         self.go_on = asyncio.Event()
 
     async def hang(self, _: web.Request) -> web.Response:
-        """Waits until somebody lets it go on."""
+        """Wait until the test lets it go on."""
         self.reached.set()
         await self.go_on.wait()
         return web.Response(text="at last")
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Sends one part, and when it may go on another."""
+        """Send one part, and another when the test lets it go on."""
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b"first")
@@ -42,19 +42,19 @@ class Service(AiohttpScenes):
         return response
 
     async def redirect(self, _: web.Request) -> web.Response:
-        """Raises what is no error."""
+        """Raise a response that is not an error."""
         raise web.HTTPSeeOther("/")
 
     async def forgetful(self, _: web.Request) -> web.Response:
-        """Returns nothing."""
+        """Return nothing."""
         return None  # type: ignore[return-value]  # that is the point
 
     async def unavailable(self, _: web.Request) -> web.Response:
-        """Raises what is one."""
+        """Raise a response that is an error."""
         raise web.HTTPServiceUnavailable
 
     async def socket(self, request: web.Request) -> web.WebSocketResponse:
-        """A websocket that is closed at once."""
+        """Open a websocket and close it at once."""
         assert current_request() is None
         socket = web.WebSocketResponse()
         await socket.prepare(request)
@@ -62,7 +62,7 @@ class Service(AiohttpScenes):
         return socket
 
     def application(self) -> web.Application:
-        """The application with the middleware."""
+        """Return the application with the middleware."""
         app = super().application()
         for handler in (
             self.hang,
@@ -75,14 +75,14 @@ class Service(AiohttpScenes):
             app.router.add_get(f"/{handler.__name__}", handler)
         inner = web.Application(
             middlewares=[request_middleware()]
-        )  # the one around it has counted already
+        )  # the outer one has counted already
         inner.router.add_get("/items/{id}", self.order)
         app.add_subapp("/shop", inner)
         return app
 
 
 def test_sub_applications_have_their_prefix(implementation: str) -> None:
-    """What has a route, but not with that method, has no route."""
+    """A path whose routes have other methods has no route."""
 
     async def scenario(_: Service, client: Client) -> None:
         assert Answer(200, "x") == await client.get("/shop/items/x")
@@ -98,8 +98,8 @@ def test_sub_applications_have_their_prefix(implementation: str) -> None:
     assert not any(snapshot.scope_errors.values())
 
 
-def test_a_method_that_nobody_knows_is_no_label(implementation: str) -> None:
-    """Routes of any method take whatever a client sends."""
+def test_an_unknown_method_does_not_become_a_label(implementation: str) -> None:
+    """Routes of any method accept whatever a client sends."""
 
     async def scenario(_: Service, client: Client) -> None:
         assert 200 == (await client.get("/orders/1", "PROPFIND")).status
@@ -110,10 +110,10 @@ def test_a_method_that_nobody_knows_is_no_label(implementation: str) -> None:
 
 @pytest.mark.parametrize("handler", ["hang", "stream"])
 @pytest.mark.parametrize("handler_cancellation", [True, False])
-def test_a_client_that_goes_away_cancels_its_request(
+def test_a_client_that_disconnects_cancels_its_request(
     implementation: str, handler: str, *, handler_cancellation: bool
 ) -> None:
-    """Whether the server cancels the handler, lets it finish for nobody, or tells it when it writes."""
+    """The server may cancel the handler, let it finish, or raise when it writes."""
 
     async def scenario(service: Service, client: Client) -> None:
         await client.ask(f"/{handler}")
@@ -130,8 +130,8 @@ def test_a_client_that_goes_away_cancels_its_request(
     assert {f"GET /{handler}": ({"cancelled": 1}, 0, 0)} == told(snapshot)
 
 
-def test_responses_that_are_raised_count_by_their_status(implementation: str) -> None:
-    """A redirect is no failure, 503 is one."""
+def test_raised_responses_count_by_their_status(implementation: str) -> None:
+    """A redirect is not a failure, 503 is one."""
 
     async def scenario(_: Service, client: Client) -> None:
         assert [303, 503] == [
@@ -148,7 +148,7 @@ def test_responses_that_are_raised_count_by_their_status(implementation: str) ->
 def test_a_handler_that_returns_nothing_has_failed(
     implementation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error is the one that the server makes of it without us."""
+    """The server's error is the same as without the middleware."""
 
     async def scenario(_: Service, client: Client) -> None:
         assert 500 == (await client.get("/forgetful")).status
@@ -160,8 +160,8 @@ def test_a_handler_that_returns_nothing_has_failed(
     ]
 
 
-def test_websockets_pass(implementation: str) -> None:
-    """A connection that lasts for hours is no request."""
+def test_websockets_are_not_requests(implementation: str) -> None:
+    """A connection that lasts for hours is not a request."""
 
     async def scenario(_: Service, client: Client) -> None:
         key = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -178,8 +178,11 @@ def test_websockets_pass(implementation: str) -> None:
     assert ([], {}) == (service.finished, told(snapshot))
 
 
-def test_metrics_may_be_routed_to_and_the_exporter_run_in_the_cleanup_context() -> None:
-    """What the context starts is what the page shows, with the registry of the application; then it is stopped."""
+def test_metrics_handler_and_exporter_context() -> None:
+    """The handler shows what the context's exporter traces, with the application's registry.
+
+    The exporter is stopped at the end.
+    """
     registry = CollectorRegistry()
     Gauge("stock", "Books.", registry=registry).set(3)
 

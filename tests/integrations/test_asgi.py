@@ -1,4 +1,4 @@
-"""The middleware for ASGI on real servers and frameworks: what the metrics say of each request, to the nanosecond."""
+"""The ASGI middleware on real servers and frameworks: the metrics of each request, exactly."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from aiometrics.testing import TracedLoop, traced_loop
 
 
 class Service(StarletteScenes):
-    """Scenes that only ASGI has."""
+    """The scenes that only ASGI has."""
 
     def __init__(self, traced: TracedLoop) -> None:
         super().__init__(traced)
         self.gone = asyncio.Event()
 
     async def after(self, _: Request) -> Response:
-        """Answers, and then takes 50 ms in a background task."""
+        """Answer, then take 50 ms in a background task."""
         return PlainTextResponse("done", background=BackgroundTask(self.work, 50))
 
     async def stream(self, _: Request) -> Response:
-        """Sends one chunk, then nothing more as long as somebody listens."""
+        """Send one chunk, then nothing more while the client listens."""
 
         async def chunks() -> AsyncIterator[str]:
             try:
@@ -54,12 +54,12 @@ class Service(StarletteScenes):
         return StreamingResponse(chunks())
 
     async def unavailable(self, _: Request) -> Response:
-        """Answers that it cannot."""
+        """Answer with 503."""
         return PlainTextResponse("later", status_code=503)
 
     @property
     def routes(self) -> list[Route]:
-        """Each under its own name."""
+        """Return a route for each scene."""
         return [
             *super().routes,
             *(
@@ -70,7 +70,7 @@ class Service(StarletteScenes):
 
 
 def test_background_tasks_of_the_framework_are_background(implementation: str) -> None:
-    """They run after the response in the task of the request: it is over before."""
+    """They run in the task of the request, after the response has ended it."""
 
     async def scenario(_: Service, client: Client) -> None:
         assert Answer(200, "done") == await client.get("/after")
@@ -82,8 +82,8 @@ def test_background_tasks_of_the_framework_are_background(implementation: str) -
     assert 1 == len(service.finished)
 
 
-def test_a_client_that_goes_away_cancels_its_request(implementation: str) -> None:
-    """In the middle of a response that is streamed."""
+def test_a_client_that_disconnects_cancels_its_request(implementation: str) -> None:
+    """It disconnects in the middle of a streamed response."""
 
     async def scenario(service: Service, client: Client) -> None:
         await client.ask("/stream")
@@ -99,8 +99,8 @@ def test_a_client_that_goes_away_cancels_its_request(implementation: str) -> Non
     assert 0 == snapshot.request("GET /stream").in_progress
 
 
-def test_an_answer_of_500_or_more_is_a_failure(implementation: str) -> None:
-    """Whether it comes of an exception or not; what is the client's fault is none."""
+def test_a_response_of_500_or_more_is_a_failure(implementation: str) -> None:
+    """It may come from an exception or not; status codes below are not failures."""
 
     async def scenario(_: Service, client: Client) -> None:
         asked = ("/unavailable", "GET"), ("/orders/x", "GET"), ("/orders/1", "PUT")
@@ -115,7 +115,7 @@ def test_an_answer_of_500_or_more_is_a_failure(implementation: str) -> None:
 
 
 class Calls:
-    """Applications that are called directly, without a server, on a traced loop in virtual time."""
+    """Applications that are called without a server, on a traced loop in virtual time."""
 
     def __init__(self, traced: TracedLoop) -> None:
         self.traced = traced
@@ -131,7 +131,7 @@ class Calls:
         kind: str = "http",
         send: Any = None,
     ) -> list[Any]:
-        """What an application sends in answer to one request without a body."""
+        """Return what an application sends in response to a request without a body."""
         sent: list[Any] = []
 
         async def receive() -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Calls:
 
     @property
     def types(self) -> list[tuple[str, str]]:
-        """Type and status of each request."""
+        """Return type and status of each request."""
         return [(finished.request, finished.status) for finished in self.finished]
 
 
@@ -165,7 +165,7 @@ def calls(implementation: str) -> Iterator[Calls]:
 
 
 def answering(**start: Any) -> Callable[..., Coroutine[Any, Any, None]]:
-    """An application that sends a response at once."""
+    """Return an application that sends a response at once."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001 - as it is called
         await send({"type": "http.response.start", "status": 200, "headers": [], **start})
@@ -175,7 +175,7 @@ def answering(**start: Any) -> Callable[..., Coroutine[Any, Any, None]]:
 
 
 def test_routes_of_fastapi_are_types_with_the_prefixes_of_their_routers(calls: Calls) -> None:
-    """As OpenAPI shows them; errors that handlers raise on purpose have the status that they name."""
+    """They are as in OpenAPI; raised HTTP errors count by their status."""
     items, app = APIRouter(prefix="/items"), FastAPI()
 
     @items.get("/{item_id}")
@@ -208,7 +208,7 @@ def test_routes_of_fastapi_are_types_with_the_prefixes_of_their_routers(calls: C
 
 
 def test_background_tasks_of_fastapi_are_background(calls: Calls) -> None:
-    """Those that a handler adds to be run after its response."""
+    """A handler adds them, to run after its response."""
     app = FastAPI()
 
     async def work() -> None:
@@ -224,7 +224,7 @@ def test_background_tasks_of_fastapi_are_background(calls: Calls) -> None:
 
 
 def test_middleware_that_runs_the_application_in_a_child_task_changes_nothing(calls: Calls) -> None:
-    """Starlette's BaseHTTPMiddleware, around ours and inside of it."""
+    """Starlette's BaseHTTPMiddleware may be around ours and inside of it."""
 
     class Slow(BaseHTTPMiddleware):
         async def dispatch(self, request: Request, call_next: Any) -> Response:
@@ -246,7 +246,7 @@ def test_middleware_that_runs_the_application_in_a_child_task_changes_nothing(ca
 
 
 def test_of_two_middlewares_the_outer_one_counts(calls: Calls) -> None:
-    """An application that has one, mounted in another that has one: one request."""
+    """An application with middleware, mounted in another one with middleware, has one request."""
     service = Service(calls.traced)
     inner = service.application()
     outer = Starlette(routes=[Mount("/shop/{tenant}", app=inner)])
@@ -257,8 +257,8 @@ def test_of_two_middlewares_the_outer_one_counts(calls: Calls) -> None:
     )
 
 
-def test_it_may_be_around_the_application_as_well(calls: Calls) -> None:
-    """Then an exception is seen as the response that the framework made of it."""
+def test_it_may_wrap_the_application(calls: Calls) -> None:
+    """An exception is then seen as the response that the framework made of it."""
     service = Service(calls.traced)
     app = RequestMiddleware(Starlette(routes=service.routes))
     calls(app, "/orders/1")
@@ -268,8 +268,8 @@ def test_it_may_be_around_the_application_as_well(calls: Calls) -> None:
     assert 500 == calls.finished[1].attributes["http.response.status_code"]
 
 
-def test_it_may_be_around_an_application_that_is_mounted(calls: Calls) -> None:
-    """Then its own routes count, and not those of the application around, which have other paths."""
+def test_it_may_wrap_a_mounted_application(calls: Calls) -> None:
+    """Its own routes count then, and not those of the outer application, which have other paths."""
     inner = RequestMiddleware(Starlette(routes=Service(calls.traced).routes))
     outer = Starlette(routes=[Mount("/shop", app=inner), Route("/orders/{number}", answering)])
     calls(outer, "/shop/orders/1")
@@ -277,7 +277,7 @@ def test_it_may_be_around_an_application_that_is_mounted(calls: Calls) -> None:
 
 
 def test_routes_may_be_added_while_requests_come(calls: Calls) -> None:
-    """Also to an application that had none when the first one came, and between others."""
+    """The application may have had no routes before, and new ones may be between others."""
 
     async def found(_: Request) -> Response:
         return PlainTextResponse("found")
@@ -293,8 +293,8 @@ def test_routes_may_be_added_while_requests_come(calls: Calls) -> None:
     assert expected == [kind for kind, _ in calls.types]
 
 
-def test_middleware_that_hides_what_it_wraps_is_looked_around(calls: Calls) -> None:
-    """The application itself says who it is."""
+def test_middleware_that_hides_the_application_is_skipped(calls: Calls) -> None:
+    """The framework's scope names the application itself."""
 
     class Opaque:
         def __init__(self, app: Any) -> None:
@@ -310,8 +310,8 @@ def test_middleware_that_hides_what_it_wraps_is_looked_around(calls: Calls) -> N
     assert [("GET /orders/{id}", "completed")] == calls.types
 
 
-def test_websockets_and_lifespan_pass(calls: Calls) -> None:
-    """A connection that lasts for hours is no request; a scope around what one message costs is."""
+def test_websockets_and_lifespan_are_not_requests(calls: Calls) -> None:
+    """A connection that lasts for hours is not a request; a scope around one message is."""
 
     async def chat(websocket: WebSocket) -> None:
         assert current_request() is None
@@ -327,7 +327,7 @@ def test_websockets_and_lifespan_pass(calls: Calls) -> None:
     assert {"chat message": ({"completed": 1}, 10, 0)} == told(calls.traced.snapshot())
 
 
-def test_a_server_that_says_that_nobody_listens_cancels_the_request(calls: Calls) -> None:
+def test_a_server_that_reports_a_disconnect_cancels_the_request(calls: Calls) -> None:
     """Servers of ASGI 2.4 raise when something is sent to a client that is gone."""
 
     async def nobody(_: Any) -> None:
@@ -339,7 +339,7 @@ def test_a_server_that_says_that_nobody_listens_cancels_the_request(calls: Calls
 
 
 def test_a_server_that_sends_no_headers_is_served(calls: Calls) -> None:
-    """As a test of the application's own may do: without the middleware it would be, too."""
+    """A test of an application may do that, and works without the middleware."""
     sent: list[Any] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -354,14 +354,14 @@ def test_an_application_that_does_not_answer_has_failed(calls: Calls) -> None:
     """The server sends 500 in its place."""
 
     async def silent(scope: Any, receive: Any, send: Any) -> None:
-        """Returns."""
+        """Return without a response."""
 
     calls(RequestMiddleware(silent, route=lambda _: "/"))
     assert [("GET /", "failed")] == calls.types
 
 
-def test_files_that_the_server_sends_end_the_response(calls: Calls) -> None:
-    """With the extension by which an application names a file."""
+def test_a_file_sent_by_the_server_ends_the_response(calls: Calls) -> None:
+    """An application names a file by an extension of ASGI."""
 
     async def file(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001 - as it is called
         await send({"type": "http.response.start", "status": 200})
@@ -372,17 +372,17 @@ def test_files_that_the_server_sends_end_the_response(calls: Calls) -> None:
     assert {"GET /": ({"completed": 1}, 0, 1000)} == told(calls.traced.snapshot())
 
 
-def test_other_frameworks_tell_their_routes_by_a_function(calls: Calls) -> None:
-    """Or not at all: without routes to look at every request is unmatched."""
+def test_routes_of_other_frameworks_come_from_a_function(calls: Calls) -> None:
+    """Without a function, and without routes to look at, every request is unmatched."""
     calls(RequestMiddleware(answering(), route=lambda scope: scope["path"][:4] + "{id}"), "/ab/7")
     calls(RequestMiddleware(answering()), "/ab/7")
     assert [("GET /ab/{id}", "completed"), ("(unmatched)", "completed")] == calls.types
 
 
-def test_routes_that_cannot_be_asked_cost_no_request(
+def test_unknown_routes_do_not_break_requests(
     calls: Calls, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another framework's routes are something else; that is logged once, and the requests are answered."""
+    """Another framework's routes differ; that is logged once, and the requests are answered."""
     monkeypatch.setattr("aiometrics.exporter.session._errors_while_idle", InternalErrors())
     app = answering()
     app.routes = [object()]  # type: ignore[attr-defined]
@@ -410,19 +410,25 @@ def test_outside_of_a_traced_loop_the_application_answers() -> None:
 
 
 def served_packages() -> set[str]:
-    """The packages that count as application for the exporter that runs."""
+    """Return the packages that count as application code for the running exporter."""
     session = process.session
     assert session is not None
     return set(session.recording.application)
 
 
 def own_package() -> set[str]:
-    """That of this file, which asked for the exporter, and of the program: not of the framework that starts it."""
+    """Return the package of this file, which asked for the exporter, and that of the program.
+
+    The framework that starts the exporter is not among them.
+    """
     return {__name__.partition(".")[0], main_package()} - {None, "__main__"}  # type: ignore[return-value]  # without None
 
 
-def test_metrics_may_be_mounted_and_the_exporter_run_in_the_lifespan() -> None:
-    """On uvicorn: what the lifespan starts is what the mounted page shows, with the registry of the application; then it is stopped."""
+def test_mounted_metrics_and_exporter_lifespan() -> None:
+    """On uvicorn, the mounted metrics show what the lifespan's exporter traces.
+
+    The application's registry follows, and the exporter is stopped at the end.
+    """
     registry = CollectorRegistry()
     Gauge("stock", "Books.", registry=registry).set(3)
     lifespan = exporter_lifespan(port=0, addr="127.0.0.1", registry=None)
@@ -458,12 +464,12 @@ def test_metrics_may_be_mounted_and_the_exporter_run_in_the_lifespan() -> None:
 
 
 def test_metrics_are_served_over_http_only(calls: Calls) -> None:
-    """Whoever mounts them over a websocket is told."""
+    """Mounted over a websocket, they raise an error that says so."""
     with pytest.raises(RuntimeError, match="over http, not over 'websocket'"):
         calls(make_asgi_app(None), kind="websocket")
 
 
-def test_the_lifespan_of_the_application_runs_inside_that_of_the_exporter() -> None:
+def test_the_lifespan_of_the_application_runs_inside_the_exporter() -> None:
     """Its state reaches the application, and the exporter outlasts its end."""
     seen: list[object] = []
 

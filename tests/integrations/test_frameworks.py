@@ -1,4 +1,4 @@
-"""Real servers and real ways to run a program: handlers are named, and the main task is included."""
+"""Real servers and ways to run a program: handlers have their names, and the main task shows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOOPS = pytest.mark.parametrize(
 
 
 async def query() -> str:
-    """What handlers await."""
+    """Stands for what handlers await."""
     await asyncio.sleep(0)
     return "found"
 
@@ -46,7 +46,7 @@ async def starlette_handler(_: Request) -> PlainTextResponse:
 
 
 def places(seen: Snapshot) -> dict[str, tuple[str, str, int]]:
-    """Of our own code: coroutine and what is awaited by yield point, and how often."""
+    """Return coroutine, awaited object and count of our own code's yield points."""
     found = [point for point in seen.yield_points if point.yield_point.startswith(HERE)]
     return {
         point.yield_point.partition(" ")[2]: (point.coroutine, point.awaits, point.waits.count)
@@ -58,7 +58,7 @@ def places(seen: Snapshot) -> dict[str, tuple[str, str, int]]:
 def test_requests_of_aiohttp_are_seen(
     implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
-    """Its handler tasks are made by the constructor, eagerly where that can be; each await of a handler shows."""
+    """Its handler tasks are made by the constructor, eagerly where possible; each await shows."""
 
     async def main() -> None:
         app = web.Application()
@@ -104,7 +104,7 @@ def test_requests_of_starlette_on_uvicorn_are_seen(
             uvicorn.Config(app, host=LOCAL, port=0, log_config=None, lifespan="off")
         )
         serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - it has no event for that
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for that
             await asyncio.sleep(0)
         (port,) = (socket.getsockname()[1] for one in server.servers for socket in one.sockets)
         for _ in range(3):
@@ -123,13 +123,13 @@ def test_requests_of_starlette_on_uvicorn_are_seen(
 
 
 def by_runner(main: Callable[[], Coroutine[Any, Any, str]]) -> None:
-    """Run by asyncio.Runner."""
+    """Run it with asyncio.Runner."""
     with asyncio.Runner() as runner:
         runner.run(main())
 
 
 def by_runner_on_uvloop(main: Callable[[], Coroutine[Any, Any, str]]) -> None:
-    """Run by asyncio.Runner, with a loop of uvloop."""
+    """Run it with asyncio.Runner, on a loop of uvloop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
 
@@ -154,7 +154,7 @@ def test_the_main_task_is_included(implementation: str, run: Callable[..., Any])
 
 
 def test_tasks_of_groups_of_anyio_are_named(implementation: str) -> None:
-    """Starlette and httpx use them: the task shows what it was started for, not anyio's handle."""
+    """Starlette and httpx use them: the task is named after its function, not anyio's handle."""
 
     async def main() -> None:
         async with anyio.create_task_group() as group:
@@ -169,7 +169,7 @@ def test_tasks_of_groups_of_anyio_are_named(implementation: str) -> None:
 
 
 def test_an_application_of_aiohttp_is_run_with_its_main_task(implementation: str) -> None:
-    """web.run_app makes its loop and its main task itself."""
+    """web.run_app makes its own loop and main task."""
 
     async def stop(_: web.Application) -> None:
         await query()
@@ -198,23 +198,27 @@ async def works():
 async def main():
     loop = asyncio.get_running_loop()
     loop.set_task_factory(lambda loop, coro, **_: asyncio.Task(coro, loop=loop))
-    tasks = [asyncio.create_task(works()), loop.create_task(works()), asyncio.Task(works(), loop=loop)]
-    await asyncio.gather(*tasks)
+    created = asyncio.create_task(works()), loop.create_task(works())
+    await asyncio.gather(*created, asyncio.Task(works(), loop=loop))
+
+def counts(snapshot):
+    names = ("__main__.main", "__main__.works")
+    return [snapshot.coroutine(name).wall["completed"].count for name in names]
 
 uvloop.run(main())
-counts = {{entry.coroutine: entry.wall["completed"].count for entry in exporter.snapshot().coroutines}}
+first = counts(exporter.snapshot())
 exporter.stop()
 exporter = aiometrics.start_exporter(0, "127.0.0.1", registry=None)
 uvloop.run(main())
-again = {{entry.coroutine: entry.wall["completed"].count for entry in exporter.snapshot().coroutines}}
+second = counts(exporter.snapshot())
 exporter.stop()
-print(IMPLEMENTATION, *(f"{{found['__main__.main']}} {{found['__main__.works']}}" for found in (counts, again)))
+print(IMPLEMENTATION, *first, *second)
 """
 
 
 @pytest.mark.parametrize("first", ["import uvloop", ""], ids=["before", "after"])
 def test_uvloop_may_be_imported_before_or_after(implementation: str, first: str) -> None:
-    """Its tasks are seen either way, and by a second exporter too."""
+    """Its tasks are traced either way, also by a second exporter."""
     environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "" if implementation == "c" else "1"}
     done = subprocess.run(
         [sys.executable, "-c", LATE.format(first=first)],

@@ -1,4 +1,4 @@
-"""What every middleware makes of requests, on real servers and frameworks and to the nanosecond."""
+"""Every middleware on real servers and frameworks: the metrics of each request, exactly."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ every_framework = pytest.mark.parametrize(
 
 
 @every_framework
-def test_requests_on_one_connection_are_told_apart(
-    implementation: str, scenes: type[Scenes]
-) -> None:
-    """Kept alive, three requests of two types: each with its own time, that of child tasks included."""
+def test_requests_on_one_connection_are_separate(implementation: str, scenes: type[Scenes]) -> None:
+    """Three requests of two types on one connection each have their own time.
+
+    That includes the time of child tasks.
+    """
 
     async def scenario(_: Scenes, client: Client) -> None:
         assert [Answer(200, "1"), Answer(200, "2")] == [
@@ -43,7 +44,7 @@ def test_requests_on_one_connection_are_told_apart(
 def test_a_task_that_outlives_its_request_is_background(
     implementation: str, scenes: type[Scenes]
 ) -> None:
-    """What it takes after the response counts for the type, and not as active time of a request."""
+    """Its time after the response counts for the type, not as active time of a request."""
 
     async def scenario(service: Scenes, client: Client) -> None:
         assert 200 == (await client.get("/outlived")).status
@@ -57,7 +58,7 @@ def test_a_task_that_outlives_its_request_is_background(
 def test_a_task_group_that_fails_is_a_failed_request(
     implementation: str, scenes: type[Scenes]
 ) -> None:
-    """The exception of one task cancels the others and ends the request; what they took is its own."""
+    """One task's exception cancels the others and ends the request, with all their time."""
 
     async def scenario(_: Scenes, client: Client) -> None:
         assert 500 == (await client.get("/group")).status
@@ -68,8 +69,8 @@ def test_a_task_group_that_fails_is_a_failed_request(
 
 
 @every_framework
-def test_the_id_is_that_of_the_header(implementation: str, scenes: type[Scenes]) -> None:
-    """Cut to 64 characters, as ids are; without the header there is none."""
+def test_the_id_comes_from_the_header(implementation: str, scenes: type[Scenes]) -> None:
+    """It is cut to 64 characters, as all ids; without the header there is none."""
 
     async def scenario(_: Scenes, client: Client) -> None:
         await client.get("/orders/1", X_Request_ID="REQ-001")

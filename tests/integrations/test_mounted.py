@@ -1,4 +1,4 @@
-"""Metrics that the application's own server serves: however many ask for them, the application's work goes on."""
+"""Mounted metrics: however many clients ask for them, the application's work goes on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECONDS = 300
 
 
 class Slow(Collector):
-    """Takes until it is let go."""
+    """A collector that takes until it is released."""
 
     def __init__(self, entered: Callable[[], object]) -> None:
         self._entered = entered
@@ -40,10 +40,10 @@ class Slow(Collector):
 
 
 async def by_asgi(registry: CollectorRegistry) -> None:
-    """One request to the metrics as an ASGI application."""
+    """Send a request to the metrics as an ASGI application."""
 
     async def send(_: Any) -> None:
-        """Nobody reads it."""
+        """Drop the message."""
 
     await make_asgi_app(registry)(
         {"type": "http", "method": "GET", "headers": []}, lambda: asyncio.sleep(0, {}), send
@@ -51,15 +51,15 @@ async def by_asgi(registry: CollectorRegistry) -> None:
 
 
 async def by_aiohttp(registry: CollectorRegistry) -> None:
-    """One request to the metrics as a handler of aiohttp."""
-    await metrics_handler(registry)(SimpleNamespace(headers={}))  # type: ignore[arg-type]  # all of a request that it looks at
+    """Send a request to the metrics as a handler of aiohttp."""
+    await metrics_handler(registry)(SimpleNamespace(headers={}))  # type: ignore[arg-type]  # all that it reads of a request
 
 
 @pytest.mark.parametrize("ask", [by_asgi, by_aiohttp])
 def test_scrapes_take_no_thread_of_the_application(
     ask: Callable[[CollectorRegistry], Awaitable[None]],
 ) -> None:
-    """Its calls of ``asyncio.to_thread`` run while a page takes however long, even where it has but one thread for them."""
+    """Its calls of ``asyncio.to_thread`` run during a slow scrape, even with a single thread."""
 
     async def main() -> int:
         loop, entered, registry = asyncio.get_running_loop(), asyncio.Event(), CollectorRegistry()
@@ -77,8 +77,8 @@ def test_scrapes_take_no_thread_of_the_application(
     assert 7 == asyncio.run(main())
 
 
-def test_what_nobody_serves_any_more_is_gone() -> None:
-    """With its threads: an application that is made for each test, say, leaves nothing behind."""
+def test_unused_metrics_leave_no_threads() -> None:
+    """An application that is made for each test, for example, leaves no threads behind."""
     before, mounted = set(threading.enumerate()), Mounted(None)
     asyncio.run(mounted.answer(None))
     threads, gone = set(threading.enumerate()) - before, weakref.ref(mounted)
@@ -131,8 +131,8 @@ assert 200 == statuses[0]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_child_that_is_forked_during_a_scrape_answers_its_own() -> None:
-    """It does not wait for what a thread of its parent had begun."""
+def test_a_child_forked_during_a_scrape_answers_its_own() -> None:
+    """It does not wait for a thread of its parent."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SECONDS)
     assert (0, "") == (done.returncode, done.stderr)

@@ -1,4 +1,4 @@
-"""OpenTelemetry's own SDK, in memory: what it is given of our metrics."""
+"""Our metrics in OpenTelemetry's own SDK, in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Points = dict[tuple[tuple[str, Any], ...], float]
 
 
 class Pushed:
-    """What a program that pushes has of us: by instrument, the points by their attributes."""
+    """What a program that pushes has of our metrics: by instrument, points by attributes."""
 
     def __init__(self, **options: Any) -> None:
         self._reader = InMemoryMetricReader()
@@ -29,11 +29,11 @@ class Pushed:
         )
 
     def collect(self) -> dict[str, Points]:
-        """One collection."""
+        """Collect once."""
         return {name: points for name, (_, points) in self.instruments().items()}
 
     def instruments(self) -> dict[str, tuple[Sum | Gauge, Points]]:
-        """One collection, with what kind of data each instrument gave."""
+        """Collect once, with the type of data of each instrument."""
         data = self._reader.get_metrics_data()
         assert data is not None
         metrics = [
@@ -54,12 +54,12 @@ class Pushed:
 
 
 def fixed(snapshot: Snapshot) -> Source:
-    """Always the same."""
+    """Return a source of always the same numbers."""
     return lambda: (snapshot, FACTS)
 
 
 def test_every_metric_has_its_instruments() -> None:
-    """Counters and gauges one each, histograms a count and a sum, each under the name of its family."""
+    """Counters and gauges have one, histograms a count and a sum, by the name of the family."""
     expected = {
         f"{metric.family}{suffix}"
         for metric in METRICS
@@ -69,7 +69,7 @@ def test_every_metric_has_its_instruments() -> None:
 
 
 def test_counters_are_monotonic_sums_and_gauges_are_gauges() -> None:
-    """A backend may ask for the rate of what counts, histograms included."""
+    """A backend may compute rates of counters, including those of histograms."""
     found = Pushed(source=fixed(shop())).instruments()
     kinds = {
         name: "gauge" if isinstance(data, Gauge) else ("sum", data.is_monotonic)
@@ -80,7 +80,7 @@ def test_counters_are_monotonic_sums_and_gauges_are_gauges() -> None:
 
 
 def test_values_carry_their_labels_as_attributes() -> None:
-    """In the order of the catalogue, in seconds."""
+    """Labels are in their usual order, values in seconds."""
     point = yield_point(segments=histogram(2, 1, sum_ns=1_500_000_000), blocking_ns=250_000_000)
     found = Pushed(source=fixed(Snapshot(0, yield_points=(point,)))).collect()
     place = tuple(zip(("coroutine", "yield_point", "awaits"), point.labels, strict=True))
@@ -89,8 +89,8 @@ def test_values_carry_their_labels_as_attributes() -> None:
     assert {place: 0.25} == found["asyncio_blocking_seconds"]
 
 
-def test_buckets_are_given_if_they_are_asked_for() -> None:
-    """Cumulative, with the attribute that Prometheus has them under."""
+def test_buckets_are_optional() -> None:
+    """They are cumulative, with the same attribute as in Prometheus."""
     delays = histogram(2, 1, 0, 4, sum_ns=1)
     found = Pushed(
         source=fixed(Snapshot(0, loops=(loop(start_delay=delays),))), buckets=True
@@ -101,7 +101,7 @@ def test_buckets_are_given_if_they_are_asked_for() -> None:
     ]
 
 
-def test_one_collection_is_of_one_snapshot() -> None:
+def test_one_collection_shows_one_snapshot() -> None:
     """All instruments together ask once; the next collection asks again."""
     taken: list[int] = []
 
@@ -119,7 +119,7 @@ def test_one_collection_is_of_one_snapshot() -> None:
     assert [1, 2, 3] == taken
 
 
-def test_a_row_with_an_exemplar_is_a_row() -> None:
+def test_exemplars_are_left_out() -> None:
     """Observable instruments have no exemplars; the value is the same."""
     plain = shop()
     (first, *rest) = plain.yield_points
@@ -131,12 +131,12 @@ def test_a_row_with_an_exemplar_is_a_row() -> None:
 
 
 def test_what_the_program_traces_is_pushed() -> None:
-    """Nothing before there is anything, then what the exporter serves: it need not be started first."""
+    """There is nothing at first, then what the exporter serves: it may be started later."""
     pushed = Pushed()
     assert "asyncio_tasks_created" not in pushed.collect()
 
     async def main() -> None:
-        """A task."""
+        """Run one task."""
 
     with aiometrics.start_exporter(port=0, addr="127.0.0.1", registry=None):
         asyncio.run(main())

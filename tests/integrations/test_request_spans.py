@@ -1,4 +1,7 @@
-"""Requests as spans, in the memory of OpenTelemetry's own SDK: the tree of one request, and what it costs those that are not traced."""
+"""Requests as spans in OpenTelemetry's own SDK, in memory.
+
+The tests check the tree of one request, and the cost for requests that are not traced.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ HERE = __name__
 
 
 class Spans:
-    """A provider and what it was given."""
+    """A provider and the spans that it received."""
 
     def __init__(self, exporter: SpanExporter | None = None, sampler: Any = ALWAYS_ON) -> None:
         self.memory = InMemorySpanExporter()
@@ -43,14 +46,14 @@ class Spans:
 
     @property
     def finished(self) -> list[ReadableSpan]:
-        """The spans, parents before children and in the order in which they began."""
+        """Return the spans, parents before children and in the order of their beginnings."""
         return sorted(
             self.memory.get_finished_spans(),
             key=lambda span: (span.start_time or 0, span.parent is not None, span.name),
         )
 
     def tree(self) -> dict[str, Any]:
-        """Names of spans with what is below them; of spans of one name only the first."""
+        """Return the names of spans with those below; of spans with one name only the first."""
         spans = self.finished
 
         def below(parent: ReadableSpan | None) -> dict[str, Any]:
@@ -63,18 +66,18 @@ class Spans:
         return below(None)
 
     def named(self, name: str) -> ReadableSpan:
-        """The one span of that name."""
+        """Return the only span of that name."""
         (found,) = (span for span in self.finished if short(span) == name)
         return found
 
 
 def short(span: ReadableSpan) -> str:
-    """The name of a span, that of a coroutine here without all that it is inside of."""
+    """Return the name of a span, without the prefix of local coroutines."""
     return span.name.rpartition(".")[2] if span.name.startswith(HERE) else span.name
 
 
 def when(span: ReadableSpan, root: ReadableSpan) -> tuple[float, float]:
-    """Beginning and end in ms since the root began."""
+    """Return the beginning and end in ms since the root began."""
     assert span.start_time is not None
     assert span.end_time is not None
     assert root.start_time is not None
@@ -92,25 +95,25 @@ def traced(implementation: str) -> Iterator[TracedLoop]:
 
 
 def run(traced: TracedLoop, main: Any) -> None:
-    """Run it, and have all spans written."""
+    """Run a coroutine, and write all spans."""
     traced.run(main)
     traced.instrumentation.work_queue.stop()
 
 
 async def grandchild(traced: TracedLoop) -> None:
-    """Takes 4 ms."""
+    """Take 4 ms."""
     traced.clock.advance(0.004)
 
 
 async def child(traced: TracedLoop) -> None:
-    """Takes 10 ms, waits 100 ms, and has a task of its own."""
+    """Take 10 ms, wait 100 ms, and start a task."""
     traced.clock.advance(0.01)
     await asyncio.sleep(0.1)
     await asyncio.create_task(grandchild(traced))
 
 
 async def handler(traced: TracedLoop) -> None:
-    """A request with a child, that runs while it waits for it."""
+    """Handle a request with a child task that runs meanwhile."""
     with request("GET /orders/{id}", id="REQ-001") as current:
         current.attributes["http.request.method"] = "GET"
         traced.clock.advance(0.002)
@@ -119,7 +122,7 @@ async def handler(traced: TracedLoop) -> None:
 
 
 def test_the_tree_of_one_request(traced: TracedLoop) -> None:
-    """One span for the request, one for each task below the one that started it, each as long as it was."""
+    """The request and its tasks have spans, nested as they were started, with exact times."""
     spans = Spans()
     trace_requests(spans.provider)
     run(traced, handler(traced))
@@ -150,14 +153,14 @@ def test_the_tree_of_one_request(traced: TracedLoop) -> None:
 
 
 def code_of(attributes: Any) -> tuple[object, ...]:
-    """Function, file and line."""
+    """Return function, file and line."""
     return tuple(
         attributes.get(f"code.{name}") for name in ("function.name", "file.path", "line.number")
     )
 
 
 def test_segments_and_waits_are_events(traced: TracedLoop) -> None:
-    """Each with the place where it ended, how long it took, and how long the task then waited."""
+    """Each has the place where it ended, its time, and the time of the wait after it."""
     spans = Spans()
     trace_requests(spans.provider)
     run(traced, handler(traced))
@@ -182,7 +185,7 @@ def test_segments_and_waits_are_events(traced: TracedLoop) -> None:
 
 
 def test_segments_and_waits_may_be_spans(traced: TracedLoop) -> None:
-    """Below their tasks, one after the other without a gap."""
+    """They are below their tasks, in turn and without a gap."""
     spans = Spans()
     trace_requests(spans.provider, detail="spans")
     run(traced, handler(traced))
@@ -208,15 +211,18 @@ def test_segments_and_waits_may_be_spans(traced: TracedLoop) -> None:
 
 
 def test_without_detail_there_are_only_tasks(traced: TracedLoop) -> None:
-    """What they did is left out."""
+    """Their steps are left out."""
     spans = Spans()
     trace_requests(spans.provider, detail=None)
     run(traced, handler(traced))
     assert [()] * 4 == [span.events for span in spans.finished]
 
 
-def test_the_parent_is_the_active_span_and_inside_the_request_is_active(traced: TracedLoop) -> None:
-    """What the program traces itself, around and inside, also in child tasks, is in the same tree; afterwards all is as before."""
+def test_the_span_of_a_request_is_current_inside_of_it(traced: TracedLoop) -> None:
+    """Spans of the program around and inside, also of child tasks, are in the same tree.
+
+    Afterwards the current span is the one from before.
+    """
     spans = Spans()
     trace_requests(spans.provider)
     tracer = spans.provider.get_tracer("application")
@@ -235,8 +241,8 @@ def test_the_parent_is_the_active_span_and_inside_the_request_is_active(traced: 
     assert {"server": {"GET /": {"main": {"query": {}}, "SELECT": {}}}} == spans.tree()
 
 
-def test_requests_in_turn_have_traces_of_their_own(traced: TracedLoop) -> None:
-    """One task serves them: none is a child of the one before, and a failed one says so."""
+def test_consecutive_requests_have_separate_traces(traced: TracedLoop) -> None:
+    """One task serves them: none is a child of the one before, and a failed one has that status."""
     spans = Spans()
     trace_requests(spans.provider)
 
@@ -256,7 +262,7 @@ def test_requests_in_turn_have_traces_of_their_own(traced: TracedLoop) -> None:
 
 
 def test_what_outlives_the_request_is_not_in_its_spans(traced: TracedLoop) -> None:
-    """They end with it, and so does what is kept."""
+    """They end with the request, and so does the timeline."""
     spans = Spans()
     trace_requests(spans.provider)
 
@@ -271,7 +277,7 @@ def test_what_outlives_the_request_is_not_in_its_spans(traced: TracedLoop) -> No
 
 
 def test_a_request_that_finishes_early_ends_its_span(traced: TracedLoop) -> None:
-    """Its span is still current for what goes on, as the server's span is for background tasks."""
+    """Its span stays current, as a server's span does for background tasks."""
     spans = Spans()
     trace_requests(spans.provider)
 
@@ -290,7 +296,7 @@ def test_a_request_that_finishes_early_ends_its_span(traced: TracedLoop) -> None
 
 
 def test_requests_that_the_sampler_drops_leave_nothing(traced: TracedLoop) -> None:
-    """No journal is kept, no span that is recorded is current, and nothing waits to be written."""
+    """There is no timeline, no recorded span is current, and nothing waits to be written."""
     spans = Spans(sampler=ALWAYS_OFF)
     trace_requests(spans.provider)
 
@@ -309,7 +315,7 @@ def test_requests_that_the_sampler_drops_leave_nothing(traced: TracedLoop) -> No
 
 
 class Without(Sampler):
-    """Drops spans of one name."""
+    """A sampler that drops spans of one name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -322,16 +328,19 @@ class Without(Sampler):
         *rest: Any,  # noqa: ARG002
         **more: Any,  # noqa: ARG002
     ) -> SamplingResult:
-        """What becomes of a span without parent."""
+        """Decide about a span without parent."""
         return SamplingResult(Decision.DROP if name == self._name else Decision.RECORD_AND_SAMPLE)
 
     def get_description(self) -> str:
-        """For whoever logs it."""
+        """Return the name for log lines."""
         return "without"
 
 
-def test_spans_inside_of_a_request_that_is_dropped_are_dropped_with_it(traced: TracedLoop) -> None:
-    """They are no traces of their own: the sampler is told that their parent was not taken. Requests around are as they were."""
+def test_spans_inside_of_a_dropped_request_are_dropped(traced: TracedLoop) -> None:
+    """They do not become traces of their own: the sampler knows their parent.
+
+    Requests around are not affected.
+    """
     spans = Spans(sampler=ParentBased(Without("GET /")))
     trace_requests(spans.provider)
     tracer = spans.provider.get_tracer("application")
@@ -352,8 +361,10 @@ def test_spans_inside_of_a_request_that_is_dropped_are_dropped_with_it(traced: T
     assert {"around", "main", "after"} == {short(span) for span in spans.finished}
 
 
-def test_only_a_share_is_asked_about(traced: TracedLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a quarter of the requests, drawn at random, the sampler hears."""
+def test_the_sampler_is_asked_about_a_share(
+    traced: TracedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler is asked about a random quarter of the requests."""
     draws = iter([0.1, 0.3, 0.24, 0.25, 0.9])
     monkeypatch.setattr("random.random", lambda: next(draws))
     spans = Spans()
@@ -368,8 +379,8 @@ def test_only_a_share_is_asked_about(traced: TracedLoop, monkeypatch: pytest.Mon
     assert {"GET /0", "GET /2"} == spans.tree().keys()
 
 
-def test_a_journal_has_a_bound(traced: TracedLoop) -> None:
-    """The first thousand steps are kept, and the first thousand tasks; how many are missing is told."""
+def test_a_timeline_is_bounded(traced: TracedLoop) -> None:
+    """The first thousand steps and tasks are kept, and the number of missing ones is recorded."""
     spans = Spans()
     trace_requests(spans.provider, detail=None)
 
@@ -379,7 +390,8 @@ def test_a_journal_has_a_bound(traced: TracedLoop) -> None:
                 await asyncio.create_task(grandchild(traced))
 
     run(traced, main())
-    # Two steps for each of the tasks: its own, and that of the one that waits for it; and the last part of that one.
+    # Two steps per task, its own and one of the task that waits for it, and the last step of that
+    # task.
     assert (
         2 * 1200 + 1 - 1000 + 1201 - 1000
         == (spans.named("GET /").attributes or {})["aiometrics.steps_dropped"]
@@ -388,19 +400,19 @@ def test_a_journal_has_a_bound(traced: TracedLoop) -> None:
 
 
 class Broken(SpanExporter):
-    """An exporter whose collector is gone, in the least convenient way."""
+    """An exporter that always raises."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 - as it is called
         raise ConnectionRefusedError
 
     def shutdown(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
-def test_an_exporter_that_fails_reaches_nobody(
+def test_an_exporter_that_fails_does_not_harm_requests(
     traced: TracedLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """OpenTelemetry logs it; the requests end, and are written as far as we are concerned."""
+    """OpenTelemetry logs the error; the requests end, and count as written."""
     trace_requests(Spans(Broken()).provider)
     run(traced, handler(traced))
     assert 1 == traced.snapshot().request("GET /orders/{id}").wall["completed"].count
@@ -419,11 +431,14 @@ class Hanging(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
-def test_an_exporter_that_hangs_delays_nobody(traced: TracedLoop) -> None:
-    """Even one that OpenTelemetry calls at once: requests begin and end meanwhile, and those that find no room are counted."""
+def test_an_exporter_that_hangs_does_not_delay_requests(traced: TracedLoop) -> None:
+    """Requests begin and end meanwhile; those without room in the queue are counted.
+
+    That holds even for an exporter that OpenTelemetry calls at once.
+    """
     exporter = Hanging()
     trace_requests(Spans(exporter).provider, detail=None)
 
@@ -473,6 +488,6 @@ def test_a_tracer_that_fails_is_not_asked_again(
     ],
 )
 def test_wrong_options_raise(options: dict[str, Any], message: str) -> None:
-    """Before anything is traced."""
+    """They raise before anything is traced."""
     with pytest.raises(ValueError, match=message):
         trace_requests(**options)

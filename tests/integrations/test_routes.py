@@ -1,4 +1,4 @@
-"""Which route a connection is for, held to what Starlette and FastAPI themselves then do with it."""
+"""The route of a connection, compared with what Starlette and FastAPI then do with it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from aiometrics.integrations._routes import Routes, request_type, routes_of
 
 
 async def endpoint(_: Request) -> PlainTextResponse:
-    """Any handler."""
+    """A handler."""
     return PlainTextResponse("found")
 
 
 async def chat(_: WebSocket) -> None:
-    """Any handler of a websocket."""
+    """A handler of a websocket."""
 
 
 async def opaque(scope: Any, receive: Any, send: Any) -> None:
-    """An application that does not tell its routes."""
+    """An application without visible routes."""
 
 
 USERS = Starlette(routes=[Route("/", endpoint), Route("/users/{name}", endpoint)])
@@ -53,7 +53,7 @@ def connection(
     kind: str = "http",
     root_path: str = "",
 ) -> dict[str, Any]:
-    """An ASGI scope."""
+    """Return an ASGI scope."""
     return {
         "type": kind,
         "method": method,
@@ -86,12 +86,12 @@ def connection(
     ],
 )
 def test_templates_of_starlette(scope: dict[str, Any], expected: str | None) -> None:
-    """Parameters by name and without their types, mounts and hosts looked into, order and methods as the router has them."""
+    """Parameters have no types in them; mounts, hosts, order and methods are as in the router."""
     assert expected == Routes(STARLETTE).template(scope)
 
 
 def fastapi() -> FastAPI:
-    """An application whose routers are included, one in the other, each with a prefix."""
+    """An application with nested routers, each with a prefix."""
     app = FastAPI()
     items, versioned = APIRouter(prefix="/shop/{shop}"), APIRouter(prefix="/v1")
     items.get("/items/{item_id}")(lambda item_id: item_id)
@@ -114,7 +114,7 @@ def fastapi() -> FastAPI:
     ],
 )
 def test_templates_of_fastapi(path: str, expected: str | None) -> None:
-    """Prefixes of routers that were included are part of it."""
+    """Templates have the prefixes of included routers."""
     assert expected == Routes(fastapi()).template(connection(path))
 
 
@@ -122,7 +122,7 @@ def test_templates_of_fastapi(path: str, expected: str | None) -> None:
     "wrap", [lambda app: app, lambda app: Wrapper(Wrapper(app))], ids=["itself", "behind two"]
 )
 def test_routes_are_found_behind_middleware(wrap: Callable[[Any], Any]) -> None:
-    """Whoever keeps the application that it wraps under the usual name can be looked through."""
+    """Middleware that keeps the wrapped application under the usual name is looked through."""
     found = routes_of(opaque, wrap(STARLETTE))
     assert found is not None
     assert "/orders/{id}" == found.template(connection("/orders/7"))
@@ -131,8 +131,8 @@ def test_routes_are_found_behind_middleware(wrap: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize(
     "kept", [Router(), FastAPI(), included := APIRouter()], ids=["Starlette", "FastAPI", "included"]
 )
-def test_routes_that_come_and_go_are_known_at_once(kept: Any) -> None:
-    """Also those of a router behind another one's entry: the application may add them whenever it likes."""
+def test_changed_routes_are_known_at_once(kept: Any) -> None:
+    """The application may add and remove routes at any time, also those of an included router."""
     app = FastAPI()
     app.include_router(included)
     routes = Routes(app if kept is included else kept)
@@ -142,13 +142,13 @@ def test_routes_that_come_and_go_are_known_at_once(kept: Any) -> None:
     kept.add_route("/late/{id}/more", endpoint)
     seen.append(routes.template(connection("/late/7/more")))
     kept.routes[:] = []
-    if kept is not included:  # FastAPI itself goes on with what it has included
+    if kept is not included:  # FastAPI itself keeps what it has included
         seen.append(routes.template(connection("/late/7")))
     assert [None, "/late/{id}", "/late/{id}/more", None][: len(seen)] == seen
 
 
-def test_applications_that_are_mounted_may_get_their_routes_later() -> None:
-    """And may stand behind middleware there, which a mount itself does not look behind."""
+def test_mounted_applications_may_get_routes_later() -> None:
+    """They may be behind middleware, too, which a mount itself does not look through."""
     late = Starlette()
     routes = Routes(
         Router(
@@ -165,7 +165,7 @@ def test_applications_that_are_mounted_may_get_their_routes_later() -> None:
 
 
 def test_a_route_that_decides_by_more_than_the_path_is_asked() -> None:
-    """By a header, say: what its path looks like says nothing."""
+    """It may decide by a header, so that its path alone is not enough."""
 
     class OfTenant(Route):
         def matches(self, scope: Any) -> Any:
@@ -181,15 +181,15 @@ def test_a_route_that_decides_by_more_than_the_path_is_asked() -> None:
     ]
 
 
-def test_an_expression_that_was_replaced_is_the_one_that_counts() -> None:
-    """As those do whose routes shall not tell upper from lower case."""
+def test_a_replaced_expression_counts() -> None:
+    """Applications do that for routes that ignore case."""
     route = Route("/Orders/{id}", endpoint)
     route.path_regex = re.compile(route.path_regex.pattern, re.IGNORECASE)
     assert "/Orders/{id}" == Routes(Router([route])).template(connection("/oRDERS/7"))
 
 
-def test_routes_that_cannot_be_read_are_not_forgotten() -> None:
-    """What is wrong with them is told each time, until it is right."""
+def test_unreadable_routes_are_an_error_each_time() -> None:
+    """The error comes each time until it is fixed."""
     router = Router([Route("/orders/{id}", endpoint)])
     routes = Routes(router)
     assert "/orders/{id}" == routes.template(connection("/orders/7"))
@@ -203,7 +203,7 @@ def test_routes_that_cannot_be_read_are_not_forgotten() -> None:
 
 
 def test_an_application_without_routes_has_none() -> None:
-    """Nor has middleware around it."""
+    """Middleware around it has none either."""
     assert (None, None) == (routes_of(opaque), routes_of(Wrapper(opaque)))
 
 
@@ -224,5 +224,5 @@ class Wrapper:
     ],
 )
 def test_types_are_bounded(method: str, path: str | None, expected: str) -> None:
-    """Neither a path nor a method that a client makes up becomes a label."""
+    """Paths and methods that a client makes up do not become labels."""
     assert expected == request_type(method, path)

@@ -1,6 +1,7 @@
 """OpenTelemetry: our metrics as its instruments, and requests as its spans.
 
-Needs the extra ``aiometrics-exporter[otel]`` and an SDK that the program sets up. Nothing of it is on unless it is called.
+Needs the extra ``aiometrics-exporter[otel]`` and an SDK that the program sets up. Nothing is active
+until it is called.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def _buckets(histogram: Distribution) -> Iterator[tuple[float, dict[str, str]]]:
         yield count, {"le": bound_text(bound)}
 
 
-#: What an instrument shows of one row of its metric: values, each with the labels that it has beyond those of the row.
+#: Returns what an instrument shows of one row: values, each with labels beyond those of the row.
 _Part = Callable[[Any], Iterable[tuple[float, dict[str, str]]]]
 _SINGLE: dict[str, _Part] = {"": lambda value: [(value, {})]}
 _HISTOGRAM: dict[str, _Part] = {
@@ -48,13 +48,16 @@ def observe_metrics(
     buckets: bool = False,
     source: Source = collected,
 ) -> None:
-    """Give every metric of the catalogue to OpenTelemetry as an observable counter or gauge, its labels as attributes.
+    """Give every metric to OpenTelemetry as an observable counter or gauge.
 
-    Names are those of the OpenMetrics families, as ``asyncio_blocking_seconds``. OpenTelemetry has no observable histogram: each of ours
-    is two counters, ``_count`` and ``_sum``, and with ``buckets`` a third, ``_bucket``, with the attribute ``le``. What one collection asks
-    for is of one snapshot. Without ``meter_provider`` it is the program's global one.
+    Labels become attributes. Names are those of the OpenMetrics families, as
+    ``asyncio_blocking_seconds``. OpenTelemetry has no observable histogram: each of ours becomes
+    two counters, ``_count`` and ``_sum``, and with ``buckets`` a third, ``_bucket``, with the
+    attribute ``le``. All instruments of one collection show one snapshot. The default of
+    ``meter_provider`` is the program's global one.
 
-    With a shared directory that snapshot is of all processes: call this in one of them only, or what all push is a multiple.
+    With a shared directory the snapshot is of all processes: call this in only one of them, or the
+    sum of what they push is a multiple.
     """
     meter = get_meter(_SCOPE, __version__, meter_provider)
     rounds = _Rounds(source)
@@ -89,7 +92,10 @@ def _callback(
 
 
 class _Rounds:
-    """The rows of one snapshot for all instruments; when one asks for the second time, a new round has begun."""
+    """The rows of one snapshot for all instruments.
+
+    A new round begins when an instrument asks for the second time.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -98,7 +104,7 @@ class _Rounds:
         self._lock = threading.Lock()
 
     def rows(self, instrument: str, metric: Metric) -> list[Row]:
-        """The rows of ``metric`` for one instrument. For any thread."""
+        """Return the rows of ``metric`` for one instrument. From any thread."""
         with self._lock:
             if not self._rows or instrument in self._asked:
                 self._rows = {each.name: list(rows) for each, rows in families(*self._source())}

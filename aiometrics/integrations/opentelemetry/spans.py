@@ -1,4 +1,4 @@
-"""Requests as spans of OpenTelemetry: one for the request, one for each of its tasks, and what the tasks did inside."""
+"""Requests as spans of OpenTelemetry: one for the request, one for each task, with their steps."""
 
 from __future__ import annotations
 
@@ -41,18 +41,22 @@ def trace_requests(
     sample: float = 1.0,
     detail: Detail | None = "events",
 ) -> None:
-    """Give requests to OpenTelemetry as spans, from now on; ``sample`` is the share of them that its own sampler is asked about at all.
+    """Give requests to OpenTelemetry as spans, from now on.
 
-    The span of a request is the current one inside of it, and its parent is the one that was current around it. When the request is over it
-    gets a child for each of its tasks, nested as the tasks started each other. What a task did is an event in its span for each segment,
-    with the wait after it, or with ``detail="spans"`` a child span for each of both, or with ``None`` nothing. Places are attributes
-    ``code.*``. Spans are made and ended by another thread. Without ``tracer_provider`` it is the program's global one.
+    ``sample`` is the share of requests that OpenTelemetry's own sampler is asked about at all. The
+    span of a request is current inside of it, and its parent is the span that was current around
+    it. When the request is over, it gets a child for each of its tasks, nested as the tasks started
+    each other. With ``detail="events"``, each segment with the wait after it is an event in the
+    span of its task; with ``"spans"``, both are child spans; with ``None``, they are left out.
+    Places are attributes ``code.*``. Another thread makes and ends the spans. The default of
+    ``tracer_provider`` is the program's global one.
 
     Raises ``ValueError`` if an option is wrong.
     """
     if not 0 < sample <= 1:
         raise ValueError(
-            f"sample must be over 0 and at most 1, the share of requests that become spans, not {sample!r}"
+            "sample must be over 0 and at most 1, the share of requests that become spans, "
+            f"not {sample!r}"
         )
     if detail not in ("events", "spans", None):
         raise ValueError(f"detail must be 'events', 'spans' or None, not {detail!r}")
@@ -61,7 +65,7 @@ def trace_requests(
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """The span of a request that is in progress."""
+    """The span of a request in progress."""
 
     span: Span
     started: int
@@ -69,7 +73,7 @@ class _Open:
 
 
 class RequestTracer:
-    """Begins the span of a request with it, in its context, and has the rest made when it is over."""
+    """Begins the span of a request in its context, and makes the other spans when it is over."""
 
     def __init__(self, tracer: Tracer, sample: float, detail: Detail | None) -> None:
         self._tracer = tracer
@@ -77,9 +81,10 @@ class RequestTracer:
         self._detail = detail
 
     def begin(self, request: Request) -> _Open | None:
-        """The request was entered just now; ``None`` if nobody wants its span.
+        """Begin the span of a request that was just entered; ``None`` if it is not wanted.
 
-        A span that the sampler dropped is the current one all the same: what begins inside of it is to be dropped with it.
+        A span that the sampler dropped becomes current all the same, so that spans inside of it are
+        dropped with it.
         """
         if self._sample < 1 and random.random() >= self._sample:  # noqa: S311 - a sample, not a secret
             return None
@@ -91,16 +96,16 @@ class RequestTracer:
         return _Open(span, started, around)
 
     def recording(self, opened: _Open) -> bool:
-        """Whether the sampler took it."""
+        """Whether the sampler took the span."""
         return opened.span.is_recording()
 
     def leave(self, opened: _Open) -> None:
-        """Its block is left: what was current around it is so again."""
+        """Make the span current again that was current around the request."""
         if get_current_span() is opened.span:
             contexts.attach(opened.around)
 
     def end(self, opened: _Open, finished: FinishedRequest) -> Job:
-        """The request is over: what to do about it, elsewhere."""
+        """Return the job that writes the spans of a finished request, for another thread."""
         return _Tree(self._tracer, self._detail, opened, finished).write
 
 
@@ -116,7 +121,7 @@ class _Tree:
         self._finished = finished
 
     def write(self) -> None:
-        """Make them all, and end them."""
+        """Make and end all spans."""
         timeline = self._finished.timeline
         steps: dict[int, list[Step]] = {task.number: [] for task in timeline.tasks}
         for step in timeline.steps:
@@ -158,7 +163,7 @@ class _Tree:
         return span
 
     def _step(self, span: Span, step: Step, following: Step | None) -> None:
-        """A segment, and the wait until the one that follows."""
+        """Write a segment, and the wait until the next one."""
         place = _place(step)
         if self._detail == "events":
             durations = {"aiometrics.segment_seconds": (step.end_ns - step.begin_ns) / SECOND_NS}
@@ -183,12 +188,12 @@ class _Tree:
         )
 
     def _at(self, ns: int) -> int:
-        """The Unix time of a moment of the request."""
+        """Return the Unix time in ns of a moment of the request."""
         return self._opened.started + ns
 
 
 def _place(step: Step) -> dict[str, Any]:
-    """Where a segment ended, as attributes."""
+    """Return the place where a segment ended, as attributes."""
     attributes: dict[str, Any] = {
         "aiometrics.yield_point": step.yield_point,
         "aiometrics.awaits": step.awaits,
