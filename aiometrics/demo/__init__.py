@@ -1,1 +1,1 @@
-"""A small shop under load that has the six classic faults of asyncio services: what the hotspots of a sick loop look like."""
+"""A small shop under load with the six classic faults of asyncio services; used by ``__main__``."""

@@ -1,4 +1,4 @@
-"""What the shop sells: finding products by name, and listing them all."""
+"""The shop's products: finding them by name, and listing them all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ PRODUCTS = tuple(map(" ".join, itertools.product(_COLOURS, _SHAPES, _THINGS)))
 
 
 class Catalogue:
-    """The products, with a cache of earlier searches one round trip away (a sleep stands for the network)."""
+    """The products, with a cache of earlier searches.
+
+    The cache is one round trip away; a sleep stands for the network.
+    """
 
     def __init__(
         self, *, compares_all: bool, yields_each_row: bool, cache_seconds: float = 0.002
@@ -49,7 +52,7 @@ class Catalogue:
         self._cache_seconds = cache_seconds
 
     async def rank_results(self, query: str) -> list[str]:
-        """The three products most like ``query``: ask the cache, compare, tell the cache."""
+        """Ask the cache, compare, update the cache; return the products most like ``query``."""
         await asyncio.sleep(self._cache_seconds)
         candidates = (
             PRODUCTS
@@ -65,7 +68,7 @@ class Catalogue:
         return list(found)
 
     async def write_rows(self) -> str:
-        """All products as lines of a CSV file."""
+        """Return all products as lines of a CSV file."""
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         for number, name in enumerate(PRODUCTS):

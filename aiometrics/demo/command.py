@@ -1,4 +1,4 @@
-"""``python -m aiometrics demo``: the shop, its load, the exporter, and the hotspots every few seconds."""
+"""``python -m aiometrics demo``: the shop, its load, the exporter, and its hotspots."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ from aiometrics.exposition.hotspots import find_hotspots
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.requests import slow_log as slow_requests
 
-#: Of each kind: room for every fault beside what aiohttp itself does.
+#: Rows per kind: room for every fault beside what aiohttp itself does.
 _ROWS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the command line asks for: ``seconds`` is None to run until interrupted, ``every_seconds`` the pause between tables."""
+    """The settings of the command line.
+
+    ``seconds`` is None to run until interrupted, ``every_seconds`` is the pause between two tables.
+    """
 
     faults: frozenset[Fault]
     seconds: float | None
@@ -42,9 +45,10 @@ class Settings:
 
 
 class Reporter(threading.Thread):
-    """Prints the hotspots of each interval and, when the time is up or it is stopped, of the whole run; then calls ``then``.
+    """Prints the hotspots of each interval, at the end those of the whole run, then calls ``then``.
 
-    It is a thread because it must report while the loop is blocked, and must not be among what it reports.
+    It ends when the time is up or it is stopped. It is a thread because it must report while the
+    loop is blocked, and must not be among what it reports.
     """
 
     def __init__(self, exporter: Exporter, settings: Settings, then: Callable[[], object]) -> None:
@@ -56,7 +60,7 @@ class Reporter(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        """Report until the time is up, until stopped, or until nobody reads on."""
+        """Report until the time is up, until stopped, or until standard output is closed."""
         try:
             self._report()
         except BrokenPipeError:
@@ -88,9 +92,10 @@ class Reporter(threading.Thread):
 
 
 def run(settings: Settings) -> int:
-    """Run the demo and return the exit code: 0, or 1 with a line on standard error if the metrics cannot be served.
+    """Run the demo and return the exit code.
 
-    Ctrl-C ends it with ``KeyboardInterrupt`` after everything it started has been stopped.
+    The code is 0, or 1 with a line on standard error if the metrics cannot be served. Ctrl-C ends
+    the demo with ``KeyboardInterrupt`` after everything that it started was stopped.
     """
     try:
         exporter = start_exporter(
@@ -103,7 +108,7 @@ def run(settings: Settings) -> int:
         return _fail(error.strerror)
     except ValueError as error:
         return _fail(error)
-    # Two dozen a second would be all that one sees of the tables.
+    # Two dozen warnings a second would hide the tables.
     slow_requests.logger.setLevel(logging.ERROR)
     with exporter, socket.create_server(("127.0.0.1", 0)) as listener:
         shop_url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""The faults that the shop can have: how to choose them, and under which names they show."""
+"""The faults that the shop can have: how to choose them, and the names under which they show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Fault(StrEnum):
 
 
 class Symptom(NamedTuple):
-    """Where a fault is: the functions that have it, and what they do wrong."""
+    """The functions that have a fault, and what they do wrong."""
 
     functions: tuple[str, ...]
     wrong: str
@@ -42,7 +42,7 @@ SYMPTOMS = {
 
 
 def parse_faults(text: str) -> frozenset[Fault]:
-    """The faults in ``text``: ``all``, ``none``, or names separated by commas.
+    """Return the faults in ``text``: ``all``, ``none``, or names separated by commas.
 
     Raises ``ValueError`` that quotes an unknown name and lists those that exist.
     """
@@ -58,7 +58,7 @@ def parse_faults(text: str) -> frozenset[Fault]:
 
 
 def legend(faults: AbstractSet[Fault]) -> str:
-    """One line per chosen fault, in their usual order: its name, the functions to look for, and what they do wrong."""
+    """Return a line per chosen fault: its name, the functions to look for, and their mistake."""
     chosen = [
         (fault, ", ".join(SYMPTOMS[fault].functions), SYMPTOMS[fault].wrong)
         for fault in Fault

@@ -1,4 +1,4 @@
-"""Shoppers: a process of its own, so that the loop of the shop does nothing but serve. Ends when the shop is gone."""
+"""The shoppers: a separate process, so that the shop's loop only serves. Ends with the shop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import aiohttp
 
 
 class Habit(NamedTuple):
-    """What so many shoppers ask for, over and over, with a pause of that mean length in between."""
+    """What a number of shoppers ask for repeatedly, with a pause of that mean length in between."""
 
     shoppers: int
     method: str
@@ -34,7 +34,7 @@ HABITS = (
 def load(url: str) -> Iterator[None]:
     """Have another process shop at ``url`` for as long as the context lasts."""
     safe_path = ["-P"] if sys.flags.safe_path else []
-    # In a session of its own, Ctrl-C in the terminal does not reach it: whoever started it ends it.
+    # In a session of its own, Ctrl-C in the terminal does not reach it: the context ends it.
     process = subprocess.Popen(
         [sys.executable, *safe_path, "-m", __name__, url],
         stdin=subprocess.DEVNULL,
@@ -48,7 +48,7 @@ def load(url: str) -> Iterator[None]:
 
 
 async def shop_at(url: str) -> None:
-    """All shoppers, until the shop refuses connections."""
+    """Run all shoppers until the shop refuses connections."""
     async with aiohttp.ClientSession(url) as session, asyncio.TaskGroup() as group:
         for habit in HABITS:
             for _ in range(habit.shoppers):

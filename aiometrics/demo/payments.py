@@ -1,4 +1,4 @@
-"""Paying: the card is charged at once; the payment provider's confirmation and the receipt follow in the background."""
+"""Payments: the card is charged at once; confirmation and receipt follow in the background."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ LOST_AT_MOST = 3
 
 
 class Payments:
-    """Charges cards. Sleeps stand for the network, and ``time.sleep`` for a client library that knows no asyncio.
+    """Charges cards.
 
-    ``blocking`` charges on the loop; ``loses_confirmations`` loses the second, fourth and sixth confirmation;
-    ``fails`` refuses every third receipt.
+    Sleeps stand for the network, and ``time.sleep`` for a client library that knows no asyncio.
+    ``blocking`` charges on the loop; ``loses_confirmations`` loses the second, fourth and sixth
+    confirmation; ``fails`` refuses every third receipt.
     """
 
     def __init__(self, *, blocking: bool, loses_confirmations: bool, fails: bool) -> None:
@@ -26,7 +27,7 @@ class Payments:
         self._background: set[asyncio.Task[None]] = set()
 
     async def charge_card(self, charge_seconds: float = 0.12, audit_seconds: float = 0.005) -> int:
-        """Charge the card, tell the audit trail, leave the rest to a task of its own, and return the payment's number."""
+        """Charge the card, notify the audit trail, start the rest as a task; return the number."""
         if self._blocking:
             time.sleep(charge_seconds)  # noqa: ASYNC251 - this is the fault
         else:
@@ -47,7 +48,7 @@ class Payments:
         await confirmed
 
     async def send_receipt(self, number: int, mail_seconds: float = 0.01) -> None:
-        """Mail the receipt. Raises ``ConnectionRefusedError`` if the mail server does not want it."""
+        """Mail the receipt. Raises ``ConnectionRefusedError`` if the mail server refuses it."""
         await asyncio.sleep(mail_seconds)
         if self._fails and number % 3 == 0:
             raise ConnectionRefusedError(f"the mail server refused the receipt of payment {number}")

@@ -18,14 +18,14 @@ from aiometrics.integrations.aiohttp import request_middleware
 
 _FEW_CONNECTIONS, _ENOUGH_CONNECTIONS = 2, 50
 
-#: Seconds that a request may take, by its type. The sound shop keeps all of them.
+#: Seconds that a request may take, by its type. The shop without faults keeps all of them.
 OBJECTIVES = MappingProxyType(
     {"GET /orders/{number}": 0.2, "GET /search": 0.2, "GET /export": 0.5, "POST /checkout": 0.5}
 )
 
 
 class Shop:
-    """The handlers, over parts that are sound or have the chosen faults."""
+    """The handlers, over parts that are healthy or have the chosen faults."""
 
     def __init__(self, faults: AbstractSet[Fault]) -> None:
         self._orders = Orders(

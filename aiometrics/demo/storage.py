@@ -1,4 +1,4 @@
-"""Where the shop keeps things: orders in a database on the network, stock in a local sqlite file."""
+"""The shop's storage: orders in a database on the network, stock in a local sqlite database."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import threading
 
 _MOVEMENTS = """
     CREATE TABLE movement (product INTEGER NOT NULL, pieces INTEGER NOT NULL);
-    INSERT INTO movement WITH RECURSIVE entry(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM entry WHERE id < {rows})
+    INSERT INTO movement
+        WITH RECURSIVE entry(id) AS (
+            SELECT 1 UNION ALL SELECT id + 1 FROM entry WHERE id < {rows}
+        )
         SELECT id % 997, 1 + id % 3 FROM entry;
 """
 
 
 class Pool:
-    """A pool of so many database connections; who finds none free waits for the first that comes back."""
+    """A pool of a fixed number of database connections; its users queue for a free one."""
 
     def __init__(self, connections: int) -> None:
         self._free = asyncio.Semaphore(connections)
@@ -29,14 +32,14 @@ class Pool:
 
 
 class Orders:
-    """The orders, each a query of ``query_seconds`` away (a sleep stands for the network and the database)."""
+    """The orders; each takes a query of ``query_seconds``, a sleep in place of a real database."""
 
     def __init__(self, pool: Pool, query_seconds: float = 0.06) -> None:
         self._pool = pool
         self._query_seconds = query_seconds
 
     async def fetch(self, number: int) -> dict[str, int]:
-        """The order of that number."""
+        """Return the order of that number."""
         await self._pool.acquire()
         try:
             await asyncio.sleep(self._query_seconds)
@@ -46,7 +49,10 @@ class Orders:
 
 
 class Stock:
-    """How many pieces are left, summed over every movement of a product: a scan, since the table has no index."""
+    """The number of pieces in stock, summed over every movement of a product.
+
+    That is a scan, since the table has no index.
+    """
 
     def __init__(
         self, *, blocking: bool, rows: int = 600_000, audit_seconds: float = 0.005
@@ -58,7 +64,7 @@ class Stock:
         self._database.executescript(_MOVEMENTS.format(rows=rows))
 
     async def reserve_stock(self, product: int) -> int:
-        """Take one piece of ``product`` out of the stock, tell the audit trail, and return how many pieces are left."""
+        """Take a piece of ``product``, notify the audit trail; return how many pieces are left."""
         left = (
             self._take(product) if self._blocking else await asyncio.to_thread(self._take, product)
         )
