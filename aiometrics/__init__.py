@@ -1,7 +1,9 @@
-"""A Prometheus exporter inside your asyncio service: where its event loop's time goes, by coroutine and line.
+"""A Prometheus exporter inside an asyncio service: where its event loop's time goes, by line.
 
 >>> import aiometrics
 >>> exporter = aiometrics.start_exporter(port=9400)  # doctest: +SKIP
+
+Only public names live here, and importing them does no work and imports no framework.
 """
 
 from __future__ import annotations

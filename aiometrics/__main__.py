@@ -1,4 +1,7 @@
-"""The command line: ``python -m aiometrics COMMAND``. Each command is a function that adds its parser and names what runs it."""
+"""The command line: ``python -m aiometrics COMMAND``.
+
+Each command is a function that adds a parser and names the function that runs it.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,11 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that ``arguments`` (default: those of the process) name and return its exit code.
+    """Run the command that ``arguments`` (default: those of the process) name.
 
-    0 is success, 1 a failure that one line on standard error explains, 130 an end by Ctrl-C. Raises ``SystemExit`` with 2 for
-    arguments that make no sense, and with 0 after ``--help`` and ``--version``.
+    Returns the exit code: 0 for success, 1 for a failure that one line on standard error explains,
+    130 for an end by Ctrl-C. Raises ``SystemExit`` with 2 for invalid arguments, and with 0 after
+    ``--help`` and ``--version``.
     """
     chosen = _parser().parse_args(arguments)
     try:
@@ -42,14 +46,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    about = "a small shop under load that has the classic faults of asyncio services; prints its hotspots and serves its metrics"
+    about = (
+        "a small shop under load that has the classic faults of asyncio services; "
+        "prints its hotspots and serves its metrics"
+    )
     parser = commands.add_parser("demo", help=about, description=about.capitalize() + ".")
     parser.add_argument(
         "--for",
         dest="seconds",
         type=_seconds,
         metavar="SECONDS",
-        help="end after so long (default: at Ctrl-C)",
+        help="end after this long (default: at Ctrl-C)",
     )
     parser.add_argument(
         "--every",
@@ -98,16 +105,17 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 
 def _add_export_assets(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    about = "write the Grafana dashboards, the Prometheus rules and configuration, and the Kubernetes manifests to a directory"
+    about = (
+        "write the Grafana dashboards, the Prometheus rules and configuration, "
+        "and the Kubernetes manifests to a directory"
+    )
     parser = commands.add_parser(
         "export-assets", help=about, description=about[0].upper() + about[1:] + "."
     )
     parser.add_argument(
-        "directory", type=Path, metavar="DIR", help="where to; it is made if need be"
+        "directory", type=Path, metavar="DIR", help="target directory; created if missing"
     )
-    parser.add_argument(
-        "--force", action="store_true", help="replace files that are there and differ"
-    )
+    parser.add_argument("--force", action="store_true", help="replace existing files that differ")
     parser.set_defaults(run=_export_assets)
 
 
@@ -122,12 +130,15 @@ def _export_assets(chosen: argparse.Namespace) -> int:
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    about = "serve the pages of a shared directory, whatever the processes of the service do; options also come from AIOMETRICS_*"
+    about = (
+        "serve the stats pages of a shared directory, even if the processes of the service hang or "
+        "are gone; options also come from AIOMETRICS_*"
+    )
     parser = commands.add_parser("serve", help=about, description=about.capitalize() + ".")
     parser.add_argument(
         "--directory",
         metavar="DIR",
-        help="the directory given to start_exporter(); it need not be there yet",
+        help="the directory given to start_exporter(); it need not exist yet",
     )
     parser.add_argument(
         "--port", type=_port, help=f"port of /metrics, 0 for a free one (default: {DEFAULT_PORT})"
@@ -136,7 +147,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--web-config",
         metavar="FILE",
-        help="TLS, clients' certificates and passwords, as for exporter-toolkit",
+        help="TLS, client certificates and passwords, in the format of exporter-toolkit",
     )
     parser.set_defaults(run=_serve)
 

@@ -1,4 +1,7 @@
-"""Log records as JSON in the names of the Elastic Common Schema, one object per line, which Elasticsearch and Loki index as they are."""
+"""Log records as JSON in the names of the Elastic Common Schema, one object per line.
+
+Elasticsearch and Loki index such lines as they are.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,14 @@ VERSION = "8.11.0"
 
 
 class EcsFormatter(logging.Formatter):
-    """Formats any record as one line of JSON with flat, dotted ECS names; a mapping in its attribute ``ecs`` adds fields of its own.
+    """Formats any record as one line of JSON with flat, dotted ECS names.
 
-    What JSON does not know is written as its ``str()``, and what UTF-8 cannot carry as ``?``.
+    A mapping in the record's attribute ``ecs`` adds fields of its own. Values that JSON does not
+    know are written as their ``str()``, and characters that UTF-8 cannot carry as ``?``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON, without a line break."""
+        """Return the record as JSON, without a line break."""
         fields = {
             "@timestamp": timestamp(round(record.created * 1_000_000) * 1000),
             "log.level": record.levelname.lower(),
@@ -51,14 +55,14 @@ class EcsFormatter(logging.Formatter):
 
 
 def timestamp(unix_ns: int) -> str:
-    """A time of day as ISO 8601 in UTC with microseconds."""
+    """Return a time of day as ISO 8601 in UTC with microseconds."""
     seconds, ns = divmod(unix_ns, SECOND_NS)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=ns // 1000)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with numbers like infinity as text, which JSON has no word for."""
+    """Return ``value`` with infinities and NaN as text, because JSON has no such numbers."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):

@@ -1,6 +1,7 @@
-"""The options of an exporter, frozen and validated before anything is installed.
+"""The options of an exporter: validated before anything is installed, and frozen.
 
-:class:`RecordingOptions` decide how numbers are recorded, :class:`ServingOptions` how they are served.
+:class:`RecordingOptions` decide how numbers are recorded, :class:`ServingOptions` how they are
+served.
 """
 
 from __future__ import annotations
@@ -140,7 +141,10 @@ class RecordingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingOptions:
-    """The options of ``start_exporter`` that decide how numbers are served, as above."""
+    """The options of ``start_exporter`` that decide how numbers are served.
+
+    Fields are as in :class:`RecordingOptions`.
+    """
 
     port: int = field(default=DEFAULT_PORT, metadata={"parse": int})
     #: Every interface, because Prometheus scrapes from another host.
@@ -189,10 +193,10 @@ def resolve(
     directory: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Options:
-    """Return the given options, completed from ``AIOMETRICS_*`` variables and then from defaults.
+    """Complete the given options from ``AIOMETRICS_*`` variables, and then from the defaults.
 
-    ``None`` means not given. Raises ``TypeError`` or ``ValueError`` naming the option, its value and
-    what is allowed.
+    ``None`` means not given. Raises ``TypeError`` or ``ValueError`` naming the option, its value
+    and what is allowed.
     """
     recording = _fallbacks(RecordingOptions, environ)
     serving = _fallbacks(ServingOptions, environ)
@@ -279,7 +283,8 @@ def _check_text(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a string, not {value!r}")
     if not value:
         raise ValueError(
-            f"{name} must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"
+            f"{name} must not be empty; "
+            "use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"
         )
 
 
@@ -319,7 +324,8 @@ def _check_buckets(name: str, bounds: tuple[float, ...]) -> None:
     rounded = [round(bound * SECOND_NS) for bound in bounds]
     if not 1 <= len(bounds) <= 64 or rounded != sorted(set(rounded)):
         raise ValueError(
-            f"{name} must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, not {bounds!r}"
+            f"{name} must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, "
+            f"not {bounds!r}"
         )
 
 
@@ -327,7 +333,8 @@ def _check_sample(sample: float) -> None:
     _check_number("sample", sample)
     if not 1e-6 <= sample <= 1 or abs(1 / sample - round(1 / sample)) > 1e-6:
         raise ValueError(
-            f"sample must be 1 for every task, or 1/N to trace one task in N (1/10, 0.01; N up to 1 000 000), not {sample!r}"
+            "sample must be 1 for every task, or 1/N to trace one task in N "
+            f"(1/10, 0.01; N up to 1 000 000), not {sample!r}"
         )
 
 
@@ -342,17 +349,20 @@ def _check_prefixes(name: str, prefixes: tuple[object, ...]) -> None:
 def _check_objectives(objectives: object, most: int) -> None:
     if not isinstance(objectives, Mapping):
         raise TypeError(
-            f"objectives must be seconds by type of request, such as {{'GET /orders/{{id}}': 0.25}}, not {objectives!r}"
+            "objectives must be seconds by type of request, such as "
+            f"{{'GET /orders/{{id}}': 0.25}}, not {objectives!r}"
         )
     for name, seconds in objectives.items():
         if not isinstance(name, str) or not name:
             raise TypeError(
-                f"each key of objectives must be a type of request, such as 'GET /orders/{{id}}', not {name!r}"
+                "each key of objectives must be a type of request, such as 'GET /orders/{id}', "
+                f"not {name!r}"
             )
         _check_seconds(f"the objective of {name!r}", seconds)
     if len(objectives) > most:
         raise ValueError(
-            f"objectives are of {len(objectives)} types of requests: raise max_requests, which is {most}, to that number at least"
+            f"objectives are of {len(objectives)} types of requests: "
+            f"raise max_requests, which is {most}, to that number at least"
         )
 
 

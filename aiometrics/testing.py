@@ -1,11 +1,11 @@
-"""For your own tests: time that only moves when told to, and a loop that lives in it.
+"""Tools for your own tests: a clock that is moved by hand, and an event loop in its time.
 
 >>> with traced_loop() as traced:  # doctest: +SKIP
 ...     traced.run(handler())
 ...     assert 0 == traced.snapshot().loops[0].blocking_ns
 
-Code under test says how long its work takes with ``traced.clock.advance(seconds)``; ``asyncio.sleep`` and timeouts pass at once. Every
-number is then exact, and every run gives the same.
+Code under test says how long its work takes with ``traced.clock.advance(seconds)``;
+``asyncio.sleep`` and timeouts pass at once. Every number is then exact, and the same in every run.
 """
 
 from __future__ import annotations
@@ -38,31 +38,34 @@ class ManualClock:
         self.now_ns = start_ns
 
     def __call__(self) -> int:
-        """The time now, in ns."""
+        """Return the current time in ns."""
         return self.now_ns
 
     def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass. Raises ``ValueError`` if they are negative: time does not go back."""
+        """Let ``seconds`` pass. Raises ``ValueError`` if they are negative."""
         self.advance_ns(round(seconds * SECOND_NS))
 
     def advance_ns(self, ns: int) -> None:
-        """Let ``ns`` nanoseconds pass. Raises ``ValueError`` if they are negative: time does not go back."""
+        """Let ``ns`` nanoseconds pass. Raises ``ValueError`` if they are negative."""
         if ns < 0:
             raise ValueError(f"cannot advance by {ns} ns: give 0 or more")
         self.now_ns += ns
 
 
 class _VirtualSelector(selectors.DefaultSelector):
-    """Does not wait for time to pass, but lets it pass; waits for real only where an event or a thread shall wake the loop."""
+    """A selector that advances the clock in place of waiting.
+
+    It waits in real time only where an event or a thread is to wake the loop.
+    """
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__()
         self._clock = clock
-        #: Calls that threads of an executor are working on.
+        #: The number of calls that executor threads are working on.
         self.threaded = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Events that are there already, else none, ``timeout`` later."""
+        """Return the events that are ready, or none after ``timeout`` virtual seconds."""
         if timeout is None or (timeout > 0 and self.threaded):
             return super().select(None)
         events = super().select(0)
@@ -72,9 +75,9 @@ class _VirtualSelector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in the time of a :class:`ManualClock`: sleeping for an hour takes no time at all.
+    """An event loop in the time of a :class:`ManualClock`: sleeping for an hour takes no time.
 
-    While a thread works for it (``asyncio.to_thread``) time stands still.
+    Virtual time stands still while a thread works for the loop (``asyncio.to_thread``).
     """
 
     def __init__(self, clock: ManualClock) -> None:
@@ -94,18 +97,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _thread_is_done(self, _: asyncio.Future[Any]) -> None:
         self._virtual.threaded -= 1
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 - as asyncio calls it
-        """Wait for its threads, however long it takes: the time in which they could be late does not pass."""
+    async def shutdown_default_executor(
+        self,
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - the signature of asyncio's method
+    ) -> None:
+        """Wait for the threads without a timeout: virtual time stands still meanwhile."""
         await super().shutdown_default_executor()
 
     def time(self) -> float:
-        """Seconds on the clock."""
+        """Return the clock's time in seconds."""
         return self.clock() / SECOND_NS
 
 
 @dataclass(frozen=True, slots=True)
 class TracedLoop:
-    """A virtual loop, its clock, and what aiometrics measured there."""
+    """A virtual loop, its clock, and its measurements."""
 
     loop: VirtualLoop
     clock: ManualClock
@@ -117,7 +123,7 @@ class TracedLoop:
         return self.runner.run(main)
 
     def snapshot(self) -> Snapshot:
-        """All numbers now; times of day are those of the clock, counted from 1970."""
+        """Return all numbers of this moment; times of day are the clock's, counted from 1970."""
         return self.instrumentation.snapshot()
 
 
@@ -125,10 +131,11 @@ class TracedLoop:
 def traced_loop(
     *, clock: ManualClock | None = None, implementation: str = IMPLEMENTATION, **options: Any
 ) -> Iterator[TracedLoop]:
-    """A traced :class:`VirtualLoop`; ``options`` are those of ``start_exporter``, ``implementation`` is ``"c"`` or ``"python"``.
+    """Trace a new :class:`VirtualLoop`, and nothing outside of it; nothing is served.
 
-    Nothing is served and nothing outside the loop is traced. What is left running is cancelled. An internal error of aiometrics is
-    raised at the end, as ``AssertionError``.
+    ``options`` are those of ``start_exporter``; ``implementation`` is ``"c"`` or ``"python"``. At
+    the end, running tasks are cancelled, and an internal error of aiometrics is raised as
+    ``AssertionError``.
     """
     clock = ManualClock() if clock is None else clock
     internal_errors = InternalErrors()

@@ -16,7 +16,7 @@ from aiometrics.ecs import EcsFormatter, timestamp
 
 
 def record(message: str = "it took %s", *args: object, **attributes: Any) -> logging.LogRecord:
-    """A record of a moment that is known."""
+    """Return a record of a fixed moment."""
     made = logging.LogRecord(
         "shop.orders",
         logging.WARNING,
@@ -33,7 +33,7 @@ def record(message: str = "it took %s", *args: object, **attributes: Any) -> log
 
 
 def fields(made: logging.LogRecord) -> dict[str, Any]:
-    """What the line says."""
+    """Return the fields of a formatted record."""
     line = EcsFormatter().format(made)
     assert "\n" not in line
     found: dict[str, Any] = json.loads(line)
@@ -41,7 +41,7 @@ def fields(made: logging.LogRecord) -> dict[str, Any]:
 
 
 def test_a_plain_record() -> None:
-    """Time, level and message first, as the schema's rules for loggers want it."""
+    """Time, level and message come first, as the schema's rules for loggers demand."""
     assert [
         ("@timestamp", "2025-11-23T00:00:00.250000Z"),
         ("log.level", "warning"),
@@ -65,8 +65,8 @@ def test_fields_of_the_record_are_added_and_win() -> None:
     assert "@timestamp" == next(iter(found))
 
 
-def test_numbers_that_json_does_not_know_are_texts() -> None:
-    """Whoever reads the line would refuse all of it because of one."""
+def test_numbers_that_json_does_not_know_are_text() -> None:
+    """A reader would refuse the whole line because of one."""
     own = {"ratio": float("nan"), "limits": [float("inf"), {"low": float("-inf"), "high": 1.5}]}
     line = EcsFormatter().format(record(ecs=own))
 
@@ -80,13 +80,13 @@ def test_numbers_that_json_does_not_know_are_texts() -> None:
 
 
 @pytest.mark.parametrize("own", [None, 7, ["a"]])
-def test_what_is_no_mapping_is_no_fields(own: object) -> None:
-    """Another library may use the same name for something else."""
+def test_an_attribute_that_is_not_a_mapping_is_ignored(own: object) -> None:
+    """Another library may use the attribute for something else."""
     assert fields(record()) == fields(record(ecs=own))
 
 
-def test_an_error_is_told_by_type_message_and_traceback() -> None:
-    """With its module, and on the same line."""
+def test_an_error_has_type_message_and_traceback() -> None:
+    """The type has its module, and everything is on the same line."""
     error = ValueError("invalid literal")
     try:
         raise error
@@ -100,22 +100,22 @@ def test_an_error_is_told_by_type_message_and_traceback() -> None:
     assert found["error.stack_trace"].startswith("Traceback (most recent call last):\n")
 
 
-def test_what_json_does_not_know_is_written_as_text() -> None:
+def test_values_that_json_does_not_know_are_text() -> None:
     """A lock among the fields does not lose the event."""
     lock = threading.Lock()
     assert str(lock) == fields(record(ecs={"labels.lock": lock}))["labels.lock"]
 
 
 @given(text=st.text(st.characters()))
-def test_any_text_makes_a_line_that_utf_8_can_carry(text: str) -> None:
-    """What is text comes back as it was; lone surrogates are replaced."""
+def test_any_text_becomes_valid_utf_8(text: str) -> None:
+    """Text is unchanged, except that lone surrogates are replaced."""
     line = EcsFormatter().format(record(ecs={"labels.request": text}))
     assert 1 == len(line.encode().split(b"\n"))
     assert text.encode(errors="replace").decode() == json.loads(line)["labels.request"]
 
 
 def test_times_have_microseconds_and_are_in_utc() -> None:
-    """Also on the whole second; what is less than a microsecond is cut off."""
+    """A whole second has them too; fractions of a microsecond are cut off."""
     assert ("1970-01-01T00:00:00.000000Z", "2025-11-23T00:00:00.123456Z") == (
         timestamp(0),
         timestamp(1_763_856_000_123_456_999),

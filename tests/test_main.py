@@ -1,4 +1,4 @@
-"""The command line: what it accepts, and what it says to what it does not."""
+"""The command line: the arguments that it accepts, and its error messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The last line on standard error when the arguments are refused."""
+    """Return the last line on standard error when the arguments are refused."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert 2 == ended.value.code
@@ -88,14 +88,17 @@ def test_faults_by_name(text: str, faults: frozenset[Fault], asked: list[Setting
 def test_a_duration_is_a_positive_number(
     option: str, seconds: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Anything else is refused with the option and the value."""
-    expected = f"python -m aiometrics demo: error: argument {option}: '{seconds}' is not a positive number of seconds"
+    """Any other value is refused, with the option and the value."""
+    expected = (
+        f"python -m aiometrics demo: error: argument {option}: "
+        f"'{seconds}' is not a positive number of seconds"
+    )
     assert expected == refused(capsys, "demo", f"{option}={seconds}")
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http", "", "9" * 5000])
-def test_a_port_is_a_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is not a port is refused with the value and the range."""
+def test_a_port_is_a_number_up_to_65535(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any other value is refused, with the value and the range."""
     assert (
         f"python -m aiometrics demo: error: argument --port: '{port}' is not a port from 0 to 65535"
         == refused(capsys, "demo", f"--port={port}")
@@ -114,7 +117,7 @@ def test_an_unknown_fault_is_refused_with_those_that_exist(
 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a command the command line says so."""
+    """Without a command the error says so."""
     assert "python -m aiometrics: error: the following arguments are required: COMMAND" == refused(
         capsys
     )
@@ -127,8 +130,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert (0, f"aiometrics {__version__}\n") == (ended.value.code, capsys.readouterr().out)
 
 
-def test_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C ends a command with the exit code shells use for it, without a traceback."""
+def test_ctrl_c_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends a command with the exit code that shells use for it, without a traceback."""
 
     def run(_: Settings) -> int:
         raise KeyboardInterrupt
@@ -138,8 +141,11 @@ def test_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_aiohttp_one_line_says_what_to_install() -> None:
-    """The demo's dependency is an extra; without it the command line names the command that installs it."""
-    program = "import sys; sys.modules['aiohttp'] = None; from aiometrics.__main__ import main; sys.exit(main(['demo']))"
+    """The demo's dependency is an extra: without it the error has the command that installs it."""
+    program = (
+        "import sys; sys.modules['aiohttp'] = None; "
+        "from aiometrics.__main__ import main; sys.exit(main(['demo']))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
@@ -155,8 +161,11 @@ def test_without_aiohttp_one_line_says_what_to_install() -> None:
 
 
 def test_the_command_line_is_light_to_import() -> None:
-    """Parsing arguments needs neither the demo's service nor aiohttp."""
-    program = "import sys, aiometrics.__main__; print(sorted({'aiohttp', 'sqlite3', 'aiometrics.demo.command'} & set(sys.modules)))"
+    """Parsing arguments imports neither the demo's service nor aiohttp."""
+    program = (
+        "import sys, aiometrics.__main__; "
+        "print(sorted({'aiohttp', 'sqlite3', 'aiometrics.demo.command'} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

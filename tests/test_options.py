@@ -1,4 +1,4 @@
-"""Options: what is refused and how it is said, and where a value comes from."""
+"""Options: which values are refused and how, and where a value comes from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aiometrics.recorder.context import current_scope
 
 
 def test_defaults_are_the_documented_ones() -> None:
-    """What is not given has these values."""
+    """An option that is not given has this value."""
     recording = RecordingOptions(
         segment_buckets=(0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0),
         wait_buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0),
@@ -61,7 +61,13 @@ def test_every_argument_of_start_exporter_is_one_option() -> None:
 
 ASCENDING = "must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, not"
 SECONDS = "must be a number of seconds from 1e-9 to 1e+09, not"
-SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 0.01; N up to 1 000 000), not"
+SAMPLE = (
+    "sample must be 1 for every task, or 1/N to trace one task in N "
+    "(1/10, 0.01; N up to 1 000 000), not"
+)
+ADDR = "use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"
+OBJECTIVES = "seconds by type of request, such as {'GET /orders/{id}': 0.25}"
+TOO_MANY = "raise max_requests, which is 1, to that number at least"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,7 @@ SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 
         (
             {"addr": ""},
             ValueError,
-            "addr must not be empty; use '0.0.0.0' for every interface or '127.0.0.1' for this machine only",
+            f"addr must not be empty; {ADDR}",
         ),
         ({"web_config": 1}, TypeError, "web_config must be a path, not 1"),
         ({"segment_buckets": ()}, ValueError, f"segment_buckets {ASCENDING} ()"),
@@ -132,7 +138,7 @@ SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 
         (
             {"objectives": 1},
             TypeError,
-            "objectives must be seconds by type of request, such as {'GET /orders/{id}': 0.25}, not 1",
+            f"objectives must be {OBJECTIVES}, not 1",
         ),
         (
             {"objectives": {1: 1}},
@@ -148,7 +154,7 @@ SAMPLE = "sample must be 1 for every task, or 1/N to trace one task in N (1/10, 
         (
             {"objectives": {"a": 1, "b": 1}, "max_requests": 1},
             ValueError,
-            "objectives are of 2 types of requests: raise max_requests, which is 1, to that number at least",
+            f"objectives are of 2 types of requests: {TOO_MANY}",
         ),
         ({"request_id": "id"}, TypeError, "request_id must be a contextvars.ContextVar, not 'id'"),
         ({"application": "shop"}, TypeError, "application must be a sequence, not 'shop'"),
@@ -178,7 +184,7 @@ def test_a_wrong_option_is_refused(
 
 
 def test_an_unknown_option_is_refused() -> None:
-    """A misspelt name is not ignored."""
+    """A misspelt name is an error."""
     with pytest.raises(TypeError, match="unexpected keyword argument 'prot'"):
         resolve(prot=1, environ={})  # type: ignore[call-arg]
 
@@ -258,7 +264,7 @@ def test_a_wrong_variable_is_named(variable: str, text: str, kind: str) -> None:
 
 
 def test_a_variable_out_of_range_is_refused_as_an_argument_would_be() -> None:
-    """The same checks for both."""
+    """Both are checked in the same way."""
     with pytest.raises(ValueError, match="port must be from 0 to 65535, not 70000"):
         resolve(environ={"AIOMETRICS_PORT": "70000"})
 
@@ -273,13 +279,13 @@ def test_the_watchdog_does_not_change_the_pages() -> None:
 @pytest.mark.parametrize(
     ("sample", "weight"), [(1, 1), (0.5, 2), (1 / 3, 3), (0.01, 100), (1e-6, 1_000_000)]
 )
-def test_a_traced_task_stands_for_as_many_as_the_sample_says(sample: float, weight: int) -> None:
+def test_the_weight_is_the_inverse_of_the_sample(sample: float, weight: int) -> None:
     """The weight is a whole number."""
     assert weight == RecordingOptions(sample=sample).weight
 
 
 def test_the_threshold_is_exact_in_nanoseconds() -> None:
-    """0.1 s are 100 000 000 ns, and it is one of the default buckets of segments."""
+    """0.1 s are 100 000 000 ns, and one of the default buckets of segments."""
     assert 100_000_000 == RecordingOptions().blocking_threshold_ns
     assert 0.1 in SEGMENT_BUCKETS
     assert 0.1 in WAIT_BUCKETS

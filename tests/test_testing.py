@@ -1,4 +1,4 @@
-"""What we offer for tests of one's own: time that moves only when told to, and a loop that lives in it."""
+"""The tools for users' tests: a clock that is moved by hand, and an event loop in its time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiometrics.testing import ManualClock, traced_loop
 
 
 def test_the_clock_moves_only_when_told() -> None:
-    """By seconds or nanoseconds, never back."""
+    """It moves by seconds or nanoseconds, never back."""
     clock = ManualClock(5)
     clock.advance(1.5)
     clock.advance_ns(7)
@@ -25,8 +25,8 @@ def test_the_clock_moves_only_when_told() -> None:
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 0.001, 0.1, 1 / 3, 1, 86_400.5])
-def test_sleeping_takes_exactly_its_time_and_none_of_yours(seconds: float) -> None:
-    """To the nanosecond, one after the other."""
+def test_sleeping_takes_exact_virtual_time_and_no_real_time(seconds: float) -> None:
+    """Sleeps are exact to the nanosecond, and take no real time."""
 
     async def main() -> None:
         for _ in range(3):
@@ -59,7 +59,7 @@ def test_timeouts_pass_at_once_and_in_order() -> None:
 
 
 def test_time_stands_still_while_a_thread_works() -> None:
-    """A thread takes real time, which must not let timeouts pass; nor must the end of the loop."""
+    """A thread takes real time, in which neither timeouts nor the end of the loop may pass."""
 
     async def main() -> tuple[int, int]:
         found = await asyncio.wait_for(asyncio.to_thread(sum, range(100_000)), 1)
@@ -69,8 +69,8 @@ def test_time_stands_still_while_a_thread_works() -> None:
         assert (4_999_950_000, SECOND_NS) == traced.run(main())
 
 
-def test_numbers_are_there_after_the_run_and_after_the_end() -> None:
-    """A snapshot can be taken at any time; times of day are those of the clock."""
+def test_numbers_can_be_read_during_and_after_the_run() -> None:
+    """A snapshot can be taken at any time; times of day are the clock's."""
 
     async def works() -> None:
         traced.clock.advance(0.25)
@@ -83,7 +83,7 @@ def test_numbers_are_there_after_the_run_and_after_the_end() -> None:
 
 
 def test_nothing_else_is_traced() -> None:
-    """Other loops of the process are left alone, before, during and after."""
+    """Other loops of the process are not traced before, during or after."""
 
     async def works() -> None:
         pass
@@ -93,10 +93,10 @@ def test_nothing_else_is_traced() -> None:
         assert () == traced.snapshot().coroutines
 
 
-def test_a_traced_loop_has_its_own_numbers_where_everything_is_traced_already(
+def test_a_traced_loop_has_its_own_numbers_beside_an_exporter(
     implementation: str,
 ) -> None:
-    """Its tasks, however they are made, and its requests; the other's go on as before."""
+    """Its tasks and requests count there alone; the other numbers go on as before."""
 
     async def child() -> None:
         await asyncio.sleep(1)

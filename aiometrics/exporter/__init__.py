@@ -1,1 +1,1 @@
-"""What users start: exporter, job and sidecar, and the one session of the process."""
+"""What users start (exporter, job, sidecar), and the only module with global state, ``session``."""

@@ -1,13 +1,15 @@
-"""Dashboards, rules and scrape configuration for those who only have the package.
+"""The dashboards, rules and configuration that ship with the package.
 
-In a checkout they are read where they are maintained. The build runs ``export`` into the package, so that nobody keeps two copies.
+A checkout reads them where they are maintained. The build exports them into the package, so that
+there is only one copy to maintain.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-#: Below the root of a checkout, below ``share`` in an installed package, and below the directory that is exported to.
+#: Relative to the root of a checkout, to ``share`` in an installed package, and to the target of an
+#: export.
 PATTERNS = (
     "prometheus.yml",
     "rules/*.yml",
@@ -20,10 +22,11 @@ INSTALLED = PACKAGE / "share"
 
 
 def export(directory: Path, *, overwrite: bool = False) -> list[Path]:
-    """Write every asset below ``directory``, which is made if need be, and return their paths relative to it.
+    """Write every asset below ``directory`` and return their paths relative to it.
 
-    A file that is there already and differs is replaced only with ``overwrite``; else nothing is written and ``FileExistsError``
-    names it. Raises ``FileNotFoundError`` if this package came without assets.
+    Directories are created if they are missing. A file that exists and differs is replaced only
+    with ``overwrite``; otherwise nothing is written and ``FileExistsError`` names the file. Raises
+    ``FileNotFoundError`` if this package came without assets.
     """
     contents = assets()
     changed = [
@@ -33,7 +36,8 @@ def export(directory: Path, *, overwrite: bool = False) -> list[Path]:
     ]
     if changed and not overwrite:
         raise FileExistsError(
-            f"{directory / changed[0]} is there and differs: name another directory, or replace it with --force"
+            f"{directory / changed[0]} exists and differs: "
+            "name another directory, or replace it with --force"
         )
     for path, content in contents.items():
         target = directory / path
@@ -43,12 +47,16 @@ def export(directory: Path, *, overwrite: bool = False) -> list[Path]:
 
 
 def assets() -> dict[Path, bytes]:
-    """Each asset's path, relative to where it is exported, and its content; raises ``FileNotFoundError`` if some are missing."""
+    """Return the content of each asset by its path, relative to the target directory.
+
+    Raises ``FileNotFoundError`` if some are missing.
+    """
     root = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent
     found = {pattern: sorted(root.glob(pattern)) for pattern in PATTERNS}
     for pattern, paths in found.items():
         if not paths:
             raise FileNotFoundError(
-                f"{root / pattern} does not exist: install aiometrics-exporter anew, from a wheel or a whole checkout"
+                f"{root / pattern} does not exist: "
+                "reinstall aiometrics-exporter, from a wheel or a complete checkout"
             )
     return {path.relative_to(root): path.read_bytes() for paths in found.values() for path in paths}

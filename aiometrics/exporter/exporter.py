@@ -1,4 +1,4 @@
-"""The composition root: what ``start_exporter`` puts together, keeps, and takes apart again."""
+"""``start_exporter`` and the exporter that it returns: everything is put together here."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ PROBE = "exporter"
 
 
 class Exporter(Session):
-    """A running exporter: tracing, and the server that answers scrapes. Made by :func:`start_exporter`; a context manager that stops it.
+    """A running exporter: a traced process and the server that answers its scrapes.
 
-    With a shared directory, :attr:`port` may be another process's to serve; this one takes over when that one is gone.
+    Made by :func:`start_exporter`; a context manager that stops it. With a shared directory,
+    another process may serve :attr:`port`; this one takes over when that one is gone.
     """
 
     def __init__(
@@ -60,8 +61,11 @@ class Exporter(Session):
 
     @property
     def already_running(self) -> str:
-        """What to tell who wants to start an exporter now."""
-        return f"an exporter already runs at {self.url}: use that one, or call its stop() before starting another"
+        """The error message for a second ``start_exporter()``."""
+        return (
+            f"an exporter already runs at {self.url}: "
+            "use that one, or call its stop() before starting another"
+        )
 
     @property
     def port(self) -> int:
@@ -70,11 +74,14 @@ class Exporter(Session):
 
     @property
     def url(self) -> str:
-        """The address of the metrics as this machine reaches it."""
+        """The address of the metrics, as seen from this machine."""
         return self._endpoints.url
 
     def start(self) -> None:
-        """Begin to serve, then to trace; :func:`start_exporter` has done both. What it raises leaves nothing behind."""
+        """Begin to serve, then to trace; :func:`start_exporter` has called it.
+
+        If it raises, everything is as before.
+        """
         try:
             self._endpoints.start()
             self._start_periodic()
@@ -84,17 +91,23 @@ class Exporter(Session):
             raise
 
     def forget(self) -> None:
-        """As :meth:`stop`, in a forked child, for the port: the parent serves on."""
+        """As in the base class; the parent goes on serving the port."""
         super().forget()
         self._endpoints.forget()
 
     @property
     def survives_fork(self) -> bool:
-        """Whether a forked child is to be traced as well: with a directory it has somewhere to write."""
+        """Whether a forked child is traced as well: a shared directory gives it pages of its own.
+
+        Without one its numbers would have nowhere to go.
+        """
         return bool(self.recording.directory)
 
     def resume_in_child(self) -> None:
-        """In a forked child, after :meth:`forget`: trace its loops too, on pages of its own. Threads begin with its first loop."""
+        """In a forked child, after :meth:`forget`: trace its loops too, on pages of its own.
+
+        Threads start with the child's first loop.
+        """
         self._stopped = False
         self._watchdog = (
             new_watchdog(self.instrumentation, self.recording) if self.recording.watchdog else None
@@ -114,7 +127,7 @@ class Exporter(Session):
 
     def _start_periodic(self) -> None:
         if self.recording.directory:
-            # What other processes read is kept up to date, and the port in sight.
+            # Other processes read our pages, and the port may become free at any time.
             self._periodic = Periodic(
                 self.internal_errors, self.instrumentation.beat, self._endpoints.take_over
             )
@@ -152,51 +165,58 @@ def start_exporter(
     watchdog_interval: float | None = None,
     directory: str | os.PathLike[str] | None = None,
 ) -> Exporter:
-    """Trace every task that any event loop of this process creates from now on, and serve the numbers on ``/metrics``.
+    """Trace all tasks that event loops of this process create from now on, and serve ``/metrics``.
 
-    Call it before the loop exists or inside it. An option that is not given is taken from the environment (``AIOMETRICS_PORT`` and so
-    on), then from its default:
+    Call it before the loop exists or inside it. An option that is not given is taken from the
+    environment (``AIOMETRICS_PORT`` and so on), then from its default:
 
     ``port``, ``addr``
         Where to serve: 9400 on ``"0.0.0.0"``. Port 0 takes any free one.
     ``registry``
-        The application's ``prometheus_client`` registry, whose metrics follow ours on the page; ``None`` for ours alone.
+        The application's ``prometheus_client`` registry, whose metrics follow ours in each
+        response; ``None`` for ours alone.
     ``web_config``
-        A file that asks for TLS, clients' certificates or passwords, in the format of Prometheus's exporter-toolkit; it takes the extra
-        ``web``.
+        A file that asks for TLS, client certificates or passwords, in the format of Prometheus's
+        exporter-toolkit; it needs the extra ``web``.
     ``segment_buckets``, ``wait_buckets``
         Bucket bounds in seconds: of segments and delays, and of waits and tasks.
     ``blocking_threshold``
-        Seconds from which on a segment counts as blocking: 0.1, as asyncio's ``slow_callback_duration``.
+        Seconds from which on a segment counts as blocking: 0.1, as asyncio's
+        ``slow_callback_duration``.
     ``sample``
         1 traces every task, 1/N one task in N, each of which then counts N times.
     ``max_yield_points``, ``max_coroutines``
-        Room for names, 1000 and 256 per loop; what does not fit is counted as ``(other)``.
+        Room for names, 1000 and 256 per loop; names beyond that are counted as ``(other)``.
     ``max_loops``
-        Loops that are traced at a time: 16.
+        The number of loops that are traced at a time: 16.
     ``max_requests``
         Room for types of requests, 100 per loop; see :class:`aiometrics.request`.
     ``objectives``
         Wall seconds that requests of a type may take, by type.
     ``request_id``
-        A context variable of the application that has the id of the request, where scopes are given none.
+        A context variable of the application that holds the id of the request, for scopes that are
+        given none.
     ``slow_request``
-        Wall seconds from which on a request, if its type has no objective, is logged to ``aiometrics.slow_requests``; those over their
-        objective are in any case.
+        Wall seconds from which on a request whose type has no objective is logged to
+        ``aiometrics.slow_requests``. Requests that exceed their objective are always logged.
     ``application``, ``library``
-        Module prefixes that count as the application, or as a library, whatever their files' places say.
+        Module prefixes that count as the application, or as a library, wherever their files are.
     ``request_timeout``, ``max_connections``
-        Seconds for one request and its answer (10), and how many connections are served at a time (16).
+        Seconds for one request and its response (10), and the number of connections that are
+        served at a time (16).
     ``watchdog``, ``watchdog_interval``
-        Whether a thread looks for the lines that block a loop (yes), and every how many seconds it does (0.05).
-
+        Whether a thread looks for the lines that block a loop (yes), and the number of seconds
+        between two looks (0.05).
     ``directory``
-        Where all processes of the service keep their pages, such as ``"/run/aiometrics"`` (``AIOMETRICS_DIR``). One of them has the port
-        and answers for all; when it is gone, another takes over. Forked children go on by themselves. It must belong to the service alone.
+        Where all processes of the service keep their pages, such as ``"/run/aiometrics"``
+        (``AIOMETRICS_DIR``). One of them has the port and answers for all; when it is gone,
+        another takes over. Forked children are traced too. The directory must belong to the
+        service alone.
 
-    Raises ``TypeError`` or ``ValueError`` if an option or the file ``web_config`` is wrong, ``ModuleNotFoundError`` if a package is
-    missing for the latter, ``OSError`` if the port cannot be bound or the directory cannot be used, and ``RuntimeError`` if an exporter
-    runs already; in each case nothing was changed.
+    Raises ``TypeError`` or ``ValueError`` if an option or the file ``web_config`` is wrong,
+    ``ModuleNotFoundError`` if a package is missing for the latter, ``OSError`` if the port cannot
+    be bound or the directory cannot be used, and ``RuntimeError`` if an exporter runs already.
+    Whenever it raises, nothing has changed.
     """
     options = resolve(
         port=port,
@@ -225,9 +245,9 @@ def start_exporter(
 
 
 def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable[[], Exporter]:
-    """What starts an exporter when it is called, on behalf of who calls this: it is their package that counts as the application.
+    """Return a function that starts an exporter. The caller's package counts as application code.
 
-    For frameworks that start it later; the arguments are those of :func:`start_exporter`.
+    For frameworks that start the exporter later; the arguments are those of :func:`start_exporter`.
     """
     application = calling_packages()
     return lambda: _start(resolve(**options), registry, application)
@@ -250,7 +270,7 @@ def _start(options: Options, registry: Registry | None, application: Iterable[st
 
 
 def _registry_of_all_processes(registry: Registry | None) -> Registry | None:
-    """The application's metrics of all its processes, if ``prometheus_client`` collects them."""
+    """Return a registry of all processes if ``prometheus_client`` collects from them."""
     return (
         MultiprocessMetrics()
         if registry is REGISTRY and "PROMETHEUS_MULTIPROC_DIR" in os.environ
@@ -259,4 +279,4 @@ def _registry_of_all_processes(registry: Registry | None) -> Registry | None:
 
 
 def _do_nothing() -> None:
-    """Nothing waits for a loop."""
+    """Default callback for the first loop: does nothing."""

@@ -1,6 +1,6 @@
-"""Metrics of a program that ends before anybody scrapes it: delivered once, when it is over.
+"""Metrics of a program that ends before it is scraped: delivered once, at its end.
 
->>> with aiometrics.start_job("nightly_import", gateway="http://pushgateway:9091"):  # doctest: +SKIP
+>>> with aiometrics.start_job("nightly", gateway="http://pushgateway:9091"):  # doctest: +SKIP
 ...     asyncio.run(main())
 """
 
@@ -30,7 +30,8 @@ from aiometrics.recorder.implementation import IMPLEMENTATION
 PROBE = "delivery"
 logger = logging.getLogger("aiometrics")
 
-#: Gauges that hold on after the job is over. What the others said of its last moment would stand there for ever, and look like a hung loop.
+#: Gauges that stay true after the job is over. The last values of all others would be shown for
+#: ever, and look like a hung loop.
 _LASTING = frozenset(
     metric.family
     for metric in (metrics.BUILD_INFO, metrics.SAMPLE_RATIO, metrics.REQUEST_OBJECTIVE_SECONDS)
@@ -41,7 +42,10 @@ _MOMENTARY = (
 
 
 class Job:
-    """A job that is traced, and whose metrics are delivered at its end. Made by :func:`start_job`; a context manager that ends it."""
+    """A traced job whose metrics are delivered at its end.
+
+    Made by :func:`start_job`; a context manager that finishes it.
+    """
 
     def __init__(
         self,
@@ -60,21 +64,23 @@ class Job:
         self._registry = registry
         self._timeout = timeout
         self._pid = os.getpid()
-        #: Of each destination that was tried: what went wrong, if anything.
+        #: The error of each destination that was tried; ``None`` if it succeeded.
         self._errors: dict[Destination, Exception | None] = {}
         self._finished = threading.Event()
         self._lock = threading.Lock()
-        # A thread, because nothing else bounds the look-up of a name; started now, because an interpreter that shuts down starts none.
+        # Only a thread bounds the time of a name lookup. It starts now, because an interpreter that
+        # shuts down starts no threads.
         self._delivery_thread = threading.Thread(
             target=self._deliver, name="aiometrics-delivery", daemon=True
         )
         self._delivery_thread.start()
 
     def finish(self) -> None:
-        """Deliver the metrics and stop tracing, unless an exporter goes on. Idempotent, and called at exit if not before.
+        """Deliver the metrics and stop tracing, unless an exporter goes on. Idempotent.
 
-        Takes no longer than the timeout, and never raises: what could not be delivered is logged. Does nothing in a forked child, whose
-        numbers are not the job's.
+        Called when the interpreter exits, if not before. It takes no longer than the timeout and
+        never raises: failed deliveries are logged. In a forked child it does nothing, because the
+        child's numbers are not the job's.
         """
         if self._pid != os.getpid():
             return
@@ -86,10 +92,11 @@ class Job:
         self._delivery_thread.join(self._timeout)
         errors = dict(self._errors)
         for destination in self._destinations:
-            error = errors.get(destination, f"it takes more than {self._timeout:g} s")
+            error = errors.get(destination, f"it took more than {self._timeout:g} s")
             if error is not None:
                 logger.warning(
-                    "the metrics of job %r did not reach %s, the job is not affected: %s",
+                    "aiometrics: the metrics of job %r did not reach %s, "
+                    "the job is not affected: %s",
                     self.name,
                     destination,
                     error,
@@ -107,7 +114,7 @@ class Job:
             if self._owns_session:
                 self._session.stop()
             families = _FinalCollector(self._session, self._registry)
-        except Exception as error:  # noqa: BLE001 - the job must end well whatever happens here
+        except Exception as error:  # noqa: BLE001 - no error here may harm the job
             self._session.internal_errors.report(PROBE, error, STAYS_ON)
             self._errors = dict.fromkeys(self._destinations)
             return
@@ -125,30 +132,35 @@ def start_job(
     timeout: float = 10.0,
     handler: Handler = default_handler,
 ) -> Job:
-    """Trace every task from now on, and deliver the metrics when the job is over: when its ``with`` is left, or the interpreter exits.
+    """Trace every task from now on, and deliver the metrics when the job is over.
 
-    For programs that end before a scrape comes. Call it before the loop exists or inside it:
+    It is over when its ``with`` block is left, or when the interpreter exits. For programs that end
+    before they are scraped. Call it before the loop exists or inside it:
 
     ``name``
         The job's name: the label ``job`` of every series.
     ``gateway``
-        The Pushgateway, such as ``"http://pushgateway:9091"``; by default what ``AIOMETRICS_GATEWAY`` says. What an earlier run pushed
-        is replaced as a whole.
+        The Pushgateway, such as ``"http://pushgateway:9091"``; the default is
+        ``AIOMETRICS_GATEWAY``. Everything that an earlier run pushed is replaced.
     ``textfile``
-        A path ending in ``.prom`` in the directory from which node_exporter reads; by default what ``AIOMETRICS_TEXTFILE`` says. It is
-        replaced as a whole, and readable for everybody.
+        A path ending in ``.prom`` in the directory from which node_exporter reads; the default is
+        ``AIOMETRICS_TEXTFILE``. The file is replaced as a whole, and is readable for everybody.
     ``grouping``
-        More labels that tell this job's series from others': ``{"instance": socket.gethostname()}`` if several hosts run it at a time.
+        Further labels that distinguish this job's series from others, such as
+        ``{"instance": socket.gethostname()}`` if several hosts run it at a time.
     ``registry``
-        The application's ``prometheus_client`` registry, which is delivered too; ``None`` for our metrics alone.
+        The application's ``prometheus_client`` registry, which is delivered too; ``None`` for our
+        metrics alone.
     ``timeout``
-        How many seconds the end of the job may wait for the delivery: 10.
+        The number of seconds that the end of the job may wait for the delivery: 10.
     ``handler``
-        As that of ``prometheus_client.push_to_gateway``: how to speak to a gateway that asks for a password or a certificate.
+        As in ``prometheus_client.push_to_gateway``: how to connect to a gateway that asks for a
+        password or a certificate.
 
-    Gauges of the moment (live and suspended tasks, heartbeats) are not delivered. An exporter that runs already is used and goes on; else
-    options come from the environment. Raises ``TypeError`` or ``ValueError`` if an argument is wrong or there is no place to deliver to.
-    Delivery itself never raises, and is logged where it fails.
+    Gauges of the moment (live and suspended tasks, heartbeats) are not delivered. If an exporter
+    runs already, the job uses it and leaves it running; otherwise options come from the
+    environment. Raises ``TypeError`` or ``ValueError`` if an argument is wrong or there is no place
+    to deliver to. Delivery itself never raises; its failures are logged.
     """
     labels = checked_labels(name, grouping or {})
     timeout = _checked_timeout(timeout)
@@ -169,13 +181,13 @@ def start_job(
 def _attempt(destination: Destination, families: PrometheusCollector) -> Exception | None:
     try:
         destination.deliver(families)
-    except Exception as error:  # noqa: BLE001 - networks, file systems and the application's collectors fail in every way
+    except Exception as error:  # noqa: BLE001 - networks, disks and collectors can raise anything
         return error
     return None
 
 
 class _FinalCollector(PrometheusCollector):
-    """The last numbers of a job, and then its application's."""
+    """The final numbers of a job, followed by its application's."""
 
     def __init__(self, session: Session, registry: CollectorRegistry | None) -> None:
         last = session.snapshot(), Facts(__version__, IMPLEMENTATION)
@@ -203,7 +215,7 @@ def _destinations(
     timeout: float,
     handler: Handler,
 ) -> list[Destination]:
-    """The file first: it takes no time."""
+    """Return where to deliver to, the file first, because it takes no time."""
     gateway = gateway or os.environ.get("AIOMETRICS_GATEWAY")
     textfile = textfile or os.environ.get("AIOMETRICS_TEXTFILE")
     found: list[Destination] = []
@@ -213,8 +225,10 @@ def _destinations(
         found.append(Pushgateway(gateway, labels, timeout=timeout, handler=handler))
     if not found:
         raise ValueError(
-            f"job {labels['job']!r} has no place to deliver its metrics to: give gateway='http://pushgateway:9091' or "
-            f"textfile='/var/lib/node_exporter/{labels['job']}.prom', or set AIOMETRICS_GATEWAY or AIOMETRICS_TEXTFILE"
+            f"job {labels['job']!r} has no place to deliver its metrics to: "
+            "give gateway='http://pushgateway:9091' or "
+            f"textfile='/var/lib/node_exporter/{labels['job']}.prom', "
+            "or set AIOMETRICS_GATEWAY or AIOMETRICS_TEXTFILE"
         )
     return found
 

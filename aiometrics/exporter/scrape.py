@@ -1,4 +1,4 @@
-"""What a scrape is answered with: the page in the format that it asks for."""
+"""Answers a scrape: the response in the format that it asks for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRI
 
 
 class ScrapeHandler:
-    """Answers scrapes with what ``source`` gives, and the families of the application's ``registry`` after it.
+    """Answers scrapes with the snapshot of ``source``, followed by the application's ``registry``.
 
-    Several threads may ask at a time; one page is made at a time, for all who asked before it was begun. What goes wrong in the
-    application's collectors goes to ``on_error``, which must not raise.
+    Several threads may ask at a time. One response is rendered at a time, for all scrapes that
+    arrived before it was begun. Errors of the application's collectors go to ``on_error``, which
+    must not raise.
     """
 
     def __init__(
@@ -33,11 +34,11 @@ class ScrapeHandler:
         self._bodies = SingleFlight(self._rendered)
 
     def forget(self) -> None:
-        """In a forked child, where the threads are not that were making a page."""
+        """In a forked child: drop the rendering in progress, whose thread does not exist there."""
         self._bodies = SingleFlight(self._rendered)
 
     def answer(self, accept: str | None) -> Response:
-        """The page, in the format that the header ``Accept`` of the request prefers."""
+        """Return the response, in the format that the request's ``Accept`` header prefers."""
         chosen = negotiation.choose_format(accept)
         return Response(200, self._bodies(chosen), chosen.content_type)
 

@@ -1,4 +1,7 @@
-"""What this process traces: every loop, for an exporter or a job, or the loops that were chosen; at most one of these at a time."""
+"""What this process traces: every loop, for an exporter or a job, or the loops that were chosen.
+
+:data:`process` is the only state of the process: at most one instrumentation and one session.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ from aiometrics.recorder.places import main_package
 
 
 class Session:
-    """Every loop of the process traced and watched, and nothing served, until :meth:`stop`; a context manager that calls it."""
+    """Traces and watches every loop of the process until :meth:`stop`, and serves nothing.
+
+    The base of an exporter, and what a job runs on its own. A context manager that stops it.
+    """
 
     def __init__(self, recording: RecordingOptions, instrumentation: Instrumentation) -> None:
         self.recording = recording
@@ -36,28 +42,28 @@ class Session:
 
     @property
     def already_running(self) -> str:
-        """What to tell who wants to start an exporter now."""
+        """The error message for ``start_exporter()`` while this session runs."""
         return (
             "a job is traced already: call start_exporter() before start_job(), which then uses it"
         )
 
     @property
     def internal_errors(self) -> InternalErrors:
-        """Where internal errors are counted."""
+        """The counter of internal errors."""
         return self.instrumentation.internal_errors
 
     def snapshot(self) -> Snapshot:
-        """All numbers now; after :meth:`stop`, as they were left."""
+        """Return all numbers of this moment; after :meth:`stop`, the final ones."""
         return self.instrumentation.snapshot()
 
     def start(self) -> None:
-        """Begin to trace; whoever hands out a tracing has done it."""
+        """Begin to trace."""
         if self._watchdog is not None:
             self._watchdog.start()
         self.instrumentation.instrument_every_loop()
 
     def stop(self) -> None:
-        """Put everything back as it was; tasks that are traced run on untimed. Idempotent."""
+        """Put everything back as it was; traced tasks run on untimed. Idempotent."""
         with process.lock:
             if self._stopped:
                 return
@@ -66,16 +72,19 @@ class Session:
         self._end()
 
     def forget(self) -> None:
-        """As :meth:`stop`, in a forked child, for what the parent goes on with."""
+        """In a forked child, where the threads do not exist: mark it as stopped."""
         self._stopped = True
 
     @property
     def survives_fork(self) -> bool:
-        """Whether a forked child is to be traced as well."""
+        """Whether a forked child is traced as well."""
         return False
 
     def resume_in_child(self) -> None:
-        """In a forked child, after :meth:`forget`, if it :attr:`survives_fork`: trace its loops too."""
+        """In a forked child, after :meth:`forget`: trace its loops too.
+
+        Called only if the session :attr:`survives_fork`.
+        """
 
     def _end(self) -> None:
         if self._watchdog is not None:
@@ -90,30 +99,35 @@ class Session:
 
 
 class ProcessState:
-    """What this process runs: at most one instrumentation, and at most one exporter, or job, that keeps every loop traced by it."""
+    """What this process runs: at most one instrumentation, and at most one session on top of it.
+
+    Hold ``lock`` while changing it.
+    """
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
-        #: Held by who changes it.
         self.lock = threading.RLock()
         self.instrumentation: Instrumentation | None = None
         self.session: Session | None = None
 
     def set_session(self, session: Session) -> None:
-        """It runs from now on."""
+        """Record that ``session`` runs from now on."""
         self.instrumentation, self.session = session.instrumentation, session
 
     def clear_session(self, session: Session) -> None:
-        """It does not run any more."""
+        """Record that ``session`` has ended."""
         if self.session is session:
             self.instrumentation = self.session = None
 
     def after_fork_in_child(self) -> None:
-        """In a forked child, which has none of the threads: what can go on does so, and without it the child may start its own."""
+        """In a forked child: resume the session if it survives a fork, else forget it.
+
+        Without a session the child may start its own.
+        """
         inherited, instrumentation = self.session, self.instrumentation
-        self._reset()  # the lock may be held by a thread that is not here
+        self._reset()  # a thread that does not exist here may hold the lock
         if inherited is not None:
             inherited.forget()
         if instrumentation is not None:
@@ -129,7 +143,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def start_session() -> tuple[Session, bool]:
-    """What keeps every loop traced, and whether this call started it, with options from the environment: the caller then stops it."""
+    """Return the session that traces every loop, and whether this call started it.
+
+    A new one has its options from the environment, and the caller stops it.
+    """
     with process.lock:
         if process.session is not None:
             return process.session, False
@@ -142,9 +159,10 @@ def start_session() -> tuple[Session, bool]:
 
 
 def instrument(loop: Any) -> None:
-    """Trace the tasks that ``loop`` creates from now on, without serving anything: for :class:`Collector` or :func:`snapshot`.
+    """Trace the tasks that ``loop`` creates from now on, and serve nothing.
 
-    Options come from the environment, unless an exporter runs, which traces every loop anyway.
+    For :class:`Collector` or :func:`snapshot`. Options come from the environment, unless an
+    exporter runs, which traces every loop anyway.
     """
     with process.lock:
         if process.instrumentation is None:
@@ -155,7 +173,7 @@ def instrument(loop: Any) -> None:
 
 
 def uninstrument(loop: Any) -> None:
-    """Stop tracing ``loop``; its tasks run on untimed. Without effect on a loop that is not traced."""
+    """Stop tracing ``loop``; its tasks run on untimed. No effect on a loop that is not traced."""
     with process.lock:
         instrumentation = process.instrumentation
         if instrumentation is None:
@@ -166,43 +184,49 @@ def uninstrument(loop: Any) -> None:
 
 
 def snapshot() -> Snapshot:
-    """All numbers now: of this process, or of all that share its directory. Raises ``RuntimeError`` if nothing was instrumented."""
+    """Return all numbers of this moment: of this process, or of all that share its directory.
+
+    Raises ``RuntimeError`` if nothing is instrumented.
+    """
     return _instrumentation().snapshot()
 
 
 def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
-    """The ``top`` worst places now: who burns the loop, who waits longest, who is stuck, who fails; ``str()`` is a table.
+    """Return the ``top`` worst places of each kind; ``str()`` of the result is a table.
 
-    With ``since``, an earlier :func:`snapshot`, the numbers are those of the interval. Raises ``RuntimeError`` if nothing was instrumented.
+    The kinds are: what occupies the loop, what waits longest, what is stuck, what fails. With
+    ``since``, an earlier :func:`snapshot`, the numbers are those of the interval. Raises
+    ``RuntimeError`` if nothing is instrumented.
     """
     instrumentation = _instrumentation()
     threshold_ns = instrumentation.options.blocking_threshold_ns
     return hotspots_of(instrumentation.snapshot(), top, since, blocking_threshold_ns=threshold_ns)
 
 
-class Collector(SnapshotCollector):
-    """The metrics as a ``prometheus_client`` collector, for who serves a registry: ``registry.register(aiometrics.Collector())``.
+class Collector(collector.Collector):
+    """A ``prometheus_client`` collector: ``registry.register(aiometrics.Collector())``.
 
-    It shows what :func:`start_exporter` or :func:`instrument` trace at the time of each scrape; before, it shows nothing traced.
+    For services that serve a registry themselves. Each scrape shows what :func:`start_exporter` or
+    :func:`instrument` trace at that time; before they are called, it shows that nothing is traced.
     """
 
     def __init__(self) -> None:
         super().__init__(collected)
 
 
-def collected() -> tuple[Snapshot, ExporterInfo]:
-    """What a scrape shows now of what is traced; before anything is, that nothing is."""
+def collected() -> tuple[Snapshot, Facts]:
+    """Return what a scrape shows now; before anything is traced, that nothing is."""
     instrumentation = process.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
     return current, ExporterInfo(__version__, IMPLEMENTATION)
 
 
-#: Where errors are counted while nothing is traced: only their log is seen.
+#: Counts errors while nothing is traced; only their log lines are seen.
 _errors_while_idle = InternalErrors()
 
 
 def report(probe: str, error: BaseException) -> None:
-    """Count and log an error of ours in what runs beside the recorders, and goes on. Never raises."""
+    """Count and log an internal error in code beside the recorders, which goes on. Never raises."""
     instrumentation = process.instrumentation
     internal_errors = (
         _errors_while_idle if instrumentation is None else instrumentation.internal_errors
@@ -211,13 +235,14 @@ def report(probe: str, error: BaseException) -> None:
 
 
 def instrumentation_for(options: RecordingOptions) -> Instrumentation:
-    """The instrumentation that ``instrument(loop)`` already made, whose numbers go on, or a new one."""
+    """Return the instrumentation that ``instrument(loop)`` made, to go on with it, or a new one."""
     running = process.instrumentation
     if running is None:
         return Instrumentation(options, directory=_directory(options))
     if not running.options.same_pages(options):
         raise RuntimeError(
-            f"instrument(loop) already traces with {running.options}: uninstrument(loop) first, or give the same options, not {options}"
+            f"instrument(loop) already traces with {running.options}: "
+            f"uninstrument(loop) first, or give the same options, not {options}"
         )
     return running
 
@@ -225,18 +250,19 @@ def instrumentation_for(options: RecordingOptions) -> Instrumentation:
 def _directory(options: RecordingOptions) -> SharedDirectory | None:
     if not options.directory:
         return None
-    directory = SharedDirectory(os.path.abspath(options.directory))  # noqa: PTH100 - whatever the process changes its directory to
+    # The process may change its directory later.
+    directory = SharedDirectory(os.path.abspath(options.directory))  # noqa: PTH100 - keeps links
     directory.prepare()
     return directory
 
 
 def _without_directory(options: RecordingOptions) -> RecordingOptions:
-    """Without the directory: only an exporter keeps what is shared up to date."""
+    """Return ``options`` without the directory: only an exporter keeps shared pages up to date."""
     return replace(options, directory="")
 
 
 def new_watchdog(instrumentation: Instrumentation, options: RecordingOptions) -> Watchdog:
-    """A watchdog over all pages of ``instrumentation``, not started yet."""
+    """Return a watchdog over all pages of ``instrumentation``, not started yet."""
     return Watchdog(
         instrumentation.slots,
         instrumentation.places,
@@ -250,13 +276,17 @@ def new_watchdog(instrumentation: Instrumentation, options: RecordingOptions) ->
 def _instrumentation() -> Instrumentation:
     if process.instrumentation is None:
         raise RuntimeError(
-            "nothing is instrumented: call aiometrics.start_exporter() or aiometrics.instrument(loop) first"
+            "nothing is instrumented: "
+            "call aiometrics.start_exporter() or aiometrics.instrument(loop) first"
         )
     return process.instrumentation
 
 
 def calling_packages() -> list[str]:
-    """The packages of who called us and of the program itself: they count as application wherever they are installed."""
+    """Return the packages of our caller and of the program.
+
+    They count as application code wherever they are installed.
+    """
     frame = sys._getframe(1)  # noqa: SLF001 - inspect would read the source of every caller
     while frame.f_back is not None and _top_package(frame.f_globals) == "aiometrics":
         frame = frame.f_back
@@ -265,7 +295,7 @@ def calling_packages() -> list[str]:
 
 
 def with_application(options: RecordingOptions, packages: Iterable[str]) -> RecordingOptions:
-    """``options``, with packages that count as application too."""
+    """Return ``options`` with further packages that count as application code."""
     return replace(options, application=(*options.application, *packages))
 
 

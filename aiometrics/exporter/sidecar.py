@@ -1,4 +1,7 @@
-"""Serves the pages of a shared directory from a process of its own: it answers whatever the service's processes do, dead or alive."""
+"""Serves the pages of a shared directory from a process of its own.
+
+It answers even while the processes of the service hang, and after they have died.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,21 @@ from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 
-#: What it says of itself where others name their recorder: it has none.
+#: Named where others name their recorder: a sidecar has none.
 IMPLEMENTATION = "none"
 
 
 class Sidecar:
-    """Serves the pages of ``directory``, from :meth:`start` to :meth:`stop`. It need not exist yet.
+    """Serves the pages of ``directory`` from :meth:`start` to :meth:`stop`.
 
-    Raises ``ValueError`` if it is empty, and what a :class:`~aiometrics.exporter.endpoints.Endpoints` raises.
+    The directory need not exist yet. Raises ``ValueError`` if its name is empty, and everything
+    that :class:`~aiometrics.exporter.endpoints.Endpoints` raises.
     """
 
     def __init__(self, directory: str, serving: ServingOptions) -> None:
         if not directory:
             raise ValueError("a directory is needed: give --directory, or set AIOMETRICS_DIR")
-        self._directory = SharedDirectory(os.path.abspath(directory))  # noqa: PTH100 - a link may be made anew at any time
+        self._directory = SharedDirectory(os.path.abspath(directory))  # noqa: PTH100 - keeps links
         self._internal_errors = InternalErrors()
         registry = MultiprocessMetrics() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
         self._endpoints = Endpoints(
@@ -39,23 +43,23 @@ class Sidecar:
 
     @property
     def url(self) -> str:
-        """The address of the metrics as this machine reaches it."""
+        """The address of the metrics, as seen from this machine."""
         return self._endpoints.url
 
     def snapshot(self) -> Snapshot:
-        """What all pages of the directory say now; nothing as long as it is not there."""
+        """Return the numbers of all pages of the directory; none while it does not exist."""
         unix_ns = time.time_ns()
-        shelved = self._directory.read((), None, monotonic(), unix_ns)
+        view = self._directory.read((), None, monotonic(), unix_ns)
         return merged(
-            [shelved.pages[number] for number in sorted(shelved.pages)],
+            [view.pages[number] for number in sorted(view.pages)],
             taken_ns=unix_ns,
             errors=self._internal_errors.counts(),
-            sample_ratio=1 / shelved.page_format.weight if shelved.page_format else 1.0,
-            skipped_pages=shelved.skipped,
+            sample_ratio=1 / view.page_format.weight if view.page_format else 1.0,
+            skipped_pages=view.skipped,
         )
 
     def start(self) -> None:
-        """Take the port, and answer. Raises ``OSError`` if the port or the directory cannot be had."""
+        """Bind the port and answer. Raises ``OSError`` if the port or directory cannot be used."""
         self._directory.check()
         self._endpoints.bind()
         self._endpoints.start()
@@ -66,16 +70,16 @@ class Sidecar:
 
 
 def serve(directory: str, serving: ServingOptions) -> None:
-    """Serve until the process is told to end, by SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT."""
     sidecar = Sidecar(directory, serving)
-    told = threading.Event()
+    stopped = threading.Event()
 
-    def tell(_signal: int, _frame: FrameType | None) -> None:
-        told.set()
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, tell)
+        signal.signal(number, stop)
     sidecar.start()
     print(f"metrics  {sidecar.url}", flush=True)
-    told.wait()
+    stopped.wait()
     sidecar.stop()

@@ -1,4 +1,4 @@
-"""``export-assets``: who only has the package gets the files of the checkout, and keeps what is theirs."""
+"""``export-assets``: users who only have the package get the files of the checkout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiometrics.exporter import assets
 
 
 def maintained(root: Path) -> dict[str, bytes]:
-    """The files that people are to get, as the checkout has them."""
+    """Return the files to be exported, as the checkout has them."""
     folders = {
         "": "prometheus.yml",
         "rules": "*.yml",
@@ -26,7 +26,7 @@ def maintained(root: Path) -> dict[str, bytes]:
 
 
 def exported(directory: Path) -> dict[str, bytes]:
-    """Every file below ``directory``."""
+    """Return every file below ``directory``."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in directory.rglob("*")
@@ -37,7 +37,7 @@ def exported(directory: Path) -> dict[str, bytes]:
 def test_every_asset_is_written_as_the_checkout_has_it(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command writes dashboards, rules, configuration and manifests, byte for byte, and prints where each is."""
+    """The command writes every file, byte for byte, and prints its path."""
     directory = tmp_path / "new" / "directory"
     assert 0 == main(["export-assets", str(directory)])
     assert maintained(root) == exported(directory)
@@ -58,23 +58,21 @@ def test_prometheus_accepts_what_was_exported(tmp_path: Path, binary: Callable[[
     assert (0, True) == (done.returncode, "2 rule files found" in done.stdout), done.stderr
 
 
-def test_a_file_that_was_changed_is_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nothing at all is written where a file would be lost, and one line says which one and what to do."""
+def test_a_changed_file_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is written if a file would be lost; one line says which one, and what to do."""
     mine = tmp_path / "rules" / "aiometrics.alerts.yml"
     mine.parent.mkdir()
     mine.write_bytes(b"groups: []\n")
     assert 1 == main(["export-assets", str(tmp_path)])
     assert (
-        f"aiometrics: {mine} is there and differs: name another directory, or replace it with --force\n"
-        == capsys.readouterr().err
+        f"aiometrics: {mine} exists and differs: "
+        "name another directory, or replace it with --force\n" == capsys.readouterr().err
     )
     assert {"rules/aiometrics.alerts.yml": b"groups: []\n"} == exported(tmp_path)
 
 
-def test_force_replaces_and_a_second_time_is_no_error(root: Path, tmp_path: Path) -> None:
-    """``--force`` brings the files of this version; files that are the same already are in nobody's way."""
+def test_force_replaces_changed_files(root: Path, tmp_path: Path) -> None:
+    """``--force`` writes the files of this version; identical files are no obstacle."""
     (tmp_path / "prometheus.yml").write_bytes(b"global: {}\n")
     assert [0, 0] == [
         main(["export-assets", str(tmp_path), "--force"]),
@@ -83,19 +81,21 @@ def test_force_replaces_and_a_second_time_is_no_error(root: Path, tmp_path: Path
     assert maintained(root) == exported(tmp_path)
 
 
-def test_a_package_without_assets_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that was copied by hand has none: the error names what is missing."""
+def test_a_package_without_assets_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that was copied by hand has no assets: the error names what is missing."""
     monkeypatch.setattr(assets, "INSTALLED", tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"prometheus\.yml does not exist: install aiometrics-exporter anew"
+        FileNotFoundError, match=r"prometheus\.yml does not exist: reinstall aiometrics-exporter"
     ):
         assets.export(tmp_path / "out")
 
 
-def test_a_directory_that_cannot_be_made_is_one_line(
+def test_a_failure_to_create_the_directory_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A name that is a file's ends in an error message, not in a traceback."""
+    """If the name is that of a file, an error message is printed, without a traceback."""
     (tmp_path / "file").touch()
     assert 1 == main(["export-assets", str(tmp_path / "file")])
     assert capsys.readouterr().err.startswith("aiometrics: ")

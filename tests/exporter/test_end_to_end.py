@@ -1,4 +1,4 @@
-"""A real Prometheus, with the rules loaded, scrapes the demo; PromQL then finds every fault by its function and line."""
+"""A real Prometheus, with the rules, scrapes the demo; PromQL finds every fault by its line."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from aiometrics.demo.payments import Payments
 from aiometrics.demo.storage import Orders, Pool, Stock
 from aiometrics.exposition.metrics import METRICS
 
-#: Everything here shares this much time; whatever is asked is asked again until the answer is right or the time is up.
-SECONDS = 300
+#: All tests here share this much time; queries are repeated until the answer is right or it is up.
+SECONDS = 120
 FUNCTIONS = {
     function.__qualname__: function
     for function in (
@@ -55,12 +55,15 @@ class Culprits(Prometheus):
     """A Prometheus that scrapes the demo."""
 
     def culprits(self, query: str) -> list[str]:
-        """The functions that the series of the query name, the worst first."""
+        """Return the functions that the series of the query name, the worst first."""
         return [culprit(labels) for labels, _ in self.ask(query)]
 
 
 def culprit(labels: dict[str, str]) -> str:
-    """The function of the demo that a series names, if the line it names is inside of it; else what it names."""
+    """Return the demo's function that a series names, if its line is inside of that function.
+
+    Otherwise return the label as it is.
+    """
     if "yield_point" not in labels:
         return ".".join(labels["coroutine"].split(".")[-2:])
     place = PLACE.fullmatch(labels["yield_point"])
@@ -94,7 +97,10 @@ def demo() -> Iterator[str]:
 def prometheus(
     demo: str, binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Culprits]:
-    """Prometheus with the repository's configuration: only the target, the intervals and with them the places of the rules are others."""
+    """A Prometheus with the repository's configuration.
+
+    Only the target, the intervals and the places of the rules differ.
+    """
     target = {"demo": urllib.parse.urlsplit(demo).netloc}
     with live.prometheus(
         binary("prometheus"), root, tmp_path_factory.mktemp("prometheus"), target, seconds=SECONDS
@@ -103,17 +109,21 @@ def prometheus(
 
 
 def total(metric: str, selector: str = "", *, by: str = "yield_point") -> str:
-    """What a counter grew by in the last minute."""
+    """Return a query for the growth of a counter in the last minute."""
     return f"sum by ({by}) (increase({metric}{selector}[1m]))"
 
 
 def mean(histogram: str, selector: str = "") -> str:
-    """The mean of what a histogram observed in the last minute; no series where it observed nothing."""
+    """Return a query for the mean of a histogram in the last minute.
+
+    There is no series where nothing was observed.
+    """
     return f"{total(f'{histogram}_sum', selector)} / {total(f'{histogram}_count', selector)} >= 0"
 
 
-#: What an engineer asks, the query, how many rows to read, and the functions that must be among them. One row is read where the
-#: fault is worst on any machine; where a slow machine makes another fault as bad, that one may come before it.
+#: An engineer's question: the query, how many rows to read, and the functions that must be among
+#: them. One row is read where the fault is worst on any machine; more where a slow machine makes
+#: another fault as bad, which may then come first.
 QUESTIONS: dict[str, tuple[str, int, set[str]]] = {
     "who burns the loop": (total("asyncio_segment_seconds_sum"), 6, BURNERS),
     "whose segments are longest": (mean("asyncio_segment_seconds"), 3, {"Payments.charge_card"}),
@@ -158,7 +168,7 @@ QUESTIONS: dict[str, tuple[str, int, set[str]]] = {
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_the_first_rows_name_the_guilty_functions(question: str, prometheus: Culprits) -> None:
-    """The answer to each question begins with the functions that have the fault, at lines inside of them."""
+    """Each question's first answers are the functions with the fault, at lines inside of them."""
     query, rows, expected = QUESTIONS[question]
     found = prometheus.until(
         lambda culprits: expected <= set(culprits[:rows]), lambda: prometheus.culprits(query)
@@ -177,8 +187,9 @@ def test_a_call_that_blocks_for_120_ms_makes_segments_of_at_least_that(
 
 
 def test_the_watchdog_names_the_line_that_blocks(prometheus: Culprits) -> None:
-    """Not the await that ends the block, but the call of ``time.sleep`` before it."""
-    query = "sum by (blocked_at) (asyncio_block_samples_total{blocked_at=~'.* Payments.charge_card.*'}) > 0"
+    """The line is not the await that ends the block, but the call of ``time.sleep`` before it."""
+    charging = "{blocked_at=~'.* Payments.charge_card.*'}"
+    query = f"sum by (blocked_at) (asyncio_block_samples_total{charging}) > 0"
     found = prometheus.until(
         bool, lambda: [labels["blocked_at"] for labels, _ in prometheus.ask(query)]
     )
@@ -193,13 +204,16 @@ def test_the_watchdog_names_the_line_that_blocks(prometheus: Culprits) -> None:
 )
 def test_a_blocked_loop_is_active_without_a_cpu(prometheus: Culprits) -> None:
     """While the loop sleeps in ``time.sleep`` it is active, but its thread takes no CPU time."""
-    query = "asyncio_loop_time_seconds_total{state='active'} - on (loop) asyncio_loop_thread_cpu_seconds_total > 0"
+    query = (
+        "asyncio_loop_time_seconds_total{state='active'}"
+        " - on (loop) asyncio_loop_thread_cpu_seconds_total > 0"
+    )
     assert ["MainThread"] == prometheus.until(
         bool, lambda: [labels["loop"] for labels, _ in prometheus.ask(query)]
     )
 
 
-def test_what_tasks_wait_for(prometheus: Culprits) -> None:
+def test_waits_are_named_by_what_is_awaited(prometheus: Culprits) -> None:
     """By what is awaited, the queue for the pool shows as the semaphore that it is."""
     query = f"topk(4, {total('asyncio_wait_seconds_sum', by='awaits')})"
     expected = "asyncio.Semaphore.acquire"
@@ -210,8 +224,11 @@ def test_what_tasks_wait_for(prometheus: Culprits) -> None:
     assert expected in found
 
 
-def test_how_much_of_the_loop_is_blocked(prometheus: Culprits) -> None:
-    """The loop's share of blocked time is what its yield points say together, the segment in progress included."""
+def test_the_blocked_time_of_loop_and_yield_points_agrees(prometheus: Culprits) -> None:
+    """The loop's blocked time is the sum of that of its yield points.
+
+    The segment in progress is part of both.
+    """
     query = "sum(asyncio_blocking_seconds_total) - sum(asyncio_loop_blocking_seconds_total)"
     blocked = prometheus.until(
         lambda found: bool(found) and found[0][1] > 0,
@@ -223,25 +240,28 @@ def test_how_much_of_the_loop_is_blocked(prometheus: Culprits) -> None:
     )
 
 
-def test_an_objective_for_one_kind_of_task(prometheus: Culprits) -> None:
-    """Whoever promises the warehouses' answers within 10 ms misses it every time: they take 15 ms and more."""
+def test_an_objective_for_one_type_of_task(prometheus: Culprits) -> None:
+    """An objective of 10 ms for the warehouses is missed every time: they take 15 ms and more."""
     finished = "{coroutine=~'.*ask_warehouse',status='completed'}"
     kept = "{coroutine=~'.*ask_warehouse',status='completed',le='0.01'}"
-    query = f"1 - sum(increase(asyncio_task_wall_seconds_bucket{kept}[1m])) / sum(increase(asyncio_task_wall_seconds_count{finished}[1m]))"
+    query = (
+        f"1 - sum(increase(asyncio_task_wall_seconds_bucket{kept}[1m]))"
+        f" / sum(increase(asyncio_task_wall_seconds_count{finished}[1m]))"
+    )
     assert [1.0] == prometheus.until(
         lambda found: found == [1.0], lambda: [value for _, value in prometheus.ask(query)]
     )
 
 
 def test_tasks_start_late_behind_a_blocked_loop(prometheus: Culprits) -> None:
-    """The 99th percentile of start delays is there as soon as tasks were started, by the name of the loop's thread."""
+    """Start delays have a 99th percentile, by the name of the loop's thread."""
     query = "histogram_quantile(0.99, rate(asyncio_loop_start_delay_seconds_bucket[1m])) > 0"
     found = prometheus.until(bool, lambda: [labels["loop"] for labels, _ in prometheus.ask(query)])
     assert ["MainThread"] == found
 
 
 def test_every_task_is_traced_and_no_probe_failed(prometheus: Culprits) -> None:
-    """The demo starts its exporter first, so that no task of it is missed; and nothing goes wrong inside of aiometrics."""
+    """The demo starts its exporter first, so every task is traced; there is no internal error."""
     found = prometheus.until(bool, lambda: prometheus.ask("aiometrics_untraced_tasks"))
     assert [0] == [value for _, value in found]
     assert [] == prometheus.ask("aiometrics_errors_total")
@@ -251,7 +271,7 @@ def test_every_task_is_traced_and_no_probe_failed(prometheus: Culprits) -> None:
 
 
 def test_prometheus_understands_every_family(prometheus: Culprits) -> None:
-    """The target is up, and Prometheus knows type and help of each family of the catalogue as the catalogue has them."""
+    """The target is up, and Prometheus knows type and help of each metric as they are defined."""
     prometheus.until(
         lambda found: found == [1], lambda: [value for _, value in prometheus.ask("up")]
     )
@@ -276,11 +296,9 @@ def test_rules_evaluate_on_what_the_demo_exports(prometheus: Culprits) -> None:
     assert [] == [rule["lastError"] for rule in rules if rule["health"] == "err"]
 
 
-def test_promtool_has_nothing_to_say_about_the_page(
-    demo: str, binary: Callable[[str], str]
-) -> None:
-    """``promtool check metrics``, which reads the text format, is silent on the demo's own page."""
-    with urllib.request.urlopen(demo, timeout=300) as answer:  # noqa: S310 - to itself
+def test_promtool_accepts_the_metrics(demo: str, binary: Callable[[str], str]) -> None:
+    """``promtool check metrics``, which reads the text format, has no complaint about the demo."""
+    with urllib.request.urlopen(demo, timeout=10) as answer:  # noqa: S310 - to itself
         page = answer.read()
     done = subprocess.run(
         [binary("promtool"), "check", "metrics"], input=page, capture_output=True, check=False

@@ -39,8 +39,8 @@ def exporter() -> Iterator[aiometrics.Exporter]:
 def get(
     exporter: aiometrics.Exporter, path: str = "/metrics", **headers: str
 ) -> tuple[int, str, str]:
-    """Status, content type and text of an answer."""
-    connection = http.client.HTTPConnection(LOCAL, exporter.port, timeout=300)
+    """Return status, content type and text of a response."""
+    connection = http.client.HTTPConnection(LOCAL, exporter.port, timeout=30)
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
@@ -50,7 +50,7 @@ def get(
 
 
 def values(text: str, name: str) -> dict[tuple[str, ...], float]:
-    """The samples of one name, by the values of their labels."""
+    """Return the samples of one name by the values of their labels."""
     found = [
         sample for family in parse_text(text) for sample in family.samples if sample.name == name
     ]
@@ -58,7 +58,7 @@ def values(text: str, name: str) -> dict[tuple[str, ...], float]:
 
 
 async def works() -> None:
-    """What the application does here."""
+    """The application's work in these tests."""
     await asyncio.sleep(0)
 
 
@@ -75,7 +75,7 @@ WORKS = f"{__name__}.works"
 def test_metrics_are_served_in_both_formats(
     exporter: aiometrics.Exporter, accept: str, content_type: str, parse: Any
 ) -> None:
-    """Each parses with prometheus_client's own parser, has every metric of the catalogue, and what the application did."""
+    """Each response parses with prometheus_client's parser, and has every metric and the tasks."""
     asyncio.run(works())
     status, kind, text = get(exporter, **({"Accept": accept} if accept else {}))
     families = {family.name: family for family in parse(text)}
@@ -89,8 +89,8 @@ def test_metrics_are_served_in_both_formats(
     assert 1 == created[WORKS]
 
 
-def test_there_is_a_page_for_people_and_one_for_probes(exporter: aiometrics.Exporter) -> None:
-    """/ names version and implementation and links the metrics; /-/healthy says OK."""
+def test_index_and_health_check(exporter: aiometrics.Exporter) -> None:
+    """``/`` names version and implementation and links the metrics; ``/-/healthy`` says OK."""
     status, kind, text = get(exporter, "/")
     assert (200, "text/html; charset=utf-8") == (status, kind)
     assert f"aiometrics {aiometrics.__version__} ({aiometrics.IMPLEMENTATION})" in text
@@ -105,8 +105,8 @@ def test_the_address_is_known(exporter: aiometrics.Exporter) -> None:
     assert 0 != exporter.port
 
 
-def test_the_registry_of_the_application_follows() -> None:
-    """Its metrics are on the same page, in the same format."""
+def test_metrics_of_the_application_follow() -> None:
+    """Its metrics are in the same response, in the same format."""
     registry = CollectorRegistry()
     Counter("orders", "Orders taken.", registry=registry).inc(3)
     with aiometrics.start_exporter(0, LOCAL, registry=registry) as exporter:
@@ -116,7 +116,7 @@ def test_the_registry_of_the_application_follows() -> None:
 def test_a_collector_of_the_application_that_fails_is_asked_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its error is logged once, with the promise that the probe stays on, and counts each time."""
+    """Its error is logged once, saying that the probe stays on, and is counted each time."""
 
     class Broken(PrometheusCollector):
         def describe(self) -> list[Metric]:
@@ -137,7 +137,7 @@ def test_a_collector_of_the_application_that_fails_is_asked_again(
 
 
 def test_a_blocked_loop_is_scraped_while_it_is_blocked(exporter: aiometrics.Exporter) -> None:
-    """The answer comes at once, and shows the segment in progress by name."""
+    """The response comes at once, and has the segment in progress by name."""
     exporter.stop()
     entered, released = threading.Event(), threading.Event()
     answers: list[str] = []
@@ -172,7 +172,7 @@ def test_a_blocked_loop_is_scraped_while_it_is_blocked(exporter: aiometrics.Expo
 
 
 def test_a_taken_port_is_refused_at_the_call() -> None:
-    """The error names port, address and what to do, and nothing was changed."""
+    """The error names port, address and what to do, and nothing has changed."""
     before = asyncio.Task, vars(asyncio.BaseEventLoop)["create_task"]
     with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
         taken = exporter.port
@@ -200,7 +200,7 @@ def test_a_second_exporter_is_refused(exporter: aiometrics.Exporter) -> None:
     exporter.stop()
     with aiometrics.start_exporter(0, LOCAL, registry=None) as another:
         assert 200 == get(another)[0]
-        # The first has nothing to do with it any more.
+        # The first one does not stop another.
         exporter.stop()
         assert 200 == get(another)[0]
 
@@ -223,7 +223,7 @@ def test_wrong_options_change_nothing(wrong: dict[str, Any]) -> None:
 
 
 def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not given as an argument."""
+    """An option that is not given as an argument has its variable's value."""
     monkeypatch.setenv("AIOMETRICS_PORT", "0")
     monkeypatch.setenv("AIOMETRICS_ADDR", LOCAL)
     monkeypatch.setenv("AIOMETRICS_SAMPLE", "1/4")
@@ -237,7 +237,7 @@ def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_it_may_be_started_inside_a_running_loop() -> None:
-    """Tasks that are created from then on are traced; the one that is running is not."""
+    """Tasks that are created afterwards are traced; the running one is not."""
 
     async def main() -> dict[str, int]:
         with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
@@ -252,7 +252,7 @@ def test_it_may_be_started_inside_a_running_loop() -> None:
 
 
 def test_numbers_outlast_the_exporter(exporter: aiometrics.Exporter) -> None:
-    """After stop() a handle still shows what was measured; the module has nothing to show."""
+    """After stop() the exporter still shows its numbers; the module's functions raise."""
     asyncio.run(works())
     exporter.stop()
     asyncio.run(works())
@@ -260,13 +260,14 @@ def test_numbers_outlast_the_exporter(exporter: aiometrics.Exporter) -> None:
     for function in (aiometrics.snapshot, aiometrics.hotspots):
         with pytest.raises(
             RuntimeError,
-            match=r"nothing is instrumented: call aiometrics.start_exporter\(\) or aiometrics.instrument\(loop\) first",
+            match=r"nothing is instrumented: call aiometrics.start_exporter\(\) or "
+            r"aiometrics.instrument\(loop\) first",
         ):
             function()
 
 
 def test_one_loop_can_be_traced_without_a_server() -> None:
-    """instrument(loop) is enough for snapshot(), hotspots() and a Collector in the application's own registry."""
+    """instrument(loop) is enough for snapshot(), hotspots() and a Collector."""
     registry = CollectorRegistry()
     registry.register(aiometrics.Collector())
     loop = asyncio.new_event_loop()
@@ -278,7 +279,8 @@ def test_one_loop_can_be_traced_without_a_server() -> None:
     assert "works" in str(aiometrics.hotspots(top=50))
     with pytest.raises(
         RuntimeError,
-        match=r"instrument\(loop\) already traces with .*: uninstrument\(loop\) first, or give the same options",
+        match=r"instrument\(loop\) already traces with .*: "
+        r"uninstrument\(loop\) first, or give the same options",
     ):
         aiometrics.start_exporter(0, LOCAL, sample=0.5)
     with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
@@ -289,8 +291,8 @@ def test_one_loop_can_be_traced_without_a_server() -> None:
     loop.close()
 
 
-def test_untraced_again_without_a_server_everything_is_back() -> None:
-    """Without its last loop the instrumentation takes the seams away."""
+def test_uninstrument_puts_everything_back() -> None:
+    """Without its last loop the instrumentation removes its hooks."""
     before = asyncio.Task, asyncio.Task.__init__, vars(asyncio.BaseEventLoop)["create_task"]
     loops = [asyncio.new_event_loop() for _ in range(2)]
     for loop in loops:
@@ -316,7 +318,8 @@ def test_the_callers_package_is_application_wherever_it_is_installed(tmp_path: P
         "async def handler():\n    await asyncio.sleep(0)\n"
         "with aiometrics.start_exporter(0, '127.0.0.1', application=['extra']) as exporter:\n"
         "    asyncio.run(handler())\n"
-        "    print(exporter.recording.application, exporter.snapshot().yield_points[0].yield_point)\n"
+        "    points = exporter.snapshot().yield_points\n"
+        "    print(exporter.recording.application, points[0].yield_point)\n"
     )
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), *sys.path])}
     done = subprocess.run(
@@ -359,7 +362,8 @@ async def main():
     os._exit(0)
 
 if __name__ == "__main__":
-    with aiometrics.start_exporter(0, "127.0.0.1", registry=None, blocking_threshold=1e6) as exporter:
+    options = {"registry": None, "blocking_threshold": 1e6}
+    with aiometrics.start_exporter(0, "127.0.0.1", **options) as exporter:
         code = asyncio.run(main())
         import http.client
         connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=300)
@@ -372,7 +376,10 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_child_has_no_exporter(implementation: str) -> None:
-    """It runs untraced and may start its own; the parent serves on, and none of the child's doings is in its numbers."""
+    """A forked child is not traced and may start its own exporter.
+
+    The parent goes on serving, without the child's numbers.
+    """
     environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "" if implementation == "c" else "1"}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
     done = subprocess.run(
@@ -410,7 +417,7 @@ loop.run_until_complete(main())
     ],
 )
 def test_a_program_may_end_at_any_time(implementation: str, end: str) -> None:
-    """With tasks pending and the exporter running: what it prints is what it would print without us."""
+    """With pending tasks and an exporter, a program prints the same as without aiometrics."""
     environ = {**os.environ, "AIOMETRICS_NO_EXTENSIONS": "" if implementation == "c" else "1"}
 
     def output(code: str) -> tuple[int, str]:
@@ -431,7 +438,7 @@ def test_a_program_may_end_at_any_time(implementation: str, end: str) -> None:
 def test_an_exporter_that_cannot_start_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_port: int
 ) -> None:
-    """No port, no thread and no tracing: another attempt may follow."""
+    """There is no port, no thread and no tracing: another attempt succeeds."""
 
     def no_thread(_: Watchdog) -> None:
         raise RuntimeError("can't start new thread")

@@ -1,4 +1,4 @@
-"""Jobs that end before a scrape: pushed or written however they end, and never harmed by where the metrics go."""
+"""Jobs that end before a scrape: delivered however they end, and never harmed by the delivery."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LASTING = {"aiometrics_build_info", "aiometrics_sample_ratio", "asyncio_request_
 
 
 class Push(NamedTuple):
-    """What a gateway was sent."""
+    """A request that a gateway received."""
 
     method: str
     path: str
@@ -45,7 +45,11 @@ class Push(NamedTuple):
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """Stands for a Pushgateway: keeps what it is sent, and answers with ``status`` when ``released``, ``dripping`` until then."""
+    """Stands for a Pushgateway, and keeps the pushes that it receives.
+
+    It answers with ``status`` once it is ``released``; until then it sends bytes if it is
+    ``dripping``.
+    """
 
     def __init__(self) -> None:
         super().__init__((LOCAL, 0), Handler)
@@ -58,14 +62,14 @@ class Gateway(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Takes one push."""
+    """Receives one push."""
 
     server: Gateway
 
     def do_PUT(self) -> None:
         text = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.pushes.append(Push(self.command, self.path, dict(self.headers), text))
-        with suppress(ConnectionError):  # who pushes may have left
+        with suppress(ConnectionError):  # the client may have disconnected
             self._answer()
 
     def _answer(self) -> None:
@@ -77,7 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(self.server.reason)
 
     def log_message(self, *_: object) -> None:
-        """Not on standard error."""
+        """Log nothing to standard error."""
 
 
 @pytest.fixture
@@ -94,23 +98,23 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture
 def textfile(tmp_path: Path) -> Path:
-    """Where a job writes."""
+    """The path that a job writes."""
     return tmp_path / "nightly.prom"
 
 
 async def works() -> None:
-    """What jobs do here."""
+    """The work of a job in these tests."""
     await asyncio.sleep(0)
 
 
 def samples(text: str, name: str) -> dict[tuple[tuple[str, str], ...], float]:
-    """The samples of one name by their labels."""
+    """Return the samples of one name by their labels."""
     found = [sample for family in parse(text) for sample in family.samples if sample.name == name]
     return {tuple(sorted(sample.labels.items())): sample.value for sample in found}
 
 
 def created(text: str, coroutine: str, **labels: str) -> float:
-    """How many tasks of a coroutine a page tells of."""
+    """Return the number of created tasks of a coroutine in a text."""
     return samples(text, "asyncio_tasks_created_total")[
         tuple(sorted({"coroutine": coroutine, **labels}.items()))
     ]
@@ -124,7 +128,8 @@ async def main():
     await asyncio.sleep(0)
     {ends}
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
+# A shell has its background jobs ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 aiometrics.start_job("nightly", grouping={{"shard": "3"}}, registry=None)
 asyncio.run(main())
 print("done")
@@ -132,17 +137,18 @@ print("done")
 CANCELLED_BY_SIGTERM = (
     "asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)"
 )
+KILLS = "os.kill(os.getpid(), signal.{}); await asyncio.Event().wait()"
 ENDINGS = {
     "returns": ("pass", 0, "completed"),
     "raises": ("raise ValueError('the import failed')", 1, "failed"),
     "exits": ("sys.exit(3)", 3, "failed"),
     "is terminated": (
-        f"{CANCELLED_BY_SIGTERM}; os.kill(os.getpid(), signal.SIGTERM); await asyncio.Event().wait()",
+        f"{CANCELLED_BY_SIGTERM}; {KILLS.format('SIGTERM')}",
         1,
         "cancelled",
     ),
     "is interrupted": (
-        "os.kill(os.getpid(), signal.SIGINT); await asyncio.Event().wait()",
+        KILLS.format("SIGINT"),
         -signal.SIGINT,
         "cancelled",
     ),
@@ -150,7 +156,7 @@ ENDINGS = {
 
 
 def run(program: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """A program that has ended."""
+    """Run a program until it ends."""
     return subprocess.run(
         [sys.executable, "-c", program],
         check=False,
@@ -165,7 +171,7 @@ def run(program: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def test_a_program_delivers_when_it_exits(
     gateway: Gateway, textfile: Path, ends: str, code: int, status: str
 ) -> None:
-    """However it ends, with the places from the environment; the exit code and what it prints are its own."""
+    """However it ends, it delivers where the environment says; code and output are its own."""
     done = run(
         PROGRAM.format(ends=ends), AIOMETRICS_GATEWAY=gateway.url, AIOMETRICS_TEXTFILE=str(textfile)
     )
@@ -189,12 +195,12 @@ def test_a_program_delivers_when_it_exits(
 
 
 def ended_as(status: str) -> tuple[tuple[str, str], ...]:
-    """The labels of a program's main task that ended so."""
+    """Return the labels of a program's main task with that status."""
     return (("coroutine", "__main__.main"), ("status", status))
 
 
 def test_an_exception_leaves_the_block_after_the_delivery(gateway: Gateway) -> None:
-    """It is the job's own, and the metrics are there."""
+    """The exception is the job's own, and the metrics are delivered."""
 
     def imports() -> None:
         with aiometrics.start_job("nightly", gateway=gateway.url, registry=None):
@@ -208,7 +214,7 @@ def test_an_exception_leaves_the_block_after_the_delivery(gateway: Gateway) -> N
 
 
 def test_a_job_is_delivered_once(gateway: Gateway) -> None:
-    """Whoever finishes it in its block, or again afterwards, does not push twice; tracing and its thread are gone."""
+    """Further calls of finish() do not push again; tracing and its thread have ended."""
     before = set(threading.enumerate())
     with aiometrics.start_job("nightly", gateway=gateway.url, registry=None) as job:
         asyncio.run(works())
@@ -225,15 +231,18 @@ def test_a_job_is_delivered_once(gateway: Gateway) -> None:
 
 
 def test_the_next_job_of_a_process_starts_at_zero(gateway: Gateway) -> None:
-    """What it pushes is its own."""
+    """It pushes only its own numbers."""
     for _ in range(2):
         with aiometrics.start_job("nightly", gateway=gateway.url, registry=None):
             asyncio.run(works())
     assert [1, 1] == [created(push.text, WORKS) for push in gateway.pushes]
 
 
-def test_nothing_is_delivered_that_would_look_alive(gateway: Gateway) -> None:
-    """Of the gauges only those are pushed that stay true: an old heartbeat would page somebody as a hung loop for ever."""
+def test_gauges_of_the_moment_are_not_delivered(gateway: Gateway) -> None:
+    """Only gauges that stay true are pushed.
+
+    An old heartbeat would page someone for a hung loop for ever.
+    """
     with aiometrics.start_job("nightly", gateway=gateway.url, registry=None):
         asyncio.run(works())
     found = {family.name: family.type for family in parse(gateway.pushes[0].text)}
@@ -242,7 +251,7 @@ def test_nothing_is_delivered_that_would_look_alive(gateway: Gateway) -> None:
 
 
 def test_the_metrics_of_the_application_are_delivered(gateway: Gateway, textfile: Path) -> None:
-    """Under the same labels; times of samples, which neither place accepts, are left out, and what fails costs nothing else."""
+    """They have the same labels; timestamps and broken samples are left out, at no other cost."""
 
     class Odd(Collector):
         def collect(self) -> Iterator[Metric]:
@@ -266,8 +275,8 @@ def test_the_metrics_of_the_application_are_delivered(gateway: Gateway, textfile
     assert "broken" not in written
 
 
-def test_an_exporter_goes_on(gateway: Gateway) -> None:
-    """The job uses what is traced already, with all that it has counted, and leaves it as it is."""
+def test_a_running_exporter_goes_on(gateway: Gateway) -> None:
+    """The job uses the running exporter with its numbers, and leaves it running."""
     with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
         asyncio.run(works())
         with aiometrics.start_job("nightly", gateway=gateway.url, registry=None):
@@ -278,7 +287,7 @@ def test_an_exporter_goes_on(gateway: Gateway) -> None:
 
 
 def test_an_exporter_is_started_before_the_job(gateway: Gateway) -> None:
-    """Afterwards it is refused, with words that say so."""
+    """Afterwards it is refused with an error that says so."""
     with (
         aiometrics.start_job("nightly", gateway=gateway.url),
         pytest.raises(RuntimeError, match=r"call start_exporter\(\) before start_job"),
@@ -287,15 +296,18 @@ def test_an_exporter_is_started_before_the_job(gateway: Gateway) -> None:
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The warnings that were logged."""
+    """Return the logged warnings."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("dripping", [False, True], ids=["silent", "dripping"])
-def test_a_gateway_that_never_answers_is_left_behind(
+def test_a_gateway_that_never_answers_does_not_delay_the_job(
     gateway: Gateway, caplog: pytest.LogCaptureFixture, *, dripping: bool
 ) -> None:
-    """The job ends while the gateway still holds its request, and says so once; an answer byte by byte buys no more time."""
+    """The job ends while the gateway still holds its request, and logs that once.
+
+    A response that arrives byte by byte does not extend the timeout.
+    """
     gateway.released.clear()
     gateway.dripping = dripping
     with aiometrics.start_job("nightly", gateway=gateway.url, registry=None, timeout=0.2):
@@ -306,7 +318,7 @@ def test_a_gateway_that_never_answers_is_left_behind(
 
 
 def test_a_program_ends_while_the_gateway_hangs(gateway: Gateway, textfile: Path) -> None:
-    """The interpreter exits with the job's own code; the file is written all the same."""
+    """The interpreter exits with the job's own code, and the file is written."""
     gateway.released.clear()
     program = PROGRAM.format(ends="pass").replace("registry=None", "registry=None, timeout=2")
     done = run(program, AIOMETRICS_GATEWAY=gateway.url, AIOMETRICS_TEXTFILE=str(textfile))
@@ -324,18 +336,19 @@ def test_a_program_ends_while_the_gateway_hangs(gateway: Gateway, textfile: Path
 def test_a_gateway_that_refuses_is_quoted(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log has its words."""
+    """The log line has the text of the response."""
     gateway.status, gateway.reason = 400, b"pushed metrics are invalid: something is wrong\n"
     with aiometrics.start_job("nightly", gateway=gateway.url, registry=None):
         pass
     (warning,) = warned(caplog)
     assert warning.endswith(
-        f"the Pushgateway at {gateway.url}, the job is not affected: it answered 400 Bad Request: {gateway.reason.decode().strip()}"
+        f"the Pushgateway at {gateway.url}, the job is not affected: "
+        f"it answered 400 Bad Request: {gateway.reason.decode().strip()}"
     )
 
 
 def test_a_gateway_that_is_down_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    """The job ends well."""
+    """The job ends well, and the log line names the address."""
     with socket.socket() as nobody:
         nobody.bind((LOCAL, 0))  # taken, and nobody listens
         address = f"{LOCAL}:{nobody.getsockname()[1]}"
@@ -348,7 +361,7 @@ def test_a_gateway_that_is_down_is_named(caplog: pytest.LogCaptureFixture) -> No
 def test_a_file_that_cannot_be_written_is_named(
     gateway: Gateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The job ends well, and the gateway is served."""
+    """The job ends well, and still pushes to the gateway."""
     missing = tmp_path / "missing" / "nightly.prom"
     with aiometrics.start_job("nightly", textfile=missing, gateway=gateway.url, registry=None):
         pass
@@ -357,7 +370,7 @@ def test_a_file_that_cannot_be_written_is_named(
     assert 1 == len(gateway.pushes)
 
 
-def test_an_internal_error_harms_no_job(
+def test_an_internal_error_does_not_harm_the_job(
     gateway: Gateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is logged and counted, and nothing is pushed."""
@@ -368,8 +381,8 @@ def test_an_internal_error_harms_no_job(
     assert "internal error in probe 'delivery'" in warning
 
 
-def test_a_handler_of_prometheus_client_brings_the_password(gateway: Gateway) -> None:
-    """As with its own push_to_gateway."""
+def test_a_handler_of_prometheus_client_can_authenticate(gateway: Gateway) -> None:
+    """Handlers work as in its own push_to_gateway."""
 
     def handler(**named: Any) -> Callable[[], None]:
         return basic_auth_handler(username="job", password="secret", **named)  # noqa: S106 - of this test
@@ -399,7 +412,10 @@ def test_a_forked_child_does_not_deliver(gateway: Gateway) -> None:
 
 
 def test_a_file_is_readable_for_everybody_and_replaced_at_once(textfile: Path) -> None:
-    """Whatever the umask, since node_exporter is another user; a reader of the old file keeps it whole; nothing else is left there."""
+    """The mode ignores the umask, since node_exporter is another user.
+
+    A reader of the old file keeps it whole, and no other file is left there.
+    """
     before = os.umask(0o077)
     try:
         registry = CollectorRegistry()
@@ -416,10 +432,10 @@ def test_a_file_is_readable_for_everybody_and_replaced_at_once(textfile: Path) -
     assert [textfile] == list(textfile.parent.iterdir())
 
 
-def test_a_write_that_fails_leaves_what_was_there(
+def test_a_failed_write_leaves_the_old_file(
     textfile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No half of a file, and no temporary one."""
+    """There is neither a partial nor a temporary file."""
     textfile.write_text("old", encoding="utf-8")
 
     def fails(*_: object) -> None:
@@ -473,7 +489,7 @@ def test_wrong_arguments_are_refused_before_anything_is_traced(
 
 
 class Server(NamedTuple):
-    """A server written in Go: its port, and all that it said on standard error."""
+    """A server written in Go: its port and its log on standard error."""
 
     port: int
     log: list[str]
@@ -481,7 +497,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def serving(*command: str | Path) -> Iterator[Server]:
-    """A server on a port of its own choice."""
+    """Run a server on a free port."""
     with subprocess.Popen(
         [*command, f"--web.listen-address={LOCAL}:0"], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -499,24 +515,24 @@ def serving(*command: str | Path) -> Iterator[Server]:
         reader.join()
 
 
-def page(port: int) -> str:
-    """What a server shows."""
-    with urllib.request.urlopen(f"http://{LOCAL}:{port}/metrics", timeout=300) as answer:
+def metrics_of(port: int) -> str:
+    """Return the metrics that a server shows."""
+    with urllib.request.urlopen(f"http://{LOCAL}:{port}/metrics", timeout=30) as answer:
         text: str = answer.read().decode()
         return text
 
 
-def test_a_real_pushgateway_takes_it(
+def test_a_real_pushgateway_accepts_it(
     binary: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each run replaces the group of the one before, and the gateway knows when it came."""
+    """Each run replaces the group of the one before, and the gateway knows the push time."""
     with serving(binary("prometheus-pushgateway")) as server:
         for shard in ("a/b c", "2", "2"):
             with aiometrics.start_job(
                 "nightly", gateway=f"{LOCAL}:{server.port}", grouping={"shard": shard}
             ):
                 asyncio.run(works())
-        shown = page(server.port)
+        shown = metrics_of(server.port)
     assert [] == warned(caplog)
     for shard in ("a/b c", "2"):
         labels = {"instance": "", "job": "nightly", "shard": shard}
@@ -525,7 +541,10 @@ def test_a_real_pushgateway_takes_it(
 
 
 def test_a_real_node_exporter_shows_two_jobs(binary: Callable[[str], str], tmp_path: Path) -> None:
-    """Beside each other and beside its own process_cpu_seconds_total: it refuses samples of one name that have the same labels."""
+    """Both show, beside node_exporter's own process_cpu_seconds_total.
+
+    It refuses samples of one name that have the same labels.
+    """
     for name in ("nightly", "weekly"):
         with aiometrics.start_job(name, textfile=tmp_path / f"{name}.prom"):
             asyncio.run(works())
@@ -535,7 +554,7 @@ def test_a_real_node_exporter_shows_two_jobs(binary: Callable[[str], str], tmp_p
         f"--collector.textfile.directory={tmp_path}",
     ]
     with serving(binary("prometheus-node-exporter"), *collector) as server:
-        shown = page(server.port)
+        shown = metrics_of(server.port)
     assert {(): 0.0} == samples(shown, "node_textfile_scrape_error")
     assert [] == [line for line in server.log if "error" in line]
     for name in ("nightly", "weekly"):
@@ -543,10 +562,8 @@ def test_a_real_node_exporter_shows_two_jobs(binary: Callable[[str], str], tmp_p
         assert (("job", name),) in samples(shown, "process_cpu_seconds_total")
 
 
-def test_promtool_has_no_complaint_about_the_file(
-    binary: Callable[[str], str], textfile: Path
-) -> None:
-    """Of our own metrics."""
+def test_promtool_accepts_the_file(binary: Callable[[str], str], textfile: Path) -> None:
+    """The file has our own metrics."""
     with aiometrics.start_job("nightly", textfile=textfile, registry=None):
         asyncio.run(works())
     checked = subprocess.run(

@@ -1,4 +1,7 @@
-"""Several processes with one directory: they are killed, forked and looked at from outside, and no number is lost or counted twice."""
+"""Several processes that share a directory: killed, forked and watched, without losing a number.
+
+No number is counted twice either.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,13 @@ pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this system has no flock(
 SECONDS = 300
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
-#: Starts an exporter, then does what it is told on standard input, a line for each order, and answers each with a line.
+#: Starts an exporter, then executes orders, one per line of standard input, and answers each.
 WORKER = """
 import asyncio, ctypes, json, os, sys, threading
 import aiometrics
-exporter = aiometrics.start_exporter(int(sys.argv[1]), "127.0.0.1", directory=sys.argv[2], registry=None, **json.loads(sys.argv[3]))
+exporter = aiometrics.start_exporter(
+    int(sys.argv[1]), "127.0.0.1", directory=sys.argv[2], registry=None, **json.loads(sys.argv[3])
+)
 
 async def works():
     await asyncio.sleep(0)
@@ -66,7 +71,7 @@ class Worker:
     """A process of the service."""
 
     def __init__(self, port: int, directory: Path, environ: dict[str, str], **options: Any) -> None:
-        #: What the worker reads from where it is told to hold its interpreter, and what ends that.
+        #: The worker holds its interpreter while it reads from the gate; the opener ends that.
         self.gate, self._opener = os.pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORKER, str(port), str(directory), json.dumps(options)],
@@ -79,27 +84,27 @@ class Worker:
         assert str(self.process.pid) == self.hear()
 
     def hear(self) -> str:
-        """Its next line."""
+        """Return the worker's next line."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def tell(self, order: str, number: int) -> None:
-        """Have it do something, and wait for its next line."""
+        """Have the worker do something, and wait until it is done."""
         self.say(order, number)
         assert "done" == self.hear()
 
     def say(self, order: str, number: int) -> None:
-        """Have it begin to do something."""
+        """Have the worker begin to do something."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{order} {number}\n")
         self.process.stdin.flush()
 
     def release(self) -> None:
-        """Give it back its interpreter."""
+        """Let the worker release its interpreter."""
         os.write(self._opener, b"x")
 
     def kill(self) -> None:
-        """As the system does when memory is short."""
+        """Kill the worker, as the system does when memory is short."""
         if self.process.returncode is not None:
             return
         self.process.kill()
@@ -123,22 +128,22 @@ class Service:
         self._workers: list[Worker] = []
 
     def start(self, **options: Any) -> Worker:
-        """One more."""
+        """Start another process."""
         self._workers.append(Worker(self.port, self.directory, self.environ, **options))
         return self._workers[-1]
 
     def scrape(self) -> Samples:
-        """What the port shows, as soon as somebody answers there."""
+        """Return the samples that the port serves, as soon as a process answers."""
         return samples(f"http://127.0.0.1:{self.port}/metrics")
 
     def stop(self) -> None:
-        """Kill all."""
+        """Kill all processes."""
         for worker in self._workers:
             worker.kill()
 
 
 def samples(url: str) -> Samples:
-    """All samples of a page, as soon as somebody answers."""
+    """Return all samples of an address, as soon as a process answers there."""
     deadline = time.monotonic() + SECONDS
     text = ""
     while not text:
@@ -149,7 +154,7 @@ def samples(url: str) -> Samples:
 
 
 def sampled(text: str) -> Samples:
-    """All samples of a page."""
+    """Return all samples of a text."""
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
         for family in parse(text)
@@ -158,12 +163,12 @@ def sampled(text: str) -> Samples:
 
 
 def by(found: Samples, name: str) -> dict[str, float]:
-    """The samples of a metric with one label."""
+    """Return the samples of a metric with one label."""
     return {labels[0]: value for (metric, labels), value in found.items() if metric == name}
 
 
 def created(found: Samples) -> tuple[float, float]:
-    """Tasks that worked, and tasks that idle now."""
+    """Return the number of tasks that worked, and of tasks that are idle now."""
     works, idles = (
         by(found, "asyncio_tasks_created_total").get("__main__.works", 0),
         by(found, "asyncio_tasks").get("__main__.idles", 0),
@@ -172,7 +177,7 @@ def created(found: Samples) -> tuple[float, float]:
 
 
 def falls(earlier: Samples, later: Samples) -> list[Any]:
-    """Counters and histograms that went down, or away."""
+    """Return the counters and histograms that went down or vanished."""
     counts = ("_total", "_bucket", "_count", "_sum")
     return [
         (key, value, later.get(key))
@@ -182,15 +187,15 @@ def falls(earlier: Samples, later: Samples) -> list[Any]:
 
 
 @pytest.fixture
-def service(tmp_path: Path, free_port: int) -> Iterator[Service]:
-    """A service without processes yet."""
-    made = Service(tmp_path / "shared", free_port)
+def service(tmp_path: Path) -> Iterator[Service]:
+    """A service without processes."""
+    made = Service(tmp_path / "shared")
     yield made
     made.stop()
 
 
-def test_one_port_shows_all(service: Service) -> None:
-    """The sum of their tasks, each of their loops by its number, and which process that is."""
+def test_one_port_shows_all_processes(service: Service) -> None:
+    """Tasks are added up; each loop shows by its number, with the id of its process."""
     workers = [service.start() for _ in range(3)]
     for number, worker in enumerate(workers, 1):
         worker.tell("work", 100 * number)
@@ -204,7 +209,10 @@ def test_one_port_shows_all(service: Service) -> None:
 
 
 def test_when_one_is_killed_another_answers_and_no_counter_falls(service: Service) -> None:
-    """Whoever has the port, time and again: each new process takes the slot of the one that was killed, and goes on with its counters."""
+    """A new process takes the slot of a killed one, and continues its counters.
+
+    That holds again and again, also for the process that has the port.
+    """
     workers = [service.start(), service.start()]
     total, shown = 0, service.scrape()
     for _ in range(2):
@@ -216,7 +224,7 @@ def test_when_one_is_killed_another_answers_and_no_counter_falls(service: Servic
         workers.pop(0).kill()
         after = service.scrape()
         assert ([], []) == (falls(shown, before), falls(before, after))
-        # Of the two, the one that came last has the others' tasks behind it, and its own.
+        # The youngest process has its own tasks and those of its slot's former owners.
         assert total == created(after)[0]
         assert [0] == [
             pid
@@ -234,7 +242,7 @@ def test_when_one_is_killed_another_answers_and_no_counter_falls(service: Servic
 
 @pytest.fixture
 def sidecar(service: Service) -> Iterator[str]:
-    """The address of a sidecar, which was started before there was a directory."""
+    """The address of a sidecar that was started before the directory existed."""
     command = [
         sys.executable,
         "-m",
@@ -255,7 +263,7 @@ def sidecar(service: Service) -> Iterator[str]:
 
 
 def test_a_sidecar_waits_for_the_directory(sidecar: str, service: Service) -> None:
-    """It shows nothing as long as there is nothing, and then the service's numbers."""
+    """It shows nothing while there is nothing, and then the service's numbers."""
     assert {} == by(samples(sidecar), "asyncio_loop_process_id")
     worker = service.start()
     worker.tell("work", 10)
@@ -270,7 +278,7 @@ def test_a_sidecar_waits_for_the_directory(sidecar: str, service: Service) -> No
 def test_a_sidecar_answers_while_a_worker_holds_its_interpreter(
     sidecar: str, service: Service
 ) -> None:
-    """The block shows, and grows, while the worker itself can answer nobody; what was shown is not taken back."""
+    """The block shows and grows while the worker cannot answer, and no counter falls afterwards."""
     worker = service.start(blocking_threshold=1e-9)
     worker.tell("work", 10)
     worker.say("hold", worker.gate)
@@ -287,7 +295,7 @@ def test_a_sidecar_answers_while_a_worker_holds_its_interpreter(
 
 
 def test_a_sidecar_answers_after_all_were_killed(sidecar: str, service: Service) -> None:
-    """Counters stay; no task is alive, and no process."""
+    """Counters stay; there are no live tasks and no processes."""
     for _ in range(2):
         worker = service.start()
         worker.tell("work", 10)
@@ -310,13 +318,16 @@ from prometheus_client import Counter
 import aiometrics
 Counter("orders", "Orders taken.").inc(int(sys.argv[1]))
 with aiometrics.start_exporter(0, "127.0.0.1", directory=sys.argv[2]) as exporter:
-    pages = [urllib.request.urlopen(exporter.url).read().decode() for _ in range(2)]
-print(pages[-1])  # an error in a scrape shows in the next one
+    texts = [urllib.request.urlopen(exporter.url).read().decode() for _ in range(2)]
+print(texts[-1])  # an error in a scrape shows in the next one
 """
 
 
 def test_metrics_of_the_application_are_those_of_all_its_processes(tmp_path: Path) -> None:
-    """If prometheus_client collects them in a directory; a file there that it cannot read costs no more than they."""
+    """prometheus_client collects them in a directory.
+
+    An unreadable file there costs these metrics, and nothing else.
+    """
     multiprocess = tmp_path / "prometheus"
     multiprocess.mkdir()
     environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(multiprocess)}
@@ -334,18 +345,21 @@ def test_metrics_of_the_application_are_those_of_all_its_processes(tmp_path: Pat
 
 
 def test_no_counter_falls_for_a_reader_under_load(service: Service, implementation: str) -> None:
-    """While the writer never rests, and blocks now and then: every copy is of some moment, and the last one has everything."""
+    """The writer never rests, and blocks now and then: every copy is of one moment.
+
+    The last copy has everything.
+    """
     service.environ["AIOMETRICS_NO_EXTENSIONS"] = "" if implementation == "c" else "1"
     worker = service.start(blocking_threshold=1e-5)
     worker.tell("work", 1)
-    shelf, tasks = (
+    shared, tasks = (
         SharedDirectory(str(service.directory)),
         20_000 if implementation == "c" else 2_000,
     )
     worker.say("work", tasks)
     numbers: list[tuple[int, ...]] = []
     while not numbers or numbers[-1][0] <= tasks:
-        (page,) = shelf.read((), None, time.monotonic_ns(), time.time_ns()).pages.values()
+        (page,) = shared.read((), None, time.monotonic_ns(), time.time_ns()).pages.values()
         seen = merged([page], taken_ns=0, sample_ratio=1)
         (loop,) = seen.loops
         blocking = sum(point.blocking_ns for point in seen.yield_points)
