@@ -16,7 +16,7 @@ from aiometrics.options import (
     ServingOptions,
     resolve,
 )
-from aiometrics.recorder.context import current_scope
+from aiometrics.recorder.scope import current_scope
 
 
 def test_defaults_are_the_documented_ones() -> None:

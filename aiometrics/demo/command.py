@@ -88,7 +88,7 @@ class Reporter(threading.Thread):
 
     def _print(self, now: Snapshot, before: Snapshot | None) -> None:
         threshold_ns = self._exporter.recording.blocking_threshold_ns
-        _say(f"\n{hotspots(now, _ROWS, before, blocking_threshold_ns=threshold_ns)}")
+        _say(f"\n{find_hotspots(now, _ROWS, before, blocking_threshold_ns=threshold_ns)}")
 
 
 def run(settings: Settings) -> int:

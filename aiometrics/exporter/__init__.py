@@ -1,1 +1,1 @@
-"""What users start (exporter, job, sidecar), and the only module with global state, ``session``."""
+"""What users start: exporter, job and sidecar; puts together what the folders below provide."""

@@ -190,8 +190,8 @@ class _FinalCollector(PrometheusCollector):
     """The final numbers of a job, followed by its application's."""
 
     def __init__(self, session: Session, registry: CollectorRegistry | None) -> None:
-        last = session.snapshot(), Facts(__version__, IMPLEMENTATION)
-        self._ours = Collector(lambda: last)
+        last = session.snapshot(), ExporterInfo(__version__, IMPLEMENTATION)
+        self._ours = SnapshotCollector(lambda: last)
         self._application = (
             None
             if registry is None

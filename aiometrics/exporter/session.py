@@ -15,10 +15,9 @@ from typing import Any, Self
 
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.version import __version__
-from aiometrics.exposition import collector
-from aiometrics.exposition.families import Facts
-from aiometrics.exposition.hotspots import Hotspots
-from aiometrics.exposition.hotspots import hotspots as hotspots_of
+from aiometrics.exposition.collector import SnapshotCollector
+from aiometrics.exposition.families import ExporterInfo
+from aiometrics.exposition.hotspots import Hotspots, find_hotspots
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.watchdog import Watchdog
 from aiometrics.options import RecordingOptions, resolve
@@ -200,10 +199,10 @@ def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
     """
     instrumentation = _instrumentation()
     threshold_ns = instrumentation.options.blocking_threshold_ns
-    return hotspots_of(instrumentation.snapshot(), top, since, blocking_threshold_ns=threshold_ns)
+    return find_hotspots(instrumentation.snapshot(), top, since, blocking_threshold_ns=threshold_ns)
 
 
-class Collector(collector.Collector):
+class Collector(SnapshotCollector):
     """A ``prometheus_client`` collector: ``registry.register(aiometrics.Collector())``.
 
     For services that serve a registry themselves. Each scrape shows what :func:`start_exporter` or
@@ -214,7 +213,7 @@ class Collector(collector.Collector):
         super().__init__(collected)
 
 
-def collected() -> tuple[Snapshot, Facts]:
+def collected() -> tuple[Snapshot, ExporterInfo]:
     """Return what a scrape shows now; before anything is traced, that nothing is."""
     instrumentation = process.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()

@@ -14,7 +14,7 @@ from types import FrameType
 from aiometrics.base.clock import monotonic
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.exporter.endpoints import Endpoints
-from aiometrics.exposition.collector import Multiprocess
+from aiometrics.exposition.collector import MultiprocessMetrics
 from aiometrics.options import ServingOptions
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory

@@ -127,8 +127,8 @@ def test_the_example_of_a_test_passes(shop: Path) -> None:
     )
 
 
-def test_the_table_of_options_has_every_option_in_its_order() -> None:
-    """Argument and environment variable of each field, and no row without one."""
+def test_the_table_of_options_has_every_option_in_order() -> None:
+    """The table has each argument of start_exporter with its variable, and no other row."""
     arguments = [name for name in signature(start_exporter).parameters if name != "registry"]
     expected = [(name, variable_of(name)) for name in arguments]
     assert expected == [(argument, variable) for argument, variable, *_ in rows(README, "argument")]

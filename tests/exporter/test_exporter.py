@@ -40,7 +40,7 @@ def get(
     exporter: aiometrics.Exporter, path: str = "/metrics", **headers: str
 ) -> tuple[int, str, str]:
     """Return status, content type and text of a response."""
-    connection = http.client.HTTPConnection(LOCAL, exporter.port, timeout=30)
+    connection = http.client.HTTPConnection(LOCAL, exporter.port, timeout=300)
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()

@@ -517,7 +517,7 @@ def serving(*command: str | Path) -> Iterator[Server]:
 
 def metrics_of(port: int) -> str:
     """Return the metrics that a server shows."""
-    with urllib.request.urlopen(f"http://{LOCAL}:{port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://{LOCAL}:{port}/metrics", timeout=300) as answer:
         text: str = answer.read().decode()
         return text
 

@@ -187,9 +187,9 @@ def falls(earlier: Samples, later: Samples) -> list[Any]:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def service(tmp_path: Path, free_port: int) -> Iterator[Service]:
     """A service without processes."""
-    made = Service(tmp_path / "shared")
+    made = Service(tmp_path / "shared", free_port)
     yield made
     made.stop()
 

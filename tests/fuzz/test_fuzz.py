@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from support.serving import Serve, ask, http_threads
 
-from aiometrics.http.server import MetricsServer, Response
+from aiometrics.http.server import HttpServer, Response
 from aiometrics.pages import reader
 from aiometrics.pages.header import PageError
 from aiometrics.pages.layout import NAME_BYTES
@@ -94,7 +94,7 @@ def test_broken_requests_are_refused_and_nothing_else() -> None:
     assert {400, 411, 413, 414, 417, 431, 505} == set(report.refusals)
 
 
-def answered(server: MetricsServer) -> bool:
+def answered(server: HttpServer) -> bool:
     """Whether a client gets an answer. Where the machine is busy it may be too slow for this server, and asks again."""
     for _ in range(1000):
         with suppress(OSError, http.client.HTTPException):

@@ -185,9 +185,13 @@ def test_a_stalled_handshake_is_cut(
 
 
 def test_stalled_handshakes_do_not_delay_others(
-    serve: Serve, access_control: Callable[[str], AccessControl], client: ssl.SSLContext
+    serve: Serve,
+    access_control: Callable[[str], AccessControl],
+    client: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client gets its response at once despite more stalled handshakes than there is room for."""
+    monkeypatch.setattr(connections, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(access_control=access_control(TLS), request_timeout=GUARD_SECONDS)
     with ExitStack() as stack:
         for _ in range(20):

@@ -290,7 +290,7 @@ def test_a_connection_that_sends_nothing_is_closed(serve: Serve) -> None:
 @pytest.mark.parametrize("body", [False, True])
 def test_a_slow_sender_is_cut(serve: Serve, body: bool) -> None:  # noqa: FBT001 - a table's column
     """The deadline is for the whole request: a byte now and then does not extend it."""
-    server = serve(request_timeout=0.05)
+    server = serve(request_timeout=0.2)
     head = (
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n"
         if body
@@ -311,7 +311,7 @@ def test_a_slow_sender_is_cut(serve: Serve, body: bool) -> None:  # noqa: FBT001
 
 def test_a_slow_reader_is_cut(serve: Serve) -> None:
     """A client that does not receive its response loses the connection, and the thread ends."""
-    server = serve(request_timeout=0.05)
+    server = serve(request_timeout=1.0)
     with connect(server) as sock:
         sock.sendall(b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n")
         assert select.select([sock], [], [], GUARD_SECONDS)[0]
@@ -411,8 +411,12 @@ def test_the_client_that_kept_the_server_waiting_longest_is_evicted(
     assert [] == serve.errors
 
 
-def test_a_host_with_many_connections_evicts_only_its_own(serve: Serve) -> None:
+def test_a_host_with_many_connections_evicts_only_its_own(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The host with most connections loses one, even if another kept the server waiting longer."""
+    monkeypatch.setattr(http_connection, "_ASKING_SECONDS", 0.0)
+    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(max_connections=3, request_timeout=GUARD_SECONDS)
     with (
         connect(server, source="127.0.0.2") as other,
@@ -460,8 +464,11 @@ def test_a_new_client_is_not_evicted(serve: Serve, monkeypatch: pytest.MonkeyPat
         assert first.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_hundreds_of_silent_clients_do_not_block_a_scraper(serve: Serve) -> None:
+def test_hundreds_of_silent_clients_do_not_block_a_scraper(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There are few threads, and scrapes are answered before, meanwhile and after."""
+    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(request_timeout=GUARD_SECONDS)
     with ExitStack() as stack:
         statuses = []
