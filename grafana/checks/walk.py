@@ -119,7 +119,7 @@ def main() -> int:
         right = found.names(function)
         wrong += not right
         print(
-            f"{'right' if right else 'WRONG'}  {fault:18}  {found.panel:36}  {found.row} "
+            f"{'right' if right else 'WRONG'}  {fault:18}  {found.panel:48}  {found.row} "
             f"({found.value:.3g})"
         )
     return 1 if wrong else 0
