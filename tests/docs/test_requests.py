@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from support.frameworks import Answer, Client, aiohttp_serves, uvicorn_serves
+from support.web_servers import Answer, Client, aiohttp_serves, uvicorn_serves
 
 import aiometrics
 from aiometrics import request

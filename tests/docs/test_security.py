@@ -13,7 +13,7 @@ import bcrypt
 import pytest
 import trustme
 import yaml
-from support.live import Prometheus, running
+from support.prometheus_server import Prometheus, running
 
 import aiometrics
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import live
-from support.live import Prometheus, running
+from support import prometheus_server
+from support.prometheus_server import Prometheus, running
 
 from aiometrics.demo.catalogue import Catalogue
 from aiometrics.demo.delivery import Delivery
@@ -102,7 +102,7 @@ def prometheus(
     Only the target, the intervals and the places of the rules differ.
     """
     target = {"demo": urllib.parse.urlsplit(demo).netloc}
-    with live.prometheus(
+    with prometheus_server.run_prometheus(
         binary("prometheus"), root, tmp_path_factory.mktemp("prometheus"), target, seconds=SECONDS
     ) as found:
         yield Culprits(found.url, found.deadline)

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
-from support.frameworks import Answer, Client, aiohttp_serves
-from support.scenes import AiohttpScenes, play, told
+from support.services import AiohttpService, request_totals, run_scenario
+from support.web_servers import Answer, Client, aiohttp_serves
 
 import aiometrics
 from aiometrics import current_request
@@ -17,8 +17,8 @@ from aiometrics.integrations.aiohttp import exporter_context, metrics_handler, r
 from aiometrics.testing import TracedLoop
 
 
-class Service(AiohttpScenes):
-    """The scenes that only aiohttp has."""
+class Service(AiohttpService):
+    """Handlers that only aiohttp has."""
 
     def __init__(self, traced: TracedLoop) -> None:
         super().__init__(traced)
@@ -90,11 +90,11 @@ def test_sub_applications_have_their_prefix(implementation: str) -> None:
             (await client.get(path, "PUT")).status for path in ("/nothing/7", "/outlived")
         ]
 
-    _, snapshot = play(Service, implementation, scenario)
+    _, snapshot = run_scenario(Service, implementation, scenario)
     assert {
         "GET /shop/items/{id}": ({"completed": 1}, 50, 0),
         "(unmatched)": ({"completed": 2}, 0, 0),
-    } == told(snapshot)
+    } == request_totals(snapshot)
     assert not any(snapshot.scope_errors.values())
 
 
@@ -104,7 +104,7 @@ def test_an_unknown_method_does_not_become_a_label(implementation: str) -> None:
     async def scenario(_: Service, client: Client) -> None:
         assert 200 == (await client.get("/orders/1", "PROPFIND")).status
 
-    _, snapshot = play(Service, implementation, scenario)
+    _, snapshot = run_scenario(Service, implementation, scenario)
     assert ["_OTHER /orders/{id}"] == [entry.request for entry in snapshot.requests]
 
 
@@ -124,10 +124,10 @@ def test_a_client_that_disconnects_cancels_its_request(
         service.go_on.set()
         await service.over.wait()
 
-    _, snapshot = play(
+    _, snapshot = run_scenario(
         Service, implementation, scenario, config={"handler_cancellation": handler_cancellation}
     )
-    assert {f"GET /{handler}": ({"cancelled": 1}, 0, 0)} == told(snapshot)
+    assert {f"GET /{handler}": ({"cancelled": 1}, 0, 0)} == request_totals(snapshot)
 
 
 def test_raised_responses_count_by_their_status(implementation: str) -> None:
@@ -138,11 +138,11 @@ def test_raised_responses_count_by_their_status(implementation: str) -> None:
             (await client.get(path)).status for path in ("/redirect", "/unavailable")
         ]
 
-    _, snapshot = play(Service, implementation, scenario)
+    _, snapshot = run_scenario(Service, implementation, scenario)
     assert {
         "GET /redirect": ({"completed": 1}, 0, 0),
         "GET /unavailable": ({"failed": 1}, 0, 0),
-    } == told(snapshot)
+    } == request_totals(snapshot)
 
 
 def test_a_handler_that_returns_nothing_has_failed(
@@ -153,8 +153,8 @@ def test_a_handler_that_returns_nothing_has_failed(
     async def scenario(_: Service, client: Client) -> None:
         assert 500 == (await client.get("/forgetful")).status
 
-    _, snapshot = play(Service, implementation, scenario)
-    assert {"GET /forgetful": ({"failed": 1}, 0, 0)} == told(snapshot)
+    _, snapshot = run_scenario(Service, implementation, scenario)
+    assert {"GET /forgetful": ({"failed": 1}, 0, 0)} == request_totals(snapshot)
     assert ["Missing return statement on request handler"] == [
         record.message for record in caplog.records if record.exc_info
     ]
@@ -174,8 +174,8 @@ def test_websockets_are_not_requests(implementation: str) -> None:
         )
         assert 101 == (await client.head())[0]
 
-    service, snapshot = play(Service, implementation, scenario)
-    assert ([], {}) == (service.finished, told(snapshot))
+    service, snapshot = run_scenario(Service, implementation, scenario)
+    assert ([], {}) == (service.finished, request_totals(snapshot))
 
 
 def test_metrics_handler_and_exporter_context() -> None:

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
-from support.frameworks import Answer, Client, uvicorn_serves
-from support.scenes import StarletteScenes, play, told
+from support.services import StarletteService, request_totals, run_scenario
+from support.web_servers import Answer, Client, uvicorn_serves
 
 import aiometrics
 from aiometrics import current_request
@@ -30,8 +30,8 @@ from aiometrics.requests.request import FinishedRequest
 from aiometrics.testing import TracedLoop, traced_loop
 
 
-class Service(StarletteScenes):
-    """The scenes that only ASGI has."""
+class Service(StarletteService):
+    """Handlers that only ASGI has."""
 
     def __init__(self, traced: TracedLoop) -> None:
         super().__init__(traced)
@@ -75,8 +75,10 @@ def test_background_tasks_of_the_framework_are_background(implementation: str) -
     async def scenario(_: Service, client: Client) -> None:
         assert Answer(200, "done") == await client.get("/after")
 
-    service, snapshot = play(Service, implementation, scenario, objectives={"GET /after": 0.04})
-    assert {"GET /after": ({"completed": 1}, 0, 50)} == told(snapshot)
+    service, snapshot = run_scenario(
+        Service, implementation, scenario, objectives={"GET /after": 0.04}
+    )
+    assert {"GET /after": ({"completed": 1}, 0, 50)} == request_totals(snapshot)
     assert 0 == snapshot.request("GET /after").violations
     assert not any(snapshot.scope_errors.values())
     assert 1 == len(service.finished)
@@ -94,8 +96,8 @@ def test_a_client_that_disconnects_cancels_its_request(implementation: str) -> N
         await service.gone.wait()
         await service.over.wait()
 
-    _, snapshot = play(Service, implementation, scenario)
-    assert {"GET /stream": ({"cancelled": 1}, 0, 0)} == told(snapshot)
+    _, snapshot = run_scenario(Service, implementation, scenario)
+    assert {"GET /stream": ({"cancelled": 1}, 0, 0)} == request_totals(snapshot)
     assert 0 == snapshot.request("GET /stream").in_progress
 
 
@@ -106,12 +108,12 @@ def test_a_response_of_500_or_more_is_a_failure(implementation: str) -> None:
         asked = ("/unavailable", "GET"), ("/orders/x", "GET"), ("/orders/1", "PUT")
         assert [503, 404, 405] == [(await client.get(*each)).status for each in asked]
 
-    _, snapshot = play(Service, implementation, scenario)
+    _, snapshot = run_scenario(Service, implementation, scenario)
     assert {
         "GET /unavailable": ({"failed": 1}, 0, 0),
         "(unmatched)": ({"completed": 1}, 0, 0),
         "PUT /orders/{id}": ({"completed": 1}, 0, 0),
-    } == told(snapshot)
+    } == request_totals(snapshot)
 
 
 class Calls:
@@ -220,7 +222,7 @@ def test_background_tasks_of_fastapi_are_background(calls: Calls) -> None:
 
     app.add_middleware(RequestMiddleware)
     calls(app, "/mails", method="POST")
-    assert {"POST /mails": ({"completed": 1}, 0, 50)} == told(calls.traced.snapshot())
+    assert {"POST /mails": ({"completed": 1}, 0, 50)} == request_totals(calls.traced.snapshot())
 
 
 def test_middleware_that_runs_the_application_in_a_child_task_changes_nothing(calls: Calls) -> None:
@@ -241,7 +243,7 @@ def test_middleware_that_runs_the_application_in_a_child_task_changes_nothing(ca
     assert {
         "GET /after": ({"completed": 2}, 0, 100),
         "GET /orders/{id}": ({"completed": 2}, 100, 0),
-    } == told(calls.traced.snapshot())
+    } == request_totals(calls.traced.snapshot())
     assert not any(calls.traced.snapshot().scope_errors.values())
 
 
@@ -252,7 +254,7 @@ def test_of_two_middlewares_the_outer_one_counts(calls: Calls) -> None:
     outer = Starlette(routes=[Mount("/shop/{tenant}", app=inner)])
     outer.add_middleware(RequestMiddleware)
     calls(outer, "/shop/acme/orders/1")
-    assert {"GET /shop/{tenant}/orders/{id}": ({"completed": 1}, 50, 0)} == told(
+    assert {"GET /shop/{tenant}/orders/{id}": ({"completed": 1}, 50, 0)} == request_totals(
         calls.traced.snapshot()
     )
 
@@ -273,7 +275,9 @@ def test_it_may_wrap_a_mounted_application(calls: Calls) -> None:
     inner = RequestMiddleware(Starlette(routes=Service(calls.traced).routes))
     outer = Starlette(routes=[Mount("/shop", app=inner), Route("/orders/{number}", answering)])
     calls(outer, "/shop/orders/1")
-    assert {"GET /orders/{id}": ({"completed": 1}, 50, 0)} == told(calls.traced.snapshot())
+    assert {"GET /orders/{id}": ({"completed": 1}, 50, 0)} == request_totals(
+        calls.traced.snapshot()
+    )
 
 
 def test_routes_may_be_added_while_requests_come(calls: Calls) -> None:
@@ -324,7 +328,7 @@ def test_websockets_and_lifespan_are_not_requests(calls: Calls) -> None:
     assert ["websocket.close"] == [
         message["type"] for message in calls(app, "/chat/lobby", kind="websocket")
     ]
-    assert {"chat message": ({"completed": 1}, 10, 0)} == told(calls.traced.snapshot())
+    assert {"chat message": ({"completed": 1}, 10, 0)} == request_totals(calls.traced.snapshot())
 
 
 def test_a_server_that_reports_a_disconnect_cancels_the_request(calls: Calls) -> None:
@@ -369,7 +373,7 @@ def test_a_file_sent_by_the_server_ends_the_response(calls: Calls) -> None:
         calls.traced.clock.advance(1)
 
     calls(RequestMiddleware(file, route=lambda _: "/"))
-    assert {"GET /": ({"completed": 1}, 0, 1000)} == told(calls.traced.snapshot())
+    assert {"GET /": ({"completed": 1}, 0, 1000)} == request_totals(calls.traced.snapshot())
 
 
 def test_routes_of_other_frameworks_come_from_a_function(calls: Calls) -> None:

@@ -5,32 +5,34 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.frameworks import Answer, Client
-from support.scenes import AiohttpScenes, Scenes, StarletteScenes, play, told
+from support.services import AiohttpService, Service, StarletteService, request_totals, run_scenario
+from support.web_servers import Answer, Client
 
 every_framework = pytest.mark.parametrize(
-    "scenes", [StarletteScenes, AiohttpScenes], ids=["Starlette", "aiohttp"]
+    "service_class", [StarletteService, AiohttpService], ids=["Starlette", "aiohttp"]
 )
 
 
 @every_framework
-def test_requests_on_one_connection_are_separate(implementation: str, scenes: type[Scenes]) -> None:
+def test_requests_on_one_connection_are_separate(
+    implementation: str, service_class: type[Service]
+) -> None:
     """Three requests of two types on one connection each have their own time.
 
     That includes the time of child tasks.
     """
 
-    async def scenario(_: Scenes, client: Client) -> None:
+    async def scenario(_: Service, client: Client) -> None:
         assert [Answer(200, "1"), Answer(200, "2")] == [
             await client.get(f"/orders/{number}") for number in (1, 2)
         ]
         assert 404 == (await client.get("/nothing/7")).status
 
-    service, snapshot = play(scenes, implementation, scenario)
+    service, snapshot = run_scenario(service_class, implementation, scenario)
     assert {
         "GET /orders/{id}": ({"completed": 2}, 100, 0),
         "(unmatched)": ({"completed": 1}, 0, 0),
-    } == told(snapshot)
+    } == request_totals(snapshot)
     assert 0 == sum(entry.in_progress for entry in snapshot.requests)
     assert not any(snapshot.scope_errors.values())
     assert [
@@ -42,40 +44,40 @@ def test_requests_on_one_connection_are_separate(implementation: str, scenes: ty
 
 @every_framework
 def test_a_task_that_outlives_its_request_is_background(
-    implementation: str, scenes: type[Scenes]
+    implementation: str, service_class: type[Service]
 ) -> None:
     """Its time after the response counts for the type, not as active time of a request."""
 
-    async def scenario(service: Scenes, client: Client) -> None:
+    async def scenario(service: Service, client: Client) -> None:
         assert 200 == (await client.get("/outlived")).status
         await asyncio.gather(*service.background)
 
-    _, snapshot = play(scenes, implementation, scenario)
-    assert {"GET /outlived": ({"completed": 1}, 1, 40)} == told(snapshot)
+    _, snapshot = run_scenario(service_class, implementation, scenario)
+    assert {"GET /outlived": ({"completed": 1}, 1, 40)} == request_totals(snapshot)
 
 
 @every_framework
 def test_a_task_group_that_fails_is_a_failed_request(
-    implementation: str, scenes: type[Scenes]
+    implementation: str, service_class: type[Service]
 ) -> None:
     """One task's exception cancels the others and ends the request, with all their time."""
 
-    async def scenario(_: Scenes, client: Client) -> None:
+    async def scenario(_: Service, client: Client) -> None:
         assert 500 == (await client.get("/group")).status
 
-    _, snapshot = play(scenes, implementation, scenario)
-    assert {"GET /group": ({"failed": 1}, 5, 0)} == told(snapshot)
+    _, snapshot = run_scenario(service_class, implementation, scenario)
+    assert {"GET /group": ({"failed": 1}, 5, 0)} == request_totals(snapshot)
     assert 1 == snapshot.coroutine("asyncio.tasks.sleep").wall["cancelled"].count
 
 
 @every_framework
-def test_the_id_comes_from_the_header(implementation: str, scenes: type[Scenes]) -> None:
+def test_the_id_comes_from_the_header(implementation: str, service_class: type[Service]) -> None:
     """It is cut to 64 characters, as all ids; without the header there is none."""
 
-    async def scenario(_: Scenes, client: Client) -> None:
+    async def scenario(_: Service, client: Client) -> None:
         await client.get("/orders/1", X_Request_ID="REQ-001")
         await client.get("/orders/1", X_REQUEST_id="x" * 100)
         await client.get("/orders/1")
 
-    service, _ = play(scenes, implementation, scenario)
+    service, _ = run_scenario(service_class, implementation, scenario)
     assert ["REQ-001", "x" * 64, None] == [finished.id for finished in service.finished]

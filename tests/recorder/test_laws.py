@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.programs import MISUSES, PROGRAMS, ROOTS, Ops, Result, name_of, perform
+from support.random_programs import MISUSES, PROGRAMS, ROOTS, Ops, Result, name_of, run_program
 
 from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import total
@@ -106,7 +106,7 @@ def test_numbers_add_up_in_random_programs(
     implementation: str, program: Ops, *, eager: bool
 ) -> None:
     """Times are exact to the nanosecond, and gauges are true in the middle of the program."""
-    result = perform(program, implementation=implementation, eager=eager)
+    result = run_program(program, implementation=implementation, eager=eager)
     assert [] == result.run.problems
     check_tiling(result)
     check_active(result)
@@ -120,7 +120,7 @@ def test_misused_scopes_leave_other_numbers_correct(
     implementation: str, program: Ops, *, eager: bool
 ) -> None:
     """Wherever scopes are entered and left, the numbers of tasks and loops stay exact."""
-    result = perform(program, implementation=implementation, eager=eager)
+    result = run_program(program, implementation=implementation, eager=eager)
     assert [] == result.run.problems
     check_tiling(result)
     check_active(result)
@@ -140,7 +140,7 @@ def test_every_implementation_writes_the_same_page(
 ) -> None:
     """One program leaves the same bytes and the same timelines with each recorder."""
     reference, *others = [
-        perform(program, implementation=name, eager=eager, **options)
+        run_program(program, implementation=name, eager=eager, **options)
         for name in sorted(IMPLEMENTATIONS)
     ]
     for other in others:

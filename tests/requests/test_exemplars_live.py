@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from opentelemetry.sdk.trace import TracerProvider
-from support import live
+from support import prometheus_server
 
 import aiometrics
 from aiometrics import request
@@ -38,7 +38,7 @@ def test_prometheus_returns_the_exemplars(
     ) as exporter:
         trace_id, span_id = asyncio.run(handler(1))
         target = {"service": urllib.parse.urlsplit(exporter.url).netloc}
-        with live.prometheus(
+        with prometheus_server.run_prometheus(
             program, root, tmp_path, target, "exemplar-storage", seconds=300
         ) as prometheus:
             now = time.time()

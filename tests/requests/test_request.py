@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 import uvloop
-from support.scopes import EAGERLY, SECOND, charged, errors, last, observed, times, work
+from support.scopes import (
+    EAGERLY,
+    SECOND,
+    charges_of,
+    collect_finished,
+    scope_errors_of,
+    short_name,
+    summary_of,
+    work,
+)
 from support.tracing import every_loop
 
 from aiometrics import current_request, request
@@ -34,7 +43,7 @@ def test_a_request_is_its_code_and_every_task_started_inside(implementation: str
         await task
 
     with traced_loop(implementation=implementation) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(handler(traced))
         seen = traced.snapshot()
     entry = seen.request("GET /orders/{id}")
@@ -52,7 +61,7 @@ def test_a_request_is_its_code_and_every_task_started_inside(implementation: str
         ("work", 0.75, 1.0),
         ("handler", 0.0, 1.25),
         ("(request)", 0.2, 0.0),
-    ] == charged(finished)
+    ] == charges_of(finished)
     assert {("GET /orders/{id}", "asyncio.sleep"): 2_750_000_000} == {
         wait.labels: wait.wait_ns for wait in seen.request_waits
     }
@@ -91,7 +100,7 @@ def test_tasks_of_real_loops_belong_to_their_requests(
     (tree,) = found
     counted: Counter[str] = Counter()
     for point in tree.points:
-        counted[last(point.yield_point)] += point.segments
+        counted[short_name(point.yield_point)] += point.segments
     assert {"leaf": 4 * 3, "branch": 2, "main": 1, "(return)": 4 + 2, "(request)": 1} == counted
     assert 0 < tree.active_ns < tree.wall_ns
     assert (0, {}) == (
@@ -114,7 +123,7 @@ def test_one_task_serves_many_requests_in_turn(implementation: str) -> None:
             await work(traced, 0.25, 0.25)
 
     with traced_loop(implementation=implementation) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(connection(traced))
         seen = traced.snapshot()
     assert [
@@ -122,12 +131,12 @@ def test_one_task_serves_many_requests_in_turn(implementation: str) -> None:
         ("POST /", "completed", 0.5, 0.5),
         ("GET /", "completed", 0.125, 0.125),
         ("GET /", "completed", 1.5, 0.5),
-    ] == list(map(times, found))
+    ] == list(map(summary_of, found))
     assert (3, 0.875 * SECOND) == (
         seen.request("GET /").active.count,
         seen.request("GET /").active.sum_ns,
     )
-    assert {} == errors(traced)
+    assert {} == scope_errors_of(traced)
 
 
 def test_an_inner_scope_has_its_time_to_itself(implementation: str) -> None:
@@ -143,13 +152,13 @@ def test_an_inner_scope_has_its_time_to_itself(implementation: str) -> None:
             traced.clock.advance(0.125)
 
     with traced_loop(implementation=implementation) as traced:
-        inner, outer = observed(traced), traced.run(handler(traced))
+        inner, outer = collect_finished(traced), traced.run(handler(traced))
         assert outer is None
     assert [("inner", "completed", 1.5, 0.5), ("outer", "completed", 2.125, 0.625)] == list(
-        map(times, inner)
+        map(summary_of, inner)
     )
     assert [[("work", 0.25, 1.0), ("(request)", 0.25, 0.0)], [("(request)", 0.625, 0.0)]] == list(
-        map(charged, inner)
+        map(charges_of, inner)
     )
 
 
@@ -168,16 +177,16 @@ def test_a_failing_task_group_fails_the_request(implementation: str) -> None:
                 group.create_task(work(traced, 0.5, 0, 0, 0))
 
     with traced_loop(implementation=implementation) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         with pytest.raises(ExceptionGroup):
             traced.run(handler(traced))
-    assert [("GET /", "failed", 1.25, 0.75)] == list(map(times, found))
+    assert [("GET /", "failed", 1.25, 0.75)] == list(map(summary_of, found))
     assert {
         ("handler", 0.0, 1.25),
         ("fails", 0.0, 1.0),
         ("(raise)", 0.25, 0.0),
         ("work", 0.5, 0.75),
-    } == {(place, active, wait) for place, active, wait in charged(found[0]) if active or wait}
+    } == {(place, active, wait) for place, active, wait in charges_of(found[0]) if active or wait}
 
 
 def test_a_cancelled_request_says_so(implementation: str) -> None:
@@ -194,9 +203,9 @@ def test_a_cancelled_request_says_so(implementation: str) -> None:
         await asyncio.sleep(9)
 
     with traced_loop(implementation=implementation) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(main(traced))
-        assert [("GET /", "cancelled", 0.75, 0.5)] == list(map(times, found))
+        assert [("GET /", "cancelled", 0.75, 0.5)] == list(map(summary_of, found))
         assert 0.25 * SECOND == traced.snapshot().request("GET /").background_ns
 
 
@@ -212,10 +221,10 @@ def test_an_eager_child_counts_once(implementation: str) -> None:
             await child
 
     with traced_loop(implementation=implementation) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(handler(traced))
-    assert [("GET /", "completed", 1.875, 1.375)] == list(map(times, found))
-    assert ("(eager child)", 0.0, 0.25) in charged(found[0])
+    assert [("GET /", "completed", 1.875, 1.375)] == list(map(summary_of, found))
+    assert ("(eager child)", 0.0, 0.25) in charges_of(found[0])
 
 
 def test_blocking_segments_of_a_request_are_told_apart(implementation: str) -> None:
@@ -227,10 +236,11 @@ def test_blocking_segments_of_a_request_are_told_apart(implementation: str) -> N
             await work(traced, 0.02, 0.05, 0.3)
 
     with traced_loop(implementation=implementation) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(handler(traced))
     assert [("work", 70_000_000, 20_000_000), ("(request)", 300_000_000, 300_000_000)] == [
-        (last(point.yield_point), point.active_ns, point.blocking_ns) for point in found[0].points
+        (short_name(point.yield_point), point.active_ns, point.blocking_ns)
+        for point in found[0].points
     ]
 
 
@@ -256,7 +266,7 @@ def test_a_scope_entered_in_a_callback_counts_the_tasks_it_starts(implementation
             entry.active.sum_ns,
             entry.background_ns,
         )
-        assert {} == errors(traced)
+        assert {} == scope_errors_of(traced)
 
 
 def test_places_beyond_sixty_four_go_to_other(implementation: str) -> None:
@@ -273,12 +283,12 @@ def test_places_beyond_sixty_four_go_to_other(implementation: str) -> None:
             await names["many"](traced.clock)
 
     with traced_loop(implementation=implementation) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(handler(traced))
     (finished,) = found
     assert (65, ("(other)", 6.0, float(sum(range(64, 70))))) == (
         len(finished.points),
-        charged(finished)[-1],
+        charges_of(finished)[-1],
     )
     assert (70 * SECOND, finished.wall_ns) == (
         finished.active_ns,
@@ -429,7 +439,7 @@ def test_a_request_may_be_over_before_its_block(implementation: str) -> None:
         traced.clock.advance(0.8)
 
     with traced_loop(implementation=implementation, objectives={"GET /": 0.5}) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(handler(traced))
         seen = traced.snapshot()
     entry = seen.request("GET /")
@@ -496,7 +506,7 @@ def test_observers_are_told_what_else_is_known(implementation: str) -> None:
             current.attributes["late"] = True
 
     with traced_loop(implementation=implementation) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(handler())
     assert [{"url.path": "/orders/7"}] == [finished.attributes for finished in found]
 

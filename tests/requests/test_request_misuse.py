@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 import pytest
-from support.scopes import errors, totals
+from support.scopes import request_totals, scope_errors_of
 
 from aiometrics import Request, current_request, request
 from aiometrics.recorder.scope import current_scope
@@ -35,9 +35,9 @@ def test_left_before_an_inner_one(implementation: str) -> None:
 
     with traced_loop(implementation=implementation) as traced:
         traced.run(handler(traced))
-        assert {"out_of_order": 1} == errors(traced)
-        assert (1, 0.5, 0, 0) == totals(traced, "outer")
-        assert (1, 0.375, 0, 0) == totals(traced, "inner")
+        assert {"out_of_order": 1} == scope_errors_of(traced)
+        assert (1, 0.5, 0, 0) == request_totals(traced, "outer")
+        assert (1, 0.375, 0, 0) == request_totals(traced, "inner")
 
 
 def test_left_in_another_task(implementation: str) -> None:
@@ -62,8 +62,8 @@ def test_left_in_another_task(implementation: str) -> None:
 
     with traced_loop(implementation=implementation) as traced:
         traced.run(main(traced))
-        assert {"foreign_task": 1} == errors(traced)
-        assert (2, 0.75, 0, 0) == totals(traced)
+        assert {"foreign_task": 1} == scope_errors_of(traced)
+        assert (2, 0.75, 0, 0) == request_totals(traced)
 
 
 def test_left_after_its_task_was_over(implementation: str) -> None:
@@ -81,8 +81,8 @@ def test_left_after_its_task_was_over(implementation: str) -> None:
 
     with traced_loop(implementation=implementation) as traced:
         traced.run(main(traced))
-        assert {"foreign_task": 1} == errors(traced)
-        assert (1, 0.5, 0, 0) == totals(traced)
+        assert {"foreign_task": 1} == scope_errors_of(traced)
+        assert (1, 0.5, 0, 0) == request_totals(traced)
 
 
 def test_never_left(implementation: str) -> None:
@@ -100,8 +100,8 @@ def test_never_left(implementation: str) -> None:
     with traced_loop(implementation=implementation) as traced:
         traced.run(main(traced))
         traced.clock.advance(9)
-        assert {"abandoned": 1} == errors(traced)
-        assert (0, 0, 0.5, 0) == totals(traced)
+        assert {"abandoned": 1} == scope_errors_of(traced)
+        assert (0, 0, 0.5, 0) == request_totals(traced)
         assert 0 == traced.snapshot().request("GET /").violations
 
 
@@ -118,12 +118,12 @@ def test_never_left_by_one_task_for_ever(implementation: str) -> None:
         traced.loop.run_until_complete(
             traced.loop.create_task(main(traced), context=(context := contextvars.copy_context()))
         )
-        assert (0, 0, 35, 65) == totals(traced)
-        assert {"abandoned": 35} == errors(traced)
+        assert (0, 0, 35, 65) == request_totals(traced)
+        assert {"abandoned": 35} == scope_errors_of(traced)
         del context
         gc.collect()
-        assert {"abandoned": 100} == errors(traced)
-        assert (0, 0, 100, 0) == totals(traced)
+        assert {"abandoned": 100} == scope_errors_of(traced)
+        assert (0, 0, 100, 0) == request_totals(traced)
 
 
 def test_left_twice_or_never_entered(implementation: str) -> None:
@@ -137,8 +137,8 @@ def test_left_twice_or_never_entered(implementation: str) -> None:
 
     with traced_loop(implementation=implementation) as traced:
         traced.run(main())
-        assert {"outside_loop": 1} == errors(traced)
-        assert (1, 0, 0, 0) == totals(traced)
+        assert {"outside_loop": 1} == scope_errors_of(traced)
+        assert (1, 0, 0, 0) == request_totals(traced)
 
 
 def test_one_scope_for_several_tasks(implementation: str) -> None:
@@ -157,8 +157,8 @@ def test_one_scope_for_several_tasks(implementation: str) -> None:
 
     with traced_loop(implementation=implementation) as traced:
         traced.run(main(traced))
-        assert {} == errors(traced)
-        assert (4, 1.5, 0, 0) == totals(traced)
+        assert {} == scope_errors_of(traced)
+        assert (4, 1.5, 0, 0) == request_totals(traced)
 
 
 def test_a_task_on_another_loop(implementation: str) -> None:
@@ -187,8 +187,8 @@ def test_a_task_on_another_loop(implementation: str) -> None:
 
     with traced_loop(clock=clock, implementation=implementation) as traced:
         (inherited,) = traced.run(main())
-        assert ("GET /", {"foreign_loop": 1}) == (inherited.type, errors(traced))
-        assert (1, 0.25, 0, 0) == totals(traced)
+        assert ("GET /", {"foreign_loop": 1}) == (inherited.type, scope_errors_of(traced))
+        assert (1, 0.25, 0, 0) == request_totals(traced)
 
 
 def test_entered_where_no_traced_loop_runs() -> None:
@@ -207,7 +207,7 @@ def test_entered_where_no_traced_loop_runs() -> None:
         with request("batch"):
             assert "batch" == traced.loop.run_until_complete(main())
         traced.run(asyncio.sleep(0))
-        assert {"outside_loop": 3} == errors(traced)
+        assert {"outside_loop": 3} == scope_errors_of(traced)
 
 
 def test_left_in_a_thread(implementation: str) -> None:
@@ -226,8 +226,8 @@ def test_left_in_a_thread(implementation: str) -> None:
     with traced_loop(implementation=implementation) as traced:
         traced.run(main())
         gc.collect()
-        assert {"outside_loop": 1, "abandoned": 1} == errors(traced)
-        assert (0, 0, 0, 0) == totals(traced)
+        assert {"outside_loop": 1, "abandoned": 1} == scope_errors_of(traced)
+        assert (0, 0, 0, 0) == request_totals(traced)
 
 
 def test_a_loop_that_is_gone_takes_its_scopes_along(implementation: str) -> None:
@@ -245,9 +245,9 @@ def test_a_loop_that_is_gone_takes_its_scopes_along(implementation: str) -> None
 
     with traced_loop(implementation=implementation) as traced:
         traced.loop.run_until_complete(main())
-        assert (0, 0, 0, 2) == totals(traced)
+        assert (0, 0, 0, 2) == request_totals(traced)
         traced.instrumentation.uninstrument(traced.loop)
-        assert (0, 0, 0, 0) == totals(traced)
+        assert (0, 0, 0, 0) == request_totals(traced)
         scopes.pop().__exit__(None, None, None)
         for task in tasks:
             task.cancel()
@@ -255,8 +255,8 @@ def test_a_loop_that_is_gone_takes_its_scopes_along(implementation: str) -> None
         tasks.clear()
         scopes.clear()
         gc.collect()
-        assert (0, 0, 0, 0) == totals(traced)
-        assert {} == errors(traced)
+        assert (0, 0, 0, 0) == request_totals(traced)
+        assert {} == scope_errors_of(traced)
 
 
 def test_a_scope_does_not_look_for_a_task_that_is_gone(implementation: str) -> None:
@@ -309,7 +309,7 @@ def test_a_destroyed_task_leaves_its_scope(implementation: str) -> None:
 
     with traced_loop(implementation=implementation) as traced:
         traced.run(main(traced))
-        assert (1, 0.5, 0, 0) == totals(traced)
+        assert (1, 0.5, 0, 0) == request_totals(traced)
         assert 1 == traced.snapshot().request("GET /").wall["cancelled"].count
 
 
@@ -336,7 +336,7 @@ def run_with_a_clock_that_breaks(implementation: str, *, inside: bool) -> None:
 
     with traced_loop(clock=clock, implementation=implementation) as traced:
         traced.run(main())
-        assert (0, 0, 0, 0) == totals(traced)
+        assert (0, 0, 0, 0) == request_totals(traced)
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from support.scopes import SECOND, errors, observed, work
+from support.scopes import SECOND, collect_finished, scope_errors_of, work
 
 from aiometrics import Request, request
 from aiometrics.testing import TracedLoop, traced_loop
@@ -81,7 +81,7 @@ def test_an_id_costs_nothing_until_somebody_asks() -> None:
     with traced_loop() as traced:
         traced.run(handler())
         assert [] == asked
-        observed(traced)
+        collect_finished(traced)
         traced.run(handler())
         assert [1] == asked
 
@@ -102,7 +102,7 @@ def test_a_context_variable_of_the_application_is_the_id() -> None:
             pass
 
     with traced_loop(request_id=variable) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(handler())
     assert {"unset": None, "before": "one", "inside": "two", "given": "three"} == {
         entry.request: entry.id for entry in found
@@ -130,7 +130,7 @@ def test_a_type_that_is_no_name_is_made_one_and_counted(given: Any, expected: st
     with traced_loop() as traced:
         traced.run(handler())
         assert [expected] == [entry.request for entry in traced.snapshot().requests]
-        assert {"invalid": 1} == errors(traced)
+        assert {"invalid": 1} == scope_errors_of(traced)
 
 
 @pytest.mark.parametrize("given", [0, -1, float("nan"), float("inf"), True, "1", object()])
@@ -144,7 +144,7 @@ def test_an_objective_that_is_none_is_ignored_and_counted(given: Any) -> None:
     with traced_loop(objectives={"GET /": 0.5}) as traced:
         traced.run(handler())
         assert 1 == traced.snapshot().request("GET /").violations
-        assert {"invalid": 1} == errors(traced)
+        assert {"invalid": 1} == scope_errors_of(traced)
 
 
 class Jobs:
@@ -177,7 +177,7 @@ def test_a_decorated_function_has_a_scope_for_each_call(implementation: str) -> 
         assert "counted" == jobs.count(0.5)
 
     with traced_loop(implementation=implementation) as traced:
-        found = observed(traced)
+        found = collect_finished(traced)
         traced.run(main(traced))
         assert 1 == traced.snapshot().request("count").violations
     assert [("report", 1.0), ("report", 0.5), ("count", 0.5)] == [

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support import live
+from support import prometheus_server
 
 from aiometrics.demo.faults import SYMPTOMS, Fault
 from aiometrics.demo.payments import Payments
@@ -93,7 +93,7 @@ asyncio.run(main())
 @pytest.fixture(scope="module")
 def prometheus(
     binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[live.Prometheus]:
+) -> Iterator[prometheus_server.Prometheus]:
     """Return a Prometheus with three targets; one is the demo with its blocking fault."""
     programs = {
         "shop": [
@@ -114,13 +114,15 @@ def prometheus(
         targets = {}
         for job, program in programs.items():
             printed = stack.enter_context(
-                live.running(sys.executable, *program, announces=["metrics  "])
+                prometheus_server.running(sys.executable, *program, announces=["metrics  "])
             )
             targets[job] = urllib.parse.urlsplit(printed.split("metrics  ")[1].split()[0]).netloc
         directory = tmp_path_factory.mktemp("prometheus")
         options = {"seconds": SECONDS, "every_ms": EVERY_MS, "shorter": SHORTER}
         yield stack.enter_context(
-            live.prometheus(binary("prometheus"), root, directory, targets, **options)
+            prometheus_server.run_prometheus(
+                binary("prometheus"), root, directory, targets, **options
+            )
         )
 
 
@@ -136,7 +138,7 @@ def runbook(root: Path, alert: str) -> list[str]:
 
 
 def test_a_starved_loop_fires_and_names_the_function_and_the_line(
-    prometheus: live.Prometheus, root: Path
+    prometheus: prometheus_server.Prometheus, root: Path
 ) -> None:
     """The alert's description names them, and so do the queries of its runbook."""
     alert = "AsyncioLoopStarvedFastBurn"
@@ -174,7 +176,7 @@ def test_a_starved_loop_fires_and_names_the_function_and_the_line(
     assert place in blocked_at
 
 
-def shares(prometheus: live.Prometheus) -> dict[str, float]:
+def shares(prometheus: prometheus_server.Prometheus) -> dict[str, float]:
     """Return the active share of the loops of each job.
 
     A late scrape does not matter, since it is late for both states.
@@ -186,7 +188,7 @@ def shares(prometheus: live.Prometheus) -> dict[str, float]:
     }
 
 
-def test_idle_and_busy_loops_fire_nothing(prometheus: live.Prometheus) -> None:
+def test_idle_and_busy_loops_fire_nothing(prometheus: prometheus_server.Prometheus) -> None:
     """No alert fires even after a quarter of an hour, while that of the starved loop still fires.
 
     If the machine stops the busy loop, the loop really is starved. Then the alert about the machine

@@ -13,27 +13,27 @@ SECOND = 1_000_000_000
 EAGERLY: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 
-def observed(traced: TracedLoop) -> list[FinishedRequest]:
+def collect_finished(traced: TracedLoop) -> list[FinishedRequest]:
     """The requests that are finished from now on."""
     found: list[FinishedRequest] = []
     traced.instrumentation.request_observers.every.append(found.append)
     return found
 
 
-def charged(finished: FinishedRequest) -> list[tuple[str, float, float]]:
+def charges_of(finished: FinishedRequest) -> list[tuple[str, float, float]]:
     """What was charged, in seconds: function of the yield point or pseudo point, active, and waiting."""
     return [
-        (last(point.yield_point), point.active_ns / SECOND, point.wait_ns / SECOND)
+        (short_name(point.yield_point), point.active_ns / SECOND, point.wait_ns / SECOND)
         for point in finished.points
     ]
 
 
-def last(name: str) -> str:
+def short_name(name: str) -> str:
     """The last part of a qualified name; pseudo points as they are."""
     return name if name.startswith("(") else name.rpartition(" ")[2].rpartition(".")[2]
 
 
-def times(finished: FinishedRequest) -> tuple[str, str, float, float]:
+def summary_of(finished: FinishedRequest) -> tuple[str, str, float, float]:
     """Type, status, wall and active seconds."""
     return (
         finished.request,
@@ -43,7 +43,7 @@ def times(finished: FinishedRequest) -> tuple[str, str, float, float]:
     )
 
 
-def errors(traced: TracedLoop) -> dict[str, int]:
+def scope_errors_of(traced: TracedLoop) -> dict[str, int]:
     """Misuses of scopes that occurred."""
     return {kind: count for kind, count in traced.snapshot().scope_errors.items() if count}
 
@@ -56,7 +56,7 @@ async def work(traced: TracedLoop, *parts: float) -> None:
         traced.clock.advance(seconds)
 
 
-def totals(traced: TracedLoop, name: str = "GET /") -> tuple[int, float, float, int]:
+def request_totals(traced: TracedLoop, name: str = "GET /") -> tuple[int, float, float, int]:
     """Requests of that type that were left, their active and background seconds, and those in progress."""
     entry = traced.snapshot().request(name)
     return (

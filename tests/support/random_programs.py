@@ -31,12 +31,12 @@ Op = tuple[Any, ...]
 Ops = list[Op]
 
 
-class Oops(Exception):  # noqa: N818 - what the application calls its errors is its own affair
+class ProgramError(Exception):
     """The programs' own error."""
 
 
 @dataclass(eq=False)
-class Visit:
+class RequestTruth:
     """What is true of one request."""
 
     type: str
@@ -56,11 +56,11 @@ class Visit:
 
 
 #: The request that the code works for, as the programs themselves keep account of it.
-visit_of: ContextVar[Visit | None] = ContextVar("visit_of", default=None)
+current_truth: ContextVar[RequestTruth | None] = ContextVar("current_truth", default=None)
 
 
 @dataclass(eq=False)
-class Life:
+class TaskTruth:
     """What is true of one task."""
 
     root: str
@@ -92,10 +92,10 @@ class Run:
 
     def __init__(self, traced: TracedLoop) -> None:
         self.traced = traced
-        self.lives: dict[asyncio.Task[None], Life] = {}
-        self.all_lives: list[Life] = []
+        self.lives: dict[asyncio.Task[None], TaskTruth] = {}
+        self.all_lives: list[TaskTruth] = []
         self.spawned: list[asyncio.Task[None]] = []
-        self.visits: list[Visit] = []
+        self.visits: list[RequestTruth] = []
         self.finished: list[FinishedRequest] = []
         #: Scopes that were entered by hand, to be left by whoever comes to do it; and the requests of those that are not over.
         self.open: list[request] = []
@@ -105,7 +105,7 @@ class Run:
         self._interrupted = 0
         traced.instrumentation.request_observers.every.append(self.finished.append)
 
-    async def live(self, life: Life, ops: Ops) -> None:
+    async def live(self, life: TaskTruth, ops: Ops) -> None:
         """The whole life of a task."""
         life.started = True
         try:
@@ -115,7 +115,7 @@ class Run:
             raise
         life.status = COMPLETED
 
-    async def execute(self, life: Life, ops: Ops) -> None:  # noqa: C901, PLR0912 - one branch per operation is the clearest
+    async def execute(self, life: TaskTruth, ops: Ops) -> None:  # noqa: C901, PLR0912 - one branch per operation is the clearest
         """Run ``ops`` as part of a task."""
         for op in ops:
             match op:
@@ -139,7 +139,7 @@ class Run:
                     life.children.append(self.spawn(how, root, inner))
                 case ("group", root, inner, body):
                     async with asyncio.TaskGroup() as group:
-                        life.children.append(self.admit(Life(root), group.create_task, inner))
+                        life.children.append(self.admit(TaskTruth(root), group.create_task, inner))
                         await self.execute(life, body)
                 case ("wait", which) if life.children:
                     await asyncio.wait([life.children[which % len(life.children)]])
@@ -148,7 +148,7 @@ class Run:
                 case ("cancel", which) if self.spawned:
                     self.spawned[which % len(self.spawned)].cancel()
                 case ("catch", inner):
-                    with suppress(Oops):
+                    with suppress(ProgramError):
                         await self.execute(life, inner)
                 case ("request", name, inner):
                     with self.visit(name):
@@ -165,14 +165,14 @@ class Run:
                 case ("finish", "visited"):
                     self.finish()
                 case ("raise",):
-                    raise Oops
+                    raise ProgramError
                 case ("look",):
                     self.look()
 
-    def work(self, life: Life, ns: int) -> None:
+    def work(self, life: TaskTruth, ns: int) -> None:
         """Let a task take the loop for so long."""
         life.active_ns += ns
-        visit = visit_of.get()
+        visit = current_truth.get()
         if visit is not None and visit.wall_ns is None:
             visit.active_ns += ns
         elif visit is not None:
@@ -181,7 +181,7 @@ class Run:
 
     def finish(self) -> None:
         """The request that the code works for is over, though nobody leaves it yet."""
-        visit = visit_of.get()
+        visit = current_truth.get()
         if visit is not None and visit.measured is not None:
             visit.measured.finish()
             visit.end(self.traced.clock.now_ns)
@@ -189,19 +189,19 @@ class Run:
     @contextmanager
     def visit(self, name: str) -> Iterator[None]:
         """A request."""
-        around = visit_of.get()
+        around = current_truth.get()
         if around is not None:
             around.alone = False
-        self.visits.append(Visit(name, self.traced.clock.now_ns))
-        visit, token = self.visits[-1], visit_of.set(self.visits[-1])
+        self.visits.append(RequestTruth(name, self.traced.clock.now_ns))
+        visit, token = self.visits[-1], current_truth.set(self.visits[-1])
         try:
             with request(name) as visit.measured:
                 yield
         finally:
             visit.end(self.traced.clock.now_ns)
-            visit_of.reset(token)
+            current_truth.reset(token)
 
-    async def items(self, life: Life, ops: Ops) -> AsyncGenerator[int, None]:
+    async def items(self, life: TaskTruth, ops: Ops) -> AsyncGenerator[int, None]:
         """An asynchronous generator that awaits on its way."""
         await self.execute(life, ops)
         yield 1
@@ -217,13 +217,13 @@ class Run:
             "Task": lambda coro: asyncio.Task(coro, loop=loop),
             "eager": lambda coro: asyncio.Task(coro, loop=loop, **EAGERLY),
         }
-        return self.admit(Life(root), construct[how], ops)
+        return self.admit(TaskTruth(root), construct[how], ops)
 
     def admit(
-        self, life: Life, construct: Callable[[Any], asyncio.Task[None]], ops: Ops
+        self, life: TaskTruth, construct: Callable[[Any], asyncio.Task[None]], ops: Ops
     ) -> asyncio.Task[None]:
         """Construct the task of ``life``, which may run at once, inside the step that is in progress."""
-        visit = visit_of.get()
+        visit = current_truth.get()
         if visit is not None:
             visit.alone = False
         self.all_lives.append(life)
@@ -276,20 +276,20 @@ class Run:
         return dict(Counter((name_of(life.root), life.status) for life in self.all_lives))
 
 
-async def red(run: Run, life: Life, ops: Ops) -> None:
+async def red(run: Run, life: TaskTruth, ops: Ops) -> None:
     """Root of some tasks."""
     await run.live(life, ops)
 
 
-async def green(run: Run, life: Life, ops: Ops) -> None:
+async def green(run: Run, life: TaskTruth, ops: Ops) -> None:
     """Root of others."""
     await run.live(life, ops)
 
 
-async def main(run: Run, life: Life, ops: Ops) -> None:
+async def main(run: Run, life: TaskTruth, ops: Ops) -> None:
     """Root of the first task: runs the program, then waits for all that it spawned."""
     life.started = True
-    with suppress(Oops, asyncio.CancelledError, ExceptionGroup):
+    with suppress(ProgramError, asyncio.CancelledError, ExceptionGroup):
         await run.execute(life, ops)
     while pending := [task for task in run.spawned if not task.done()]:
         with suppress(asyncio.CancelledError):
@@ -313,7 +313,7 @@ class Result:
     """What was true, and what was recorded."""
 
     run: Run
-    main: Life
+    main: TaskTruth
     snapshot: Snapshot
     #: What the recorder wrote, without what the kernel and the loop were asked for.
     page: bytes
@@ -326,7 +326,7 @@ def recorded(page: Page) -> bytes:
     return bytes(memory[:start] + memory[start + len(LOOP_STATS) * WORD :])
 
 
-class Periodic:
+class KeepTimelines:
     """Has the steps of each request kept."""
 
     def begin(self, request: Request) -> Request:
@@ -346,23 +346,23 @@ class Periodic:
 
 
 @contextmanager
-def kept_steps() -> Iterator[None]:
+def timelines_kept() -> Iterator[None]:
     """The steps of all requests are kept meanwhile."""
-    set_tracer(Periodic())
+    set_tracer(KeepTimelines())
     try:
         yield
     finally:
         set_tracer(None)
 
 
-def perform(
+def run_program(
     ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = False, **options: Any
 ) -> Result:
     """Run a program from start to end on a loop of its own, with the eager task factory if ``eager`` and there is one."""
-    with kept_steps(), traced_loop(implementation=implementation, **options) as traced:
+    with timelines_kept(), traced_loop(implementation=implementation, **options) as traced:
         if eager and EAGER:
             traced.loop.set_task_factory(vars(asyncio)["eager_task_factory"])
-        run, life = Run(traced), Life("main")
+        run, life = Run(traced), TaskTruth("main")
         run.all_lives.append(life)
         # Before Python 3.13 the cancellation by a TaskGroup could arrive after the group.
         with suppress(asyncio.CancelledError):

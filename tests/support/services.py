@@ -18,12 +18,12 @@ from aiometrics.integrations.asgi import RequestMiddleware
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.requests.finished import FinishedRequest
 from aiometrics.testing import TracedLoop, traced_loop
-from support.frameworks import Client, aiohttp_serves, uvicorn_serves
+from support.web_servers import Client, aiohttp_serves, uvicorn_serves
 
 MS = 1_000_000
 
 
-class Scenes:
+class Service:
     """Handlers, each of which is a route under its own name, ``order`` under ``/orders/{id}``; and what was seen of their requests."""
 
     def __init__(self, traced: TracedLoop) -> None:
@@ -82,7 +82,7 @@ class Scenes:
         raise ZeroDivisionError
 
 
-class StarletteScenes(Scenes):
+class StarletteService(Service):
     """On Starlette and uvicorn."""
 
     @property
@@ -113,7 +113,7 @@ class StarletteScenes(Scenes):
         return PlainTextResponse(body)
 
 
-class AiohttpScenes(Scenes):
+class AiohttpService(Service):
     """On aiohttp and its server."""
 
     def application(self) -> web.Application:
@@ -137,12 +137,12 @@ class AiohttpScenes(Scenes):
         return web.Response(text=body)
 
 
-S = TypeVar("S", bound=Scenes)
+S = TypeVar("S", bound=Service)
 Scenario = Callable[[S, Client], Coroutine[Any, Any, Any]]
 
 
-def play(
-    scenes: type[S],
+def run_scenario(
+    service_class: type[S],
     implementation: str,
     scenario: Scenario[S],
     *,
@@ -156,12 +156,12 @@ def play(
             await scenario(service, client)
 
     with traced_loop(implementation=implementation, **options) as traced:
-        service = scenes(traced)
+        service = service_class(traced)
         traced.run(main(service))
         return service, traced.snapshot()
 
 
-def told(snapshot: Snapshot) -> dict[str, tuple[dict[str, int], int, int]]:
+def request_totals(snapshot: Snapshot) -> dict[str, tuple[dict[str, int], int, int]]:
     """Of each type: how many of each status, active and background ms."""
     return {
         entry.request: (

@@ -85,7 +85,7 @@ def running(*program: str | Path, announces: Collection[str]) -> Iterator[str]:
 
 
 @contextmanager
-def prometheus(
+def run_prometheus(
     program: str,
     root: Path,
     directory: Path,
