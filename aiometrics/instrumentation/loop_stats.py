@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 from aiometrics.instrumentation import thread_times as threads
-from aiometrics.instrumentation.executors import executor_state
 from aiometrics.instrumentation.thread_times import Meter, ThreadId
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.layout import LOOP_STATS, MAX_PLACES, UNKNOWN
 from aiometrics.pages.page import Page
+
+
+class ExecutorState(NamedTuple):
+    """Threads that were started, and calls that wait for one."""
+
+    threads: int
+    queued: int
 
 
 def _no_loop() -> Any:
@@ -99,3 +107,30 @@ class LoopStats:
 
     def _set(self, name: str, value: int | None) -> None:
         self._words[self._start + LOOP_STATS[name]] = UNKNOWN if value is None else value
+
+
+def executor_state(loop: Any) -> ExecutorState | None:
+    """How the default executor of ``loop`` is; no threads if it has none yet, ``None`` if that cannot be told."""
+    try:
+        executor = loop._default_executor  # noqa: SLF001 - there is no other way
+    except AttributeError:
+        if not _is_uvloop(loop):
+            return None
+        executor = _referred_to(loop)
+    return ExecutorState(0, 0) if executor is None else _state(executor)
+
+
+def _state(executor: Any) -> ExecutorState | None:
+    threads, queue = getattr(executor, "_threads", None), getattr(executor, "_work_queue", None)
+    return None if threads is None or queue is None else ExecutorState(len(threads), queue.qsize())
+
+
+def _is_uvloop(loop: Any) -> bool:
+    return any(base.__module__.partition(".")[0] == "uvloop" for base in type(loop).__mro__)
+
+
+def _referred_to(loop: Any) -> ThreadPoolExecutor | None:
+    """The only executor that a loop in C holds; no attribute shows it, the garbage collector does."""
+    return next(
+        (found for found in gc.get_referents(loop) if isinstance(found, ThreadPoolExecutor)), None
+    )

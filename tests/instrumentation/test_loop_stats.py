@@ -17,8 +17,7 @@ from support.samples import FACTS, loop, page
 from support.tracing import every_loop
 
 from aiometrics.exposition.families import families
-from aiometrics.instrumentation.executors import ExecutorState, executor_state
-from aiometrics.instrumentation.loop_stats import LoopStats
+from aiometrics.instrumentation.loop_stats import ExecutorState, LoopStats, executor_state
 from aiometrics.instrumentation.thread_times import Meter, cpu_ns, runqueue_ns
 from aiometrics.pages.snapshot import Loop, Snapshot
 from aiometrics.testing import ManualClock, traced_loop

@@ -24,8 +24,7 @@ from opentelemetry.trace import (
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.version import __version__
 from aiometrics.base.work_queue import Job
-from aiometrics.requests.finished import FinishedRequest
-from aiometrics.requests.journal import Step, TaskEntry
+from aiometrics.requests.finished import FinishedRequest, Step, TaskEntry
 from aiometrics.requests.request import Request
 from aiometrics.requests.tracer import set_tracer
 
