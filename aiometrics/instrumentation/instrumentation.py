@@ -18,8 +18,8 @@ from aiometrics.instrumentation.hooks.exception_handler import ExceptionHandlerH
 from aiometrics.instrumentation.hooks.gc import GarbageCollectionHook
 from aiometrics.instrumentation.hooks.handles import PROBE as CALLBACKS_PROBE
 from aiometrics.instrumentation.hooks.handles import HandleHook
-from aiometrics.instrumentation.hooks.selector import LoopTiming, RunningLoopHook, time_turns
-from aiometrics.instrumentation.hooks.tasks import CreateTaskHook, Hook, c_seams, python_seams
+from aiometrics.instrumentation.hooks.selector import LoopTiming, RunningLoopHook, time_iterations
+from aiometrics.instrumentation.hooks.tasks import CreateTaskHook, Hook, c_hooks, python_hooks
 from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.process_stats import ProcessStats
 from aiometrics.instrumentation.slots import Slot, SlotPool
@@ -37,7 +37,7 @@ from aiometrics.requests.binding import BINDINGS, LoopBinding
 from aiometrics.requests.exemplars import Exemplars
 from aiometrics.requests.finished import Observers
 from aiometrics.requests.request import kind_of_request
-from aiometrics.requests.slow_log import SlowRequests
+from aiometrics.requests.slow_log import SlowRequestLog
 
 PROBE = "instrumentation"
 
@@ -86,24 +86,24 @@ class Instrumentation:
         )
         #: Writes records of single requests.
         self.work_queue = WorkQueue(RECORD_KINDS, self.internal_errors)
-        self._process_stats = self._new_account()
+        self._process_stats = self._new_process_stats()
         self._exemplars = Exemplars(unix_clock, self.internal_errors)
         slow_ns = options.slow_request_ns or options.blocking_threshold_ns
         #: Whom to tell of requests that are over.
         self.request_observers = Observers(slow_ns, self.internal_errors)
         self.request_observers.slow += [
-            self._exemplars.keep_wall,
-            SlowRequests(self.work_queue, options.slow_request_ns),
+            self._exemplars.keep_for_wall_time,
+            SlowRequestLog(self.work_queue, options.slow_request_ns),
         ]
         #: Called with each loop that is about to be traced.
         self.on_loop: Callable[[], None] = _nothing
         #: Garbage collection may take one out at any moment: what goes through them goes through a copy.
-        self._tenants: dict[int, _TracedLoop] = {}
-        self._departed: deque[_TracedLoop] = deque()
+        self._traced_loops: dict[int, _TracedLoop] = {}
+        self._gone_loops: deque[_TracedLoop] = deque()
         self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
         self._every_loop = False
-        self._seams: list[Hook] = []
-        self._handlers = ExceptionHandlerHook(self._unhandled)
+        self._hooks: list[Hook] = []
+        self._handlers = ExceptionHandlerHook(self._count_unhandled_exception)
         self._lock = threading.RLock()
 
     def instrument_every_loop(self) -> None:
@@ -125,10 +125,10 @@ class Instrumentation:
         """Stop tracing ``loop``; its tasks run on untimed. Without effect on a loop that is not traced."""
         with self._lock:
             self._chosen.discard(loop)
-            traced_loop = self._tenants.get(id(loop))
+            traced_loop = self._traced_loops.get(id(loop))
             if traced_loop is not None:
                 self._evict(traced_loop)
-                self._tenants[id(loop)] = _TracedLoop(traced_loop.loop, None, None)
+                self._traced_loops[id(loop)] = _TracedLoop(traced_loop.loop, None, None)
 
     @property
     def idle(self) -> bool:
@@ -140,13 +140,13 @@ class Instrumentation:
         with self._lock:
             self._every_loop = False
             self._chosen.clear()
-            BINDINGS.disconnect(self._home_of)
-            while self._seams:
-                self._seams.pop().remove()
-            for number in list(self._tenants):
+            BINDINGS.disconnect(self._binding_of)
+            while self._hooks:
+                self._hooks.pop().remove()
+            for number in list(self._traced_loops):
                 self._gone(number)
             self._sweep()
-            self._slot_pool.leave()
+            self._slot_pool.release_all()
         self.work_queue.stop()
 
     def forget(self) -> None:
@@ -155,19 +155,19 @@ class Instrumentation:
         self.internal_errors.forget()
         self._every_loop = False
         self._chosen.clear()
-        BINDINGS.disconnect(self._home_of)
-        while self._seams:
-            self._seams.pop().remove()
-        for traced_loop in list(self._tenants.values()):
+        BINDINGS.disconnect(self._binding_of)
+        while self._hooks:
+            self._hooks.pop().remove()
+        for traced_loop in list(self._traced_loops.values()):
             if traced_loop.recorder is not None:
                 traced_loop.recorder.retire()
             if traced_loop.timing is not None:
                 traced_loop.timing.remove()
-        self._tenants.clear()
-        self._departed.clear()
+        self._traced_loops.clear()
+        self._gone_loops.clear()
         self._slot_pool.forget()
         self.work_queue.forget()
-        self._process_stats = self._new_account()
+        self._process_stats = self._new_process_stats()
 
     def trace(self, loop: Any, coro: Any) -> Any:
         """What a new task of ``loop`` shall run instead of ``coro``: itself, if it is not to be traced."""
@@ -178,10 +178,12 @@ class Instrumentation:
 
     def recorder_of(self, loop: Any) -> Any:
         """The recorder of ``loop``, or ``None`` if it is not to be traced. Never raises."""
-        return (self._tenants.get(id(loop)) or self._adopt(loop)).recorder
+        return (self._traced_loops.get(id(loop)) or self._adopt(loop)).recorder
 
-    def _new_account(self) -> ProcessStats:
-        return ProcessStats(self.internal_errors, lambda: BINDINGS.missed, self.work_queue.counts)
+    def _new_process_stats(self) -> ProcessStats:
+        return ProcessStats(
+            self.internal_errors, lambda: BINDINGS.outside_loop, self.work_queue.counts
+        )
 
     def snapshot(self, pause: Pause = no_pause) -> Snapshot:
         """What all pages say now; with a directory, those of all its processes. ``pause`` is called now and then."""
@@ -207,30 +209,30 @@ class Instrumentation:
             for slot in slots:
                 slot.page.see(self.clock())
                 slot.loop_stats.refresh()
-                slot.ledger.count_overdue(self.clock())
+                slot.objectives.count_overdue(self.clock())
             self._process_stats.write(slots, untraced)
 
     def beat(self) -> None:
         """What is due every second where pages are shared."""
         self.refresh()
-        self._slot_pool.check()
+        self._slot_pool.warn_if_deleted()
 
     def slots(self) -> list[Slot]:
         """Every page that a loop ever wrote to."""
         return self._slot_pool.all()
 
     def _install(self) -> None:
-        if self._seams:
+        if self._hooks:
             return
-        BINDINGS.connect(self._home_of)
+        BINDINGS.connect(self._binding_of)
         core = self._implementation.core
-        tasks = c_seams(core, self.recorder_of) or python_seams(self.trace)
+        tasks = c_hooks(core, self.recorder_of) or python_hooks(self.trace)
         running = RunningLoopHook(self._loop_started, self._loop_stopped)
-        collections = GarbageCollectionHook(self._vitals_of, self.clock, self.internal_errors)
-        for hook in (*tasks, *self._handle_seams(), running, collections, self._handlers):
+        collections = GarbageCollectionHook(self._stats_of, self.clock, self.internal_errors)
+        for hook in (*tasks, *self._handle_hooks(), running, collections, self._handlers):
             self._put(hook)
 
-    def _handle_seams(self) -> list[Hook]:
+    def _handle_hooks(self) -> list[Hook]:
         """None where the source of asyncio is missing, as in frozen programs, or says something else: then callbacks are not timed."""
         try:
             return [HandleHook(self._implementation.core, self.recorder_of)]
@@ -240,23 +242,23 @@ class Instrumentation:
 
     def _put(self, hook: Hook) -> None:
         hook.install()
-        self._seams.append(hook)
+        self._hooks.append(hook)
 
-    def _vitals_of(self, loop: Any) -> LoopStats | None:
+    def _stats_of(self, loop: Any) -> LoopStats | None:
         """What to add to that is known of ``loop``, if it is traced."""
-        traced_loop = self._tenants.get(id(loop))
+        traced_loop = self._traced_loops.get(id(loop))
         return (
             None if traced_loop is None or traced_loop.slot is None else traced_loop.slot.loop_stats
         )
 
-    def _unhandled(self, loop: Any) -> None:
-        loop_stats = self._vitals_of(loop)
+    def _count_unhandled_exception(self, loop: Any) -> None:
+        loop_stats = self._stats_of(loop)
         if loop_stats is not None:
-            loop_stats.unhandled()
+            loop_stats.count_unhandled_exception()
 
     def _cover(self, loop_class: type) -> None:
         """Reach a loop of a class that inherits ``create_task`` from nothing known."""
-        covered = tuple(hook.loop_class for hook in self._seams if isinstance(hook, CreateTaskHook))
+        covered = tuple(hook.loop_class for hook in self._hooks if isinstance(hook, CreateTaskHook))
         if not covered or issubclass(loop_class, covered):
             return
         self._put(CreateTaskHook(loop_class, self.trace))
@@ -264,7 +266,7 @@ class Instrumentation:
     def _adopt(self, loop: Any) -> _TracedLoop:
         with self._lock:
             number = id(loop)
-            traced_loop = self._tenants[number] = _TracedLoop(
+            traced_loop = self._traced_loops[number] = _TracedLoop(
                 _reference(loop, lambda _: self._gone(number)), None, None
             )
             try:
@@ -280,7 +282,7 @@ class Instrumentation:
         traced_loop.slot = self._slot_pool.claim(threading.current_thread().name)
         self.on_loop()
         if traced_loop.slot is not None:
-            traced_loop.slot.loop_stats.begin(traced_loop.loop)
+            traced_loop.slot.loop_stats.attach(traced_loop.loop)
             self._handlers.cover(type(loop))
             traced_loop.recorder = self._recorder(loop, traced_loop.slot)
             traced_loop.timing = self._timing(loop, traced_loop.slot)
@@ -292,64 +294,64 @@ class Instrumentation:
     def _recorder(self, loop: Any, slot: Slot) -> Any:
         blocked = _inflicted_wait(weakref.ref(loop), slot, self._exemplars)
         return self._implementation.recorder(
-            slot.page, slot.directory, self.internal_errors, clock=self.clock, blocked=blocked
+            slot.page, slot.labels, self.internal_errors, clock=self.clock, blocked=blocked
         )
 
     def _binding(self, recorder: Any, slot: Slot) -> LoopBinding:
         return LoopBinding(
             recorder,
-            slot.directory,
-            slot.ledger,
+            slot.labels,
+            slot.objectives,
             kind_of_request(self._implementation.scope),
             self.clock,
             self._unix_clock,
             self.internal_errors,
             self.request_observers,
             self.work_queue,
-            slot.marks,
+            slot.exemplars,
             self.options.request_id,
         )
 
-    def _home_of(self, loop: Any) -> LoopBinding | None:
+    def _binding_of(self, loop: Any) -> LoopBinding | None:
         """Where requests on ``loop`` are recorded; ``None`` if it is not traced."""
-        return (self._tenants.get(id(loop)) or self._adopt(loop)).binding
+        return (self._traced_loops.get(id(loop)) or self._adopt(loop)).binding
 
     def _timing(self, loop: Any, slot: Slot) -> LoopTiming | None:
-        return time_turns(
+        return time_iterations(
             loop, lambda: self._implementation.turns(slot.page, self.clock, self.internal_errors)
         )
 
     def _loop_started(self, loop: Any) -> None:
-        loop_stats = self._vitals_of(loop)
+        loop_stats = self._stats_of(loop)
         if loop_stats is not None:
-            loop_stats.seen_here()
-        traced_loop = self._tenants.get(id(loop))
+            loop_stats.note_thread()
+        traced_loop = self._traced_loops.get(id(loop))
         if traced_loop is not None and traced_loop.timing is not None:
             traced_loop.timing.started()
 
     def _loop_stopped(self, loop: Any) -> None:
-        traced_loop = self._tenants.get(id(loop))
+        traced_loop = self._traced_loops.get(id(loop))
         if traced_loop is not None and traced_loop.timing is not None:
             traced_loop.timing.stopped()
 
     def _gone(self, number: int) -> None:
         """The loop was collected. Garbage collection may run anywhere, so this takes no lock; the next sweep does the rest."""
-        traced_loop = self._tenants.pop(number, None)
+        traced_loop = self._traced_loops.pop(number, None)
         if traced_loop is None:
             return
         if traced_loop.recorder is not None:
             traced_loop.recorder.retire()
-        self._departed.append(traced_loop)
+        self._gone_loops.append(traced_loop)
 
     def _sweep(self) -> None:
         """Free the pages of loops that were collected or closed."""
         with self._lock:
-            for number, traced_loop in self._tenants.copy().items():
+            for number, traced_loop in self._traced_loops.copy().items():
                 loop = traced_loop.loop() if traced_loop.slot is not None else None
                 if loop is not None and loop.is_closed():
                     self._gone(number)
-            while self._departed:
-                self._evict(self._departed.pop())
+            while self._gone_loops:
+                self._evict(self._gone_loops.pop())
 
     def _evict(self, traced_loop: _TracedLoop) -> None:
         if traced_loop.recorder is not None:
@@ -360,9 +362,9 @@ class Instrumentation:
             self._slot_pool.release(traced_loop.slot)
 
     def _forget_refusals(self) -> None:
-        for number, traced_loop in self._tenants.copy().items():
+        for number, traced_loop in self._traced_loops.copy().items():
             if traced_loop.recorder is None:
-                self._tenants.pop(number, None)
+                self._traced_loops.pop(number, None)
 
 
 def _nothing() -> None:
@@ -397,13 +399,13 @@ def _inflicted_wait(
     page = slot.page
 
     def blocked(record: int, segment_ns: int) -> None:
-        slot.loop_stats.seen_here()
+        slot.loop_stats.note_thread()
         ready = len(getattr(loop(), "_ready", ()))
         page.words[page.layout.yield_point(record) + YIELD_POINT["inflicted_wait_ns"]] += (
             segment_ns * ready
         )
         exemplar = exemplars.of_segment(segment_ns)
         if exemplar is not None:
-            slot.marks.put(SEGMENT, record, exemplar)
+            slot.exemplars.put(SEGMENT, record, exemplar)
 
     return blocked

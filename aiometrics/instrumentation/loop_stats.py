@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from aiometrics.instrumentation import thread_times as threads
-from aiometrics.instrumentation.thread_times import Meter, ThreadId
+from aiometrics.instrumentation import thread_times
+from aiometrics.instrumentation.thread_times import ThreadId, ThreadMeter
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.layout import LOOP_STATS, MAX_PLACES, UNKNOWN
 from aiometrics.pages.page import Page
@@ -38,37 +38,39 @@ class LoopStats:
         self._start = page.layout.loop_stats
         self._samples = CounterTable(page, page.layout.samples, MAX_PLACES)
         self._meters = {
-            "thread_cpu_ns": Meter(threads.cpu_ns, self._known("thread_cpu_ns")),
-            "thread_runqueue_ns": Meter(threads.runqueue_ns, self._known("thread_runqueue_ns")),
+            "thread_cpu_ns": ThreadMeter(thread_times.cpu_ns, self._known("thread_cpu_ns")),
+            "thread_runqueue_ns": ThreadMeter(
+                thread_times.runqueue_ns, self._known("thread_runqueue_ns")
+            ),
         }
         self._loop: Callable[[], Any] = _no_loop
-        self._seen_in: ThreadId | None = None
+        self._thread: ThreadId | None = None
 
-    def begin(self, loop: Callable[[], Any]) -> None:
+    def attach(self, loop: Callable[[], Any]) -> None:
         """A loop moves in; ``loop()`` is it, or ``None`` once it is gone."""
         self._loop = loop
-        self.seen_here()
-        self._meter()
+        self.note_thread()
+        self._read_meters()
 
-    def end(self) -> None:
+    def detach(self) -> None:
         """The loop is gone."""
-        self._meter()
-        self._loop, self._seen_in = _no_loop, None
+        self._read_meters()
+        self._loop, self._thread = _no_loop, None
 
-    def seen_here(self) -> None:
+    def note_thread(self) -> None:
         """The calling thread runs the loop. It may be told by different ones, in turn: a loop can move while it does not run."""
-        if self._seen_in is None or self._seen_in.ident != threading.get_ident():
-            self._seen_in = threads.this_thread()
+        if self._thread is None or self._thread.ident != threading.get_ident():
+            self._thread = thread_times.current_thread_id()
 
-    def collected(self, generation: int, ns: int) -> None:
+    def add_gc_pause(self, generation: int, ns: int) -> None:
         """A garbage collection took so long in the loop's thread."""
         self._words[self._start + LOOP_STATS[f"gc_pause_{generation}_ns"]] += ns
 
-    def unhandled(self) -> None:
+    def count_unhandled_exception(self) -> None:
         """The loop's exception handler was called."""
         self._words[self._start + LOOP_STATS["unhandled_exceptions"]] += 1
 
-    def sampled(self, blocked_at: str) -> None:
+    def count_block_sample(self, blocked_at: str) -> None:
         """Count a sample of the watchdog."""
         self._samples.add(blocked_at)
 
@@ -78,13 +80,13 @@ class LoopStats:
         return self._samples.counts()
 
     @property
-    def ident(self) -> int | None:
+    def thread_ident(self) -> int | None:
         """The thread that runs the loop, or last did; ``None`` if there is no loop."""
-        return None if self._seen_in is None else self._seen_in.ident
+        return None if self._thread is None else self._thread.ident
 
     def refresh(self) -> None:
         """Ask the kernel about the thread, and the loop about its queues."""
-        self._meter()
+        self._read_meters()
         loop = self._loop()
         if loop is None:
             return
@@ -95,10 +97,10 @@ class LoopStats:
         self._set("executor_threads", None if executor is None else executor.threads)
         self._set("executor_queue_items", None if executor is None else executor.queued)
 
-    def _meter(self) -> None:
-        if self._seen_in is not None:
+    def _read_meters(self) -> None:
+        if self._thread is not None:
             for name, meter in self._meters.items():
-                meter.look(self._seen_in.native)
+                meter.update(self._thread.native)
                 self._set(name, meter.total_ns)
 
     def _known(self, name: str) -> int | None:
@@ -116,7 +118,7 @@ def executor_state(loop: Any) -> ExecutorState | None:
     except AttributeError:
         if not _is_uvloop(loop):
             return None
-        executor = _referred_to(loop)
+        executor = _referenced_executor(loop)
     return ExecutorState(0, 0) if executor is None else _state(executor)
 
 
@@ -129,7 +131,7 @@ def _is_uvloop(loop: Any) -> bool:
     return any(base.__module__.partition(".")[0] == "uvloop" for base in type(loop).__mro__)
 
 
-def _referred_to(loop: Any) -> ThreadPoolExecutor | None:
+def _referenced_executor(loop: Any) -> ThreadPoolExecutor | None:
     """The only executor that a loop in C holds; no attribute shows it, the garbage collector does."""
     return next(
         (found for found in gc.get_referents(loop) if isinstance(found, ThreadPoolExecutor)), None

@@ -27,15 +27,15 @@ class Slot:
     """One page, the names on it, the loop name that it is used under, and what its recorder does not write."""
 
     page: Page
-    directory: Labels
-    ledger: Objectives
+    labels: Labels
+    objectives: Objectives
     loop_stats: LoopStats
     errors: CounterTable
-    marks: ExemplarTable
+    exemplars: ExemplarTable
     name: str
     free: bool = True
     #: Where the page is on the shelf.
-    held: ClaimedSlot | None = None
+    claimed: ClaimedSlot | None = None
 
 
 class SlotPool:
@@ -71,35 +71,35 @@ class SlotPool:
         """
         with self._lock:
             slot = (
-                self._of_name(self._unique(thread_name))
+                self._slot_named(self._unique(thread_name))
                 if self._directory is None
-                else self._of_shelf(self._directory)
+                else self._slot_in_directory(self._directory)
             )
             if slot is None:
                 self._slots[0].page.words[HEADER["overflow_loop"]] += 1
                 return None
-            if slot.held is None:
+            if slot.claimed is None:
                 slot.name = self._unique(thread_name)
             slot.free = False
-            slot.page.open(thread_name if slot.held else slot.name)
+            slot.page.open(thread_name if slot.claimed else slot.name)
             return slot
 
     def release(self, slot: Slot) -> None:
         """The loop is gone."""
         with self._lock:
             slot.page.close()
-            slot.ledger.clear()
-            slot.loop_stats.end()
+            slot.objectives.clear()
+            slot.loop_stats.detach()
             slot.free = True
 
-    def leave(self) -> None:
+    def release_all(self) -> None:
         """All loops are gone, and what is on the shelf is left to others."""
         with self._lock:
             if self._directory is None:
                 return
             for slot in self._slots:
-                if slot.held is not None:
-                    slot.held.release()
+                if slot.claimed is not None:
+                    slot.claimed.release()
             self._slots = []
 
     def forget(self) -> None:
@@ -107,11 +107,11 @@ class SlotPool:
         self._lock = threading.RLock()
         self._slots = []
 
-    def check(self) -> None:
+    def warn_if_deleted(self) -> None:
         """Say so if pages are not on the shelf any more."""
         for slot in self.all():
-            if slot.held is not None and self._directory is not None:
-                self._directory.miss(slot.held)
+            if slot.claimed is not None and self._directory is not None:
+                self._directory.miss(slot.claimed)
 
     def all(self) -> list[Slot]:
         """Every page that a loop ever wrote to. Takes no lock: slots are only ever added."""
@@ -127,11 +127,11 @@ class SlotPool:
         }
         if self._directory is None:
             return list(own.values()), {}
-        shelved = self._directory.read(
+        others = self._directory.read(
             {int(name) for name in own}, self._page_format, now_ns, unix_ns, pause
         )
-        found = {**{int(name): view for name, view in own.items()}, **shelved.pages}
-        return [found[number] for number in sorted(found)], shelved.skipped
+        found = {**{int(name): view for name, view in own.items()}, **others.pages}
+        return [found[number] for number in sorted(found)], others.skipped
 
     def _unique(self, thread_name: str) -> str:
         taken = {slot.name for slot in self._slots if not slot.free}
@@ -141,32 +141,32 @@ class SlotPool:
             name = f"{thread_name}-{number}"
         return name
 
-    def _of_name(self, name: str) -> Slot | None:
+    def _slot_named(self, name: str) -> Slot | None:
         slot = next((slot for slot in self._slots if slot.free and slot.name == name), None)
         if slot is None and len(self._slots) < self._max_loops:
-            slot = self._added(Page(*self._page_format), name)
+            slot = self._add(Page(*self._page_format), name)
         if slot is None:
-            slot = self._free()
+            slot = self._free_slot()
         return slot
 
-    def _of_shelf(self, directory: SharedDirectory) -> Slot | None:
-        slot = self._free()
+    def _slot_in_directory(self, directory: SharedDirectory) -> Slot | None:
+        slot = self._free_slot()
         if slot is None and len(self._slots) < self._max_loops:
-            held = directory.take(self._page_format)
-            slot = self._added(held.page, str(held.number))
-            slot.held = held
+            claimed = directory.take(self._page_format)
+            slot = self._add(claimed.page, str(claimed.number))
+            slot.claimed = claimed
         return slot
 
-    def _free(self) -> Slot | None:
+    def _free_slot(self) -> Slot | None:
         return next((slot for slot in self._slots if slot.free), None)
 
-    def _added(self, page: Page, name: str) -> Slot:
-        directory = Labels(page, self._places, self._internal_errors)
+    def _add(self, page: Page, name: str) -> Slot:
+        labels = Labels(page, self._places, self._internal_errors)
         errors = CounterTable(page, self._page_format.layout.errors, MAX_PROBES)
         slot = Slot(
             page,
-            directory,
-            Objectives(page, directory, self._objectives),
+            labels,
+            Objectives(page, labels, self._objectives),
             LoopStats(page),
             errors,
             ExemplarTable(page),

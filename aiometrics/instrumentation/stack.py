@@ -27,7 +27,7 @@ _RUNNERS = frozenset(
     }
 )
 #: What stands between a loop, its tasks and their coroutines because of us.
-_OURS = frozenset(
+_OUR_WRAPPERS = frozenset(
     {
         "aiometrics.instrumentation.hooks.handles",
         "aiometrics.instrumentation.hooks.tasks",
@@ -51,13 +51,13 @@ class Call(NamedTuple):
         return place(self.code, self.line, self.module)
 
 
-def frame_of(ident: int) -> FrameType | None:
+def frame_of_thread(ident: int) -> FrameType | None:
     """What the thread of that number is executing; ``None`` if there is none."""
     collects = COLLECTS_ANYWHERE and gc.isenabled()
-    return (_frames_uncollected() if collects else sys._current_frames()).get(ident)  # noqa: SLF001 - the documented way, for debuggers
+    return (_frames_without_collection() if collects else sys._current_frames()).get(ident)  # noqa: SLF001 - the documented way, for debuggers
 
 
-def _frames_uncollected() -> Mapping[int, FrameType]:
+def _frames_without_collection() -> Mapping[int, FrameType]:
     """The frames of all threads, while no garbage is collected.
 
     They are looked up under a lock of the interpreter. If garbage is collected then, and one of its finalizers lets another thread run
@@ -88,7 +88,7 @@ def calls(innermost: FrameType) -> list[Call]:
         Call(frame.f_code, frame.f_lineno, module_name(frame.f_code, frame.f_globals))
         for frame in frames
     )
-    return [call for call in found if call.module not in _OURS]
+    return [call for call in found if call.module not in _OUR_WRAPPERS]
 
 
 def _runs_loop(frame: FrameType | None) -> bool:

@@ -22,7 +22,7 @@ class ThreadId(NamedTuple):
     native: int
 
 
-def this_thread() -> ThreadId:
+def current_thread_id() -> ThreadId:
     """The thread that asks."""
     return ThreadId(threading.get_ident(), threading.get_native_id())
 
@@ -48,7 +48,7 @@ def runqueue_ns(native: int) -> int | None:
         return None
 
 
-class Meter:
+class ThreadMeter:
     """Adds up what a reading of threads gains, thread by thread: ``read(native)`` never falls for one thread, the total never at all.
 
     It goes on from ``total_ns``.
@@ -61,7 +61,7 @@ class Meter:
         #: In ns; ``None`` as long as nothing could be read.
         self.total_ns = total_ns
 
-    def look(self, native: int) -> None:
+    def update(self, native: int) -> None:
         """Add what that thread gained since the last look, if it was at the same thread."""
         now_ns = self._read(native)
         if now_ns is None:

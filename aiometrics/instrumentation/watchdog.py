@@ -11,7 +11,14 @@ from aiometrics.base.background import Background
 from aiometrics.base.clock import SECOND_NS, Clock, monotonic
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation.slots import Slot
-from aiometrics.instrumentation.stack import UNKNOWN, Call, blocked_at, calls, frame_of, shortened
+from aiometrics.instrumentation.stack import (
+    UNKNOWN,
+    Call,
+    blocked_at,
+    calls,
+    frame_of_thread,
+    shortened,
+)
 from aiometrics.pages.layout import COROUTINE, LOOP
 from aiometrics.pages.page import Page
 from aiometrics.recorder.places import Places
@@ -63,7 +70,7 @@ class Incident:
         return max(self.seen_ns, counted_ns)
 
 
-class Ration:
+class LogLimit:
     """Lets at most ``LINES`` of each minute through."""
 
     def __init__(self) -> None:
@@ -108,7 +115,7 @@ class Watchdog(Background):
         self._interval_ns = round(interval * SECOND_NS)
         self._clock = clock
         self._incidents: dict[Slot, Incident] = {}
-        self._ration = Ration()
+        self._log_limit = LogLimit()
         super().__init__("aiometrics-watchdog")
 
     def look(self) -> int:
@@ -141,8 +148,8 @@ class Watchdog(Background):
     @staticmethod
     def _stack(slot: Slot, since_ns: int) -> list[Call] | None:
         """What the loop's thread is executing, or ``None`` if that may be the next segment's already."""
-        ident = slot.loop_stats.ident
-        frame = None if ident is None else frame_of(ident)
+        ident = slot.loop_stats.thread_ident
+        frame = None if ident is None else frame_of_thread(ident)
         stack = [] if frame is None else calls(frame)
         return stack if _since_ns(slot.page) == since_ns else None
 
@@ -154,7 +161,7 @@ class Watchdog(Background):
                 since_ns, _coroutine_name(slot.page), before_ns
             )
         place = blocked_at(stack, self._places)
-        slot.loop_stats.sampled(place)
+        slot.loop_stats.count_block_sample(place)
         incident.places[place] += 1
         incident.stacks[place] = shortened(stack) or UNKNOWN
         incident.seen_ns = now_ns - since_ns
@@ -173,7 +180,7 @@ class Watchdog(Background):
 
     def _log(self, slot: Slot, incident: Incident, now_ns: int, blocked: str) -> None:
         incident.logged = True
-        withheld = self._ration.take(now_ns)
+        withheld = self._log_limit.take(now_ns)
         if withheld is None:
             return
         ((place, samples),) = incident.places.most_common(1)

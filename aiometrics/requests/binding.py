@@ -24,17 +24,17 @@ class LoopBinding:
     """Where the requests of one loop are recorded."""
 
     recorder: Any
-    directory: Labels
-    ledger: Objectives
+    labels: Labels
+    objectives: Objectives
     #: The kind of request that this recorder knows.
-    kind: type[Any]
+    request_class: type[Any]
     clock: Clock
     unix_clock: Clock
     internal_errors: InternalErrors
     observers: Observers
     #: Takes what is to be done about single requests.
     work_queue: WorkQueue
-    marks: ExemplarTable
+    exemplars: ExemplarTable
     request_id: ContextVar[Any] | None
 
 
@@ -47,7 +47,7 @@ class Bindings:
 
     def __init__(self) -> None:
         self._sources: tuple[Source, ...] = ()
-        self.missed = 0
+        self.outside_loop = 0
 
     def connect(self, source: Source) -> None:
         """Let scopes find the loops that ``source`` knows."""
@@ -57,14 +57,14 @@ class Bindings:
         """Undo :meth:`connect`; without effect if it was not connected."""
         self._sources = tuple(known for known in self._sources if known != source)
 
-    def here(self) -> LoopBinding | None:
+    def of_running_loop(self) -> LoopBinding | None:
         """The home of requests of the loop that runs in this thread; ``None``, which is counted, if there is none."""
         loop = _get_running_loop()
         for source in () if loop is None else self._sources:
             found = source(loop)
             if found is not None and not found.internal_errors.disabled(PROBE):
                 return found
-        self.missed += 1
+        self.outside_loop += 1
         return None
 
 

@@ -37,17 +37,17 @@ class Exemplars:
         if self._internal_errors.disabled(PROBE):
             return None
         try:
-            labels = exemplar_labels(request_id, trace_of_context())
+            labels = exemplar_labels(request_id, current_trace_ids())
             return Exemplar(labels, value_ns, self._unix_clock()) if labels else None
         except Exception as error:  # noqa: BLE001 - never the application's problem
             self._internal_errors.report(PROBE, error)
             return None
 
-    def keep_wall(self, finished: FinishedRequest) -> None:
+    def keep_for_wall_time(self, finished: FinishedRequest) -> None:
         """A request is over that took too long; this is still its context."""
         exemplar = self.of(finished.wall_ns, finished.id)
         if exemplar is not None:
-            finished.keep(exemplar)
+            finished.keep_exemplar(exemplar)
 
 
 def exemplar_labels(request_id: str | None, trace: tuple[str, str] | None) -> Labels:
@@ -63,7 +63,7 @@ def exemplar_labels(request_id: str | None, trace: tuple[str, str] | None) -> La
     )
 
 
-def trace_of_context() -> tuple[str, str] | None:
+def current_trace_ids() -> tuple[str, str] | None:
     """The ids of trace and span, in hex, that the program's OpenTelemetry has active here and samples; ``None`` without any."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:

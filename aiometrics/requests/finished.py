@@ -73,9 +73,9 @@ class FinishedRequest:
     charges: Sequence[tuple[int, int, int, int, int]]
     labels: Callable[[int], tuple[str, str, str]] = field(repr=False)
     #: Keeps an exemplar of its wall time, where that was counted.
-    keep: Callable[[Exemplar], None] = field(repr=False)
+    keep_exemplar: Callable[[Exemplar], None] = field(repr=False)
     #: Tasks, steps and how many were dropped, if they were kept, and the clock's reading when the request was entered.
-    kept: tuple[list[_Row], list[_Row], int] | None = None
+    recorded_steps: tuple[list[_Row], list[_Row], int] | None = None
     entered_ns: int = 0
 
     @property
@@ -86,9 +86,9 @@ class FinishedRequest:
     @property
     def timeline(self) -> Timeline:
         """What its tasks did, step by step, if it was traced. For any thread."""
-        if self.kept is None:
+        if self.recorded_steps is None:
             return Timeline()
-        tasks, steps, dropped = self.kept
+        tasks, steps, dropped = self.recorded_steps
         since = self.entered_ns
         return Timeline(
             tuple(
@@ -119,12 +119,12 @@ class Observers:
         self._limit_ns = limit_ns
         self._internal_errors = internal_errors
 
-    def of(self, wall_ns: int, objective_ns: int | None) -> tuple[Observer, ...]:
+    def interested_in(self, wall_ns: int, objective_ns: int | None) -> tuple[Observer, ...]:
         """Whom to tell of a request that took so long."""
         slow = wall_ns > (self._limit_ns if objective_ns is None else objective_ns)
         return (*self.every, *self.slow) if slow else tuple(self.every)
 
-    def tell(self, observers: tuple[Observer, ...], finished: FinishedRequest) -> None:
+    def notify(self, observers: tuple[Observer, ...], finished: FinishedRequest) -> None:
         """Tell them. Never raises."""
         for observer in observers:
             try:

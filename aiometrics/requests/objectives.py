@@ -14,7 +14,7 @@ _INVALID = SCOPE_ERRORS.index("invalid")
 
 
 #: A type of requests: its name, its record, and what the options say of its objective.
-Kind = tuple[str, int, int | None]
+TypeEntry = tuple[str, int, int | None]
 
 
 class Objectives:
@@ -24,28 +24,28 @@ class Objectives:
     passed. Taking it is one operation of a dictionary, so that neither waits for the other; each has a word of its own to count in.
     """
 
-    def __init__(self, page: Page, directory: Labels, objectives: Mapping[str, float]) -> None:
+    def __init__(self, page: Page, labels: Labels, objectives: Mapping[str, float]) -> None:
         self._page = page
-        self._directory = directory
+        self._labels = labels
         self._objectives_ns = {
             name: round(seconds * SECOND_NS) for name, seconds in objectives.items()
         }
         #: By name, those that have a record of their own.
-        self.kinds: dict[str, Kind] = {}
+        self.types: dict[str, TypeEntry] = {}
         #: What was last shown, by record.
         self._shown_ns: dict[int, int] = {}
         #: By number: when the scope is to be left, and its record.
         self._deadlines: dict[int, tuple[int, int]] = {}
         self._numbers = count(1)
         for name, objective_ns in self._objectives_ns.items():
-            self.set_objective(directory.request(name), objective_ns)
+            self.set_objective(labels.request(name), objective_ns)
 
-    def kind(self, name: str) -> Kind:
-        """A type of requests by its name. Of one that found no room the directory is asked each time, which counts it."""
-        kind = name, self._directory.request(name), self._objectives_ns.get(name)
-        if kind[1]:
-            self.kinds[name] = kind
-        return kind
+    def type_of(self, name: str) -> TypeEntry:
+        """A type of requests by its name. Of one that found no room the labels is asked each time, which counts it."""
+        entry = name, self._labels.request(name), self._objectives_ns.get(name)
+        if entry[1]:
+            self.types[name] = entry
+        return entry
 
     def set_objective(self, record: int, objective_ns: int) -> None:
         """Show the objective of a type; where scopes bring their own, the one of the last."""
@@ -60,13 +60,13 @@ class Objectives:
         self._deadlines[number] = (at_ns, record)
         return number
 
-    def keep(self, number: int, left_ns: int) -> None:
+    def finish(self, number: int, left_ns: int) -> None:
         """The scope was left."""
         deadline = self._deadlines.pop(number, None)
         if deadline is not None and left_ns > deadline[0]:
             self._page.words[self._page.layout.request(deadline[1]) + REQUEST["violations"]] += 1
 
-    def forget(self, number: int) -> None:
+    def abandon(self, number: int) -> None:
         """The scope will not be left any more."""
         self._deadlines.pop(number, None)
 

@@ -20,7 +20,7 @@ from aiometrics.pages.exemplar_table import WALL
 from aiometrics.pages.layout import STATUSES
 from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION
 from aiometrics.recorder.scope import current_scope
-from aiometrics.requests import tracer as traces
+from aiometrics.requests import tracer
 from aiometrics.requests.binding import BINDINGS, PROBE, LoopBinding
 from aiometrics.requests.finished import Charge, FinishedRequest
 from aiometrics.requests.objectives import Objectives
@@ -54,8 +54,8 @@ class Request(RequestScope):
     _binding: LoopBinding | None
     _id: object
     _id_at_entry: object
-    #: Under which the ledger knows its deadline, 0 if it has none.
-    _promise: int
+    #: Under which the objectives knows its deadline, 0 if it has none.
+    _deadline: int
     _thread: int
     #: If it is traced.
     _trace: Trace | None
@@ -76,8 +76,8 @@ class Request(RequestScope):
         """
         code = STATUSES.index(status) if status in STATUSES else None
         if code is None and self._binding is not None:
-            self._binding.ledger.count_invalid()
-        self._over(_FAILED if code is None else code, self.end)
+            self._binding.objectives.count_invalid()
+        self._end_by(_FAILED if code is None else code, self.end)
 
     def __repr__(self) -> str:
         return f"<aiometrics.Request {self.type!r}>"
@@ -85,51 +85,53 @@ class Request(RequestScope):
     def abandoned(self) -> None:
         """Nobody will leave the scope any more."""
         if self._binding is not None:
-            self._binding.ledger.forget(self._promise)
+            self._binding.objectives.abandon(self._deadline)
 
     def _begin(self, binding: LoopBinding, given_type: object, objective: object) -> None:
-        ledger = binding.ledger
-        kind = ledger.kinds.get(given_type) if type(given_type) is str else None
-        self.type, record, objective_ns = kind or ledger.kind(_type_name(given_type, ledger))
+        objectives = binding.objectives
+        kind = objectives.types.get(given_type) if type(given_type) is str else None
+        self.type, record, objective_ns = kind or objectives.type_of(
+            _type_name(given_type, objectives)
+        )
         if objective is not None:
-            objective_ns = _own_objective_ns(objective, record, ledger) or objective_ns
+            objective_ns = _own_objective_ns(objective, record, objectives) or objective_ns
         if binding.request_id is not None:
             self._id_at_entry = binding.request_id.get(None)
         if not self.enter(binding.recorder, record):
             return
         if objective_ns is not None:
             self.objective_ns = objective_ns
-            self._promise = ledger.start_deadline(record, self.entered_ns + objective_ns)
-        if traces.CHOSEN.tracer is not None:
-            self._trace = traces.begin(self, binding.internal_errors, binding.work_queue)
+            self._deadline = objectives.start_deadline(record, self.entered_ns + objective_ns)
+        if tracer.INSTALLED.tracer is not None:
+            self._trace = tracer.begin_trace(self, binding.internal_errors, binding.work_queue)
 
-    def _over(self, status: int, end: Callable[[int], int]) -> None:
+    def _end_by(self, status: int, end: Callable[[int], int]) -> None:
         """End it by ``end(status)``, which is one of the two ways in which scopes end."""
         binding = self._binding
         if binding is None:
             return
         if self._thread != threading.get_ident():
-            BINDINGS.missed += 1
+            BINDINGS.outside_loop += 1
             return
         try:
             wall_ns = end(status)
             if wall_ns >= 0:
-                self._tell(binding, status, wall_ns)
-            elif self._promise:  # it had ended before, or is not measured any more
-                binding.ledger.forget(self._promise)
+                self._notify_observers(binding, status, wall_ns)
+            elif self._deadline:  # it had ended before, or is not measured any more
+                binding.objectives.abandon(self._deadline)
         except Exception as error:  # noqa: BLE001 - never the application's problem
             _report(binding, error)
 
-    def _tell(self, binding: LoopBinding, status: int, wall_ns: int) -> None:
+    def _notify_observers(self, binding: LoopBinding, status: int, wall_ns: int) -> None:
         """Tell who wants to know that it took so long."""
-        if self._promise:
-            binding.ledger.keep(self._promise, self.entered_ns + wall_ns)
-        observers = binding.observers.of(wall_ns, self.objective_ns)
+        if self._deadline:
+            binding.objectives.finish(self._deadline, self.entered_ns + wall_ns)
+        observers = binding.observers.interested_in(wall_ns, self.objective_ns)
         trace = self._trace if self._trace is not None and self._trace.recording else None
         if not observers and trace is None:
             return
         finished = self._finished(binding, status, wall_ns)
-        binding.observers.tell(observers, finished)
+        binding.observers.notify(observers, finished)
         if trace is not None:
             trace.end(finished)
 
@@ -147,11 +149,11 @@ class Request(RequestScope):
                 self.attributes
             ),  # for other threads: the code inside may go on to change them
             charges=charges,
-            labels=binding.directory.of_point,
-            keep=functools.partial(
-                binding.marks.put, WALL + status, binding.ledger.kind(self.type)[1]
+            labels=binding.labels.of_point,
+            keep_exemplar=functools.partial(
+                binding.exemplars.put, WALL + status, binding.objectives.type_of(self.type)[1]
             ),
-            kept=self.timeline(),
+            recorded_steps=self.timeline(),
             entered_ns=self.entered_ns,
         )
 
@@ -163,7 +165,7 @@ def kind_of_request(scope: type[Any]) -> type[Any]:
         "_binding",
         "_id",
         "_id_at_entry",
-        "_promise",
+        "_deadline",
         "_thread",
         "_trace",
         "attributes",
@@ -213,7 +215,7 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
         traceback: TracebackType | None,
     ) -> None:
         if not self._entered:
-            BINDINGS.missed += 1
+            BINDINGS.outside_loop += 1
             return
         current = current_scope.get(None)
         left = current if current in self._entered else self._entered[-1]
@@ -254,11 +256,13 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
 
 def enter(given_type: object, given_id: object = None, objective: object = None) -> Request:
     """A scope that was entered; one that measures nothing where no traced loop runs. For who leaves it in any case, by :func:`leave`."""
-    binding = BINDINGS.here()
+    binding = BINDINGS.of_running_loop()
     entered: Request = (
-        kind_of_request(DEFAULT_IMPLEMENTATION.scope)() if binding is None else binding.kind()
+        kind_of_request(DEFAULT_IMPLEMENTATION.scope)()
+        if binding is None
+        else binding.request_class()
     )
-    entered._binding, entered._promise, entered._thread = binding, 0, threading.get_ident()
+    entered._binding, entered._deadline, entered._thread = binding, 0, threading.get_ident()
     entered._id, entered._id_at_entry, entered._trace = given_id, None, None
     entered.type, entered.objective_ns, entered.attributes = "", None, {}
     try:
@@ -276,7 +280,7 @@ def leave(left: Request, status: int = _COMPLETED) -> None:
     """Leave a scope, which ended with that status if it had not ended before."""
     if current_scope.get(None) is left:
         current_scope.set(left.outer)
-    left._over(status, left.leave)
+    left._end_by(status, left.leave)
     trace, left._trace = left._trace, None
     if trace is not None:
         trace.leave()
@@ -293,14 +297,14 @@ def _status(kind: type[BaseException] | None) -> int:
     return _CANCELLED if issubclass(kind, CancelledError | GeneratorExit) else _FAILED
 
 
-def _type_name(given: object, ledger: Objectives) -> str:
+def _type_name(given: object, objectives: Objectives) -> str:
     if type(given) is str and 0 < len(given) <= LONGEST_TYPE:
         return given
-    ledger.count_invalid()
+    objectives.count_invalid()
     return text(given, LONGEST_TYPE) or UNNAMED
 
 
-def _own_objective_ns(given: object, record: int, ledger: Objectives) -> int | None:
+def _own_objective_ns(given: object, record: int, objectives: Objectives) -> int | None:
     """What a scope says of itself, which from then on is shown for its type."""
     if (
         isinstance(given, int | float)
@@ -308,9 +312,9 @@ def _own_objective_ns(given: object, record: int, ledger: Objectives) -> int | N
         and 1e-9 <= given <= LONGEST_SECONDS
     ):
         objective_ns = round(given * SECOND_NS)
-        ledger.set_objective(record, objective_ns)
+        objectives.set_objective(record, objective_ns)
         return objective_ns
-    ledger.count_invalid()
+    objectives.count_invalid()
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from aiometrics import ecs
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.work_queue import WorkQueue
-from aiometrics.requests.exemplars import trace_of_context
+from aiometrics.requests.exemplars import current_trace_ids
 from aiometrics.requests.request import Charge, FinishedRequest
 
 logger = logging.getLogger("aiometrics.slow_requests")
@@ -21,7 +21,7 @@ MAX_POINTS = 20
 _OUTCOMES = {"completed": "success", "failed": "failure"}
 
 
-class SlowRequests:
+class SlowRequestLog:
     """Has a warning logged to ``aiometrics.slow_requests``, by another thread, for each request over its objective.
 
     Where a type has none, ``threshold_ns`` is what a request may take; with ``None`` it may take any time. The record has the fields of
@@ -40,7 +40,7 @@ class SlowRequests:
             and finished.wall_ns > limit_ns
             and logger.isEnabledFor(logging.WARNING)
         ):
-            self._work_queue.put(KIND, partial(_write, finished, limit_ns, trace_of_context()))
+            self._work_queue.put(KIND, partial(_write, finished, limit_ns, current_trace_ids()))
 
 
 def _write(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | None) -> None:

@@ -251,7 +251,7 @@ def test_without_the_source_of_asyncio_only_callbacks_are_untimed(
         raise OSError("could not get source code")
 
     monkeypatch.setattr(inspect, "getsource", getsource)
-    handles._recompiled.cache_clear()
+    handles._recompile_run.cache_clear()
     with faulty(implementation) as instrumentation:
         assert ENDED == asyncio.run(application())
         seen = instrumentation.snapshot()

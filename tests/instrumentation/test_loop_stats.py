@@ -18,7 +18,7 @@ from support.tracing import every_loop
 
 from aiometrics.exposition.families import families
 from aiometrics.instrumentation.loop_stats import ExecutorState, LoopStats, executor_state
-from aiometrics.instrumentation.thread_times import Meter, cpu_ns, runqueue_ns
+from aiometrics.instrumentation.thread_times import ThreadMeter, cpu_ns, runqueue_ns
 from aiometrics.pages.snapshot import Loop, Snapshot
 from aiometrics.testing import ManualClock, traced_loop
 
@@ -142,7 +142,7 @@ def test_of_a_thread_that_is_gone_nothing_is_known() -> None:
 def test_a_meter_adds_up_what_each_thread_gains() -> None:
     """From the first look at it on; a thread that is gone, or another one, takes nothing away."""
     readings: dict[int, int | None] = {}
-    meter = Meter(readings.get)
+    meter = ThreadMeter(readings.get)
     totals = []
     steps: list[tuple[int, int | None]] = [
         (1, None),
@@ -158,7 +158,7 @@ def test_a_meter_adds_up_what_each_thread_gains() -> None:
     ]
     for native, value in steps:
         readings[native] = value
-        meter.look(native)
+        meter.update(native)
         totals.append(meter.total_ns)
     assert [None, 0, 30, 30, 35, 35, 35, 37, 37, 38] == totals
 
@@ -225,7 +225,7 @@ def test_the_thread_is_that_which_runs_the_loop(
     async def main() -> None:
         gc.collect()
         (slot,) = made.slots()
-        idents.extend([threading.get_ident(), slot.loop_stats.ident])
+        idents.extend([threading.get_ident(), slot.loop_stats.thread_ident])
 
     with every_loop(implementation) as made:
         running = make()
@@ -240,11 +240,11 @@ def test_the_thread_is_that_which_runs_the_loop(
 def test_without_a_loop_there_is_no_thread() -> None:
     """The slot is free: nothing is read of whatever runs in its thread now."""
     loop_stats = LoopStats(page())
-    assert loop_stats.ident is None
-    loop_stats.begin(lambda: None)
-    assert threading.get_ident() == loop_stats.ident
-    loop_stats.end()
-    assert loop_stats.ident is None
+    assert loop_stats.thread_ident is None
+    loop_stats.attach(lambda: None)
+    assert threading.get_ident() == loop_stats.thread_ident
+    loop_stats.detach()
+    assert loop_stats.thread_ident is None
 
 
 # --- exceptions that nobody handled

@@ -26,17 +26,17 @@ from aiometrics.instrumentation.stack import (
     SHORT,
     UNKNOWN,
     Call,
-    _frames_uncollected,
+    _frames_without_collection,
     blocked_at,
     calls,
-    frame_of,
+    frame_of_thread,
     shortened,
 )
 from aiometrics.instrumentation.watchdog import (
     LINES,
     MIN_PAUSE_NS,
     MINUTE_NS,
-    Ration,
+    LogLimit,
     Watchdog,
     blocked_ns,
     pause_ns,
@@ -62,7 +62,7 @@ MS = 1_000_000
 #: Threads come and go, garbage lets other threads run when it is collected, and a thread is looked at all the time.
 RESTLESS = """
 import os, sys, threading, warnings
-from aiometrics.instrumentation.stack import frame_of
+from aiometrics.instrumentation.stack import frame_of_thread
 warnings.simplefilter("ignore")
 sys.setswitchinterval(1e-5)
 class Garbage:
@@ -79,7 +79,7 @@ def make_garbage():
 for work in (start_threads, start_threads, make_garbage):
     threading.Thread(target=work, daemon=True).start()
 for _ in range(1_000_000):
-    frame_of(1)
+    frame_of_thread(1)
 print("done", flush=True)
 os._exit(0)
 """
@@ -309,7 +309,7 @@ def test_frames_are_looked_up_while_no_garbage_is_collected(
     monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
     monkeypatch.setattr(sys, "_current_frames", frames)
     with collecting(enabled=enabled):
-        assert (here_is, None) == (frame_of(1), frame_of(2))
+        assert (here_is, None) == (frame_of_thread(1), frame_of_thread(2))
         assert enabled == gc.isenabled()
     assert [False, False] == seen
 
@@ -325,7 +325,7 @@ def test_garbage_is_collected_again_after_frames_could_not_be_looked_up(
     monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
     monkeypatch.setattr(sys, "_current_frames", frames)
     with collecting(enabled=True), pytest.raises(MemoryError):
-        frame_of(1)
+        frame_of_thread(1)
     assert gc.isenabled()
 
 
@@ -335,7 +335,7 @@ def test_an_application_that_stops_collections_at_that_very_moment_has_its_way(
     """It is disabled between the question and the look-up."""
     monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
     with collecting(enabled=False):
-        assert threading.get_ident() in _frames_uncollected()
+        assert threading.get_ident() in _frames_without_collection()
         assert not gc.isenabled()
 
 
@@ -413,7 +413,7 @@ def test_a_block_that_does_not_end_is_logged_all_the_same(
 
 def test_lines_are_rationed() -> None:
     """So many a minute; the first after those that were withheld tells how many they were."""
-    ration = Ration()
+    ration = LogLimit()
     assert [0] * LINES + [None, None] == [ration.take(5) for _ in range(LINES + 2)]
     assert [None, 3, 0] == [
         ration.take(now) for now in (4 + MINUTE_NS, 5 + MINUTE_NS, 6 + MINUTE_NS)
@@ -448,8 +448,8 @@ def test_places_are_bounded() -> None:
     """A hundred for a loop; what comes later is (other), and known ones go on."""
     loop_stats = LoopStats(page())
     for number in range(102):
-        loop_stats.sampled(f"shop.py:{number} f")
-    loop_stats.sampled("shop.py:0 f")
+        loop_stats.count_block_sample(f"shop.py:{number} f")
+    loop_stats.count_block_sample("shop.py:0 f")
     assert (101, 2, 2) == (
         len(loop_stats.block_samples),
         loop_stats.block_samples[OTHER],
@@ -563,7 +563,9 @@ def test_nobody_is_blamed_while_the_harm_is_counted(
 
     async def main() -> None:
         (slot,) = watched.traced.instrumentation.slots()
-        monkeypatch.setattr(slot.loop_stats, "seen_here", lambda: looks.append(watched.dog.look()))
+        monkeypatch.setattr(
+            slot.loop_stats, "note_thread", lambda: looks.append(watched.dog.look())
+        )
         watched.work(100)
         await asyncio.sleep(0)
         monkeypatch.undo()

@@ -95,7 +95,7 @@ def test_vitals_are_in_the_page(implementation: str) -> None:
         await asyncio.to_thread(int)
         traced.loop.call_soon(int)
         (slot,) = traced.instrumentation.slots()
-        slot.loop_stats.sampled("shop.py:1 f")
+        slot.loop_stats.count_block_sample("shop.py:1 f")
         traced.instrumentation.refresh()
         found = read(bytes(slot.page.memory), 0, 0).loop
         assert (1, 1, 1, 0) == (

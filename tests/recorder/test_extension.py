@@ -376,7 +376,7 @@ def test_interruptions_while_the_waits_of_a_request_are_named(
             await asyncio.sleep(0.25)
             await asyncio.sleep(0.5)
             scope: Any = current_request()
-            labels: Any = traced.instrumentation.slots()[0].directory
+            labels: Any = traced.instrumentation.slots()[0].labels
             labels.__class__ = MeddlingLabels
             labels.meddle = {
                 "retire": lambda: traced.instrumentation.uninstrument(traced.loop),

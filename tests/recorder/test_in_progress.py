@@ -230,7 +230,7 @@ def test_an_eager_child_of_a_finalizer_has_its_own_time_too(
         """Start an eager task as a finalizer might, but not from within that task."""
         with monkeypatch.context() as quiet:
             quiet.setattr(Page, "add_yield_point", add)
-            quiet.setattr(LoopStats, "seen_here", lambda _: None)
+            quiet.setattr(LoopStats, "note_thread", lambda _: None)
             started.append(asyncio.Task(child(), loop=asyncio.get_running_loop(), eager_start=True))  # type: ignore[call-arg, unused-ignore]
 
     def naming(*args: Any) -> int:
@@ -255,7 +255,7 @@ def test_an_eager_child_of_a_finalizer_has_its_own_time_too(
         if when == "while a place is named":
             hooked.setattr(Page, "add_yield_point", naming)
         else:
-            hooked.setattr(LoopStats, "seen_here", reporting)
+            hooked.setattr(LoopStats, "note_thread", reporting)
         observer.traced.run(parent())
     observer.traced.run(asyncio.wait(started))
     seen = observer.traced.snapshot()

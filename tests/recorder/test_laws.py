@@ -145,8 +145,8 @@ def test_every_implementation_writes_the_same_page(
     ]
     for other in others:
         assert reference.page == other.page
-        assert [found.kept for found in reference.run.finished] == [
-            found.kept for found in other.run.finished
+        assert [found.recorded_steps for found in reference.run.finished] == [
+            found.recorded_steps for found in other.run.finished
         ]
 
 

@@ -33,8 +33,8 @@ from aiometrics.pages.snapshot import Exemplar, RequestType, Snapshot
 from aiometrics.requests.exemplars import (
     MAX_CHARACTERS,
     Exemplars,
+    current_trace_ids,
     exemplar_labels,
-    trace_of_context,
 )
 from aiometrics.testing import TracedLoop, traced_loop
 
@@ -143,12 +143,12 @@ def test_labels_are_never_longer_than_openmetrics_allows(
 
 def test_the_trace_of_the_context_is_found_if_it_is_sampled() -> None:
     """A trace that nobody keeps is no use; without one there is nothing."""
-    assert trace_of_context() is None
+    assert current_trace_ids() is None
     with TracerProvider().get_tracer("test").start_as_current_span("request") as span:
         context = span.get_span_context()
-        assert (f"{context.trace_id:032x}", f"{context.span_id:016x}") == trace_of_context()
+        assert (f"{context.trace_id:032x}", f"{context.span_id:016x}") == current_trace_ids()
     with TracerProvider(sampler=ALWAYS_OFF).get_tracer("test").start_as_current_span("request"):
-        assert trace_of_context() is None
+        assert current_trace_ids() is None
 
 
 def test_a_blocking_segment_is_kept_with_its_trace(traced: TracedLoop) -> None:

@@ -16,15 +16,15 @@ PROBE = "gc"
 
 
 class GarbageCollectionHook:
-    """A callback of the garbage collector. ``vitals_of(loop)`` is where to count, or ``None``; it takes no locks."""
+    """A callback of the garbage collector. ``stats_of(loop)`` is where to count, or ``None``; it takes no locks."""
 
     def __init__(
         self,
-        vitals_of: Callable[[Any], LoopStats | None],
+        stats_of: Callable[[Any], LoopStats | None],
         clock: Clock,
         internal_errors: InternalErrors,
     ) -> None:
-        self._vitals_of = vitals_of
+        self._stats_of = stats_of
         self._clock = clock
         self._internal_errors = internal_errors
         self._pid = os.getpid()
@@ -57,7 +57,7 @@ class GarbageCollectionHook:
             # A forked child that has not heard of the fork yet: the page is the parent's.
             return
         loop = _get_running_loop()
-        loop_stats = None if loop is None else self._vitals_of(loop)
+        loop_stats = None if loop is None else self._stats_of(loop)
         if loop_stats is not None:
-            loop_stats.collected(generation, ns)
-            loop_stats.seen_here()
+            loop_stats.add_gc_pause(generation, ns)
+            loop_stats.note_thread()

@@ -29,8 +29,8 @@ def _is_step(callback: Any) -> bool:
     )
 
 
-class _Timed:
-    """``with _Timed(lookup, handle):`` the callback runs in."""
+class _TimedCallback:
+    """``with _TimedCallback(lookup, handle):`` the callback runs in."""
 
     __slots__ = ("_callback", "_entered", "_recorder")
 
@@ -46,7 +46,7 @@ class _Timed:
             self._recorder.leave_callback(self._entered, self._callback)
 
 
-def _at(place: ast.Expr, source: str) -> ast.stmt:
+def _statement_at(place: ast.Expr, source: str) -> ast.stmt:
     """The statement ``source``, as if it stood at ``place``."""
     (statement,) = ast.parse(source).body
     for node in ast.walk(statement):
@@ -54,19 +54,19 @@ def _at(place: ast.Expr, source: str) -> ast.stmt:
     return statement
 
 
-def _called(place: ast.Expr) -> ast.stmt:
+def _call_helper(place: ast.Expr) -> ast.stmt:
     """``helper(self)`` in place of the call."""
-    return _at(place, f"{_HELPER}(self)")
+    return _statement_at(place, f"{_HELPER}(self)")
 
 
-def _wrapped(place: ast.Expr) -> ast.stmt:
+def _wrap_in_helper(place: ast.Expr) -> ast.stmt:
     """``with helper(self):`` around the call."""
-    block = _at(place, f"with {_HELPER}(self): pass")
+    block = _statement_at(place, f"with {_HELPER}(self): pass")
     block.body = [place]  # type: ignore[attr-defined]
     return block
 
 
-class _Change(ast.NodeTransformer):
+class _ReplaceCallback(ast.NodeTransformer):
     def __init__(self, change: Callable[[ast.Expr], ast.stmt]) -> None:
         self._change = change
         self.changes = 0
@@ -79,7 +79,7 @@ class _Change(ast.NodeTransformer):
 
 
 @lru_cache(maxsize=2)
-def _recompiled(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
+def _recompile_run(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
     """The code of ``Handle._run`` with the call that runs the callback changed. Raises ``RuntimeError`` if there is none in the source."""
     tree = ast.parse(inspect.getsource(events))
     handle = next(
@@ -88,7 +88,7 @@ def _recompiled(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
     run = next(
         node for node in handle.body if isinstance(node, ast.FunctionDef) and node.name == "_run"
     )
-    changed = _Change(change)
+    changed = _ReplaceCallback(change)
     changed.visit(run)
     if changed.changes != 1:
         raise RuntimeError(
@@ -109,10 +109,13 @@ class HandleHook:
     def __init__(self, core: Any, lookup: Lookup) -> None:
         self._replaced = events.Handle._run
         if core is None:
-            code, helper = _recompiled(_wrapped), lambda handle: _Timed(lookup, handle)
+            code, helper = (
+                _recompile_run(_wrap_in_helper),
+                lambda handle: _TimedCallback(lookup, handle),
+            )
         else:
             core.hook_handles(events.Handle)
-            code, helper = _recompiled(_called), core.run_handle
+            code, helper = _recompile_run(_call_helper), core.run_handle
         self._run = FunctionType(code, {**vars(events), _HELPER: helper}, self._replaced.__name__)
         self._run.__doc__ = self._replaced.__doc__
         self._run.__qualname__ = self._replaced.__qualname__

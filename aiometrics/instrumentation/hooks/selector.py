@@ -48,7 +48,7 @@ class LoopTiming:
             del selector.select
 
 
-def time_turns(loop: Any, turns: Callable[[], Turns]) -> LoopTiming | None:
+def time_iterations(loop: Any, turns: Callable[[], Turns]) -> LoopTiming | None:
     """Time the turns of ``loop`` if it is one of asyncio's, whose selector can be got at; uvloop has none."""
     selector = getattr(loop, "_selector", None) if isinstance(loop, asyncio.BaseEventLoop) else None
     if not hasattr(selector, "__dict__") or not hasattr(selector, "select"):

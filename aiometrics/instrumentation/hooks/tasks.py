@@ -208,12 +208,12 @@ def _stand_in(original: Any, trace: Trace) -> type:
     return Task
 
 
-def c_seams(core: Any, lookup: Lookup) -> list[Hook]:
+def c_hooks(core: Any, lookup: Lookup) -> list[Hook]:
     """The one seam that the C core needs; none where tasks are not of its type."""
     return [TaskTypeHook(core, lookup)] if core is not None and _C_TASK is tasks.Task else []
 
 
-def python_seams(trace: Trace) -> list[Hook]:
+def python_hooks(trace: Trace) -> list[Hook]:
     """The seams for every loop, those of uvloop included if it is imported; if it comes later it takes the stand-in."""
     uvloop = sys.modules.get("uvloop")
     classes = [asyncio.BaseEventLoop, *([uvloop.Loop] if uvloop is not None else [])]
