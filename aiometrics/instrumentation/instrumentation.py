@@ -36,7 +36,7 @@ from aiometrics.recorder.places import Places
 from aiometrics.requests.binding import BINDINGS, LoopBinding
 from aiometrics.requests.exemplars import Exemplars
 from aiometrics.requests.finished import Observers
-from aiometrics.requests.request import kind_of_request
+from aiometrics.requests.request import request_class
 from aiometrics.requests.slow_log import SlowRequestLog
 
 PROBE = "instrumentation"
@@ -302,7 +302,7 @@ class Instrumentation:
             recorder,
             slot.labels,
             slot.objectives,
-            kind_of_request(self._implementation.scope),
+            request_class(self._implementation),
             self.clock,
             self._unix_clock,
             self.internal_errors,

@@ -18,20 +18,20 @@ from aiometrics.base.clock import SECOND_NS
 from aiometrics.options import LONGEST_SECONDS
 from aiometrics.pages.exemplar_table import WALL
 from aiometrics.pages.layout import STATUSES
-from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION
-from aiometrics.recorder.scope import current_scope
+from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION, Implementation
+from aiometrics.recorder.scope import RequestScope, current_scope
 from aiometrics.requests import tracer
 from aiometrics.requests.binding import BINDINGS, PROBE, LoopBinding
 from aiometrics.requests.finished import Charge, FinishedRequest
 from aiometrics.requests.objectives import Objectives
 from aiometrics.requests.tracer import Trace
 
-if TYPE_CHECKING:
-    from aiometrics.recorder.scope import RequestScope
-else:
-    RequestScope = object
+__all__ = ["Charge", "FinishedRequest", "Request", "current_request", "request", "request_class"]
 
-__all__ = ["Charge", "FinishedRequest", "Request", "current_request", "kind_of_request", "request"]
+if TYPE_CHECKING:
+    _Scope = RequestScope  # what both implementations of it can do
+else:
+    _Scope = object
 
 LONGEST_TYPE = 128
 LONGEST_ID = 64
@@ -41,11 +41,25 @@ _COMPLETED, _FAILED, _CANCELLED = range(len(STATUSES))
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Request(RequestScope):
+#: What a request has beside its scope. Its two classes declare them, because a class with slots cannot have a base in C besides.
+_SLOTS = (
+    "_binding",
+    "_deadline",
+    "_id",
+    "_id_at_entry",
+    "_thread",
+    "_trace",
+    "attributes",
+    "objective_ns",
+    "type",
+)
+
+
+class Request(_Scope):
     """One request: what ``with aiometrics.request(...) as current`` gives, and :func:`current_request` returns inside."""
 
     if not TYPE_CHECKING:
-        __slots__ = ()  # each kind of it has slots of its own, for what follows
+        __slots__ = ()  # see _SLOTS
     type: str
     #: ``None`` if it has none, or is not measured.
     objective_ns: int | None
@@ -158,21 +172,21 @@ class Request(RequestScope):
         )
 
 
-@functools.cache
-def kind_of_request(scope: type[Any]) -> type[Any]:
-    """The class of requests on the scopes of one of the recorders."""
-    slots = (
-        "_binding",
-        "_id",
-        "_id_at_entry",
-        "_deadline",
-        "_thread",
-        "_trace",
-        "attributes",
-        "objective_ns",
-        "type",
-    )
-    return type("Request", (Request, scope), {"__slots__": slots, "__module__": __name__})
+class PythonRequest(Request, RequestScope):
+    """A request whose scope is the one in Python."""
+
+    __slots__ = _SLOTS
+
+
+class DefaultRequest(Request, DEFAULT_IMPLEMENTATION.scope):  # type: ignore[name-defined, misc]  # chosen at run time: in C where that was built
+    """A request whose scope is that of the recorder in use."""
+
+    __slots__ = _SLOTS
+
+
+def request_class(implementation: Implementation) -> type[Request]:
+    """The class of the requests that a recorder of ``implementation`` measures."""
+    return DefaultRequest if implementation is DEFAULT_IMPLEMENTATION else PythonRequest
 
 
 def current_request() -> Request | None:
@@ -257,11 +271,7 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
 def enter(given_type: object, given_id: object = None, objective: object = None) -> Request:
     """A scope that was entered; one that measures nothing where no traced loop runs. For who leaves it in any case, by :func:`leave`."""
     binding = BINDINGS.of_running_loop()
-    entered: Request = (
-        kind_of_request(DEFAULT_IMPLEMENTATION.scope)()
-        if binding is None
-        else binding.request_class()
-    )
+    entered: Request = DefaultRequest() if binding is None else binding.request_class()
     entered._binding, entered._deadline, entered._thread = binding, 0, threading.get_ident()
     entered._id, entered._id_at_entry, entered._trace = given_id, None, None
     entered.type, entered.objective_ns, entered.attributes = "", None, {}
