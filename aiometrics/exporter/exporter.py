@@ -129,7 +129,7 @@ class Exporter(Session):
         if self.recording.directory:
             # Other processes read our pages, and the port may become free at any time.
             self._periodic = Periodic(
-                self.internal_errors, self.instrumentation.beat, self._endpoints.take_over
+                self.internal_errors, self.instrumentation.maintain, self._endpoints.take_over
             )
             self._periodic.start()
 

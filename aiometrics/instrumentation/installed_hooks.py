@@ -1,0 +1,114 @@
+"""Which hooks are installed while loops are traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiometrics.base.clock import Clock
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.instrumentation.hooks.exception_handler import ExceptionHandlerHook
+from aiometrics.instrumentation.hooks.gc import GarbageCollectionHook
+from aiometrics.instrumentation.hooks.handles import PROBE as CALLBACKS_PROBE
+from aiometrics.instrumentation.hooks.handles import HandleHook
+from aiometrics.instrumentation.hooks.selector import RunningLoopHook
+from aiometrics.instrumentation.hooks.tasks import CreateTaskHook, Hook, c_hooks, python_hooks
+from aiometrics.instrumentation.traced_loops import TracedLoops
+from aiometrics.recorder.implementation import Implementation
+from aiometrics.requests.binding import BINDINGS
+
+
+class InstalledHooks:
+    """The hooks through which ``loops`` are measured, each installed once for the whole process.
+
+    Whoever calls a method holds the lock of ``loops``, except in a forked child.
+    """
+
+    def __init__(
+        self,
+        loops: TracedLoops,
+        implementation: Implementation,
+        clock: Clock,
+        internal_errors: InternalErrors,
+    ) -> None:
+        self._loops = loops
+        self._implementation = implementation
+        self._clock = clock
+        self._internal_errors = internal_errors
+        self._hooks: list[Hook] = []
+        self._exception_handlers = ExceptionHandlerHook(self._count_unhandled_exception)
+
+    def install(self) -> None:
+        """Install all hooks. Does nothing if they are installed."""
+        if self._hooks:
+            return
+        BINDINGS.connect(self._loops.binding_of)
+        core = self._implementation.core
+        tasks = c_hooks(core, self._loops.recorder_of) or python_hooks(self._trace)
+        running = RunningLoopHook(self._loop_started, self._loop_stopped)
+        collections = GarbageCollectionHook(
+            self._loops.stats_of, self._clock, self._internal_errors
+        )
+        for hook in (
+            *tasks,
+            *self._handle_hooks(),
+            running,
+            collections,
+            self._exception_handlers,
+        ):
+            self._add(hook)
+
+    def cover(self, loop_class: type) -> None:
+        """Hook a class of loops too, if it inherits a method from no class that is hooked."""
+        covered = tuple(hook.loop_class for hook in self._hooks if isinstance(hook, CreateTaskHook))
+        if covered and not issubclass(loop_class, covered):
+            self._add(CreateTaskHook(loop_class, self._trace))
+        self._exception_handlers.cover(loop_class)
+
+    def remove(self) -> None:
+        """Remove all hooks, the last first."""
+        BINDINGS.disconnect(self._loops.binding_of)
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def _add(self, hook: Hook) -> None:
+        hook.install()
+        self._hooks.append(hook)
+
+    def _handle_hooks(self) -> list[Hook]:
+        """The hook that times callbacks.
+
+        None where the source of asyncio is missing, as in frozen programs, or is not as expected.
+        """
+        try:
+            return [HandleHook(self._implementation.core, self._loops.recorder_of)]
+        except Exception as error:  # noqa: BLE001 - tasks are traced without it
+            self._internal_errors.report(CALLBACKS_PROBE, error)
+            return []
+
+    def _trace(self, loop: Any, coro: Any) -> Any:
+        """The coroutine that a new task of ``loop`` runs instead of ``coro``.
+
+        ``coro`` itself if the task is not to be traced.
+        """
+        if type(coro) is self._implementation.traced:
+            return coro
+        recorder = self._loops.recorder_of(loop)
+        return coro if recorder is None else recorder.trace(coro)
+
+    def _count_unhandled_exception(self, loop: Any) -> None:
+        loop_stats = self._loops.stats_of(loop)
+        if loop_stats is not None:
+            loop_stats.count_unhandled_exception()
+
+    def _loop_started(self, loop: Any) -> None:
+        loop_stats = self._loops.stats_of(loop)
+        if loop_stats is not None:
+            loop_stats.note_thread()
+        timing = self._loops.timing_of(loop)
+        if timing is not None:
+            timing.started()
+
+    def _loop_stopped(self, loop: Any) -> None:
+        timing = self._loops.timing_of(loop)
+        if timing is not None:
+            timing.stopped()

@@ -1,0 +1,83 @@
+"""Snapshots of all pages, and the refresh that brings the pages up to date."""
+
+from __future__ import annotations
+
+from aiometrics.base.clock import Clock
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.work_queue import WorkQueue
+from aiometrics.base.yielding import Pause, no_pause
+from aiometrics.instrumentation.process_stats import ProcessStats
+from aiometrics.instrumentation.slots import SlotPool
+from aiometrics.instrumentation.traced_loops import TracedLoops
+from aiometrics.instrumentation.untraced import untraced_tasks
+from aiometrics.pages.merge import merged
+from aiometrics.pages.snapshot import Snapshot
+from aiometrics.requests.binding import BINDINGS
+
+
+class Snapshots:
+    """Takes snapshots.
+
+    ``traced`` is the type of traced coroutines, ``weight`` the inverse of the sample ratio.
+    """
+
+    def __init__(
+        self,
+        loops: TracedLoops,
+        slot_pool: SlotPool,
+        work_queue: WorkQueue,
+        internal_errors: InternalErrors,
+        *,
+        traced: type,
+        weight: int,
+        clock: Clock,
+        unix_clock: Clock,
+    ) -> None:
+        self._loops = loops
+        self._slot_pool = slot_pool
+        self._work_queue = work_queue
+        self._internal_errors = internal_errors
+        self._traced = traced
+        self._weight = weight
+        self._clock = clock
+        self._unix_clock = unix_clock
+        self._process_stats = self._new_process_stats()
+
+    def take(self, pause: Pause = no_pause) -> Snapshot:
+        """All numbers now; with a shared directory, those of all its processes.
+
+        ``pause`` is called now and then.
+        """
+        self.refresh()
+        unix_ns = self._unix_clock()
+        pages, skipped = self._slot_pool.views(self._clock(), unix_ns, pause)
+        return merged(
+            pages,
+            taken_ns=unix_ns,
+            errors=self._process_stats.errors(),
+            untraced_tasks=self._process_stats.untraced_tasks,
+            sample_ratio=1 / self._weight,
+            skipped_pages=skipped,
+            pause=pause,
+        )
+
+    def refresh(self) -> None:
+        """Write into the pages what is not written there as it happens."""
+        untraced = untraced_tasks(self._traced)
+        with self._loops.lock:
+            self._loops.sweep()
+            slots = self._slot_pool.all()
+            for slot in slots:
+                slot.page.see(self._clock())
+                slot.loop_stats.refresh()
+                slot.objectives.count_overdue(self._clock())
+            self._process_stats.write(slots, untraced)
+
+    def forget(self) -> None:
+        """In a forked child, count from 0: what was counted before is the parent's."""
+        self._process_stats = self._new_process_stats()
+
+    def _new_process_stats(self) -> ProcessStats:
+        return ProcessStats(
+            self._internal_errors, lambda: BINDINGS.outside_loop, self._work_queue.counts
+        )
