@@ -1,1 +1,1 @@
-"""Requests: scopes, objectives, exemplars, the slow log and traces."""
+"""Everything about single requests: scopes, objectives, exemplars, the slow log and traces."""

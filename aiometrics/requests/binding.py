@@ -1,4 +1,4 @@
-"""Where the requests of a loop are recorded, and how a scope finds that."""
+"""Where the requests of a loop are recorded, and how a request scope finds it."""
 
 from __future__ import annotations
 
@@ -21,44 +21,52 @@ PROBE = "request"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoopBinding:
-    """Where the requests of one loop are recorded."""
+    """What a request scope needs of the loop that it runs on."""
 
     recorder: Any
     labels: Labels
     objectives: Objectives
-    #: The kind of request that this recorder knows.
+    #: The class of requests whose scopes this recorder measures.
     request_class: type[Any]
     clock: Clock
     unix_clock: Clock
     internal_errors: InternalErrors
     observers: Observers
-    #: Takes what is to be done about single requests.
+    #: Writes records of single requests: lines of the slow log, and traces.
     work_queue: WorkQueue
     exemplars: ExemplarTable
     request_id: ContextVar[Any] | None
 
 
-#: Answers with the home of the requests of a loop, or ``None``.
+#: Returns the binding of a loop, or ``None`` if it does not trace the loop.
 Source = Callable[[Any], LoopBinding | None]
 
 
 class Bindings:
-    """The homes of all loops that are traced in this process, and how often a scope found none."""
+    """Finds the bindings of all loops that are traced in this process.
+
+    ``outside_loop`` counts uses of scopes outside of a traced loop.
+    """
 
     def __init__(self) -> None:
         self._sources: tuple[Source, ...] = ()
         self.outside_loop = 0
 
     def connect(self, source: Source) -> None:
-        """Let scopes find the loops that ``source`` knows."""
+        """Let scopes find the loops that ``source`` traces."""
         self._sources = (source, *self._sources)
 
     def disconnect(self, source: Source) -> None:
-        """Undo :meth:`connect`; without effect if it was not connected."""
+        """Undo :meth:`connect`. Does nothing if ``source`` is not connected."""
         self._sources = tuple(known for known in self._sources if known != source)
 
     def of_running_loop(self) -> LoopBinding | None:
-        """The home of requests of the loop that runs in this thread; ``None``, which is counted, if there is none."""
+        """The binding of the loop that runs in this thread.
+
+        ``None``, which is counted, if there is none.
+
+        A loop whose probe ``request`` is disabled has none either.
+        """
         loop = _get_running_loop()
         for source in () if loop is None else self._sources:
             found = source(loop)

@@ -1,4 +1,4 @@
-"""The last slow sample of each series, with what leads from it to the request: the request's id, and the trace where there is one."""
+"""Builds exemplars: a slow sample with the ids of the request and of the trace it was taken in."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from aiometrics.requests.finished import FinishedRequest
 from aiometrics.requests.request import current_request
 
 PROBE = "exemplars"
-#: What OpenMetrics allows for all names and values together.
+#: OpenMetrics allows this many for all label names and values of an exemplar together.
 MAX_CHARACTERS = 128
 
 Labels = tuple[tuple[str, str], ...]
 
 
 class Exemplars:
-    """Finds what leads from a slow sample to the request, and to the trace, that it was taken in; asked in the context of its task.
+    """Builds the exemplar of a sample from the request and the trace of the calling context.
 
-    An error counts as one of the probe ``exemplars``, and no exemplar is found from then on.
+    An internal error counts for the probe ``exemplars``, which then builds no exemplars any more.
     """
 
     def __init__(self, unix_clock: Clock, internal_errors: InternalErrors) -> None:
@@ -28,12 +28,18 @@ class Exemplars:
         self._internal_errors = internal_errors
 
     def of_segment(self, segment_ns: int) -> Exemplar | None:
-        """The exemplar of a segment that ended just now; ``None`` if nothing leads there. Never raises."""
+        """The exemplar of a segment that has just ended; ``None`` without request and trace.
+
+        Never raises.
+        """
         current = current_request()
         return self.of(segment_ns, None if current is None else current.id)
 
     def of(self, value_ns: int, request_id: str | None) -> Exemplar | None:
-        """The exemplar of a sample that was taken just now; ``None`` if nothing leads there. Never raises."""
+        """The exemplar of a sample that was just taken; ``None`` without request and trace.
+
+        Never raises.
+        """
         if self._internal_errors.disabled(PROBE):
             return None
         try:
@@ -44,14 +50,20 @@ class Exemplars:
             return None
 
     def keep_for_wall_time(self, finished: FinishedRequest) -> None:
-        """A request is over that took too long; this is still its context."""
+        """Keep an exemplar of the wall time of a slow request.
+
+        Called in the context of the request.
+        """
         exemplar = self.of(finished.wall_ns, finished.id)
         if exemplar is not None:
             finished.keep_exemplar(exemplar)
 
 
 def exemplar_labels(request_id: str | None, trace: tuple[str, str] | None) -> Labels:
-    """At most 128 characters of ``trace_id``, ``span_id`` and ``request_id``; of what is too long the span goes first."""
+    """The labels ``request_id``, ``trace_id`` and ``span_id``, within 128 characters.
+
+    If they are longer, the span id is left out; if that is not enough, the request id instead.
+    """
     request = () if request_id is None else (("request_id", encodable(request_id)),)
     if trace is None:
         return _fitting(request)
@@ -64,7 +76,10 @@ def exemplar_labels(request_id: str | None, trace: tuple[str, str] | None) -> La
 
 
 def current_trace_ids() -> tuple[str, str] | None:
-    """The ids of trace and span, in hex, that the program's OpenTelemetry has active here and samples; ``None`` without any."""
+    """The ids of the trace and the span, in hex, that OpenTelemetry has active in this context.
+
+    ``None`` if the program does not use OpenTelemetry, or the trace is not sampled.
+    """
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
@@ -75,5 +90,5 @@ def current_trace_ids() -> tuple[str, str] | None:
 
 
 def _fitting(labels: Labels) -> Labels:
-    """``labels``, or none if they are too long."""
+    """``labels``, or ``()`` if they are too long."""
     return labels if sum(len(name) + len(value) for name, value in labels) <= MAX_CHARACTERS else ()

@@ -1,4 +1,4 @@
-"""Requests that are over, and who is told of them."""
+"""Finished requests, their timelines, and the observers that are called with them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _Row = tuple[int, int, int, int]
 
 
 class TaskEntry(NamedTuple):
-    """A task of the request: numbers are given as tasks are created, ``parent`` is the one that ran then, 0 if none did.
+    """A task of a request. Tasks are numbered in the order in which they were created.
 
-    Times here and in steps are ns since the request was entered.
+    ``parent`` is the number of the task that created it, 0 if none did. Times here and in steps are
+    ns since the request was entered.
     """
 
     number: int
@@ -27,7 +28,7 @@ class TaskEntry(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One segment of a task, or the part of it that is the request's, and where it ended."""
+    """One segment of a task, or the part of it that belongs to the request, and where it ended."""
 
     task: int
     yield_point: str
@@ -38,7 +39,11 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Tasks in the order in which they were created, steps in the order in which they ended, and how many found no room."""
+    """What the tasks of a traced request did, step by step.
+
+    Tasks are in the order in which they were created, steps in the order in which they ended.
+    ``dropped`` is how many of both there was no room for.
+    """
 
     tasks: tuple[TaskEntry, ...] = ()
     steps: tuple[Step, ...] = ()
@@ -46,7 +51,11 @@ class Timeline:
 
 
 class Charge(NamedTuple):
-    """What a request took at one yield point: segments that ended there, their ns, waits, and the ns of blocking segments."""
+    """What a request took at one yield point.
+
+    ``segments`` ended there and took ``active_ns``, ``blocking_ns`` of it in blocking segments;
+    ``wait_ns`` passed until the segments that followed.
+    """
 
     coroutine: str
     yield_point: str
@@ -59,7 +68,10 @@ class Charge(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FinishedRequest:
-    """A request that is over. ``started`` is Unix time in ns; ``active_ns`` is the sum over ``points``."""
+    """A finished request.
+
+    ``started`` is Unix time in ns; ``active_ns`` is the sum over ``points``.
+    """
 
     request: str
     id: str | None
@@ -69,23 +81,29 @@ class FinishedRequest:
     active_ns: int
     objective_ns: int | None
     attributes: Mapping[str, Any]
-    #: What it was charged with by key, and what the labels of a key are: most requests are not asked for more.
+    #: What the request took, by key: count, and ns active, waiting and blocking. ``labels`` returns
+    #: the labels of a key. They become ``points`` only when asked for, which happens to few
+    #: requests.
     charges: Sequence[tuple[int, int, int, int, int]]
     labels: Callable[[int], tuple[str, str, str]] = field(repr=False)
-    #: Keeps an exemplar of its wall time, where that was counted.
+    #: Keeps an exemplar of the wall time, in the series in which that was counted.
     keep_exemplar: Callable[[Exemplar], None] = field(repr=False)
-    #: Tasks, steps and how many were dropped, if they were kept, and the clock's reading when the request was entered.
+    #: Tasks, steps and how many were dropped; ``None`` if the request is not traced.
     recorded_steps: tuple[list[_Row], list[_Row], int] | None = None
+    #: Reading of the clock when the request was entered.
     entered_ns: int = 0
 
     @property
     def points(self) -> tuple[Charge, ...]:
-        """What it took at each yield point, in the order in which they were met. For any thread."""
+        """What the request took at each yield point, in the order of the first segments.
+
+        Safe in any thread.
+        """
         return tuple(Charge(*self.labels(key), *numbers) for key, *numbers in self.charges)
 
     @property
     def timeline(self) -> Timeline:
-        """What its tasks did, step by step, if it was traced. For any thread."""
+        """What its tasks did, step by step; empty if it is not traced. Safe in any thread."""
         if self.recorded_steps is None:
             return Timeline()
         tasks, steps, dropped = self.recorded_steps
@@ -107,10 +125,11 @@ Observer = Callable[[FinishedRequest], None]
 
 
 class Observers:
-    """Whom to tell of requests that are over, in the context of the task that left them; they must be quick.
+    """Functions that are called with finished requests, in the context of the task that left them.
 
-    ``every`` is told of each, ``slow`` of those that took longer than their objective, or than ``limit_ns`` if they have none. Who raises
-    is counted as the probe ``request_observer``, and told nothing any more.
+    They must be quick. ``every`` is called with each request, ``slow`` with those that took longer
+    than their objective, or than ``limit_ns`` if they have none. An observer that raises counts for
+    the probe ``request_observer``, and is not called again.
     """
 
     def __init__(self, limit_ns: int, internal_errors: InternalErrors) -> None:
@@ -120,17 +139,17 @@ class Observers:
         self._internal_errors = internal_errors
 
     def interested_in(self, wall_ns: int, objective_ns: int | None) -> tuple[Observer, ...]:
-        """Whom to tell of a request that took so long."""
+        """The observers to call with a request that took ``wall_ns``."""
         slow = wall_ns > (self._limit_ns if objective_ns is None else objective_ns)
         return (*self.every, *self.slow) if slow else tuple(self.every)
 
     def notify(self, observers: tuple[Observer, ...], finished: FinishedRequest) -> None:
-        """Tell them. Never raises."""
+        """Call ``observers`` with a finished request. Never raises."""
         for observer in observers:
             try:
                 observer(finished)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the application did not ask for it
+            except Exception as error:  # noqa: BLE001 - an observer must not harm the application
                 self._internal_errors.report(PROBE, error, STAYS_ON)
-                for told in (self.every, self.slow):
-                    if observer in told:
-                        told.remove(observer)
+                for called in (self.every, self.slow):
+                    if observer in called:
+                        called.remove(observer)

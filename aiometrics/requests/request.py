@@ -1,4 +1,4 @@
-"""Request scopes: what one request takes of the loop, however many tasks work for it.
+"""Request scopes measure what one request takes of the loop, however many tasks work for it.
 
 >>> with aiometrics.request("GET /orders/{id}", id="REQ-001"):  # doctest: +SKIP
 ...     await handle()
@@ -41,7 +41,8 @@ _COMPLETED, _FAILED, _CANCELLED = range(len(STATUSES))
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-#: What a request has beside its scope. Its two classes declare them, because a class with slots cannot have a base in C besides.
+#: The attributes that a request has beside those of its scope. Each class of requests declares
+#: them itself, because Python does not let a class have two bases with slots of their own.
 _SLOTS = (
     "_binding",
     "_deadline",
@@ -56,36 +57,41 @@ _SLOTS = (
 
 
 class Request(_Scope):
-    """One request: what ``with aiometrics.request(...) as current`` gives, and :func:`current_request` returns inside."""
+    """One request.
+
+    ``with aiometrics.request(...) as current`` gives it, and :func:`current_request` returns it.
+    """
 
     if not TYPE_CHECKING:
         __slots__ = ()  # see _SLOTS
     type: str
-    #: ``None`` if it has none, or is not measured.
+    #: ``None`` if the request has no objective, or is not measured.
     objective_ns: int | None
-    #: What else is worth knowing of this one request, in names of OpenTelemetry or the Elastic Common Schema. Never becomes a label.
+    #: What else is worth knowing about this one request, by names of OpenTelemetry or the Elastic
+    #: Common Schema. Attributes never become labels.
     attributes: dict[str, Any]
     _binding: LoopBinding | None
     _id: object
     _id_at_entry: object
-    #: Under which the objectives knows its deadline, 0 if it has none.
+    #: The number of its deadline, 0 if it has none.
     _deadline: int
     _thread: int
-    #: If it is traced.
+    #: ``None`` if the request is not traced.
     _trace: Trace | None
 
     @property
     def id(self) -> str | None:
-        """The id as text of at most 64 characters, ``None`` if there is none: made when asked for."""
+        """The id as text of at most 64 characters, made when asked for; ``None`` without."""
         given = self._id
         if given is None and self._binding is not None and self._binding.request_id is not None:
             given = self._binding.request_id.get(self._id_at_entry)
         return None if given is None else text(given, LONGEST_ID)
 
     def finish(self, status: str = "completed") -> None:
-        """End the request here, before its block is left: the response was sent, and what its tasks take from now on is background.
+        """End the request here, before its block is left, because the response was sent.
 
-        ``status`` is ``completed``, ``failed`` or ``cancelled``; any other counts as a scope error, and as ``failed``. Only the first end
+        What its tasks take from now on is background. ``status`` is ``completed``, ``failed`` or
+        ``cancelled``; any other counts as a scope error, and as ``failed``. Only the first end
         counts.
         """
         code = STATUSES.index(status) if status in STATUSES else None
@@ -97,7 +103,7 @@ class Request(_Scope):
         return f"<aiometrics.Request {self.type!r}>"
 
     def abandoned(self) -> None:
-        """Nobody will leave the scope any more."""
+        """Called by the scope when it turns out that nobody will leave it."""
         if self._binding is not None:
             self._binding.objectives.abandon(self._deadline)
 
@@ -120,7 +126,7 @@ class Request(_Scope):
             self._trace = tracer.begin_trace(self, binding.internal_errors, binding.work_queue)
 
     def _end_by(self, status: int, end: Callable[[int], int]) -> None:
-        """End it by ``end(status)``, which is one of the two ways in which scopes end."""
+        """End by calling ``end(status)``, which is the scope's method ``end`` or ``leave``."""
         binding = self._binding
         if binding is None:
             return
@@ -131,13 +137,13 @@ class Request(_Scope):
             wall_ns = end(status)
             if wall_ns >= 0:
                 self._notify_observers(binding, status, wall_ns)
-            elif self._deadline:  # it had ended before, or is not measured any more
+            elif self._deadline:  # it had ended before, or is no longer measured
                 binding.objectives.abandon(self._deadline)
         except Exception as error:  # noqa: BLE001 - never the application's problem
             _report(binding, error)
 
     def _notify_observers(self, binding: LoopBinding, status: int, wall_ns: int) -> None:
-        """Tell who wants to know that it took so long."""
+        """Settle the deadline, and call the observers and the trace of a request that has ended."""
         if self._deadline:
             binding.objectives.finish(self._deadline, self.entered_ns + wall_ns)
         observers = binding.observers.interested_in(wall_ns, self.objective_ns)
@@ -159,9 +165,8 @@ class Request(_Scope):
             wall_ns=wall_ns,
             active_ns=sum(charge[2] for charge in charges),
             objective_ns=self.objective_ns,
-            attributes=dict(
-                self.attributes
-            ),  # for other threads: the code inside may go on to change them
+            # A copy, for other threads: the block may still change the attributes.
+            attributes=dict(self.attributes),
             charges=charges,
             labels=binding.labels.of_point,
             keep_exemplar=functools.partial(
@@ -173,48 +178,51 @@ class Request(_Scope):
 
 
 class PythonRequest(Request, RequestScope):
-    """A request whose scope is the one in Python."""
+    """A request on the scope in Python."""
 
     __slots__ = _SLOTS
 
 
 class DefaultRequest(Request, DEFAULT_IMPLEMENTATION.scope):  # type: ignore[name-defined, misc]  # chosen at run time: in C where that was built
-    """A request whose scope is that of the recorder in use."""
+    """A request on the scope of the implementation in use."""
 
     __slots__ = _SLOTS
 
 
 def request_class(implementation: Implementation) -> type[Request]:
-    """The class of the requests that a recorder of ``implementation`` measures."""
+    """The class of requests that the recorders of ``implementation`` measure."""
     return DefaultRequest if implementation is DEFAULT_IMPLEMENTATION else PythonRequest
 
 
 def current_request() -> Request | None:
-    """The request that this code works for: of the innermost scope around, or of the one that the task was started in.
+    """The request that the calling code works for; ``None`` outside of any.
 
-    A task that outlives its request still belongs to it. ``None`` outside of any.
+    It is the request of the innermost scope around the code, or else of the scope in which the task
+    was started. A task that outlives its request still belongs to it.
     """
     found = current_scope.get(None)
     return found if isinstance(found, Request) else None
 
 
 class request:  # noqa: N801 - used like a function: a context manager and a decorator
-    """The scope of one request: its code, and every task that is started inside, counts towards requests of this ``type``.
+    """The scope of one request: its code, and every task started inside, counts for ``type``.
 
-    ``type`` is a label: the route's template, never the path. ``id`` names this one request to observers, and is no label.
-    ``objective`` are the wall seconds that it may take, instead of what ``start_exporter(objectives=...)`` says of the type.
+    ``type`` is a label: the route's template, never the path. ``id`` names this one request to
+    observers, and is not a label. ``objective`` is the wall time in seconds that the request may
+    take, instead of the objective that ``start_exporter(objectives=...)`` sets for the type.
 
-    Works with ``with``, ``async with``, and as a decorator of functions and coroutine functions, each call of which has a scope of its own.
-    Wrong arguments do not raise: they are counted in ``aiometrics_request_scope_errors_total``.
+    Works with ``with``, ``async with``, and as a decorator of functions and coroutine functions,
+    each call of which has a scope of its own. Wrong arguments do not raise: they are counted in
+    ``aiometrics_request_scope_errors_total``.
     """
 
     __slots__ = ("_entered", "_id", "_objective", "_type")
 
-    def __init__(self, type: str, *, id: object = None, objective: float | None = None) -> None:  # noqa: A002 - the words of the trade
+    def __init__(self, type: str, *, id: object = None, objective: float | None = None) -> None:  # noqa: A002 - it is the type of a request
         self._type = type
         self._id = id
         self._objective = objective
-        #: Usually one; several where one object is used by several tasks at a time.
+        #: Usually one request; several if several tasks use this object at a time.
         self._entered: list[Request] = []
 
     def __enter__(self) -> Request:
@@ -248,10 +256,14 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
         self.__exit__(kind, error, traceback)
 
     def __call__(self, function: F) -> F:
-        """``function`` in a scope of its own at each call. Raises ``TypeError`` for generator functions, whose calls run nothing yet."""
+        """Return ``function`` wrapped so that each call has a scope of its own.
+
+        Raises ``TypeError`` for generator functions, because a call of one runs nothing yet.
+        """
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"a call of {function!r} only makes a generator: use `with aiometrics.request(...)` inside of it instead"
+                f"a call of {function!r} only makes a generator: "
+                "use `with aiometrics.request(...)` inside of it instead"
             )
         given = self._type, self._id, self._objective
 
@@ -269,7 +281,10 @@ class request:  # noqa: N801 - used like a function: a context manager and a dec
 
 
 def enter(given_type: object, given_id: object = None, objective: object = None) -> Request:
-    """A scope that was entered; one that measures nothing where no traced loop runs. For who leaves it in any case, by :func:`leave`."""
+    """Enter a scope, which the caller must leave with :func:`leave` whatever happens.
+
+    Without a traced loop that runs in this thread, the scope measures nothing. Never raises.
+    """
     binding = BINDINGS.of_running_loop()
     entered: Request = DefaultRequest() if binding is None else binding.request_class()
     entered._binding, entered._deadline, entered._thread = binding, 0, threading.get_ident()
@@ -287,7 +302,7 @@ def enter(given_type: object, given_id: object = None, objective: object = None)
 
 
 def leave(left: Request, status: int = _COMPLETED) -> None:
-    """Leave a scope, which ended with that status if it had not ended before."""
+    """Leave a scope. If the request has not ended before, it ends with ``status``."""
     if current_scope.get(None) is left:
         current_scope.set(left.outer)
     left._end_by(status, left.leave)
@@ -315,7 +330,7 @@ def _type_name(given: object, objectives: Objectives) -> str:
 
 
 def _own_objective_ns(given: object, record: int, objectives: Objectives) -> int | None:
-    """What a scope says of itself, which from then on is shown for its type."""
+    """The objective that a scope was given, in ns; the page shows it for the type from now on."""
     if (
         isinstance(given, int | float)
         and not isinstance(given, bool)
@@ -329,7 +344,7 @@ def _own_objective_ns(given: object, record: int, objectives: Objectives) -> int
 
 
 def text(given: object, longest: int) -> str:
-    """The beginning of what it is as text, whatever its ``__str__`` does."""
+    """The first ``longest`` characters of ``given`` as text, whatever its ``__str__`` does."""
     try:
         return str.__getitem__(str(given), slice(longest))
     except Exception:  # noqa: BLE001 - anything may be given, and its __str__ may do anything

@@ -1,4 +1,4 @@
-"""One event for each request that took too long: how long, and where the time went."""
+"""The slow log: one event for each request that took too long, with where its time went."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from aiometrics.requests.request import Charge, FinishedRequest
 logger = logging.getLogger("aiometrics.slow_requests")
 
 KIND = "slow_request"
-#: Yield points in one event, those that took most.
+#: At most so many yield points are in one event: those that took the longest.
 MAX_POINTS = 20
 _OUTCOMES = {"completed": "success", "failed": "failure"}
 
 
 class SlowRequestLog:
-    """Has a warning logged to ``aiometrics.slow_requests``, by another thread, for each request over its objective.
+    """Logs a warning to ``aiometrics.slow_requests`` for each request over its objective.
 
-    Where a type has none, ``threshold_ns`` is what a request may take; with ``None`` it may take any time. The record has the fields of
-    the event, in names of the Elastic Common Schema, in its attribute ``ecs``.
+    Requests without an objective may take ``threshold_ns``; with ``None`` they may take any time.
+    The warning is logged by another thread. The log record has the fields of the event, in names of
+    the Elastic Common Schema, in its attribute ``ecs``.
     """
 
     def __init__(self, work_queue: WorkQueue, threshold_ns: int | None) -> None:
@@ -33,7 +34,7 @@ class SlowRequestLog:
         self._threshold_ns = threshold_ns
 
     def __call__(self, finished: FinishedRequest) -> None:
-        """A request is over; this is still its context."""
+        """Log a finished request if it was slow; called in the context of the request."""
         limit_ns = self._threshold_ns if finished.objective_ns is None else finished.objective_ns
         if (
             limit_ns is not None
@@ -60,7 +61,10 @@ def _write(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | No
 def event(
     finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | None
 ) -> dict[str, Any]:
-    """The fields of the event: ``event.duration`` in ns as the schema has it, our own durations in seconds."""
+    """The fields of the event.
+
+    ``event.duration`` is in ns, as the schema says; durations of our own are in seconds.
+    """
     ended, points = finished.started + finished.wall_ns, finished.points
     return {
         "@timestamp": ecs.timestamp(ended),

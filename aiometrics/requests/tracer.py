@@ -1,4 +1,4 @@
-"""Who makes traces of single requests, if anybody does: one tracer in a process, which OpenTelemetry's integration sets."""
+"""The tracer of single requests: at most one in a process, set by the OpenTelemetry integration."""
 
 from __future__ import annotations
 
@@ -18,36 +18,44 @@ KIND = "trace"
 
 
 class Tracer(Protocol):
-    """Makes traces of requests: called in the task of the request, where it must be quick."""
+    """Makes traces of requests. It is called in the task of the request, and must be quick."""
 
     def begin(self, request: Request) -> Any:
-        """What it keeps of a request that was entered just now; ``None`` if that is not to be traced."""
+        """Return a state for a request that was just entered; ``None`` not to trace it."""
 
     def recording(self, state: Any) -> bool:
-        """Whether it wants to know what the request did, and when it is over."""
+        """Whether the request's steps are to be recorded, and :meth:`end` is to be called."""
 
     def end(self, state: Any, finished: FinishedRequest) -> Job:
-        """The request is over: what to do about it, by another thread."""
+        """Return the job that writes the trace of a finished request, for another thread to run."""
 
     def leave(self, state: Any) -> None:
-        """The block of the request is left."""
+        """Called when the block of the request is left."""
 
 
 class _InstalledTracer:
+    """The tracer of requests that are entered from now on; ``None`` if they are not traced."""
+
     tracer: Tracer | None = None
 
 
-#: Who traces requests that are entered from now on.
 INSTALLED = _InstalledTracer()
 
 
 def set_tracer(tracer: Tracer | None) -> None:
-    """Have requests that are entered from now on traced by ``tracer``, or by none."""
+    """Trace requests that are entered from now on with ``tracer``.
+
+    With ``None``, do not trace them.
+    """
     INSTALLED.tracer = tracer
 
 
 class Trace:
-    """One request that is traced. A tracer that raises is counted as the probe ``request_tracer``, and asked nothing any more."""
+    """The trace of one request.
+
+    A tracer that raises counts for the probe ``request_tracer``, and is not called for later
+    requests.
+    """
 
     __slots__ = ("_internal_errors", "_state", "_tracer", "_work_queue", "recording")
 
@@ -58,16 +66,16 @@ class Trace:
         self._state = state
         self._internal_errors = internal_errors
         self._work_queue = work_queue
-        #: Whether it is to be told of the end.
+        #: Whether the steps of the request are recorded, and :meth:`end` is to be called.
         self.recording: bool = tracer.recording(state)
 
     def end(self, finished: FinishedRequest) -> None:
-        """The request is over. Never raises."""
+        """Have the trace of a finished request written. Never raises."""
         with _uninstall_on_error(self._internal_errors):
             self._work_queue.put(KIND, self._tracer.end(self._state, finished))
 
     def leave(self) -> None:
-        """The block of the request is left. Never raises."""
+        """Tell the tracer that the block of the request is left. Never raises."""
         with _uninstall_on_error(self._internal_errors):
             self._tracer.leave(self._state)
 
@@ -75,9 +83,9 @@ class Trace:
 def begin_trace(
     request: Request, internal_errors: InternalErrors, work_queue: WorkQueue
 ) -> Trace | None:
-    """The trace of a request that was entered just now; if it is recording, its steps are state from now on. ``None`` if nobody wants it.
+    """Begin the trace of a request that was just entered; ``None`` if it is not to be traced.
 
-    Never raises.
+    If the trace is recording, the steps of the request are kept from now on. Never raises.
     """
     tracer = INSTALLED.tracer
     if tracer is None:
@@ -95,8 +103,9 @@ def begin_trace(
 
 @contextmanager
 def _uninstall_on_error(internal_errors: InternalErrors) -> Iterator[None]:
+    """Report what the tracer raises, and call it for no later request."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, the application did not ask for it
+    except Exception as error:  # noqa: BLE001 - a tracer must not harm the application
         INSTALLED.tracer = None
         internal_errors.report(PROBE, error)
