@@ -1,1 +1,1 @@
-"""Which loops are traced, and what of them is measured from outside."""
+"""Which loops are traced, and what is measured about them from outside their tasks."""

@@ -1,4 +1,8 @@
-"""What is known of a loop beside what its recorder writes: its thread, its executor, and what befell it. It is in the page too."""
+"""Statistics of a loop that its recorder cannot write.
+
+These are the CPU time of its thread, its queues, its default executor, and its exceptions and
+garbage collections.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +20,24 @@ from aiometrics.pages.page import Page
 
 
 class ExecutorState(NamedTuple):
-    """Threads that were started, and calls that wait for one."""
+    """How many threads an executor has started, and how many calls wait for one."""
 
     threads: int
     queued: int
 
 
-def _no_loop() -> Any:
-    return None
+def _no_loop() -> None:
+    """The reference to the loop while a page has none."""
 
 
 class LoopStats:
-    """One per page, and like its counters they go on when a later loop takes the page over.
+    """The loop statistics on a page.
 
-    What is counted is written by the thread in which it happens: the loop's, and the watchdog's for samples. What must be asked for is
-    written by :meth:`refresh`, which one thread at a time may call.
+    Like all counters, they go on when a later loop takes the page over.
+
+    What is counted is written by the thread in which it happens: the loop's thread, and the
+    watchdog's for samples. What must be asked for is written by :meth:`refresh`, which at most one
+    thread at a time may call.
     """
 
     def __init__(self, page: Page) -> None:
@@ -47,41 +54,41 @@ class LoopStats:
         self._thread: ThreadId | None = None
 
     def attach(self, loop: Callable[[], Any]) -> None:
-        """A loop moves in; ``loop()`` is it, or ``None`` once it is gone."""
+        """Begin to describe a loop, which ``loop()`` returns; ``None`` once it is gone."""
         self._loop = loop
         self.note_thread()
         self._read_meters()
 
     def detach(self) -> None:
-        """The loop is gone."""
+        """Stop describing the loop, which is gone."""
         self._read_meters()
         self._loop, self._thread = _no_loop, None
 
     def note_thread(self) -> None:
-        """The calling thread runs the loop. It may be told by different ones, in turn: a loop can move while it does not run."""
+        """Note that the calling thread runs the loop. A stopped loop may change threads."""
         if self._thread is None or self._thread.ident != threading.get_ident():
             self._thread = thread_times.current_thread_id()
 
     def add_gc_pause(self, generation: int, ns: int) -> None:
-        """A garbage collection took so long in the loop's thread."""
+        """Add ``ns`` of garbage collection in the loop's thread."""
         self._words[self._start + LOOP_STATS[f"gc_pause_{generation}_ns"]] += ns
 
     def count_unhandled_exception(self) -> None:
-        """The loop's exception handler was called."""
+        """Count a call of the loop's exception handler."""
         self._words[self._start + LOOP_STATS["unhandled_exceptions"]] += 1
 
     def count_block_sample(self, blocked_at: str) -> None:
-        """Count a sample of the watchdog."""
+        """Count a sample of the watchdog at the place that blocks the loop."""
         self._samples.add(blocked_at)
 
     @property
     def block_samples(self) -> dict[str, int]:
-        """Samples of the watchdog, by place."""
+        """Samples of the watchdog by place."""
         return self._samples.counts()
 
     @property
     def thread_ident(self) -> int | None:
-        """The thread that runs the loop, or last did; ``None`` if there is no loop."""
+        """The thread that runs the loop, or ran it last; ``None`` if there is no loop."""
         return None if self._thread is None else self._thread.ident
 
     def refresh(self) -> None:
@@ -112,7 +119,11 @@ class LoopStats:
 
 
 def executor_state(loop: Any) -> ExecutorState | None:
-    """How the default executor of ``loop`` is; no threads if it has none yet, ``None`` if that cannot be told."""
+    """The state of the default executor of ``loop``; ``None`` if it cannot be found out.
+
+    ``asyncio.to_thread`` and ``getaddrinfo`` run there. An executor that does not exist yet has no
+    threads.
+    """
     try:
         executor = loop._default_executor  # noqa: SLF001 - there is no other way
     except AttributeError:
@@ -132,7 +143,7 @@ def _is_uvloop(loop: Any) -> bool:
 
 
 def _referenced_executor(loop: Any) -> ThreadPoolExecutor | None:
-    """The only executor that a loop in C holds; no attribute shows it, the garbage collector does."""
+    """The executor of a loop in C, which no attribute shows, but the garbage collector does."""
     return next(
         (found for found in gc.get_referents(loop) if isinstance(found, ThreadPoolExecutor)), None
     )

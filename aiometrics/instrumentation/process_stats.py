@@ -1,4 +1,4 @@
-"""What a process has to tell that is of none of its loops: errors, untraced tasks, scopes outside, records. One of its pages takes it."""
+"""Numbers of the process as a whole: errors, untraced tasks, scopes outside of loops, records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _OUTSIDE = SCOPE_ERRORS.index("outside_loop")
 
 
 class ProcessStats:
-    """Writes to the first page of the process. What there is no page for yet, it tells itself."""
+    """Writes these numbers to the first page of the process.
+
+    As long as there is no page, :meth:`errors` and ``untraced_tasks`` have them.
+    """
 
     def __init__(
         self,
@@ -27,11 +30,11 @@ class ProcessStats:
         self._records_written: Mapping[tuple[str, str], int] = {}
         self._outside_written = outside_loop()
         self._written: Counter[str] = Counter()
-        #: Unless it is in a page.
+        #: 0 once the page has the number.
         self.untraced_tasks = 0
 
     def write(self, slots: Sequence[Slot], untraced_tasks: int) -> None:
-        """Bring the page up to date. One thread at a time may do so."""
+        """Bring the page up to date. At most one thread at a time may call this."""
         if not slots:
             self.untraced_tasks = untraced_tasks
             return
@@ -52,5 +55,5 @@ class ProcessStats:
         self._records_written = records
 
     def errors(self) -> dict[str, int]:
-        """Internal errors that are in no page, by probe."""
+        """Internal errors that are not in a page, by probe."""
         return dict(Counter(self._internal_errors.counts()) - self._written)

@@ -1,4 +1,4 @@
-"""The pages of the process: one per live loop, taken over by a later loop when its own is gone."""
+"""The slots of the process: one page for each live loop, reused by a later loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aiometrics.requests.objectives import Objectives
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One page, the names on it, the loop name that it is used under, and what its recorder does not write."""
+    """A page, what is written on it, and the name of the loop that uses it."""
 
     page: Page
     labels: Labels
@@ -34,14 +34,15 @@ class Slot:
     exemplars: ExemplarTable
     name: str
     free: bool = True
-    #: Where the page is on the shelf.
+    #: Where the page is in the shared directory.
     claimed: ClaimedSlot | None = None
 
 
 class SlotPool:
-    """At most ``max_loops`` pages, so that memory is bounded however many loops come and go; counters never fall.
+    """At most ``max_loops`` slots, so that memory is bounded however many loops come and go.
 
-    With a ``shelf`` the pages are there, where other processes read them and, once this one is gone, go on with them.
+    Slots are never removed, so counters never fall. With a shared ``directory`` the pages are
+    there, where other processes read them, and continue them once this process is gone.
     """
 
     def __init__(
@@ -61,13 +62,16 @@ class SlotPool:
         self._internal_errors = internal_errors
         self._directory = directory
         self._slots: list[Slot] = []
-        # Reentrant, because garbage collection in the middle may run a finalizer of the application's that makes a loop.
+        # Reentrant, because garbage collection in the middle may run a finalizer of the
+        # application's that makes a loop.
         self._lock = threading.RLock()
 
     def claim(self, thread_name: str) -> Slot | None:
-        """A page for a loop of that thread: one that a loop of the same name left, else a new one, else any that is free.
+        """Claim a slot for a loop of that thread; ``None``, which is counted, if there is none.
 
-        On a shelf loops have numbers for names, and any free page will do. Raises ``OSError`` if the shelf has none.
+        It is the slot that a loop of the same name left, else a new one, else any free one. In a
+        shared directory loops have numbers for names, and any free slot will do. Raises ``OSError``
+        if the directory has no slot left.
         """
         with self._lock:
             slot = (
@@ -85,7 +89,7 @@ class SlotPool:
             return slot
 
     def release(self, slot: Slot) -> None:
-        """The loop is gone."""
+        """Close the page of a loop that is gone, and let another loop have the slot."""
         with self._lock:
             slot.page.close()
             slot.objectives.clear()
@@ -93,7 +97,7 @@ class SlotPool:
             slot.free = True
 
     def release_all(self) -> None:
-        """All loops are gone, and what is on the shelf is left to others."""
+        """Leave the pages in the shared directory to other processes. All loops must be gone."""
         with self._lock:
             if self._directory is None:
                 return
@@ -103,24 +107,30 @@ class SlotPool:
             self._slots = []
 
     def forget(self) -> None:
-        """In a forked child: the pages are the parent's."""
+        """In a forked child, forget the slots: they are the parent's."""
         self._lock = threading.RLock()
         self._slots = []
 
     def warn_if_deleted(self) -> None:
-        """Say so if pages are not on the shelf any more."""
+        """Log a warning if pages were deleted from the shared directory."""
         for slot in self.all():
             if slot.claimed is not None and self._directory is not None:
                 self._directory.miss(slot.claimed)
 
     def all(self) -> list[Slot]:
-        """Every page that a loop ever wrote to. Takes no lock: slots are only ever added."""
+        """Every slot that a loop has ever used.
+
+        Takes no lock, because slots are only ever added.
+        """
         return list(self._slots)
 
     def views(
         self, now_ns: int, unix_ns: int, pause: Pause = no_pause
     ) -> tuple[list[PageView], Mapping[str, int]]:
-        """What all pages say, those of other processes on the shelf included, and how many of the latter were left out, by reason."""
+        """Views of all pages, those of other processes in the shared directory included.
+
+        Also returns how many pages of other processes were skipped, by reason.
+        """
         own = {
             slot.name: labelled(_view(slot, now_ns, unix_ns, pause), slot.name)
             for slot in self.all()

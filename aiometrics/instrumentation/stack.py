@@ -1,4 +1,4 @@
-"""What a loop's thread is executing, from its frames: which line of the application, and what that line called."""
+"""Finds the line that a loop's thread is executing, and what that line called, from its frames."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from aiometrics.recorder.places import Origin, Places, called, module_name, ours, place
 
-#: Frames that are looked at, from the innermost on.
+#: At most so many frames are looked at, from the innermost on.
 MAX_FRAMES = 256
-#: Frames that :func:`shortened` tells.
+#: At most so many calls are in the result of :func:`shortened`.
 SHORT = 8
 UNKNOWN = "(unknown)"
-#: What runs the loop: nothing outside of it belongs to what the loop does now.
+#: The functions that run the loop: what is outside of them does not belong to what the loop does.
 _RUNNERS = frozenset(
     {
         ("asyncio.base_events", "BaseEventLoop._run_once"),
@@ -26,7 +26,7 @@ _RUNNERS = frozenset(
         ("asyncio.runners", "Runner.run"),
     }
 )
-#: What stands between a loop, its tasks and their coroutines because of us.
+#: Our modules whose frames stand between a loop, its tasks and their coroutines.
 _OUR_WRAPPERS = frozenset(
     {
         "aiometrics.instrumentation.hooks.handles",
@@ -36,12 +36,12 @@ _OUR_WRAPPERS = frozenset(
     }
 )
 _ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
-#: Whether garbage is collected wherever something is allocated, and not between two instructions.
+#: Whether garbage is collected wherever memory is allocated, and not only between instructions.
 COLLECTS_ANYWHERE = sys.version_info < (3, 12)
 
 
 class Call(NamedTuple):
-    """A frame at one moment."""
+    """A call in progress: a frame at one moment."""
 
     code: CodeType
     line: int | None
@@ -52,16 +52,17 @@ class Call(NamedTuple):
 
 
 def frame_of_thread(ident: int) -> FrameType | None:
-    """What the thread of that number is executing; ``None`` if there is none."""
+    """The frame that a thread is executing; ``None`` if there is no such thread."""
     collects = COLLECTS_ANYWHERE and gc.isenabled()
     return (_frames_without_collection() if collects else sys._current_frames()).get(ident)  # noqa: SLF001 - the documented way, for debuggers
 
 
 def _frames_without_collection() -> Mapping[int, FrameType]:
-    """The frames of all threads, while no garbage is collected.
+    """The frames of all threads, looked up while garbage collection is disabled.
 
-    They are looked up under a lock of the interpreter. If garbage is collected then, and one of its finalizers lets another thread run
-    that wants the lock too, all threads stand still for ever (python/cpython#106883). Between what ``map`` calls no thread comes.
+    The interpreter looks them up under a lock. If garbage is collected then, and a finalizer lets
+    another thread run that wants the lock too, all threads stop for ever (python/cpython#106883).
+    No other thread can run between the calls that ``map`` makes.
     """
     frames: Mapping[int, FrameType]
     steps: Any = (gc.isenabled, gc.disable, sys._current_frames, gc.enable)  # noqa: SLF001 - as above
@@ -70,16 +71,16 @@ def _frames_without_collection() -> Mapping[int, FrameType]:
     except BaseException:
         gc.enable()
         raise
-    if not enabled:  # the application has disabled it just now
+    if not enabled:  # the application had disabled it
         gc.disable()
     return frames
 
 
 def calls(innermost: FrameType) -> list[Call]:
-    """What the loop of that thread is executing, innermost first.
+    """The calls that a loop's thread is executing, innermost first.
 
-    The frames that run the loop, and those outside of them, are left out. uvloop has no frames of its own: there it is those outside
-    of the task's coroutine.
+    The frames that run the loop, and those outside of them, are left out. uvloop has no frames of
+    its own: there the frames outside of the task's coroutine are left out.
     """
     frames = list(islice(_within_runner(innermost), MAX_FRAMES))
     if frames and not _runs_loop(frames[-1].f_back):
@@ -113,10 +114,12 @@ def _within_coroutine(frames: list[FrameType]) -> list[FrameType]:
 
 
 def blocked_at(stack: Sequence[Call], places: Places) -> str:
-    """The innermost call of the application and, if it called a library, what: ``shop/report.py:9 build > json.loads``.
+    """The place that blocks a loop, such as ``shop/report.py:9 build > json.loads``.
 
-    Without any of the application it is the innermost of a third party, else the innermost. C functions have no frame: of those the
-    line tells which it is. What we do ourselves, and what we call for it, is never the place.
+    It is the innermost call of the application and, if that called a library, what it called.
+    Without a call of the application it is the innermost call of a third-party library, else the
+    innermost call. C functions have no frame; the line shows which one it is. Code of aiometrics,
+    and what that calls, is never the place.
     """
     kinds = [places.origin_of(call.module, call.code) for call in stack]
     work = max(
@@ -140,6 +143,6 @@ def blocked_at(stack: Sequence[Call], places: Places) -> str:
 
 
 def shortened(stack: Sequence[Call]) -> str:
-    """The innermost calls, outermost of them first."""
+    """The innermost calls as text, the outermost of them first."""
     shown = " > ".join(map(str, reversed(stack[:SHORT])))
     return f"... > {shown}" if len(stack) > SHORT else shown

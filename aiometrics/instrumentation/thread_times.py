@@ -1,6 +1,6 @@
-"""What the kernel says of a thread, asked from any other thread: the time it ran, and the time it was ready and had no CPU.
+"""Times that the kernel keeps of a thread: how long it ran, and how long it waited for a CPU.
 
-Linux only: elsewhere nothing is known.
+Any thread can ask for them. On Linux only; elsewhere they are ``None``.
 """
 
 from __future__ import annotations
@@ -16,30 +16,34 @@ _LINUX = sys.platform == "linux"
 
 
 class ThreadId(NamedTuple):
-    """A thread as Python calls it, which is what ``threading.get_ident`` says there, and as the kernel does."""
+    """The ids of a thread: ``ident`` of ``threading.get_ident``, and the kernel's ``native``."""
 
     ident: int
     native: int
 
 
 def current_thread_id() -> ThreadId:
-    """The thread that asks."""
+    """The ids of the calling thread."""
     return ThreadId(threading.get_ident(), threading.get_native_id())
 
 
 def cpu_ns(native: int) -> int | None:
-    """CPU time of a thread since it began, in ns; ``None`` if it is gone."""
+    """CPU time of a thread since its start, in ns; ``None`` if the thread is gone."""
     if not _LINUX:
         return None
     try:
-        # What pthread_getcpuclockid() answers, which must not be asked about a thread that may have ended.
+        # The clock id that pthread_getcpuclockid() returns. It must not be called for a thread that
+        # may have ended.
         return time.clock_gettime_ns(~native << 3 | 6)
     except OSError:
         return None
 
 
 def runqueue_ns(native: int) -> int | None:
-    """Time for which a thread could have run but waited for a CPU, in ns; ``None`` if it is gone, or the kernel does not count it."""
+    """Time for which a thread was ready but waited for a CPU, in ns.
+
+    ``None`` if the thread is gone, or the kernel does not count this time.
+    """
     if not _LINUX:
         return None
     try:
@@ -49,20 +53,21 @@ def runqueue_ns(native: int) -> int | None:
 
 
 class ThreadMeter:
-    """Adds up what a reading of threads gains, thread by thread: ``read(native)`` never falls for one thread, the total never at all.
+    """Adds up the gains of a time that is kept for each thread, so that the total never falls.
 
-    It goes on from ``total_ns``.
+    ``read(native)`` returns the time of a thread, which never falls for the same thread. The total
+    goes on from ``total_ns``.
     """
 
     def __init__(self, read: Callable[[int], int | None], total_ns: int | None = None) -> None:
         self._read = read
         self._native: int | None = None
         self._last_ns = 0
-        #: In ns; ``None`` as long as nothing could be read.
+        #: ``None`` as long as no time could be read.
         self.total_ns = total_ns
 
     def update(self, native: int) -> None:
-        """Add what that thread gained since the last look, if it was at the same thread."""
+        """Add what the thread gained since the last update, if that was of the same thread."""
         now_ns = self._read(native)
         if now_ns is None:
             self._native = None

@@ -1,4 +1,4 @@
-"""Counts the live tasks that nobody traces, so that a hole in the tracing shows."""
+"""Counts the live tasks that are not traced, so that a gap in the tracing shows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-#: Tasks looked at in one count.
+#: At most so many tasks are looked at in one count.
 LIMIT = 10_000
 
 
 def _registries() -> Iterator[Iterable[Any]]:
-    """Weak references to, or the tasks of, asyncio's own registries; which there are depends on the version of Python."""
+    """The registries of asyncio, which hold tasks or weak references to them.
+
+    Which registries there are depends on the version of Python.
+    """
     for name in ("_all_tasks", "_scheduled_tasks"):
         found = getattr(tasks, name, None)
         if found is not None:
@@ -31,7 +34,10 @@ def _alive() -> Iterator[Any]:
 
 
 def _copy(registry: Iterable[Any]) -> list[Any]:
-    """The first entries. Taken in one call into C, but a task may end, or be collected, just before that."""
+    """The first entries of a registry.
+
+    They are copied in one call into C, but a task may end, or be collected, just before that.
+    """
     while True:
         try:
             return list(islice(registry, LIMIT))
@@ -40,5 +46,8 @@ def _copy(registry: Iterable[Any]) -> list[Any]:
 
 
 def untraced_tasks(traced: type) -> int:
-    """Live tasks of all loops whose coroutine is not of the type ``traced``; of many tasks only the first 10 000 are looked at."""
+    """How many live tasks of all loops have a coroutine that is not of the type ``traced``.
+
+    At most the first 10 000 tasks are looked at.
+    """
     return sum(type(getattr(task, "_coro", None)) is not traced for task in _alive())

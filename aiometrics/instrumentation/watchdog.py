@@ -1,4 +1,7 @@
-"""Names the line that blocks a loop: a thread that looks at each loop's segment in progress and, past the threshold, at its stack."""
+"""Finds the line that blocks a loop.
+
+A thread looks at each loop's segment in progress and, once it reaches the threshold, at its stack.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +29,29 @@ from aiometrics.recorder.places import Places
 logger = logging.getLogger("aiometrics.blocked")
 
 PROBE = "watchdog"
-#: An incident that lasts as long is logged then, because its end may never come.
+#: An incident that lasts this long is logged before its end, which may never come.
 LASTING_NS = 5 * SECOND_NS
-#: Lines that are logged within a minute, at most.
+#: At most so many lines are logged within a minute.
 LINES, MINUTE_NS = 20, 60 * SECOND_NS
 MIN_PAUSE_NS = 1_000_000
 _SINCE = LOOP["segment_since_ns"]
 
 
 def blocked_ns(since_ns: int, now_ns: int, threshold_ns: int) -> int:
-    """For how long the segment in progress since then has blocked the loop; 0 if there is none, or it is under the threshold."""
+    """How long the segment in progress since ``since_ns`` has blocked the loop.
+
+    0 if there is no segment in progress, or it is shorter than the threshold.
+    """
     elapsed_ns = now_ns - since_ns
     return elapsed_ns if since_ns and elapsed_ns >= threshold_ns else 0
 
 
 def pause_ns(since_ns: int, now_ns: int, threshold_ns: int, interval_ns: int) -> int:
-    """How long there is nothing to look for: until the segment in progress, or one that begins now, reaches the threshold.
+    """How long the watchdog can sleep.
 
-    A block is sampled every ``interval_ns``; with a threshold under it, so is everything.
+    That is until the segment in progress, or one that begins now, can reach the threshold. A
+    segment that blocks is sampled every ``interval_ns``; if the threshold is shorter than that,
+    every loop is looked at so often.
     """
     elapsed_ns = max(0, now_ns - since_ns) if since_ns else 0
     if elapsed_ns >= threshold_ns or threshold_ns <= interval_ns:
@@ -53,11 +61,11 @@ def pause_ns(since_ns: int, now_ns: int, threshold_ns: int, interval_ns: int) ->
 
 @dataclass(slots=True)
 class Incident:
-    """One segment that blocks, as far as it was seen."""
+    """What the watchdog has seen of one segment that blocks its loop."""
 
     since_ns: int
     coroutine: str
-    #: Blocking time of the loop before this segment: what it is more at the end is how long the segment was.
+    #: Blocking time of the loop before this segment. The growth until its end is how long it was.
     before_ns: int
     seen_ns: int = 0
     places: Counter[str] = field(default_factory=Counter)
@@ -65,13 +73,13 @@ class Incident:
     logged: bool = False
 
     def lasted_ns(self, blocking_ns: int, now_ns: int) -> int:
-        """How long it was, from the loop's blocking time at the first look at which it is over."""
+        """How long the segment was, by the loop's blocking time at the first look after its end."""
         counted_ns = min(blocking_ns - self.before_ns, now_ns - self.since_ns)
         return max(self.seen_ns, counted_ns)
 
 
 class LogLimit:
-    """Lets at most ``LINES`` of each minute through."""
+    """Lets at most ``LINES`` log lines through in a minute."""
 
     def __init__(self) -> None:
         self._minute_ns: int | None = None
@@ -79,7 +87,7 @@ class LogLimit:
         self._withheld = 0
 
     def take(self, now_ns: int) -> int | None:
-        """How many were withheld since the last that was let through, or ``None``: this one is withheld too."""
+        """How many lines were withheld since the last one; ``None`` to withhold this one too."""
         if self._minute_ns is None or now_ns - self._minute_ns >= MINUTE_NS:
             self._minute_ns, self._taken = now_ns, 0
         if self._taken >= LINES:
@@ -91,11 +99,12 @@ class LogLimit:
 
 
 class Watchdog(Background):
-    """Looks at the pages of ``slots()`` once it is started: whenever a segment can have reached the threshold.
+    """Looks at the pages of ``slots()`` whenever a segment can have reached the threshold.
 
-    From then on it looks every ``interval`` seconds. Each look at a loop that blocks counts one sample at the place where its thread
-    is, and each incident is one line to the logger ``aiometrics.blocked``: at its end, or after 5 seconds. An internal error counts as
-    one of the probe ``watchdog`` and ends it.
+    From then on it looks every ``interval`` seconds. Each look at a loop that is blocked counts one
+    sample at the place where its thread is. Each incident is logged in one line to the logger
+    ``aiometrics.blocked``, at its end or after 5 seconds. An internal error counts for the probe
+    ``watchdog``, and ends the thread.
     """
 
     def __init__(
@@ -119,7 +128,7 @@ class Watchdog(Background):
         super().__init__("aiometrics-watchdog")
 
     def look(self) -> int:
-        """Look at every loop once, and tell after how many ns to do so again."""
+        """Look at every loop once, and return after how many ns to look again."""
         return min(map(self._look_at, self._slots()), default=self._interval_ns)
 
     def _run(self) -> None:
@@ -131,7 +140,7 @@ class Watchdog(Background):
 
     def _look_at(self, slot: Slot) -> int:
         since_ns, now_ns = _since_ns(slot.page), self._clock()
-        # Before anything else: the thread may go on as soon as we let it.
+        # Before anything else, because the thread may go on at any moment.
         stack = (
             self._stack(slot, since_ns)
             if blocked_ns(since_ns, now_ns, self._threshold_ns)
@@ -147,7 +156,7 @@ class Watchdog(Background):
 
     @staticmethod
     def _stack(slot: Slot, since_ns: int) -> list[Call] | None:
-        """What the loop's thread is executing, or ``None`` if that may be the next segment's already."""
+        """The calls of the loop's thread; ``None`` if they may belong to the next segment."""
         ident = slot.loop_stats.thread_ident
         frame = None if ident is None else frame_of_thread(ident)
         stack = [] if frame is None else calls(frame)
@@ -207,7 +216,10 @@ def _word(page: Page, field: str) -> int:
 
 
 def _since_ns(page: Page) -> int:
-    """When the segment in progress began: the same before and after means that what was read between is of one segment."""
+    """When the segment in progress began; 0 if there is none.
+
+    If it is the same before and after something is read, that belongs to one segment.
+    """
     return page.words[page.layout.loop + _SINCE]
 
 

@@ -60,7 +60,7 @@ class Objectives:
             ] = objective_ns
 
     def start_deadline(self, record: int, at_ns: int) -> int:
-        """Note that a scope of that type is to be left by ``at_ns``; return the deadline's number."""
+        """Note that a scope is to be left by ``at_ns``, and return the number of that deadline."""
         number = next(self._numbers)
         self._deadlines[number] = (at_ns, record)
         return number

@@ -1,1 +1,1 @@
-"""Every place where asyncio or the interpreter is patched."""
+"""Every place where asyncio or the interpreter is patched; nothing is patched anywhere else."""

@@ -1,4 +1,7 @@
-"""Counts the calls of loops' exception handlers, whichever the application sets: its own is called as ever, and is what it reads back."""
+"""Counts the calls of loops' exception handlers.
+
+The handler that the application sets is called as before, and is what the application reads back.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,16 @@ METHOD = "call_exception_handler"
 
 
 class _Reported(threading.local):
-    """What this thread is handing to an exception handler."""
+    """The context that this thread is passing to an exception handler."""
 
     context: Any = None
 
 
 class ExceptionHandlerHook:
-    """The method ``call_exception_handler`` of the loop classes that it is told of. ``count(loop)`` counts one call."""
+    """Hooks the method ``call_exception_handler`` of loop classes.
+
+    ``count(loop)`` counts one call.
+    """
 
     def __init__(self, count: Callable[[Any], None]) -> None:
         self._count = count
@@ -27,13 +33,14 @@ class ExceptionHandlerHook:
         self._reported = _Reported()
 
     def install(self) -> None:
-        """Nothing is put in place until :meth:`cover` says where."""
+        """Do nothing: :meth:`cover` hooks one class after another."""
 
     def cover(self, loop_class: type) -> None:
-        """See the calls on loops of that class too.
+        """Count the calls on loops of that class too.
 
-        The method is replaced where it is defined, once for all of asyncio's loops. A class in C does not let itself be changed: there
-        it is the next one that derives from it, and none if there is none.
+        The method is replaced in the class that defines it, which is the same for all of asyncio's
+        loops. A class in C cannot be changed: then the method is replaced in the next class that
+        derives from it, if there is one.
         """
         taken = {method.loop_class for method in self._methods}
         for owner in _from_definition(loop_class):
@@ -48,7 +55,7 @@ class ExceptionHandlerHook:
             return
 
     def remove(self) -> None:
-        """Put the methods back."""
+        """Restore the methods."""
         while self._methods:
             self._methods.pop().remove()
 
@@ -56,7 +63,8 @@ class ExceptionHandlerHook:
         @functools.wraps(original)
         def call_exception_handler(loop: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
             outer, self._reported.context = self._reported.context, context
-            # A class that overrides the method may call the original, with what was counted already.
+            # A class that overrides the method may call the original with the same context,
+            # which is counted already.
             if context is not outer:
                 self._count(loop)
             try:
@@ -68,7 +76,7 @@ class ExceptionHandlerHook:
 
 
 def _from_definition(loop_class: type) -> list[type]:
-    """The class that defines the method for ``loop_class``, then those between the two."""
+    """The class that defines the method for ``loop_class``, then the classes between the two."""
     mro = loop_class.__mro__
     defines = next((number for number, base in enumerate(mro) if METHOD in vars(base)), -1)
     return list(reversed(mro[: defines + 1]))

@@ -1,4 +1,4 @@
-"""Garbage collections, charged to the loop in whose thread they run: while one lasts the loop stands still."""
+"""Times garbage collections, which stop the loop in whose thread they run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ PROBE = "gc"
 
 
 class GarbageCollectionHook:
-    """A callback of the garbage collector. ``stats_of(loop)`` is where to count, or ``None``; it takes no locks."""
+    """A callback of the garbage collector.
+
+    ``stats_of(loop)`` returns the statistics of a traced loop, or ``None``. It must not take a
+    lock.
+    """
 
     def __init__(
         self,
@@ -28,16 +32,16 @@ class GarbageCollectionHook:
         self._clock = clock
         self._internal_errors = internal_errors
         self._pid = os.getpid()
-        # One collection runs at a time, in one thread from its start to its stop.
+        # One collection runs at a time, and from start to stop in one thread.
         self._since_ns: int | None = None
         self._callback = self._on_collection
 
     def install(self) -> None:
-        """Have the collector call."""
+        """Register the callback."""
         gc.callbacks.append(self._callback)
 
     def remove(self) -> None:
-        """Have it not call any more."""
+        """Unregister the callback."""
         if self._callback in gc.callbacks:
             gc.callbacks.remove(self._callback)
 
@@ -54,7 +58,7 @@ class GarbageCollectionHook:
 
     def _charge(self, generation: int, ns: int) -> None:
         if os.getpid() != self._pid:
-            # A forked child that has not heard of the fork yet: the page is the parent's.
+            # A forked child that has not handled the fork yet: the page is the parent's.
             return
         loop = _get_running_loop()
         loop_stats = None if loop is None else self._stats_of(loop)

@@ -1,7 +1,8 @@
-"""Callbacks that are no steps of tasks are timed where asyncio's handles run them; uvloop's handles are its own, and out of reach.
+"""Times callbacks that are not steps of tasks, where asyncio's handles run them.
 
-``Handle._run`` is compiled anew from asyncio's own source, with one expression changed: the call that runs the callback. So stack
-traces, error messages and whatever else this version of asyncio does there are as they were.
+``Handle._run`` is compiled again from asyncio's own source, with one expression changed: the call
+that runs the callback. So stack traces, error messages and whatever else this version of asyncio
+does there stay the same. uvloop has handles of its own, which cannot be hooked.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _RUNS_CALLBACK = "self._context.run(self._callback, *self._args)"
 
 
 def _is_step(callback: Any) -> bool:
-    """Whether it is asyncio's own, in C, that steps a task: the segments inside are timed anyway."""
+    """Whether a callback is asyncio's own, in C, for a step of a task, which is timed anyway."""
     kind = type(callback)
     return kind.__name__ == "TaskStepMethWrapper" or (
         kind is BuiltinFunctionType and callback.__name__ == "task_wakeup"
@@ -30,7 +31,7 @@ def _is_step(callback: Any) -> bool:
 
 
 class _TimedCallback:
-    """``with _TimedCallback(lookup, handle):`` the callback runs in."""
+    """Times the callback of ``handle``, which runs in ``with _TimedCallback(lookup, handle):``."""
 
     __slots__ = ("_callback", "_entered", "_recorder")
 
@@ -47,7 +48,7 @@ class _TimedCallback:
 
 
 def _statement_at(place: ast.Expr, source: str) -> ast.stmt:
-    """The statement ``source``, as if it stood at ``place``."""
+    """The statement ``source`` with the position of ``place``."""
     (statement,) = ast.parse(source).body
     for node in ast.walk(statement):
         ast.copy_location(node, place)
@@ -55,12 +56,12 @@ def _statement_at(place: ast.Expr, source: str) -> ast.stmt:
 
 
 def _call_helper(place: ast.Expr) -> ast.stmt:
-    """``helper(self)`` in place of the call."""
+    """Return ``helper(self)``, to stand in place of the call."""
     return _statement_at(place, f"{_HELPER}(self)")
 
 
 def _wrap_in_helper(place: ast.Expr) -> ast.stmt:
-    """``with helper(self):`` around the call."""
+    """Return ``with helper(self):`` around the call."""
     block = _statement_at(place, f"with {_HELPER}(self): pass")
     block.body = [place]  # type: ignore[attr-defined]
     return block
@@ -80,7 +81,10 @@ class _ReplaceCallback(ast.NodeTransformer):
 
 @lru_cache(maxsize=2)
 def _recompile_run(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
-    """The code of ``Handle._run`` with the call that runs the callback changed. Raises ``RuntimeError`` if there is none in the source."""
+    """The code of ``Handle._run`` with the call that runs the callback changed.
+
+    Raises ``RuntimeError`` if the source has no such call.
+    """
     tree = ast.parse(inspect.getsource(events))
     handle = next(
         node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Handle"
@@ -92,7 +96,8 @@ def _recompile_run(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
     changed.visit(run)
     if changed.changes != 1:
         raise RuntimeError(
-            f"Handle._run of this asyncio does not say {_RUNS_CALLBACK!r}: its callbacks are not timed"
+            f"Handle._run of this asyncio does not contain {_RUNS_CALLBACK!r}: "
+            "callbacks are not timed"
         )
     module = ast.fix_missing_locations(ast.Module([run], []))
     code = compile(module, events.Handle._run.__code__.co_filename, "exec", dont_inherit=True)
@@ -101,9 +106,10 @@ def _recompile_run(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
 
 
 class HandleHook:
-    """The method by which asyncio's handles run their callbacks. ``lookup(loop)`` is the recorder of a loop, or ``None``.
+    """Replaces the method by which asyncio's handles run their callbacks.
 
-    With the C core it is no slower than asyncio's own.
+    ``lookup(loop)`` returns the recorder of a loop, or ``None``. With the C core the method is no
+    slower than asyncio's own.
     """
 
     def __init__(self, core: Any, lookup: Lookup) -> None:
@@ -121,10 +127,10 @@ class HandleHook:
         self._run.__qualname__ = self._replaced.__qualname__
 
     def install(self) -> None:
-        """Put it in place."""
+        """Replace the method."""
         events.Handle._run = self._run  # type: ignore[method-assign]
 
     def remove(self) -> None:
-        """Restore the method; where somebody has since replaced it in turn, leave this one, without effect."""
+        """Restore the method. Does nothing if something else has replaced ours since."""
         if events.Handle._run is self._run:
             events.Handle._run = self._replaced  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Puts the timing of turns into a loop that shows its selector, and takes it out again."""
+"""Times the iterations of a loop in its selector, and hears when loops start and stop."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from aiometrics.recorder.turns import Turns
 
 
 class LoopTiming:
-    """The timed ``select`` of one loop's selector; :meth:`remove` puts the loop's own back, unless somebody has replaced it since.
+    """Replaces ``select`` of one loop's selector by a timed one.
 
-    A selector refers to its loop by what it waits for, so nothing here keeps it: a loop that nobody closed is garbage as ever.
+    A selector refers to its loop through what it waits for, so it is only referred to weakly here:
+    a loop that was not closed can be collected as before.
     """
 
     def __init__(self, loop: asyncio.BaseEventLoop, turns: Turns) -> None:
@@ -29,15 +30,15 @@ class LoopTiming:
             turns.start()
 
     def started(self) -> None:
-        """The loop begins to run."""
+        """Called when the loop starts to run."""
         self._turns.start()
 
     def stopped(self) -> None:
-        """The loop stops running, and may do so for long: that is neither active nor idle."""
+        """Called when the loop stops; the time until it starts is neither active nor idle."""
         self._turns.stop()
 
     def remove(self) -> None:
-        """Time no more."""
+        """Stop timing, and restore ``select`` unless something else has replaced it since."""
         self._turns.retire()
         selector, timed = self._selector(), self._timed()
         if selector is None or timed is None or vars(selector).get("select") is not timed:
@@ -49,7 +50,10 @@ class LoopTiming:
 
 
 def time_iterations(loop: Any, turns: Callable[[], Turns]) -> LoopTiming | None:
-    """Time the turns of ``loop`` if it is one of asyncio's, whose selector can be got at; uvloop has none."""
+    """Time the iterations of ``loop``.
+
+    ``None`` if it has no selector to hook, like loops of uvloop.
+    """
     selector = getattr(loop, "_selector", None) if isinstance(loop, asyncio.BaseEventLoop) else None
     if not hasattr(selector, "__dict__") or not hasattr(selector, "select"):
         return None
@@ -57,9 +61,9 @@ def time_iterations(loop: Any, turns: Callable[[], Turns]) -> LoopTiming | None:
 
 
 class RunningLoopHook:
-    """The function by which asyncio's loops say that they begin, or stop, to run in a thread.
+    """Replaces the function that asyncio's loops call when they start or stop running in a thread.
 
-    ``started`` and ``stopped`` are told of each loop; they must not raise.
+    ``started(loop)`` and ``stopped(loop)`` are called for each loop; they must not raise.
     """
 
     def __init__(self, started: Callable[[Any], None], stopped: Callable[[Any], None]) -> None:
@@ -73,7 +77,8 @@ class RunningLoopHook:
         before = events._get_running_loop()
         self._original(loop)
         if os.getpid() != self._pid:
-            # asyncio says in a forked child that the parent's loop does not run there, which the parent's page must not know.
+            # In a forked child asyncio says that the parent's loop does not run there. The parent's
+            # page must not show that.
             return
         if before is not None and before is not loop:
             self._stopped(before)
@@ -81,10 +86,10 @@ class RunningLoopHook:
             self._started(loop)
 
     def install(self) -> None:
-        """Put it in place."""
+        """Replace the function."""
         events._set_running_loop = self._wrapper
 
     def remove(self) -> None:
-        """Restore the function; where somebody has since replaced it in turn, leave this one, without effect."""
+        """Restore the function. Does nothing if something else has replaced ours since."""
         if events._set_running_loop is self._wrapper:
             events._set_running_loop = self._original

@@ -1,7 +1,8 @@
-"""Where the construction of a task is intercepted, in pure Python.
+"""Intercepts the construction of tasks, so that their coroutines are traced.
 
-Two places together see every task but those of types that were captured before: the method ``create_task`` of loop classes, which
-comes before the application's task factory and leaves it alone, and the name ``asyncio.Task``, for who constructs tasks directly.
+In pure Python two places together see every task, except those of types that were captured before:
+the method ``create_task`` of loop classes, which runs before the application's task factory and
+leaves it alone, and the name ``asyncio.Task``, for code that constructs tasks directly.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from asyncio import _get_running_loop, tasks
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-#: ``trace(loop, coro)`` is the coroutine to hand to the task. If that is another one, it is then told of its task by ``admit()``, or
-#: that there is none by ``abandon()``.
+#: ``trace(loop, coro)`` returns the coroutine to pass to the task. If that is another one, its
+#: ``admit()`` is called once it has a task, or its ``abandon()`` if it gets none.
 Trace = Callable[[Any, Any], Any]
 Lookup = Callable[[Any], Any]
 
 
 class _Offer(threading.local):
-    """The coroutine for which a task is being created in this thread: traced or left out, it is not to be decided about again."""
+    """The coroutine of a task that this thread creates. It is not offered to ``trace`` again."""
 
     coro: Any = None
 
@@ -32,17 +33,17 @@ _C_TASK = getattr(tasks, "_CTask", None)
 
 
 class Hook(Protocol):
-    """Something that is put in place, and taken back if it is still there."""
+    """Something that is patched, and can be restored."""
 
     def install(self) -> None:
-        """Put it in place."""
+        """Patch it."""
 
     def remove(self) -> None:
-        """Restore what was there; where somebody has since replaced it in turn, leave it, without effect."""
+        """Restore what was there. Does nothing if something else has replaced the patch since."""
 
 
 class MethodHook:
-    """A method of one loop class: ``wrapper`` in its place."""
+    """Replaces a method of one loop class by ``wrapper``."""
 
     def __init__(self, loop_class: type, name: str, wrapper: Callable[..., Any]) -> None:
         self.loop_class = loop_class
@@ -55,7 +56,7 @@ class MethodHook:
         setattr(self.loop_class, self._name, self._wrapper)
 
     def remove(self) -> None:
-        """Restore the method, or the inheritance of it."""
+        """Restore the method, or let it be inherited again."""
         if vars(self.loop_class).get(self._name) is not self._wrapper:
             return
         if self._own is None:
@@ -65,7 +66,7 @@ class MethodHook:
 
 
 class CreateTaskHook(MethodHook):
-    """The method ``create_task``."""
+    """Replaces the method ``create_task`` of one loop class."""
 
     def __init__(self, loop_class: type, trace: Trace) -> None:
         original = loop_class.create_task  # type: ignore[attr-defined]
@@ -95,15 +96,16 @@ def _tracing_create_task(original: Callable[..., Any], trace: Trace) -> Callable
 
 
 def _left_behind(task: Any, traced: Any) -> bool:
-    """Whether the application's factory wrapped the coroutine in one of its own, which is then the one to trace.
+    """Whether the application's factory wrapped the coroutine in its own, which is then traced.
 
-    A task that is done need not be asked, and must not: Python 3.12.1 has lost the coroutine of one that ran eagerly, and crashes.
+    A task that is done need not be asked, and must not be: Python 3.12.1 has lost the coroutine of
+    a task that ran eagerly, and crashes.
     """
     return isinstance(task, asyncio.Task) and (task.done() or task.get_coro() is not traced)
 
 
 def _created_elsewhere(task: Any) -> Any:
-    """In debug mode the task remembers where it was created, which is not here."""
+    """Remove our frame from the place of creation that a task remembers in debug mode."""
     source = getattr(task, "_source_traceback", None)
     if source and source[-1].filename == __file__:
         del source[-1]
@@ -111,10 +113,11 @@ def _created_elsewhere(task: Any) -> Any:
 
 
 class TaskTypeHook:
-    """The C type of tasks itself, by the C core: sees every construction, of subclasses too, and needs no other seam.
+    """Hooks the C type of tasks itself, with the C core.
 
-    ``lookup(loop)`` is the recorder of a loop, or ``None``. Several may be installed; the last one that knows a loop has it, as with the
-    seams in Python, which wrap one another.
+    It sees every construction, of subclasses too, so that no other hook is needed. ``lookup(loop)``
+    returns the recorder of a loop, or ``None``. Several may be installed; the last one that knows a
+    loop gets it, as with the hooks in Python, which wrap one another.
     """
 
     _lookups: ClassVar[list[Lookup]] = []
@@ -129,7 +132,7 @@ class TaskTypeHook:
         self._core.hook(_C_TASK, self._first)
 
     def remove(self) -> None:
-        """Unhook it after the last."""
+        """Unhook the constructor, if this is the last one that is installed."""
         self._lookups.remove(self._lookup)
         if self._lookups:
             self._core.hook(_C_TASK, self._first)
@@ -138,14 +141,17 @@ class TaskTypeHook:
 
     @classmethod
     def _first(cls, loop: Any) -> Any:
-        """The recorder of a loop; a task that is given none takes the running one, or is the caller's mistake."""
+        """The recorder of a loop; ``None`` if it is not traced.
+
+        A task that is given no loop takes the running one; without one, construction fails anyway.
+        """
         loop = _get_running_loop() if loop is None else loop
         found = (lookup(loop) for lookup in reversed(cls._lookups)) if loop is not None else ()
         return next((recorder for recorder in found if recorder is not None), None)
 
 
 class TaskNameHook:
-    """The name ``asyncio.Task``: a type in its place whose instances are those of the original."""
+    """Replaces the name ``asyncio.Task`` by a type whose instances are those of the original."""
 
     def __init__(self, trace: Trace) -> None:
         self._original = tasks.Task
@@ -167,7 +173,8 @@ class TaskNameHook:
 
 
 def _stand_in(original: Any, trace: Trace) -> type:
-    # Not only a type, so that the application may derive from it and from an abstract class. The original may be a stand-in itself.
+    # An ABCMeta, so that the application may derive from both the stand-in and an abstract class.
+    # The original may be a stand-in itself.
     base: Any = abc.ABCMeta if type(original) is type else type(original)
 
     class Meta(base, type):  # type: ignore[misc]  # whichever it is
@@ -209,12 +216,15 @@ def _stand_in(original: Any, trace: Trace) -> type:
 
 
 def c_hooks(core: Any, lookup: Lookup) -> list[Hook]:
-    """The one seam that the C core needs; none where tasks are not of its type."""
+    """The one hook that the C core needs; none where tasks are not of the type in C."""
     return [TaskTypeHook(core, lookup)] if core is not None and _C_TASK is tasks.Task else []
 
 
 def python_hooks(trace: Trace) -> list[Hook]:
-    """The seams for every loop, those of uvloop included if it is imported; if it comes later it takes the stand-in."""
+    """The hooks for every loop, those of uvloop included.
+
+    If uvloop is imported later, it takes the stand-in of ``asyncio.Task``.
+    """
     uvloop = sys.modules.get("uvloop")
     classes = [asyncio.BaseEventLoop, *([uvloop.Loop] if uvloop is not None else [])]
     return [TaskNameHook(trace), *(CreateTaskHook(loop_class, trace) for loop_class in classes)]
