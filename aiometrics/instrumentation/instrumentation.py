@@ -126,8 +126,8 @@ class Instrumentation:
 
         The locks are replaced, because other threads may have held them.
         """
-        self._loops.forget()
         self.internal_errors.forget()
+        self._loops.forget()
         self._hooks.remove()
         self._slot_pool.forget()
         self.work_queue.forget()
