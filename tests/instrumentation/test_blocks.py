@@ -1,4 +1,4 @@
-"""What the watchdog names for real blocks in real time, also for calls that never give the interpreter away while they last."""
+"""The watchdog names the line of real blocks in real time, also of calls that hold the GIL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ Block = Callable[["Scene"], object]
 LARGE = "[" + ",".join(['{"id": 1, "name": "x"}'] * 400_000) + "]"
 #: Blocks after which it is clear that they are never named.
 MOST_BLOCKS = 50
-COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT count(*) FROM n"
+COUNT = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) "
+    "SELECT count(*) FROM n"
+)
 
 
 class Scene:
@@ -51,7 +54,10 @@ class Scene:
 
 
 class Noticed(Watchdog):
-    """Says when it has seen the block: on a busy machine a program may stand still before it comes to it."""
+    """A watchdog that says when it has seen the block.
+
+    On a busy machine a program may stand still before it comes to the block.
+    """
 
     scene: Scene
     name: str
@@ -63,7 +69,7 @@ class Noticed(Watchdog):
 
 
 def sleeps(_: Scene) -> None:
-    """Sleep in the way that the loop does not know of."""
+    """Sleep in the thread."""
     time.sleep(0.3)
 
 
@@ -117,7 +123,7 @@ BLOCKS: dict[Block, str] = {
 
 
 class Slow(BaseHTTPRequestHandler):
-    """Answers when the watchdog has seen who waits."""
+    """A server that answers once the watchdog has seen the block."""
 
     scene: Scene
 
@@ -128,7 +134,7 @@ class Slow(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -184,7 +190,10 @@ def watch(
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 def test_the_line_that_blocks_is_named(implementation: str, block: Block) -> None:
-    """The line of the application, and the library function that it called; no other, but a look may come when it is just over."""
+    """The place is the line of the application with the library function that it called.
+
+    No other place is named, but a look may come when the block has just ended.
+    """
     samples = watch(block, implementation, asyncio.run, blocking_threshold=0.02)
     line = block.__code__.co_firstlineno + 2
     path = f"{__name__.replace('.', '/')}.py"

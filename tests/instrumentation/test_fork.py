@@ -1,4 +1,4 @@
-"""Processes that fork: with a directory a child has pages and threads of its own, writes none of its parent's, and counts nothing twice."""
+"""Processes that fork: a child has pages and threads of its own, and counts nothing twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(
     not SUPPORTED or not hasattr(os, "fork"), reason="this system cannot fork, or has no flock()"
 )
 
-#: What the programs have in common. They end with the page of the whole service, as the parent serves it.
+#: What the programs have in common. They end with the page of the whole service, as the parent
+#: serves it.
 BEGIN = """
 import asyncio, gc, multiprocessing, os, sys, threading, urllib.request
 import aiometrics
@@ -30,13 +31,16 @@ async def work(number=1):
 
 def start():
     # No wait of a parent counts as a block, which would be logged.
-    return aiometrics.start_exporter(0, "127.0.0.1", directory=sys.argv[1], registry=None, blocking_threshold=1e6)
+    return aiometrics.start_exporter(
+        0, "127.0.0.1", directory=sys.argv[1], registry=None, blocking_threshold=1e6
+    )
 
 def waited(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 def threads():
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("aiometrics"))
+    names = (thread.name for thread in threading.enumerate())
+    return sorted(name for name in names if name.startswith("aiometrics"))
 
 def end(exporter):
     print(urllib.request.urlopen(exporter.url).read().decode())
@@ -58,7 +62,10 @@ def run(directory: Path, program: str, *, implementation: str = "") -> dict[tupl
 
 
 def printed(command: list[str], environ: dict[str, str]) -> dict[tuple[str, ...], float]:
-    """The samples that a program prints that ends well, and has nothing to complain about but that tests have their files on a disk."""
+    """The samples that a program prints, which must succeed.
+
+    The only warning it may print is that the files of tests are on a disk.
+    """
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env=environ, timeout=300
     )
@@ -88,7 +95,7 @@ end(exporter)
 
 
 def test_workers_of_a_preloaded_service_are_traced(tmp_path: Path, implementation: str) -> None:
-    """The exporter was started before the fork: each child goes on by itself, its threads begin with its loop, the parent shows all."""
+    """The exporter is started before the fork. The parent shows the numbers of all children."""
     found = run(tmp_path / "shared", PRELOADED, implementation=implementation)
     assert 30 == found["asyncio_tasks_created_total", "__main__.works"]
     assert {0} == {
@@ -109,8 +116,10 @@ async def main():
         gc.collect()
         asyncio._set_running_loop(None)
         asyncio.run(work(7))
-        assert 7 + 5 + 1 == exporter.snapshot().coroutine("__main__.works").created, exporter.snapshot().coroutines
-        assert [("0", os.getppid()), ("1", 0)] == [(loop.loop, loop.process_id) for loop in exporter.snapshot().loops]
+        seen = exporter.snapshot()
+        assert 7 + 5 + 1 == seen.coroutine("__main__.works").created, seen.coroutines
+        loops = [(loop.loop, loop.process_id) for loop in seen.loops]
+        assert [("0", os.getppid()), ("1", 0)] == loops
         os._exit(0)
     except BaseException as error:
         print(repr(error), flush=True)
@@ -123,7 +132,7 @@ end(exporter)
 
 
 def test_a_task_that_forks_goes_on_in_both(tmp_path: Path, implementation: str) -> None:
-    """What the child does of the inherited tasks is not counted, what it does on its own loop is, and on a page of its own."""
+    """Steps of inherited tasks are not counted in the child; those on its own loop are."""
     found = run(tmp_path / "shared", IN_A_TASK, implementation=implementation)
     assert 5 + 1 + 7 == found["asyncio_tasks_created_total", "__main__.works"]
     assert 0 == found["asyncio_tasks", "__main__.works"]
@@ -142,7 +151,8 @@ async def main():
     await work(5)
     (slot,) = exporter.instrumentation.slots()
     pending = asyncio.create_task(works())
-    # Nobody but the child could write from here on: the parent waits for it, and its threads are stopped.
+    # Nobody but the child could write from here on: the parent waits for it, and its threads are
+    # stopped.
     exporter._periodic.stop()
     exporter._watchdog.stop()
     before = bytes(slot.page.memory)
@@ -170,7 +180,7 @@ end(exporter)
 def test_a_child_writes_nothing_to_the_pages_of_its_parent(
     tmp_path: Path, implementation: str
 ) -> None:
-    """Not a byte: neither by the tasks it inherited, nor by collections, nor when its exporter is refreshed or stopped."""
+    """Neither inherited tasks, nor collections, nor a refresh or stop of its exporter do."""
     run(tmp_path / "shared", UNWRITTEN, implementation=implementation)
 
 
@@ -194,7 +204,7 @@ end(exporter)
 
 
 def test_a_child_does_not_keep_the_slots_of_a_parent_that_died(tmp_path: Path) -> None:
-    """The next process takes them, though the child has not ended yet."""
+    """The next process claims them, though the child has not ended yet."""
     directory = tmp_path / "shared"
     assert 7 == run(directory, ORPHANS)["asyncio_tasks_created_total", "__main__.works"]
     assert ["0.page"] == [path.name for path in directory.iterdir()]
@@ -234,7 +244,10 @@ end(exporter)
 
 
 def test_a_fork_at_any_moment_ends_in_no_deadlock(tmp_path: Path, implementation: str) -> None:
-    """While threads of the parent hold every lock that we have, again and again; and no error of the parent's is one of the child's."""
+    """Threads of the parent hold every lock of ours again and again.
+
+    The child has none of the internal errors of its parent.
+    """
     found = run(tmp_path / "shared", BUSY, implementation=implementation)
     assert 0 == found["asyncio_tasks_created_total", "__main__.works"] % 10
 
@@ -264,8 +277,8 @@ assert 0 == code
 """
 
 
-def test_a_child_waits_for_no_layout_of_its_parent(tmp_path: Path) -> None:
-    """Where each number stands in a page is worked out when it is first needed, which a thread may be about when another one forks."""
+def test_a_child_does_not_wait_for_a_layout_of_its_parent(tmp_path: Path) -> None:
+    """Offsets in a page are computed when first needed, perhaps while another thread forks."""
     assert {} == run(tmp_path, WORKING_OUT)
 
 
@@ -278,13 +291,14 @@ if __name__ == "__main__":
     exporter = start()
     asyncio.run(work(1))
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert [["aiometrics-keeper", "aiometrics-watchdog"]] * 4 == pool.map(job, [10] * 4, chunksize=1)
+        expected = ["aiometrics-keeper", "aiometrics-watchdog"]
+        assert [expected] * 4 == pool.map(job, [10] * 4, chunksize=1)
     end(exporter)
 """
 
 
 def test_jobs_of_a_pool_that_forks_are_traced(tmp_path: Path, implementation: str) -> None:
-    """Loop after loop in the same process has the same page; the parent's own numbers stay."""
+    """Loop after loop in a process has the same page; the numbers of the parent stay."""
     found = run(tmp_path / "shared", MULTIPROCESSING, implementation=implementation)
     assert 41 == found["asyncio_tasks_created_total", "__main__.works"]
     assert 3 >= len(list((tmp_path / "shared").iterdir()))
@@ -319,8 +333,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_spawned_process_is_traced_if_it_says_so(tmp_path: Path) -> None:
-    """It inherits nothing; an exporter that it starts itself has a slot of its own."""
+def test_a_spawned_process_is_traced_if_it_starts_an_exporter(tmp_path: Path) -> None:
+    """It inherits nothing; an exporter that it starts has a slot of its own."""
     program = tmp_path / "spawned.py"
     program.write_text(SPAWNED, encoding="utf-8")
     found = printed([sys.executable, str(program), str(tmp_path / "shared")], dict(os.environ))
@@ -336,7 +350,8 @@ WITHOUT_LOOP = """
 exporter = start()
 child = os.fork()
 if not child:
-    os.execv(sys.executable, [sys.executable, "-c", "import os, sys; sys.exit(len(os.listdir('/proc/self/fd')) > 5)"])
+    count = "import os, sys; sys.exit(len(os.listdir('/proc/self/fd')) > 5)"
+    os.execv(sys.executable, [sys.executable, "-c", count])
 assert 0 == waited(child)
 child = os.fork()
 if not child:
@@ -352,13 +367,17 @@ end(exporter)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are listed in /proc")
 def test_a_child_without_a_loop_pays_nothing(tmp_path: Path) -> None:
-    """No thread and no page; one that becomes another program has none of our files, one that stops the exporter stops only its own."""
+    """It has no thread and no page, and passes no file of ours on to another program.
+
+    If it stops the exporter, it stops only its own.
+    """
     found = run(tmp_path / "shared", WITHOUT_LOOP)
     assert 2 == found["asyncio_tasks_created_total", "__main__.works"]
     assert ["0.page"] == [path.name for path in (tmp_path / "shared").iterdir()]
 
 
-#: A thread stops where it has made something that nobody else knows of yet, and another one forks a child that lives on.
+#: A thread stops where it has made something that nobody else knows of yet, and another one forks a
+#: child that lives on.
 IN_BETWEEN = """
 from aiometrics.http import server
 from aiometrics.pages.multiprocess import slot_file
@@ -403,7 +422,7 @@ os.write(write, b"x")
 
 
 def test_a_child_does_not_keep_a_port_that_was_being_bound() -> None:
-    """When its parent lets go of it, it is free for the others."""
+    """When its parent closes the port, others can bind it."""
     assert {} == printed(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGIN + IN_BETWEEN + PORT],
         dict(os.environ),
@@ -429,5 +448,5 @@ os.write(write, b"x")
 
 
 def test_a_child_does_not_keep_a_slot_that_was_being_taken(tmp_path: Path) -> None:
-    """When its parent is gone, another takes it."""
+    """When its parent is gone, another process claims the slot."""
     assert {} == run(tmp_path / "shared", IN_BETWEEN + SLOT)

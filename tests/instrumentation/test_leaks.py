@@ -1,4 +1,4 @@
-"""However many tasks come and go, and in whatever way they end, as much is alive as before."""
+"""However many tasks come and go, and however they end, nothing of them stays alive."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
 #: Tasks per crowd; of that many, one kept object each could not be overlooked.
 CROWD = 500
-#: Which no machine is too slow for: a request that takes longer is logged, and what is logged is kept.
+#: Which no machine is too slow for: a request that takes longer is logged, and what is logged is
+#: kept.
 HOUR = 3600
 #: Crowds until every cache is warm, and after that.
 WARM, MORE = 3, 4
-#: Crowds at most. What tells this process which tests to run has a thread, whose objects come and go too, but not with each crowd.
+#: Crowds at most. What tells this process which tests to run has a thread, whose objects come and
+#: go too, but not with each crowd.
 PATIENCE = 40
 ConnectionLimit = Callable[[], Awaitable[None]]
 CROWDS: list[ConnectionLimit] = []
@@ -51,7 +53,7 @@ async def waits() -> None:
 
 
 async def spawn(function: Callable[[], Any]) -> list[asyncio.Task[Any]]:
-    """A crowd of tasks that have begun."""
+    """Many tasks that have begun."""
     tasks = [asyncio.create_task(function()) for _ in range(CROWD)]
     await asyncio.sleep(0)
     return tasks
@@ -59,19 +61,19 @@ async def spawn(function: Callable[[], Any]) -> list[asyncio.Task[Any]]:
 
 @crowd
 async def completed() -> None:
-    """Each returns."""
+    """Each task returns."""
     await asyncio.gather(*await spawn(returns))
 
 
 @crowd
 async def failed() -> None:
-    """Each raises, and is asked for it."""
+    """Each task raises, and its exception is retrieved."""
     await asyncio.gather(*await spawn(raises), return_exceptions=True)
 
 
 @crowd
 async def cancelled() -> None:
-    """Each is cancelled while it waits."""
+    """Each task is cancelled while it waits."""
     tasks = await spawn(waits)
     for task in tasks:
         task.cancel()
@@ -80,7 +82,7 @@ async def cancelled() -> None:
 
 @crowd
 async def cancelled_before_they_began() -> None:
-    """Each is cancelled before its first step."""
+    """Each task is cancelled before its first step."""
     tasks = [asyncio.create_task(waits()) for _ in range(CROWD)]
     for task in tasks:
         task.cancel()
@@ -89,13 +91,13 @@ async def cancelled_before_they_began() -> None:
 
 @crowd
 async def destroyed_while_pending() -> None:
-    """Each waits for what only it knows, and is forgotten."""
+    """Each task waits for a future that only it refers to, and is collected."""
     await spawn(waits)
 
 
 @crowd
 async def closed_unstarted() -> None:
-    """Each belongs to a loop that is closed before it runs, and its coroutine is closed by hand."""
+    """Each task has a loop that is closed before it runs; its coroutine is closed by hand."""
     for _ in range(CROWD // 10):
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(lambda *_: None)
@@ -108,7 +110,7 @@ async def closed_unstarted() -> None:
 
 @crowd
 async def not_constructed() -> None:
-    """Each construction fails."""
+    """Each construction of a task fails."""
     for _ in range(CROWD):
         coro = waits()
         with suppress(TypeError):
@@ -118,7 +120,7 @@ async def not_constructed() -> None:
 
 @crowd
 async def nested() -> None:
-    """Each waits for a chain of others."""
+    """Each task waits for a chain of others."""
 
     async def chain(depth: int) -> None:
         if depth:
@@ -129,7 +131,7 @@ async def nested() -> None:
 
 @crowd
 async def subclassed() -> None:
-    """Each is of a type of the application's own, which goes too."""
+    """Each task has a type of its own, which is collected too."""
 
     class Own(asyncio.Task[Any]):
         """A task."""
@@ -142,7 +144,7 @@ async def subclassed() -> None:
 
 @crowd
 async def thrown_into() -> None:
-    """Each has an exception thrown into it and goes on."""
+    """Each task has an exception thrown into it, and goes on."""
 
     async def catches() -> None:
         with suppress(TimeoutError):
@@ -155,7 +157,7 @@ async def thrown_into() -> None:
 
 @crowd
 async def called_back() -> None:
-    """Callbacks that are no tasks: one in two raises."""
+    """Callbacks that are not steps of tasks; one in two raises."""
     loop = asyncio.get_running_loop()
     for number in range(CROWD):
         loop.call_soon([].append if number % 2 else "no function", number)  # type: ignore[arg-type]
@@ -165,7 +167,7 @@ async def called_back() -> None:
 
 @crowd
 async def serving_requests() -> None:
-    """Each serves one, with a child that outlives it."""
+    """Each task serves a request, with a child that outlives it."""
 
     async def serves() -> None:
         with request("GET /", objective=HOUR):
@@ -178,7 +180,7 @@ async def serving_requests() -> None:
 
 @crowd
 async def leaving_no_scope() -> None:
-    """Each enters one scope after the other, and leaves none."""
+    """Each task enters one scope after the other, and leaves none."""
 
     async def enters() -> None:
         for _ in range(3):
@@ -190,7 +192,7 @@ async def leaving_no_scope() -> None:
 
 @crowd
 async def leaving_the_scopes_of_others() -> None:
-    """Each leaves what its neighbour entered."""
+    """Each task leaves the scope that another task entered."""
     scopes = [request("GET /", objective=HOUR) for _ in range(CROWD)]
 
     async def enters(number: int) -> None:
@@ -204,7 +206,7 @@ async def leaving_the_scopes_of_others() -> None:
 
 @crowd
 async def destroyed_inside_a_request() -> None:
-    """Each waits for ever in a scope whose id leads back to it, and is forgotten."""
+    """Each task waits in a scope whose id refers to the task, and is collected."""
 
     async def visits() -> None:
         with request("GET /", id=asyncio.current_task()):
@@ -215,7 +217,7 @@ async def destroyed_inside_a_request() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_but_what_is_new() -> Iterator[None]:
-    """The collector leaves alone what the other tests left: to look through it again and again took most of the time."""
+    """Freeze what other tests left, because collecting it again and again took most of the time."""
     gc.collect()
     gc.freeze()
     yield
@@ -223,7 +225,7 @@ def _nothing_but_what_is_new() -> Iterator[None]:
 
 
 def alive(kind: type) -> str:
-    """What is left: wrappers of coroutines, objects, and references to what everything shares; as text, which is no object of these."""
+    """Counts of wrappers, objects and shared references, as text, which adds no object."""
     for _ in range(3):
         gc.collect()
     objects = gc.get_objects()
@@ -232,12 +234,13 @@ def alive(kind: type) -> str:
     counts = [
         sys.getrefcount(each) for each in (shared if sys.version_info >= (3, 12) else shared[1:])
     ]
-    return f"{sum(type(obj) is kind for obj in objects)} wrappers, {len(objects)} objects, references {counts}"
+    wrappers = sum(type(obj) is kind for obj in objects)
+    return f"{wrappers} wrappers, {len(objects)} objects, references {counts}"
 
 
 @pytest.mark.parametrize("function", CROWDS, ids=lambda function: function.__name__)
-def test_as_much_is_alive_as_before(implementation: str, function: ConnectionLimit) -> None:
-    """Wrappers, objects, memory blocks and reference counts stay as they are, and the page claims nobody."""
+def test_nothing_stays_alive(implementation: str, function: ConnectionLimit) -> None:
+    """Counts of objects, memory blocks and references do not grow, and no task is live."""
     seen: list[str] = []
     blocks: list[int] = []
 
@@ -254,14 +257,15 @@ def test_as_much_is_alive_as_before(implementation: str, function: ConnectionLim
         snapshot = instrumentation.snapshot()
     assert seen[-1].startswith("1 wrappers, ")  # the test's own
     assert [seen[-1]] * MORE == seen[-MORE:]
-    # What is no object has no owner to be asked, and the interpreter's own caches come and go by a few.
+    # What is no object has no owner to be asked, and the interpreter's own caches come and go by a
+    # few.
     assert blocks[-1] - blocks[-MORE] < CROWD
     assert 0 == sum(entry.live for entry in snapshot.coroutines)
     assert 0 == sum(point.suspended + point.oldest_suspension_ns for point in snapshot.yield_points)
 
 
-def test_as_little_is_left_of_loops(implementation: str) -> None:
-    """Loops that come and go leave their page to the next, and nothing else."""
+def test_nothing_stays_alive_of_loops(implementation: str) -> None:
+    """Loops that come and go leave their page to the next loop, and nothing else."""
 
     def alive_after(count: int) -> int:
         for _ in range(count):
@@ -277,8 +281,8 @@ def test_as_little_is_left_of_loops(implementation: str) -> None:
         assert 1 == len(instrumentation.snapshot().loops)
 
 
-def test_nothing_is_left_of_an_instrumentation(implementation: str) -> None:
-    """To install and remove again and again costs nothing in the end."""
+def test_nothing_stays_alive_of_an_instrumentation(implementation: str) -> None:
+    """Installing and removing it again and again leaves nothing."""
 
     def once() -> None:
         with every_loop(implementation):

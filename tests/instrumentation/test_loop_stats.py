@@ -1,4 +1,4 @@
-"""What is known of a loop beyond its page: collections, its thread's time, exceptions that nobody handled, its executor."""
+"""Loop statistics: garbage collections, thread times, unhandled exceptions, the executor."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def only(seen: Snapshot) -> Loop:
 
 
 def test_collections_are_charged_to_the_loop_whose_thread_they_ran_in(implementation: str) -> None:
-    """By generation, exactly; not those of a thread without a loop."""
+    """They are exact and by generation; collections in a thread without a loop do not count."""
     with traced_loop(implementation=implementation) as traced:
 
         def slow(phase: str, _: object) -> None:
@@ -70,8 +70,8 @@ def test_collections_are_charged_to_the_loop_whose_thread_they_ran_in(implementa
         assert (3 * MS, 0, 6 * MS) == only(traced.snapshot()).gc_pauses_ns
 
 
-def test_the_collector_calls_nobody_once_tracing_is_over(implementation: str) -> None:
-    """Its callbacks are the application's own again."""
+def test_the_collector_calls_nothing_of_ours_once_tracing_is_over(implementation: str) -> None:
+    """Its callbacks are those of the application again."""
     before = list(gc.callbacks)
     with every_loop(implementation):
         assert len(before) + 1 == len(gc.callbacks)
@@ -81,10 +81,10 @@ def test_the_collector_calls_nobody_once_tracing_is_over(implementation: str) ->
 def test_an_error_while_a_collection_is_timed_switches_that_off(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is logged and counted once, and the rest goes on."""
+    """The error is logged and counted once, and everything else goes on."""
 
     class Fails(ManualClock):
-        """Cannot be read when it matters."""
+        """A clock that raises when it was told to."""
 
         broken = False
 
@@ -117,8 +117,8 @@ def test_an_error_while_a_collection_is_timed_switches_that_off(
 
 
 @LINUX
-def test_the_clock_of_a_thread_is_the_one_that_pthreads_know() -> None:
-    """Without asking pthreads about a thread that may be gone."""
+def test_the_clock_of_a_thread_is_that_of_pthreads() -> None:
+    """It is found without asking pthreads about a thread that may be gone."""
     clock = time.pthread_getcpuclockid(threading.get_ident())
     assert ~threading.get_native_id() << 3 | 6 == clock
     found = cpu_ns(threading.get_native_id())
@@ -127,8 +127,8 @@ def test_the_clock_of_a_thread_is_the_one_that_pthreads_know() -> None:
 
 
 @LINUX
-def test_of_a_thread_that_is_gone_nothing_is_known() -> None:
-    """Rather than an error."""
+def test_a_thread_that_is_gone_has_no_times() -> None:
+    """No error is raised."""
     natives: list[int] = []
     thread = threading.Thread(target=lambda: natives.append(threading.get_native_id()))
     thread.start()
@@ -140,7 +140,7 @@ def test_of_a_thread_that_is_gone_nothing_is_known() -> None:
 
 
 def test_a_meter_adds_up_what_each_thread_gains() -> None:
-    """From the first look at it on; a thread that is gone, or another one, takes nothing away."""
+    """Gains count from the first update of a thread on; another thread takes nothing away."""
     readings: dict[int, int | None] = {}
     meter = ThreadMeter(readings.get)
     totals = []
@@ -164,7 +164,7 @@ def test_a_meter_adds_up_what_each_thread_gains() -> None:
 
 
 def burn(until_ns: int) -> None:
-    """Use the CPU until this thread has had so much of it."""
+    """Use the CPU until this thread has had that much CPU time."""
     while time.thread_time_ns() < until_ns:
         pass
 
@@ -174,7 +174,7 @@ def burn(until_ns: int) -> None:
 def test_cpu_time_is_that_of_the_thread_since_the_loop_was_seen(
     implementation: str, make: Callable[[], Any]
 ) -> None:
-    """No more than the thread had meanwhile, and no less than was used before the first reading and after the last."""
+    """It is at most what the thread had, and at least what was used between the readings."""
     with every_loop(implementation) as made:
 
         async def main() -> tuple[int, int, int]:
@@ -194,7 +194,7 @@ def test_cpu_time_is_that_of_the_thread_since_the_loop_was_seen(
 
 @LINUX
 def test_the_time_of_threads_never_falls(implementation: str) -> None:
-    """Loops of one name in thread after thread continue one counter, also while none runs."""
+    """Loops of one name in different threads continue one counter, also while none runs."""
 
     async def main() -> None:
         burn(time.thread_time_ns() + 2 * MS)
@@ -219,7 +219,7 @@ def test_the_time_of_threads_never_falls(implementation: str) -> None:
 def test_the_thread_is_that_which_runs_the_loop(
     implementation: str, make: Callable[[], Any]
 ) -> None:
-    """Also if the first task was created elsewhere; of uvloop it is known from the first collection or block on."""
+    """The first task may be created elsewhere; with uvloop the first collection or block tells."""
     idents: list[int | None] = []
 
     async def main() -> None:
@@ -238,7 +238,7 @@ def test_the_thread_is_that_which_runs_the_loop(
 
 
 def test_without_a_loop_there_is_no_thread() -> None:
-    """The slot is free: nothing is read of whatever runs in its thread now."""
+    """A free slot reads nothing of what its thread runs now."""
     loop_stats = LoopStats(page())
     assert loop_stats.thread_ident is None
     loop_stats.attach(lambda: None)
@@ -259,7 +259,7 @@ def fail() -> None:
 def test_calls_of_the_exception_handler_are_counted(
     implementation: str, make: Callable[[], Any]
 ) -> None:
-    """Whichever the application sets and whenever, it is called as ever, and is what it reads back."""
+    """The handler that the application sets, at any time, is called, and is what it reads back."""
     heard: list[tuple[Any, dict[str, Any]]] = []
 
     def handler(running: Any, context: dict[str, Any]) -> None:
@@ -289,10 +289,10 @@ def test_calls_of_the_exception_handler_are_counted(
 
 
 @LOOPS
-def test_an_exception_of_a_task_that_nobody_retrieves_counts(
+def test_an_exception_that_is_never_retrieved_counts(
     implementation: str, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When the task is collected, as ever; and is logged once, as ever."""
+    """It counts when the task is collected, and asyncio logs it once, as it does untraced."""
 
     async def fails() -> None:
         raise ZeroDivisionError
@@ -315,11 +315,11 @@ def test_an_exception_of_a_task_that_nobody_retrieves_counts(
 def test_a_loop_of_the_applications_that_overrides_the_method_is_counted_once(
     implementation: str, *, asks_parent: bool
 ) -> None:
-    """Whether it calls the original or not."""
+    """It is counted once whether it calls the original or not."""
     called: list[str] = []
 
     class Loop(asyncio.SelectorEventLoop):
-        """Has its own mind."""
+        """A loop with a handler of its own."""
 
         def call_exception_handler(self, context: dict[str, Any]) -> None:
             called.append(context["message"])
@@ -339,7 +339,7 @@ def test_a_loop_of_the_applications_that_overrides_the_method_is_counted_once(
 
 
 def test_a_handler_that_reports_something_else_counts_twice(implementation: str) -> None:
-    """It is another call."""
+    """The second report is another call."""
 
     def handler(running: Any, context: dict[str, Any]) -> None:
         if context["message"] == "first":
@@ -356,7 +356,7 @@ def test_a_handler_that_reports_something_else_counts_twice(implementation: str)
 
 @LOOPS
 def test_the_method_is_put_back(implementation: str, make: Callable[[], Any]) -> None:
-    """Every class has what it had, and only that."""
+    """Every class has the attributes that it had before, and no others."""
     probe = make()
     classes = [kind for kind in type(probe).__mro__ if kind is not object]
     probe.close()
@@ -374,7 +374,7 @@ def test_the_method_is_put_back(implementation: str, make: Callable[[], Any]) ->
 def test_threads_and_queue_of_the_default_executor(
     implementation: str, make: Callable[[], Any]
 ) -> None:
-    """None before it is used; then threads that were started, and calls that wait for one."""
+    """Both are 0 before its first use; then threads that were started and waiting calls count."""
     started, released = threading.Event(), threading.Event()
     states: list[tuple[int | None, int | None]] = []
 
@@ -404,8 +404,8 @@ def test_threads_and_queue_of_the_default_executor(
     assert [(0, 0), (1, 2), (1, 0), (None, None)] == states
 
 
-def test_an_executor_that_is_made_by_itself_is_found_too(implementation: str) -> None:
-    """Only the garbage collector knows of uvloop's."""
+def test_an_executor_that_the_loop_makes_itself_is_found_too(implementation: str) -> None:
+    """That of uvloop is found through the garbage collector."""
 
     async def main() -> None:
         await asyncio.to_thread(int)
@@ -418,8 +418,8 @@ def test_an_executor_that_is_made_by_itself_is_found_too(implementation: str) ->
         runner.run(main())
 
 
-def test_what_does_not_show_its_executor_has_none_to_show() -> None:
-    """Neither a loop that is none of the known, nor an executor that is not of the usual kind."""
+def test_an_unknown_loop_or_executor_has_no_state() -> None:
+    """The state of an unknown kind of loop, or of an unusual executor, is ``None``."""
 
     class Foreign:
         """Some loop."""
@@ -435,8 +435,8 @@ def test_what_does_not_show_its_executor_has_none_to_show() -> None:
 # --- families
 
 
-def test_rows_of_vitals() -> None:
-    """Each number under its name, in seconds; what is not known has no row, what is has one from the start."""
+def test_rows_of_loop_statistics() -> None:
+    """Numbers are in seconds; unknown numbers have no row, known ones have one from the start."""
     names = (
         "asyncio_loop_thread_cpu_seconds_total",
         "asyncio_loop_thread_runqueue_seconds_total",

@@ -1,4 +1,7 @@
-"""Never hurt the program that is observed: each scenario runs bare and traced, and everything that can be noticed must be the same."""
+"""The observed program is not harmed.
+
+Each scenario runs bare and traced, and everything that can be noticed must be the same.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,13 @@ SCENARIOS: list[Scenario] = []
 
 
 def scenario(function: Scenario) -> Scenario:
-    """Something an application does; what it appends to its notes is compared."""
+    """Something that an application does. What it appends to its notes is compared."""
     SCENARIOS.append(function)
     return function
 
 
 class Listener(logging.Handler):
-    """Writes down what asyncio logs."""
+    """Keeps what asyncio logs."""
 
     def __init__(self, notes: Notes) -> None:
         super().__init__()
@@ -49,18 +52,24 @@ class Listener(logging.Handler):
 
 
 def stable(text: str) -> str:
-    """Without addresses and numbers of tasks, which no two runs share."""
+    """``text`` without addresses and numbers of tasks, which differ between runs."""
     return re.sub(r"0x[0-9a-f]+|Task-\d+", "#", text)
 
 
 def without_recorder(notes: Notes) -> Notes:
-    """Stacks with nothing but what is in this file: the recorder in Python is on the stack, and asyncio cuts stacks at a depth."""
+    """Stacks without frames of other files.
+
+    The recorder in Python is on the stack, and asyncio cuts stacks at a certain depth.
+    """
     elsewhere = rf' *File "(?!{re.escape(__file__)})[^"]*", line .*\n(?:    .*\n)*'
     return [re.sub(elsewhere, "", note) if isinstance(note, str) else note for note in notes]
 
 
 def frames(error: BaseException) -> list[str]:
-    """The functions that a traceback names, but for the recorder in Python, which cannot help to be among them."""
+    """The functions in a traceback, except those of the recorder in Python.
+
+    That is always part of the traceback.
+    """
     found = traceback.extract_tb(error.__traceback__)
     return [
         f" {frame.name}" for frame in found if not frame.filename.endswith("recorder/traced.py")
@@ -68,7 +77,7 @@ def frames(error: BaseException) -> list[str]:
 
 
 def observe(function: Scenario, tracing: AbstractContextManager[Any], *, debug: bool) -> Notes:
-    """Everything that can be noticed of one run."""
+    """Everything that can be noticed about one run."""
     notes: Notes = []
     logger, listener = logging.getLogger("asyncio"), Listener(notes)
     hook, sys.unraisablehook = (
@@ -95,7 +104,7 @@ def observe(function: Scenario, tracing: AbstractContextManager[Any], *, debug: 
 
 @scenario
 async def an_exception_that_nobody_retrieves(notes: Notes) -> None:
-    """Is logged when the task is collected."""
+    """A failed task is logged when it is collected."""
 
     async def fails() -> None:
         raise ValueError("unseen")
@@ -109,7 +118,7 @@ async def an_exception_that_nobody_retrieves(notes: Notes) -> None:
 
 @scenario
 async def a_coroutine_that_nobody_awaits(notes: Notes) -> None:
-    """Is warned of where it is dropped."""
+    """A coroutine that is never awaited causes a warning where it is dropped."""
 
     async def dropped() -> None:
         pass
@@ -120,7 +129,7 @@ async def a_coroutine_that_nobody_awaits(notes: Notes) -> None:
 
 @scenario
 async def a_task_destroyed_while_pending(notes: Notes) -> None:
-    """Is logged, and its coroutine closed, when the cycle it hangs in is collected."""
+    """A pending task is logged, and its coroutine closed, when its cycle is collected."""
 
     async def waits() -> None:
         try:
@@ -136,7 +145,7 @@ async def a_task_destroyed_while_pending(notes: Notes) -> None:
 
 
 async def a_task_that_never_starts(notes: Notes) -> None:
-    """The loop is closed under it."""
+    """The loop is closed while a task is pending."""
 
     async def never() -> None:
         notes.append("started")
@@ -154,7 +163,7 @@ SCENARIOS.append(a_task_that_never_starts)
 
 @scenario
 async def cancellation(notes: Notes) -> None:
-    """Messages, counters, and refusals to be cancelled."""
+    """Cancelled tasks have messages and counters, and may refuse to be cancelled."""
 
     async def stubborn() -> str:
         try:
@@ -192,7 +201,7 @@ async def cancellation(notes: Notes) -> None:
 
 @scenario
 async def errors(notes: Notes) -> None:
-    """Types, identities, causes and tracebacks."""
+    """Exceptions keep types, identities, causes and tracebacks."""
 
     async def inner() -> None:
         await asyncio.sleep(0)
@@ -234,7 +243,7 @@ async def errors(notes: Notes) -> None:
 
 @scenario
 async def an_interrupt(notes: Notes) -> None:
-    """Leaves the loop through the task that it hits."""
+    """``KeyboardInterrupt`` leaves the loop through the task that it hits."""
 
     async def interrupted() -> None:
         raise KeyboardInterrupt("now")
@@ -246,7 +255,7 @@ async def an_interrupt(notes: Notes) -> None:
 
 @scenario
 async def context_variables(notes: Notes) -> None:
-    """Each task has its own copy, or the one it is given."""
+    """Each task has its own copy of the context, or the one that it is given."""
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
 
     async def changes(value: int) -> int:
@@ -266,7 +275,7 @@ async def context_variables(notes: Notes) -> None:
 
 @scenario
 async def what_tasks_say_of_themselves(notes: Notes) -> None:
-    """repr, stack, state and the attributes of the coroutine, in every state."""
+    """Tasks have the same ``repr``, stack, state and coroutine attributes in every state."""
 
     async def leaf() -> None:
         await asyncio.get_running_loop().create_future()
@@ -326,7 +335,7 @@ async def what_tasks_say_of_themselves(notes: Notes) -> None:
 
 @scenario
 async def where_tasks_come_from(notes: Notes) -> None:
-    """In debug mode a task knows the line that created it, and nothing of how that was done."""
+    """In debug mode a task knows the line that created it, and shows no frame of ours."""
 
     async def works() -> None:
         await asyncio.sleep(0)
@@ -356,10 +365,10 @@ async def where_tasks_come_from(notes: Notes) -> None:
 
 @scenario
 async def what_is_freed_when(notes: Notes) -> None:
-    """Tasks, coroutines, their locals and their errors go as soon as nobody needs them, without the garbage collector."""
+    """Tasks, coroutines, locals and errors are freed as early as when untraced."""
 
     class Resource:
-        """Can be referred to weakly."""
+        """An object that allows weak references."""
 
     gone: list[str] = []
 
@@ -399,7 +408,7 @@ async def what_is_freed_when(notes: Notes) -> None:
 
 @scenario
 async def coroutines_driven_by_hand(notes: Notes) -> None:
-    """What a task's coroutine does when somebody else sends, throws or closes."""
+    """A task's coroutine behaves the same when other code calls send, throw or close."""
 
     async def works() -> str:
         try:
@@ -433,7 +442,7 @@ async def coroutines_driven_by_hand(notes: Notes) -> None:
 
 @scenario
 async def mistakes(notes: Notes) -> None:
-    """What asyncio itself complains of."""
+    """Mistakes that asyncio itself reports are reported the same."""
 
     @types.coroutine
     def yields(value: object) -> Generator[object, None, None]:
@@ -479,7 +488,7 @@ async def mistakes(notes: Notes) -> None:
 
 @scenario
 async def tasks_of_other_tasks(notes: Notes) -> None:
-    """Which task is current, and which are alive, is as ever."""
+    """The current task and the set of live tasks are the same."""
 
     async def works() -> str:
         current = asyncio.current_task()
@@ -498,8 +507,10 @@ async def tasks_of_other_tasks(notes: Notes) -> None:
 
 @pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
 @pytest.mark.parametrize("function", SCENARIOS, ids=lambda function: function.__name__)
-def test_nobody_notices(implementation: str, function: Scenario, *, debug: bool) -> None:
-    """Results, logs, warnings, tracebacks and the moment at which things are freed are as without us."""
+def test_the_application_notices_no_difference(
+    implementation: str, function: Scenario, *, debug: bool
+) -> None:
+    """Results, logs, warnings, tracebacks and the moments of freeing are as without tracing."""
     # Both from one line, because it is on the stack that is compared.
     bare, observed = (
         observe(function, tracing, debug=debug)
@@ -512,7 +523,7 @@ def test_nobody_notices(implementation: str, function: Scenario, *, debug: bool)
 
 
 def test_the_c_recorder_is_not_on_the_stack() -> None:
-    """Tracebacks have no line of ours."""
+    """Tracebacks have no line of aiometrics."""
     if "c" not in IMPLEMENTATIONS:
         pytest.skip("the C core is not built here")
 
@@ -526,7 +537,7 @@ def test_the_c_recorder_is_not_on_the_stack() -> None:
 
 
 def test_memory_does_not_grow_with_the_tasks_that_come_and_go(implementation: str) -> None:
-    """After thousands of tasks that return, fail, are cancelled and are destroyed pending, as many objects are alive as before."""
+    """After thousands of tasks, however they end, as many objects are alive as before."""
 
     async def returns() -> None:
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The watchdog: what counts as a block, which line is named for it, and what is logged."""
+"""The watchdog: what counts as a block, which line it names, and what it logs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from aiometrics.testing import TracedLoop, traced_loop
 
 @contextmanager
 def collecting(*, enabled: bool) -> Iterator[None]:
-    """Garbage collection on or off."""
+    """Turn garbage collection on or off."""
     was = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
@@ -59,7 +59,8 @@ def collecting(*, enabled: bool) -> Iterator[None]:
 
 
 MS = 1_000_000
-#: Threads come and go, garbage lets other threads run when it is collected, and a thread is looked at all the time.
+#: Threads come and go, garbage lets other threads run when it is collected, and a thread is looked
+#: at all the time.
 RESTLESS = """
 import os, sys, threading, warnings
 from aiometrics.instrumentation.stack import frame_of_thread
@@ -92,7 +93,7 @@ def here(up: int = 0) -> int:
 
 
 class Watched:
-    """A traced loop in virtual time with a watchdog that looks when it is told to."""
+    """A traced loop in virtual time, and a watchdog that looks when a test calls it."""
 
     def __init__(self, traced: TracedLoop) -> None:
         self.traced = traced
@@ -107,7 +108,7 @@ class Watched:
         )
 
     def work(self, ms: int) -> None:
-        """Hold the loop."""
+        """Block the loop."""
         self.traced.clock.advance_ns(ms * MS)
 
     @property
@@ -125,7 +126,7 @@ def watched(implementation: str) -> Iterator[Watched]:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged of blocks."""
+    """The messages that were logged about blocks."""
     return [record.getMessage() for record in caplog.records if record.name == "aiometrics.blocked"]
 
 
@@ -135,7 +136,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     ids=["idle", "new", "short", "at the threshold", "long", "begun after the clock was read"],
 )
 def test_when_a_segment_blocks(since_ns: int, now_ns: int, expected: int) -> None:
-    """One in progress does from the threshold on, for all its time."""
+    """A segment in progress blocks once it reaches the threshold, with all of its time."""
     assert expected == blocked_ns(since_ns, now_ns, 100)
 
 
@@ -163,12 +164,12 @@ def test_when_a_segment_blocks(since_ns: int, now_ns: int, expected: int) -> Non
     ],
 )
 def test_when_to_look_again(since_ns: int, now_ns: int, threshold_ns: int, expected: int) -> None:
-    """As soon as a block can be there and no sooner, then every interval; no threshold makes it a busy loop."""
+    """It looks when there can be a block, then every interval, and never in a busy loop."""
     assert expected == pause_ns(since_ns, now_ns, threshold_ns, 50 * MS)
 
 
-def test_a_look_tells_when_to_look_again(watched: Watched) -> None:
-    """Without any loop too."""
+def test_a_look_returns_when_to_look_again(watched: Watched) -> None:
+    """It does so without any loop too."""
 
     async def main() -> None:
         watched.work(30)
@@ -183,7 +184,7 @@ def test_a_look_tells_when_to_look_again(watched: Watched) -> None:
 
 
 def test_every_look_at_a_block_is_a_sample_of_its_line(watched: Watched) -> None:
-    """Nothing is counted under the threshold or where nothing blocks; the line is where the thread is, not where the segment ends."""
+    """Only blocks are sampled. The line is where the thread is, not where the segment ends."""
     lines: list[int] = []
 
     async def main() -> None:
@@ -207,7 +208,7 @@ def test_every_look_at_a_block_is_a_sample_of_its_line(watched: Watched) -> None
 def test_a_block_inside_of_a_library_is_charged_to_the_line_that_called_it(
     watched: Watched,
 ) -> None:
-    """With what it called; how the library goes on from there is its own affair."""
+    """The place is that line with the function it called, whatever the library calls in turn."""
     lines: list[int] = []
 
     async def main() -> None:
@@ -225,7 +226,7 @@ def test_a_block_inside_of_a_library_is_charged_to_the_line_that_called_it(
 def test_a_callback_that_blocks_is_named_too(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a timer or a protocol runs blocks like a task."""
+    """A callback of a timer or a protocol blocks like a task."""
 
     def callback() -> None:
         watched.work(150)
@@ -247,10 +248,10 @@ def test_a_callback_that_blocks_is_named_too(
     assert line.startswith(f"loop MainThread was blocked for 0.150 s by (callback) at {place} ")
 
 
-def test_a_stack_that_may_be_the_next_segments_is_thrown_away(
+def test_a_stack_that_may_belong_to_the_next_segment_is_dropped(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The segment ended between the look at the page and the look at the thread."""
+    """The segment ended after the page was read, and before the stack was."""
 
     def frames() -> dict[int, FrameType]:
         (slot,) = watched.traced.instrumentation.slots()
@@ -270,7 +271,7 @@ def test_a_stack_that_may_be_the_next_segments_is_thrown_away(
 def test_a_thread_that_is_not_found_is_unknown(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The block counts all the same."""
+    """The block counts nevertheless."""
 
     async def main() -> None:
         watched.work(100)
@@ -285,8 +286,8 @@ def test_a_thread_that_is_not_found_is_unknown(
 @pytest.mark.skipif(
     sys.version_info >= (3, 12), reason="garbage is collected between instructions only"
 )
-def test_threads_do_not_stop_for_ever_when_one_of_them_is_looked_at() -> None:
-    """As they do with sys._current_frames() alone, most times before it was called a million times."""
+def test_looking_at_a_stack_does_not_deadlock_all_threads() -> None:
+    """With sys._current_frames() alone they mostly do before a million calls."""
     told = subprocess.run(
         [sys.executable, "-c", RESTLESS], capture_output=True, text=True, timeout=300, check=False
     )
@@ -294,11 +295,11 @@ def test_threads_do_not_stop_for_ever_when_one_of_them_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_frames_are_looked_up_while_no_garbage_is_collected(
+def test_frames_are_looked_up_while_collection_is_disabled(
     monkeypatch: pytest.MonkeyPatch,
     enabled: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    """Where a collection could come in the middle, and stop all threads for ever; what the application has chosen is so again."""
+    """A collection in the middle could deadlock all threads. The setting is restored afterwards."""
     seen: list[bool] = []
 
     def frames() -> dict[int, FrameType]:
@@ -314,10 +315,10 @@ def test_frames_are_looked_up_while_no_garbage_is_collected(
     assert [False, False] == seen
 
 
-def test_garbage_is_collected_again_after_frames_could_not_be_looked_up(
+def test_collection_is_enabled_again_after_a_failed_look_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Memory may be short."""
+    """The look-up may fail because memory is short."""
 
     def frames() -> dict[int, FrameType]:
         raise MemoryError
@@ -329,10 +330,10 @@ def test_garbage_is_collected_again_after_frames_could_not_be_looked_up(
     assert gc.isenabled()
 
 
-def test_an_application_that_stops_collections_at_that_very_moment_has_its_way(
+def test_collection_stays_disabled_if_the_application_disables_it_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is disabled between the question and the look-up."""
+    """The application disables it between our question and the look-up."""
     monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
     with collecting(enabled=False):
         assert threading.get_ident() in _frames_without_collection()
@@ -342,7 +343,7 @@ def test_an_application_that_stops_collections_at_that_very_moment_has_its_way(
 def test_one_line_is_logged_when_the_block_is_over(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the segment's exact duration, its coroutine, the line that most samples saw, and the stack down to it."""
+    """It has the exact duration, the coroutine, the line of most samples, and the stack to it."""
     lines: list[int] = []
 
     def blocks() -> None:
@@ -364,7 +365,10 @@ def test_one_line_is_logged_when_the_block_is_over(
 
     watched.traced.run(main())
     place = f"{FILE}:{lines[1]} {blocks.__qualname__} > aiometrics.Watchdog.look"
-    expected = f"loop MainThread was blocked for 0.247 s by {__name__}.{main.__qualname__} at {place} (2 of 3 samples): "
+    expected = (
+        f"loop MainThread was blocked for 0.247 s by {__name__}.{main.__qualname__} "
+        f"at {place} (2 of 3 samples): "
+    )
     (line,) = logged(caplog)
     assert expected == line[: len(expected)]
     stack = line[len(expected) :].split(" > ")
@@ -377,7 +381,7 @@ def test_one_line_is_logged_when_the_block_is_over(
 def test_two_blocks_of_one_loop_are_two_incidents(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Though no look fell between them; the time between two looks is not the block's."""
+    """They are two although no look fell between them, and have only their own durations."""
 
     async def main() -> None:
         for ms in (100, 200):
@@ -391,10 +395,10 @@ def test_two_blocks_of_one_loop_are_two_incidents(
     assert ["0.100", "0.200"] == [line.split()[5] for line in logged(caplog)]
 
 
-def test_a_block_that_does_not_end_is_logged_all_the_same(
+def test_a_block_that_does_not_end_is_logged_too(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After five seconds, and then not again."""
+    """It is logged after five seconds, and then not again."""
 
     async def main() -> None:
         for ms in (4_999, 1, 1, 3_000):
@@ -406,13 +410,14 @@ def test_a_block_that_does_not_end_is_logged_all_the_same(
     watched.traced.run(main())
     (line,) = logged(caplog)
     assert line.startswith(
-        f"loop MainThread has been blocked for 5.000 s and still is, by {__name__}.{main.__qualname__} at {FILE}:"
+        "loop MainThread has been blocked for 5.000 s and still is, "
+        f"by {__name__}.{main.__qualname__} at {FILE}:"
     )
     assert 4 == sum(watched.samples.values())
 
 
-def test_lines_are_rationed() -> None:
-    """So many a minute; the first after those that were withheld tells how many they were."""
+def test_log_lines_per_minute_are_limited() -> None:
+    """The first line after the withheld ones says how many there were."""
     ration = LogLimit()
     assert [0] * LINES + [None, None] == [ration.take(5) for _ in range(LINES + 2)]
     assert [None, 3, 0] == [
@@ -423,7 +428,7 @@ def test_lines_are_rationed() -> None:
 def test_a_flood_of_blocks_is_not_a_flood_of_lines(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The samples count every one."""
+    """The samples count every block."""
 
     async def main() -> None:
         for _ in range(LINES + 3):
@@ -445,7 +450,7 @@ def test_a_flood_of_blocks_is_not_a_flood_of_lines(
 
 
 def test_places_are_bounded() -> None:
-    """A hundred for a loop; what comes later is (other), and known ones go on."""
+    """A loop has a hundred places; later ones are (other), and known ones go on."""
     loop_stats = LoopStats(page())
     for number in range(102):
         loop_stats.count_block_sample(f"shop.py:{number} f")
@@ -467,7 +472,7 @@ def uvloop_loop() -> Any:
 def test_a_stack_begins_where_the_loop_runs_something(
     make: Callable[[], Any], implementation: str, *, trace: bool
 ) -> None:
-    """The program that runs the loop is no part of what the loop does, and neither are we."""
+    """Neither the program that runs the loop nor aiometrics is part of what the loop does."""
     found: list[list[Call]] = []
 
     async def main() -> None:
@@ -497,7 +502,7 @@ SITE = "/usr/lib/python3/site-packages/requests/api.py"
 
 
 def test_without_the_application_the_library_is_named() -> None:
-    """Whose frame is innermost decides only among frames of one kind."""
+    """The innermost frame decides only among frames of the same origin."""
     library = frames_of("def get():\n    stop()\nget()", "requests.api", SITE)[:2]
     application = frames_of("def main():\n    stop()\nmain()", "shop.main", "/srv/shop/main.py")[:1]
     places = Places()
@@ -516,15 +521,15 @@ def test_without_the_application_the_library_is_named() -> None:
     ids=["named tuple", "data class"],
 )
 def test_generated_code_has_no_line_of_its_own(module: str, source: str) -> None:
-    """Whoever called what a library made from a string is named, even if it runs in a module of the application."""
+    """The caller of code that a library generated is named, even in a module of the application."""
     application = frames_of("def main():\n    stop()\nmain()", "shop.main", "/srv/shop/main.py")[:1]
     generated = Call(compile(source, "<string>", "exec").co_consts[0], 1, module)
     expected = f"shop/main.py:2 main > {module.partition('.')[0]}.{generated.code.co_qualname}"
     assert expected == blocked_at([generated, *application], Places(application=["shop"]))
 
 
-def test_what_is_typed_in_is_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``python -c``, the prompt and notebooks have no file, but lines that the reader knows."""
+def test_code_without_a_file_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -c``, the prompt and notebooks have no file, but lines that the user knows."""
     stack = [
         Call(compile("pass", "<stdin>", "exec"), 3, "__main__"),
         *frames_of("stop()", "requests.api", SITE)[:1],
@@ -538,7 +543,7 @@ def test_what_is_typed_in_is_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_our_own_work_is_never_the_place() -> None:
-    """Nor is what we call for it: the application's line is named if there is one, else none; what we call of it is the application's."""
+    """Neither are functions that it calls, except those of the application."""
     places = Places()
     ours = frames_of(
         "def look():\n    stop()\nlook()",
@@ -556,10 +561,10 @@ def test_our_own_work_is_never_the_place() -> None:
     assert "shop/main.py:2 main" == blocked_at([*application, *ours, *library], places)
 
 
-def test_nobody_is_blamed_while_the_harm_is_counted(
+def test_no_line_is_blamed_while_inflicted_waits_are_counted(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The block is over by then, and the loop's thread in our own code."""
+    """The block has ended by then, and the loop's thread runs our own code."""
 
     async def main() -> None:
         (slot,) = watched.traced.instrumentation.slots()
@@ -580,7 +585,7 @@ def test_nobody_is_blamed_while_the_harm_is_counted(
 
 
 def test_a_long_stack_is_cut() -> None:
-    """The innermost calls are told; of a deep recursion not every frame is looked at."""
+    """It shows the innermost calls; of a deep recursion not every frame is looked at."""
     deep = frames_of(
         f"def f(n):\n    f(n - 1) if n else stop()\nf({MAX_FRAMES + 40})",
         "shop.deep",
@@ -593,7 +598,7 @@ def test_a_long_stack_is_cut() -> None:
 
 
 def test_an_error_ends_the_watchdog_only(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged and counted once, and the thread is gone."""
+    """The error is logged and counted once, and the thread has ended."""
 
     def slots() -> Any:
         raise LookupError("no slots")
@@ -615,7 +620,7 @@ def watchdogs() -> list[threading.Thread]:
 
 
 def test_the_exporter_starts_and_stops_it() -> None:
-    """One daemon thread, if it is wanted."""
+    """It is one daemon thread, unless the option is off."""
     with aiometrics.start_exporter(0, "127.0.0.1", registry=None):
         assert [True] == [thread.daemon for thread in watchdogs()]
     assert [] == watchdogs()
@@ -623,12 +628,12 @@ def test_the_exporter_starts_and_stops_it() -> None:
         assert [] == watchdogs()
 
 
-def test_who_hears_of_a_block_may_stop_the_exporter(caplog: pytest.LogCaptureFixture) -> None:
-    """The line is logged in the watchdog's thread, which does not wait for itself."""
+def test_a_log_handler_may_stop_the_exporter(caplog: pytest.LogCaptureFixture) -> None:
+    """The handler runs in the watchdog's thread, which does not wait for itself."""
     stopped = threading.Event()
 
     class Stops(logging.Handler):
-        """Stops the exporter."""
+        """A log handler that stops the exporter."""
 
         def emit(self, _: logging.LogRecord) -> None:
             exporter.stop()

@@ -1,4 +1,4 @@
-"""Exemplars: which samples are kept, what they are labelled with, and where they stand on the pages that Prometheus reads."""
+"""Exemplars: which samples are kept, their labels, and where they stand in responses."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def traced(implementation: str) -> Iterator[TracedLoop]:
 
 
 def unexpected(error: Exception) -> None:
-    """There is no registry of an application here that could fail."""
+    """Fail the test: no registry of an application is served here that could fail."""
     raise AssertionError(error)
 
 
 def page(snapshot: Snapshot, form: TextFormat) -> str:
-    """One page as text."""
+    """One response as text."""
     return b"".join(
         Renderer(on_error=unexpected, pause=lambda: None).slices(snapshot, FACTS, form)
     ).decode()
@@ -79,7 +79,7 @@ def kept(traced: TracedLoop) -> dict[str, Exemplar]:
 
 
 def test_the_exemplar_stands_at_its_bucket_and_at_the_counter() -> None:
-    """The bucket that a quarter of a second is in, and the counter of blocking seconds; nowhere else."""
+    """It stands at the bucket of a quarter of a second and at the blocking seconds only."""
     marked = [
         line
         for line in page(Snapshot(0, yield_points=(SLOW,)), OPENMETRICS).splitlines()
@@ -98,7 +98,7 @@ def test_the_exemplar_stands_at_its_bucket_and_at_the_counter() -> None:
     ("value_ns", "bound"), [(100_000_000, "0.1"), (100_000_001, "1.0"), (9_000_000_000, "+Inf")]
 )
 def test_which_bucket_a_sample_is_in(value_ns: int, bound: str) -> None:
-    """A bound is the last duration of its bucket; what is over all bounds is in the last one."""
+    """A bound is the last duration of its bucket; longer durations are in the last bucket."""
     slow = replace(SLOW, exemplar=replace(EXEMPLAR, value_ns=value_ns))
     (line,) = (
         line
@@ -109,14 +109,14 @@ def test_which_bucket_a_sample_is_in(value_ns: int, bound: str) -> None:
 
 
 def test_text_has_no_exemplars() -> None:
-    """Text 0.0.4 does not know them: the page is that of a snapshot without any."""
+    """Text 0.0.4 has no exemplars: the response is that of a snapshot without any."""
     assert page(Snapshot(0, yield_points=(replace(SLOW, exemplar=None),)), TEXT) == page(
         Snapshot(0, yield_points=(SLOW,)), TEXT
     )
 
 
 def test_the_collector_gives_the_same_exemplars() -> None:
-    """As prometheus_client reads them from our page, and as it writes them itself."""
+    """prometheus_client reads the same from our response as it writes itself."""
     shown = Snapshot(0, yield_points=(SLOW,))
     registry = CollectorRegistry()
     collector = SnapshotCollector(lambda: (shown, FACTS))
@@ -132,7 +132,7 @@ def test_the_collector_gives_the_same_exemplars() -> None:
 def test_labels_are_never_longer_than_openmetrics_allows(
     request_id: str | None, trace: tuple[str, str] | None
 ) -> None:
-    """The trace always has room; it goes without its span, if only then the request has."""
+    """The trace always has room; its span is left out if the request id has room only then."""
     labels = dict(exemplar_labels(request_id, trace))
     assert sum(len(name) + len(value) for name, value in labels.items()) <= MAX_CHARACTERS
     assert (trace is not None) == ("trace_id" in labels)
@@ -142,7 +142,7 @@ def test_labels_are_never_longer_than_openmetrics_allows(
 
 
 def test_the_trace_of_the_context_is_found_if_it_is_sampled() -> None:
-    """A trace that nobody keeps is no use; without one there is nothing."""
+    """A trace that is not sampled is not found; without a trace nothing is."""
     assert current_trace_ids() is None
     with TracerProvider().get_tracer("test").start_as_current_span("request") as span:
         context = span.get_span_context()
@@ -152,7 +152,7 @@ def test_the_trace_of_the_context_is_found_if_it_is_sampled() -> None:
 
 
 def test_a_blocking_segment_is_kept_with_its_trace(traced: TracedLoop) -> None:
-    """Its own duration and time, under the yield point where it ended; a segment under the threshold is not looked at."""
+    """Its exemplar has its duration and time, at its yield point; shorter segments have none."""
     tracer = TracerProvider().get_tracer("test")
     contexts: list[trace.SpanContext] = []
 
@@ -178,7 +178,7 @@ def test_a_blocking_segment_is_kept_with_its_trace(traced: TracedLoop) -> None:
     assert {"slow": Exemplar(exemplar_labels(None, ids), 250_000_000, unix_ns)} == kept(traced)
 
 
-def test_the_last_one_is_kept(traced: TracedLoop) -> None:
+def test_the_last_exemplar_of_a_place_is_kept(traced: TracedLoop) -> None:
     """Each block replaces the one before at the same place."""
     tracer = TracerProvider().get_tracer("test")
 
@@ -196,7 +196,7 @@ def test_the_last_one_is_kept(traced: TracedLoop) -> None:
 
 
 def test_without_a_trace_nothing_is_kept(traced: TracedLoop) -> None:
-    """A sample that leads nowhere is no exemplar."""
+    """A sample without a request and a trace has no exemplar."""
 
     async def main() -> None:
         traced.clock.advance(1)
@@ -209,7 +209,7 @@ def test_without_a_trace_nothing_is_kept(traced: TracedLoop) -> None:
 def test_an_error_of_the_tracer_is_counted_once_and_ends_the_search(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever the program has set up as its tracing: the task goes on, and it is not asked again."""
+    """The task goes on, and the tracing of the program is not asked again."""
     asked: list[int] = []
 
     def broken() -> trace.Span:
@@ -224,7 +224,7 @@ def test_an_error_of_the_tracer_is_counted_once_and_ends_the_search(
 
 
 def test_a_blocking_segment_of_a_request_is_kept_with_its_id(implementation: str) -> None:
-    """Also in a child task of it, and beside the trace."""
+    """The id is kept also in a child task of the request, and beside the trace."""
 
     async def child(traced: TracedLoop) -> None:
         traced.clock.advance(0.5)
@@ -276,14 +276,14 @@ def test_which_requests_are_slow_enough(
     options: dict[str, Any],
     expected: bool,  # noqa: FBT001 - a case
 ) -> None:
-    """Over the objective of the type; without one over the threshold for slow requests; without that over that for blocks."""
+    """The limit is the objective, else the threshold for slow requests, else that for blocks."""
     with traced_loop(implementation=implementation, **options) as traced:
         traced.run(take(seconds, id="REQ-1"))
         assert expected == bool(walls(traced))
 
 
 def test_the_last_slow_request_of_each_status_is_kept(implementation: str) -> None:
-    """One that is quick, or has no id, takes nobody's place."""
+    """A request that is quick, or has no id, replaces no exemplar."""
 
     async def fail() -> None:
         with request("GET /", id="bad"):
@@ -321,8 +321,8 @@ def test_the_last_slow_request_of_each_status_is_kept(implementation: str) -> No
     ] == marked
 
 
-def test_types_that_found_no_room_share_an_exemplar(implementation: str) -> None:
-    """As they share all else."""
+def test_types_without_room_share_an_exemplar(implementation: str) -> None:
+    """They share all other numbers too."""
 
     async def main() -> None:
         for number in range(5):
@@ -342,7 +342,7 @@ def page_of_memory() -> Page:
 
 
 def exemplar(number: int, request_id: str = "REQ") -> Exemplar:
-    """The exemplar that was taken as the one of that number."""
+    """The exemplar with that number."""
     return Exemplar(
         (("request_id", request_id), ("trace_id", TRACE[0]), ("span_id", TRACE[1])),
         number,
@@ -351,13 +351,13 @@ def exemplar(number: int, request_id: str = "REQ") -> Exemplar:
 
 
 def written(page: Page) -> dict[Key, Exemplar]:
-    """What the notes of a page say."""
+    """The exemplars that a page has."""
     marks = ExemplarTable(page)
     return dict(decoded(marks._text(note)) for note in marks._notes.values())
 
 
-def test_the_oldest_exemplar_makes_room(page_of_memory: Page) -> None:
-    """A page holds 64; one that comes again counts from then on."""
+def test_a_new_exemplar_replaces_the_oldest_in_a_full_table(page_of_memory: Page) -> None:
+    """A page has room for 64; one that is taken again counts as new."""
     marks = ExemplarTable(page_of_memory)
     for number in range(MAX_EXEMPLARS):
         marks.put(SEGMENT, number, exemplar(number))
@@ -370,7 +370,7 @@ def test_the_oldest_exemplar_makes_room(page_of_memory: Page) -> None:
 
 
 def test_a_page_that_is_continued_goes_on_with_its_exemplars(page_of_memory: Page) -> None:
-    """In the order in which they were taken, wherever they stand."""
+    """They keep the order in which they were taken, wherever they stand."""
     marks = ExemplarTable(page_of_memory)
     for number in range(10, MAX_EXEMPLARS + 10):
         marks.put(SEGMENT, number, exemplar(number))
@@ -392,13 +392,13 @@ def test_a_page_that_is_continued_goes_on_with_its_exemplars(page_of_memory: Pag
     ],
 )
 def test_any_id_that_fits_comes_back(page_of_memory: Page, request_id: str, *, fits: bool) -> None:
-    """What would have to be cut leads nowhere and is left out."""
+    """An id that would have to be cut is left out."""
     ExemplarTable(page_of_memory).put(WALL + 2, 1, exemplar(1, request_id))
     assert ({(WALL + 2, 1): exemplar(1, request_id)} if fits else {}) == written(page_of_memory)
 
 
-def test_an_id_that_is_only_a_dash_leads_nowhere(page_of_memory: Page) -> None:
-    """Anybody may send that as a header: it is no exemplar, and the page can be read as before."""
+def test_an_id_that_is_only_a_dash_has_no_exemplar(page_of_memory: Page) -> None:
+    """Any client can send that in a header. The page can be read as before."""
     ExemplarTable(page_of_memory).put(WALL, 1, Exemplar((("request_id", "-"),), 1, 1))
     assert {} == written(page_of_memory)
     read(page_of_memory.copy(), 0, 0)
@@ -408,8 +408,8 @@ def test_an_id_that_is_only_a_dash_leads_nowhere(page_of_memory: Page) -> None:
     "text",
     ["1", "0 1 2 3 - -", "0 1 2 3 - - -", "x 1 2 3 - - -", "0 -1 2 3 - - -", "0 1 2 ² - - -"],
 )
-def test_a_note_that_is_no_exemplar_makes_no_page(page_of_memory: Page, text: str) -> None:
-    """A reader trusts nothing that it did not write."""
+def test_a_page_with_an_invalid_exemplar_is_refused(page_of_memory: Page, text: str) -> None:
+    """The reader trusts nothing that is in a page."""
     note = page_of_memory.layout.marks
     start = (note + len(NOTE)) * WORD
     page_of_memory.memory[start : start + len(text.encode())] = text.encode()
@@ -419,7 +419,7 @@ def test_a_note_that_is_no_exemplar_makes_no_page(page_of_memory: Page, text: st
 
 
 def test_exemplars_stand_in_the_page(implementation: str) -> None:
-    """Whoever has its bytes has them too: another process that serves them, or one that comes after the end."""
+    """Another process that reads the bytes has them, as has one that continues the page."""
 
     async def main(traced: TracedLoop) -> None:
         with request("GET /", id="REQ-1"):
@@ -437,7 +437,7 @@ def test_exemplars_stand_in_the_page(implementation: str) -> None:
 
 
 def test_of_two_pages_the_newer_exemplar_is_shown() -> None:
-    """Where loops, or processes, have records of the same name."""
+    """Loops, or processes, can have records of the same name."""
     views = [
         PageView(
             loop(),
@@ -458,5 +458,5 @@ def test_of_two_pages_the_newer_exemplar_is_shown() -> None:
 
 
 def request_type(failed: Exemplar) -> RequestType:
-    """A type of request of which one was slow and failed."""
+    """A type of requests, one of which was slow and failed."""
     return replace(samples.request(), exemplars={"failed": failed})

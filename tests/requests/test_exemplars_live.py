@@ -1,4 +1,4 @@
-"""From a metric to the request: a real Prometheus that stores exemplars gives back the id and the trace of the slow one."""
+"""A real Prometheus that stores exemplars returns the id and the trace of a slow request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def handler(number: int) -> tuple[str, str]:
 def test_prometheus_returns_the_exemplars(
     binary: Callable[[str], str], root: Path, tmp_path: Path
 ) -> None:
-    """Of the wall times of the type, and of segments and blocking seconds of the line: each leads to the request and its trace."""
+    """Exemplars of wall times, segments and blocking seconds lead to the request and its trace."""
     program = binary("prometheus")
     with aiometrics.start_exporter(
         0, "127.0.0.1", registry=None, blocking_threshold=0.001, objectives={KIND: 0.001}

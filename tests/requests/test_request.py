@@ -28,7 +28,7 @@ from aiometrics.testing import TracedLoop, traced_loop
 
 
 def test_a_request_is_its_code_and_every_task_started_inside(implementation: str) -> None:
-    """Active time of all its tasks until it is left, wall time, waits; what they take later is background."""
+    """Time of all its tasks counts until it is left; what they take later is background."""
 
     async def handler(traced: TracedLoop) -> None:
         traced.clock.advance(3)
@@ -73,7 +73,10 @@ def test_a_request_is_its_code_and_every_task_started_inside(implementation: str
 def test_tasks_of_real_loops_belong_to_their_requests(
     implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
-    """Those of groups, of ``gather`` and their own children; on the loop's own time, of which a request takes no more than it lasts."""
+    """So do tasks of groups and of ``gather``, and their children.
+
+    No request is more active than long.
+    """
 
     async def leaf() -> None:
         for _ in range(3):
@@ -110,7 +113,7 @@ def test_tasks_of_real_loops_belong_to_their_requests(
 
 
 def test_one_task_serves_many_requests_in_turn(implementation: str) -> None:
-    """A connection that is kept alive: each request has its own part of the task, down to the middle of a segment."""
+    """As on a kept-alive connection, each request has its part of the task, even of a segment."""
 
     async def connection(traced: TracedLoop) -> None:
         traced.clock.advance(5)
@@ -163,7 +166,7 @@ def test_an_inner_scope_has_its_time_to_itself(implementation: str) -> None:
 
 
 def test_a_failing_task_group_fails_the_request(implementation: str) -> None:
-    """What its tasks took counts, those that were cancelled because of the failure included."""
+    """The time of its tasks counts, also of those that were cancelled by the failure."""
 
     async def fails(traced: TracedLoop) -> None:
         await asyncio.sleep(1)
@@ -189,8 +192,8 @@ def test_a_failing_task_group_fails_the_request(implementation: str) -> None:
     } == {(place, active, wait) for place, active, wait in charges_of(found[0]) if active or wait}
 
 
-def test_a_cancelled_request_says_so(implementation: str) -> None:
-    """As when a client goes away; what its shielded child goes on to do is background."""
+def test_a_cancelled_request_has_that_status(implementation: str) -> None:
+    """Its client may have gone away. What its shielded child does afterwards is background."""
 
     async def handler(traced: TracedLoop) -> None:
         async with request("GET /"):
@@ -211,7 +214,7 @@ def test_a_cancelled_request_says_so(implementation: str) -> None:
 
 @pytest.mark.skipif(not EAGERLY, reason="eager tasks came with Python 3.12")
 def test_an_eager_child_counts_once(implementation: str) -> None:
-    """Its first segment runs inside its parent's, which waits meanwhile."""
+    """Its first segment runs inside a segment of its parent, which waits meanwhile."""
 
     async def handler(traced: TracedLoop) -> None:
         with request("GET /"):
@@ -228,7 +231,7 @@ def test_an_eager_child_counts_once(implementation: str) -> None:
 
 
 def test_blocking_segments_of_a_request_are_told_apart(implementation: str) -> None:
-    """Its share of segments of the threshold and more."""
+    """They are its parts of segments that reach the threshold."""
 
     async def handler(traced: TracedLoop) -> None:
         traced.clock.advance(0.09)
@@ -270,7 +273,7 @@ def test_a_scope_entered_in_a_callback_counts_the_tasks_it_starts(implementation
 
 
 def test_places_beyond_sixty_four_go_to_other(implementation: str) -> None:
-    """A request that suspends at ever new places takes no more memory for it, and loses no time."""
+    """A request that suspends at ever new places has bounded memory, and loses no time."""
     names: dict[str, Any] = {"asyncio": asyncio, "__name__": "many"}
     lines = "\n".join(
         f"    clock.advance(1)\n    await asyncio.sleep({number})" for number in range(70)
@@ -297,7 +300,7 @@ def test_places_beyond_sixty_four_go_to_other(implementation: str) -> None:
 
 
 def test_types_beyond_the_capacity_go_to_other(implementation: str) -> None:
-    """Each that found no room is counted; nothing is lost."""
+    """Each type without room is counted; no time is lost."""
 
     async def handler(traced: TracedLoop) -> None:
         for name in ("a", "b", "c", "d", "c", "(other)"):
@@ -335,11 +338,11 @@ def test_of_a_sample_of_tasks_sums_are_estimates(implementation: str) -> None:
     )
 
 
-# --- objectives -----------------------------------------------------------------------------------------------------------------------
+# --- objectives
 
 
-def test_a_violation_counts_once_whoever_finds_it(implementation: str) -> None:
-    """A request in progress that is over its objective counts when somebody looks, and not again when it is left."""
+def test_a_violation_counts_once_at_a_scrape_or_at_the_end(implementation: str) -> None:
+    """A request in progress over its objective counts at a scrape, and not again when left."""
 
     async def handler(traced: TracedLoop) -> list[int]:
         def violations() -> int:
@@ -362,7 +365,7 @@ def test_a_violation_counts_once_whoever_finds_it(implementation: str) -> None:
 
 
 def test_types_with_an_objective_are_there_from_the_start(implementation: str) -> None:
-    """With zeros, so that the first violation shows in a rate; types without one have no such series."""
+    """They begin at 0, so that a rate shows the first violation; other types have no series."""
 
     async def main() -> None:
         with request("fast"), request("own", objective=2):
@@ -377,8 +380,11 @@ def test_types_with_an_objective_are_there_from_the_start(implementation: str) -
     }
 
 
-def test_who_asks_is_told_of_each_request_or_of_slow_ones(implementation: str) -> None:
-    """Slow is over the objective, or over the limit where there is none. Who raises is counted, and told nothing any more."""
+def test_observers_are_called_with_every_request_or_with_slow_ones(implementation: str) -> None:
+    """Slow is over the objective, else over the limit.
+
+    An observer that raises is counted and removed.
+    """
 
     async def handler() -> None:
         for name, seconds in (("a", 1.0), ("a", 1.5), ("b", 0.5), ("b", 0.125)):
@@ -412,7 +418,7 @@ def test_who_asks_is_told_of_each_request_or_of_slow_ones(implementation: str) -
 
 
 def test_a_charge_is_a_plain_tuple() -> None:
-    """Seven values in the order in which they are documented."""
+    """It has seven values in the order in which they are documented."""
     assert [
         "coroutine",
         "yield_point",
@@ -425,7 +431,7 @@ def test_a_charge_is_a_plain_tuple() -> None:
 
 
 def test_a_request_may_be_over_before_its_block(implementation: str) -> None:
-    """Its wall time ends there, once; what its tasks go on to take is background, also the task that is still inside."""
+    """Its wall time ends there, once. What its tasks take afterwards is background."""
 
     async def handler(traced: TracedLoop) -> None:
         with request("GET /") as current:
@@ -454,8 +460,8 @@ def test_a_request_may_be_over_before_its_block(implementation: str) -> None:
     assert not any(seen.scope_errors.values())
 
 
-def test_a_child_may_say_that_the_request_is_over(implementation: str) -> None:
-    """It is no error that another task than the one that entered it does."""
+def test_a_child_may_finish_the_request(implementation: str) -> None:
+    """Any task may finish it, not only the one that entered it."""
 
     async def child(traced: TracedLoop) -> None:
         traced.clock.advance(0.1)
@@ -477,8 +483,8 @@ def test_a_child_may_say_that_the_request_is_over(implementation: str) -> None:
     assert not any(seen.scope_errors.values())
 
 
-def test_a_status_that_is_none_counts_as_failed(implementation: str) -> None:
-    """And as an error of who uses the scope."""
+def test_an_invalid_status_counts_as_failed(implementation: str) -> None:
+    """It counts as a scope error too."""
 
     async def handler() -> None:
         with request("GET /") as current:
@@ -491,13 +497,13 @@ def test_a_status_that_is_none_counts_as_failed(implementation: str) -> None:
 
 
 def test_outside_of_a_traced_loop_a_request_may_finish_too() -> None:
-    """Nothing is measured, and nothing raised."""
+    """Nothing is measured, and nothing is raised."""
     with request("nightly") as current:
         current.finish()
 
 
-def test_observers_are_told_what_else_is_known(implementation: str) -> None:
-    """Attributes that the code inside sets, which are no labels; as they were when the request was over."""
+def test_observers_get_the_attributes_of_the_request(implementation: str) -> None:
+    """They are what the block has set when the request is over, and never labels."""
 
     async def handler() -> None:
         with request("GET /") as current:
@@ -512,7 +518,7 @@ def test_observers_are_told_what_else_is_known(implementation: str) -> None:
 
 
 def test_a_worker_counts_each_job_through_the_decorator(implementation: str) -> None:
-    """Workers that take jobs from a queue, one task each for many of them, as those of a task queue do."""
+    """Each worker is one task that takes many jobs from a queue."""
 
     async def worker(traced: TracedLoop, jobs: asyncio.Queue[tuple[str, float]]) -> None:
         @request("send_receipt")

@@ -1,4 +1,4 @@
-"""Request scopes that are not used as meant: counted, measured as far as that goes, and no harm to the application."""
+"""Misused request scopes are counted, measured as far as possible, and harmless."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from aiometrics.recorder.scope import current_scope
 from aiometrics.testing import ManualClock, TracedLoop, VirtualLoop, traced_loop
 
 
-def test_left_before_an_inner_one(implementation: str) -> None:
-    """Both are measured: each from where the other does not have the time."""
+def test_scope_left_before_an_inner_one(implementation: str) -> None:
+    """Both are measured, and no time counts for both."""
 
     async def handler(traced: TracedLoop) -> None:
         outer, inner = request("outer"), request("inner")
@@ -40,8 +40,8 @@ def test_left_before_an_inner_one(implementation: str) -> None:
         assert (1, 0.375, 0, 0) == request_totals(traced, "inner")
 
 
-def test_left_in_another_task(implementation: str) -> None:
-    """It is measured; the task that entered it belongs to it no more, and may enter another one."""
+def test_scope_left_in_another_task(implementation: str) -> None:
+    """It is measured. The task that entered it leaves it, and may enter another one."""
 
     async def enters(traced: TracedLoop, scope: request) -> None:
         scope.__enter__()
@@ -66,8 +66,8 @@ def test_left_in_another_task(implementation: str) -> None:
         assert (2, 0.75, 0, 0) == request_totals(traced)
 
 
-def test_left_after_its_task_was_over(implementation: str) -> None:
-    """What the task took counts."""
+def test_scope_left_after_its_task_was_over(implementation: str) -> None:
+    """The time of the task counts."""
 
     async def enters(traced: TracedLoop, scope: request) -> None:
         scope.__enter__()
@@ -85,8 +85,8 @@ def test_left_after_its_task_was_over(implementation: str) -> None:
         assert (1, 0.5, 0, 0) == request_totals(traced)
 
 
-def test_never_left(implementation: str) -> None:
-    """When it is garbage it is not in progress any more, and its active seconds are background: no time is lost."""
+def test_scope_that_is_never_left(implementation: str) -> None:
+    """Once collected it is not in progress, and its active time is background: no time is lost."""
 
     async def enters(traced: TracedLoop) -> None:
         request("GET /", objective=0.25).__enter__()
@@ -105,8 +105,8 @@ def test_never_left(implementation: str) -> None:
         assert 0 == traced.snapshot().request("GET /").violations
 
 
-def test_never_left_by_one_task_for_ever(implementation: str) -> None:
-    """A task that enters one scope after the other and leaves none does not fill the memory."""
+def test_scopes_that_one_task_never_leaves(implementation: str) -> None:
+    """A task that enters scope after scope and leaves none has bounded memory."""
 
     async def main(traced: TracedLoop) -> None:
         for _ in range(100):
@@ -126,7 +126,7 @@ def test_never_left_by_one_task_for_ever(implementation: str) -> None:
         assert (0, 0, 100, 0) == request_totals(traced)
 
 
-def test_left_twice_or_never_entered(implementation: str) -> None:
+def test_scope_left_twice_or_never_entered(implementation: str) -> None:
     """The second time is counted, and changes nothing."""
 
     async def main() -> None:
@@ -142,7 +142,7 @@ def test_left_twice_or_never_entered(implementation: str) -> None:
 
 
 def test_one_scope_for_several_tasks(implementation: str) -> None:
-    """An object that several tasks use at a time, or one task in itself, is as many requests."""
+    """An object that is entered several times at once is as many requests."""
     scope = request("GET /")
 
     async def visits(traced: TracedLoop, seconds: float) -> None:
@@ -162,7 +162,7 @@ def test_one_scope_for_several_tasks(implementation: str) -> None:
 
 
 def test_a_task_on_another_loop(implementation: str) -> None:
-    """A thread that inherits the context and runs a traced loop of its own: its tasks belong to no request."""
+    """Tasks of a loop in a thread that inherits the context belong to no request."""
     clock = ManualClock()
 
     async def elsewhere() -> Request | None:
@@ -191,8 +191,8 @@ def test_a_task_on_another_loop(implementation: str) -> None:
         assert (1, 0.25, 0, 0) == request_totals(traced)
 
 
-def test_entered_where_no_traced_loop_runs() -> None:
-    """The block runs all the same, and knows its request; nothing is measured, which is counted."""
+def test_scope_entered_where_no_traced_loop_runs() -> None:
+    """The block runs with a request that measures nothing, which is counted."""
     with traced_loop() as traced:
         with request("nightly", id=7) as current:
             assert (current, "nightly", "7") == (current_request(), current.type, current.id)
@@ -210,8 +210,8 @@ def test_entered_where_no_traced_loop_runs() -> None:
         assert {"outside_loop": 3} == scope_errors_of(traced)
 
 
-def test_left_in_a_thread(implementation: str) -> None:
-    """The thread that runs the loop goes on to have its numbers to itself."""
+def test_scope_left_in_a_thread(implementation: str) -> None:
+    """Only the thread that runs the loop writes its numbers."""
 
     async def enters() -> None:
         scope = request("GET /")
@@ -231,7 +231,7 @@ def test_left_in_a_thread(implementation: str) -> None:
 
 
 def test_a_loop_that_is_gone_takes_its_scopes_along(implementation: str) -> None:
-    """Whoever leaves them later, or never, changes no number; not even those of a loop that has taken over the page."""
+    """Leaving them later changes no number, not even of the loop that reuses the page."""
     scopes = [request("GET /") for _ in range(2)]
     tasks = []
 
@@ -260,7 +260,7 @@ def test_a_loop_that_is_gone_takes_its_scopes_along(implementation: str) -> None
 
 
 def test_a_scope_does_not_look_for_a_task_that_is_gone(implementation: str) -> None:
-    """Not where nobody has told it so: it was left open, the inner one was left, and both only after tracing had stopped."""
+    """It was left open, and its inner one was left, both after tracing had stopped."""
     outer, inner = request("outer"), request("inner")
 
     async def main(traced: TracedLoop) -> Request:
@@ -278,7 +278,7 @@ def test_a_scope_does_not_look_for_a_task_that_is_gone(implementation: str) -> N
 
 
 def test_what_the_application_raises_goes_through(implementation: str) -> None:
-    """The very exception, and no other."""
+    """The same exception is raised, and no other."""
     raised = KeyError("ours")
 
     async def main() -> None:
@@ -293,7 +293,7 @@ def test_what_the_application_raises_goes_through(implementation: str) -> None:
 
 
 def test_a_destroyed_task_leaves_its_scope(implementation: str) -> None:
-    """A task that is garbage before it is done closes its coroutine, which leaves the scope: cancelled."""
+    """A task that is collected before it is done closes its coroutine: the request is cancelled."""
 
     async def visits(traced: TracedLoop) -> None:
         with request("GET /"):
@@ -314,7 +314,7 @@ def test_a_destroyed_task_leaves_its_scope(implementation: str) -> None:
 
 
 class BrokenClock(ManualClock):
-    """Raises when it is read, once it was told to."""
+    """A clock that raises once it was told to."""
 
     broken = False
 
@@ -340,7 +340,7 @@ def run_with_a_clock_that_breaks(implementation: str, *, inside: bool) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_clock_that_fails_is_an_error_of_ours(implementation: str, *, inside: bool) -> None:
+def test_a_clock_that_fails_is_an_internal_error(implementation: str, *, inside: bool) -> None:
     """The block runs on, unmeasured; the loop's recorder is off."""
     with pytest.raises(AssertionError, match=r"internal errors, by probe: {'recorder': 1}"):
         run_with_a_clock_that_breaks(implementation, inside=inside)

@@ -1,4 +1,4 @@
-"""What requests are called, what their ids are, and functions that are requests."""
+"""Types and ids of requests, and functions that are decorated as requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiometrics.testing import TracedLoop, traced_loop
 
 
 class Lying:
-    """Its text is anything but."""
+    """An object whose ``__str__`` returns whatever it was given."""
 
     def __init__(self, answer: Callable[[], Any]) -> None:
         self._answer = answer
@@ -25,7 +25,7 @@ class Lying:
 
 
 class Loud(str):
-    """A text that does as it likes."""
+    """A string that cannot be sliced."""
 
     __slots__ = ()
 
@@ -34,7 +34,7 @@ class Loud(str):
 
 
 def raises() -> Any:
-    """Fails."""
+    """Raise an error."""
     raise RuntimeError
 
 
@@ -53,8 +53,8 @@ def raises() -> Any:
         (Loud("loud"), "loud"),
     ],
 )
-def test_an_id_is_anything_that_has_a_text(given: object, expected: str | None) -> None:
-    """At most 64 characters of it, made only when somebody asks."""
+def test_an_id_is_any_object_as_text(given: object, expected: str | None) -> None:
+    """The text has at most 64 characters, and is made when it is asked for."""
 
     async def handler() -> Request:
         with request("GET /", id=given) as current:
@@ -66,8 +66,8 @@ def test_an_id_is_anything_that_has_a_text(given: object, expected: str | None) 
     assert expected is None or type(current.id) is str
 
 
-def test_an_id_costs_nothing_until_somebody_asks() -> None:
-    """Its text is not made for requests that nobody looks at."""
+def test_an_id_costs_nothing_until_it_is_read() -> None:
+    """Its text is not made for requests without observers."""
     asked = []
 
     def answer() -> str:
@@ -87,7 +87,7 @@ def test_an_id_costs_nothing_until_somebody_asks() -> None:
 
 
 def test_a_context_variable_of_the_application_is_the_id() -> None:
-    """Set before the scope or inside; what a scope is given itself goes first."""
+    """It is set before the scope or inside; an id that is given to the scope goes first."""
     variable: ContextVar[str] = ContextVar("variable")
 
     async def handler() -> None:
@@ -120,8 +120,8 @@ def test_a_context_variable_of_the_application_is_the_id() -> None:
         (Loud("loud"), "loud"),
     ],
 )
-def test_a_type_that_is_no_name_is_made_one_and_counted(given: Any, expected: str) -> None:
-    """Nothing is raised in the application."""
+def test_an_invalid_type_is_replaced_and_counted(given: Any, expected: str) -> None:
+    """Nothing is raised."""
 
     async def handler() -> None:
         with request(given):
@@ -134,8 +134,8 @@ def test_a_type_that_is_no_name_is_made_one_and_counted(given: Any, expected: st
 
 
 @pytest.mark.parametrize("given", [0, -1, float("nan"), float("inf"), True, "1", object()])
-def test_an_objective_that_is_none_is_ignored_and_counted(given: Any) -> None:
-    """The one of the options holds."""
+def test_an_invalid_objective_is_ignored_and_counted(given: Any) -> None:
+    """The objective of the options applies."""
 
     async def handler() -> None:
         with request("GET /", objective=given):
@@ -167,7 +167,7 @@ class Jobs:
 
 
 def test_a_decorated_function_has_a_scope_for_each_call(implementation: str) -> None:
-    """Coroutine functions and functions, with their arguments and results, several at a time."""
+    """Functions and coroutine functions keep arguments and results, several calls at a time."""
 
     async def main(traced: TracedLoop) -> None:
         jobs = Jobs(traced)
@@ -187,7 +187,7 @@ def test_a_decorated_function_has_a_scope_for_each_call(implementation: str) -> 
 
 
 def test_a_task_of_a_decorated_coroutine_has_its_name(implementation: str) -> None:
-    """What stands around it is looked through."""
+    """The wrapper around it has no name."""
 
     async def main(traced: TracedLoop) -> None:
         await asyncio.create_task(Jobs(traced).report(0.5))
@@ -202,7 +202,7 @@ def test_a_task_of_a_decorated_coroutine_has_its_name(implementation: str) -> No
 
 
 def test_generator_functions_are_refused_where_they_are_decorated() -> None:
-    """Their call runs nothing yet, so there would be nothing to measure."""
+    """A call of one runs nothing yet, so there would be nothing to measure."""
 
     def numbers() -> Any:
         yield 1
@@ -213,6 +213,6 @@ def test_generator_functions_are_refused_where_they_are_decorated() -> None:
     for function in (numbers, more):
         with pytest.raises(
             TypeError,
-            match=r"only makes a generator: use `with aiometrics.request\(...\)` inside of it instead",
+            match=r"makes a generator: use `with aiometrics.request\(...\)` inside of it instead",
         ):
             request("GET /")(function)

@@ -1,4 +1,4 @@
-"""Slow requests: which are recorded, what the record says, and that nobody waits for it to be written."""
+"""The slow log: which requests are logged, what the event says, and that requests never wait."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTS = ("active", "wait", "blocking")
 
 
 class Written(logging.Handler):
-    """Keeps the lines; while ``gate`` is closed it hangs, as a handler does whose disk is gone."""
+    """A handler that keeps lines, and hangs while ``gate`` is closed, as if its disk were gone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class Written(logging.Handler):
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What the lines say."""
+        """The messages of the lines."""
         return [json.loads(line) for line in self.lines]
 
 
 @pytest.fixture
 def written() -> Iterator[Written]:
-    """What the logger of slow requests was given."""
+    """The handler of the slow log."""
     handler, logger = Written(), logging.getLogger("aiometrics.slow_requests")
     logger.addHandler(handler)
     yield handler
@@ -59,13 +59,13 @@ async def take(seconds: float, kind: str = "GET /orders/{id}", **options: Any) -
 
 
 def records(traced: TracedLoop) -> tuple[int, int]:
-    """How many were written and dropped, as the metric has it."""
+    """How many were written and dropped, according to the metric."""
     counts = traced.snapshot().records
     return counts["slow_request", "written"], counts["slow_request", "dropped"]
 
 
 def test_the_event_of_one_slow_request(implementation: str, written: Written) -> None:
-    """All of it: times, status, id, trace, attributes, and where the time went, worst first."""
+    """It has times, status, id, trace, attributes, and where the time went, worst first."""
     tracer = TracerProvider().get_tracer("test")
 
     async def query(traced: TracedLoop) -> None:
@@ -95,7 +95,8 @@ def test_the_event_of_one_slow_request(implementation: str, written: Written) ->
     assert {
         "@timestamp": "1970-01-01T00:00:01.656250Z",
         "log.level": "warning",
-        "message": "GET /orders/{id} [REQ-001] completed after 0.656 s, 0.250 s allowed; 0.156 s of it on the loop; "
+        "message": "GET /orders/{id} [REQ-001] completed after 0.656 s, "
+        "0.250 s allowed; 0.156 s of it on the loop; "
         f"most at {points[0]['yield_point']} (asyncio.sleep)",
         "ecs.version": "8.11.0",
         "log.logger": "aiometrics.slow_requests",
@@ -151,7 +152,7 @@ def test_the_event_of_one_slow_request(implementation: str, written: Written) ->
 def test_which_requests_are_slow(
     implementation: str, written: Written, seconds: float, options: dict[str, Any], expected: int
 ) -> None:
-    """Those over the objective of their type, or over the threshold if it has none; without either none."""
+    """They are over the objective of their type, else over the threshold, if there is one."""
     with traced_loop(implementation=implementation, **options) as traced:
         traced.run(take(seconds))
         traced.instrumentation.work_queue.stop()
@@ -162,10 +163,10 @@ def test_which_requests_are_slow(
     ("error", "status", "outcome"),
     [(ValueError, "failed", "failure"), (asyncio.CancelledError, "cancelled", "unknown")],
 )
-def test_how_it_ended(
+def test_the_event_has_the_outcome(
     implementation: str, written: Written, error: type[BaseException], status: str, outcome: str
 ) -> None:
-    """Failed requests and cancelled ones are slow as any other."""
+    """Failed and cancelled requests are logged like any other."""
 
     async def fail() -> None:
         with request("GET /", objective=0.1):
@@ -184,8 +185,8 @@ def test_how_it_ended(
     assert {"labels.request_id", "trace.id", "span.id"}.isdisjoint(event)
 
 
-def test_only_the_worst_places_are_told(implementation: str, written: Written) -> None:
-    """An event has a bound; the rest is counted."""
+def test_only_the_worst_places_are_in_the_event(implementation: str, written: Written) -> None:
+    """The size of an event is bounded; the other places are counted."""
     program = (
         "async def handler(request, sleep):\n with request('GET /', objective=0.1):\n"
         + "  await sleep(1)\n" * (MAX_POINTS + 7)
@@ -201,8 +202,10 @@ def test_only_the_worst_places_are_told(implementation: str, written: Written) -
     assert event["aiometrics.yield_points_left_out"] > 0
 
 
-def test_nobody_waits_for_a_handler_that_hangs(implementation: str, written: Written) -> None:
-    """Requests go on and end; what there is no room for is dropped and counted, and the rest is written when it gets on."""
+def test_requests_never_wait_for_a_handler_that_hangs(
+    implementation: str, written: Written
+) -> None:
+    """Records without room are dropped and counted, the rest is written when it continues."""
     written.gate.clear()
 
     async def main() -> None:
@@ -221,7 +224,7 @@ def test_nobody_waits_for_a_handler_that_hangs(implementation: str, written: Wri
 
 
 def test_a_logger_that_is_off_costs_nothing(implementation: str) -> None:
-    """Who wants no warnings has no thread for them."""
+    """Without warnings there is no thread for them."""
     logging.getLogger("aiometrics.slow_requests").setLevel(logging.ERROR)
     try:
         with traced_loop(implementation=implementation, slow_request=0.5) as traced:

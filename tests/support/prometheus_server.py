@@ -1,4 +1,4 @@
-"""Programs that run beside a test, and a real Prometheus that scrapes them with the repository's rules."""
+"""Programs that run beside a test, and a real Prometheus that scrapes them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Prometheus:
             return json.load(answer)["data"]
 
     def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each series that the instant query returns, the largest value first."""
+        """Labels and value of each series that an instant query returns, largest value first."""
         found = [
             (series["metric"], float(series["value"][1]))
             for series in self.get("query", query=query)["result"]
@@ -64,7 +64,10 @@ class Prometheus:
 
 @contextmanager
 def running(*program: str | Path, announces: Collection[str]) -> Iterator[str]:
-    """A program, and what it printed until all its announcements were there; what else it prints is read and dropped."""
+    """Run a program, and give what it printed until all ``announces`` were there.
+
+    What it prints later is read and dropped.
+    """
     with subprocess.Popen(
         program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -95,9 +98,10 @@ def run_prometheus(
     every_ms: int = 1_000,
     shorter: int = 1,
 ) -> Iterator[Prometheus]:
-    """The configuration of the repository with these targets, by job, short intervals, and windows that are ``shorter`` times shorter.
+    """Run Prometheus with the configuration of the repository and these targets, by job.
 
-    ``features`` are such that are not on by default.
+    Intervals are short, and windows are ``shorter`` times shorter. ``features`` are enabled besides
+    the default ones.
     """
     configuration = yaml.safe_load((root / "prometheus.yml").read_text(encoding="utf-8"))
     for pattern in configuration["rule_files"]:
@@ -135,7 +139,7 @@ def run_prometheus(
 
 
 def shortened(text: str, times: int) -> str:
-    """A query, or a text with queries in it, whose windows are so many times shorter."""
+    """A query, or a text with queries, with windows that are ``times`` times shorter."""
 
     def shorten(found: re.Match[str]) -> str:
         number, unit = (part for part in found.groups() if part is not None)

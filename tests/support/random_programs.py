@@ -1,4 +1,4 @@
-"""Random asyncio programs that keep a true account of themselves, to hold against what aiometrics recorded."""
+"""Random asyncio programs that know the truth about themselves, to compare recordings with."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ Ops = list[Op]
 
 
 class ProgramError(Exception):
-    """The programs' own error."""
+    """The error that programs raise."""
 
 
 @dataclass(eq=False)
 class RequestTruth:
-    """What is true of one request."""
+    """The truth about one request."""
 
     type: str
     entered_ns: int
@@ -46,26 +46,28 @@ class RequestTruth:
     #: ``None`` while it lasts.
     wall_ns: int | None = None
     measured: Request | None = None
-    #: Whether only the task that entered it took part, and in nothing else meanwhile: then it has no other time than that task's.
+    #: Whether only the task that entered it took part, and in nothing else meanwhile. Its time is
+    #: then that of the task.
     alone: bool = True
 
     def end(self, now_ns: int) -> None:
-        """It is over, unless it was."""
+        """End the request, unless it has ended."""
         if self.wall_ns is None:
             self.wall_ns = now_ns - self.entered_ns
 
 
-#: The request that the code works for, as the programs themselves keep account of it.
+#: The request that the code works for, according to the programs themselves.
 current_truth: ContextVar[RequestTruth | None] = ContextVar("current_truth", default=None)
 
 
 @dataclass(eq=False)
 class TaskTruth:
-    """What is true of one task."""
+    """The truth about one task."""
 
     root: str
     started: bool = False
-    #: How the coroutine ended; one that never began can only have been cancelled. A task that cancels itself and returns has completed.
+    #: How the coroutine ended; one that never began can only have been cancelled. A task that
+    #: cancels itself and returns has completed.
     status: str = CANCELLED
     active_ns: int = 0
     children: list[asyncio.Task[None]] = field(default_factory=list)
@@ -88,7 +90,10 @@ def generator_based(coro: Coroutine[Any, Any, None]) -> Generator[Any, Any, None
 
 
 class Run:
-    """One execution of a program on a traced loop; ``problems`` lists each disagreement of the gauges with the truth."""
+    """One execution of a program on a traced loop.
+
+    ``problems`` lists each disagreement of the gauges with the truth.
+    """
 
     def __init__(self, traced: TracedLoop) -> None:
         self.traced = traced
@@ -97,7 +102,8 @@ class Run:
         self.spawned: list[asyncio.Task[None]] = []
         self.visits: list[RequestTruth] = []
         self.finished: list[FinishedRequest] = []
-        #: Scopes that were entered by hand, to be left by whoever comes to do it; and the requests of those that are not over.
+        #: Scopes that were entered by hand, which any task may leave, and their unfinished
+        #: requests.
         self.open: list[request] = []
         self.ongoing: dict[request, Request] = {}
         self.problems: list[str] = []
@@ -106,7 +112,7 @@ class Run:
         traced.instrumentation.request_observers.every.append(self.finished.append)
 
     async def live(self, life: TaskTruth, ops: Ops) -> None:
-        """The whole life of a task."""
+        """Run the whole program of a task."""
         life.started = True
         try:
             await self.execute(life, ops)
@@ -170,7 +176,7 @@ class Run:
                     self.look()
 
     def work(self, life: TaskTruth, ns: int) -> None:
-        """Let a task take the loop for so long."""
+        """Let a task occupy the loop for ``ns``."""
         life.active_ns += ns
         visit = current_truth.get()
         if visit is not None and visit.wall_ns is None:
@@ -180,7 +186,7 @@ class Run:
         self.traced.clock.advance_ns(ns)
 
     def finish(self) -> None:
-        """The request that the code works for is over, though nobody leaves it yet."""
+        """Finish the request that the code works for, before its scope is left."""
         visit = current_truth.get()
         if visit is not None and visit.measured is not None:
             visit.measured.finish()
@@ -202,7 +208,7 @@ class Run:
             current_truth.reset(token)
 
     async def items(self, life: TaskTruth, ops: Ops) -> AsyncGenerator[int, None]:
-        """An asynchronous generator that awaits on its way."""
+        """An asynchronous generator that awaits between its items."""
         await self.execute(life, ops)
         yield 1
         await self.execute(life, ops)
@@ -222,7 +228,7 @@ class Run:
     def admit(
         self, life: TaskTruth, construct: Callable[[Any], asyncio.Task[None]], ops: Ops
     ) -> asyncio.Task[None]:
-        """Construct the task of ``life``, which may run at once, inside the step that is in progress."""
+        """Construct the task of ``life``, which may run at once, inside the current step."""
         visit = current_truth.get()
         if visit is not None:
             visit.alone = False
@@ -235,11 +241,12 @@ class Run:
         return task
 
     def look(self) -> None:
-        """Hold the gauges and the blocking seconds to the truth in the middle of a step."""
+        """Compare the gauges and the blocking seconds with the truth in the middle of a step."""
         seen = self.traced.snapshot()
         done = {id(life) for task, life in self.lives.items() if task.done()}
         living = [life for life in self.all_lives if id(life) not in done]
-        # Tasks that are being constructed eagerly are in progress, and so are those that construct them.
+        # Tasks that are being constructed eagerly are in progress, and so are those that construct
+        # them.
         in_progress = 1 + self._interrupted
         live = {entry.coroutine: entry.live for entry in seen.coroutines if entry.live}
         self._expect("live", dict(Counter(name_of(life.root) for life in living)), live)
@@ -272,22 +279,22 @@ class Run:
             self.problems.append(f"{what}: {expected} != {actual}")
 
     def statuses(self) -> dict[tuple[str, str], int]:
-        """How many coroutines ended how, by name and status; only those that occurred."""
+        """How many coroutines ended, by name and status."""
         return dict(Counter((name_of(life.root), life.status) for life in self.all_lives))
 
 
 async def red(run: Run, life: TaskTruth, ops: Ops) -> None:
-    """Root of some tasks."""
+    """The root coroutine of some tasks."""
     await run.live(life, ops)
 
 
 async def green(run: Run, life: TaskTruth, ops: Ops) -> None:
-    """Root of others."""
+    """The root coroutine of other tasks."""
     await run.live(life, ops)
 
 
 async def main(run: Run, life: TaskTruth, ops: Ops) -> None:
-    """Root of the first task: runs the program, then waits for all that it spawned."""
+    """The root of the first task: runs the program, then waits for all spawned tasks."""
     life.started = True
     with suppress(ProgramError, asyncio.CancelledError, ExceptionGroup):
         await run.execute(life, ops)
@@ -310,44 +317,44 @@ def name_of(root: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """What was true, and what was recorded."""
+    """The truth about a program, and what was recorded."""
 
     run: Run
     main: TaskTruth
     snapshot: Snapshot
-    #: What the recorder wrote, without what the kernel and the loop were asked for.
+    #: What the recorder wrote, without the loop statistics.
     page: bytes
 
 
 def recorded(page: Page) -> bytes:
-    """The bytes of a page but for its vitals, which are of real threads, and the time at which it was opened."""
+    """The bytes of a page without its loop statistics and opening time, which are real."""
     memory, start = bytearray(page.memory), page.layout.loop_stats * WORD
     memoryview(memory).cast("q")[HEADER["opened_unix_ns"]] = 0
     return bytes(memory[:start] + memory[start + len(LOOP_STATS) * WORD :])
 
 
 class KeepTimelines:
-    """Has the steps of each request kept."""
+    """A tracer that has the steps of each request recorded."""
 
     def begin(self, request: Request) -> Request:
-        """Of this one too."""
+        """Trace this request too."""
         return request
 
     def recording(self, kept: Request) -> bool:  # noqa: ARG002 - as a tracer is asked
-        """All of them are."""
+        """Whether steps are recorded: always."""
         return True
 
     def end(self, kept: Request, finished: FinishedRequest) -> Job:  # noqa: ARG002 - as a tracer is asked
-        """They are in ``finished``."""
+        """Return a job that reads the timeline."""
         return partial(getattr, finished, "timeline")
 
     def leave(self, kept: Request) -> None:
-        """Nothing is to be put back."""
+        """Do nothing: nothing has to be restored."""
 
 
 @contextmanager
 def timelines_kept() -> Iterator[None]:
-    """The steps of all requests are kept meanwhile."""
+    """Record the steps of all requests meanwhile."""
     set_tracer(KeepTimelines())
     try:
         yield
@@ -358,7 +365,10 @@ def timelines_kept() -> Iterator[None]:
 def run_program(
     ops: Ops, *, implementation: str = IMPLEMENTATION, eager: bool = False, **options: Any
 ) -> Result:
-    """Run a program from start to end on a loop of its own, with the eager task factory if ``eager`` and there is one."""
+    """Run a program on a loop of its own.
+
+    With ``eager``, with the eager task factory if there is one.
+    """
     with timelines_kept(), traced_loop(implementation=implementation, **options) as traced:
         if eager and EAGER:
             traced.loop.set_task_factory(vars(asyncio)["eager_task_factory"])
@@ -422,7 +432,7 @@ def _nested(inner: st.SearchStrategy[Ops]) -> st.SearchStrategy[Ops]:
 
 #: Programs: nested lists of operations.
 PROGRAMS: st.SearchStrategy[Ops] = st.recursive(st.lists(_LEAF, max_size=4), _nested, max_leaves=14)
-#: The same, with scopes of requests entered and left in any task and in any order.
+#: The same, with request scopes entered and left in any task and in any order.
 MISUSES: st.SearchStrategy[Ops] = st.recursive(
     st.lists(_MISUSE, max_size=6), _nested, max_leaves=14
 )

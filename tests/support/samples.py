@@ -1,4 +1,4 @@
-"""Builders of snapshot values for tests: only what a test is about needs to be said."""
+"""Builders of snapshot values for tests, which only name what they are about."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def yield_point(
     oldest_suspension_ns: int = 0,
     exemplar: Exemplar | None = None,
 ) -> YieldPoint:
-    """One yield point where nothing happened yet, but for what is given."""
+    """A yield point where nothing has happened yet, except for what is given."""
     segments, waits = segments or histogram(), waits or histogram()
     return YieldPoint(
         coroutine,
@@ -78,7 +78,7 @@ def coroutine(
     wall: Mapping[str, Histogram] | None = None,
     active: Mapping[str, Histogram] | None = None,
 ) -> Coroutine:
-    """One coroutine without finished tasks, but for the statuses given."""
+    """A coroutine without finished tasks, except for the statuses given."""
     none = dict.fromkeys(STATUSES, histogram())
     return Coroutine(
         name, created, live, destroyed_pending, none | dict(wall or {}), none | dict(active or {})
@@ -95,7 +95,7 @@ def request(
     objective_ns: int | None = None,
     violations: int = 0,
 ) -> RequestType:
-    """One type of request that nobody made yet, but for what is given."""
+    """A type of requests without any request yet, except for what is given."""
     walls = dict.fromkeys(STATUSES, histogram()) | dict(wall or {})
     return RequestType(
         name, walls, active or histogram(), background_ns, in_progress, objective_ns, violations
@@ -111,7 +111,7 @@ def loop(
     active_ns: int = 0,
     idle_ns: int | None = 0,
 ) -> Loop:
-    """One idle loop; one whose selector cannot be timed if ``idle_ns`` is ``None``."""
+    """An idle loop; with ``idle_ns=None`` its selector cannot be timed."""
     timed = None if idle_ns is None else 0
     return Loop(
         name,
@@ -128,7 +128,7 @@ def loop(
 
 
 def shop() -> Snapshot:
-    """A small service with something in every family, pseudo yield points and awkward names included."""
+    """A small service with samples in every family, with pseudo yield points and awkward names."""
     busy = histogram(5, 2, 0, 1, sum_ns=1_234_567_891)
     return Snapshot(
         taken_ns=1_763_856_000_123_456_789,

@@ -1,4 +1,4 @@
-"""What tests of request scopes have in common: work to do inside, and how what was measured of it is told."""
+"""What tests of request scopes share: work to do inside, and summaries of the measurements."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EAGERLY: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) e
 
 
 def collect_finished(traced: TracedLoop) -> list[FinishedRequest]:
-    """The requests that are finished from now on."""
+    """A list to which requests are added as they finish."""
     found: list[FinishedRequest] = []
     traced.instrumentation.request_observers.every.append(found.append)
     return found
 
 
 def charges_of(finished: FinishedRequest) -> list[tuple[str, float, float]]:
-    """What was charged, in seconds: function of the yield point or pseudo point, active, and waiting."""
+    """By function or pseudo point: active and waiting seconds of a request."""
     return [
         (short_name(point.yield_point), point.active_ns / SECOND, point.wait_ns / SECOND)
         for point in finished.points
@@ -29,7 +29,7 @@ def charges_of(finished: FinishedRequest) -> list[tuple[str, float, float]]:
 
 
 def short_name(name: str) -> str:
-    """The last part of a qualified name; pseudo points as they are."""
+    """The last part of a qualified name; pseudo points are left as they are."""
     return name if name.startswith("(") else name.rpartition(" ")[2].rpartition(".")[2]
 
 
@@ -44,12 +44,12 @@ def summary_of(finished: FinishedRequest) -> tuple[str, str, float, float]:
 
 
 def scope_errors_of(traced: TracedLoop) -> dict[str, int]:
-    """Misuses of scopes that occurred."""
+    """The scope errors that were counted, by kind."""
     return {kind: count for kind, count in traced.snapshot().scope_errors.items() if count}
 
 
 async def work(traced: TracedLoop, *parts: float) -> None:
-    """A segment of each of these lengths, with a second of waiting in between."""
+    """Take a segment of each of these lengths, with a second of waiting in between."""
     for number, seconds in enumerate(parts):
         if number:
             await asyncio.sleep(1)
@@ -57,7 +57,7 @@ async def work(traced: TracedLoop, *parts: float) -> None:
 
 
 def request_totals(traced: TracedLoop, name: str = "GET /") -> tuple[int, float, float, int]:
-    """Requests of that type that were left, their active and background seconds, and those in progress."""
+    """Finished requests of a type, their active and background seconds, and those in progress."""
     entry = traced.snapshot().request(name)
     return (
         entry.active.count,

@@ -1,4 +1,7 @@
-"""What requests do, the same in every framework: services on a loop in virtual time, whose handlers take as much of it as is known."""
+"""The same service in every framework.
+
+It runs on a loop in virtual time, and its handlers take a known time of it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ MS = 1_000_000
 
 
 class Service:
-    """Handlers, each of which is a route under its own name, ``order`` under ``/orders/{id}``; and what was seen of their requests."""
+    """Handlers, and their finished requests.
+
+    Each handler is a route of its own name, ``order`` is ``/orders/{id}``.
+    """
 
     def __init__(self, traced: TracedLoop) -> None:
         self.traced = traced
@@ -34,11 +40,11 @@ class Service:
         traced.instrumentation.request_observers.every.append(self.see)
 
     def serve(self, **config: Any) -> AbstractAsyncContextManager[int]:
-        """Serves them, with the middleware, at a port of its own."""
+        """Serve the handlers, with the middleware, at a port of its own."""
         raise NotImplementedError
 
     def order_of(self, request: Any) -> str:
-        """Which order a request is for."""
+        """The id of the order that a request asks for."""
         raise NotImplementedError
 
     def text(self, body: str) -> Any:
@@ -46,12 +52,12 @@ class Service:
         raise NotImplementedError
 
     def see(self, finished: FinishedRequest) -> None:
-        """A request is over."""
+        """Keep a finished request."""
         self.finished.append(finished)
         self.over.set()
 
     async def work(self, ms: float) -> None:
-        """Take the loop for so long."""
+        """Occupy the loop for that many ms."""
         self.traced.clock.advance(ms / 1000)
 
     async def order(self, request: Any) -> Any:
@@ -67,7 +73,7 @@ class Service:
         return self.text("soon")
 
     async def group(self, _: Any) -> Any:
-        """A group of which one task takes 5 ms and fails, another waits and is cancelled."""
+        """Runs a task group: one task takes 5 ms and fails, another is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._fail())
             group.create_task(asyncio.sleep(3600))
@@ -83,11 +89,11 @@ class Service:
 
 
 class StarletteService(Service):
-    """On Starlette and uvicorn."""
+    """The service on Starlette and uvicorn."""
 
     @property
     def routes(self) -> list[Route]:
-        """Each handler's."""
+        """The routes of the handlers."""
         return [
             Route("/orders/{id:int}", self.order),
             Route("/outlived", self.outlived),
@@ -101,11 +107,11 @@ class StarletteService(Service):
         return app
 
     def serve(self, **config: Any) -> AbstractAsyncContextManager[int]:
-        """Serves them on uvicorn."""
+        """Serve the handlers with uvicorn."""
         return uvicorn_serves(self.application(), **config)
 
     def order_of(self, request: Request) -> str:
-        """Which order a request is for."""
+        """The id of the order that a request asks for."""
         return str(request.path_params["id"])
 
     def text(self, body: str) -> PlainTextResponse:
@@ -114,7 +120,7 @@ class StarletteService(Service):
 
 
 class AiohttpService(Service):
-    """On aiohttp and its server."""
+    """The service on aiohttp and its server."""
 
     def application(self) -> web.Application:
         """The application with the middleware."""
@@ -125,11 +131,11 @@ class AiohttpService(Service):
         return app
 
     def serve(self, **config: Any) -> AbstractAsyncContextManager[int]:
-        """Serves them on aiohttp's own server."""
+        """Serve the handlers with aiohttp's server."""
         return aiohttp_serves(self.application(), **config)
 
     def order_of(self, request: web.Request) -> str:
-        """Which order a request is for."""
+        """The id of the order that a request asks for."""
         return request.match_info["id"]
 
     def text(self, body: str) -> web.Response:
@@ -149,7 +155,10 @@ def run_scenario(
     config: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> tuple[S, Snapshot]:
-    """What was measured while one client did its part; ``config`` is the server's, ``options`` are those of tracing."""
+    """Run a scenario with one client, and return the service and what was measured.
+
+    ``config`` is passed to the server, ``options`` to tracing.
+    """
 
     async def main(service: S) -> None:
         async with service.serve(**(config or {})) as port, Client(port) as client:
@@ -162,7 +171,7 @@ def run_scenario(
 
 
 def request_totals(snapshot: Snapshot) -> dict[str, tuple[dict[str, int], int, int]]:
-    """Of each type: how many of each status, active and background ms."""
+    """By type: how many requests ended with each status, and their active and background ms."""
     return {
         entry.request: (
             {status: wall.count for status, wall in entry.wall.items() if wall.count},

@@ -1,4 +1,7 @@
-"""Servers over real sockets for tests, and clients of all kinds. Every wait ends with an event on a socket or the end of a thread."""
+"""Servers over real sockets for tests, and their clients.
+
+Every wait ends with an event on a socket or the end of a thread.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ Answer = tuple[int, http.client.HTTPMessage, bytes]
 
 
 def fail(request: Request) -> Response:
-    """A route with a defect."""
+    """A route that raises."""
     raise RuntimeError(f"secret of /srv/app/{request.path}")
 
 
 def echo(request: Request) -> Response:
-    """A route that tells what it got."""
+    """A route that returns what it received."""
     return Response(
         200,
         f"{request.method} {request.path} {request.query} {request.headers.get('x-test')}".encode(),
@@ -42,14 +45,14 @@ ROUTES = {
 
 @dataclass
 class Serve:
-    """Starts servers with the test's options; keeps what they report."""
+    """Starts servers with the options of a test, and keeps the errors that they report."""
 
     servers: list[HttpServer] = field(default_factory=list)
     errors: list[tuple[str, BaseException]] = field(default_factory=list)
     reported: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, addr: str = "127.0.0.1", port: int = 0, **options: Any) -> HttpServer:
-        """A server that answers."""
+        """Start a server."""
         options = {"routes": ROUTES, "on_error": self.on_error, **options}
         server = HttpServer(addr, port, **options)
         self.servers.append(server)
@@ -57,18 +60,18 @@ class Serve:
         return server
 
     def unexpected(self, request: Request) -> Response:
-        """A route that nobody may get to."""
+        """A route that must never be called."""
         raise AssertionError(request.path)
 
     def on_error(self, probe: str, error: BaseException) -> None:
-        """Keep one report."""
+        """Keep an error that a server reports."""
         self.errors.append((probe, error))
         self.reported.set()
 
 
 @dataclass
 class Stuck:
-    """A route that many threads can be in until :attr:`leave` is set."""
+    """A route that blocks its callers until :attr:`leave` is set."""
 
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     leave: threading.Event = field(default_factory=threading.Event)
@@ -85,14 +88,14 @@ def http_threads(name: str = "aiometrics-http") -> list[threading.Thread]:
 
 
 def connect(server: HttpServer, source: str = "127.0.0.1") -> socket.socket:
-    """The socket of a client on a host of that address."""
+    """The socket of a client with the address ``source``."""
     return socket.create_connection(
         ("127.0.0.1", server.port), timeout=GUARD_SECONDS, source_address=(source, 0)
     )
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Everything until the server closes."""
+    """All bytes until the server closes the connection."""
     received = bytearray()
     while data := sock.recv(1 << 20):
         received += data
@@ -113,7 +116,7 @@ def ask_on(
     body: bytes | None = None,
     **headers: str,
 ) -> Answer:
-    """One request over an open connection."""
+    """Send a request over an open connection, and return the response."""
     connection.request(
         method,
         path,
@@ -125,7 +128,7 @@ def ask_on(
 
 
 def ask(server: HttpServer, path: str, method: str = "GET", **headers: str) -> Answer:
-    """One request over a connection of its own."""
+    """Send a request over a new connection, and return the response."""
     with closing(
         http.client.HTTPConnection("127.0.0.1", server.port, timeout=GUARD_SECONDS)
     ) as connection:
@@ -133,5 +136,5 @@ def ask(server: HttpServer, path: str, method: str = "GET", **headers: str) -> A
 
 
 def status_line(answer: bytes) -> str:
-    """The first line of a raw answer."""
+    """The first line of a raw response."""
     return answer.partition(b"\r\n")[0].decode()

@@ -15,7 +15,7 @@ from aiometrics.testing import TracedLoop
 
 @contextmanager
 def every_loop(implementation: str, **options: Any) -> Generator[Instrumentation, None, None]:
-    """Every loop of the process is traced with one of the recorders; an internal error fails the test."""
+    """Trace every loop of the process. An internal error fails the test."""
     made = Instrumentation(
         resolve(**options, environ={}).recording, implementation=IMPLEMENTATIONS[implementation]
     )
@@ -28,7 +28,7 @@ def every_loop(implementation: str, **options: Any) -> Generator[Instrumentation
 
 
 class Stall:
-    """Holds a loop in virtual time, while a watchdog looks whenever it wants to."""
+    """Blocks a loop in virtual time, while a watchdog looks as often as it asks for."""
 
     def __init__(self, traced: TracedLoop) -> None:
         self.traced = traced

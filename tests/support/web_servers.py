@@ -1,4 +1,7 @@
-"""Real servers and a client on one loop, also one in virtual time: nothing here sets a timer or needs a thread."""
+"""Real servers and a client on one loop.
+
+The loop may run in virtual time: nothing here sets a timer or needs a thread.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class Client:
         await self._writer.wait_closed()
 
     async def ask(self, path: str, method: str = "GET", **headers: str) -> None:
-        """Send a request, and wait for nothing; ``_`` in names of headers stands for ``-``."""
+        """Send a request without waiting; ``_`` in names of headers stands for ``-``."""
         lines = [
             f"{method} {path} HTTP/1.1",
             "Host: test",
@@ -69,7 +72,7 @@ class Client:
         )
 
     async def chunk(self) -> str:
-        """The next chunk of a body in chunks."""
+        """The next chunk of a chunked body."""
         size = int(await self._reader.readline(), 16)
         return (await self._reader.readexactly(size + 2)).decode().removesuffix("\r\n")
 
@@ -82,7 +85,7 @@ class Client:
 
 @asynccontextmanager
 async def uvicorn_serves(app: Any, **config: Any) -> AsyncIterator[int]:
-    """The port at which uvicorn serves the application."""
+    """Serve an application with uvicorn, and give the port."""
     server = uvicorn.Server(uvicorn.Config(app, host=LOCAL, port=0, log_config=None, **config))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - it has no event for that
@@ -97,7 +100,7 @@ async def uvicorn_serves(app: Any, **config: Any) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def aiohttp_serves(app: web.Application, **config: Any) -> AsyncIterator[int]:
-    """The port at which aiohttp serves the application."""
+    """Serve an application with aiohttp's server, and give the port."""
     runner = web.AppRunner(app, **config)
     await runner.setup()
     try:

@@ -1,4 +1,4 @@
-"""Every task is seen, however it is created and on whatever loop, and everything is put back afterwards."""
+"""Every task is seen, however it is created, and everything is restored afterwards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ MakeLoop = Callable[[], asyncio.AbstractEventLoop]
 
 
 def ended(seen: Snapshot) -> dict[str, int]:
-    """How many tasks have ended, by the last part of the coroutine's name; those that asyncio runs for itself left out."""
+    """How many tasks have ended, by the last part of the coroutine's name.
+
+    Tasks that asyncio runs for itself are left out.
+    """
     found = {}
     for entry in seen.coroutines:
         count = sum(histogram.count for histogram in entry.wall.values())
@@ -47,7 +50,7 @@ async def works() -> int:
 
 
 class EarlyTask(asyncio.Task[Any]):
-    """A task type from before anything was traced."""
+    """A task type that was made before anything was traced."""
 
 
 def run(
@@ -65,11 +68,11 @@ def run(
 
 @LOOPS
 def test_every_way_to_create_a_task_is_seen(implementation: str, make_loop: MakeLoop) -> None:
-    """By functions, methods, groups and constructors, of types from before and after; the main task included."""
+    """They are functions, methods, groups and constructors, of types made before or after."""
 
     async def main() -> None:
         class LateTask(asyncio.Task[Any]):
-            """A task type from after."""
+            """A task type that was made while tracing."""
 
             def __init__(self, coro: Any, **options: Any) -> None:
                 super().__init__(coro=coro, **options)
@@ -96,7 +99,7 @@ def test_every_way_to_create_a_task_is_seen(implementation: str, make_loop: Make
 @EAGER
 @LOOPS
 def test_eager_tasks_are_seen(implementation: str, make_loop: MakeLoop) -> None:
-    """By the factory of asyncio and by the constructor, whether they suspend or not."""
+    """They are created by asyncio's factory or the constructor, and may suspend or not."""
 
     async def at_once() -> None:
         pass
@@ -117,12 +120,12 @@ def test_eager_tasks_are_seen(implementation: str, make_loop: MakeLoop) -> None:
 
 
 def narrow(loop: asyncio.AbstractEventLoop, coro: Any) -> asyncio.Task[Any]:
-    """A factory of the time before contexts."""
+    """A factory that takes no context, as all did once."""
     return asyncio.Task(coro, loop=loop)
 
 
 def wide(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-    """A factory that hands on what it is given."""
+    """A factory that passes on what it is given."""
     return asyncio.Task(
         coro, loop=loop, **{name: value for name, value in options.items() if value is not None}
     )
@@ -159,7 +162,7 @@ def test_the_application_keeps_its_task_factory(
     expected: dict[str, int],
     when: str,
 ) -> None:
-    """Whatever its signature and what it returns, set before or after tracing began, it is called, once per task, and still there."""
+    """Whatever its signature and result, and whenever it is set, it is called once per task."""
     calls: list[str] = []
 
     def counting(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
@@ -199,7 +202,7 @@ def test_the_application_keeps_its_task_factory(
 
 
 def test_a_factory_that_refuses_leaves_no_task_behind(implementation: str) -> None:
-    """What it raises reaches the caller, and nothing is live or counted."""
+    """Its exception reaches the caller, and no task is live or counted."""
 
     def refuses(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no more tasks")
@@ -217,7 +220,7 @@ def test_a_factory_that_refuses_leaves_no_task_behind(implementation: str) -> No
 
 
 def test_a_task_that_cannot_be_created_is_never_counted(implementation: str) -> None:
-    """Not even while it is tried: a counter does not fall."""
+    """It is not even counted while it is tried, because counters never fall."""
     during: list[dict[str, int]] = []
 
     def refuse(*_: Any, **__: Any) -> Any:
@@ -234,7 +237,7 @@ def test_a_task_that_cannot_be_created_is_never_counted(implementation: str) -> 
         raise RuntimeError("no more tasks")
 
     class Name:
-        """Cannot be read, which is tried when the task is half made."""
+        """Raises when it is read, which happens when the task is half made."""
 
         __str__ = refuse
 
@@ -255,7 +258,7 @@ def test_a_task_that_cannot_be_created_is_never_counted(implementation: str) -> 
 
 
 def test_a_sampled_task_is_drawn_once(implementation: str) -> None:
-    """However many seams its construction passes: with one in two, half of the tasks are traced."""
+    """However many hooks its construction passes, with one in two half of the tasks are traced."""
 
     async def main() -> None:
         asyncio.get_running_loop().set_task_factory(wide)
@@ -263,7 +266,8 @@ def test_a_sampled_task_is_drawn_once(implementation: str) -> None:
             await asyncio.create_task(works())
 
     counts = run(implementation, asyncio.SelectorEventLoop, main, sample=1 / 2)
-    # The draw is fixed: an honest one in 2 lies between 1 800 and 2 200 here, drawing twice gives 3 000.
+    # The draw is fixed: an honest one in 2 lies between 1 800 and 2 200 here, drawing twice gives 3
+    # 000.
     assert 1800 < counts["works"] < 2200
 
 
@@ -293,7 +297,7 @@ def test_the_application_may_mix_task_types_with_other_classes(implementation: s
 
 
 def patched() -> list[Any]:
-    """Everything that a seam may change."""
+    """Everything that a hook may change."""
     classes = [asyncio.BaseEventLoop, uvloop.Loop, asyncio.SelectorEventLoop]
     return [
         asyncio.Task,
@@ -303,8 +307,8 @@ def patched() -> list[Any]:
     ]
 
 
-def test_everything_is_put_back(implementation: str) -> None:
-    """After removal what was patched is identical to what it was, twice in a row, and nothing is seen any more."""
+def test_everything_is_restored(implementation: str) -> None:
+    """After removal everything is identical to what it was, twice in a row."""
     before = patched()
     for _ in range(2):
         with every_loop(implementation) as instrumentation:
@@ -314,8 +318,8 @@ def test_everything_is_put_back(implementation: str) -> None:
         assert {"works": 1} == ended(instrumentation.snapshot())
 
 
-def test_what_somebody_else_patched_since_is_left_to_them(implementation: str) -> None:
-    """A method that was replaced in turn is not restored over their head, and goes on to work."""
+def test_what_was_patched_again_since_is_left_alone(implementation: str) -> None:
+    """A method that something else has replaced since is not restored, and still works."""
     original = asyncio.BaseEventLoop.create_task
     instrumentation = Instrumentation(
         RecordingOptions(), implementation=IMPLEMENTATIONS[implementation]
@@ -341,7 +345,7 @@ def test_what_somebody_else_patched_since_is_left_to_them(implementation: str) -
 
 
 def test_tasks_that_were_traced_run_on_untimed(implementation: str) -> None:
-    """Tracing may stop in the middle of their life; they end as they would."""
+    """Tracing may stop in the middle of a task, which ends as it would untraced."""
 
     async def main(instrumentation: Instrumentation) -> int:
         tasks = [asyncio.create_task(works()) for _ in range(3)]
@@ -356,7 +360,7 @@ def test_tasks_that_were_traced_run_on_untimed(implementation: str) -> None:
     assert 0 == sum(entry.live for entry in seen.coroutines)
 
 
-def test_only_chosen_loops_are_every_loop(implementation: str) -> None:
+def test_only_chosen_loops_are_traced(implementation: str) -> None:
     """instrument(loop) traces that loop alone, until uninstrument(loop)."""
     instrumentation = Instrumentation(
         RecordingOptions(), implementation=IMPLEMENTATIONS[implementation]
@@ -381,10 +385,10 @@ def test_only_chosen_loops_are_every_loop(implementation: str) -> None:
 
 
 def test_a_loop_of_an_unknown_class_is_covered(implementation: str) -> None:
-    """One that makes its own tasks, with a type from before, is seen where it is chosen."""
+    """A chosen loop that makes its own tasks, of a type made before, is seen."""
 
     class OwnLoop(asyncio.SelectorEventLoop):
-        """Does not ask asyncio for its tasks."""
+        """A loop that makes its own tasks."""
 
         def create_task(self, coro: Any, **_: Any) -> Any:
             return EarlyTask(coro, loop=self)
@@ -406,7 +410,7 @@ def test_a_loop_of_an_unknown_class_is_covered(implementation: str) -> None:
 
 @LOOPS
 def test_loops_in_threads_have_a_page_each(implementation: str, make_loop: MakeLoop) -> None:
-    """Named after their threads; records of one name are added up; a loop too many is counted and runs untraced."""
+    """They are named after the threads. A loop without room is counted, and runs untraced."""
 
     def worker() -> None:
         with asyncio.Runner(loop_factory=make_loop) as runner:
@@ -426,10 +430,10 @@ def test_loops_in_threads_have_a_page_each(implementation: str, make_loop: MakeL
     assert ({"works": 4}, 1) == (ended(seen), seen.overflow["loop"])
 
 
-def test_a_later_loop_of_the_same_thread_goes_on_where_the_first_stopped(
+def test_a_later_loop_of_the_same_thread_continues_the_numbers(
     implementation: str,
 ) -> None:
-    """asyncio.run twice is one loop in the numbers."""
+    """Two calls of asyncio.run are one loop in the numbers."""
     with every_loop(implementation) as instrumentation:
         for _ in range(5):
             asyncio.run(works())
@@ -441,7 +445,7 @@ def test_a_later_loop_of_the_same_thread_goes_on_where_the_first_stopped(
 
 
 def test_loops_are_not_kept_alive(implementation: str) -> None:
-    """A loop that nobody holds is collected although it was traced."""
+    """A loop without references is collected although it was traced."""
     with every_loop(implementation) as instrumentation:
         loop = asyncio.SelectorEventLoop()
         loop.run_until_complete(works())
@@ -452,8 +456,8 @@ def test_loops_are_not_kept_alive(implementation: str) -> None:
         assert [0] == [entry.heartbeat_ns for entry in instrumentation.snapshot().loops]
 
 
-def test_a_loop_that_nobody_closed_is_garbage(implementation: str) -> None:
-    """It warns and frees its files when it is collected, as it would untraced."""
+def test_a_loop_that_was_never_closed_is_collected(implementation: str) -> None:
+    """When it is collected it warns and closes its files, as it would untraced."""
     with every_loop(implementation) as instrumentation:
         loop = asyncio.SelectorEventLoop()
         loop.run_until_complete(works())
@@ -465,10 +469,10 @@ def test_a_loop_that_nobody_closed_is_garbage(implementation: str) -> None:
         assert {"works": 1} == ended(instrumentation.snapshot())
 
 
-def test_loops_may_be_collected_while_everything_is_put_back(
+def test_loops_may_be_collected_while_everything_is_restored(
     implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Garbage collection runs at any moment, and then each of them is still given up once."""
+    """Garbage collection runs at any moment, and each loop is still released once."""
     closed, close = [], Page.close
 
     def collect_first(page: Page) -> None:
@@ -492,7 +496,7 @@ def test_loops_may_be_collected_while_everything_is_put_back(
 def test_a_loop_may_be_made_while_another_gets_its_page(
     implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A finalizer of the application's may do so, whenever garbage is collected: each loop has a page under a name of its own."""
+    """A finalizer may make a loop at any moment; each loop has a page with a name of its own."""
     finalizers = [lambda: asyncio.run(works())]
 
     def page(*args: Any) -> Page:
@@ -509,7 +513,7 @@ def test_a_loop_may_be_made_while_another_gets_its_page(
 
 
 def test_a_task_that_is_not_traced_is_counted(implementation: str) -> None:
-    """A task from before shows as a hole, until it is done."""
+    """A task that was created before tracing began counts as untraced until it is done."""
 
     async def main() -> list[int]:
         task = asyncio.current_task()
