@@ -69,7 +69,7 @@ Family = tuple[Metric, Iterator[Row]]
 
 @dataclass(frozen=True, slots=True)
 class ExporterInfo:
-    """What the exporter says of itself.
+    """The version and recorder that the exporter reports of itself.
 
     ``implementation`` is its recorder, ``c``, ``python`` or ``none``, and ``scrape_ns`` the time
     that its previous scrape took.

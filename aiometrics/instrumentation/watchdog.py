@@ -61,7 +61,7 @@ def pause_ns(since_ns: int, now_ns: int, threshold_ns: int, interval_ns: int) ->
 
 @dataclass(slots=True)
 class Incident:
-    """What the watchdog has seen of one segment that blocks its loop."""
+    """One segment that blocks its loop, as the watchdog has seen it."""
 
     since_ns: int
     coroutine: str

@@ -53,7 +53,7 @@ _SITE = ("site-packages", "dist-packages")
 
 
 class Origin(enum.IntEnum):
-    """Whose code it is. A yield point is the innermost frame of the highest origin in the chain."""
+    """The origin of a piece of code. A yield point is the innermost frame of the highest origin in the chain."""
 
     STANDARD_LIBRARY = 0
     LIBRARY = 1

@@ -21,7 +21,7 @@ PROBE = "request"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoopBinding:
-    """What a request scope needs of the loop that it runs on."""
+    """The objects of one loop that a request scope needs."""
 
     recorder: Any
     labels: Labels

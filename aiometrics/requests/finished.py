@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """What the tasks of a traced request did, step by step.
+    """The steps of the tasks of a traced request.
 
     Tasks are in the order in which they were created, steps in the order in which they ended.
     ``dropped`` is how many of both there was no room for.
@@ -51,7 +51,7 @@ class Timeline:
 
 
 class Charge(NamedTuple):
-    """What a request took at one yield point.
+    """The time that a request took at one yield point.
 
     ``segments`` ended there and took ``active_ns``, ``blocking_ns`` of it in blocking segments;
     ``wait_ns`` passed until the segments that followed.
@@ -95,7 +95,7 @@ class FinishedRequest:
 
     @property
     def points(self) -> tuple[Charge, ...]:
-        """What the request took at each yield point, in the order of the first segments.
+        """The time that the request took at each yield point, in the order of the first segments.
 
         Safe in any thread.
         """
@@ -103,7 +103,7 @@ class FinishedRequest:
 
     @property
     def timeline(self) -> Timeline:
-        """What its tasks did, step by step; empty if it is not traced. Safe in any thread."""
+        """The steps of its tasks; empty if it is not traced. Safe in any thread."""
         if self.recorded_steps is None:
             return Timeline()
         tasks, steps, dropped = self.recorded_steps
