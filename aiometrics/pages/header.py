@@ -5,14 +5,20 @@ from __future__ import annotations
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from aiometrics.pages.layout import HEADER, MAGIC, VERSION, WORD, Layout
+from aiometrics.pages.layout import (
+    HEADER,
+    MAGIC,
+    MAX_BOUNDS,
+    MAX_RECORDS,
+    VERSION,
+    WORD,
+    Layout,
+)
 
 Buffer = bytes | bytearray
 
-_MAX_BOUNDS = 64
-_MAX_RECORDS = 1_000_000
 #: As many bytes as are enough for :func:`parse_header`.
-HEAD_BYTES = (len(HEADER) + 2 * _MAX_BOUNDS) * WORD
+HEAD_BYTES = (len(HEADER) + 2 * MAX_BOUNDS) * WORD
 
 
 class PageError(ValueError):
@@ -57,8 +63,8 @@ def parse_header(head: Buffer, size: int) -> PageFormat:
     capacities = [
         words[HEADER[name]] for name in ("max_coroutines", "max_yield_points", "max_requests")
     ]
-    if not all(1 <= count <= _MAX_BOUNDS for count in counts) or not all(
-        1 <= count <= _MAX_RECORDS for count in capacities
+    if not all(1 <= count <= MAX_BOUNDS for count in counts) or not all(
+        1 <= count <= MAX_RECORDS for count in capacities
     ):
         raise PageError(
             f"a page with {counts} bucket bounds and room for {capacities} records is out of range"

@@ -24,11 +24,14 @@ STRING_BYTES_PER_NAME = 128
 #: Of a longer name the rest is cut: what one reference to it can make a reader write must have a bound.
 NAME_BYTES = 1024
 LOOP_NAME_BYTES = STRING_BYTES_PER_NAME
+#: Room that no option exceeds: bucket bounds of a histogram, and records of a kind.
+MAX_BOUNDS, MAX_RECORDS = 64, 1_000_000
 #: What is not known, where 0 would be a number like any other.
 UNKNOWN = -1
 
 #: How a task's coroutine can end, in the order in which pages store it.
 STATUSES = ("completed", "failed", "cancelled")
+COMPLETED, FAILED, CANCELLED = range(len(STATUSES))
 #: What can be wrong with the use of request scopes, in the order in which pages store it.
 SCOPE_ERRORS = (
     "abandoned",

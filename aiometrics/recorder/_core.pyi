@@ -6,7 +6,7 @@ from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.pages.page import Page
 from aiometrics.recorder.labels import Labels
 
-LAYOUT: dict[tuple[str, str], int]
+CONSTANTS_DIGEST: str
 
 def hook(task_type: type, lookup: Callable[[Any], Recorder | None], /) -> None: ...
 def unhook() -> None: ...

@@ -31,6 +31,8 @@ def _samples() -> Iterator[Any]:
         sample.close()
 
 
+#: Answers of :func:`hop`.
+ENDS, HIDES, ASKS, ASKS_BEHIND = range(4)
 _OPAQUE = frozenset(type(sample) for sample in _samples())
 _GETTERS = (types.GetSetDescriptorType, types.MemberDescriptorType)
 _QUALNAME: Callable[[type], str] = vars(type)["__qualname__"].__get__
@@ -90,18 +92,19 @@ def _hidden(obj: Any) -> Any:
 def hop(kind: type) -> int:
     """Return how the chain continues from objects of a type that is no built-in generator.
 
-    The C core asks once per type. 0: the chain ends. 1: at the generator that a built-in awaitable
-    hides. 2: as :func:`awaited_by` and :func:`code_of` say. 3: likewise, but objects of this type
-    are :func:`opaque`, as are those of 1.
+    The C core asks once per type. ``ENDS``: the chain ends. ``HIDES``: at the generator that a
+    built-in awaitable hides. ``ASKS``: as :func:`awaited_by` and :func:`code_of` say.
+    ``ASKS_BEHIND``: likewise, but objects of this type are :func:`opaque`, as are those of
+    ``HIDES``.
     """
     if kind in _OPAQUE:
-        return 1
+        return HIDES
     if _is_cython_wrapper(kind):
-        return 3
+        return ASKS_BEHIND
     readable = any(
         isinstance(vars(base).get(name), _GETTERS) for base in kind.__mro__ for name in _LINKS
     )
-    return 2 if readable else 0
+    return ASKS if readable else ENDS
 
 
 def opaque(obj: Any) -> bool:

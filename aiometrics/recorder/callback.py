@@ -11,13 +11,13 @@ from aiometrics.recorder.places import relative_path, type_name
 
 #: The label ``awaits`` of callbacks, except those of transports, which have their protocol there.
 PLAIN = "(callback)"
-_UNWRAPPINGS = 8
+UNWRAPPINGS = 8
 
 
 def target(callback: Any) -> tuple[Any, Any]:
     """Return the function behind partials and bound methods, and the object it is bound to."""
     receiver = None
-    for _ in range(_UNWRAPPINGS):
+    for _ in range(UNWRAPPINGS):
         if type(callback) is functools.partial:
             callback = callback.func
         elif type(callback) is MethodType:

@@ -8,8 +8,8 @@ import sysconfig
 from dataclasses import dataclass
 from typing import Any
 
-from aiometrics.pages import layout
 from aiometrics.recorder import recorder
+from aiometrics.recorder.c_constants import DIGEST
 from aiometrics.recorder.scope import RequestScope
 from aiometrics.recorder.traced import TracedCoroutine
 from aiometrics.recorder.turns import Turns
@@ -46,16 +46,12 @@ def _reason_against_core() -> str | None:
     return None
 
 
-def _matches_layout(core: Any) -> bool:
-    """Return whether the core writes pages as this package reads them.
+def _matches_sources(core: Any) -> bool:
+    """Return whether the core was compiled with the constants of this package.
 
     In a checkout it may be older than the sources.
     """
-    offsets = getattr(core, "LAYOUT", {})
-    declared = {
-        (record, field): vars(layout).get(record, {}).get(field) for record, field in offsets
-    }
-    return bool(offsets) and declared == offsets
+    return getattr(core, "CONSTANTS_DIGEST", None) == DIGEST
 
 
 def _load_core() -> Implementation | None:
@@ -73,7 +69,7 @@ def _load_core() -> Implementation | None:
             error,
         )
         return None
-    if not _matches_layout(_core):
+    if not _matches_sources(_core):
         logger.warning(
             "aiometrics: the recorder runs in Python, which is slow: "
             "the C core was built from other sources. Build it again"

@@ -15,7 +15,16 @@ from typing import Any
 
 from aiometrics.base.clock import Clock, monotonic
 from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors
-from aiometrics.pages.layout import CALLBACKS, COROUTINE, HEADER, LOOP, YIELD_POINT
+from aiometrics.pages.layout import (
+    CALLBACKS,
+    CANCELLED,
+    COMPLETED,
+    COROUTINE,
+    FAILED,
+    HEADER,
+    LOOP,
+    YIELD_POINT,
+)
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import EAGER_CHILD, RAISE, RETURN
 from aiometrics.recorder import scope
@@ -24,10 +33,9 @@ from aiometrics.recorder.locate import Locator
 from aiometrics.recorder.suspended import SuspendedTasks
 from aiometrics.recorder.traced import DONE, NEW, OFFERED, RUNNING, SUSPENDED, TracedCoroutine
 
-COMPLETED, FAILED, CANCELLED = range(3)
 PROBE = "recorder"
 _MASK = (1 << 64) - 1
-_SEED = 0x9E37_79B9_7F4A_7C15
+SEED = 0x9E37_79B9_7F4A_7C15
 
 
 class Recorder:
@@ -58,7 +66,7 @@ class Recorder:
         self._loop = page.layout.loop
         self._threshold_ns = page.words[HEADER["blocking_threshold_ns"]]
         self._weight = page.words[HEADER["weight"]]
-        self._draw = _SEED
+        self._draw = SEED
         #: How many tasks have been traced.
         self._traced = 0
         self._current: TracedCoroutine | None = None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.options import LONGEST_SECONDS
 from aiometrics.pages.exemplar_table import WALL
-from aiometrics.pages.layout import STATUSES
+from aiometrics.pages.layout import CANCELLED, COMPLETED, FAILED, STATUSES
 from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION, Implementation
 from aiometrics.recorder.scope import RequestScope, current_scope
 from aiometrics.requests import tracer
@@ -36,7 +36,6 @@ else:
 LONGEST_TYPE = 128
 LONGEST_ID = 64
 UNNAMED = "(unnamed)"
-_COMPLETED, _FAILED, _CANCELLED = range(len(STATUSES))
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,7 +96,7 @@ class Request(_Scope):
         code = STATUSES.index(status) if status in STATUSES else None
         if code is None and self._binding is not None:
             self._binding.objectives.count_invalid()
-        self._end_by(_FAILED if code is None else code, self.end)
+        self._end_by(FAILED if code is None else code, self.end)
 
     def __repr__(self) -> str:
         return f"<aiometrics.Request {self.type!r}>"
@@ -301,7 +300,7 @@ def enter(given_type: object, given_id: object = None, objective: object = None)
     return entered
 
 
-def leave(left: Request, status: int = _COMPLETED) -> None:
+def leave(left: Request, status: int = COMPLETED) -> None:
     """Leave a scope. If the request has not ended before, it ends with ``status``."""
     if current_scope.get(None) is left:
         current_scope.set(left.outer)
@@ -318,8 +317,8 @@ def _report(binding: LoopBinding | None, error: Exception) -> None:
 
 def _status(kind: type[BaseException] | None) -> int:
     if kind is None:
-        return _COMPLETED
-    return _CANCELLED if issubclass(kind, CancelledError | GeneratorExit) else _FAILED
+        return COMPLETED
+    return CANCELLED if issubclass(kind, CancelledError | GeneratorExit) else FAILED
 
 
 def _type_name(given: object, objectives: Objectives) -> str:

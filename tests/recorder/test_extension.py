@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -28,13 +31,14 @@ from aiometrics.options import RecordingOptions
 from aiometrics.pages import layout
 from aiometrics.pages.layout import COROUTINE, HEADER, YIELD_POINT, from_seconds
 from aiometrics.pages.page import Page
-from aiometrics.recorder import locate
+from aiometrics.recorder import c_constants, c_header, locate
 from aiometrics.recorder.implementation import IMPLEMENTATIONS, _reason_against_core
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
 from aiometrics.recorder.scope import current_scope
 from aiometrics.testing import ManualClock, traced_loop
 
+CHECKOUT = Path(__file__).parents[2]
 EAGERLY: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 WITHOUT_THE_CORE = {
     "the environment": (
@@ -96,20 +100,35 @@ def core() -> Any:
     )
 
 
-def test_offsets_in_c_equal_those_of_the_layout(core: Any) -> None:
-    """Every offset that C was compiled with is the one that the layout declares."""
-    assert {
-        (record, field): vars(layout)[record][field] for record, field in core.LAYOUT
-    } == core.LAYOUT
-    assert {
-        "HEADER",
-        "LOOP",
-        "COROUTINE",
-        "YIELD_POINT",
-        "SCOPE_ERROR",
-        "REQUEST",
-        "REQUEST_WAIT",
-    } == {record for record, _ in core.LAYOUT}
+def test_the_checked_in_header_is_what_the_generator_writes() -> None:
+    """After a change of a constant, ``python -m aiometrics.recorder.c_header`` writes the header anew."""
+    checked_in = CHECKOUT / "aiometrics/recorder/csrc/constants.h"
+    assert checked_in.read_text(encoding="ascii") == c_header.header()
+
+
+def test_the_core_was_compiled_with_the_constants_of_python(core: Any) -> None:
+    """The digest covers every offset in a page and everything else that both recorders must agree on."""
+    assert core.CONSTANTS_DIGEST == c_constants.DIGEST
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("aiometrics.pages.layout", "LOOP", {**layout.LOOP, "finished": 7}),
+        ("aiometrics.pages.layout", "HEADER", {**layout.HEADER, "more": len(layout.HEADER)}),
+        ("aiometrics.pages.layout", "STATUSES", ("failed", "completed", "cancelled")),
+        ("aiometrics.recorder.scope", "MAX_POINTS", 65),
+        ("aiometrics.pages.snapshot", "RETURN", "(returns)"),
+    ],
+)
+def test_any_change_of_a_shared_constant_changes_the_digest(
+    change: tuple[str, str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offsets, their number, their order, limits and names."""
+    module, name, value = change
+    monkeypatch.setattr(importlib.import_module(module), name, value)
+    changed = runpy.run_path(str(c_constants.__file__))
+    assert c_constants.DIGEST != changed["DIGEST"]
 
 
 @pytest.mark.parametrize("because", WITHOUT_THE_CORE)
@@ -125,19 +144,14 @@ def test_python_records_when_the_core_cannot_and_logs_why_once(because: str) -> 
 
 
 @pytest.mark.parametrize(
-    "offsets",
-    [{}, {("LOOP", "finished"): 7}, {("LOOP", "forgotten"): 0}, {("FORGOTTEN", "finished"): 0}],
+    "attributes", [{}, {"CONSTANTS_DIGEST": None}, {"CONSTANTS_DIGEST": "0" * 16}]
 )
-def test_a_core_built_from_other_sources_is_not_used(
-    offsets: dict[tuple[str, str], int],
-) -> None:
-    """It would write pages that are read wrongly."""
-    arrangement = f"""
-import types
-stale = types.ModuleType("stale")
-stale.LAYOUT = {offsets}
-sys.modules["aiometrics.recorder._core"] = stale
-"""
+def test_a_core_built_from_other_sources_is_not_used(attributes: dict[str, object]) -> None:
+    """It would write pages that readers misread."""
+    arrangement = (
+        "import types; stale = types.ModuleType('stale'); "
+        f"vars(stale).update({attributes}); sys.modules['aiometrics.recorder._core'] = stale"
+    )
     message, info, _ = python(FALLBACK.format(arrangement=arrangement))
     assert message.endswith("the C core was built from other sources. Build it again")
     assert 'implementation="python"' in info

@@ -23,9 +23,6 @@
 #pragma GCC diagnostic pop
 #endif
 
-/* How the chain goes on from an object that is no generator, by its type: aiometrics.recorder.await_chain.hop. */
-typedef enum { CHAIN_ENDS, CHAIN_HIDES, CHAIN_ASKS, CHAIN_ASKS_BEHIND } Hop;
-
 int chain_init(void);
 
 /* Whether it is of one of the three built-in types that run Python code. */

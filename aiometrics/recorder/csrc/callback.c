@@ -2,8 +2,6 @@
    aiometrics/recorder/callback.py. Python names a new callback; C finds what tells callbacks apart. */
 #include "recorder.h"
 
-#define UNWRAPPINGS 8
-
 static PyObject *callbacks_module; /* aiometrics.recorder.callback */
 static PyObject *partial_type, *protocol_name;
 

@@ -1,5 +1,7 @@
 #include "errors.h"
 
+#include "constants.h"
+
 PyObject *
 error_taken(void)
 {
@@ -18,7 +20,7 @@ void
 error_report(PyObject *internal_errors, const char *probe, PyObject *error)
 {
     PyObject *subject = error == NULL ? Py_None : error;
-    PyObject *reported = PyObject_CallMethod(internal_errors, "report", "sOs", probe, subject, "which is now off for this loop");
+    PyObject *reported = PyObject_CallMethod(internal_errors, "report", "sOs", probe, subject, OFF_FOR_LOOP);
     if (reported == NULL) {
         PyErr_Clear();
     }

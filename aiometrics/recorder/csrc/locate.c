@@ -8,8 +8,6 @@
 #include "await_chain.h"
 #include "recorder.h"
 
-#define MAX_DEPTH 10000 /* more than the interpreter can nest; ends a chain that leads back to itself */
-
 static PyObject *chain_module; /* aiometrics.recorder.await_chain */
 
 int

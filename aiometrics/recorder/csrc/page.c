@@ -1,12 +1,10 @@
 #include "page.h"
 
-#define MAX_RECORDS 1000000 /* more than any option allows */
-
 static int
 header_open(Page *page)
 {
     const int64_t *header = page->buffer.buf;
-    if (page->buffer.len <= HEADER_MAX_REQUESTS * WORD_BYTES) {
+    if (page->buffer.len < HEADER_SCALARS * WORD_BYTES) {
         PyErr_Format(PyExc_ValueError, "a page needs a header, for which %zd bytes are not enough", page->buffer.len);
         return -1;
     }
@@ -68,14 +66,14 @@ static int
 parts_open(Page *page, PyObject *layout)
 {
     Py_ssize_t coroutines = (page->last_coroutine + 1) * page->coroutine_words, points = (page->last_point + 1) * page->point_words;
-    Py_ssize_t requests = (page->last_request + 1) * page->request_words, waits = (page->last_request_wait + 1) * REQUEST_WAIT_WORDS;
+    Py_ssize_t requests = (page->last_request + 1) * page->request_words, waits = (page->last_request_wait + 1) * REQUEST_WAIT_SCALARS;
     const int64_t *bounds = part(page, layout, "bounds", page->segment.words + page->wait.words - 4);
-    if (bounds == NULL || (page->loop = part(page, layout, "loop", LOOP_STARTED + 1)) == NULL ||
+    if (bounds == NULL || (page->loop = part(page, layout, "loop", LOOP_SCALARS)) == NULL ||
         (page->start_delay = part(page, layout, "start_delay", page->segment.words)) == NULL ||
         (page->iterations = part(page, layout, "iterations", page->segment.words)) == NULL ||
         (page->coroutines = part(page, layout, "coroutines", coroutines)) == NULL ||
         (page->points = part(page, layout, "yield_points", points)) == NULL ||
-        (page->scope_errors = part(page, layout, "scope_errors", SCOPE_ERRORS)) == NULL ||
+        (page->scope_errors = part(page, layout, "scope_errors", SCOPE_ERROR_SCALARS)) == NULL ||
         (page->requests = part(page, layout, "requests", requests)) == NULL ||
         (page->request_waits = part(page, layout, "request_waits", waits)) == NULL) {
         return -1;

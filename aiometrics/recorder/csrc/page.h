@@ -1,4 +1,5 @@
-/* The page as C sees it: the same words that aiometrics/pages/layout.py declares, which a test compares with LAYOUT in module.c. */
+/* The page as C sees it: the offsets within records come from aiometrics/pages/layout.py by constants.h, where records start is asked of
+   the layout object when a page is opened. */
 #ifndef AIOMETRICS_PAGE_H
 #define AIOMETRICS_PAGE_H
 
@@ -6,24 +7,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define MAX_BOUNDS 64
-#define STATUSES 3
-#define WAITS_PER_REQUEST 8
-#define CALLBACKS 1 /* the coroutine record of callbacks */
-#define WORD_BYTES ((Py_ssize_t)sizeof(int64_t))
+#include "constants.h"
 
-enum { HEADER_SEGMENT_BOUNDS = 5, HEADER_WAIT_BOUNDS, HEADER_MAX_COROUTINES, HEADER_MAX_YIELD_POINTS, HEADER_WEIGHT = 13,
-       HEADER_BLOCKING_THRESHOLD_NS, HEADER_MAX_REQUESTS = 20 };
-enum { LOOP_FINISHED, LOOP_SEGMENT_SINCE_NS, LOOP_SEGMENT_COROUTINE, LOOP_SEGMENT_COUNTED_NS, LOOP_LOOKED_NS, LOOP_BLOCKING_NS,
-       LOOP_TIMED, LOOP_TURN_SINCE_NS, LOOP_POLL_SINCE_NS, LOOP_ACTIVE_NS, LOOP_IDLE_NS, LOOP_EVENTS, LOOP_EVENTS_WAITING,
-       LOOP_SEEN_NS, LOOP_STARTED = LOOP_SEEN_NS + 2 };
-enum { COROUTINE_NAME, COROUTINE_CREATED, COROUTINE_LIVE, COROUTINE_DESTROYED_PENDING, COROUTINE_RUNNING_NS, COROUTINE_SCALARS };
-enum { POINT_COROUTINE, POINT_YIELD_POINT, POINT_AWAITS, POINT_BLOCKING_NS, POINT_INFLICTED_WAIT_NS, POINT_SUSPENDED,
-       POINT_OLDEST_NS, POINT_SCALARS };
-enum { REQUEST_NAME, REQUEST_OBJECTIVE_NS, REQUEST_BACKGROUND_NS, REQUEST_IN_PROGRESS, REQUEST_VIOLATIONS, REQUEST_OVERDUE,
-       REQUEST_SCALARS };
-enum { REQUEST_WAIT_REQUEST, REQUEST_WAIT_AWAITS, REQUEST_WAIT_WAIT_NS, REQUEST_WAIT_WORDS };
-enum { SCOPE_ABANDONED, SCOPE_OUT_OF_ORDER, SCOPE_FOREIGN_TASK, SCOPE_FOREIGN_LOOP, SCOPE_INVALID, SCOPE_OUTSIDE_LOOP, SCOPE_ERRORS };
+#define WORD_BYTES ((Py_ssize_t)sizeof(int64_t))
 
 /* Bucket bounds in ns, with a last one that nothing exceeds. */
 typedef struct {
@@ -140,7 +126,7 @@ page_request_active(const Page *page, int32_t number)
 static inline int64_t *
 page_request_wait(const Page *page, int32_t number)
 {
-    return page->request_waits + number * REQUEST_WAIT_WORDS;
+    return page->request_waits + number * REQUEST_WAIT_SCALARS;
 }
 
 #endif

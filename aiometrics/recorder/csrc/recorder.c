@@ -7,11 +7,10 @@
 
 #include <structmember.h>
 
-#define SEED UINT64_C(0x9E3779B97F4A7C15)
-
 PyTypeObject *recorder_type;
 static PyObject *cancelled_error, *iscoroutine;
-static const char *const pseudo_names[PSEUDO_POINTS] = {"(return)", "(raise)", "(eager child)"};
+static const char *const pseudo_names[PSEUDO_POINTS] = {
+    [AT_RETURN] = RETURN_NAME, [AT_RAISE] = RAISE_NAME, [AT_EAGER_CHILD] = EAGER_CHILD_NAME};
 
 /* The exception that the application has in flight, put aside while Python runs for us. */
 #if PY_VERSION_HEX >= 0x030C0000
@@ -82,7 +81,7 @@ recorder_fail(Recorder *self)
             PyErr_Clear();
         }
         Py_XDECREF(closed);
-        error_report(self->internal_errors, "recorder", error);
+        error_report(self->internal_errors, RECORDER_PROBE, error);
     }
     return error_done(error);
 }

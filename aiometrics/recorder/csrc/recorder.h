@@ -13,12 +13,10 @@
 #include <Python.h>
 #include <stdint.h>
 
+#include "constants.h"
 #include "page.h"
 #include "table.h"
 
-/* OFFERED: whether there will be a task is not known yet. */
-typedef enum { OFFERED, NEW, SUSPENDED, RUNNING, DONE } State;
-typedef enum { COMPLETED, FAILED, CANCELLED } Status;
 typedef enum { AT_RETURN, AT_RAISE, AT_EAGER_CHILD, PSEUDO_POINTS } PseudoPoint;
 
 typedef struct Recorder Recorder;
@@ -42,7 +40,7 @@ typedef struct Traced {
     int64_t divided_ns;   /* of the segment, what does not belong to `scope`: it was charged already, or to none */
     int32_t record;
     int32_t point;
-    State state;
+    State state; /* OFFERED: whether there will be a task is not known yet */
 } Traced;
 
 /* The tasks suspended at one point, in the order in which they began to wait. */

@@ -6,7 +6,6 @@
 #include <structmember.h>
 
 #define FIRST_ROOM 8
-#define OTHER_POINT 0
 
 int scope_ever_entered;
 static PyTypeObject *scope_type;
@@ -141,7 +140,7 @@ scope_attach(Recorder *recorder, Traced *traced)
         timeline_add_task(scope, traced);
     }
     else if (scope != NULL && scope->recorder != NULL && !scope->recorder->retired) {
-        recorder->page.scope_errors[SCOPE_FOREIGN_LOOP] += 1;
+        recorder->page.scope_errors[SCOPE_ERROR_FOREIGN_LOOP] += 1;
     }
     Py_DECREF(value);
 }
@@ -186,7 +185,7 @@ abandon(Scope *self)
         const Page *page = &self->recorder->page;
         page_request(page, self->record)[REQUEST_IN_PROGRESS] -= 1;
         page_request(page, self->record)[REQUEST_BACKGROUND_NS] += active_ns(self);
-        page->scope_errors[SCOPE_ABANDONED] += 1;
+        page->scope_errors[SCOPE_ERROR_ABANDONED] += 1;
     }
     notify_abandoned(self);
 }
@@ -275,14 +274,14 @@ unlink_scope(Scope *self)
     Traced *task = self->entered_in;
     self->entered_in = NULL;
     if (task != task_in_progress(recorder)) {
-        recorder->page.scope_errors[SCOPE_FOREIGN_TASK] += 1;
+        recorder->page.scope_errors[SCOPE_ERROR_FOREIGN_TASK] += 1;
     }
     if (task == NULL) {
         return NULL;
     }
     Scope **place = &task->scope;
     if (*place != self && task == task_in_progress(recorder)) {
-        recorder->page.scope_errors[SCOPE_OUT_OF_ORDER] += 1;
+        recorder->page.scope_errors[SCOPE_ERROR_OUT_OF_ORDER] += 1;
     }
     while (*place != NULL && *place != self) {
         place = &(*place)->outer;

@@ -6,9 +6,6 @@
 #include "timeline.h"
 #include "recorder.h"
 
-#define SCOPE_POINTS 64 /* places that one request tells apart; the rest is charged to (other) */
-#define SCOPE_NESTED 64 /* scopes that may be nested; beyond, the outermost counts as abandoned */
-
 typedef struct {
     int64_t segments;
     int64_t active_ns;
@@ -28,7 +25,7 @@ typedef struct Scope {
     int64_t entered_ns;
     int32_t record;
     int32_t used, room; /* of charges */
-    enum { SCOPE_NEW, SCOPE_OPEN, SCOPE_OVER, SCOPE_LEFT } state;
+    ScopeState state;
 } Scope;
 
 extern int scope_ever_entered;

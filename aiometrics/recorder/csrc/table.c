@@ -1,5 +1,7 @@
 #include "table.h"
 
+#include "constants.h"
+
 #include <string.h>
 
 #define FIRST_CAPACITY 64

@@ -9,7 +9,6 @@
 #include <Python.h>
 #include <stdint.h>
 
-#define TABLE_LIMIT 16384
 #define TABLE_MISS (-1)
 
 typedef struct {

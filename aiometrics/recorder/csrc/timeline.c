@@ -1,5 +1,7 @@
 #include "timeline.h"
 
+#include "constants.h"
+
 #define FIRST_ROOM 32
 
 Timeline *

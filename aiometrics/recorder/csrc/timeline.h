@@ -6,8 +6,6 @@
 #include <Python.h>
 #include <stdint.h>
 
-#define MAX_TIMELINE 1000 /* tasks, and steps, that are kept; the rest is only counted */
-
 typedef struct {
     int64_t (*rows)[4];
     int32_t used, room;

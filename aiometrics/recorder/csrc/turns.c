@@ -7,8 +7,6 @@
 
 #include <structmember.h>
 
-#define WAITED_NS 20000 /* a selector that returns sooner did not wait */
-
 typedef struct {
     PyObject_HEAD
     PyObject *page_object;
@@ -34,7 +32,7 @@ fail(Turns *self)
 {
     PyObject *error = error_taken();
     self->retired = 1;
-    error_report(self->internal_errors, "turns", error);
+    error_report(self->internal_errors, TURNS_PROBE, error);
     return error_done(error);
 }
 

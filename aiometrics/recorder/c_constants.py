@@ -1,0 +1,96 @@
+"""The constants that the C recorder shares with Python: offsets in a page, states, limits and names.
+
+Each is declared in Python, where it is used. ``csrc/constants.h`` is written from the tables below by
+``python -m aiometrics.recorder.c_header``, and a core that was compiled with others is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import NamedTuple
+
+from aiometrics.base.internal_errors import OFF_FOR_LOOP
+from aiometrics.pages import layout
+from aiometrics.pages.snapshot import EAGER_CHILD, RAISE, RETURN
+from aiometrics.recorder import await_chain, callback, locate, recorder, scope, traced, turns
+
+
+class Enum(NamedTuple):
+    """Members of one C enumeration; ``name`` is its type, empty if it needs none."""
+
+    name: str
+    members: Mapping[str, int]
+
+
+def _record(prefix: str, fields: Mapping[str, int]) -> Enum:
+    """Offsets of the scalars of a record, and how many words they take."""
+    members = {f"{prefix}_{field.upper()}": offset for field, offset in fields.items()}
+    return Enum("", {**members, f"{prefix}_SCALARS": len(fields)})
+
+
+ENUMS = (
+    _record("HEADER", layout.HEADER),
+    _record("LOOP", layout.LOOP),
+    _record("COROUTINE", layout.COROUTINE),
+    _record("POINT", layout.YIELD_POINT),
+    _record("REQUEST", layout.REQUEST),
+    _record("REQUEST_WAIT", layout.REQUEST_WAIT),
+    _record("SCOPE_ERROR", layout.SCOPE_ERROR),
+    Enum("Status", {name.upper(): code for code, name in enumerate(layout.STATUSES)}),
+    Enum(
+        "State",
+        {
+            "OFFERED": traced.OFFERED,
+            "NEW": traced.NEW,
+            "SUSPENDED": traced.SUSPENDED,
+            "RUNNING": traced.RUNNING,
+            "DONE": traced.DONE,
+        },
+    ),
+    Enum(
+        "ScopeState",
+        {
+            "SCOPE_NEW": scope.NEW,
+            "SCOPE_OPEN": scope.OPEN,
+            "SCOPE_OVER": scope.OVER,
+            "SCOPE_LEFT": scope.LEFT,
+        },
+    ),
+    Enum(
+        "Hop",
+        {
+            "CHAIN_ENDS": await_chain.ENDS,
+            "CHAIN_HIDES": await_chain.HIDES,
+            "CHAIN_ASKS": await_chain.ASKS,
+            "CHAIN_ASKS_BEHIND": await_chain.ASKS_BEHIND,
+        },
+    ),
+)
+NUMBERS: Mapping[str, int] = {
+    "PAGE_VERSION": layout.VERSION,
+    "MAX_BOUNDS": layout.MAX_BOUNDS,
+    "MAX_RECORDS": layout.MAX_RECORDS,
+    "STATUSES": len(layout.STATUSES),
+    "CALLBACKS": layout.CALLBACKS,
+    "OTHER_POINT": scope.OTHER_POINT,
+    "WAITS_PER_REQUEST": layout.WAITS_PER_REQUEST,
+    "SCOPE_POINTS": scope.MAX_POINTS,
+    "SCOPE_NESTED": scope.MAX_NESTED,
+    "MAX_TIMELINE": scope.MAX_TIMELINE,
+    "TABLE_LIMIT": locate.CACHE_ENTRIES,
+    "MAX_DEPTH": locate.MAX_DEPTH,
+    "UNWRAPPINGS": callback.UNWRAPPINGS,
+    "WAITED_NS": turns.WAITED_NS,
+    "SEED": recorder.SEED,
+}
+TEXTS: Mapping[str, str] = {
+    "RETURN_NAME": RETURN,
+    "RAISE_NAME": RAISE,
+    "EAGER_CHILD_NAME": EAGER_CHILD,
+    "RECORDER_PROBE": recorder.PROBE,
+    "TURNS_PROBE": turns.PROBE,
+    "OFF_FOR_LOOP": OFF_FOR_LOOP,
+}
+#: Tells two sets of constants apart.
+DIGEST = sha256(repr((ENUMS, NUMBERS, TEXTS)).encode()).hexdigest()[:16]

@@ -1,0 +1,157 @@
+/* The constants that C shares with Python. Generated: do not edit, but run `python -m aiometrics.recorder.c_header`. What they mean is said
+   where aiometrics/recorder/c_constants.py takes them from. */
+#ifndef AIOMETRICS_CONSTANTS_H
+#define AIOMETRICS_CONSTANTS_H
+
+#include <stdint.h>
+
+enum {
+    HEADER_MAGIC = 0,
+    HEADER_VERSION = 1,
+    HEADER_SIZE = 2,
+    HEADER_PID = 3,
+    HEADER_LIVE = 4,
+    HEADER_SEGMENT_BOUNDS = 5,
+    HEADER_WAIT_BOUNDS = 6,
+    HEADER_MAX_COROUTINES = 7,
+    HEADER_MAX_YIELD_POINTS = 8,
+    HEADER_STRING_BYTES = 9,
+    HEADER_COROUTINES = 10,
+    HEADER_YIELD_POINTS = 11,
+    HEADER_STRINGS_USED = 12,
+    HEADER_WEIGHT = 13,
+    HEADER_BLOCKING_THRESHOLD_NS = 14,
+    HEADER_LOOP_NAME = 15,
+    HEADER_OVERFLOW_COROUTINE = 16,
+    HEADER_OVERFLOW_YIELD_POINT = 17,
+    HEADER_OVERFLOW_STRING = 18,
+    HEADER_OVERFLOW_LOOP = 19,
+    HEADER_MAX_REQUESTS = 20,
+    HEADER_REQUESTS = 21,
+    HEADER_REQUEST_WAITS = 22,
+    HEADER_OVERFLOW_REQUEST = 23,
+    HEADER_OVERFLOW_REQUEST_WAIT = 24,
+    HEADER_OPENED_UNIX_NS = 25,
+    HEADER_SCALARS = 26,
+};
+
+enum {
+    LOOP_FINISHED = 0,
+    LOOP_SEGMENT_SINCE_NS = 1,
+    LOOP_SEGMENT_COROUTINE = 2,
+    LOOP_SEGMENT_COUNTED_NS = 3,
+    LOOP_LOOKED_NS = 4,
+    LOOP_BLOCKING_NS = 5,
+    LOOP_TIMED = 6,
+    LOOP_TURN_SINCE_NS = 7,
+    LOOP_POLL_SINCE_NS = 8,
+    LOOP_ACTIVE_NS = 9,
+    LOOP_IDLE_NS = 10,
+    LOOP_EVENTS = 11,
+    LOOP_EVENTS_WAITING = 12,
+    LOOP_SEEN_NS = 13,
+    LOOP_SEGMENTS_BEFORE_NS = 14,
+    LOOP_STARTED = 15,
+    LOOP_SCALARS = 16,
+};
+
+enum {
+    COROUTINE_NAME = 0,
+    COROUTINE_CREATED = 1,
+    COROUTINE_LIVE = 2,
+    COROUTINE_DESTROYED_PENDING = 3,
+    COROUTINE_RUNNING_NS = 4,
+    COROUTINE_SCALARS = 5,
+};
+
+enum {
+    POINT_COROUTINE = 0,
+    POINT_YIELD_POINT = 1,
+    POINT_AWAITS = 2,
+    POINT_BLOCKING_NS = 3,
+    POINT_INFLICTED_WAIT_NS = 4,
+    POINT_SUSPENDED = 5,
+    POINT_OLDEST_NS = 6,
+    POINT_SCALARS = 7,
+};
+
+enum {
+    REQUEST_NAME = 0,
+    REQUEST_OBJECTIVE_NS = 1,
+    REQUEST_BACKGROUND_NS = 2,
+    REQUEST_IN_PROGRESS = 3,
+    REQUEST_VIOLATIONS = 4,
+    REQUEST_OVERDUE = 5,
+    REQUEST_SCALARS = 6,
+};
+
+enum {
+    REQUEST_WAIT_REQUEST = 0,
+    REQUEST_WAIT_AWAITS = 1,
+    REQUEST_WAIT_WAIT_NS = 2,
+    REQUEST_WAIT_SCALARS = 3,
+};
+
+enum {
+    SCOPE_ERROR_ABANDONED = 0,
+    SCOPE_ERROR_OUT_OF_ORDER = 1,
+    SCOPE_ERROR_FOREIGN_TASK = 2,
+    SCOPE_ERROR_FOREIGN_LOOP = 3,
+    SCOPE_ERROR_INVALID = 4,
+    SCOPE_ERROR_OUTSIDE_LOOP = 5,
+    SCOPE_ERROR_SCALARS = 6,
+};
+
+typedef enum {
+    COMPLETED = 0,
+    FAILED = 1,
+    CANCELLED = 2,
+} Status;
+
+typedef enum {
+    OFFERED = 0,
+    NEW = 1,
+    SUSPENDED = 2,
+    RUNNING = 3,
+    DONE = 4,
+} State;
+
+typedef enum {
+    SCOPE_NEW = 0,
+    SCOPE_OPEN = 1,
+    SCOPE_OVER = 2,
+    SCOPE_LEFT = 3,
+} ScopeState;
+
+typedef enum {
+    CHAIN_ENDS = 0,
+    CHAIN_HIDES = 1,
+    CHAIN_ASKS = 2,
+    CHAIN_ASKS_BEHIND = 3,
+} Hop;
+
+#define PAGE_VERSION 2
+#define MAX_BOUNDS 64
+#define MAX_RECORDS 1000000
+#define STATUSES 3
+#define CALLBACKS 1
+#define OTHER_POINT 0
+#define WAITS_PER_REQUEST 8
+#define SCOPE_POINTS 64
+#define SCOPE_NESTED 64
+#define MAX_TIMELINE 1000
+#define TABLE_LIMIT 16384
+#define MAX_DEPTH 10000
+#define UNWRAPPINGS 8
+#define WAITED_NS 20000
+#define SEED UINT64_C(0x9e3779b97f4a7c15)
+
+#define CONSTANTS_DIGEST "9e5bdeabd66bd811"
+#define RETURN_NAME "(return)"
+#define RAISE_NAME "(raise)"
+#define EAGER_CHILD_NAME "(eager child)"
+#define RECORDER_PROBE "recorder"
+#define TURNS_PROBE "turns"
+#define OFF_FOR_LOOP "which is now off for this loop"
+
+#endif
