@@ -7,6 +7,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
+from aiometrics.base import fork
+
 logger = logging.getLogger("aiometrics")
 
 
@@ -27,6 +29,7 @@ class InternalErrors:
         self.disabled: Callable[[str], bool] = self._counts.__contains__
         # Reentrant, because garbage collection may run a finalizer of ours in the middle.
         self._lock = threading.RLock()
+        fork.forget_in_child(self, fork.Stage.LOCKS, InternalErrors._forget)
 
     def report(self, probe: str, error: BaseException, outcome: str = OFF) -> None:
         """Count one error of ``probe`` and log it, with the ``outcome`` for it, if it is the probe's first. Never raises."""
@@ -41,8 +44,8 @@ class InternalErrors:
                 exc_info=error,
             )
 
-    def forget(self) -> None:
-        """In a forked child: nothing has happened there yet, and whoever holds the lock is not there."""
+    def _forget(self) -> None:
+        """In a forked child: nothing has happened there yet, and a thread of the parent may hold the lock."""
         self._lock = threading.RLock()
         self._counts.clear()
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
+from aiometrics.base import fork
 from aiometrics.base.internal_errors import InternalErrors
 
 #: Pieces of work that may wait.
@@ -30,8 +31,14 @@ class WorkQueue:
     ) -> None:
         self._internal_errors = internal_errors
         self._capacity = capacity
-        self._done = dict.fromkeys(kinds, 0)
-        self._dropped = dict.fromkeys(self._done, 0)
+        self._kinds = tuple(kinds)
+        self._begin()
+        fork.forget_in_child(self, fork.Stage.LOCKS, WorkQueue._begin)
+
+    def _begin(self) -> None:
+        """Start with nothing to do, also in a forked child: the parent does what waits, and counts it."""
+        self._done = dict.fromkeys(self._kinds, 0)
+        self._dropped = dict.fromkeys(self._kinds, 0)
         #: Between those who give; the thread never takes it, so that they never wait for it. Reentrant, because garbage collection in the
         #: middle may end a request, and give as well.
         self._giving = threading.RLock()
@@ -66,12 +73,6 @@ class WorkQueue:
         jobs.put(None)
         if thread is not threading.current_thread():
             thread.join(_STOP_SECONDS)
-
-    def forget(self) -> None:
-        """In a forked child: the parent does what waits, and counts it."""
-        self._giving = threading.RLock()
-        self._jobs = self._thread = None
-        self._done, self._dropped = dict.fromkeys(self._done, 0), dict.fromkeys(self._done, 0)
 
     def _open(self) -> _Jobs | None:
         """What is to be done, by a thread that runs; ``None`` if nothing is to be done any more."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from aiometrics.base import fork
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.version import __version__
 from aiometrics.exporter.scrape import ScrapeHandler
@@ -51,6 +52,7 @@ class Endpoints:
         self._encrypted = self._access_control is not None and self._access_control.encrypted
         self._server: HttpServer | None = None
         self._standing_by = False
+        fork.forget_in_child(self, fork.Stage.LOCKS, Endpoints._forget_server)
 
     @property
     def port(self) -> int:
@@ -123,15 +125,13 @@ class Endpoints:
             self.start()
 
     def close(self) -> None:
-        """Free the port; in a forked child, close its copy of the socket."""
+        """Free the port. Does nothing in a forked child, whose parent serves it."""
         if self._server is not None:
             self._server.close()
 
-    def forget(self) -> None:
-        """In a forked child: close the inherited port and replace inherited locks."""
-        self.close()
+    def _forget_server(self) -> None:
+        """In a forked child: drop the server, which is the parent's, and inherited locks."""
         self._server = self._access_control = None
-        self._scrape_handler.forget()
 
     def _new_access_control(self) -> AccessControl | None:
         return (

@@ -90,11 +90,6 @@ class Exporter(Session):
             self._end()
             raise
 
-    def forget(self) -> None:
-        """As in the base class; the parent goes on serving the port."""
-        super().forget()
-        self._endpoints.forget()
-
     @property
     def survives_fork(self) -> bool:
         """Whether a forked child is traced as well: a shared directory gives it pages of its own.
@@ -104,11 +99,10 @@ class Exporter(Session):
         return bool(self.recording.directory)
 
     def resume_in_child(self) -> None:
-        """In a forked child, after :meth:`forget`: trace its loops too, on pages of its own.
+        """In a forked child: trace its loops too, on pages of its own.
 
         Threads start with the child's first loop.
         """
-        self._stopped = False
         self._watchdog = (
             new_watchdog(self.instrumentation, self.recording) if self.recording.watchdog else None
         )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from aiometrics.base import fork
 from aiometrics.base.singleflight import SingleFlight
 from aiometrics.exposition import text
 from aiometrics.exposition.collector import Registry
@@ -31,10 +32,11 @@ class ScrapeHandler:
         self._source = source
         self._renderer = Renderer(registry, on_error=on_error)
         self._previous_ns = 0
-        self._bodies = SingleFlight(self._rendered)
+        self._reset()
+        fork.forget_in_child(self, fork.Stage.LOCKS, ScrapeHandler._reset)
 
-    def forget(self) -> None:
-        """In a forked child: drop the rendering in progress, whose thread does not exist there."""
+    def _reset(self) -> None:
+        """Have no rendering in progress, also in a forked child, where its thread does not exist."""
         self._bodies = SingleFlight(self._rendered)
 
     def answer(self, accept: str | None) -> Response:

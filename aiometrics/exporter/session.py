@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Self
 
+from aiometrics.base import fork
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.version import __version__
 from aiometrics.exposition.collector import SnapshotCollector
@@ -70,8 +71,8 @@ class Session:
             process.clear_session(self)
         self._end()
 
-    def forget(self) -> None:
-        """In a forked child, where the threads do not exist: mark it as stopped."""
+    def abandon(self) -> None:
+        """In a forked child that is not traced: mark it as stopped, since the parent goes on."""
         self._stopped = True
 
     @property
@@ -80,7 +81,7 @@ class Session:
         return False
 
     def resume_in_child(self) -> None:
-        """In a forked child, after :meth:`forget`: trace its loops too.
+        """In a forked child: trace its loops too.
 
         Called only if the session :attr:`survives_fork`.
         """
@@ -104,12 +105,14 @@ class ProcessState:
     """
 
     def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self.lock = threading.RLock()
+        self._renew_lock()
         self.instrumentation: Instrumentation | None = None
         self.session: Session | None = None
+        fork.forget_in_child(self, fork.Stage.LOCKS, ProcessState._renew_lock)
+        fork.forget_in_child(self, fork.Stage.SESSION, ProcessState._after_fork)
+
+    def _renew_lock(self) -> None:
+        self.lock = threading.RLock()
 
     def set_session(self, session: Session) -> None:
         """Record that ``session`` runs from now on."""
@@ -120,25 +123,21 @@ class ProcessState:
         if self.session is session:
             self.instrumentation = self.session = None
 
-    def after_fork_in_child(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child: resume the session if it survives a fork, else forget it.
 
-        Without a session the child may start its own.
+        Without a session the child may start its own. Recording has stopped by now.
         """
-        inherited, instrumentation = self.session, self.instrumentation
-        self._reset()  # a thread that does not exist here may hold the lock
-        if inherited is not None:
-            inherited.forget()
-        if instrumentation is not None:
-            instrumentation.forget()
+        inherited = self.session
         if inherited is not None and inherited.survives_fork:
-            self.set_session(inherited)
             inherited.resume_in_child()
+            return
+        self.instrumentation = self.session = None
+        if inherited is not None:
+            inherited.abandon()
 
 
 process = ProcessState()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=process.after_fork_in_child)
 
 
 def start_session() -> tuple[Session, bool]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 
+from aiometrics.base import fork
 from aiometrics.http.messages import (
     HEAD_END,
     Head,
@@ -99,6 +100,7 @@ class Connection:
         self._next_at = 0.0
         #: Held while the socket is closed, cut or replaced: its descriptor may then be reused.
         self._changing = threading.Lock()
+        fork.forget_in_child(self, fork.Stage.DESCRIPTORS, Connection._close_inherited)
 
     def serve(self) -> None:
         """Answer requests until either side ends the connection.
@@ -136,7 +138,7 @@ class Connection:
             self._sock.close()
         self._on_turn()
 
-    def forget(self) -> None:
+    def _close_inherited(self) -> None:
         """Close the socket in a forked child, where no thread would ever release the lock."""
         self._sock.close()
 

@@ -73,11 +73,6 @@ class ConnectionLimit:
         self._closed = True
         self._changed.set()
 
-    def forget(self) -> None:
-        """Close the sockets in a forked child, where the threads do not exist."""
-        for connection in self._connections.values():
-            connection.forget()
-
     def _make_room(self) -> bool:
         self._connections = {
             thread: connection

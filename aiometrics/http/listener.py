@@ -6,13 +6,10 @@ import errno
 import os
 import socket
 from typing import Any
-from weakref import WeakSet
 
 from aiometrics.base import fork
 
 _BACKLOG = 128
-#: A port is free only when no process listens there, forked children included.
-_listening: WeakSet[socket.socket] = WeakSet()
 
 
 def listen(addr: str, port: int) -> socket.socket:
@@ -60,7 +57,8 @@ def _advice(error: OSError) -> str:
 def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
     with fork.creation_lock:
         sock = socket.socket(family, socket.SOCK_STREAM)
-        _listening.add(sock)
+        # A port is free only when no process listens there, forked children included.
+        fork.forget_in_child(sock, fork.Stage.DESCRIPTORS, socket.socket.close)
     try:
         if os.name == "posix":  # on other systems it would let two servers share the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -71,13 +69,3 @@ def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _close_in_child() -> None:
-    """In a forked child: close the inherited sockets; the parent goes on listening."""
-    for sock in list(_listening):
-        sock.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_in_child)

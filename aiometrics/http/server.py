@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 
+from aiometrics.base import fork
 from aiometrics.http.auth import AccessControl
 from aiometrics.http.connection import Connection
 from aiometrics.http.connections import ConnectionLimit, join
@@ -77,6 +78,8 @@ class HttpServer:
     ) -> None:
         self._listener = listen(addr, port)
         self._waker, self._wakened = socket.socketpair()
+        for sock in (self._waker, self._wakened):
+            fork.forget_in_child(sock, fork.Stage.DESCRIPTORS, socket.socket.close)
         self._address = self._listener.getsockname()
         self._routes = routes
         self._on_error = on_error
@@ -113,18 +116,16 @@ class HttpServer:
     def close(self) -> None:
         """Free the port, cut every connection and wait for the threads. Idempotent.
 
-        A thread that is stuck inside a route is left behind. In a forked child, where the threads
-        do not exist, only the inherited sockets are closed; the parent goes on serving.
+        A thread that is stuck inside a route is left behind. Does nothing in a forked child: the
+        threads do not exist there, the fork has closed its copies of the sockets, and the parent
+        goes on serving.
         """
-        inherited = self._pid != os.getpid()
-        if not inherited:
-            self._stop_accepting()
+        if self._pid != os.getpid():
+            return
+        self._stop_accepting()
         for sock in (self._listener, self._waker, self._wakened):
             sock.close()
-        if not inherited:
-            self._connections.close_all()
-            return
-        self._connections.forget()
+        self._connections.close_all()
 
     def _stop_accepting(self) -> None:
         self._closing.set()

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from aiometrics.base import fork
 from aiometrics.base.clock import Clock, monotonic
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.work_queue import WorkQueue
@@ -87,6 +88,7 @@ class Instrumentation:
             clock=clock,
             unix_clock=unix_clock,
         )
+        fork.forget_in_child(self, fork.Stage.RECORDING, Instrumentation._stop_in_child)
 
     def instrument_every_loop(self) -> None:
         """Trace the tasks that any loop creates from now on."""
@@ -121,16 +123,10 @@ class Instrumentation:
             self._slot_pool.release_all()
         self.work_queue.stop()
 
-    def forget(self) -> None:
-        """In a forked child, do as :meth:`remove`, and count from 0.
-
-        The locks are replaced, because other threads may have held them.
-        """
-        self.internal_errors.forget()
+    def _stop_in_child(self) -> None:
+        """In a forked child, do as :meth:`remove`, and count from 0."""
         self._loops.forget()
         self._hooks.remove()
-        self._slot_pool.forget()
-        self.work_queue.forget()
         self._snapshots.forget()
 
     def snapshot(self, pause: Pause = no_pause) -> Snapshot:

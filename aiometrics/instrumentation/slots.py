@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from aiometrics.base import fork
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.instrumentation.loop_stats import LoopStats
@@ -65,6 +66,7 @@ class SlotPool:
         # Reentrant, because garbage collection in the middle may run a finalizer of the
         # application's that makes a loop.
         self._lock = threading.RLock()
+        fork.forget_in_child(self, fork.Stage.PAGES, SlotPool._forget)
 
     def claim(self, thread_name: str) -> Slot | None:
         """Claim a slot for a loop of that thread; ``None``, which is counted, if there is none.
@@ -106,7 +108,7 @@ class SlotPool:
                     slot.claimed.release()
             self._slots = []
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """In a forked child, forget the slots: they are the parent's."""
         self._lock = threading.RLock()
         self._slots = []

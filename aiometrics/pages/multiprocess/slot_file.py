@@ -18,8 +18,8 @@ from aiometrics.pages.multiprocess.private_file import (
     unlock,
 )
 
-#: Of the files that this process has locked.
-_descriptors: set[int] = set()
+#: Files that this process has open: they live until they are released, so that a child closes even those that nobody refers to.
+_unreleased: set[SlotFile] = set()
 
 
 class SlotFile:
@@ -29,7 +29,8 @@ class SlotFile:
         self._directory = directory
         self._name = name
         self._descriptor = descriptor
-        _descriptors.add(descriptor)
+        _unreleased.add(self)
+        fork.forget_in_child(self, fork.Stage.DESCRIPTORS, SlotFile._close_inherited)
 
     def attempt(self) -> bool:
         """Whether the lock could be had, of the file that has the name still.
@@ -94,8 +95,15 @@ class SlotFile:
             unlock(
                 descriptor
             )  # closing alone would not do: a child that is forked just now may have the descriptor too
-        _descriptors.discard(descriptor)
+        _unreleased.discard(self)
         os.close(descriptor)
+
+    def _close_inherited(self) -> None:
+        """In a forked child: the lock is the parent's, and would outlive it if the child kept the descriptor."""
+        descriptor, self._descriptor = self._descriptor, -1
+        _unreleased.discard(self)
+        if descriptor >= 0:
+            os.close(descriptor)
 
     @contextmanager
     def released_on_error(self) -> Iterator[None]:
@@ -132,13 +140,3 @@ def head(directory: int, name: str) -> tuple[bytes, int]:
 
 def _head(descriptor: int) -> tuple[bytes, int]:
     return os.pread(descriptor, HEAD_BYTES, 0), os.fstat(descriptor).st_size
-
-
-def _let_go() -> None:
-    """In a forked child: the locks are the parent's, and end with it, unless the child has their descriptors too."""
-    while _descriptors:
-        os.close(_descriptors.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
