@@ -1,28 +1,62 @@
-"""A thread beside the application, which never keeps the process from ending."""
+"""Daemon threads beside the application: they never keep the process from ending."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
+from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
+
+PROBE = "keeper"
+INTERVAL_SECONDS = 1.0
 _STOP_SECONDS = 5.0
 
 
 class Background:
-    """A daemon thread of that name, in which :meth:`_run` runs from :meth:`start` until ``_stopping`` is set. It is started once."""
+    """A daemon thread that runs :meth:`_run` from :meth:`start` until ``_stopping`` is set. It can be started only once."""
 
     def __init__(self, name: str) -> None:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End. Waits for what is in progress, but 5 s at the most, and not if it is that which calls."""
+        """Stop the thread and wait for it to finish its work, for at most 5 s, and not at all when called from the thread itself."""
         self._stopping.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_STOP_SECONDS)
 
     def _run(self) -> None:
         raise NotImplementedError
+
+
+class Periodic(Background):
+    """Calls ``functions``, which must be quick, every second once it is started.
+
+    An exception in one of them counts as an internal error of the probe ``keeper``; the other functions are still called.
+    """
+
+    def __init__(
+        self,
+        internal_errors: InternalErrors,
+        *functions: Callable[[], None],
+        interval: float = INTERVAL_SECONDS,
+    ) -> None:
+        self._internal_errors = internal_errors
+        self._functions = functions
+        self._interval = interval
+        super().__init__("aiometrics-keeper")
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval):
+            for function in self._functions:
+                self._call(function)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self._internal_errors.report(PROBE, error, STAYS_ON)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
 
 from aiometrics.base import fork
 
@@ -25,8 +24,6 @@ class InternalErrors:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        #: Whether a probe has ever failed: asked for every request, so that it is what asks the dictionary itself.
-        self.disabled: Callable[[str], bool] = self._counts.__contains__
         # Reentrant, because garbage collection may run a finalizer of ours in the middle.
         self._lock = threading.RLock()
         fork.forget_in_child(self, fork.Stage.LOCKS, InternalErrors._forget)
@@ -48,6 +45,10 @@ class InternalErrors:
         """In a forked child: nothing has happened there yet, and a thread of the parent may hold the lock."""
         self._lock = threading.RLock()
         self._counts.clear()
+
+    def disabled(self, probe: str) -> bool:
+        """Whether ``probe`` has ever failed."""
+        return probe in self._counts
 
     def counts(self) -> dict[str, int]:
         """Errors by probe."""

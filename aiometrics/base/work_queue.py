@@ -99,8 +99,8 @@ class WorkQueue:
         atexit.register(self.stop)
 
     def _run(self, jobs: _Jobs) -> None:
-        while (piece := jobs.get()) is not None:
-            kind, job = piece
+        while (queued := jobs.get()) is not None:
+            kind, job = queued
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - never the application's problem
@@ -114,6 +114,6 @@ class WorkQueue:
         with self._giving:
             self._dropped[kind] += 1
             while not jobs.empty():
-                piece = jobs.get()
-                if piece is not None:
-                    self._dropped[piece[0]] += 1
+                queued = jobs.get()
+                if queued is not None:
+                    self._dropped[queued[0]] += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from aiometrics.base.keeper import Periodic
+from aiometrics.base.background import Periodic
 from aiometrics.base.yielding import give_way
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.session import (

@@ -117,7 +117,7 @@ class SlotPool:
         """Log a warning if pages were deleted from the shared directory."""
         for slot in self.all():
             if slot.claimed is not None and self._directory is not None:
-                self._directory.miss(slot.claimed)
+                self._directory.warn_if_deleted(slot.claimed)
 
     def all(self) -> list[Slot]:
         """Every slot that a loop has ever used.
@@ -164,7 +164,7 @@ class SlotPool:
     def _slot_in_directory(self, directory: SharedDirectory) -> Slot | None:
         slot = self._free_slot()
         if slot is None and len(self._slots) < self._max_loops:
-            claimed = directory.take(self._page_format)
+            claimed = directory.claim(self._page_format)
             slot = self._add(claimed.page, str(claimed.number))
             slot.claimed = claimed
         return slot
@@ -189,5 +189,5 @@ class SlotPool:
 
 
 def _view(slot: Slot, now_ns: int, unix_ns: int, pause: Pause) -> PageView:
-    slot.page.look(now_ns)
+    slot.page.mark_observed(now_ns)
     return read(slot.page.copy(), now_ns, unix_ns, pause=pause)

@@ -1,4 +1,4 @@
-"""Exemplars in a page: the last slow samples that lead to a request or a trace, each a note in a table of fixed size."""
+"""Exemplars in a page: the last slow samples that lead to a request or a trace, each a entry in a table of fixed size."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from aiometrics.pages.layout import MAX_EXEMPLARS, NOTE, NOTE_BYTES, NOTE_WORDS, WORD
+from aiometrics.pages.layout import ENTRY, ENTRY_BYTES, ENTRY_WORDS, MAX_EXEMPLARS, WORD
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import Exemplar
 
 #: Of what an exemplar is: of a yield point, or of the wall times of a type of request with a status, which is added.
 SEGMENT, WALL = 0, 1
-_LENGTH = NOTE["length"]
+_LENGTH = ENTRY["length"]
 _NAMES = ("trace_id", "span_id", "request_id")
 _NONE = "-"
 #: What fits into a word.
@@ -27,41 +27,41 @@ class ExemplarTable:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        start = page.layout.marks
-        self._free = list(range(start, start + MAX_EXEMPLARS * NOTE_WORDS, NOTE_WORDS))
+        start = page.layout.exemplars
+        self._free = list(range(start, start + MAX_EXEMPLARS * ENTRY_WORDS, ENTRY_WORDS))
         #: Where each is, the oldest first.
-        self._notes: OrderedDict[Key, int] = OrderedDict()
-        for key, note in sorted(
+        self._entries: OrderedDict[Key, int] = OrderedDict()
+        for key, entry in sorted(
             self._written(), key=lambda found: self._text(found[1]).split(" ")[3]
         ):
-            self._notes[key] = note
-            self._free.remove(note)
+            self._entries[key] = entry
+            self._free.remove(entry)
 
     def put(self, kind: int, number: int, exemplar: Exemplar) -> None:
-        """Keep the exemplar of that record; one that is too long for a note, as no id of ASCII is, is not kept, nor one of ``-`` alone."""
+        """Keep the exemplar of that record; one that is too long for a entry, as no id of ASCII is, is not kept, nor one of ``-`` alone."""
         data = _encoded(kind, number, exemplar).encode("utf-8", "backslashreplace")
-        if len(data) > NOTE_BYTES or all(value == _NONE for _, value in exemplar.labels):
+        if len(data) > ENTRY_BYTES or all(value == _NONE for _, value in exemplar.labels):
             return
-        note = self._note((kind, number))
-        text = (note + len(NOTE)) * WORD
+        entry = self._entry_for((kind, number))
+        text = (entry + len(ENTRY)) * WORD
         with self._page.writing:
             self._page.memory[text : text + len(data)] = data
-            self._page.words[note + _LENGTH] = len(data)
+            self._page.words[entry + _LENGTH] = len(data)
 
-    def _note(self, key: Key) -> int:
-        note = self._notes.pop(key, None)
-        if note is None:
-            note = self._free.pop(0) if self._free else self._notes.popitem(last=False)[1]
-        self._notes[key] = note
-        return note
+    def _entry_for(self, key: Key) -> int:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            entry = self._free.pop(0) if self._free else self._entries.popitem(last=False)[1]
+        self._entries[key] = entry
+        return entry
 
     def _written(self) -> Iterator[tuple[Key, int]]:
-        for note in self._free:
-            if self._page.words[note + _LENGTH]:
-                yield decoded(self._text(note))[0], note
+        for entry in self._free:
+            if self._page.words[entry + _LENGTH]:
+                yield decoded(self._text(entry))[0], entry
 
-    def _text(self, note: int) -> str:
-        text, length = (note + len(NOTE)) * WORD, self._page.words[note + _LENGTH]
+    def _text(self, entry: int) -> str:
+        text, length = (entry + len(ENTRY)) * WORD, self._page.words[entry + _LENGTH]
         return bytes(self._page.memory[text : text + length]).decode("utf-8", "replace")
 
 
@@ -76,7 +76,7 @@ def _encoded(kind: int, number: int, exemplar: Exemplar) -> str:
 
 
 def decoded(text: str) -> tuple[Key, Exemplar]:
-    """What the text of a note says. Raises ``ValueError`` if it is not one of an exemplar."""
+    """What the text of a entry says. Raises ``ValueError`` if it is not one of an exemplar."""
     parts = text.split(" ", 3 + len(_NAMES))
     numbers, values = parts[:4], parts[4:]
     if (
@@ -84,7 +84,7 @@ def decoded(text: str) -> tuple[Key, Exemplar]:
         or not all(map(_NUMBER.fullmatch, numbers))
         or all(value == _NONE for value in values)
     ):
-        raise ValueError(f"a note of {len(text)} characters that is no exemplar")
+        raise ValueError(f"a entry of {len(text)} characters that is no exemplar")
     kind, number, value_ns, unix_ns = map(int, numbers)
     trace_id, span_id, request_id = zip(_NAMES, values, strict=True)
     labels = tuple(label for label in (request_id, trace_id, span_id) if label[1] != _NONE)

@@ -128,11 +128,16 @@ LOOP_STATS = _numbered(
     "executor_queue_items",
 )
 #: The gauges among them.
-VITAL_GAUGES = ("ready_handles", "scheduled_timers", "executor_threads", "executor_queue_items")
+LOOP_STATS_GAUGES = (
+    "ready_handles",
+    "scheduled_timers",
+    "executor_threads",
+    "executor_queue_items",
+)
 #: A note: how often, and what, in so many bytes of text.
-NOTE = _numbered("count", "length")
-NOTE_BYTES = 256
-NOTE_WORDS = len(NOTE) + NOTE_BYTES // WORD
+ENTRY = _numbered("count", "length")
+ENTRY_BYTES = 256
+ENTRY_WORDS = len(ENTRY) + ENTRY_BYTES // WORD
 #: Notes in a table; the last one is (other).
 MAX_PLACES, MAX_PROBES = 101, 33
 #: Exemplars.
@@ -230,17 +235,17 @@ class Layout:
     @_Kept
     def errors(self) -> int:
         """Where the table of internal errors starts."""
-        return self.samples + MAX_PLACES * NOTE_WORDS
+        return self.samples + MAX_PLACES * ENTRY_WORDS
 
     @_Kept
-    def marks(self) -> int:
+    def exemplars(self) -> int:
         """Where the table of exemplars starts."""
-        return self.errors + MAX_PROBES * NOTE_WORDS
+        return self.errors + MAX_PROBES * ENTRY_WORDS
 
     @_Kept
     def coroutines(self) -> int:
         """Where the coroutine records start."""
-        return self.marks + MAX_EXEMPLARS * NOTE_WORDS
+        return self.exemplars + MAX_EXEMPLARS * ENTRY_WORDS
 
     @_Kept
     def coroutine_words(self) -> int:

@@ -15,6 +15,7 @@ from aiometrics.pages.layout import (
     LOOP_COUNTERS,
     LOOP_NAME_BYTES,
     LOOP_STATS,
+    LOOP_STATS_GAUGES,
     MAGIC,
     NAME_BYTES,
     OWN_COROUTINES,
@@ -22,7 +23,6 @@ from aiometrics.pages.layout import (
     REQUEST_WAIT,
     UNKNOWN,
     VERSION,
-    VITAL_GAUGES,
     WORD,
     YIELD_POINT,
     Layout,
@@ -113,7 +113,7 @@ class Page:
         for number, bound in enumerate((*layout.segment_bounds_ns, *layout.wait_bounds_ns)):
             self.words[layout.bounds + number] = bound
         self._store_own()
-        self._forget_vitals()
+        self._reset_loop_stats()
         for name in ("thread_cpu_ns", "thread_runqueue_ns"):
             self.words[layout.loop_stats + LOOP_STATS[name]] = UNKNOWN
         self.words[HEADER["magic"]] = MAGIC
@@ -177,14 +177,14 @@ class Page:
         with self.writing:
             self.settle()
             self._settle_times()
-            self._forget_moment()
+            self._reset_momentary()
 
-    def _forget_moment(self) -> None:
+    def _reset_momentary(self) -> None:
         words, layout = self.words, self.layout
         words[HEADER["live"]] = 0
         for field in LOOP.keys() - LOOP_COUNTERS:
             words[layout.loop + LOOP[field]] = 0
-        self._forget_vitals()
+        self._reset_loop_stats()
         for number in range(words[HEADER["coroutines"]]):
             words[layout.coroutine(number) + COROUTINE["live"]] = 0
         for number in range(words[HEADER["yield_points"]]):
@@ -290,14 +290,14 @@ class Page:
         self.words[HEADER["request_waits"]] = number + 1
         return number
 
-    def look(self, now_ns: int) -> None:
+    def mark_observed(self, now_ns: int) -> None:
         """Count what is in progress up to ``now_ns``; the segment as blocking, if it has reached the threshold."""
         since = self.words[self.layout.loop + LOOP["segment_since_ns"]]
         if since and now_ns - since >= self.words[HEADER["blocking_threshold_ns"]]:
             self._advance("looked_ns", now_ns)
-        self.see(now_ns)
+        self.mark_turn_observed(now_ns)
 
-    def see(self, now_ns: int) -> None:
+    def mark_turn_observed(self, now_ns: int) -> None:
         """Count the turn or the wait in progress up to ``now_ns``, and leave the segment alone."""
         self._advance("seen_ns", now_ns)
 
@@ -345,9 +345,9 @@ class Page:
         )
         return elapsed_ns(since_ns, seen_ns)
 
-    def _forget_vitals(self) -> None:
+    def _reset_loop_stats(self) -> None:
         self.words[self.layout.loop_stats + LOOP_STATS["untraced_tasks"]] = 0
-        for name in VITAL_GAUGES:
+        for name in LOOP_STATS_GAUGES:
             self.words[self.layout.loop_stats + LOOP_STATS[name]] = UNKNOWN
 
     def _string(self, text: str) -> int:

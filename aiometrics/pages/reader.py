@@ -10,17 +10,18 @@ from aiometrics.pages.exemplar_table import SEGMENT, WALL, Key, decoded
 from aiometrics.pages.header import Buffer, PageError, parse_header
 from aiometrics.pages.layout import (
     COROUTINE,
+    ENTRY,
+    ENTRY_BYTES,
+    ENTRY_WORDS,
     GENERATIONS,
     HEADER,
     LOOP,
     LOOP_STATS,
+    LOOP_STATS_GAUGES,
     MAX_EXEMPLARS,
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
-    NOTE,
-    NOTE_BYTES,
-    NOTE_WORDS,
     OWN_COROUTINES,
     RECORD_KINDS,
     RECORD_OUTCOMES,
@@ -29,7 +30,6 @@ from aiometrics.pages.layout import (
     SCOPE_ERRORS,
     STATUSES,
     UNKNOWN,
-    VITAL_GAUGES,
     WORD,
     YIELD_POINT,
     elapsed_ns,
@@ -52,7 +52,7 @@ from aiometrics.pages.snapshot import (
 
 OVERFLOWS = ("coroutine", "yield_point", "request", "request_wait", "string", "loop")
 #: A hundred years in ns.
-_MOST = 1 << 62
+_MAX_COUNT = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,14 @@ def check_range(data: Buffer) -> None:
     # In between are tables of notes, which have text among their words.
     numbers = (
         words[: layout.samples],
-        words[layout.samples : layout.coroutines : NOTE_WORDS],
+        words[layout.samples : layout.coroutines : ENTRY_WORDS],
         words[layout.coroutines :],
     )
     for number in (found for some in numbers for found in (min(some), max(some))):
-        if abs(number) > _MOST:
-            raise PageError(f"a page never has more than {_MOST} of anything, and not {number}")
+        if abs(number) > _MAX_COUNT:
+            raise PageError(
+                f"a page never has more than {_MAX_COUNT} of anything, and not {number}"
+            )
 
 
 class _Decoder:
@@ -120,7 +122,7 @@ class _Decoder:
             raise PageError(
                 f"the string area of {self._layout.string_bytes} bytes cannot have {self._strings_used} in use"
             )
-        self._exemplars = dict(self._marks())
+        self._exemplars = dict(self._read_exemplars())
 
     def view(self, pause: Pause) -> PageView:
         names = tuple(
@@ -141,12 +143,12 @@ class _Decoder:
                 for number, name in in_slices(enumerate(names), pause)
                 if self._coroutine(number, "created")
             ),
-            (*(point for point in points if _met(point)), *self._running_points(names)),
+            (*(point for point in points if _is_met(point)), *self._running_points(names)),
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
-            self._notes(self._layout.errors, MAX_PROBES),
-            self._vital("untraced_tasks") if self._alive else 0,
+            self._counts(self._layout.errors, MAX_PROBES),
+            self._loop_stat("untraced_tasks") if self._alive else 0,
             {
-                (kind, outcome): self._vital(f"{kind}_{outcome}")
+                (kind, outcome): self._loop_stat(f"{kind}_{outcome}")
                 for kind in RECORD_KINDS
                 for outcome in RECORD_OUTCOMES
             },
@@ -168,31 +170,33 @@ class _Decoder:
     def _loop(self, name: str) -> int:
         return self._words[self._layout.loop + LOOP[name]]
 
-    def _vital(self, name: str) -> int:
+    def _loop_stat(self, name: str) -> int:
         return self._words[self._layout.loop_stats + LOOP_STATS[name]]
 
     def _if_known(self, name: str) -> int | None:
-        value = self._vital(name)
-        return None if value == UNKNOWN or (name in VITAL_GAUGES and not self._alive) else value
+        value = self._loop_stat(name)
+        return (
+            None if value == UNKNOWN or (name in LOOP_STATS_GAUGES and not self._alive) else value
+        )
 
     def _texts(self, start: int, capacity: int) -> Iterator[tuple[int, str]]:
         """The notes of a table that are used, each with its text."""
-        for note in range(start, start + capacity * NOTE_WORDS, NOTE_WORDS):
-            length, text = self._words[note + NOTE["length"]], (note + len(NOTE)) * WORD
-            if not 0 <= length <= NOTE_BYTES:
-                raise PageError(f"a note of at most {NOTE_BYTES} bytes cannot have {length}")
+        for entry in range(start, start + capacity * ENTRY_WORDS, ENTRY_WORDS):
+            length, text = self._words[entry + ENTRY["length"]], (entry + len(ENTRY)) * WORD
+            if not 0 <= length <= ENTRY_BYTES:
+                raise PageError(f"a entry of at most {ENTRY_BYTES} bytes cannot have {length}")
             if length:
-                yield note, self._data[text : text + length].decode("utf-8", "replace")
+                yield entry, self._data[text : text + length].decode("utf-8", "replace")
 
-    def _notes(self, start: int, capacity: int) -> dict[str, int]:
+    def _counts(self, start: int, capacity: int) -> dict[str, int]:
         """A table of counts: each name with its own."""
         found: dict[str, int] = {}
-        for note, name in self._texts(start, capacity):
-            found[name] = found.get(name, 0) + self._words[note + NOTE["count"]]
+        for entry, name in self._texts(start, capacity):
+            found[name] = found.get(name, 0) + self._words[entry + ENTRY["count"]]
         return found
 
-    def _marks(self) -> Iterator[tuple[Key, Exemplar]]:
-        for _, text in self._texts(self._layout.marks, MAX_EXEMPLARS):
+    def _read_exemplars(self) -> Iterator[tuple[Key, Exemplar]]:
+        for _, text in self._texts(self._layout.exemplars, MAX_EXEMPLARS):
             try:
                 yield decoded(text)
             except ValueError as error:
@@ -257,11 +261,13 @@ class _Decoder:
             self._if_known("scheduled_timers"),
             self._if_known("thread_cpu_ns"),
             self._if_known("thread_runqueue_ns"),
-            tuple(self._vital(f"gc_pause_{generation}_ns") for generation in range(GENERATIONS)),
-            self._vital("unhandled_exceptions"),
+            tuple(
+                self._loop_stat(f"gc_pause_{generation}_ns") for generation in range(GENERATIONS)
+            ),
+            self._loop_stat("unhandled_exceptions"),
             self._if_known("executor_threads"),
             self._if_known("executor_queue_items"),
-            self._notes(layout.samples, MAX_PLACES),
+            self._counts(layout.samples, MAX_PLACES),
             self._header("pid") if self._alive and self._header("live") else 0,
         )
 
@@ -351,9 +357,9 @@ class _Decoder:
             self._request(number, "objective_ns") or None,
             self._request(number, "violations") + self._request(number, "overdue"),
             {
-                status: mark
+                status: exemplar
                 for code, status in enumerate(STATUSES)
-                if (mark := self._exemplars.get((WALL + code, number)))
+                if (exemplar := self._exemplars.get((WALL + code, number)))
             },
         )
 
@@ -407,7 +413,7 @@ def _empty(bounds_ns: tuple[int, ...]) -> Histogram:
     return Histogram(bounds_ns, (0,) * (len(bounds_ns) + 1), 0)
 
 
-def _met(point: YieldPoint) -> bool:
+def _is_met(point: YieldPoint) -> bool:
     """Whether anything ever happened there; only ``(other)`` exists before it is met."""
     return bool(point.segments.count or point.waits.count or point.suspended)
 

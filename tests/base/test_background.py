@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from aiometrics.__main__ import main
+from aiometrics.base.background import Periodic
 from aiometrics.base.internal_errors import InternalErrors
-from aiometrics.base.keeper import Periodic
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.sidecar import Sidecar
 from aiometrics.http.server import HttpServer

@@ -63,18 +63,18 @@ def test_work_is_done_in_order_by_another_thread(work_queue: WorkQueue) -> None:
     assert (0, 0) == counts(work_queue, "slow_request")
 
 
-def test_who_gives_may_be_interrupted_by_who_gives(
-    work_queue: WorkQueue, internal_errors: InternalErrors
+def test_put_is_reentrant_during_garbage_collection(
+    work_queue: WorkQueue, internal_errors: InternalErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Garbage collection may come at any point of it, and end a request that is to be told of as well."""
+    """Garbage collection may run in the middle of ``put()`` and end another request, which puts a job as well."""
     done: list[str] = []
 
     def disabled(_: str) -> bool:
-        internal_errors.disabled = lambda _: False
+        monkeypatch.undo()
         work_queue.put("trace", partial(done.append, "of the garbage"))
         return False
 
-    internal_errors.disabled = disabled
+    monkeypatch.setattr(internal_errors, "disabled", disabled)
     work_queue.put("slow_request", partial(done.append, "given"))
     work_queue.stop()
     assert ["of the garbage", "given"] == done

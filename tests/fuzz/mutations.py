@@ -8,12 +8,12 @@ from random import Random
 
 from aiometrics.pages.layout import (
     COROUTINE,
+    ENTRY,
+    ENTRY_BYTES,
+    ENTRY_WORDS,
     HEADER,
     LOOP,
     LOOP_STATS,
-    NOTE,
-    NOTE_BYTES,
-    NOTE_WORDS,
     OWN_COROUTINES,
     REQUEST,
     REQUEST_WAIT,
@@ -159,15 +159,15 @@ class Mutator:
         """Another text in one of the first notes of a table: one of an exemplar, more or less, or one that only looks like it."""
         layout = _layout_of(data)
         note = (
-            self._random.choice((layout.samples, layout.errors, layout.marks))
-            + self._random.randrange(4) * NOTE_WORDS
+            self._random.choice((layout.samples, layout.errors, layout.exemplars))
+            + self._random.randrange(4) * ENTRY_WORDS
         )
         numbers = self._random.choices(_DIGITS, k=4)
         texts = self._random.choices(_TEXTS, k=self._random.choice((1, 3, 3, 3, 4, 100)))
-        text = b" ".join(numbers + texts)[self._random.choice((0, 0, 0, 1)) : NOTE_BYTES]
-        _store(data, note + NOTE["count"], 1)
-        _store(data, note + NOTE["length"], len(text))
-        place = (note + len(NOTE)) * WORD
+        text = b" ".join(numbers + texts)[self._random.choice((0, 0, 0, 1)) : ENTRY_BYTES]
+        _store(data, note + ENTRY["count"], 1)
+        _store(data, note + ENTRY["length"], len(text))
+        place = (note + len(ENTRY)) * WORD
         data[place : place + len(text)] = text
         return data
 
@@ -202,9 +202,9 @@ def _fields(layout: Layout) -> Iterator[int]:
     yield from range(layout.bounds, layout.loop)
     yield from (layout.loop + field for field in LOOP.values())
     yield from (layout.loop_stats + field for field in LOOP_STATS.values())
-    for table in (layout.samples, layout.errors, layout.marks):
+    for table in (layout.samples, layout.errors, layout.exemplars):
         yield from (
-            table + note * NOTE_WORDS + field for note in range(3) for field in NOTE.values()
+            table + note * ENTRY_WORDS + field for note in range(3) for field in ENTRY.values()
         )
     for start, fields in _records(layout):
         yield from range(start, start + len(fields) + 3)

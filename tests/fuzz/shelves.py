@@ -40,7 +40,7 @@ def shelve(data: bytes, path: Path, page_format: PageFormat, now_ns: int, unix_n
         shelved = shelf.read((), of, now_ns, unix_ns)
         if len(shelved.pages) + sum(shelved.skipped.values()) != 1:
             raise AssertionError(f"one page was neither read nor left out: {shelved}")
-    held = shelf.take(page_format)
+    held = shelf.claim(page_format)
     try:
         read(held.page.copy(), now_ns, unix_ns)
     finally:

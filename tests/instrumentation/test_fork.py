@@ -439,10 +439,10 @@ middle = os.fork()
 if not middle:
     forking.clear()
     slot_file.open_own = stopping(slot_file.open_own)
-    forks_during(lambda: directory.take(page_format))
+    forks_during(lambda: directory.claim(page_format))
     os._exit(0)
 waited(middle)
-assert 0 == directory.take(page_format).number, os.listdir(sys.argv[1])
+assert 0 == directory.claim(page_format).number, os.listdir(sys.argv[1])
 os.write(write, b"x")
 """
 

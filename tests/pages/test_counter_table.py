@@ -12,7 +12,7 @@ from support.samples import LAYOUT, page
 
 from aiometrics.instrumentation import untraced as census
 from aiometrics.pages.counter_table import CounterTable
-from aiometrics.pages.layout import LOOP, MAX_PROBES, NOTE_BYTES
+from aiometrics.pages.layout import ENTRY_BYTES, LOOP, MAX_PROBES
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import read
 from aiometrics.testing import TracedLoop, traced_loop
@@ -62,11 +62,11 @@ def test_names_are_cut() -> None:
     """Two that differ only after 256 bytes are one; half a character is shown as such."""
     made = page()
     found = errors(made)
-    found.add("x" * NOTE_BYTES + "1")
-    found.add("x" * NOTE_BYTES + "2")
+    found.add("x" * ENTRY_BYTES + "1")
+    found.add("x" * ENTRY_BYTES + "2")
     found.add("ü" * 200 + "\udcff")
     found.add("a" + "ü" * 200)
-    expected = {"x" * NOTE_BYTES: 2, "ü" * 128: 1, "a" + "ü" * 127 + "\ufffd": 1}
+    expected = {"x" * ENTRY_BYTES: 2, "ü" * 128: 1, "a" + "ü" * 127 + "\ufffd": 1}
     assert expected == found.counts() == dict(read(bytes(made.memory), 0, 0).errors)
 
 
@@ -187,7 +187,7 @@ def test_active_time_of_a_loop_that_cannot_be_timed_goes_on_with_one_that_can() 
 
     _segment(made, 100)
     words[LAYOUT.loop + LOOP["segment_since_ns"]] = 1_000
-    made.look(1_100)
+    made.mark_observed(1_100)
     assert (400, None) == times()
     made.close()
     assert (400, None) == times()
@@ -196,7 +196,7 @@ def test_active_time_of_a_loop_that_cannot_be_timed_goes_on_with_one_that_can() 
     _segment(made, 30)
     words[LAYOUT.loop + LOOP["active_ns"]] += 40
     words[LAYOUT.loop + LOOP["poll_since_ns"]] = 2_000
-    made.look(2_007)
+    made.mark_observed(2_007)
     assert (440, 7) == times()
     made.close()
     made.open("untimed")
@@ -210,8 +210,8 @@ def test_looks_do_not_go_back() -> None:
     made = page()
     made.words[LAYOUT.loop + LOOP["timed"]] = 1
     made.words[LAYOUT.loop + LOOP["turn_since_ns"]] = 10
-    made.see(30)
-    made.see(20)
+    made.mark_turn_observed(30)
+    made.mark_turn_observed(20)
     assert 20 == read(bytes(made.memory), 0, 0).loop.active_ns
 
 

@@ -19,6 +19,9 @@ from aiometrics.instrumentation.slots import SlotPool
 from aiometrics.pages.header import PageError, PageFormat
 from aiometrics.pages.layout import (
     COROUTINE,
+    ENTRY,
+    ENTRY_BYTES,
+    ENTRY_WORDS,
     HEADER,
     LOOP,
     LOOP_NAME_BYTES,
@@ -27,9 +30,6 @@ from aiometrics.pages.layout import (
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
-    NOTE,
-    NOTE_BYTES,
-    NOTE_WORDS,
     OWN_COROUTINES,
     REQUEST,
     REQUEST_WAIT,
@@ -66,9 +66,9 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     yield layout.start_delay, len(layout.segment_bounds_ns) + 2
     yield layout.iterations, len(layout.segment_bounds_ns) + 2
     yield layout.loop_stats, len(LOOP_STATS)
-    yield layout.samples, MAX_PLACES * NOTE_WORDS
-    yield layout.errors, MAX_PROBES * NOTE_WORDS
-    yield layout.marks, MAX_EXEMPLARS * NOTE_WORDS
+    yield layout.samples, MAX_PLACES * ENTRY_WORDS
+    yield layout.errors, MAX_PROBES * ENTRY_WORDS
+    yield layout.exemplars, MAX_EXEMPLARS * ENTRY_WORDS
     for number in range(layout.max_coroutines + OWN_COROUTINES):
         yield layout.coroutine(number), len(COROUTINE)
         for histogram in (layout.wall, layout.active):
@@ -372,11 +372,11 @@ USED = LOOP_NAME_BYTES + len("(other)(callback)cpa")
         (_header(size=8), f"a page of {LAYOUT.size} bytes that should have {LAYOUT.size}"),
         (_header(string_bytes=8), f"a page of {LAYOUT.size} bytes that should have {LAYOUT.size}"),
         (
-            _words({LAYOUT.samples + NOTE["length"]: NOTE_BYTES + 1}),
+            _words({LAYOUT.samples + ENTRY["length"]: ENTRY_BYTES + 1}),
             "a note of at most 256 bytes cannot have 257",
         ),
         (
-            _words({LAYOUT.errors + NOTE_WORDS + NOTE["length"]: -1}),
+            _words({LAYOUT.errors + ENTRY_WORDS + ENTRY["length"]: -1}),
             "a note of at most 256 bytes cannot have -1",
         ),
         (_header(coroutines=0), "a page with room for 5 coroutines cannot have 0"),

@@ -25,7 +25,7 @@ from aiometrics.exposition.collector import SnapshotCollector
 from aiometrics.exposition.text import OPENMETRICS, TEXT, Renderer, TextFormat
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, ExemplarTable, Key, decoded
 from aiometrics.pages.header import PageError
-from aiometrics.pages.layout import MAX_EXEMPLARS, NOTE, WORD, from_seconds
+from aiometrics.pages.layout import ENTRY, MAX_EXEMPLARS, WORD, from_seconds
 from aiometrics.pages.merge import merged_requests, merged_yield_points
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, read
@@ -353,7 +353,7 @@ def exemplar(number: int, request_id: str = "REQ") -> Exemplar:
 def written(page: Page) -> dict[Key, Exemplar]:
     """The exemplars that a page has."""
     marks = ExemplarTable(page)
-    return dict(decoded(marks._text(note)) for note in marks._notes.values())
+    return dict(decoded(marks._text(note)) for note in marks._entries.values())
 
 
 def test_a_new_exemplar_replaces_the_oldest_in_a_full_table(page_of_memory: Page) -> None:
@@ -410,10 +410,10 @@ def test_an_id_that_is_only_a_dash_has_no_exemplar(page_of_memory: Page) -> None
 )
 def test_a_page_with_an_invalid_exemplar_is_refused(page_of_memory: Page, text: str) -> None:
     """The reader trusts nothing that is in a page."""
-    note = page_of_memory.layout.marks
-    start = (note + len(NOTE)) * WORD
+    note = page_of_memory.layout.exemplars
+    start = (note + len(ENTRY)) * WORD
     page_of_memory.memory[start : start + len(text.encode())] = text.encode()
-    page_of_memory.words[note + NOTE["length"]] = len(text.encode())
+    page_of_memory.words[note + ENTRY["length"]] = len(text.encode())
     with pytest.raises(PageError, match="no exemplar"):
         read(page_of_memory.copy(), 0, 0)
 

@@ -76,7 +76,7 @@ class SharedDirectory:
     def __init__(self, path: str) -> None:
         self._directory = PrivateDirectory(path)
         self.path = path
-        self._complaints: set[str] = set()
+        self._warnings: set[str] = set()
 
     def prepare(self) -> None:
         """Make the directory if need be, and warn if it is not in memory.
@@ -94,23 +94,25 @@ class SharedDirectory:
             if error.errno != errno.ENOENT:
                 raise
 
-    def take(self, page_format: PageFormat) -> ClaimedSlot:
+    def claim(self, page_format: PageFormat) -> ClaimedSlot:
         """A slot for a loop: one that a dead process left, so that its counters go on; else one that is of no use any more, or a new one.
 
         Raises ``OSError`` if there is none to be had.
         """
         with self._directory.opened() as directory:
-            held = self._left(directory, page_format)
-            if held is None:
+            slot = self._claim_left(directory, page_format)
+            if slot is None:
                 time.sleep(_READER_SECONDS)
-                held = self._left(directory, page_format) or self._new(directory, page_format)
-            return held
+                slot = self._claim_left(directory, page_format) or self._claim_new(
+                    directory, page_format
+                )
+            return slot
 
-    def miss(self, held: ClaimedSlot) -> None:
+    def warn_if_deleted(self, slot: ClaimedSlot) -> None:
         """Complain if somebody deleted the file of a slot that this process holds."""
-        if held.deleted:
-            name = _name(held.number)
-            self._complain(
+        if slot.deleted:
+            name = _name(slot.number)
+            self._warn_once(
                 f"{name} deleted",
                 f"{Path(self.path) / name} was deleted while a loop of process {os.getpid()} writes to it: "
                 "whoever else has the port does not show that loop until the process is started again",
@@ -155,7 +157,7 @@ class SharedDirectory:
                 return
             reason = _reason(error)
             skipped[reason] += 1
-            self._complain(
+            self._warn_once(
                 f"{name} {reason}", f"{Path(self.path) / name} is left out ({reason}): {error}"
             )
 
@@ -164,7 +166,7 @@ class SharedDirectory:
         found = map(_NAME.fullmatch, os.listdir(directory))
         return sorted(int(match[1]) for match in found if match)
 
-    def _left(self, directory: int, page_format: PageFormat) -> ClaimedSlot | None:
+    def _claim_left(self, directory: int, page_format: PageFormat) -> ClaimedSlot | None:
         """A slot that nobody holds: one that can be continued, else one that is of use to nobody, neither a process nor a reader."""
         left: dict[int, object] = {}
         used: set[object] = set()
@@ -172,32 +174,32 @@ class SharedDirectory:
             with suppress(UnusableFileError, OSError):
                 locked = slot_file.lock(directory, _name(number))
                 if locked is None:
-                    used.add(_begins_as(*slot_file.head(directory, _name(number))))
+                    used.add(_compatibility(*slot_file.head(directory, _name(number))))
                     continue
                 with locked.released_on_error():
-                    what = _begins_as(*locked.head())
-                    if what == page_format and _sound(locked.content(page_format.layout.size)):
-                        return self._held(number, locked, page_format)
+                    what = _compatibility(*locked.head())
+                    if what == page_format and _is_sound(locked.content(page_format.layout.size)):
+                        return self._claimed(number, locked, page_format)
                 locked.release()
                 left[number] = None if what == page_format else what
-        return self._begun(
+        return self._claim_empty(
             directory,
             (number for number, what in left.items() if what is None or what not in used),
             page_format,
         )
 
-    def _new(self, directory: int, page_format: PageFormat) -> ClaimedSlot:
+    def _claim_new(self, directory: int, page_format: PageFormat) -> ClaimedSlot:
         known = set(self._numbers(directory))
-        held = self._begun(
+        slot = self._claim_empty(
             directory, (number for number in range(MAX_SLOTS) if number not in known), page_format
         )
-        if held is None:
+        if slot is None:
             raise DirectoryError(
                 f"all {MAX_SLOTS} slots of {self.path!r} are taken: give each service a directory of its own"
             )
-        return held
+        return slot
 
-    def _begun(
+    def _claim_empty(
         self, directory: int, numbers: Iterable[int], page_format: PageFormat
     ) -> ClaimedSlot | None:
         """The first of these slots that can be had, empty."""
@@ -208,21 +210,21 @@ class SharedDirectory:
             with locked.released_on_error():
                 try:
                     locked.clear(page_format.layout.size)
-                    return self._held(number, locked, page_format)
+                    return self._claimed(number, locked, page_format)
                 except BaseException:
                     locked.remove()
                     raise
         return None
 
     @staticmethod
-    def _held(number: int, locked: SlotFile, page_format: PageFormat) -> ClaimedSlot:
+    def _claimed(number: int, locked: SlotFile, page_format: PageFormat) -> ClaimedSlot:
         return ClaimedSlot(
             number, Page(*page_format, memory=locked.memory(page_format.layout.size)), locked
         )
 
-    def _complain(self, subject: str, message: str) -> None:
-        if subject not in self._complaints:
-            self._complaints.add(subject)
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._warnings:
+            self._warnings.add(subject)
             logger.warning("%s", message)
 
 
@@ -230,7 +232,7 @@ def _name(number: int) -> str:
     return f"{number}.page"
 
 
-def _begins_as(start: bytes, size: int) -> object:
+def _compatibility(start: bytes, size: int) -> object:
     """What pages must have in common that the same processes read: the terms, or of another version that. ``None`` if nobody reads it."""
     try:
         return parse_header(start, size)
@@ -240,7 +242,7 @@ def _begins_as(start: bytes, size: int) -> object:
         return None
 
 
-def _sound(content: bytes) -> bool:
+def _is_sound(content: bytes) -> bool:
     """Whether one can go on with a page."""
     try:
         read(content, 0, 0)

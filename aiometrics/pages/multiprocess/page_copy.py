@@ -95,7 +95,7 @@ class _File:
             return None
         _check(head.page_format, page_format)
         if head.alive and head.live and writable:
-            self._look(page_format.layout, page_format.blocking_threshold_ns, now_ns)
+            self._mark_observed(page_format.layout, page_format.blocking_threshold_ns, now_ns)
         data = self._settled(page_format.layout)
         _check(
             parse_header(data, self._size), page_format
@@ -109,8 +109,8 @@ class _File:
             unlock(self._descriptor)
         return free
 
-    def _look(self, layout: Layout, threshold_ns: int, now_ns: int) -> None:
-        """What :meth:`Page.look` does, from outside."""
+    def _mark_observed(self, layout: Layout, threshold_ns: int, now_ns: int) -> None:
+        """What :meth:`Page.mark_observed` does, from outside."""
         loop = self._loop(layout)
         since_ns = loop[LOOP["segment_since_ns"]]
         blocks = since_ns and now_ns - since_ns >= threshold_ns

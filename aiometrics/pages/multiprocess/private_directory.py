@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aiometrics.pages.multiprocess.mounts import filesystem_of, in_memory
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
 
 logger = logging.getLogger("aiometrics")
+
+#: File systems that never write to a disk. On others the kernel stalls a process that writes to a mapped page while that is written back.
+_IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 class DirectoryError(OSError):
@@ -91,3 +94,24 @@ class PrivateDirectory:
                 f"others can write to the directory {self.path!r}, whose mode is {stat.filemode(found.st_mode)}: "
                 "use one that belongs to the service alone, and chmod it to 0700"
             )
+
+
+def filesystem_of(path: str, table: Path = _MOUNTS) -> str | None:
+    """Return the type of the file system that ``path`` is on, as Linux names it; ``None`` if it cannot be determined."""
+    try:
+        device = Path(path).stat().st_dev
+        lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in lines:
+        # 36 35 98:0 /root /mount/point options [optional fields] - type source options
+        fields, _, kind = line.partition(" - ")
+        if fields.split()[2:3] == [wanted]:
+            return kind.split(maxsplit=1)[0]
+    return None
+
+
+def in_memory(filesystem: str) -> bool:
+    """Whether a file system of this type keeps files only in memory."""
+    return filesystem in _IN_MEMORY

@@ -30,8 +30,11 @@ from aiometrics.pages.layout import (
 )
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import MAX_SLOTS, ClaimedSlot, SharedDirectory
-from aiometrics.pages.multiprocess.mounts import filesystem_of, in_memory
-from aiometrics.pages.multiprocess.private_directory import DirectoryError
+from aiometrics.pages.multiprocess.private_directory import (
+    DirectoryError,
+    filesystem_of,
+    in_memory,
+)
 from aiometrics.pages.multiprocess.private_file import REASONS, SUPPORTED
 from aiometrics.pages.multiprocess.slot_file import SlotFile
 from aiometrics.pages.page import Page
@@ -57,7 +60,7 @@ def take(shelf: SharedDirectory) -> Iterator[Callable[..., ClaimedSlot]]:
     taken: list[ClaimedSlot] = []
 
     def take(page_format: PageFormat = TERMS, name: str = "MainThread") -> ClaimedSlot:
-        taken.append(shelf.take(page_format))
+        taken.append(shelf.claim(page_format))
         taken[-1].page.open(name)
         return taken[-1]
 
@@ -250,7 +253,7 @@ def test_a_look_that_comes_late_takes_nothing_back(
     """Of two readers at a time, in the process or outside, the one that read the clock first may write last."""
     page = take().page
     page.words[LAYOUT.loop + LOOP["segment_since_ns"]] = 1_000
-    looks = (page.look, lambda now_ns: only(shelf, now_ns))
+    looks = (page.mark_observed, lambda now_ns: only(shelf, now_ns))
     shown = []
     for now_ns in (4_000, 1_500):
         for look in looks:
@@ -500,7 +503,7 @@ def test_a_slot_that_cannot_be_had_is_let_go(
     with monkeypatch.context() as broken:
         broken.setattr(SlotFile, step, refused)
         with suppress(OSError):
-            shelf.take(TERMS).release()
+            shelf.claim(TERMS).release()
     assert before == descriptors()
     assert 0 == take().number
     assert {"shop.handle": (5, 0)} == created(shelf.read((), TERMS, 0, 0).pages[0])
@@ -532,7 +535,7 @@ def test_a_directory_that_others_can_write_is_refused(
     """Whether it was so from the start or became so: nothing is written or read there."""
     Path(shelf.path).chmod(mode)
     message = f"others can write to the directory '.*shared', whose mode is {text}: use one that .*, and chmod it to 0700"
-    for use in (shelf.prepare, shelf.check, lambda: shelf.take(TERMS)):
+    for use in (shelf.prepare, shelf.check, lambda: shelf.claim(TERMS)):
         with pytest.raises(DirectoryError, match=message):
             use()
     assert ({}, NONE | {"unreadable": 1}) == shelf.read((), TERMS, 0, 0)[:2]
@@ -569,7 +572,7 @@ def test_while_there_is_no_directory_there_is_nothing_to_read(
     assert ({}, NONE) == shelf.read((), TERMS, 0, 0)[:2]
     assert [] == caplog.records
     with pytest.raises(DirectoryError, match="cannot open the directory"):
-        shelf.take(TERMS)
+        shelf.claim(TERMS)
 
 
 def test_a_file_that_is_deleted_under_its_writer_is_complained_about(
@@ -577,11 +580,11 @@ def test_a_file_that_is_deleted_under_its_writer_is_complained_about(
 ) -> None:
     """Once, and it says what follows; the writer goes on."""
     held = take()
-    shelf.miss(held)
+    shelf.warn_if_deleted(held)
     assert [] == messages(caplog, "0.page")
     (Path(shelf.path) / "0.page").unlink()
-    shelf.miss(held)
-    shelf.miss(held)
+    shelf.warn_if_deleted(held)
+    shelf.warn_if_deleted(held)
     (line,) = messages(caplog, "0.page")
     assert (
         f"0.page was deleted while a loop of process {os.getpid()} writes to it: whoever else has the port does not show"
@@ -625,7 +628,7 @@ def test_a_file_that_finds_no_room_is_not_left_behind(
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left on device"):
-        shelf.take(TERMS)
+        shelf.claim(TERMS)
     assert [] == files(shelf)
 
 
