@@ -1,1 +1,4 @@
-"""Tools for the other folders; imports nothing else of aiometrics."""
+"""General tools, which know nothing of metrics.
+
+This folder imports no other folder of aiometrics.
+"""

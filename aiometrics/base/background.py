@@ -13,7 +13,10 @@ _STOP_SECONDS = 5.0
 
 
 class Background:
-    """A daemon thread that runs :meth:`_run` from :meth:`start` until ``_stopping`` is set. It can be started only once."""
+    """A daemon thread that runs :meth:`_run` from :meth:`start` until ``_stopping`` is set.
+
+    It can be started only once.
+    """
 
     def __init__(self, name: str) -> None:
         self._stopping = threading.Event()
@@ -24,7 +27,10 @@ class Background:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and wait for it to finish its work, for at most 5 s, and not at all when called from the thread itself."""
+        """Stop the thread and wait for its work to finish.
+
+        Waits for at most 5 s, and not at all when called from the thread itself.
+        """
         self._stopping.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_STOP_SECONDS)
@@ -36,7 +42,8 @@ class Background:
 class Periodic(Background):
     """Calls ``functions``, which must be quick, every second once it is started.
 
-    An exception in one of them counts as an internal error of the probe ``keeper``; the other functions are still called.
+    An exception in one of them counts as an internal error of the probe ``keeper``; the other
+    functions are still called.
     """
 
     def __init__(

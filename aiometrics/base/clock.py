@@ -1,14 +1,18 @@
-"""The clock that everything is timed with: an argument everywhere, so that tests can replace it."""
+"""The clock that times everything.
+
+It is passed as an argument everywhere, so that tests can replace it.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-#: Integer nanoseconds since a fixed, arbitrary point; never goes back.
+#: Returns integer nanoseconds since a fixed, arbitrary point; never goes back.
 Clock = Callable[[], int]
 
-#: The same clock in every process of one machine, which lets a reader outside the process judge a page.
+#: All processes of one machine share this clock, so that a reader in another process can interpret
+#: the times in a page.
 monotonic: Clock = time.monotonic_ns
 
 SECOND_NS = 1_000_000_000

@@ -1,4 +1,7 @@
-"""What is expensive to make is made for everybody who asked before it was begun."""
+"""Coalesces concurrent calls of an expensive function.
+
+One call serves everybody who asked before it began.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,22 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[K, T]):
-    """``make(key)`` for any number of threads, one at a time. However many ask at once, each gets what was begun after it asked.
+    """Calls ``make(key)`` for any number of threads, one call at a time.
 
-    What ``make`` raises is raised to all who waited for it.
+    Each caller gets a result that was begun after it asked.
+
+    An exception that ``make`` raises is raised in all callers that waited for that call.
     """
 
     def __init__(self, make: Callable[[K], T]) -> None:
         self._make = make
         self._making = threading.Lock()
         self._lock = threading.Lock()
-        #: What has not been begun yet: whoever asks may still join.
+        #: Results that have not been begun yet, which further callers may still join.
         self._next: dict[K, Future[T]] = {}
 
     def __call__(self, key: K) -> T:
-        """What is made of ``key``."""
+        """Return the result of ``make(key)``."""
         with self._lock:
             joined = self._next.get(key)
             mine = self._next.setdefault(key, Future())
@@ -39,5 +44,5 @@ class SingleFlight(Generic[K, T]):
                 del self._next[key]
             try:
                 promise.set_result(self._make(key))
-            except BaseException as error:  # noqa: BLE001 - whatever it is, somebody may be waiting for it
+            except BaseException as error:  # noqa: BLE001 - whatever it is, other threads may be waiting for it
                 promise.set_exception(error)

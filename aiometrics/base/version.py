@@ -1,4 +1,7 @@
-"""The version, in the one place from which the package metadata, the façade and ``aiometrics_build_info`` take it."""
+"""The version of the package.
+
+Its metadata, ``aiometrics.__version__`` and ``aiometrics_build_info`` are taken from here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Work that must not delay the program: handed over without waiting, done by a thread, and dropped and counted where it is too much."""
+"""A bounded queue of jobs that must not delay the program.
+
+A thread runs them, and jobs that do not fit are dropped and counted.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from queue import SimpleQueue
 from aiometrics.base import fork
 from aiometrics.base.internal_errors import InternalErrors
 
-#: Pieces of work that may wait.
+#: How many jobs may wait.
 CAPACITY = 1000
 PROBE = "outbox"
 _STOP_SECONDS = 5.0
@@ -20,10 +23,13 @@ _Jobs = SimpleQueue[tuple[str, Job] | None]
 
 
 class WorkQueue:
-    """Does what it is given in a thread of its own, which starts with the first piece; at most ``capacity`` pieces wait.
+    """Runs jobs in a thread of its own, which starts with the first job.
 
-    Each piece is of one of ``kinds``, by which is counted what was done and what was dropped. A piece that raises counts as dropped and
-    as an error of the probe ``outbox``, which is then off: from then on everything is dropped. At the end of the program it is stopped.
+    At most ``capacity`` jobs wait.
+
+    Each job is of one of ``kinds``; finished and dropped jobs are counted by kind. A job that
+    raises counts as dropped and as an internal error of the probe ``outbox``, which disables the
+    queue: it drops all further jobs. At exit the queue finishes what waits and stops.
     """
 
     def __init__(
@@ -36,18 +42,25 @@ class WorkQueue:
         fork.forget_in_child(self, fork.Stage.LOCKS, WorkQueue._begin)
 
     def _begin(self) -> None:
-        """Start with nothing to do, also in a forked child: the parent does what waits, and counts it."""
+        """Start with an empty queue, also in a forked child.
+
+        The jobs that wait are the parent's to run and to count.
+        """
         self._done = dict.fromkeys(self._kinds, 0)
         self._dropped = dict.fromkeys(self._kinds, 0)
-        #: Between those who give; the thread never takes it, so that they never wait for it. Reentrant, because garbage collection in the
-        #: middle may end a request, and give as well.
-        self._giving = threading.RLock()
+        #: Held by callers of :meth:`put`, never by the thread while it runs jobs, so that callers
+        #: never wait for a job. Reentrant, because garbage collection while it is held can end a
+        #: request, which puts a job as well.
+        self._put_lock = threading.RLock()
         self._jobs: _Jobs | None = None
         self._thread: threading.Thread | None = None
 
     def put(self, kind: str, job: Job) -> None:
-        """Have ``job`` done soon, or drop it. For any thread; never waits for work, never raises."""
-        with self._giving:
+        """Queue ``job`` to be run soon, or drop it.
+
+        Any thread may call this; it never waits for a job and never raises.
+        """
+        with self._put_lock:
             jobs = self._open()
             if jobs is None or jobs.qsize() >= self._capacity:
                 self._dropped[kind] += 1
@@ -55,7 +68,7 @@ class WorkQueue:
                 jobs.put((kind, job))
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """How many pieces of each kind were ``written``, and how many ``dropped``."""
+        """Return the number of jobs by kind and outcome: ``written`` or ``dropped``."""
         outcomes = {"written": self._done, "dropped": self._dropped}
         return {
             (kind, outcome): counts[kind]
@@ -64,8 +77,11 @@ class WorkQueue:
         }
 
     def stop(self) -> None:
-        """End the thread when it has done what waits; returns then, but after 5 s at the latest. What is given later starts another."""
-        with self._giving:
+        """Stop the thread once it has run the jobs that wait; wait for that for at most 5 s.
+
+        A later job starts another thread.
+        """
+        with self._put_lock:
             jobs, thread, self._jobs = self._jobs, self._thread, None
         atexit.unregister(self.stop)
         if jobs is None or thread is None:
@@ -75,7 +91,7 @@ class WorkQueue:
             thread.join(_STOP_SECONDS)
 
     def _open(self) -> _Jobs | None:
-        """What is to be done, by a thread that runs; ``None`` if nothing is to be done any more."""
+        """Return the queue of a running thread, or ``None`` if no job is to be run any more."""
         if self._internal_errors.disabled(PROBE):
             return None
         if self._jobs is None:
@@ -89,9 +105,8 @@ class WorkQueue:
         )
         try:
             thread.start()
-        except (
-            RuntimeError
-        ) as error:  # there are too many threads, or the interpreter is at its end
+        # There are too many threads, or the interpreter is shutting down.
+        except RuntimeError as error:
             self._jobs = None
             self._internal_errors.report(PROBE, error)
             return
@@ -105,13 +120,13 @@ class WorkQueue:
                 job()
             except Exception as error:  # noqa: BLE001 - never the application's problem
                 self._internal_errors.report(PROBE, error)
-                self._lose(kind, jobs)
+                self._drop(kind, jobs)
                 return
             self._done[kind] += 1
 
-    def _lose(self, kind: str, jobs: _Jobs) -> None:
-        """Count what failed, and what waited behind it."""
-        with self._giving:
+    def _drop(self, kind: str, jobs: _Jobs) -> None:
+        """Count the job that failed, and the jobs that waited behind it, as dropped."""
+        with self._put_lock:
             self._dropped[kind] += 1
             while not jobs.empty():
                 queued = jobs.get()

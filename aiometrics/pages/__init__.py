@@ -1,1 +1,4 @@
-"""The memory that a recorder writes and readers copy: its layout, writer and reader."""
+"""The stats page, a block of memory that one recorder writes and readers copy.
+
+This folder alone knows how numbers are stored.
+"""

@@ -12,9 +12,11 @@ _COUNT, _LENGTH = ENTRY["count"], ENTRY["length"]
 
 
 class CounterTable:
-    """The table of ``capacity`` entries that starts at word ``start``; what it counted before goes on. One thread at a time may add.
+    """The table of ``capacity`` entries that starts at word ``start``.
 
-    A name is cut at 256 bytes. One that finds no room counts as ``(other)``.
+    Counts that are there already go on. One thread at a time may add.
+
+    A name is cut at 256 bytes. Names for which there is no room are counted as ``(other)``.
     """
 
     def __init__(self, page: Page, start: int, capacity: int) -> None:
@@ -23,7 +25,7 @@ class CounterTable:
         self._entries = {name: entry for entry, name in self._written()}
 
     def add(self, name: str, count: int = 1) -> None:
-        """Count ``name``, ``count`` times."""
+        """Add ``count`` to the count of ``name``."""
         data = name.encode("utf-8", "backslashreplace")[:ENTRY_BYTES]
         entry = self._entries.get(data)
         if entry is None:
@@ -31,7 +33,7 @@ class CounterTable:
         self._page.words[entry + _COUNT] += count
 
     def counts(self) -> dict[str, int]:
-        """Each name with its count."""
+        """Return the count of each name."""
         return {
             data.decode("utf-8", "replace"): self._page.words[entry + _COUNT]
             for data, entry in self._entries.items()
@@ -53,6 +55,6 @@ class CounterTable:
         entry = self._entries[data] = self._starts[-1 if data == other else used]
         text = (entry + len(ENTRY)) * WORD
         self._page.memory[text : text + len(data)] = data
-        # Last, because a entry without a length is none.
+        # Written last, because an entry without a length does not exist for readers.
         self._page.words[entry + _LENGTH] = len(data)
         return entry

@@ -1,4 +1,7 @@
-"""Exemplars in a page: the last slow samples that lead to a request or a trace, each a entry in a table of fixed size."""
+"""Exemplars in a page.
+
+The last slow samples that lead to a request or a trace, each a entry in a table of fixed size.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,30 @@ from aiometrics.pages.layout import ENTRY, ENTRY_BYTES, ENTRY_WORDS, MAX_EXEMPLA
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import Exemplar
 
-#: Of what an exemplar is: of a yield point, or of the wall times of a type of request with a status, which is added.
+#: What an exemplar belongs to: a yield point, or the wall times of a request type; to WALL the code
+#: of the status is added.
 SEGMENT, WALL = 0, 1
 _LENGTH = ENTRY["length"]
 _NAMES = ("trace_id", "span_id", "request_id")
 _NONE = "-"
-#: What fits into a word.
+#: A number that fits into a word.
 _NUMBER = re.compile("[0-9]{1,19}")
 
-#: What it is of, and the number of the record.
+#: Kind (SEGMENT, or WALL plus a status), and the number of the record.
 Key = tuple[int, int]
 
 
 class ExemplarTable:
-    """The last exemplar of each record, of those that came last: an older one makes room. Used by the loop's thread only."""
+    """The latest exemplar of each record; when the table is full, the oldest one makes room.
+
+    Used by the loop's thread only.
+    """
 
     def __init__(self, page: Page) -> None:
         self._page = page
         start = page.layout.exemplars
         self._free = list(range(start, start + MAX_EXEMPLARS * ENTRY_WORDS, ENTRY_WORDS))
-        #: Where each is, the oldest first.
+        #: The word at which each entry starts, the oldest entry first.
         self._entries: OrderedDict[Key, int] = OrderedDict()
         for key, entry in sorted(
             self._written(), key=lambda found: self._text(found[1]).split(" ")[3]
@@ -38,7 +45,11 @@ class ExemplarTable:
             self._free.remove(entry)
 
     def put(self, kind: int, number: int, exemplar: Exemplar) -> None:
-        """Keep the exemplar of that record; one that is too long for a entry, as no id of ASCII is, is not kept, nor one of ``-`` alone."""
+        """Store the exemplar of a record.
+
+        It is left out if it is too long for an entry, which no ASCII id is, or if all its values
+        are ``-``.
+        """
         data = _encoded(kind, number, exemplar).encode("utf-8", "backslashreplace")
         if len(data) > ENTRY_BYTES or all(value == _NONE for _, value in exemplar.labels):
             return
@@ -76,7 +87,7 @@ def _encoded(kind: int, number: int, exemplar: Exemplar) -> str:
 
 
 def decoded(text: str) -> tuple[Key, Exemplar]:
-    """What the text of a entry says. Raises ``ValueError`` if it is not one of an exemplar."""
+    """Parse the text of an entry. Raises ``ValueError`` if it is not that of an exemplar."""
     parts = text.split(" ", 3 + len(_NAMES))
     numbers, values = parts[:4], parts[4:]
     if (
@@ -84,7 +95,7 @@ def decoded(text: str) -> tuple[Key, Exemplar]:
         or not all(map(_NUMBER.fullmatch, numbers))
         or all(value == _NONE for value in values)
     ):
-        raise ValueError(f"a entry of {len(text)} characters that is no exemplar")
+        raise ValueError(f"an entry of {len(text)} characters is not an exemplar")
     kind, number, value_ns, unix_ns = map(int, numbers)
     trace_id, span_id, request_id = zip(_NAMES, values, strict=True)
     labels = tuple(label for label in (request_id, trace_id, span_id) if label[1] != _NONE)

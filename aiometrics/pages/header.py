@@ -1,4 +1,7 @@
-"""On what terms the numbers of a page were taken: its buckets, its room, its threshold; and whether bytes begin like a page at all."""
+"""Validates the header of a page and extracts its format.
+
+Its bucket bounds, capacities, blocking threshold and sampling weight.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,20 @@ from aiometrics.pages.layout import (
 
 Buffer = bytes | bytearray
 
-#: As many bytes as are enough for :func:`parse_header`.
+#: How many bytes :func:`parse_header` needs at most.
 HEAD_BYTES = (len(HEADER) + 2 * MAX_BOUNDS) * WORD
 
 
 class PageError(ValueError):
-    """The bytes are not a page that this version can read; the message says what is wrong with them."""
+    """The bytes are not a page that this version can read; the message says what is wrong."""
 
 
 class PageVersionError(PageError):
-    """They are a page of another version."""
+    """The bytes are a page of another version."""
 
 
 class PageFormat(NamedTuple):
-    """What two pages must have in common so that one can continue the other."""
+    """The properties that two pages must share for one to be continued as the other."""
 
     layout: Layout
     blocking_threshold_ns: int
@@ -39,7 +42,10 @@ class PageFormat(NamedTuple):
 
 
 def version_of(head: Buffer) -> int | None:
-    """The version of the page that begins with ``head``, or ``None`` if it does not begin like one."""
+    """Return the version of the page that begins with ``head``.
+
+    ``None`` if no page begins like that.
+    """
     if len(head) < len(HEADER) * WORD:
         return None
     words = memoryview(head)[: len(HEADER) * WORD].cast("q")
@@ -47,9 +53,9 @@ def version_of(head: Buffer) -> int | None:
 
 
 def parse_header(head: Buffer, size: int) -> PageFormat:
-    """The terms of a page of ``size`` bytes that begins with ``head``.
+    """Return the format of a page of ``size`` bytes that begins with ``head``.
 
-    Raises :class:`PageError` if it cannot be one.
+    Raises :class:`PageError` if it cannot be a page.
     """
     if size < len(HEADER) * WORD or size % WORD:
         raise PageError(f"{size} bytes are not a stats page")
@@ -70,7 +76,9 @@ def parse_header(head: Buffer, size: int) -> PageFormat:
             f"a page with {counts} bucket bounds and room for {capacities} records is out of range"
         )
     if words[HEADER["weight"]] < 1:
-        raise PageError(f"a page whose tasks count {words[HEADER['weight']]} times each")
+        raise PageError(
+            f"a page whose tasks count {words[HEADER['weight']]} times each is out of range"
+        )
     ends = list(accumulate((len(HEADER), *counts)))
     if ends[-1] > len(words):
         raise PageError(f"{size} bytes are too few for the bucket bounds")

@@ -1,14 +1,19 @@
-"""Where each number stands in a stats page: the one declaration that both recorders and the reader share.
+"""Offsets of all numbers in a stats page, declared once for both recorders and the reader.
 
-A page is an array of 8-byte signed words in native byte order, followed by the bytes of its strings::
+A page is an array of 8-byte signed words in native byte order, followed by the bytes of its
+strings::
 
-    header | segment bounds | wait bounds | loop record | vitals | block samples | errors | exemplars
-        | coroutine records | yield point records | scope errors | request records | request wait records | strings
+    header | segment bounds | wait bounds | loop record | loop statistics | block samples | errors |
+    exemplars
+        | coroutine records | yield point records | scope errors | request records | request wait
+        records | strings
 
-Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its sum in ns, then one count per bucket,
-the last one unbounded. Block samples and errors are tables of notes: a count, and the name that is counted, in place; exemplars are notes
-without a count. Scope errors are one count for each kind. A string is one word: its offset in the string area, shifted left by 32, plus its
-length in bytes. The string area begins with room for the loop's name, the only string that may change.
+Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its
+sum in ns, then one count per bucket, the last one unbounded. Block samples and errors are tables of
+entries, each a count and the name that is counted; exemplars are entries without a count. Scope
+errors are one count for each kind. A string is one word: its offset in the string area, shifted
+left by 32, plus its length in bytes. The string area begins with room for the loop's name, the only
+string that may change.
 """
 
 from __future__ import annotations
@@ -21,18 +26,19 @@ MAGIC = int.from_bytes(b"aiometr\0", "little")
 VERSION = 2
 WORD = 8
 STRING_BYTES_PER_NAME = 128
-#: Of a longer name the rest is cut: what one reference to it can make a reader write must have a bound.
+#: Longer names are cut, so that there is a limit to what one reference to a name can make a reader
+#: write.
 NAME_BYTES = 1024
 LOOP_NAME_BYTES = STRING_BYTES_PER_NAME
 #: Room that no option exceeds: bucket bounds of a histogram, and records of a kind.
 MAX_BOUNDS, MAX_RECORDS = 64, 1_000_000
-#: What is not known, where 0 would be a number like any other.
+#: Marks a value as unknown, where 0 would be a valid value.
 UNKNOWN = -1
 
-#: How a task's coroutine can end, in the order in which pages store it.
+#: How the coroutine of a task can end, in the order in which pages store it.
 STATUSES = ("completed", "failed", "cancelled")
 COMPLETED, FAILED, CANCELLED = range(len(STATUSES))
-#: What can be wrong with the use of request scopes, in the order in which pages store it.
+#: Misuses of request scopes, in the order in which pages store their counts.
 SCOPE_ERRORS = (
     "abandoned",
     "out_of_order",
@@ -41,11 +47,12 @@ SCOPE_ERRORS = (
     "invalid",
     "outside_loop",
 )
-#: What is written of single requests, and what can become of it, in the order in which pages store the counts.
+#: Kinds and outcomes of the records of single requests, in the order in which pages store their
+#: counts.
 RECORD_KINDS = ("slow_request", "trace")
 RECORD_OUTCOMES = ("written", "dropped")
 
-#: Coroutine records of our own, beside which there is room for max_coroutines: (other) and (callback).
+#: The coroutine records (other) and (callback), which do not count towards max_coroutines.
 OWN_COROUTINES = 2
 CALLBACKS = 1
 
@@ -80,14 +87,20 @@ HEADER = _numbered(
     "request_waits",
     "overflow_request",
     "overflow_request_wait",
-    "opened_unix_ns",  # when the latest loop moved in
+    "opened_unix_ns",  # when the latest loop began to write
 )
 LOOP = _numbered(
-    "finished",  # updates of the page that are complete; the first word here, because a copy goes from the first to the last
-    "segment_since_ns",  # when the segment in progress began, moved up by the time of its eager children; 0 if none
+    # complete updates of the page; the first word, because a page is copied from the first word to
+    # the last
+    "finished",
+    # when the segment in progress began, moved up by the time of its eager children; 0 if none
+    "segment_since_ns",
     "segment_coroutine",
-    "segment_counted_ns",  # what of it was counted under (running) before an eager child interrupted it
-    "looked_ns",  # when a reader last counted the segment in progress as blocking; with seen_ns all that readers write
+    # the part of it that was counted under (running) before an eager child interrupted it
+    "segment_counted_ns",
+    # when a reader last counted the segment in progress as blocking; readers write only this and
+    # seen_ns
+    "looked_ns",
     "blocking_ns",
     "timed",  # 1 once the loop's selector is timed; the words below stay 0 until then
     "turn_since_ns",  # when the active part of the turn in progress began, 0 in the selector
@@ -96,11 +109,17 @@ LOOP = _numbered(
     "idle_ns",
     "events",
     "events_waiting",
-    "seen_ns",  # when a reader last looked at all: up to then the turn or the wait in progress has been counted
-    "segments_before_ns",  # segments that active_ns has already, from before this loop
-    "started",  # updates that were begun: one more than are complete means that what a reader copied does not add up
+    # when a reader last observed the page: up to then the turn or the wait in progress has been
+    # counted
+    "seen_ns",
+    # time of segments from before this loop, which active_ns includes already
+    "segments_before_ns",
+    # updates that were begun: if that is one more than are complete, a copy of the page is
+    # inconsistent
+    "started",
 )
-#: What a page goes on from when another loop takes it over; everything else of the loop record is true only of the moment.
+#: Words that go on when another loop takes over the page; all others of the loop record hold only
+#: for the moment.
 LOOP_COUNTERS = frozenset(
     {
         "finished",
@@ -114,13 +133,15 @@ LOOP_COUNTERS = frozenset(
     }
 )
 GENERATIONS = 3
-#: What is known of a loop without its recorder; UNKNOWN where the loop or the system does not tell.
+#: Statistics of a loop that its recorder does not write; UNKNOWN where the loop or the system does
+#: not provide them.
 LOOP_STATS = _numbered(
     "thread_cpu_ns",
     "thread_runqueue_ns",
     *(f"gc_pause_{generation}_ns" for generation in range(GENERATIONS)),
     "unhandled_exceptions",
-    "untraced_tasks",  # as are the next, of the whole process, in one of its pages
+    # this and the next words describe the whole process, and are kept in one of its pages
+    "untraced_tasks",
     *(f"{kind}_{outcome}" for kind in RECORD_KINDS for outcome in RECORD_OUTCOMES),
     "ready_handles",
     "scheduled_timers",
@@ -134,13 +155,13 @@ LOOP_STATS_GAUGES = (
     "executor_threads",
     "executor_queue_items",
 )
-#: A note: how often, and what, in so many bytes of text.
+#: An entry of a table: a count, the length of a text, and room for so many bytes of text.
 ENTRY = _numbered("count", "length")
 ENTRY_BYTES = 256
 ENTRY_WORDS = len(ENTRY) + ENTRY_BYTES // WORD
-#: Notes in a table; the last one is (other).
+#: Entries in the tables of block samples and of errors; the last one is (other).
 MAX_PLACES, MAX_PROBES = 101, 33
-#: Exemplars.
+#: Entries in the table of exemplars.
 MAX_EXEMPLARS = 64
 COROUTINE = _numbered("name", "created", "live", "destroyed_pending", "running_ns")
 YIELD_POINT = _numbered(
@@ -157,20 +178,20 @@ REQUEST = _numbered(
     "objective_ns",  # 0 if it has none
     "background_ns",
     "in_progress",
-    "violations",  # found by the loop, when a scope was left
-    "overdue",  # found by a reader, while it was not: only readers write this word
+    "violations",  # counted by the loop, when a scope is left
+    "overdue",  # counted by a reader, while the scope is open: only readers write this word
 )
 REQUEST_WAIT = _numbered("request", "awaits", "wait_ns")
 SCOPE_ERROR = _numbered(*SCOPE_ERRORS)
-#: Different things that are awaited, for each type of request that there is room for.
+#: Room for request wait records per request type.
 WAITS_PER_REQUEST = 8
 
 
 class _Kept:
     """A property that each object works out once.
 
-    That of functools takes a lock up to Python 3.11, the same one for all objects: in a child that was forked while another thread
-    held it, nobody could ever work one out again.
+    That of functools takes a lock up to Python 3.11, the same one for all objects: in a child that
+    was forked while another thread held it, nobody could ever work one out again.
     """
 
     def __init__(self, work_out: Callable[[Any], int]) -> None:
@@ -224,7 +245,7 @@ class Layout:
 
     @_Kept
     def loop_stats(self) -> int:
-        """Where the vitals of the loop start."""
+        """Where the loop statistics start."""
         return self.iterations + self.segment_words
 
     @_Kept
@@ -249,7 +270,10 @@ class Layout:
 
     @_Kept
     def coroutine_words(self) -> int:
-        """Size of a coroutine record: its scalars, then wall and then active histograms by status."""
+        """Size of a coroutine record.
+
+        Its scalars, then wall and then active histograms by status.
+        """
         return len(COROUTINE) + 2 * len(STATUSES) * self.wait_words
 
     @_Kept
@@ -259,7 +283,10 @@ class Layout:
 
     @_Kept
     def yield_point_words(self) -> int:
-        """Size of a yield point record: its scalars, then the histogram of segments, then that of waits."""
+        """Size of a yield point record.
+
+        Its scalars, then the histogram of segments, then that of waits.
+        """
         return len(YIELD_POINT) + self.segment_words + self.wait_words
 
     @_Kept
@@ -274,7 +301,10 @@ class Layout:
 
     @_Kept
     def request_words(self) -> int:
-        """Size of a request record: its scalars, then the histograms of wall times by status, then that of active times."""
+        """Size of a request record.
+
+        Its scalars, then the histograms of wall times by status, then that of active times.
+        """
         return len(REQUEST) + (len(STATUSES) + 1) * self.wait_words
 
     @_Kept
@@ -284,7 +314,7 @@ class Layout:
 
     @property
     def max_request_waits(self) -> int:
-        """How many request wait records there can be, beside (other)."""
+        """How many request wait records there can be besides ``(other)``."""
         return WAITS_PER_REQUEST * self.max_requests
 
     @_Kept
@@ -346,16 +376,17 @@ class Layout:
 
 
 def pending_ns(since_ns: int, counted_ns: int, looked_ns: int, threshold_ns: int) -> int:
-    """What the last look counted as blocking of the segment in progress, and the recorder has not made final yet.
+    """Return what readers counted as blocking of the segment in progress, if it is not final yet.
 
-    A look from before the segment, or from within an eager child of it, may be later than ``since_ns`` but not by the threshold.
+    A reader that looked before the segment began, or during an eager child of it, may have done so
+    later than ``since_ns``, but by less than the threshold.
     """
     seen_ns = looked_ns - since_ns
     return max(0, seen_ns - counted_ns) if since_ns and seen_ns >= threshold_ns else 0
 
 
 def elapsed_ns(since_ns: int, seen_ns: int) -> int:
-    """What has been counted by the last look of a turn or a wait that began at ``since_ns``, 0 if there is none."""
+    """Return what readers counted of a turn or wait that began at ``since_ns``; 0 if none did."""
     return max(0, seen_ns - since_ns) if since_ns else 0
 
 
@@ -366,7 +397,7 @@ def from_seconds(
     max_yield_points: int,
     max_requests: int,
 ) -> Layout:
-    """A layout with bucket bounds given in seconds."""
+    """Return a layout with bucket bounds given in seconds."""
     return Layout(
         tuple(round(bound * 1_000_000_000) for bound in segment),
         tuple(round(bound * 1_000_000_000) for bound in wait),

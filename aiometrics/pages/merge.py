@@ -1,4 +1,4 @@
-"""Adds up what several pages say: records of one name, wherever they were written."""
+"""Merges the views of several pages into one snapshot: records of the same name are added up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NONE: Mapping[str, int] = MappingProxyType({})
 
 
 def labelled(view: PageView, loop: str) -> PageView:
-    """``view``, its loop called ``loop``."""
+    """Return ``view`` with its loop named ``loop``."""
     return replace(view, loop=replace(view.loop, loop=loop))
 
 
@@ -41,7 +41,7 @@ def merged(
     skipped_pages: Mapping[str, int] = _NONE,
     pause: Pause = no_pause,
 ) -> Snapshot:
-    """What all pages say, and errors and untraced tasks that are in none of them."""
+    """Return a snapshot of all pages, plus errors and untraced tasks that are in none of them."""
     return Snapshot(
         taken_ns=taken_ns,
         loops=tuple(page.loop for page in pages),
@@ -67,7 +67,7 @@ def merged(
 
 
 def merged_coroutines(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[Coroutine, ...]:
-    """The coroutines of all pages, those of one name added up."""
+    """Return the coroutines of all pages; those of the same name are added up."""
     entries = (entry for view in views for entry in view.coroutines)
     return _added_up(in_slices(entries, pause), lambda entry: entry.coroutine, _add_coroutines)
 
@@ -75,13 +75,13 @@ def merged_coroutines(views: Iterable[PageView], pause: Pause = no_pause) -> tup
 def merged_yield_points(
     views: Iterable[PageView], pause: Pause = no_pause
 ) -> tuple[YieldPoint, ...]:
-    """The yield points of all pages, those with the same labels added up."""
+    """Return the yield points of all pages; those with the same labels are added up."""
     entries = (entry for view in views for entry in view.yield_points)
     return _added_up(in_slices(entries, pause), lambda entry: entry.labels, _add_yield_points)
 
 
 def merged_requests(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[RequestType, ...]:
-    """The types of requests on all pages, those of one name added up."""
+    """Return the request types of all pages; those of the same name are added up."""
     entries = (entry for view in views for entry in view.requests)
     return _added_up(in_slices(entries, pause), lambda entry: entry.request, _add_requests)
 
@@ -98,7 +98,7 @@ def _added_up(
 
 
 def merged_request_waits(views: Iterable[PageView]) -> tuple[RequestWait, ...]:
-    """What requests waited for, over all pages."""
+    """Return what requests waited for, added up over all pages."""
     found: dict[tuple[str, str], int] = {}
     for view in views:
         for entry in view.request_waits:
@@ -107,12 +107,12 @@ def merged_request_waits(views: Iterable[PageView]) -> tuple[RequestWait, ...]:
 
 
 def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
-    """Names and loops that found no room, by kind, over all pages."""
+    """Return how many names and loops found no room, by kind, over all pages."""
     return merged_counts((dict.fromkeys(OVERFLOWS, 0), *(view.overflow for view in views)))
 
 
 def merged_counts(counts: Iterable[Mapping[K, int]]) -> dict[K, int]:
-    """Counts of one name added up."""
+    """Return the sums of counts by key."""
     found: Counter[K] = Counter()
     for more in counts:
         found.update(more)

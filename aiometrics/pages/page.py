@@ -1,4 +1,7 @@
-"""A stats page: the fixed block of memory into which one loop's recorder writes and from which any number of readers copy."""
+"""A stats page.
+
+A block of memory that one loop's recorder writes and any number of readers copy.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ from aiometrics.pages.snapshot import CALLBACK, OTHER
 
 _STRING_SHIFT, _STRING_LENGTH = 32, 0xFFFF_FFFF
 _STARTED, _FINISHED = LOOP["started"], LOOP["finished"]
-#: How often, and how far apart, a copy is tried while the writer is at work.
+#: How often, and how far apart, a copy is attempted while the writer is in the middle of an update.
 _COPIES, _COPY_PAUSE_SECONDS = 50, 100e-6
 
 
@@ -45,7 +48,7 @@ def _encoded(text: str) -> bytes:
 
 
 def stored(text: str) -> str:
-    """``text`` as it is read back from a page."""
+    """Return ``text`` as it is read back from a page."""
     return _encoded(text).decode("utf-8", "replace")
 
 
@@ -66,12 +69,16 @@ class _Writing:
 
 
 class Page:
-    """A block of ``layout.size`` bytes: memory of its own, or ``memory``, which is zeroed or has a page of the same layout already.
+    """A block of ``layout.size`` bytes.
 
-    Such a page is continued: its counters go on, and what was true only of the moment when it was left is forgotten.
+    It is new, or ``memory``, which is zeroed or already has a page of the same layout.
 
-    ``words`` is the view that recorders write through. Records are only ever added: :meth:`add_coroutine`, :meth:`add_yield_point`,
-    :meth:`add_request` and :meth:`add_request_wait` return a record's number, or 0, which is ``(other)``, when the page is full.
+    Such a page is continued: its counters go on, and values that held only for the moment are
+    reset.
+
+    ``words`` is the view that recorders write through. Records are only ever added:
+    :meth:`add_coroutine`, :meth:`add_yield_point`, :meth:`add_request` and :meth:`add_request_wait`
+    return a record's number, or 0, which is ``(other)``, when the page is full.
     """
 
     def __init__(
@@ -86,7 +93,7 @@ class Page:
         self.memory: Memory = bytearray(layout.size) if memory is None else memory
         self.words = memoryview(self.memory)[: layout.strings * WORD].cast("q")
         self._refs: dict[str, int] = {}
-        #: ``with page.writing:`` marks the page as not adding up meanwhile, see :meth:`copy`.
+        #: ``with page.writing:`` marks the page as inconsistent meanwhile; see :meth:`copy`.
         self.writing = _Writing(self.words, layout.loop)
         if self.words[HEADER["magic"]] == MAGIC:
             self._continue()
@@ -120,7 +127,7 @@ class Page:
 
     def _continue(self) -> None:
         loop = self.layout.loop
-        # Whoever wrote it last may have died in the middle of an update.
+        # The last writer may have died in the middle of an update.
         self.words[loop + _FINISHED] = self.words[loop + _STARTED]
         self.close()
         for place in self._string_places():
@@ -150,7 +157,10 @@ class Page:
             self.words[HEADER[kind]] = 1
 
     def copy(self) -> bytes:
-        """All bytes at a moment when they add up, or as they are if that does not come soon. For any thread."""
+        """Return a consistent copy, or an inconsistent one if the writer does not pause.
+
+        For any thread.
+        """
         for _ in range(_COPIES):
             data = bytes(self.memory)
             if self._adds_up(data):
@@ -163,7 +173,7 @@ class Page:
         return words[_FINISHED] == words[_STARTED]
 
     def open(self, loop_name: str) -> None:
-        """Start to write for a loop; counters of an earlier loop on this page go on."""
+        """Begin to serve a loop; counters of an earlier loop on this page go on."""
         data = loop_name.encode("utf-8", "backslashreplace")[:LOOP_NAME_BYTES]
         start = self.layout.strings * WORD
         self.memory[start : start + len(data)] = data
@@ -173,7 +183,10 @@ class Page:
         self.words[HEADER["live"]] = 1
 
     def close(self) -> None:
-        """Stop: the loop is gone, and so is everything that was true of it only now. Counters stay."""
+        """End.
+
+        The loop is gone. Values that held only for the moment are reset, and counters stay.
+        """
         with self.writing:
             self.settle()
             self._settle_times()
@@ -194,12 +207,12 @@ class Page:
             words[layout.request(number) + REQUEST["in_progress"]] = 0
 
     def coroutines(self) -> Iterator[tuple[int, str]]:
-        """Number and name of each coroutine record but our own."""
+        """Yield number and name of each coroutine record except our own."""
         for number in range(OWN_COROUTINES, self.words[HEADER["coroutines"]]):
             yield number, self.text(self.words[self.layout.coroutine(number) + COROUTINE["name"]])
 
     def yield_points(self) -> Iterator[tuple[int, tuple[int, str, str]]]:
-        """Number, and coroutine and names, of each yield point record but our own."""
+        """Yield number, and coroutine and names, of each yield point record except our own."""
         for number in range(1, self.words[HEADER["yield_points"]]):
             record = self.layout.yield_point(number)
             coroutine, *refs = (
@@ -210,12 +223,12 @@ class Page:
             yield number, (coroutine, yield_point, awaits)
 
     def requests(self) -> Iterator[tuple[int, str]]:
-        """Number and name of each request record but our own."""
+        """Yield number and name of each request record except our own."""
         for number in range(1, self.words[HEADER["requests"]]):
             yield number, self.text(self.words[self.layout.request(number) + REQUEST["name"]])
 
     def request_waits(self) -> Iterator[tuple[int, tuple[int, str]]]:
-        """Number, and request and what is awaited, of each record of a request's waits but our own."""
+        """Yield number, request and awaited name of each request wait record except our own."""
         for number in range(1, self.words[HEADER["request_waits"]]):
             record = self.layout.request_wait(number)
             yield (
@@ -227,12 +240,12 @@ class Page:
             )
 
     def text(self, ref: int) -> str:
-        """The text that a word of this page refers to."""
+        """Return the text that a word of this page refers to."""
         start = self.layout.strings * WORD + (ref >> _STRING_SHIFT)
         return self.memory[start : start + (ref & _STRING_LENGTH)].decode("utf-8", "replace")
 
     def add_coroutine(self, name: str) -> int:
-        """The number of a new coroutine record."""
+        """Add a coroutine record and return its number."""
         number = self.words[HEADER["coroutines"]]
         if number >= self.layout.max_coroutines + OWN_COROUTINES:
             self.words[HEADER["overflow_coroutine"]] += 1
@@ -245,7 +258,7 @@ class Page:
         return number
 
     def add_yield_point(self, coroutine: int, yield_point: str, awaits: str) -> int:
-        """The number of a new yield point record."""
+        """Add a yield point record and return its number."""
         number = self.words[HEADER["yield_points"]]
         if number > self.layout.max_yield_points:
             self.words[HEADER["overflow_yield_point"]] += 1
@@ -263,7 +276,7 @@ class Page:
         return number
 
     def add_request(self, name: str) -> int:
-        """The number of a new request record."""
+        """Add a request record and return its number."""
         number = self.words[HEADER["requests"]]
         if number > self.layout.max_requests:
             self.words[HEADER["overflow_request"]] += 1
@@ -276,7 +289,7 @@ class Page:
         return number
 
     def add_request_wait(self, request: int, awaits: str) -> int:
-        """The number of a new request wait record."""
+        """Add a request wait record and return its number."""
         number = self.words[HEADER["request_waits"]]
         if number > self.layout.max_request_waits:
             self.words[HEADER["overflow_request_wait"]] += 1
@@ -291,23 +304,29 @@ class Page:
         return number
 
     def mark_observed(self, now_ns: int) -> None:
-        """Count what is in progress up to ``now_ns``; the segment as blocking, if it has reached the threshold."""
+        """Count what is in progress up to ``now_ns``.
+
+        A segment counts as blocking from the threshold on.
+        """
         since = self.words[self.layout.loop + LOOP["segment_since_ns"]]
         if since and now_ns - since >= self.words[HEADER["blocking_threshold_ns"]]:
             self._advance("looked_ns", now_ns)
         self.mark_turn_observed(now_ns)
 
     def mark_turn_observed(self, now_ns: int) -> None:
-        """Count the turn or the wait in progress up to ``now_ns``, and leave the segment alone."""
+        """Count the turn or the wait in progress up to ``now_ns``, but not the segment."""
         self._advance("seen_ns", now_ns)
 
     def _advance(self, field: str, now_ns: int) -> None:
-        """Another reader may have looked later, and shown what it saw."""
+        """Move a time forward, never back: another reader may have observed the page later."""
         place = self.layout.loop + LOOP[field]
         self.words[place] = max(self.words[place], now_ns)
 
     def settle(self) -> None:
-        """Make final what looks counted of the segment in progress. For the writer, who knows that it is still in progress."""
+        """Make final what readers counted of the segment in progress.
+
+        Only the writer knows that it still is.
+        """
         words, loop = self.words, self.layout.loop
         since, counted, looked = (
             words[loop + LOOP[field]]
@@ -322,11 +341,11 @@ class Page:
         ] += pending
         words[loop + LOOP["blocking_ns"]] += pending
         if not words[loop + LOOP["timed"]]:
-            # The segment brings it when it ends, and takes this back.
+            # The whole segment is added when it ends, and this part is subtracted then.
             words[loop + LOOP["active_ns"]] += pending * words[HEADER["weight"]]
 
     def _settle_times(self) -> None:
-        """Make final what readers counted of the turn or the wait in progress: the loop is gone, and will not end it."""
+        """Make final what readers counted of the turn or wait in progress."""
         words, loop = self.words, self.layout.loop
         segments_ns = sum(
             words[self.layout.segments(number)] for number in range(words[HEADER["yield_points"]])
@@ -351,7 +370,7 @@ class Page:
             self.words[self.layout.loop_stats + LOOP_STATS[name]] = UNKNOWN
 
     def _string(self, text: str) -> int:
-        """The reference of ``text`` in the string area, 0 if it found no room."""
+        """Return the reference of ``text`` in the string area; 0 if there is no room for it."""
         ref = self._refs.get(text)
         if ref is not None:
             return ref

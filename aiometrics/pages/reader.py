@@ -1,4 +1,7 @@
-"""Reads copies of stats pages. Trusts nothing: a page may have been written by anybody."""
+"""Decodes copies of stats pages.
+
+It trusts nothing, because a page may have been written by anybody.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +60,13 @@ _MAX_COUNT = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class PageView:
-    """What one page says."""
+    """The content of one page."""
 
     loop: Loop
     coroutines: tuple[Coroutine, ...]
     yield_points: tuple[YieldPoint, ...]
-    #: What its process noted there: names and loops that found no room by kind, internal errors by probe, tasks that nobody traces,
-    #: records of single requests by kind and outcome.
+    #: Of its process: names and loops that found no room by kind, internal errors by
+    #: probe, tasks that nobody traces, records of single requests by kind and outcome.
     overflow: Mapping[str, int]
     errors: Mapping[str, int]
     untraced_tasks: int
@@ -76,9 +79,10 @@ class PageView:
 def read(
     data: Buffer, now_ns: int, unix_ns: int, *, alive: bool = True, pause: Pause = no_pause
 ) -> PageView:
-    """Decode a copy of a page, taken when the clock showed ``now_ns`` and the time of day was ``unix_ns``.
+    """Decode a copy of a page, taken at ``now_ns`` by the clock and Unix time ``unix_ns``.
 
-    Of a page whose writer is no longer ``alive``, what was true only of the moment is left out. ``pause`` is called now and then.
+    Values that hold only for the moment are left out if the writer is no longer ``alive``.
+    ``pause`` is called now and then.
 
     Raises :class:`PageError` if it is not a page, or one whose offsets point outside of it.
     """
@@ -86,10 +90,10 @@ def read(
 
 
 def check_range(data: Buffer) -> None:
-    """Raises :class:`PageError` if a page that :func:`read` takes has a number so large that who goes on counting might overflow."""
+    """Raise :class:`PageError` if a number in a valid page is so large that it might overflow."""
     layout = parse_header(data, len(data)).layout
     words = memoryview(data)[: layout.strings * WORD].cast("q")
-    # In between are tables of notes, which have text among their words.
+    # The tables in between have text among their words.
     numbers = (
         words[: layout.samples],
         words[layout.samples : layout.coroutines : ENTRY_WORDS],
@@ -120,7 +124,8 @@ class _Decoder:
         self._weight = self._header("weight")
         if not 0 <= self._strings_used <= self._layout.string_bytes:
             raise PageError(
-                f"the string area of {self._layout.string_bytes} bytes cannot have {self._strings_used} in use"
+                f"the string area of {self._layout.string_bytes} bytes "
+                f"cannot have {self._strings_used} in use"
             )
         self._exemplars = dict(self._read_exemplars())
 
@@ -180,16 +185,16 @@ class _Decoder:
         )
 
     def _texts(self, start: int, capacity: int) -> Iterator[tuple[int, str]]:
-        """The notes of a table that are used, each with its text."""
+        """Yield the entries of a table that are in use, each with its text."""
         for entry in range(start, start + capacity * ENTRY_WORDS, ENTRY_WORDS):
             length, text = self._words[entry + ENTRY["length"]], (entry + len(ENTRY)) * WORD
             if not 0 <= length <= ENTRY_BYTES:
-                raise PageError(f"a entry of at most {ENTRY_BYTES} bytes cannot have {length}")
+                raise PageError(f"an entry of at most {ENTRY_BYTES} bytes cannot have {length}")
             if length:
                 yield entry, self._data[text : text + length].decode("utf-8", "replace")
 
     def _counts(self, start: int, capacity: int) -> dict[str, int]:
-        """A table of counts: each name with its own."""
+        """Return the counts of a table by name."""
         found: dict[str, int] = {}
         for entry, name in self._texts(start, capacity):
             found[name] = found.get(name, 0) + self._words[entry + ENTRY["count"]]
@@ -241,7 +246,7 @@ class _Decoder:
         layout, bounds_ns = self._layout, self._layout.segment_bounds_ns
         since = self._loop("segment_since_ns")
         timed = bool(self._loop("timed"))
-        # A loop that is gone is not timed, but its idle time stays.
+        # A loop that is gone is not timed any more, but its idle time stays.
         ever_timed = timed or self._loop("idle_ns")
         return Loop(
             self._text(self._header("loop_name")),
@@ -275,7 +280,10 @@ class _Decoder:
         return elapsed_ns(self._loop(field), self._loop("seen_ns"))
 
     def _owned_ns(self) -> int:
-        """What the loop did for tasks, as an estimate where not all of them are traced: all that is known of a loop without a selector."""
+        """Return the time of all segments, an estimate if tasks are sampled.
+
+        No more is known without a timed selector.
+        """
         segments_ns = sum(
             self._words[self._layout.segments(number)]
             for number in range(self._used["yield_points"])
@@ -283,7 +291,10 @@ class _Decoder:
         return (segments_ns - self._loop("segments_before_ns") + self._pending_ns()) * self._weight
 
     def _heartbeat_ns(self) -> int:
-        """When the loop last showed life: now if it is idle; else when its turn, or where turns are not timed its segment, began."""
+        """Return when the loop last showed life.
+
+        That is now if it is idle, else when its turn began, or its segment if turns are not timed.
+        """
         turn, poll = self._loop("turn_since_ns"), self._loop("poll_since_ns")
         if (
             not self._alive
@@ -405,7 +416,7 @@ class _Decoder:
                 )
 
     def _weight_of(self, coroutine: str) -> int:
-        """How often a record counts: tasks may be sampled, callbacks never are."""
+        """Return how often a record counts: tasks may be sampled, callbacks never are."""
         return 1 if coroutine == CALLBACK else self._weight
 
 
@@ -414,12 +425,12 @@ def _empty(bounds_ns: tuple[int, ...]) -> Histogram:
 
 
 def _is_met(point: YieldPoint) -> bool:
-    """Whether anything ever happened there; only ``(other)`` exists before it is met."""
+    """Whether anything ever happened there; ``(other)`` exists even if nothing did."""
     return bool(point.segments.count or point.waits.count or point.suspended)
 
 
 def _used(entry: RequestType) -> bool:
-    """Whether there is such a type: only ``(other)`` exists before it is met."""
+    """Whether the type was ever used; ``(other)`` exists even if it was not."""
     return entry.request != OTHER or bool(
         entry.in_progress or entry.background_ns or total(entry.wall.values()).count
     )

@@ -1,4 +1,7 @@
-"""What a page says at one moment: plain, immutable values in integer nanoseconds that readers, reports and tests share."""
+"""The content of pages at one moment.
+
+Immutable values in integer nanoseconds for readers and reports.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import add
 
-#: Pseudo yield points: where a segment ends, or a wait happens, without an await of the application.
+#: Pseudo yield points, for segments and waits that end without an await of the application.
 RETURN, RAISE, EAGER_CHILD, RUNNING = "(return)", "(raise)", "(eager child)", "(running)"
 OTHER = "(other)"
-#: The pseudo coroutine of callbacks that are no steps of tasks.
+#: The pseudo coroutine of callbacks that are not steps of tasks.
 CALLBACK = "(callback)"
-#: What a request took of a segment that was in progress when a scope was entered or left.
+#: The part of a segment that belongs to a request, where its scope was entered or left meanwhile.
 IN_REQUEST = "(request)"
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Durations in ns: ``counts[i]`` of them were at most ``bounds_ns[i]`` and over the bound before; the last count has no bound."""
+    """Durations in ns.
+
+    ``counts[i]`` of them were at most ``bounds_ns[i]`` and over the bound before; the last count
+    has no bound.
+    """
 
     bounds_ns: tuple[int, ...]
     counts: tuple[int, ...]
@@ -25,19 +32,23 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many durations; derived from the buckets, so that it can never disagree with them."""
+        """The number of durations.
+
+        It is derived from the buckets, so that it never disagrees with them.
+        """
         return sum(self.counts)
 
     @property
     def mean_ns(self) -> float:
-        """Mean duration in ns, 0.0 if there is none."""
+        """The mean duration in ns; 0.0 if there are no durations."""
         count = self.count
         return self.sum_ns / count if count else 0.0
 
     def __add__(self, other: Histogram) -> Histogram:
         if self.bounds_ns != other.bounds_ns:
             raise ValueError(
-                f"histograms with bounds {self.bounds_ns} and {other.bounds_ns} cannot be added: use the same buckets"
+                f"histograms with bounds {self.bounds_ns} and {other.bounds_ns} cannot be added: "
+                "use the same buckets"
             )
         return Histogram(
             self.bounds_ns, tuple(map(add, self.counts, other.counts)), self.sum_ns + other.sum_ns
@@ -46,7 +57,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One slow sample: the labels that lead to where it came from, how long it was, and when, as Unix time in ns, it was taken."""
+    """One slow sample.
+
+    It has labels that lead to its origin, its duration, and its Unix time in ns.
+    """
 
     labels: tuple[tuple[str, str], ...]
     value_ns: int
@@ -67,7 +81,7 @@ class YieldPoint:
     suspended: int
     #: Unix time in ns, 0 if no task is suspended here.
     oldest_suspension_ns: int
-    #: The last blocking segment that ended here in a request or in a trace.
+    #: The latest blocking segment that ended here in a request or in a trace.
     exemplar: Exemplar | None = None
 
     @property
@@ -90,7 +104,10 @@ class Coroutine:
 
 @dataclass(frozen=True, slots=True)
 class RequestType:
-    """All requests of one type; ``wall`` is keyed by status. ``objective_ns`` is ``None`` if it has none."""
+    """All requests of one type.
+
+    ``wall`` is keyed by status. ``objective_ns`` is ``None`` if there is no objective.
+    """
 
     request: str
     wall: Mapping[str, Histogram]
@@ -99,13 +116,13 @@ class RequestType:
     in_progress: int
     objective_ns: int | None
     violations: int
-    #: The last slow request, by status.
+    #: The latest slow request, by status.
     exemplars: Mapping[str, Exemplar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestWait:
-    """What the requests of one type waited for."""
+    """Time that the requests of one type waited for one thing."""
 
     request: str
     awaits: str
@@ -119,7 +136,7 @@ class RequestWait:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The segment in progress: which coroutine, for how long by now, and what of it is still to be counted as blocking."""
+    """The segment in progress: its coroutine, and how long it has lasted so far."""
 
     coroutine: str
     elapsed_ns: int
@@ -127,7 +144,10 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """One event loop. ``blocking_ns`` includes the segment in progress if it is over the threshold."""
+    """One event loop.
+
+    ``blocking_ns`` includes the segment in progress if it is over the threshold.
+    """
 
     loop: str
     start_delay: Histogram
@@ -137,10 +157,12 @@ class Loop:
     running: Running | None
     #: The active parts of the turns; empty on a loop whose selector cannot be timed (uvloop).
     iterations: Histogram
-    #: Outside and inside the selector, the part in progress included. Where the selector cannot be timed: what has an owner, and None.
+    #: Outside and inside the selector, the part in progress included. Where the selector cannot be
+    #: timed: what has an owner, and None.
     active_ns: int
     idle_ns: int | None
-    #: Events of the selector, and those that were there already when it was asked; None if it cannot be timed.
+    #: Events of the selector, and those that were there already when it was asked; None if it
+    #: cannot be timed.
     events: int | None
     events_waiting: int | None
     #: Handles ready to run and timers set now; None where the loop does not show them, or is gone.
@@ -163,7 +185,10 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All pages at one moment; records of the same name on several loops are merged."""
+    """The content of all pages at one moment.
+
+    Records of the same name on several loops are merged.
+    """
 
     #: Unix time in ns.
     taken_ns: int
@@ -174,7 +199,7 @@ class Snapshot:
     request_waits: tuple[RequestWait, ...] = ()
     #: Misuses of request scopes, by kind.
     scope_errors: Mapping[str, int] = field(default_factory=dict)
-    #: Names that found no room, by kind.
+    #: Names for which there was no room, by kind.
     overflow: Mapping[str, int] = field(default_factory=dict)
     #: Internal errors, by probe.
     errors: Mapping[str, int] = field(default_factory=dict)
@@ -186,7 +211,7 @@ class Snapshot:
     skipped_pages: Mapping[str, int] = field(default_factory=dict)
 
     def coroutine(self, name: str) -> Coroutine:
-        """The record of one coroutine.
+        """Return the record of one coroutine.
 
         Raises ``KeyError`` naming the known coroutines if there is none of that name.
         """
@@ -198,7 +223,7 @@ class Snapshot:
         )
 
     def request(self, name: str) -> RequestType:
-        """The record of one type of request.
+        """Return the record of one request type.
 
         Raises ``KeyError`` naming the known types if there is none of that name.
         """
@@ -210,12 +235,12 @@ class Snapshot:
         )
 
     def yield_points_of(self, coroutine: str) -> tuple[YieldPoint, ...]:
-        """The yield points of one coroutine, in the order they were first met."""
+        """Return the yield points of one coroutine, in the order in which they were first met."""
         return tuple(entry for entry in self.yield_points if entry.coroutine == coroutine)
 
 
 def total(histograms: Iterable[Histogram]) -> Histogram:
-    """The sum of at least one histogram."""
+    """Return the sum of one or more histograms."""
     first, *rest = histograms
     for histogram in rest:
         first = first + histogram
@@ -223,5 +248,8 @@ def total(histograms: Iterable[Histogram]) -> Histogram:
 
 
 def encodable(label: str) -> str:
-    """A label value that UTF-8 can carry: lone surrogates, as in the name of a file that is not UTF-8, are spelled out."""
+    """Return a label value that can be encoded as UTF-8.
+
+    Lone surrogates, as in file names that are not UTF-8, are escaped.
+    """
     return label if label.isascii() else label.encode(errors="backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""The constants that the C recorder shares with Python: offsets in a page, states, limits and names.
+"""The constants that the C recorder shares with Python: page offsets, states, limits and names.
 
-Each is declared in Python, where it is used. ``csrc/constants.h`` is written from the tables below by
-``python -m aiometrics.recorder.c_header``, and a core that was compiled with others is not used.
+Each is declared in Python, where it is used. ``csrc/constants.h`` is written from the tables below
+by ``python -m aiometrics.recorder.c_header``, and a core that was compiled with others is not used.
 """
 
 from __future__ import annotations

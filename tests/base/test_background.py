@@ -52,7 +52,7 @@ def test_an_error_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     assert {"aiometrics-keeper"} == set(calls)
     assert {"keeper": len(calls)} == internal_errors.counts()
     assert [
-        "internal error in probe 'keeper', which stays on; the application is not affected"
+        "aiometrics: internal error in probe 'keeper', which stays on; the application is not affected"
     ] == [record.getMessage() for record in caplog.records]
 
 

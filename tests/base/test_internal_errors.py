@@ -102,7 +102,9 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 def message(probe: str) -> str:
     """What is logged once for a probe; recorders belong to a loop, naming to all of them."""
     outcome = OFF_FOR_LOOP if probe in ("recorder", "instrumentation") else OFF
-    return f"internal error in probe '{probe}', {outcome}; the application is not affected"
+    return (
+        f"aiometrics: internal error in probe '{probe}', {outcome}; the application is not affected"
+    )
 
 
 @pytest.mark.parametrize("readings", range(12))
@@ -268,7 +270,7 @@ def test_errors_are_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
     internal_errors.report("three", Broken("three"), STAYS_ON)
     assert internal_errors.disabled("one")
     assert {"one": 2, "two": 1, "three": 1} == internal_errors.counts()
-    three = "internal error in probe 'three', which stays on; the application is not affected"
+    three = "aiometrics: internal error in probe 'three', which stays on; the application is not affected"
     assert [message("one"), message("two"), three] == logged(caplog)
     assert {logging.ERROR} == {record.levelno for record in caplog.records}
 

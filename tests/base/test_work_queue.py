@@ -104,7 +104,7 @@ def test_where_no_thread_can_be_started_everything_is_dropped(
     assert (0, 2) == counts(work_queue, "trace")
     assert {"outbox": 1} == internal_errors.counts()
     assert [
-        "internal error in probe 'outbox', which is now off; the application is not affected"
+        "aiometrics: internal error in probe 'outbox', which is now off; the application is not affected"
     ] == caplog.messages
 
 

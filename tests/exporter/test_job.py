@@ -378,7 +378,7 @@ def test_an_internal_error_does_not_harm_the_job(
         monkeypatch.setattr(job._session, "snapshot", lambda: 1 / 0)
     assert ([], {"delivery": 1}) == (gateway.pushes, job._session.internal_errors.counts())
     (warning,) = warned(caplog)
-    assert "internal error in probe 'delivery'" in warning
+    assert "aiometrics: internal error in probe 'delivery'" in warning
 
 
 def test_a_handler_of_prometheus_client_can_authenticate(gateway: Gateway) -> None:

@@ -373,11 +373,11 @@ USED = LOOP_NAME_BYTES + len("(other)(callback)cpa")
         (_header(string_bytes=8), f"a page of {LAYOUT.size} bytes that should have {LAYOUT.size}"),
         (
             _words({LAYOUT.samples + ENTRY["length"]: ENTRY_BYTES + 1}),
-            "a note of at most 256 bytes cannot have 257",
+            "an entry of at most 256 bytes cannot have 257",
         ),
         (
             _words({LAYOUT.errors + ENTRY_WORDS + ENTRY["length"]: -1}),
-            "a note of at most 256 bytes cannot have -1",
+            "an entry of at most 256 bytes cannot have -1",
         ),
         (_header(coroutines=0), "a page with room for 5 coroutines cannot have 0"),
         (_header(yield_points=6), "a page with room for 5 yield_points cannot have 6"),

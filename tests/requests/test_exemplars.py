@@ -414,7 +414,7 @@ def test_a_page_with_an_invalid_exemplar_is_refused(page_of_memory: Page, text: 
     start = (note + len(ENTRY)) * WORD
     page_of_memory.memory[start : start + len(text.encode())] = text.encode()
     page_of_memory.words[note + ENTRY["length"]] = len(text.encode())
-    with pytest.raises(PageError, match="no exemplar"):
+    with pytest.raises(PageError, match="not an exemplar"):
         read(page_of_memory.copy(), 0, 0)
 
 

@@ -1,1 +1,4 @@
-"""Pages as files of a directory that the processes of a service share."""
+"""Stats pages in files of a shared directory.
+
+This folder alone opens, locks, maps and copies these files.
+"""

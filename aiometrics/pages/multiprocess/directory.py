@@ -1,4 +1,7 @@
-"""The shared directory: a numbered file for the page of each loop, of all processes of a service."""
+"""The shared directory.
+
+A numbered file for the page of each loop, of all processes of a service.
+"""
 
 from __future__ import annotations
 
@@ -33,42 +36,43 @@ from aiometrics.pages.reader import PageView, check_range, read
 
 logger = logging.getLogger("aiometrics")
 
-#: More loops than one machine runs; a bound for what is read.
+#: More loops than one machine runs. This limits what is read.
 MAX_SLOTS = 1000
 _NAME = re.compile(r"(0|[1-9][0-9]{0,2})\.page")
-#: Longer than a reader takes to find out whether a slot is free, which it does by locking it.
+#: Longer than a reader holds the lock of a slot to find out whether it is free.
 _READER_SECONDS = 0.002
 
 
 @dataclass(slots=True, eq=False)
 class ClaimedSlot:
-    """A slot that this process holds, and its page."""
+    """A slot that this process has claimed, and its page."""
 
     number: int
     page: Page
     _locked: SlotFile
 
     def release(self) -> None:
-        """Leave it to the next. The page must not be written any more."""
+        """Release the slot. Its page must not be written any more."""
         self._locked.release()
 
     @property
     def deleted(self) -> bool:
-        """Whether somebody has deleted the file, so that nobody else reads it any more."""
+        """Whether the file has been deleted, so that no other process reads it any more."""
         return self._locked.deleted
 
 
 class DirectoryView(NamedTuple):
-    """What slots say: pages by number, and how many files were left out for which reason."""
+    """The content of slots: pages by number, and how many files were left out, by reason."""
 
     pages: Mapping[int, PageView]
     skipped: Mapping[str, int]
-    #: Of all the pages, whose loops are called by their numbers; ``None`` if there is none.
+    #: The format of these pages, whose loops are named by slot number; ``None`` if there are no
+    #: pages.
     page_format: PageFormat | None
 
 
 class SharedDirectory:
-    """The directory at ``path``. What it has to complain about it logs once.
+    """The directory at ``path``. Each warning is logged once.
 
     Raises ``DirectoryError`` where directories cannot be shared.
     """
@@ -79,14 +83,15 @@ class SharedDirectory:
         self._warnings: set[str] = set()
 
     def prepare(self) -> None:
-        """Make the directory if need be, and warn if it is not in memory.
+        """Create the directory if necessary, and warn if it is not in memory.
 
-        Raises ``DirectoryError`` if it cannot be made, belongs to somebody else, or others can write there.
+        Raises ``DirectoryError`` if it cannot be created, belongs to another user, or others can
+        write to it.
         """
         self._directory.prepare()
 
     def check(self) -> None:
-        """Raises ``DirectoryError`` if the directory is there and cannot be used."""
+        """Raise ``DirectoryError`` if the directory exists and cannot be used."""
         try:
             with self._directory.opened():
                 pass
@@ -95,9 +100,12 @@ class SharedDirectory:
                 raise
 
     def claim(self, page_format: PageFormat) -> ClaimedSlot:
-        """A slot for a loop: one that a dead process left, so that its counters go on; else one that is of no use any more, or a new one.
+        """Claim a slot for a loop.
 
-        Raises ``OSError`` if there is none to be had.
+        A page that a dead process left is continued; else a useless file is emptied, or a new one
+        is created.
+
+        Raises ``OSError`` if no slot can be claimed.
         """
         with self._directory.opened() as directory:
             slot = self._claim_left(directory, page_format)
@@ -109,13 +117,14 @@ class SharedDirectory:
             return slot
 
     def warn_if_deleted(self, slot: ClaimedSlot) -> None:
-        """Complain if somebody deleted the file of a slot that this process holds."""
+        """Warn if the file of a slot that this process has claimed was deleted."""
         if slot.deleted:
             name = _name(slot.number)
             self._warn_once(
                 f"{name} deleted",
-                f"{Path(self.path) / name} was deleted while a loop of process {os.getpid()} writes to it: "
-                "whoever else has the port does not show that loop until the process is started again",
+                f"aiometrics: {Path(self.path) / name} was deleted while a loop of process "
+                f"{os.getpid()} writes to it: other processes do not show that loop until this "
+                "process is restarted",
             )
 
     def read(
@@ -126,9 +135,12 @@ class SharedDirectory:
         unix_ns: int,
         pause: Pause = no_pause,
     ) -> DirectoryView:
-        """What all slots but our ``own`` say. Those of other terms are skipped; without ``terms``, the newest page sets them.
+        """Read all slots except our ``own``.
 
-        Never raises: what cannot be read is skipped, counted, and logged once. While there is no directory, there is nothing to read.
+        Pages of another format are skipped; without ``page_format``, the newest page sets it.
+
+        Never raises: files that cannot be read are skipped, counted, and logged once. A missing
+        directory counts as empty.
         """
         skipped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         copied: dict[int, Copy] = {}
@@ -158,7 +170,8 @@ class SharedDirectory:
             reason = _reason(error)
             skipped[reason] += 1
             self._warn_once(
-                f"{name} {reason}", f"{Path(self.path) / name} is left out ({reason}): {error}"
+                f"{name} {reason}",
+                f"aiometrics: {Path(self.path) / name} is left out ({reason}): {error}",
             )
 
     @staticmethod
@@ -167,7 +180,10 @@ class SharedDirectory:
         return sorted(int(match[1]) for match in found if match)
 
     def _claim_left(self, directory: int, page_format: PageFormat) -> ClaimedSlot | None:
-        """A slot that nobody holds: one that can be continued, else one that is of use to nobody, neither a process nor a reader."""
+        """Claim a slot that no process holds.
+
+        A page that can be continued comes first, then one that no process and no reader can use.
+        """
         left: dict[int, object] = {}
         used: set[object] = set()
         for number in self._numbers(directory):
@@ -195,14 +211,15 @@ class SharedDirectory:
         )
         if slot is None:
             raise DirectoryError(
-                f"all {MAX_SLOTS} slots of {self.path!r} are taken: give each service a directory of its own"
+                f"all {MAX_SLOTS} slots of {self.path!r} are taken: "
+                "give each service a directory of its own"
             )
         return slot
 
     def _claim_empty(
         self, directory: int, numbers: Iterable[int], page_format: PageFormat
     ) -> ClaimedSlot | None:
-        """The first of these slots that can be had, empty."""
+        """Claim the first of these slots that is free, and empty it."""
         for number in numbers:
             locked = slot_file.lock(directory, _name(number))
             if locked is None:
@@ -233,7 +250,10 @@ def _name(number: int) -> str:
 
 
 def _compatibility(start: bytes, size: int) -> object:
-    """What pages must have in common that the same processes read: the terms, or of another version that. ``None`` if nobody reads it."""
+    """Return what pages share that the same processes read.
+
+    It is the format, or the version if that is another; ``None`` if nobody reads the page.
+    """
     try:
         return parse_header(start, size)
     except PageVersionError:
@@ -243,7 +263,7 @@ def _compatibility(start: bytes, size: int) -> object:
 
 
 def _is_sound(content: bytes) -> bool:
-    """Whether one can go on with a page."""
+    """Whether a page can be continued."""
     try:
         read(content, 0, 0)
         check_range(content)
@@ -253,7 +273,7 @@ def _is_sound(content: bytes) -> bool:
 
 
 def _newest(directory: int, numbers: Iterable[int]) -> PageFormat | None:
-    """The terms of the page that was opened last, a live one if there is any."""
+    """Return the format of the page that was opened last; a live page goes first."""
     heads: list[page_copy.Head] = []
     for number in numbers:
         with suppress(UnusableFileError, PageError, OSError):

@@ -1,4 +1,7 @@
-"""Copies of the page in a file that another process may be writing to: taken without a mapping, which would kill us if it were cut off."""
+"""Copies of the page in a file that another process may be writing to.
+
+Files are read, not mapped: access to a mapping kills this process if the file is truncated.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from aiometrics.pages.multiprocess.private_file import (
     unlock,
 )
 
-#: How often a copy is taken while the writer is in the middle of an update, and how far apart: it may wait for a CPU, or be throttled.
+#: How often, and how far apart, a copy is attempted while the writer is in the middle of an update.
+#: It may wait for a CPU, or be throttled.
 _COPIES, _COPY_PAUSE_SECONDS = 100, 2e-3
 
 
@@ -31,26 +35,31 @@ class Copy(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What the beginning of a page tells, and whether a process holds it."""
+    """The header of a page, and whether a process holds it."""
 
     alive: bool
     opened_unix_ns: int
-    #: Whether a loop writes it; who takes a page over holds it for a while before its loop does.
+    #: Whether a loop writes it. A process that takes over a page holds it before its loop writes.
     live: bool
     page_format: PageFormat
 
 
 def head(directory: int, name: str) -> Head | None:
-    """Of the page as it is now; ``None`` while a process is making it. Raises as :func:`copy`."""
+    """Return the header of the page.
+
+    ``None`` while a process is creating it. Raises what :func:`copy` does.
+    """
     with _opened(directory, name, os.O_RDONLY) as file:
         return file.head()
 
 
 def copy(directory: int, name: str, page_format: PageFormat | None, now_ns: int) -> Copy | None:
-    """The page as it is now, after a look at ``now_ns``; ``None`` while a process is making it, and without ``terms``.
+    """Copy the page, marked as observed at ``now_ns``.
 
-    A look is left only where this process may write. Raises ``UnusableFileError``, for other terms too, or
-    ``PageError``.
+    Returns ``None`` while a process is creating it, and without ``page_format``.
+
+    The mark is written only if this process may write the file. Raises ``UnusableFileError``, also
+    for another format, or ``PageError``.
     """
     try:
         with _opened(directory, name, os.O_RDWR) as file:
@@ -103,14 +112,18 @@ class _File:
         return Copy(data, self._alive)
 
     def _free(self) -> bool:
-        """Whether nobody holds it. A process that would claim it at this very moment takes another, so the moment is short."""
+        """Whether no process holds it.
+
+        A process that tries to claim it meanwhile takes another slot, so the lock is held only
+        briefly.
+        """
         free = try_lock(self._descriptor, exclusive=False)
         if free:
             unlock(self._descriptor)
         return free
 
     def _mark_observed(self, layout: Layout, threshold_ns: int, now_ns: int) -> None:
-        """What :meth:`Page.mark_observed` does, from outside."""
+        """Do what :meth:`Page.mark_observed` does, from another process."""
         loop = self._loop(layout)
         since_ns = loop[LOOP["segment_since_ns"]]
         blocks = since_ns and now_ns - since_ns >= threshold_ns
@@ -119,16 +132,21 @@ class _File:
                 self._write(layout.loop + LOOP[field], now_ns)
 
     def _settled(self, layout: Layout) -> bytearray:
-        """A copy that adds up, or if the writer never rests, one in which no time is counted twice or not at all."""
+        """Return a consistent copy.
+
+        If the writer never pauses, it is at least one in which no time is counted twice or left
+        out.
+        """
         data = bytearray()
         for _ in range(_COPIES):
             data, complete = self._taken(layout)
             loop, later = _words(data[layout.loop * WORD :], len(LOOP)), self._loop(layout)
             at_rest = loop[LOOP["started"]] == loop[LOOP["finished"]]
-            # A writer that died in the middle of an update will never be at rest.
+            # A writer that died in the middle of an update never finishes it.
             if complete and loop == later and (at_rest or not self._alive):
                 return data
-            # Time in progress is made final only when a block ends: then the records that were read may be of before or after.
+            # Time in progress is made final only when a block ends: then the records that were read
+            # may be of before or after.
             if complete and at_rest and loop[LOOP["blocking_ns"]] == later[LOOP["blocking_ns"]]:
                 return data
             if not at_rest:
@@ -136,7 +154,10 @@ class _File:
         return data
 
     def _taken(self, layout: Layout) -> tuple[bytearray, bool]:
-        """The records in use, the long ones in one system call; and whether no more came into use meanwhile."""
+        """Read the records in use, the long ones in one system call.
+
+        Returns also whether no more came into use meanwhile.
+        """
         points, used = self._used(self._read(len(HEADER) * WORD, 0), layout)
         data = bytearray(layout.size)
         view = memoryview(data)
@@ -152,7 +173,7 @@ class _File:
 
     @staticmethod
     def _used(header: Buffer, layout: Layout) -> tuple[int, int]:
-        """How many yield points, and bytes of strings; never more than there is room for."""
+        """Return the number of yield points and of string bytes, limited to the room for them."""
         words = _words(header, len(HEADER))
         points, used = words[HEADER["yield_points"]], words[HEADER["strings_used"]]
         return min(max(points, 1), layout.max_yield_points + 1), min(

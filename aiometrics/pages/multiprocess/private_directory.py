@@ -13,7 +13,8 @@ from aiometrics.pages.multiprocess.private_file import SUPPORTED
 
 logger = logging.getLogger("aiometrics")
 
-#: File systems that never write to a disk. On others the kernel stalls a process that writes to a mapped page while that is written back.
+#: File systems that never write to a disk. On others the kernel stalls a process that writes to a
+#: mapped page while that is written back.
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -23,20 +24,24 @@ class DirectoryError(OSError):
 
 
 class PrivateDirectory:
-    """The directory at ``path``. Raises :class:``DirectoryError`` where directories cannot be shared."""
+    """The directory at ``path``.
+
+    Raises :class:``DirectoryError`` where directories cannot be shared.
+    """
 
     def __init__(self, path: str) -> None:
         if not SUPPORTED:
             raise DirectoryError(
-                f"the directory {path!r} cannot be shared: this system has no flock(). Leave the directory out"
+                f"the directory {path!r} cannot be shared: this system has no flock(). "
+                "Leave the directory out"
             )
         self.path = path
         self._warned = False
 
     def prepare(self) -> None:
-        """Make it if need be, and warn once if it is not in memory.
+        """Create the directory if necessary, and warn once if it is not in memory.
 
-        Raises :class:``DirectoryError`` if it cannot be made, and what :meth:`opened` raises.
+        Raises :class:``DirectoryError`` if it cannot be created, and what :meth:`opened` raises.
         """
         with suppress(FileExistsError):
             self._make()
@@ -47,18 +52,18 @@ class PrivateDirectory:
             return
         self._warned = True
         logger.warning(
-            "the directory %r is on %s: a loop may stall while its page is written to the disk. "
-            "Use one in memory, such as /run/aiometrics or /dev/shm/aiometrics",
+            "aiometrics: the directory %r is on %s: a loop may stall while its page is written "
+            "to the disk. Use one in memory, such as /run/aiometrics or /dev/shm/aiometrics",
             self.path,
             filesystem,
         )
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """A descriptor of it.
+        """Open the directory and yield its descriptor.
 
-        Raises :class:``DirectoryError`` if it is not there, which the number of the error tells, belongs to somebody else, or others can
-        write there.
+        Raises :class:``DirectoryError`` if it does not exist (``errno`` is ``ENOENT``), belongs to
+        another user, or others can write to it.
         """
         try:
             directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -86,18 +91,23 @@ class PrivateDirectory:
     def _check(self, found: os.stat_result) -> None:
         if found.st_uid != os.geteuid():
             raise DirectoryError(
-                f"the directory {self.path!r} belongs to user {found.st_uid}, and this process to user {os.geteuid()}: "
-                "run all processes of the service as one user, and give them a directory of that user"
+                f"the directory {self.path!r} belongs to user {found.st_uid}, "
+                f"and this process to user {os.geteuid()}: run all processes of the service "
+                "as one user, and give them a directory of that user"
             )
         if found.st_mode & 0o022:
             raise DirectoryError(
-                f"others can write to the directory {self.path!r}, whose mode is {stat.filemode(found.st_mode)}: "
-                "use one that belongs to the service alone, and chmod it to 0700"
+                f"others can write to the directory {self.path!r}, "
+                f"whose mode is {stat.filemode(found.st_mode)}: use one that belongs to "
+                "the service alone, and chmod it to 0700"
             )
 
 
 def filesystem_of(path: str, table: Path = _MOUNTS) -> str | None:
-    """Return the type of the file system that ``path`` is on, as Linux names it; ``None`` if it cannot be determined."""
+    """Return the type of the file system of ``path``, as Linux names it.
+
+    ``None`` if it is unknown.
+    """
     try:
         device = Path(path).stat().st_dev
         lines = table.read_text(encoding="utf-8", errors="replace").splitlines()

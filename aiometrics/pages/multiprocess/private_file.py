@@ -1,4 +1,4 @@
-"""A file of our own in a directory that others may have got at: opened without trust, and locked."""
+"""Files of our own in a directory that others may have changed: checked when opened, and locked."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ try:
 except ModuleNotFoundError:
     fcntl = None
 
-#: Whether this system has what it takes; Windows has not.
+#: Whether this system supports locks on files; Windows does not.
 SUPPORTED = fcntl is not None
 
 Reason = Literal["damaged", "foreign", "options", "unreadable", "version"]
-#: Why a file is left out.
+#: Reasons for leaving out a file.
 REASONS: tuple[Reason, ...] = ("damaged", "foreign", "options", "unreadable", "version")
 #: More than the largest page that options allow.
 MAX_BYTES = 1 << 29
@@ -31,7 +31,10 @@ _FLAGS = (
 
 
 class UnusableFileError(Exception):
-    """A file that is no page that can be read or continued; ``reason`` is the kind, the message says what is wrong."""
+    """A file without a page that can be read or continued.
+
+    The message says what is wrong; ``reason`` is the label value for it.
+    """
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -39,9 +42,12 @@ class UnusableFileError(Exception):
 
 
 def open_own(directory: int, name: str, flags: int) -> int:
-    """The descriptor of a regular file that belongs to us and that nobody else may write.
+    """Open a regular file that belongs to this user and that nobody else may write.
 
-    Raises :class:``UnusableFileError``, or ``PermissionError`` if it is ours and yet cannot be opened like that.
+    Return its descriptor.
+
+    Raises :class:``UnusableFileError``, or ``PermissionError`` if it is ours but cannot be opened
+    with these flags.
     """
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -77,7 +83,7 @@ def _check(found: os.stat_result) -> None:
 
 
 def is_still(directory: int, name: str, descriptor: int) -> bool:
-    """Whether the name is that of the open file."""
+    """Whether the name still refers to the open file."""
     with suppress(FileNotFoundError):
         return os.path.samestat(
             os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(descriptor)
@@ -95,7 +101,7 @@ def _closed_on_error(descriptor: int) -> Iterator[int]:
 
 
 def try_lock(descriptor: int, *, exclusive: bool) -> bool:
-    """Take the lock if nobody has it."""
+    """Take the lock unless another process has it; return whether it was taken."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -104,5 +110,5 @@ def try_lock(descriptor: int, *, exclusive: bool) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Let go of the lock."""
+    """Release the lock."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""The file of a slot, as the process that writes its page has it: locked and mapped."""
+"""The file of a slot, locked and mapped by the process that writes its page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from aiometrics.pages.multiprocess.private_file import (
     unlock,
 )
 
-#: Files that this process has open: they live until they are released, so that a child closes even those that nobody refers to.
+#: Keeps files alive until they are released, so that a forked child closes even those without
+#: another reference.
 _unreleased: set[SlotFile] = set()
 
 
 class SlotFile:
-    """A file that is locked for this process, once :meth:`attempt` said so, until :meth:`release` or its end."""
+    """A file that this process keeps locked from :meth:`attempt` to :meth:`release`."""
 
     def __init__(self, directory: int, name: str, descriptor: int) -> None:
         self._directory = directory
@@ -33,9 +34,10 @@ class SlotFile:
         fork.forget_in_child(self, fork.Stage.DESCRIPTORS, SlotFile._close_inherited)
 
     def attempt(self) -> bool:
-        """Whether the lock could be had, of the file that has the name still.
+        """Try to lock the file; return whether it is locked and still has its name.
 
-        At first as readers have it, who thus do not take for alive what is not in use yet.
+        It is first locked as readers do, so that they do not take a page for alive that is not in
+        use yet.
         """
         if not try_lock(self._descriptor, exclusive=False):
             return False
@@ -45,29 +47,36 @@ class SlotFile:
         )
 
     def _quieten(self) -> None:
-        """Note in the page that no loop writes it: who finds it locked would count the time since somebody did."""
+        """Mark the page as not live.
+
+        A reader that finds it locked would count the time since a loop wrote it.
+        """
         if version_of(self.head()[0]) == VERSION:
             os.pwrite(self._descriptor, bytes(WORD), HEADER["live"] * WORD)
 
     def head(self) -> tuple[bytes, int]:
-        """As the function :func:`head`."""
+        """Do what the function :func:`head` does."""
         return _head(self._descriptor)
 
     def content(self, size: int) -> bytes:
-        """That many bytes of it."""
+        """Return the first ``size`` bytes."""
         return os.pread(self._descriptor, size, 0)
 
     def clear(self, size: int) -> None:
-        """Make it ``size`` bytes of zeros that have their room: a mapped hole kills its writer when the file system is full."""
+        """Write ``size`` zeros.
+
+        A hole would kill a process that writes to its mapping when the file system is full.
+        """
         os.ftruncate(self._descriptor, 0)
         zeros, written = bytes(min(size, 1 << 20)), 0
         while written < size:
             written += os.pwrite(self._descriptor, zeros[: size - written], written)
 
     def memory(self, size: int) -> mmap:
-        """The file, mapped.
+        """Map the file.
 
-        By a description of its own: a forked child inherits the mapping, and with it the description, which must not keep the lock.
+        It is opened anew for that: a forked child inherits the mapping, and with it the open file,
+        which must not keep the lock.
         """
         mapped = open_own(self._directory, self._name, os.O_RDWR)
         try:
@@ -83,23 +92,28 @@ class SlotFile:
 
     @property
     def deleted(self) -> bool:
-        """Whether nobody can find the file any more."""
+        """Whether the file has been unlinked."""
         return os.fstat(self._descriptor).st_nlink == 0
 
     def release(self) -> None:
-        """Let go of it. Idempotent: the number of the descriptor may soon be another file's."""
+        """Unlock and close the file.
+
+        Idempotent, because the descriptor's number may soon be another file's.
+        """
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
         with suppress(OSError):  # a file system without locks
-            unlock(
-                descriptor
-            )  # closing alone would not do: a child that is forked just now may have the descriptor too
+            # Closing would not be enough: a child that is forked just now may have the descriptor.
+            unlock(descriptor)
         _unreleased.discard(self)
         os.close(descriptor)
 
     def _close_inherited(self) -> None:
-        """In a forked child: the lock is the parent's, and would outlive it if the child kept the descriptor."""
+        """In a forked child.
+
+        The lock is the parent's, and would outlive it if the child kept the descriptor.
+        """
         descriptor, self._descriptor = self._descriptor, -1
         _unreleased.discard(self)
         if descriptor >= 0:
@@ -107,7 +121,7 @@ class SlotFile:
 
     @contextmanager
     def released_on_error(self) -> Iterator[None]:
-        """Let go of it if the block raises."""
+        """Release the file if the block raises."""
         try:
             yield
         except BaseException:
@@ -116,9 +130,9 @@ class SlotFile:
 
 
 def lock(directory: int, name: str) -> SlotFile | None:
-    """The file, made if need be; ``None`` if another process has it.
+    """Lock the file, creating it if necessary; return ``None`` if another process has it.
 
-    Raises ``UnusableFileError`` if it is no file of ours.
+    Raises ``UnusableFileError`` if it is not a file of ours.
     """
     with fork.creation_lock:
         locked = SlotFile(directory, name, open_own(directory, name, os.O_RDWR | os.O_CREAT))
@@ -130,7 +144,10 @@ def lock(directory: int, name: str) -> SlotFile | None:
 
 
 def head(directory: int, name: str) -> tuple[bytes, int]:
-    """The first bytes, enough for ``parse_header``, and the size. Raises ``UnusableFileError``."""
+    """Return the first bytes, enough for ``parse_header``, and the size.
+
+    Raises ``UnusableFileError``.
+    """
     descriptor = open_own(directory, name, os.O_RDONLY)
     try:
         return _head(descriptor)

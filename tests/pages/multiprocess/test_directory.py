@@ -587,7 +587,7 @@ def test_a_file_that_is_deleted_under_its_writer_is_complained_about(
     shelf.warn_if_deleted(held)
     (line,) = messages(caplog, "0.page")
     assert (
-        f"0.page was deleted while a loop of process {os.getpid()} writes to it: whoever else has the port does not show"
+        f"0.page was deleted while a loop of process {os.getpid()} writes to it: other processes do not show that loop"
         in line
     )
     count(held.page, "shop.handle", 1)
