@@ -68,7 +68,7 @@ class Snapshots:
             self._loops.sweep()
             slots = self._slot_pool.all()
             for slot in slots:
-                slot.page.see(self._clock())
+                slot.page.mark_turn_observed(self._clock())
                 slot.loop_stats.refresh()
                 slot.objectives.count_overdue(self._clock())
             self._process_stats.write(slots, untraced)
