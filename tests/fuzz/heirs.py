@@ -35,7 +35,7 @@ class _Left:
     def __init__(self, data: bytes) -> None:
         self.memory = bytearray(data)
 
-    def take(self, page_format: PageFormat) -> ClaimedSlot:
+    def claim(self, page_format: PageFormat) -> ClaimedSlot:
         return ClaimedSlot(0, Page(*page_format, memory=self.memory), cast("SlotFile", self))
 
     def read(self, *_: object) -> DirectoryView:
