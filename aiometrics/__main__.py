@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from aiometrics.base.options import DEFAULT_PORT, resolve
 from aiometrics.base.version import __version__
 from aiometrics.demo.faults import Fault, parse_faults
 from aiometrics.exporter.assets import export
 from aiometrics.exporter.sidecar import serve
-from aiometrics.options import DEFAULT_PORT, resolve
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 

@@ -20,8 +20,8 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.options import resolve
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import resolve
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATION, IMPLEMENTATIONS
 

@@ -47,16 +47,17 @@ def test_contracts_are_kept(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("importer", "imported"),
     [
-        ("http.tls", "instrumentation.instrumentation"),
-        ("http.messages", "http.server"),
-        ("requests.request", "http.messages"),
+        ("base.http.tls", "instrumentation.instrumentation"),
+        ("base.http.messages", "base.http.server"),
+        ("requests.request", "base.http.messages"),
         ("pages.layout", "instrumentation.instrumentation"),
-        ("base.clock", "options"),
+        ("base.clock", "ecs"),
         ("base.version", "pages.layout"),
         ("recorder.places", "exposition.families"),
         ("exposition.families", "recorder.places"),
         ("testing", "exporter.session"),
-        ("options", "pages.layout"),
+        ("base.options", "pages.layout"),
+        ("base.options", "base.http.listener"),
         ("exporter.session", "demo.faults"),
     ],
 )

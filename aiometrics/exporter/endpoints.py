@@ -9,17 +9,17 @@ from collections.abc import Callable
 from functools import partial
 
 from aiometrics.base import fork
+from aiometrics.base.http.auth import AccessControl
+from aiometrics.base.http.listener import url
+from aiometrics.base.http.messages import Request, Response
+from aiometrics.base.http.server import HttpServer
+from aiometrics.base.http.web_config import path_of
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
+from aiometrics.base.options import ServingOptions
 from aiometrics.base.version import __version__
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exposition.collector import Registry
 from aiometrics.exposition.families import ExporterInfo
-from aiometrics.http.auth import AccessControl
-from aiometrics.http.listener import url
-from aiometrics.http.messages import Request, Response
-from aiometrics.http.server import HttpServer
-from aiometrics.http.web_config import path_of
-from aiometrics.options import ServingOptions
 from aiometrics.pages.snapshot import Snapshot
 
 logger = logging.getLogger("aiometrics")

@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 
 from aiometrics.base.background import Periodic
+from aiometrics.base.options import Options, RecordingOptions, ServingOptions, resolve
 from aiometrics.base.yielding import give_way
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.session import (
@@ -23,7 +24,6 @@ from aiometrics.exporter.session import (
 )
 from aiometrics.exposition.collector import MultiprocessMetrics, Registry
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import Options, RecordingOptions, ServingOptions, resolve
 from aiometrics.recorder.implementation import IMPLEMENTATION
 
 PROBE = "exporter"

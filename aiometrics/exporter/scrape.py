@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aiometrics.base import fork
+from aiometrics.base.http import negotiation
+from aiometrics.base.http.messages import Response
 from aiometrics.base.singleflight import SingleFlight
 from aiometrics.exposition import text
 from aiometrics.exposition.collector import Registry
 from aiometrics.exposition.families import Source
 from aiometrics.exposition.text import Renderer
-from aiometrics.http import negotiation
-from aiometrics.http.messages import Response
 
 _FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
 

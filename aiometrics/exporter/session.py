@@ -15,13 +15,13 @@ from typing import Any, Self
 
 from aiometrics.base import fork
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
+from aiometrics.base.options import RecordingOptions, resolve
 from aiometrics.base.version import __version__
 from aiometrics.exposition.collector import SnapshotCollector
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.hotspots import Hotspots, find_hotspots
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.watchdog import Watchdog
-from aiometrics.options import RecordingOptions, resolve
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATION

@@ -13,9 +13,9 @@ from types import FrameType
 
 from aiometrics.base.clock import monotonic
 from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.options import ServingOptions
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exposition.collector import MultiprocessMetrics
-from aiometrics.options import ServingOptions
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot

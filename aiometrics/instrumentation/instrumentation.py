@@ -11,6 +11,7 @@ from typing import Any
 from aiometrics.base import fork
 from aiometrics.base.clock import Clock, monotonic
 from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.options import RecordingOptions
 from aiometrics.base.work_queue import WorkQueue
 from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.instrumentation.hooks.selector import LoopTiming, time_iterations
@@ -18,7 +19,6 @@ from aiometrics.instrumentation.installed_hooks import InstalledHooks
 from aiometrics.instrumentation.slots import Slot, SlotPool
 from aiometrics.instrumentation.snapshots import Snapshots
 from aiometrics.instrumentation.traced_loops import KnownLoop, TracedLoops
-from aiometrics.options import RecordingOptions
 from aiometrics.pages.exemplar_table import SEGMENT
 from aiometrics.pages.header import PageFormat
 from aiometrics.pages.layout import RECORD_KINDS, YIELD_POINT, from_seconds

@@ -9,9 +9,9 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
+from aiometrics.base.http.messages import Response
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exporter.session import collected, report
-from aiometrics.http.messages import Response
 
 #: As many scrapes are answered at a time as on the exporter's own port.
 _MAX_THREADS = 16

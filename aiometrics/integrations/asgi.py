@@ -9,9 +9,9 @@ from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from aiometrics.base.http.messages import Response
 from aiometrics.exporter.exporter import starter
 from aiometrics.exporter.session import report
-from aiometrics.http.messages import Response
 from aiometrics.integrations._mounted import Mounted
 from aiometrics.integrations._routes import Routes, request_type, routes_of
 from aiometrics.requests.request import Request, enter, leave

@@ -13,11 +13,11 @@ import pytest
 
 from aiometrics.__main__ import main
 from aiometrics.base.background import Periodic
+from aiometrics.base.http.server import HttpServer
 from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.options import ServingOptions, resolve
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.sidecar import Sidecar
-from aiometrics.http.server import HttpServer
-from aiometrics.options import ServingOptions, resolve
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
 from aiometrics.pages.snapshot import Snapshot
 

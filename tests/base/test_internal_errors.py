@@ -15,9 +15,9 @@ import pytest
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.internal_errors import OFF, OFF_FOR_LOOP, STAYS_ON, InternalErrors
+from aiometrics.base.options import RecordingOptions
 from aiometrics.instrumentation.hooks import handles
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import RecordingOptions
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from aiometrics.recorder.places import Places

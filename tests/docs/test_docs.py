@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from aiometrics import start_exporter
+from aiometrics.base.options import Options, RecordingOptions, ServingOptions, resolve, variable_of
 from aiometrics.exposition.metrics import METRICS, Metric
-from aiometrics.options import Options, RecordingOptions, ServingOptions, resolve, variable_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

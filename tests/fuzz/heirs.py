@@ -8,8 +8,8 @@ from typing import cast
 
 from aiometrics import request
 from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.options import RecordingOptions
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import RecordingOptions
 from aiometrics.pages.header import PageError, PageFormat, parse_header
 from aiometrics.pages.multiprocess.directory import ClaimedSlot, DirectoryView, SharedDirectory
 from aiometrics.pages.multiprocess.slot_file import SlotFile

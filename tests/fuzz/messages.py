@@ -7,12 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
-from aiometrics.http import basic_auth as passwords
-from aiometrics.http import messages as http_messages
-from aiometrics.http import negotiation
-from aiometrics.http.basic_auth import Credentials
-from aiometrics.http.messages import HEAD_END, RequestError, check_start, parse_head
-from aiometrics.http.negotiation import accepts_gzip, choose_format
+from aiometrics.base.http import basic_auth as passwords
+from aiometrics.base.http import messages as http_messages
+from aiometrics.base.http import negotiation
+from aiometrics.base.http.basic_auth import Credentials
+from aiometrics.base.http.messages import HEAD_END, RequestError, check_start, parse_head
+from aiometrics.base.http.negotiation import accepts_gzip, choose_format
 
 from .branches import Branches
 

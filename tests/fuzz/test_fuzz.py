@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from support.serving import Serve, ask, http_threads
 
-from aiometrics.http.server import HttpServer, Response
+from aiometrics.base.http.server import HttpServer, Response
 from aiometrics.pages import reader
 from aiometrics.pages.header import PageError
 from aiometrics.pages.layout import NAME_BYTES

@@ -379,9 +379,9 @@ def test_a_child_without_a_loop_pays_nothing(tmp_path: Path) -> None:
 #: A thread stops where it has made something that nobody else knows of yet, and another one forks a
 #: child that lives on.
 IN_BETWEEN = """
-from aiometrics.http import server
+from aiometrics.base.http import server
 from aiometrics.pages.multiprocess import slot_file
-from aiometrics.http.server import HttpServer
+from aiometrics.base.http.server import HttpServer
 
 made, forking = threading.Event(), threading.Event()
 os.register_at_fork(before=forking.set)
@@ -430,7 +430,7 @@ def test_a_child_does_not_keep_a_port_that_was_being_bound() -> None:
 
 
 SLOT = """
-from aiometrics.options import RecordingOptions
+from aiometrics.base.options import RecordingOptions
 from aiometrics.instrumentation.instrumentation import _page_format
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 directory, page_format = SharedDirectory(sys.argv[1]), _page_format(RecordingOptions())

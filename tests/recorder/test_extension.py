@@ -26,8 +26,8 @@ from support.tracing import every_loop
 
 from aiometrics import current_request, request
 from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.options import RecordingOptions
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import RecordingOptions
 from aiometrics.pages import layout
 from aiometrics.pages.layout import COROUTINE, HEADER, YIELD_POINT, from_seconds
 from aiometrics.pages.page import Page

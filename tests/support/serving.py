@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiometrics.http.server import HttpServer, Request, Response
+from aiometrics.base.http.server import HttpServer, Request, Response
 
 GUARD_SECONDS = 300.0  # a client that waits this long has found a hang
 LONG = b"asyncio_tasks 1\n" * 1000

@@ -6,9 +6,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from aiometrics.base.options import resolve
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.watchdog import Watchdog
-from aiometrics.options import resolve
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from aiometrics.testing import TracedLoop
 

@@ -15,9 +15,9 @@ import pytest
 import uvloop
 from support.tracing import every_loop
 
+from aiometrics.base.options import RecordingOptions
 from aiometrics.instrumentation import slots as pages
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.options import RecordingOptions
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATIONS

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from aiometrics.http.connection import Connection
+from aiometrics.base.http.connection import Connection
 
 #: How long a client waits for room, and how often room is looked for without a reported change.
 _ROOM_SECONDS, _LOOK_SECONDS = 1.0, 0.02

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiometrics.http.negotiation import OPENMETRICS, TEXT, Format, accepts_gzip, choose_format
+from aiometrics.base.http.negotiation import OPENMETRICS, TEXT, Format, accepts_gzip, choose_format
 
 PROTOBUF = (
     "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"

@@ -7,10 +7,10 @@ import threading
 from http import HTTPStatus
 from pathlib import Path
 
-from aiometrics.http.basic_auth import Credentials, TooManyChecks
-from aiometrics.http.messages import Request, Response, plain
-from aiometrics.http.tls import Tls
-from aiometrics.http.web_config import Stamp, WebConfig, load, stamp
+from aiometrics.base.http.basic_auth import Credentials, TooManyChecks
+from aiometrics.base.http.messages import Request, Response, plain
+from aiometrics.base.http.tls import Tls
+from aiometrics.base.http.web_config import Stamp, WebConfig, load, stamp
 
 logger = logging.getLogger("aiometrics")
 
@@ -26,7 +26,7 @@ class AccessControl:
     TLS, and whether there are users, is settled here once: a half-written file must not open
     access.
 
-    Raises the errors of :func:`aiometrics.http.web_config.load`.
+    Raises the errors of :func:`aiometrics.base.http.web_config.load`.
     """
 
     def __init__(self, path: Path) -> None:

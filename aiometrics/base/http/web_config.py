@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiometrics.http.basic_auth import BasicAuth
-from aiometrics.http.tls import Tls
+from aiometrics.base.http.basic_auth import BasicAuth
+from aiometrics.base.http.tls import Tls
 
 #: Identifies a file and its last change: two that are equal mean that there is no reason to read it
 #: again. ``None`` if the file does not exist.

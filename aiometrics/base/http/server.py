@@ -16,12 +16,12 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from aiometrics.base import fork
-from aiometrics.http.auth import AccessControl
-from aiometrics.http.connection import Connection
-from aiometrics.http.connections import ConnectionLimit, join
-from aiometrics.http.listener import listen, url
-from aiometrics.http.messages import Request, Response, encode, plain
-from aiometrics.http.negotiation import accepts_gzip
+from aiometrics.base.http.auth import AccessControl
+from aiometrics.base.http.connection import Connection
+from aiometrics.base.http.connections import ConnectionLimit, join
+from aiometrics.base.http.listener import listen, url
+from aiometrics.base.http.messages import Request, Response, encode, plain
+from aiometrics.base.http.negotiation import accepts_gzip
 
 __all__ = ["HttpServer", "Request", "Response", "Route"]
 

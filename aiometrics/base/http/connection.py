@@ -13,7 +13,7 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from aiometrics.base import fork
-from aiometrics.http.messages import (
+from aiometrics.base.http.messages import (
     HEAD_END,
     Head,
     Request,
@@ -23,7 +23,7 @@ from aiometrics.http.messages import (
     parse_head,
     plain,
 )
-from aiometrics.http.tls import Tls
+from aiometrics.base.http.tls import Tls
 
 _RECEIVE_BYTES = 16384
 #: Bytes that are read and dropped after an error, so that the client sees the response: a reset

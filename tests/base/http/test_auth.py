@@ -36,12 +36,12 @@ from support.serving import (
 )
 
 import aiometrics
+from aiometrics.base.http import connections
+from aiometrics.base.http.auth import AccessControl
+from aiometrics.base.http.server import HttpServer
 from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.options import ServingOptions
 from aiometrics.exporter.endpoints import Endpoints
-from aiometrics.http import connections
-from aiometrics.http.auth import AccessControl
-from aiometrics.http.server import HttpServer
-from aiometrics.options import ServingOptions
 from aiometrics.pages.snapshot import Snapshot
 
 PASSWORD = "wonderland"  # noqa: S105 - a test's

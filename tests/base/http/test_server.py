@@ -38,11 +38,11 @@ from support.serving import (
     status_line,
 )
 
-from aiometrics.http import connection as http_connection
-from aiometrics.http import connections as http_crowd
-from aiometrics.http import server as server_module
-from aiometrics.http.messages import MAX_BODY, MAX_HEAD, MAX_HEADERS, MAX_REQUEST_LINE
-from aiometrics.http.server import HttpServer, Request, Response
+from aiometrics.base.http import connection as http_connection
+from aiometrics.base.http import connections as http_crowd
+from aiometrics.base.http import server as server_module
+from aiometrics.base.http.messages import MAX_BODY, MAX_HEAD, MAX_HEADERS, MAX_REQUEST_LINE
+from aiometrics.base.http.server import HttpServer, Request, Response
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from aiometrics.http.basic_auth import BasicAuth, Credentials
-from aiometrics.http.web_config import Stamp, WebConfig, load, path_of, stamp
+from aiometrics.base.http.basic_auth import BasicAuth, Credentials
+from aiometrics.base.http.web_config import Stamp, WebConfig, load, path_of, stamp
 
 #: Of the password "wonderland", at the lowest cost, as htpasswd writes it.
 ALICE = "$2y$04$F/VBDtC5NVcJ3l4dPWh8Y.A/mmAstek/bHF.eEzU.TwRJNCLxeh7."

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiometrics import start_exporter
-from aiometrics.options import (
+from aiometrics.base.options import (
     SEGMENT_BUCKETS,
     WAIT_BUCKETS,
     RecordingOptions,
