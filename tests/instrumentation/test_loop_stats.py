@@ -109,7 +109,10 @@ def test_an_error_while_a_collection_is_timed_switches_that_off(
     with pytest.raises(AssertionError, match=r"by probe: \{'gc': 1\}"):
         run()
     assert [
-        "aiometrics: internal error in probe 'gc', which is now off; the application is not affected"
+        (
+            "aiometrics: internal error in probe 'gc', which is now off; "
+            "the application is not affected"
+        )
     ] == [record.getMessage() for record in caplog.records if record.name == "aiometrics"]
 
 

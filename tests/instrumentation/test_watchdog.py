@@ -609,7 +609,10 @@ def test_an_error_ends_the_watchdog_only(caplog: pytest.LogCaptureFixture) -> No
     dog._thread.join(300)
     assert ({"watchdog": 1}, False) == (internal_errors.counts(), dog._thread.is_alive())
     assert [
-        "aiometrics: internal error in probe 'watchdog', which is now off; the application is not affected"
+        (
+            "aiometrics: internal error in probe 'watchdog', which is now off; "
+            "the application is not affected"
+        )
     ] == [record.getMessage() for record in caplog.records]
     dog.stop()
 

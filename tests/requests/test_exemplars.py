@@ -352,17 +352,17 @@ def exemplar(number: int, request_id: str = "REQ") -> Exemplar:
 
 def written(page: Page) -> dict[Key, Exemplar]:
     """The exemplars that a page has."""
-    marks = ExemplarTable(page)
-    return dict(decoded(marks._text(note)) for note in marks._entries.values())
+    table = ExemplarTable(page)
+    return dict(decoded(table._text(entry)) for entry in table._entries.values())
 
 
 def test_a_new_exemplar_replaces_the_oldest_in_a_full_table(page_of_memory: Page) -> None:
     """A page has room for 64; one that is taken again counts as new."""
-    marks = ExemplarTable(page_of_memory)
+    table = ExemplarTable(page_of_memory)
     for number in range(MAX_EXEMPLARS):
-        marks.put(SEGMENT, number, exemplar(number))
-    marks.put(SEGMENT, 0, exemplar(100))
-    marks.put(WALL, 1, exemplar(101))
+        table.put(SEGMENT, number, exemplar(number))
+    table.put(SEGMENT, 0, exemplar(100))
+    table.put(WALL, 1, exemplar(101))
     kept = written(page_of_memory)
     assert MAX_EXEMPLARS == len(kept)
     assert (exemplar(100), exemplar(101)) == (kept[SEGMENT, 0], kept[WALL, 1])
@@ -371,10 +371,10 @@ def test_a_new_exemplar_replaces_the_oldest_in_a_full_table(page_of_memory: Page
 
 def test_a_page_that_is_continued_goes_on_with_its_exemplars(page_of_memory: Page) -> None:
     """They keep the order in which they were taken, wherever they stand."""
-    marks = ExemplarTable(page_of_memory)
+    table = ExemplarTable(page_of_memory)
     for number in range(10, MAX_EXEMPLARS + 10):
-        marks.put(SEGMENT, number, exemplar(number))
-    marks.put(SEGMENT, 10, exemplar(1000))
+        table.put(SEGMENT, number, exemplar(number))
+    table.put(SEGMENT, 10, exemplar(1000))
     ExemplarTable(page_of_memory).put(SEGMENT, 1, exemplar(1001))
     assert {(SEGMENT, 11)} == {
         (SEGMENT, number) for number in range(10, MAX_EXEMPLARS + 10)
@@ -410,10 +410,10 @@ def test_an_id_that_is_only_a_dash_has_no_exemplar(page_of_memory: Page) -> None
 )
 def test_a_page_with_an_invalid_exemplar_is_refused(page_of_memory: Page, text: str) -> None:
     """The reader trusts nothing that is in a page."""
-    note = page_of_memory.layout.exemplars
-    start = (note + len(ENTRY)) * WORD
+    entry = page_of_memory.layout.exemplars
+    start = (entry + len(ENTRY)) * WORD
     page_of_memory.memory[start : start + len(text.encode())] = text.encode()
-    page_of_memory.words[note + ENTRY["length"]] = len(text.encode())
+    page_of_memory.words[entry + ENTRY["length"]] = len(text.encode())
     with pytest.raises(PageError, match="not an exemplar"):
         read(page_of_memory.copy(), 0, 0)
 
