@@ -16,7 +16,6 @@ from aiometrics.base.http.server import HttpServer
 from aiometrics.base.http.web_config import path_of
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
-from aiometrics.base.version import __version__
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exposition.collector import Registry
 from aiometrics.exposition.families import ExporterInfo
@@ -37,14 +36,13 @@ class Endpoints:
         source: Callable[[], Snapshot],
         registry: Registry | None,
         internal_errors: InternalErrors,
-        *,
-        implementation: str,
+        info: ExporterInfo,
     ) -> None:
         self._options = options
-        self._title = f"aiometrics {__version__} ({implementation})"
+        self._title = f"aiometrics {info.version} ({info.implementation})"
         self._report = partial(internal_errors.report, outcome=STAYS_ON)
         self._scrape_handler = ScrapeHandler(
-            lambda: (source(), ExporterInfo(__version__, implementation)),
+            lambda: (source(), info),
             registry,
             partial(self._report, "registry"),
         )

@@ -25,7 +25,7 @@ from aiometrics.exposition import metrics
 from aiometrics.exposition.collector import ApplicationMetrics, SnapshotCollector
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.push import Destination, Handler, Pushgateway, Textfile, checked_labels
-from aiometrics.recorder.implementation import IMPLEMENTATION
+from aiometrics.recorder.implementation import FRAMES, IMPLEMENTATION
 
 PROBE = "delivery"
 logger = logging.getLogger("aiometrics")
@@ -190,7 +190,7 @@ class _FinalCollector(PrometheusCollector):
     """The final numbers of a job, followed by its application's."""
 
     def __init__(self, session: Session, registry: CollectorRegistry | None) -> None:
-        last = session.snapshot(), ExporterInfo(__version__, IMPLEMENTATION)
+        last = session.snapshot(), ExporterInfo(__version__, IMPLEMENTATION, FRAMES)
         self._ours = SnapshotCollector(lambda: last)
         self._application = (
             None

@@ -24,7 +24,7 @@ from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.watchdog import Watchdog
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
-from aiometrics.recorder.implementation import IMPLEMENTATION
+from aiometrics.recorder.implementation import FRAMES, IMPLEMENTATION
 from aiometrics.recorder.places import main_package
 
 
@@ -216,7 +216,7 @@ def collected() -> tuple[Snapshot, ExporterInfo]:
     """Return what a scrape shows now; before anything is traced, that nothing is."""
     instrumentation = process.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
-    return current, ExporterInfo(__version__, IMPLEMENTATION)
+    return current, ExporterInfo(__version__, IMPLEMENTATION, FRAMES)
 
 
 #: Counts errors while nothing is traced; only their log lines are seen.

@@ -14,14 +14,16 @@ from types import FrameType
 from aiometrics.base.clock import monotonic
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.options import ServingOptions
+from aiometrics.base.version import __version__
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exposition.collector import MultiprocessMetrics
+from aiometrics.exposition.families import ExporterInfo
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 
-#: Named where others name their recorder: a sidecar has none.
-IMPLEMENTATION = "none"
+#: What others say of their recorder: a sidecar has none.
+INFO = ExporterInfo(__version__, implementation="none", frames="none")
 
 
 class Sidecar:
@@ -37,9 +39,7 @@ class Sidecar:
         self._directory = SharedDirectory(os.path.abspath(directory))  # noqa: PTH100 - keeps links
         self._internal_errors = InternalErrors()
         registry = MultiprocessMetrics() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
-        self._endpoints = Endpoints(
-            serving, self.snapshot, registry, self._internal_errors, implementation=IMPLEMENTATION
-        )
+        self._endpoints = Endpoints(serving, self.snapshot, registry, self._internal_errors, INFO)
 
     @property
     def url(self) -> str:

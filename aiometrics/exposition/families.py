@@ -71,12 +71,13 @@ Family = tuple[Metric, Iterator[Row]]
 class ExporterInfo:
     """The version and recorder that the exporter reports of itself.
 
-    ``implementation`` is its recorder, ``c``, ``python`` or ``none``, and ``scrape_ns`` the time
-    that its previous scrape took.
+    ``implementation`` is its recorder, ``c``, ``python`` or ``none``, ``frames`` how that reads
+    suspended frames, and ``scrape_ns`` the time that its previous scrape took.
     """
 
     version: str
     implementation: str
+    frames: str
     scrape_ns: int = 0
 
 
@@ -252,7 +253,7 @@ def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, 
     )
 
     python = (platform.python_implementation(), platform.python_version())
-    yield metrics.BUILD_INFO, [((info.version, info.implementation, *python), 1)]
+    yield metrics.BUILD_INFO, [((info.version, info.implementation, info.frames, *python), 1)]
     yield metrics.SCRAPE_DURATION, [((), seconds(info.scrape_ns))]
     yield metrics.OVERFLOW, (((kind,), count) for kind, count in snapshot.overflow.items())
     yield metrics.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())

@@ -292,9 +292,10 @@ REQUEST_RECORDS = Metric(
 BUILD_INFO = Metric(
     "aiometrics_build_info",
     "gauge",
-    ("version", "implementation", "python_implementation", "python_version"),
-    "Always 1. The labels show the versions of aiometrics and of Python, and which recorder "
-    "runs: c or python, or none in a sidecar.",
+    ("version", "implementation", "frames", "python_implementation", "python_version"),
+    "Always 1. The labels show the versions of aiometrics and of Python, which recorder runs (c or "
+    "python) and how it reads suspended frames: direct, or by descriptors, which costs more. In a "
+    "sidecar both are none.",
 )
 SCRAPE_DURATION = Metric(
     "aiometrics_scrape_duration_seconds",

@@ -7,6 +7,7 @@ from aiometrics.pages.page import Page
 from aiometrics.recorder.labels import Labels
 
 CONSTANTS_DIGEST: str
+FRAMES: str
 
 def hook(task_type: type, lookup: Callable[[Any], Recorder | None], /) -> None: ...
 def unhook() -> None: ...

@@ -7,6 +7,7 @@ inside the recorder.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import types
 from collections.abc import Callable, Iterator
@@ -29,6 +30,40 @@ def _samples() -> Iterator[Any]:
     for sample in (source.__anext__(), source.aclose(), anext(source, None)):
         yield sample
         sample.close()
+
+
+def in_every_state() -> Iterator[Any]:
+    """Generators of the three built-in types: not begun, suspended at awaits and yields, finished.
+
+    The C core looks at each of them to learn whether it can read frames as this interpreter lays
+    them out.
+    """
+
+    @types.coroutine
+    def pause() -> Iterator[Any]:
+        yield
+
+    async def coroutine(awaited: Any) -> Any:
+        return (awaited, await awaited)
+
+    async def generator(awaited: Any) -> Any:
+        yield (awaited, await awaited)
+
+    root: Any = coroutine(pause())
+    source: Any = generator(pause())
+    step = source.__anext__()
+    yield from (root, source)
+    root.send(None)
+    step.send(None)
+    yield from (root, root.cr_await, source, source.ag_await)
+    for driven in (root, step):
+        with contextlib.suppress(StopIteration):
+            driven.send(None)
+    yield from (root, source)
+    last = source.__anext__()
+    with contextlib.suppress(StopAsyncIteration):
+        last.send(None)
+    yield source
 
 
 #: Answers of :func:`hop`.

@@ -30,6 +30,12 @@ class Implementation:
     turns: Any
     core: Any = None
 
+    @property
+    def frames(self) -> str:
+        """How it reads what a coroutine awaits: ``direct`` from its frame, or by ``descriptors``."""
+        frames: str = getattr(self.core, "FRAMES", "descriptors")
+        return frames
+
 
 _PYTHON = Implementation("python", recorder.Recorder, TracedCoroutine, RequestScope, Turns)
 
@@ -86,3 +92,5 @@ IMPLEMENTATIONS = {found.name: found for found in (_PYTHON, _load_core()) if fou
 DEFAULT_IMPLEMENTATION = IMPLEMENTATIONS.get("c", _PYTHON)
 #: Its name, ``"c"`` or ``"python"``; public as ``aiometrics.IMPLEMENTATION``.
 IMPLEMENTATION = DEFAULT_IMPLEMENTATION.name
+#: How it reads suspended frames.
+FRAMES = DEFAULT_IMPLEMENTATION.frames

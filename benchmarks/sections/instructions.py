@@ -23,9 +23,8 @@ from workloads.steps import workloads
 
 WORKLOADS = ("step", "spawn", "depth 10", "calls 10")
 SHORT, LONG = 500, 1_500
-#: CPython's own name for ``os.getppid``. Calls of it mark the measurements: callgrind writes its
-#: counts at each.
-MARKER = "os_getppid"
+#: What ``os.getppid`` calls. Calls of it mark the measurements: callgrind writes its counts at each.
+MARKER = "getppid"
 
 
 def measure(contender: Contender, loop: str) -> list[str]:

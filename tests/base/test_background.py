@@ -17,7 +17,7 @@ from aiometrics.base.http.server import HttpServer
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.options import ServingOptions, resolve
 from aiometrics.exporter.endpoints import Endpoints
-from aiometrics.exporter.sidecar import Sidecar
+from aiometrics.exporter.sidecar import INFO, Sidecar
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
 from aiometrics.pages.snapshot import Snapshot
 
@@ -31,7 +31,7 @@ def site(port: int) -> Endpoints:
         lambda: Snapshot(0),
         None,
         InternalErrors(),
-        implementation="none",
+        INFO,
     )
 
 
@@ -139,7 +139,7 @@ def test_an_address_that_cannot_be_had_is_an_error() -> None:
         lambda: Snapshot(0),
         None,
         InternalErrors(),
-        implementation="none",
+        INFO,
     )
     with pytest.raises(
         OSError, match=r"cannot serve metrics on port 0 of '192\.0\.2\.1'"

@@ -272,7 +272,9 @@ def test_a_sidecar_waits_for_the_directory(sidecar: str, service: Service) -> No
         created(found)[0],
         by(found, "asyncio_loop_process_id"),
     )
-    assert {"none"} == {labels[1] for name, labels in found if name == "aiometrics_build_info"}
+    assert {("none", "none")} == {
+        labels[1:3] for name, labels in found if name == "aiometrics_build_info"
+    }
 
 
 def test_a_sidecar_answers_while_a_worker_holds_its_interpreter(

@@ -171,7 +171,7 @@ def test_numbers_of_the_exporter_itself() -> None:
         Snapshot(0, overflow={"loop": 2}, errors={"http": 1}, untraced_tasks=7, sample_ratio=0.5)
     )
     (build,) = found["aiometrics_build_info"]
-    assert ("1.2.3", "python") == build[:2]
+    assert ("1.2.3", "python", "descriptors") == build[:3]
     assert {(): 0.0025} == found["aiometrics_scrape_duration_seconds"]
     assert {("loop",): 2} == found["aiometrics_overflow_total"]
     assert {("http",): 1} == found["aiometrics_errors_total"]

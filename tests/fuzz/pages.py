@@ -192,7 +192,9 @@ def _render(view: PageView) -> None:
     snapshot = merged([view, view], taken_ns=UNIX_NS, errors={}, untraced_tasks=0, sample_ratio=1.0)
     renderer = Renderer(on_error=_raise, pause=_go_on)
     pages = {
-        form: b"".join(renderer.slices(snapshot, ExporterInfo("1.2.3", "python"), form))
+        form: b"".join(
+            renderer.slices(snapshot, ExporterInfo("1.2.3", "python", "descriptors"), form)
+        )
         for form in (text.TEXT, text.OPENMETRICS)
     }
     list(parse_text(pages[text.TEXT].decode()))

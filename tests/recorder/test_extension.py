@@ -67,6 +67,47 @@ print(aiometrics.IMPLEMENTATION, info)
 core = sys.modules.get("aiometrics.recorder._core")
 print("the core was loaded" if core else "the core was not loaded")
 """
+#: The module that gives the core samples to look at, before the package is imported: one is wrong.
+UNLIKE = """
+import importlib.util, pathlib, sys
+(package,) = importlib.util.find_spec("aiometrics").submodule_search_locations
+spec = importlib.util.spec_from_file_location("aiometrics.recorder.await_chain", pathlib.Path(package, "recorder/await_chain.py"))
+chain = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(chain)
+in_every_state = chain.in_every_state
+chain.in_every_state = lambda: [*in_every_state(), object()]
+"""
+FRAMES = """
+exec({arrangement!r})
+import asyncio, re
+import aiometrics
+from aiometrics.testing import traced_loop
+from prometheus_client import generate_latest, CollectorRegistry
+
+async def inner(depth):
+    if depth:
+        return (depth, await inner(depth - 1))
+    await asyncio.sleep(0)
+
+async def numbers():
+    for number in range(2):
+        await asyncio.sleep(0)
+        yield number
+
+async def outer():
+    await inner(5)
+    async for _ in numbers():
+        pass
+    await asyncio.wait_for(asyncio.gather(inner(1), inner(2)), 1)
+
+registry = CollectorRegistry()
+registry.register(aiometrics.Collector())
+print(*re.findall('frames="[^"]*"', generate_latest(registry).decode()))
+with traced_loop() as traced:
+    traced.run(outer())
+    for point in traced.snapshot().yield_points:
+        print(point.yield_point, "awaits", point.awaits)
+"""
 IN_A_SUBINTERPRETER = """
 import sys
 {interpreters}
@@ -141,6 +182,19 @@ def test_python_records_when_the_core_cannot_and_logs_why_once(because: str) -> 
     assert info.startswith("python aiometrics_build_info{")
     assert 'implementation="python"' in info
     assert "the core was not loaded" == loaded
+
+
+def test_frames_of_every_version_that_is_known_are_read(core: Any) -> None:
+    """Else each step costs more, and nobody notices."""
+    assert ("direct" if sys.version_info < (3, 16) else "descriptors") == core.FRAMES
+
+
+def test_frames_that_are_not_as_expected_are_not_read(core: Any) -> None:
+    """Then the getters are asked, which find the same, and the metric tells which it is."""
+    direct, asked = (python(FRAMES.format(arrangement=arrangement)) for arrangement in ("", UNLIKE))
+    assert (f'frames="{core.FRAMES}"', 'frames="descriptors"') == (direct.pop(0), asked.pop(0))
+    assert {"inner", "numbers", "outer"} <= {line.split()[1] for line in asked}
+    assert direct == asked
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from aiometrics.pages.snapshot import (
 )
 
 BOUNDS_NS = (1_000_000, 100_000_000, 1_000_000_000)
-FACTS = ExporterInfo(version="1.2.3", implementation="python", scrape_ns=2_500_000)
+FACTS = ExporterInfo(
+    version="1.2.3", implementation="python", frames="descriptors", scrape_ns=2_500_000
+)
 
 
 LAYOUT = Layout(

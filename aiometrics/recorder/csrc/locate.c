@@ -14,7 +14,13 @@ int
 locate_init(void)
 {
     chain_module = PyImport_ImportModule("aiometrics.recorder.await_chain");
-    return chain_module == NULL ? -1 : chain_init();
+    if (chain_module == NULL) {
+        return -1;
+    }
+    PyObject *samples = PyObject_CallMethod(chain_module, "in_every_state", NULL);
+    int result = samples == NULL ? -1 : frame_init(samples);
+    Py_XDECREF(samples);
+    return result;
 }
 
 typedef struct {
@@ -97,11 +103,11 @@ follow_generators(Recorder *self, Choice *choice, PyObject **link, int *depth)
     PyObject *next = *link;
     Step step = GOES_ON;
     while (next != NULL && *depth < MAX_DEPTH && chain_is_generator(next)) {
-        step = consider(self, &found, next, chain_code(next));
+        step = consider(self, &found, next, frame_code(next));
         if (step != GOES_ON) {
             break;
         }
-        next = chain_awaited(next);
+        next = frame_awaited(next);
         ++*depth;
     }
     *choice = found;
@@ -206,11 +212,11 @@ static Key
 key_of(const Traced *traced, const Choice *choice, PyObject *yielded)
 {
     int seen = choice->owner_code != NULL && chain_is_generator(choice->owner);
-    int lasti = seen ? chain_lasti(choice->owner) : 0;
+    int lasti = seen ? frame_lasti(choice->owner) : 0;
     Key key = {choice->owner_code != NULL ? choice->owner_code : (PyObject *)Py_TYPE(choice->owner), NULL, (PyObject *)Py_TYPE(yielded),
                (uint64_t)(uint32_t)traced->record << 32 | (uint32_t)lasti};
     if (choice->callee != NULL) {
-        PyObject *code = chain_is_generator(choice->callee) ? chain_code(choice->callee) : NULL;
+        PyObject *code = chain_is_generator(choice->callee) ? frame_code(choice->callee) : NULL;
         key.second = code != NULL ? code : (PyObject *)Py_TYPE(choice->callee);
     }
     return key;

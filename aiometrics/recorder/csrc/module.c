@@ -1,5 +1,6 @@
 #include "clock.h"
 #include "constants.h"
+#include "frame.h"
 #include "handle.h"
 #include "hook.h"
 #include "recorder.h"
@@ -34,6 +35,10 @@ execute(PyObject *module)
     }
     if (locate_init() < 0 || callback_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 ||
         scope_init_module(module) < 0 || turns_init_module(module) < 0) {
+        return -1;
+    }
+    const char *frames = frame_is_read ? "direct" : "descriptors";
+    if (PyModule_AddStringConstant(module, "FRAMES", frames) < 0) {
         return -1;
     }
     return PyModule_AddStringConstant(module, "CONSTANTS_DIGEST", CONSTANTS_DIGEST);

@@ -42,6 +42,7 @@ from aiometrics.base.http.server import HttpServer
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.options import ServingOptions
 from aiometrics.exporter.endpoints import Endpoints
+from aiometrics.exporter.sidecar import INFO
 from aiometrics.pages.snapshot import Snapshot
 
 PASSWORD = "wonderland"  # noqa: S105 - a test's
@@ -611,9 +612,7 @@ def test_a_standby_process_knows_its_address(
         other.listen()
         port = other.getsockname()[1]
         options = ServingOptions(port=port, addr="localhost", web_config=str(directory / "web.yml"))
-        endpoints = Endpoints(
-            options, lambda: Snapshot(0), None, InternalErrors(), implementation="none"
-        )
+        endpoints = Endpoints(options, lambda: Snapshot(0), None, InternalErrors(), INFO)
         assert not endpoints.try_to_bind()
 
     assert f"https://localhost:{port}/metrics" == endpoints.url
