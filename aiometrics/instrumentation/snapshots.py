@@ -63,7 +63,7 @@ class Snapshots:
 
     def refresh(self) -> None:
         """Write into the pages what is not written there as it happens."""
-        untraced = untraced_tasks(self._traced)
+        untraced = untraced_tasks(self._traced, self._loops.alive())
         with self._loops.lock:
             self._loops.sweep()
             slots = self._slot_pool.all()

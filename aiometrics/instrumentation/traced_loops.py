@@ -72,6 +72,11 @@ class TracedLoops:
         """Whether no loop is chosen."""
         return not self._every_loop and not len(self._chosen)
 
+    def alive(self) -> list[Any]:
+        """The loops that hooks have seen and that were not collected. Takes no lock."""
+        loops = [known.loop() for known in self._known.copy().values()]
+        return [loop for loop in loops if loop is not None]
+
     def choose_every_loop(self) -> None:
         """Trace any loop from now on."""
         with self.lock:

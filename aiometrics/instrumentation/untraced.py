@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio import tasks
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,11 +13,15 @@ from typing import Any
 LIMIT = 10_000
 
 
-def _registries() -> Iterator[Iterable[Any]]:
+def _registries(loops: Iterable[Any]) -> Iterator[Iterable[Any]]:
     """The registries of asyncio, which hold tasks or weak references to them.
 
-    Which registries there are depends on the version of Python.
+    Which registries there are depends on the version of Python. From 3.14 on they are lists in C,
+    from which asyncio makes a set of the tasks of one loop: 0.2 ms for 10 000.
     """
+    if sys.version_info >= (3, 14):
+        yield from map(asyncio.all_tasks, loops)
+        return
     for name in ("_all_tasks", "_scheduled_tasks"):
         found = getattr(tasks, name, None)
         if found is not None:
@@ -25,8 +30,8 @@ def _registries() -> Iterator[Iterable[Any]]:
     yield getattr(tasks, "_eager_tasks", ())
 
 
-def _alive() -> Iterator[Any]:
-    for registry in _registries():
+def _alive(loops: Iterable[Any]) -> Iterator[Any]:
+    for registry in _registries(loops):
         for entry in _copy(registry):
             task = entry if isinstance(entry, asyncio.Future) else entry()
             if task is not None and not task.done():
@@ -45,9 +50,11 @@ def _copy(registry: Iterable[Any]) -> list[Any]:
             continue
 
 
-def untraced_tasks(traced: type) -> int:
-    """How many live tasks of all loops have a coroutine that is not of the type ``traced``.
+def untraced_tasks(traced: type, loops: Iterable[Any]) -> int:
+    """How many live tasks have a coroutine that is not of the type ``traced``.
 
-    At most the first 10 000 tasks are looked at.
+    Up to Python 3.13 the tasks of all loops are looked at. From 3.14 on it is those of ``loops``,
+    because the interpreter does not tell which others there are. At most the first 10 000 tasks
+    are looked at.
     """
-    return sum(type(getattr(task, "_coro", None)) is not traced for task in _alive())
+    return sum(type(getattr(task, "_coro", None)) is not traced for task in _alive(loops))

@@ -93,6 +93,7 @@ def test_vitals_are_in_the_page(implementation: str) -> None:
         traced.loop.call_soon(int)
         traced.loop.call_later(60, int)
         await asyncio.to_thread(int)
+        await asyncio.sleep(0.001)  # to_thread need not suspend for what is done already
         traced.loop.call_soon(int)
         (slot,) = traced.instrumentation.slots()
         slot.loop_stats.count_block_sample("shop.py:1 f")
@@ -232,5 +233,5 @@ def test_the_count_of_tasks_survives_a_change_of_the_registry(
             return iter([lambda: None])
 
     registry = Changes()
-    monkeypatch.setattr(census, "_registries", lambda: [registry])
-    assert (0, 2) == (census.untraced_tasks(int), registry.tries)
+    monkeypatch.setattr(census, "_registries", lambda _loops: [registry])
+    assert (0, 2) == (census.untraced_tasks(int, ()), registry.tries)
