@@ -340,6 +340,7 @@ async def works():
     await asyncio.sleep(0)
 
 async def main():
+    loop, main_task = asyncio.get_running_loop(), asyncio.current_task()
     task = asyncio.create_task(works())
     child = os.fork()
     if child:
@@ -350,7 +351,13 @@ async def main():
             aiometrics.snapshot()
         except RuntimeError as error:
             assert "nothing is instrumented" in str(error)
+        # From Python 3.14 on a child must set and leave these, to run a task of its parent's and
+        # then another loop.
+        asyncio._set_running_loop(loop)
+        if asyncio.current_task() is None:
+            asyncio._enter_task(loop, main_task)
         await task
+        asyncio._leave_task(loop, main_task)
         asyncio._set_running_loop(None)
         asyncio.run(works())
         with aiometrics.start_exporter(0, "127.0.0.1", registry=None) as own:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
@@ -204,7 +205,7 @@ class OwnFuture(asyncio.Future[None]):
         (lambda: asyncio.Event().wait(), "asyncio.Event.wait"),
         (lambda: asyncio.Queue[int]().get(), "asyncio.Queue.get"),
         (lambda: asyncio.sleep(0), "asyncio.sleep"),
-        (lambda: asyncio.to_thread(int), "asyncio.to_thread"),
+        (lambda: asyncio.to_thread(time.sleep, 0.05), "asyncio.to_thread"),
         (lambda: asyncio.wait_for(asyncio.Event().wait(), 1), "asyncio.wait_for"),
         (lambda: asyncio.shield(asyncio.ensure_future(nap())), "Future"),
         (lambda: asyncio.gather(nap()), "asyncio._GatheringFuture"),
