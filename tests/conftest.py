@@ -26,14 +26,14 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def binary() -> Callable[[str], str]:
-    """``binary("prometheus")`` is the path of a program.
+def binary() -> Callable[..., str]:
+    """``binary("prometheus")`` is the path of a program, the first on ``PATH`` or the given one.
 
     Where it is not installed the test is skipped, but fails if ``AIOMETRICS_REQUIRE_E2E`` is 1: there it was to be installed.
     """
 
-    def find(name: str) -> str:
-        path = shutil.which(name)
+    def find(name: str, directories: str | None = None) -> str:
+        path = shutil.which(name, path=directories)
         if path is not None:
             return path
         if os.environ.get("AIOMETRICS_REQUIRE_E2E") == "1":

@@ -13,7 +13,7 @@ import bcrypt
 import pytest
 import trustme
 import yaml
-from support.prometheus_server import Prometheus, running
+from support.prometheus_server import Prometheus, listening, running
 
 import aiometrics
 
@@ -106,7 +106,7 @@ def prometheus(
         with running(
             binary("prometheus"), *options, announces=['msg="Listening on"', "Server is ready"]
         ) as printed:
-            address = printed.split('msg="Listening on" address=')[1].split()[0]
+            address = listening(printed)
             yield Prometheus(f"http://{address}", time.monotonic() + SECONDS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -294,6 +295,19 @@ def test_rules_evaluate_on_what_the_demo_exports(prometheus: Culprits) -> None:
     rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert rules
     assert [] == [rule["lastError"] for rule in rules if rule["health"] == "err"]
+
+
+@pytest.mark.once
+def test_the_systems_own_prometheus_understands_it_too(
+    demo: str, binary: Callable[..., str], root: Path, tmp_path: Path
+) -> None:
+    """If a newer one is first on ``PATH``, this is the oldest that is supported: Debian 12's."""
+    program = binary("prometheus", os.defpath)
+    target = {"demo": urllib.parse.urlsplit(demo).netloc}
+    with live.prometheus(program, root, tmp_path, target, seconds=SECONDS) as found:
+        oldest = Culprits(found.url, found.deadline)
+        test_prometheus_understands_every_family(oldest)
+        test_rules_evaluate_on_what_the_demo_exports(oldest)
 
 
 def test_promtool_accepts_the_metrics(demo: str, binary: Callable[[str], str]) -> None:

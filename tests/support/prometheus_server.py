@@ -134,8 +134,13 @@ def run_prometheus(
     with running(
         program, *options, *enabled, announces=['msg="Listening on"', "Server is ready"]
     ) as printed:
-        address = printed.split('msg="Listening on" address=')[1].split()[0]
-        yield Prometheus(f"http://{address}", time.monotonic() + seconds)
+        yield Prometheus(f"http://{listening(printed)}", time.monotonic() + seconds)
+
+
+def listening(log: str) -> str:
+    """The address that a Prometheus announced, of version 2 or 3."""
+    (address,) = re.findall(r'msg="Listening on".* address=(\S+)', log)
+    return str(address)
 
 
 def shortened(text: str, times: int) -> str:
