@@ -304,7 +304,9 @@ def test_the_systems_own_prometheus_understands_it_too(
     """If a newer one is first on ``PATH``, this is the oldest that is supported: Debian 12's."""
     program = binary("prometheus", os.defpath)
     target = {"demo": urllib.parse.urlsplit(demo).netloc}
-    with live.prometheus(program, root, tmp_path, target, seconds=SECONDS) as found:
+    with prometheus_server.run_prometheus(
+        program, root, tmp_path, target, seconds=SECONDS
+    ) as found:
         oldest = Culprits(found.url, found.deadline)
         test_prometheus_understands_every_family(oldest)
         test_rules_evaluate_on_what_the_demo_exports(oldest)
