@@ -4,7 +4,6 @@
 
 #include "frame.h"
 
-
 /* Whether it is of one of the three built-in types that run Python code. */
 static inline int
 chain_is_generator(PyObject *object)

@@ -115,18 +115,19 @@ frame_read_awaited(PyObject *generator)
 
 #endif
 
-/* The code of a generator, borrowed from it; NULL without an exception if there is none. */
+/* The code of a generator, borrowed from it; NULL without an exception if there is none. Here and
+   below `read` is frame_is_read. */
 static inline PyObject *
-frame_code(PyObject *generator)
+frame_code(PyObject *generator, int read)
 {
-    return frame_is_read ? frame_read_code(generator) : frame_ask_code(generator);
+    return read ? frame_read_code(generator) : frame_ask_code(generator);
 }
 
 /* What a generator awaits, borrowed from its frame; NULL without an exception if nothing. */
 static inline PyObject *
-frame_awaited(PyObject *generator)
+frame_awaited(PyObject *generator, int read)
 {
-    return frame_is_read ? frame_read_awaited(generator) : frame_ask_awaited(generator);
+    return read ? frame_read_awaited(generator) : frame_ask_awaited(generator);
 }
 
 /* The offset of the instruction that a suspended generator stands at; -1 if it is finished. */

@@ -95,24 +95,35 @@ consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
     return GOES_ON;
 }
 
-/* Follows generators, which is what most chains consist of, with the choice in registers. */
+/* Follows generators with the choice in registers. `read` is a constant wherever this is called, so
+   that no hop tests it. */
 static inline Step
-follow_generators(Recorder *self, Choice *choice, PyObject **link, int *depth)
+follow(Recorder *self, Choice *choice, PyObject **link, int *depth, int read)
 {
     Choice found = *choice;
     PyObject *next = *link;
     Step step = GOES_ON;
     while (next != NULL && *depth < MAX_DEPTH && chain_is_generator(next)) {
-        step = consider(self, &found, next, frame_code(next));
+        step = consider(self, &found, next, frame_code(next, read));
         if (step != GOES_ON) {
             break;
         }
-        next = frame_awaited(next);
+        next = frame_awaited(next, read);
         ++*depth;
     }
     *choice = found;
     *link = next;
     return next == NULL ? ENDED : step;
+}
+
+/* Follows generators, which is what most chains consist of. */
+static Step
+follow_generators(Recorder *self, Choice *choice, PyObject **link, int *depth)
+{
+    if (frame_is_read) {
+        return follow(self, choice, link, depth, 1);
+    }
+    return follow(self, choice, link, depth, 0);
 }
 
 /* Keeps objects alive until the walk ends; NULLs are skipped. Making the list may collect garbage,
@@ -216,7 +227,7 @@ key_of(const Traced *traced, const Choice *choice, PyObject *yielded)
     Key key = {choice->owner_code != NULL ? choice->owner_code : (PyObject *)Py_TYPE(choice->owner), NULL, (PyObject *)Py_TYPE(yielded),
                (uint64_t)(uint32_t)traced->record << 32 | (uint32_t)lasti};
     if (choice->callee != NULL) {
-        PyObject *code = chain_is_generator(choice->callee) ? frame_code(choice->callee) : NULL;
+        PyObject *code = chain_is_generator(choice->callee) ? frame_code(choice->callee, frame_is_read) : NULL;
         key.second = code != NULL ? code : (PyObject *)Py_TYPE(choice->callee);
     }
     return key;

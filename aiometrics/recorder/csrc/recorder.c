@@ -497,7 +497,7 @@ static int32_t
 record_of(Recorder *self, PyObject *coro)
 {
     PyObject *code = NULL;
-    if (chain_is_generator(coro) && (code = Py_XNewRef(frame_code(coro))) != NULL) {
+    if (chain_is_generator(coro) && (code = Py_XNewRef(frame_code(coro, frame_is_read))) != NULL) {
         int32_t record = table_get_one(&self->records, code);
         if (record != TABLE_MISS) {
             Py_DECREF(code);
