@@ -113,7 +113,7 @@ def locks(scene: Scene) -> None:
 BLOCKS: dict[Block, str] = {
     sleeps: "",
     computes: "",
-    matches: " > re.match",
+    matches: f" > re.{re.match.__name__}",  # prefixmatch from Python 3.15 on
     adds: "",
     queries: "",
     requests_page: " > requests.get",
