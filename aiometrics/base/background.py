@@ -1,4 +1,4 @@
-"""Daemon threads beside the application: they never keep the process from ending."""
+"""Daemon threads that run beside the application and never keep the process from ending."""
 
 from __future__ import annotations
 

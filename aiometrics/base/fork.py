@@ -1,8 +1,8 @@
-"""The one registry of what a forked child has to forget, and in which order.
+"""The only registry of what a forked child must forget, and in which order.
 
 A child inherits the memory and the descriptors of its parent, but only the thread that forked.
 Descriptors keep the parent's ports and locks in use for as long as the child has them, locks may be
-held by threads that are not there, and what the parent has counted is not the child's.
+held by threads that do not exist in the child, and the parent's counts are not the child's.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 
 class Stage(IntEnum):
-    """When a child forgets something.
+    """The stage at which a child forgets something.
 
-    Stage by stage, and within a stage in the order of registration.
+    A child forgets stage by stage, and within a stage in the order of registration.
     """
 
-    #: Close descriptors that keep a port, a connection or a slot of the parent's in use.
+    #: Close descriptors that keep a port, a connection or a slot of the parent in use.
     DESCRIPTORS = 1
-    #: Replace locks that a thread of the parent may hold, and what they guard: from here on, no
+    #: Replace locks that a thread of the parent may hold, and the data they guard: from here on, no
     #: lock of ours blocks for ever.
     LOCKS = 2
-    #: Stop recording, before anything can write to a page of the parent's.
+    #: Stop recording, before anything can write to a page of the parent.
     RECORDING = 3
     #: Let go of the parent's pages.
     PAGES = 4
@@ -39,8 +39,8 @@ class Stage(IntEnum):
     SESSION = 5
 
 
-#: Held while something is made that a child must forget, until it is registered, and during each
-#: fork. Hold it only briefly.
+#: Held while something that a child must forget is created and registered, and during each fork.
+#: Hold it only briefly.
 creation_lock = threading.RLock()
 _registered: WeakKeyDictionary[Any, list[tuple[Stage, Callable[[Any], object]]]] = (
     WeakKeyDictionary()
@@ -50,7 +50,7 @@ _registered: WeakKeyDictionary[Any, list[tuple[Stage, Callable[[Any], object]]]]
 def forget_in_child(owner: T, stage: Stage, forget: Callable[[T], object]) -> None:
     """Call ``forget(owner)`` in every child that is forked while ``owner`` lives.
 
-    ``forget`` must not refer to ``owner``, which would then live for ever: give the function of its
+    ``forget`` must not refer to ``owner``, which would then live for ever: pass the function of its
     class, not a bound method.
     """
     with creation_lock:

@@ -1,6 +1,6 @@
 """Internal errors of aiometrics.
 
-Each is counted, the first of a probe is logged, and the application never sees any.
+Each error is counted, the first one of each probe is logged, and none reaches the application.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class InternalErrors:
     def report(self, probe: str, error: BaseException, outcome: str = OFF) -> None:
         """Count one error of ``probe``, and log the first one.
 
-        The log names the ``outcome`` for the probe. Never raises.
+        The log line names the ``outcome`` for the probe. Never raises.
         """
         with self._lock:
             self._counts[probe] += 1

@@ -19,7 +19,7 @@ from aiometrics.base.clock import SECOND_NS
 T = TypeVar("T")
 
 DEFAULT_PORT = 9400
-#: Thirty years; in ns it still fits into a page.
+#: Thirty years, which in ns still fits into a word of a page.
 LONGEST_SECONDS = 1e9
 SEGMENT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
@@ -32,7 +32,7 @@ def _number(text: str) -> float:
 
 
 def _flag(text: str) -> bool:
-    """Return the meaning of a yes or a no. Raises ``KeyError`` for any other word."""
+    """Return whether the text means yes or no. Raises ``KeyError`` for any other word."""
     return {
         "1": True,
         "true": True,
@@ -54,7 +54,10 @@ def _strings(text: str) -> tuple[str, ...]:
 
 
 def _objectives(text: str) -> dict[str, float]:
-    """Parse ``type=seconds`` pairs separated by commas, or a JSON object, for types with commas."""
+    """Parse ``type=seconds`` pairs separated by commas, or a JSON object.
+
+    JSON is for types that contain commas.
+    """
     if text.startswith("{"):
         return dict(json.loads(text))
     pairs = (part.rpartition("=") for part in _strings(text))
@@ -135,7 +138,7 @@ class RecordingOptions:
 
     @property
     def slow_request_ns(self) -> int | None:
-        """The ns from which on a request is slow if its type has no objective."""
+        """The ns from which a request is slow if its type has no objective; ``None`` if not set."""
         return None if self.slow_request is None else round(self.slow_request * SECOND_NS)
 
 
@@ -239,7 +242,7 @@ def variable_of(option: str) -> str:
 def _fallbacks(
     options: type[RecordingOptions | ServingOptions], environ: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what each option is if it is not given: its variable's value, else its default."""
+    """Return the value of each option that is not given: its variable's value, or its default."""
     defaults = options()
     return {
         option.name: _first(_from_environment(option, environ), getattr(defaults, option.name))
@@ -361,8 +364,8 @@ def _check_objectives(objectives: object, most: int) -> None:
         _check_seconds(f"the objective of {name!r}", seconds)
     if len(objectives) > most:
         raise ValueError(
-            f"objectives are of {len(objectives)} types of requests: "
-            f"raise max_requests, which is {most}, to that number at least"
+            f"objectives name {len(objectives)} types of requests: "
+            f"raise max_requests, which is {most}, to at least that number"
         )
 
 

@@ -1,6 +1,6 @@
 """Coalesces concurrent calls of an expensive function.
 
-One call serves everybody who asked before it began.
+One call serves all callers that asked before it began.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ T = TypeVar("T")
 class SingleFlight(Generic[K, T]):
     """Calls ``make(key)`` for any number of threads, one call at a time.
 
-    Each caller gets a result that was begun after it asked.
-
-    An exception that ``make`` raises is raised in all callers that waited for that call.
+    Each caller gets a result whose call began after it asked. An exception that ``make`` raises is
+    raised in all callers that waited for that call.
     """
 
     def __init__(self, make: Callable[[K], T]) -> None:
         self._make = make
         self._making = threading.Lock()
         self._lock = threading.Lock()
-        #: Results that have not been begun yet, which further callers may still join.
+        #: Results whose calls have not begun yet, so that further callers may still join.
         self._next: dict[K, Future[T]] = {}
 
     def __call__(self, key: K) -> T:
@@ -44,5 +43,5 @@ class SingleFlight(Generic[K, T]):
                 del self._next[key]
             try:
                 promise.set_result(self._make(key))
-            except BaseException as error:  # noqa: BLE001 - whatever it is, other threads may be waiting for it
+            except BaseException as error:  # noqa: BLE001 - other threads may wait for it
                 promise.set_exception(error)

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from aiometrics.base import fork
 from aiometrics.base.internal_errors import InternalErrors
 
-#: How many jobs may wait.
+#: The number of jobs that may wait.
 CAPACITY = 1000
 PROBE = "outbox"
 _STOP_SECONDS = 5.0
@@ -25,11 +25,10 @@ _Jobs = SimpleQueue[tuple[str, Job] | None]
 class WorkQueue:
     """Runs jobs in a thread of its own, which starts with the first job.
 
-    At most ``capacity`` jobs wait.
-
-    Each job is of one of ``kinds``; finished and dropped jobs are counted by kind. A job that
-    raises counts as dropped and as an internal error of the probe ``outbox``, which disables the
-    queue: it drops all further jobs. At exit the queue finishes what waits and stops.
+    At most ``capacity`` jobs wait. Each job is of one of ``kinds``; finished and dropped jobs are
+    counted by kind. A job that raises counts as dropped and as an internal error of the probe
+    ``outbox``, which disables the queue: it drops all further jobs. At exit the queue finishes the
+    jobs that wait and stops.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class WorkQueue:
     def _begin(self) -> None:
         """Start with an empty queue, also in a forked child.
 
-        The jobs that wait are the parent's to run and to count.
+        The parent runs and counts the jobs that wait.
         """
         self._done = dict.fromkeys(self._kinds, 0)
         self._dropped = dict.fromkeys(self._kinds, 0)
@@ -77,9 +76,9 @@ class WorkQueue:
         }
 
     def stop(self) -> None:
-        """Stop the thread once it has run the jobs that wait; wait for that for at most 5 s.
+        """Stop the thread once it has run the jobs that wait.
 
-        A later job starts another thread.
+        Waits for that for at most 5 s. A later job starts another thread.
         """
         with self._put_lock:
             jobs, thread, self._jobs = self._jobs, self._thread, None
@@ -91,7 +90,7 @@ class WorkQueue:
             thread.join(_STOP_SECONDS)
 
     def _open(self) -> _Jobs | None:
-        """Return the queue of a running thread, or ``None`` if no job is to be run any more."""
+        """Return the queue of a running thread, or ``None`` if no more jobs will be run."""
         if self._internal_errors.disabled(PROBE):
             return None
         if self._jobs is None:

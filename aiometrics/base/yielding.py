@@ -1,4 +1,4 @@
-"""Long work of a thread in short slices, between which the event loops of the process can run."""
+"""Splits long work into short slices, between which the event loops of the process can run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 #: Records that are decoded or added up in one slice: about 0.1 ms of work.
 _SLICE = 4
 _MOMENT_SECONDS = 50e-6
-#: Lateness that one pause may have for free, and lateness that is tolerated in all within a window.
+#: Lateness of a pause that is not counted, the total that is tolerated in a window, and its length.
 _PROMPT_SECONDS, _PATIENCE_SECONDS, _WINDOW_SECONDS = 1e-3, 1.0, 10.0
 
 
@@ -23,12 +23,12 @@ def no_pause() -> None:
 
 
 class CooperativeYield:
-    """Lets another thread run, each time it is called, as long as that takes only a moment.
+    """Lets another thread run each time it is called, unless that has cost too much time lately.
 
     Where no processor is free, or a busy loop takes the GIL again before this thread wakes up, each
     pause is long. A scrape has hundreds of them, and would not be answered when it is needed most.
-    So after a second of lateness within ten seconds there are no pauses until these ten seconds are
-    over.
+    So after a second of lateness within ten seconds, there are no more pauses until these ten
+    seconds are over.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class CooperativeYield:
     def __call__(self) -> None:
         """Sleep long enough for a waiting thread to take the GIL.
 
-        What ``sleep(0)`` does depends on the platform.
+        Not ``sleep(0)``, because its effect depends on the platform.
         """
         began = self._clock()
         if began - self._renewed_at >= _WINDOW_SECONDS:

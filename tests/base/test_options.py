@@ -67,7 +67,7 @@ SAMPLE = (
 )
 ADDR = "use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"
 OBJECTIVES = "seconds by type of request, such as {'GET /orders/{id}': 0.25}"
-TOO_MANY = "raise max_requests, which is 1, to that number at least"
+TOO_MANY = "raise max_requests, which is 1, to at least that number"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ TOO_MANY = "raise max_requests, which is 1, to that number at least"
         (
             {"objectives": {"a": 1, "b": 1}, "max_requests": 1},
             ValueError,
-            f"objectives are of 2 types of requests: {TOO_MANY}",
+            f"objectives name 2 types of requests: {TOO_MANY}",
         ),
         ({"request_id": "id"}, TypeError, "request_id must be a contextvars.ContextVar, not 'id'"),
         ({"application": "shop"}, TypeError, "application must be a sequence, not 'shop'"),
