@@ -1,4 +1,4 @@
-"""The stats page, a block of memory that one recorder writes and readers copy.
+"""The stats page: a block of memory that one recorder writes and readers copy.
 
-This folder alone knows how numbers are stored.
+Only this folder knows how numbers are stored.
 """

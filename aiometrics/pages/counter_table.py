@@ -14,7 +14,7 @@ _COUNT, _LENGTH = ENTRY["count"], ENTRY["length"]
 class CounterTable:
     """The table of ``capacity`` entries that starts at word ``start``.
 
-    Counts that are there already go on. One thread at a time may add.
+    Counts that the table already has are continued. Only one thread at a time may add.
 
     A name is cut at 256 bytes. Names for which there is no room are counted as ``(other)``.
     """
@@ -55,6 +55,6 @@ class CounterTable:
         entry = self._entries[data] = self._starts[-1 if data == other else used]
         text = (entry + len(ENTRY)) * WORD
         self._page.memory[text : text + len(data)] = data
-        # Written last, because an entry without a length does not exist for readers.
+        # Written last, because readers ignore an entry without a length.
         self._page.words[entry + _LENGTH] = len(data)
         return entry

@@ -1,6 +1,6 @@
-"""Exemplars in a page.
+"""Exemplars in a page: the latest slow samples that lead to a request or a trace.
 
-The last slow samples that lead to a request or a trace, each a entry in a table of fixed size.
+Each is an entry in a table of fixed size.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from aiometrics.pages.layout import ENTRY, ENTRY_BYTES, ENTRY_WORDS, MAX_EXEMPLA
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import Exemplar
 
-#: What an exemplar belongs to: a yield point, or the wall times of a request type; to WALL the code
-#: of the status is added.
+#: Kinds of exemplars: of a yield point, and of the wall times of a request type, where the code of
+#: the status is added to WALL.
 SEGMENT, WALL = 0, 1
 _LENGTH = ENTRY["length"]
 _NAMES = ("trace_id", "span_id", "request_id")
@@ -29,7 +29,7 @@ Key = tuple[int, int]
 class ExemplarTable:
     """The latest exemplar of each record; when the table is full, the oldest one makes room.
 
-    Used by the loop's thread only.
+    Only the loop's thread may use it.
     """
 
     def __init__(self, page: Page) -> None:
@@ -47,8 +47,8 @@ class ExemplarTable:
     def put(self, kind: int, number: int, exemplar: Exemplar) -> None:
         """Store the exemplar of a record.
 
-        It is left out if it is too long for an entry, which no ASCII id is, or if all its values
-        are ``-``.
+        It is ignored if it is too long for an entry, which never happens with ASCII ids, or if all
+        its values are ``-``.
         """
         data = _encoded(kind, number, exemplar).encode("utf-8", "backslashreplace")
         if len(data) > ENTRY_BYTES or all(value == _NONE for _, value in exemplar.labels):

@@ -1,6 +1,6 @@
 """Validates the header of a page and extracts its format.
 
-Its bucket bounds, capacities, blocking threshold and sampling weight.
+The format is its bucket bounds, capacities, blocking threshold and sampling weight.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiometrics.pages.layout import (
 
 Buffer = bytes | bytearray
 
-#: How many bytes :func:`parse_header` needs at most.
+#: The largest number of bytes that :func:`parse_header` needs.
 HEAD_BYTES = (len(HEADER) + 2 * MAX_BOUNDS) * WORD
 
 
@@ -37,15 +37,12 @@ class PageFormat(NamedTuple):
 
     layout: Layout
     blocking_threshold_ns: int
-    #: How many tasks each traced task stands for.
+    #: The number of tasks that each traced task stands for.
     weight: int
 
 
 def version_of(head: Buffer) -> int | None:
-    """Return the version of the page that begins with ``head``.
-
-    ``None`` if no page begins like that.
-    """
+    """Return the version of the page that begins with ``head``, or ``None`` if it is not a page."""
     if len(head) < len(HEADER) * WORD:
         return None
     words = memoryview(head)[: len(HEADER) * WORD].cast("q")
@@ -55,7 +52,7 @@ def version_of(head: Buffer) -> int | None:
 def parse_header(head: Buffer, size: int) -> PageFormat:
     """Return the format of a page of ``size`` bytes that begins with ``head``.
 
-    Raises :class:`PageError` if it cannot be a page.
+    Raises :class:`PageError` if no page can begin like that.
     """
     if size < len(HEADER) * WORD or size % WORD:
         raise PageError(f"{size} bytes are not a stats page")

@@ -3,10 +3,9 @@
 A page is an array of 8-byte signed words in native byte order, followed by the bytes of its
 strings::
 
-    header | segment bounds | wait bounds | loop record | loop statistics | block samples | errors |
-    exemplars
-        | coroutine records | yield point records | scope errors | request records | request wait
-        records | strings
+    header | segment bounds | wait bounds | loop record | loop statistics
+        | block samples | errors | exemplars | coroutine records | yield point records
+        | scope errors | request records | request wait records | strings
 
 Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its
 sum in ns, then one count per bucket, the last one unbounded. Block samples and errors are tables of
@@ -26,11 +25,10 @@ MAGIC = int.from_bytes(b"aiometr\0", "little")
 VERSION = 2
 WORD = 8
 STRING_BYTES_PER_NAME = 128
-#: Longer names are cut, so that there is a limit to what one reference to a name can make a reader
-#: write.
+#: Longer names are cut, to limit the bytes that one reference to a name can make a reader write.
 NAME_BYTES = 1024
 LOOP_NAME_BYTES = STRING_BYTES_PER_NAME
-#: Room that no option exceeds: bucket bounds of a histogram, and records of a kind.
+#: Limits that no option exceeds: bucket bounds of a histogram, and records of a kind.
 MAX_BOUNDS, MAX_RECORDS = 64, 1_000_000
 #: Marks a value as unknown, where 0 would be a valid value.
 UNKNOWN = -1
@@ -114,12 +112,11 @@ LOOP = _numbered(
     "seen_ns",
     # time of segments from before this loop, which active_ns includes already
     "segments_before_ns",
-    # updates that were begun: if that is one more than are complete, a copy of the page is
-    # inconsistent
+    # updates that were begun: one more than are complete if a copy of the page is inconsistent
     "started",
 )
-#: Words that go on when another loop takes over the page; all others of the loop record hold only
-#: for the moment.
+#: Words that are continued when another loop takes over the page; all others of the loop record
+#: are momentary.
 LOOP_COUNTERS = frozenset(
     {
         "finished",
@@ -133,8 +130,8 @@ LOOP_COUNTERS = frozenset(
     }
 )
 GENERATIONS = 3
-#: Statistics of a loop that its recorder does not write; UNKNOWN where the loop or the system does
-#: not provide them.
+#: Statistics of a loop that its recorder does not write; UNKNOWN if the loop or the system does not
+#: provide them.
 LOOP_STATS = _numbered(
     "thread_cpu_ns",
     "thread_runqueue_ns",
@@ -155,7 +152,7 @@ LOOP_STATS_GAUGES = (
     "executor_threads",
     "executor_queue_items",
 )
-#: An entry of a table: a count, the length of a text, and room for so many bytes of text.
+#: An entry of a table: a count, the length of a text, and room for ENTRY_BYTES of text.
 ENTRY = _numbered("count", "length")
 ENTRY_BYTES = 256
 ENTRY_WORDS = len(ENTRY) + ENTRY_BYTES // WORD
@@ -187,19 +184,19 @@ SCOPE_ERROR = _numbered(*SCOPE_ERRORS)
 WAITS_PER_REQUEST = 8
 
 
-class _Kept:
-    """A property that each object works out once.
+class _CachedProperty:
+    """A property that each object computes once.
 
-    That of functools takes a lock up to Python 3.11, the same one for all objects: in a child that
-    was forked while another thread held it, nobody could ever work one out again.
+    The one in functools takes a lock up to Python 3.11, the same lock for all objects: in a child
+    that was forked while another thread held it, no such property could ever be computed again.
     """
 
-    def __init__(self, work_out: Callable[[Any], int]) -> None:
-        self._work_out = work_out
-        self.__doc__ = work_out.__doc__
+    def __init__(self, compute: Callable[[Any], int]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
 
     def __get__(self, instance: Any, owner: type) -> int:
-        value = instance.__dict__[self._work_out.__name__] = self._work_out(instance)
+        value = instance.__dict__[self._compute.__name__] = self._compute(instance)
         return value
 
 
@@ -213,180 +210,180 @@ class Layout:
     max_yield_points: int
     max_requests: int
 
-    @_Kept
+    @_CachedProperty
     def segment_words(self) -> int:
         """Size of a histogram of segments."""
         return len(self.segment_bounds_ns) + 2
 
-    @_Kept
+    @_CachedProperty
     def wait_words(self) -> int:
         """Size of a histogram of waits or of tasks."""
         return len(self.wait_bounds_ns) + 2
 
-    @_Kept
+    @_CachedProperty
     def bounds(self) -> int:
-        """Where the bucket bounds start."""
+        """Start of the bucket bounds."""
         return len(HEADER)
 
-    @_Kept
+    @_CachedProperty
     def loop(self) -> int:
-        """Where the loop record starts."""
+        """Start of the loop record."""
         return self.bounds + len(self.segment_bounds_ns) + len(self.wait_bounds_ns)
 
-    @_Kept
+    @_CachedProperty
     def start_delay(self) -> int:
-        """The loop's histogram of start delays, in segment buckets."""
+        """Start of the loop's histogram of start delays, in segment buckets."""
         return self.loop + len(LOOP)
 
-    @_Kept
+    @_CachedProperty
     def iterations(self) -> int:
-        """The loop's histogram of the active parts of its turns, in segment buckets."""
+        """Start of the loop's histogram of the active parts of its turns, in segment buckets."""
         return self.start_delay + self.segment_words
 
-    @_Kept
+    @_CachedProperty
     def loop_stats(self) -> int:
-        """Where the loop statistics start."""
+        """Start of the loop statistics."""
         return self.iterations + self.segment_words
 
-    @_Kept
+    @_CachedProperty
     def samples(self) -> int:
-        """Where the table of block samples starts."""
+        """Start of the table of block samples."""
         return self.loop_stats + len(LOOP_STATS)
 
-    @_Kept
+    @_CachedProperty
     def errors(self) -> int:
-        """Where the table of internal errors starts."""
+        """Start of the table of internal errors."""
         return self.samples + MAX_PLACES * ENTRY_WORDS
 
-    @_Kept
+    @_CachedProperty
     def exemplars(self) -> int:
-        """Where the table of exemplars starts."""
+        """Start of the table of exemplars."""
         return self.errors + MAX_PROBES * ENTRY_WORDS
 
-    @_Kept
+    @_CachedProperty
     def coroutines(self) -> int:
-        """Where the coroutine records start."""
+        """Start of the coroutine records."""
         return self.exemplars + MAX_EXEMPLARS * ENTRY_WORDS
 
-    @_Kept
+    @_CachedProperty
     def coroutine_words(self) -> int:
         """Size of a coroutine record.
 
-        Its scalars, then wall and then active histograms by status.
+        The record has scalars, then histograms of wall and then of active times, by status.
         """
         return len(COROUTINE) + 2 * len(STATUSES) * self.wait_words
 
-    @_Kept
+    @_CachedProperty
     def yield_points(self) -> int:
-        """Where the yield point records start."""
+        """Start of the yield point records."""
         return self.coroutines + (self.max_coroutines + OWN_COROUTINES) * self.coroutine_words
 
-    @_Kept
+    @_CachedProperty
     def yield_point_words(self) -> int:
         """Size of a yield point record.
 
-        Its scalars, then the histogram of segments, then that of waits.
+        The record has scalars, then a histogram of segments, then one of waits.
         """
         return len(YIELD_POINT) + self.segment_words + self.wait_words
 
-    @_Kept
+    @_CachedProperty
     def scope_errors(self) -> int:
-        """Where the counts of scope errors start."""
+        """Start of the counts of scope errors."""
         return self.yield_points + (self.max_yield_points + 1) * self.yield_point_words
 
-    @_Kept
+    @_CachedProperty
     def requests(self) -> int:
-        """Where the request records start."""
+        """Start of the request records."""
         return self.scope_errors + len(SCOPE_ERRORS)
 
-    @_Kept
+    @_CachedProperty
     def request_words(self) -> int:
         """Size of a request record.
 
-        Its scalars, then the histograms of wall times by status, then that of active times.
+        The record has scalars, then histograms of wall times by status, then one of active times.
         """
         return len(REQUEST) + (len(STATUSES) + 1) * self.wait_words
 
-    @_Kept
+    @_CachedProperty
     def request_waits(self) -> int:
-        """Where the request wait records start."""
+        """Start of the request wait records."""
         return self.requests + (self.max_requests + 1) * self.request_words
 
     @property
     def max_request_waits(self) -> int:
-        """How many request wait records there can be besides ``(other)``."""
+        """The largest number of request wait records besides ``(other)``."""
         return WAITS_PER_REQUEST * self.max_requests
 
-    @_Kept
+    @_CachedProperty
     def strings(self) -> int:
-        """Where the string area starts."""
+        """Start of the string area."""
         return self.request_waits + (self.max_request_waits + 1) * len(REQUEST_WAIT)
 
-    @_Kept
+    @_CachedProperty
     def string_bytes(self) -> int:
         """Size of the string area in bytes, a whole number of words."""
         return STRING_BYTES_PER_NAME * (
             self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 4
         )
 
-    @_Kept
+    @_CachedProperty
     def size(self) -> int:
         """Size of the page in bytes."""
         return self.strings * WORD + self.string_bytes
 
     def coroutine(self, number: int) -> int:
-        """Where coroutine record ``number`` starts."""
+        """Start of coroutine record ``number``."""
         return self.coroutines + number * self.coroutine_words
 
     def wall(self, number: int, status: int) -> int:
-        """The histogram of wall times of a coroutine's tasks with that status."""
+        """Start of the histogram of wall times of a coroutine's tasks with that status."""
         return self.coroutine(number) + len(COROUTINE) + status * self.wait_words
 
     def active(self, number: int, status: int) -> int:
-        """The histogram of active times of a coroutine's tasks with that status."""
+        """Start of the histogram of active times of a coroutine's tasks with that status."""
         return self.wall(number, len(STATUSES) + status)
 
     def yield_point(self, number: int) -> int:
-        """Where yield point record ``number`` starts."""
+        """Start of yield point record ``number``."""
         return self.yield_points + number * self.yield_point_words
 
     def segments(self, number: int) -> int:
-        """The histogram of segments of a yield point."""
+        """Start of the histogram of segments of a yield point."""
         return self.yield_point(number) + len(YIELD_POINT)
 
     def waits(self, number: int) -> int:
-        """The histogram of waits of a yield point."""
+        """Start of the histogram of waits of a yield point."""
         return self.segments(number) + self.segment_words
 
     def request(self, number: int) -> int:
-        """Where request record ``number`` starts."""
+        """Start of request record ``number``."""
         return self.requests + number * self.request_words
 
     def request_wall(self, number: int, status: int) -> int:
-        """The histogram of wall times of requests that were left with that status."""
+        """Start of the histogram of wall times of requests that were left with that status."""
         return self.request(number) + len(REQUEST) + status * self.wait_words
 
     def request_active(self, number: int) -> int:
-        """The histogram of active times of requests."""
+        """Start of the histogram of active times of requests."""
         return self.request_wall(number, len(STATUSES))
 
     def request_wait(self, number: int) -> int:
-        """Where request wait record ``number`` starts."""
+        """Start of request wait record ``number``."""
         return self.request_waits + number * len(REQUEST_WAIT)
 
 
 def pending_ns(since_ns: int, counted_ns: int, looked_ns: int, threshold_ns: int) -> int:
-    """Return what readers counted as blocking of the segment in progress, if it is not final yet.
+    """Return the blocking time that readers counted of the segment in progress, if not yet final.
 
-    A reader that looked before the segment began, or during an eager child of it, may have done so
-    later than ``since_ns``, but by less than the threshold.
+    A reader that observed the page before the segment began, or during an eager child of it, may
+    have done so later than ``since_ns``, but by less than the threshold.
     """
     seen_ns = looked_ns - since_ns
     return max(0, seen_ns - counted_ns) if since_ns and seen_ns >= threshold_ns else 0
 
 
 def elapsed_ns(since_ns: int, seen_ns: int) -> int:
-    """Return what readers counted of a turn or wait that began at ``since_ns``; 0 if none did."""
+    """Return the time that readers counted of a turn or wait that began at ``since_ns``, else 0."""
     return max(0, seen_ns - since_ns) if since_ns else 0
 
 

@@ -1,4 +1,4 @@
-"""Merges the views of several pages into one snapshot: records of the same name are added up."""
+"""Merges the views of several pages into one snapshot, adding up records of the same name."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _added_up(
 
 
 def merged_request_waits(views: Iterable[PageView]) -> tuple[RequestWait, ...]:
-    """Return what requests waited for, added up over all pages."""
+    """Return the request waits of all pages; those with the same labels are added up."""
     found: dict[tuple[str, str], int] = {}
     for view in views:
         for entry in view.request_waits:
@@ -107,7 +107,7 @@ def merged_request_waits(views: Iterable[PageView]) -> tuple[RequestWait, ...]:
 
 
 def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
-    """Return how many names and loops found no room, by kind, over all pages."""
+    """Return the number of names and loops without room, by kind, over all pages."""
     return merged_counts((dict.fromkeys(OVERFLOWS, 0), *(view.overflow for view in views)))
 
 

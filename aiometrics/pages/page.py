@@ -1,7 +1,4 @@
-"""A stats page.
-
-A block of memory that one loop's recorder writes and any number of readers copy.
-"""
+"""A stats page: a block of memory that one loop's recorder writes and readers copy."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ def stored(text: str) -> str:
 
 
 class _Writing:
-    """Counts an update of a page as started when it is entered, and as finished when it is left."""
+    """Counts an update of a page as started when it is entered, and as finished at its exit."""
 
     __slots__ = ("_loop", "_words")
 
@@ -71,10 +68,8 @@ class _Writing:
 class Page:
     """A block of ``layout.size`` bytes.
 
-    It is new, or ``memory``, which is zeroed or already has a page of the same layout.
-
-    Such a page is continued: its counters go on, and values that held only for the moment are
-    reset.
+    The block is new, or ``memory``, which must be zeroed or contain a page of the same layout. Such
+    a page is continued: its counters go on, and its momentary values are reset.
 
     ``words`` is the view that recorders write through. Records are only ever added:
     :meth:`add_coroutine`, :meth:`add_yield_point`, :meth:`add_request` and :meth:`add_request_wait`
@@ -159,7 +154,7 @@ class Page:
     def copy(self) -> bytes:
         """Return a consistent copy, or an inconsistent one if the writer does not pause.
 
-        For any thread.
+        Any thread may call this.
         """
         for _ in range(_COPIES):
             data = bytes(self.memory)
@@ -183,9 +178,9 @@ class Page:
         self.words[HEADER["live"]] = 1
 
     def close(self) -> None:
-        """End.
+        """Stop serving the loop, which is gone.
 
-        The loop is gone. Values that held only for the moment are reset, and counters stay.
+        Momentary values are reset, and counters stay.
         """
         with self.writing:
             self.settle()
@@ -207,12 +202,12 @@ class Page:
             words[layout.request(number) + REQUEST["in_progress"]] = 0
 
     def coroutines(self) -> Iterator[tuple[int, str]]:
-        """Yield number and name of each coroutine record except our own."""
+        """Yield number and name of each coroutine record but ``(other)`` and ``(callback)``."""
         for number in range(OWN_COROUTINES, self.words[HEADER["coroutines"]]):
             yield number, self.text(self.words[self.layout.coroutine(number) + COROUTINE["name"]])
 
     def yield_points(self) -> Iterator[tuple[int, tuple[int, str, str]]]:
-        """Yield number, and coroutine and names, of each yield point record except our own."""
+        """Yield number, and coroutine and names, of each yield point record but ``(other)``."""
         for number in range(1, self.words[HEADER["yield_points"]]):
             record = self.layout.yield_point(number)
             coroutine, *refs = (
@@ -223,12 +218,12 @@ class Page:
             yield number, (coroutine, yield_point, awaits)
 
     def requests(self) -> Iterator[tuple[int, str]]:
-        """Yield number and name of each request record except our own."""
+        """Yield number and name of each request record but ``(other)``."""
         for number in range(1, self.words[HEADER["requests"]]):
             yield number, self.text(self.words[self.layout.request(number) + REQUEST["name"]])
 
     def request_waits(self) -> Iterator[tuple[int, tuple[int, str]]]:
-        """Yield number, request and awaited name of each request wait record except our own."""
+        """Yield number, request and awaited name of each request wait record but ``(other)``."""
         for number in range(1, self.words[HEADER["request_waits"]]):
             record = self.layout.request_wait(number)
             yield (
@@ -304,7 +299,7 @@ class Page:
         return number
 
     def mark_observed(self, now_ns: int) -> None:
-        """Count what is in progress up to ``now_ns``.
+        """Count the segment, turn or wait in progress up to ``now_ns``.
 
         A segment counts as blocking from the threshold on.
         """
@@ -323,9 +318,9 @@ class Page:
         self.words[place] = max(self.words[place], now_ns)
 
     def settle(self) -> None:
-        """Make final what readers counted of the segment in progress.
+        """Make the time final that readers counted of the segment in progress.
 
-        Only the writer knows that it still is.
+        Only the writer knows that it is still in progress.
         """
         words, loop = self.words, self.layout.loop
         since, counted, looked = (
@@ -345,7 +340,7 @@ class Page:
             words[loop + LOOP["active_ns"]] += pending * words[HEADER["weight"]]
 
     def _settle_times(self) -> None:
-        """Make final what readers counted of the turn or wait in progress."""
+        """Make the time final that readers counted of the turn or wait in progress."""
         words, loop = self.words, self.layout.loop
         segments_ns = sum(
             words[self.layout.segments(number)] for number in range(words[HEADER["yield_points"]])

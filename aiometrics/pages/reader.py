@@ -1,6 +1,6 @@
 """Decodes copies of stats pages.
 
-It trusts nothing, because a page may have been written by anybody.
+It trusts nothing in them, because anybody may have written them.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class PageView:
     loop: Loop
     coroutines: tuple[Coroutine, ...]
     yield_points: tuple[YieldPoint, ...]
-    #: Of its process: names and loops that found no room by kind, internal errors by
-    #: probe, tasks that nobody traces, records of single requests by kind and outcome.
+    #: Of the process: names and loops without room by kind, internal errors by probe, untraced
+    #: tasks, and records of single requests by kind and outcome.
     overflow: Mapping[str, int]
     errors: Mapping[str, int]
     untraced_tasks: int
@@ -81,10 +81,10 @@ def read(
 ) -> PageView:
     """Decode a copy of a page, taken at ``now_ns`` by the clock and Unix time ``unix_ns``.
 
-    Values that hold only for the moment are left out if the writer is no longer ``alive``.
-    ``pause`` is called now and then.
+    Momentary values are left out if the writer is no longer ``alive``. ``pause`` is called now and
+    then.
 
-    Raises :class:`PageError` if it is not a page, or one whose offsets point outside of it.
+    Raises :class:`PageError` if ``data`` is not a page, or if its offsets point outside of it.
     """
     return _Decoder(data, unix_ns - now_ns, now_ns, alive=alive).view(pause)
 
@@ -101,9 +101,7 @@ def check_range(data: Buffer) -> None:
     )
     for number in (found for some in numbers for found in (min(some), max(some))):
         if abs(number) > _MAX_COUNT:
-            raise PageError(
-                f"a page never has more than {_MAX_COUNT} of anything, and not {number}"
-            )
+            raise PageError(f"a number in a page must not exceed {_MAX_COUNT}, but one is {number}")
 
 
 class _Decoder:
@@ -148,7 +146,7 @@ class _Decoder:
                 for number, name in in_slices(enumerate(names), pause)
                 if self._coroutine(number, "created")
             ),
-            (*(point for point in points if _is_met(point)), *self._running_points(names)),
+            (*(point for point in points if _was_reached(point)), *self._running_points(names)),
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
             self._counts(self._layout.errors, MAX_PROBES),
             self._loop_stat("untraced_tasks") if self._alive else 0,
@@ -246,7 +244,7 @@ class _Decoder:
         layout, bounds_ns = self._layout, self._layout.segment_bounds_ns
         since = self._loop("segment_since_ns")
         timed = bool(self._loop("timed"))
-        # A loop that is gone is not timed any more, but its idle time stays.
+        # A loop that is gone is no longer timed, but its idle time stays.
         ever_timed = timed or self._loop("idle_ns")
         return Loop(
             self._text(self._header("loop_name")),
@@ -282,7 +280,7 @@ class _Decoder:
     def _owned_ns(self) -> int:
         """Return the time of all segments, an estimate if tasks are sampled.
 
-        No more is known without a timed selector.
+        Without a timed selector, no other time is known.
         """
         segments_ns = sum(
             self._words[self._layout.segments(number)]
@@ -291,7 +289,7 @@ class _Decoder:
         return (segments_ns - self._loop("segments_before_ns") + self._pending_ns()) * self._weight
 
     def _heartbeat_ns(self) -> int:
-        """Return when the loop last showed life.
+        """Return the Unix time at which the loop was last seen alive; 0 if it does not run.
 
         That is now if it is idle, else when its turn began, or its segment if turns are not timed.
         """
@@ -416,7 +414,7 @@ class _Decoder:
                 )
 
     def _weight_of(self, coroutine: str) -> int:
-        """Return how often a record counts: tasks may be sampled, callbacks never are."""
+        """Return how many times a record counts: tasks may be sampled, callbacks never are."""
         return 1 if coroutine == CALLBACK else self._weight
 
 
@@ -424,8 +422,8 @@ def _empty(bounds_ns: tuple[int, ...]) -> Histogram:
     return Histogram(bounds_ns, (0,) * (len(bounds_ns) + 1), 0)
 
 
-def _is_met(point: YieldPoint) -> bool:
-    """Whether anything ever happened there; ``(other)`` exists even if nothing did."""
+def _was_reached(point: YieldPoint) -> bool:
+    """Whether the yield point was ever reached; ``(other)`` exists even if it was not."""
     return bool(point.segments.count or point.waits.count or point.suspended)
 
 

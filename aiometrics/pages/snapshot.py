@@ -14,7 +14,7 @@ RETURN, RAISE, EAGER_CHILD, RUNNING = "(return)", "(raise)", "(eager child)", "(
 OTHER = "(other)"
 #: The pseudo coroutine of callbacks that are not steps of tasks.
 CALLBACK = "(callback)"
-#: The part of a segment that belongs to a request, where its scope was entered or left meanwhile.
+#: The part of a segment that belongs to a request whose scope was entered or left during it.
 IN_REQUEST = "(request)"
 
 
@@ -57,10 +57,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One slow sample.
-
-    It has labels that lead to its origin, its duration, and its Unix time in ns.
-    """
+    """One slow sample: labels that lead to its origin, its duration, and its Unix time in ns."""
 
     labels: tuple[tuple[str, str], ...]
     value_ns: int
@@ -157,29 +154,29 @@ class Loop:
     running: Running | None
     #: The active parts of the turns; empty on a loop whose selector cannot be timed (uvloop).
     iterations: Histogram
-    #: Outside and inside the selector, the part in progress included. Where the selector cannot be
-    #: timed: what has an owner, and None.
+    #: Time outside and inside the selector, including the part in progress. If the selector cannot
+    #: be timed: the time of all segments, and None.
     active_ns: int
     idle_ns: int | None
-    #: Events of the selector, and those that were there already when it was asked; None if it
-    #: cannot be timed.
+    #: Events that the selector returned, and those of them that had been waiting; None if it cannot
+    #: be timed.
     events: int | None
     events_waiting: int | None
-    #: Handles ready to run and timers set now; None where the loop does not show them, or is gone.
+    #: Handles ready to run, and timers set; None if the loop does not expose them, or is gone.
     ready_handles: int | None = None
     scheduled_timers: int | None = None
-    #: Of the thread that runs the loop; None where the system does not tell.
+    #: Times of the thread that runs the loop; None if the system does not report them.
     thread_cpu_ns: int | None = None
     thread_runqueue_ns: int | None = None
-    #: By generation.
+    #: Pauses by garbage collection, by generation.
     gc_pauses_ns: tuple[int, ...] = (0, 0, 0)
     unhandled_exceptions: int = 0
-    #: Of the default executor; None where the loop does not show it, or is gone.
+    #: Sizes of the default executor; None if the loop does not expose it, or is gone.
     executor_threads: int | None = None
     executor_queue_items: int | None = None
     #: Samples of the watchdog, by place.
     block_samples: Mapping[str, int] = field(default_factory=dict)
-    #: The process that runs it; 0 once the loop or its process is gone.
+    #: The process that runs the loop; 0 once the loop or its process is gone.
     process_id: int = 0
 
 
@@ -235,7 +232,7 @@ class Snapshot:
         )
 
     def yield_points_of(self, coroutine: str) -> tuple[YieldPoint, ...]:
-        """Return the yield points of one coroutine, in the order in which they were first met."""
+        """Return the yield points of one coroutine, in the order in which they were reached."""
         return tuple(entry for entry in self.yield_points if entry.coroutine == coroutine)
 
 

@@ -1,4 +1,4 @@
 """Stats pages in files of a shared directory.
 
-This folder alone opens, locks, maps and copies these files.
+Only this folder opens, locks, maps and copies these files.
 """

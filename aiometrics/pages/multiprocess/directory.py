@@ -1,6 +1,6 @@
-"""The shared directory.
+"""The shared directory of a service.
 
-A numbered file for the page of each loop, of all processes of a service.
+It has a numbered file for the page of each loop of each process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from aiometrics.pages.reader import PageView, check_range, read
 
 logger = logging.getLogger("aiometrics")
 
-#: More loops than one machine runs. This limits what is read.
+#: More loops than one machine runs. This limits the work of a reader.
 MAX_SLOTS = 1000
 _NAME = re.compile(r"(0|[1-9][0-9]{0,2})\.page")
 #: Longer than a reader holds the lock of a slot to find out whether it is free.
@@ -62,7 +62,7 @@ class ClaimedSlot:
 
 
 class DirectoryView(NamedTuple):
-    """The content of slots: pages by number, and how many files were left out, by reason."""
+    """The content of slots: pages by number, and the number of files left out, by reason."""
 
     pages: Mapping[int, PageView]
     skipped: Mapping[str, int]
@@ -102,8 +102,8 @@ class SharedDirectory:
     def claim(self, page_format: PageFormat) -> ClaimedSlot:
         """Claim a slot for a loop.
 
-        A page that a dead process left is continued; else a useless file is emptied, or a new one
-        is created.
+        A page that a dead process left is continued; if there is none, an unusable file is emptied,
+        or a new one is created.
 
         Raises ``OSError`` if no slot can be claimed.
         """
@@ -182,7 +182,7 @@ class SharedDirectory:
     def _claim_left(self, directory: int, page_format: PageFormat) -> ClaimedSlot | None:
         """Claim a slot that no process holds.
 
-        A page that can be continued comes first, then one that no process and no reader can use.
+        A page that can be continued comes first, then one that no running process can use.
         """
         left: dict[int, object] = {}
         used: set[object] = set()
@@ -193,14 +193,14 @@ class SharedDirectory:
                     used.add(_compatibility(*slot_file.head(directory, _name(number))))
                     continue
                 with locked.released_on_error():
-                    what = _compatibility(*locked.head())
-                    if what == page_format and _is_sound(locked.content(page_format.layout.size)):
+                    found = _compatibility(*locked.head())
+                    if found == page_format and _is_sound(locked.content(page_format.layout.size)):
                         return self._claimed(number, locked, page_format)
                 locked.release()
-                left[number] = None if what == page_format else what
+                left[number] = None if found == page_format else found
         return self._claim_empty(
             directory,
-            (number for number, what in left.items() if what is None or what not in used),
+            (number for number, found in left.items() if found is None or found not in used),
             page_format,
         )
 
@@ -250,9 +250,9 @@ def _name(number: int) -> str:
 
 
 def _compatibility(start: bytes, size: int) -> object:
-    """Return what pages share that the same processes read.
+    """Return a value that is equal for all pages that the same processes can read.
 
-    It is the format, or the version if that is another; ``None`` if nobody reads the page.
+    It is the format, or the version if that is another; ``None`` if no process can read the page.
     """
     try:
         return parse_header(start, size)
@@ -273,7 +273,7 @@ def _is_sound(content: bytes) -> bool:
 
 
 def _newest(directory: int, numbers: Iterable[int]) -> PageFormat | None:
-    """Return the format of the page that was opened last; a live page goes first."""
+    """Return the format of the page that was opened last; live pages come before dead ones."""
     heads: list[page_copy.Head] = []
     for number in numbers:
         with suppress(UnusableFileError, PageError, OSError):

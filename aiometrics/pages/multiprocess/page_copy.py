@@ -39,15 +39,15 @@ class Head(NamedTuple):
 
     alive: bool
     opened_unix_ns: int
-    #: Whether a loop writes it. A process that takes over a page holds it before its loop writes.
+    #: Whether a loop writes the page. A process that takes over a page holds it before that.
     live: bool
     page_format: PageFormat
 
 
 def head(directory: int, name: str) -> Head | None:
-    """Return the header of the page.
+    """Return the header of the page, or ``None`` while a process is creating it.
 
-    ``None`` while a process is creating it. Raises what :func:`copy` does.
+    Raises the same errors as :func:`copy`.
     """
     with _opened(directory, name, os.O_RDONLY) as file:
         return file.head()
@@ -56,10 +56,10 @@ def head(directory: int, name: str) -> Head | None:
 def copy(directory: int, name: str, page_format: PageFormat | None, now_ns: int) -> Copy | None:
     """Copy the page, marked as observed at ``now_ns``.
 
-    Returns ``None`` while a process is creating it, and without ``page_format``.
+    Returns ``None`` while a process is creating it, and without ``page_format``. The mark is
+    written only if this process may write to the file.
 
-    The mark is written only if this process may write the file. Raises ``UnusableFileError``, also
-    for another format, or ``PageError``.
+    Raises ``PageError``, or ``UnusableFileError``, also if the page is of another format.
     """
     try:
         with _opened(directory, name, os.O_RDWR) as file:
@@ -106,13 +106,12 @@ class _File:
         if head.alive and head.live and writable:
             self._mark_observed(page_format.layout, page_format.blocking_threshold_ns, now_ns)
         data = self._settled(page_format.layout)
-        _check(
-            parse_header(data, self._size), page_format
-        )  # somebody may have begun anew meanwhile
+        # Another process may have begun a new page meanwhile.
+        _check(parse_header(data, self._size), page_format)
         return Copy(data, self._alive)
 
     def _free(self) -> bool:
-        """Whether no process holds it.
+        """Whether no process holds the file.
 
         A process that tries to claim it meanwhile takes another slot, so the lock is held only
         briefly.
@@ -123,7 +122,7 @@ class _File:
         return free
 
     def _mark_observed(self, layout: Layout, threshold_ns: int, now_ns: int) -> None:
-        """Do what :meth:`Page.mark_observed` does, from another process."""
+        """Mark the page as :meth:`Page.mark_observed` does, but from another process."""
         loop = self._loop(layout)
         since_ns = loop[LOOP["segment_since_ns"]]
         blocks = since_ns and now_ns - since_ns >= threshold_ns
@@ -139,24 +138,24 @@ class _File:
         """
         data = bytearray()
         for _ in range(_COPIES):
-            data, complete = self._taken(layout)
+            data, complete = self._read_used(layout)
             loop, later = _words(data[layout.loop * WORD :], len(LOOP)), self._loop(layout)
             at_rest = loop[LOOP["started"]] == loop[LOOP["finished"]]
             # A writer that died in the middle of an update never finishes it.
             if complete and loop == later and (at_rest or not self._alive):
                 return data
-            # Time in progress is made final only when a block ends: then the records that were read
-            # may be of before or after.
+            # Time in progress is made final only when a block ends: then the records may have been
+            # read before or after that.
             if complete and at_rest and loop[LOOP["blocking_ns"]] == later[LOOP["blocking_ns"]]:
                 return data
             if not at_rest:
                 time.sleep(_COPY_PAUSE_SECONDS)
         return data
 
-    def _taken(self, layout: Layout) -> tuple[bytearray, bool]:
+    def _read_used(self, layout: Layout) -> tuple[bytearray, bool]:
         """Read the records in use, the long ones in one system call.
 
-        Returns also whether no more came into use meanwhile.
+        Also return whether no more records came into use meanwhile.
         """
         points, used = self._used(self._read(len(HEADER) * WORD, 0), layout)
         data = bytearray(layout.size)

@@ -14,7 +14,7 @@ from aiometrics.pages.multiprocess.private_file import SUPPORTED
 logger = logging.getLogger("aiometrics")
 
 #: File systems that never write to a disk. On others the kernel stalls a process that writes to a
-#: mapped page while that is written back.
+#: mapped page while the page is written back.
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -26,7 +26,7 @@ class DirectoryError(OSError):
 class PrivateDirectory:
     """The directory at ``path``.
 
-    Raises :class:``DirectoryError`` where directories cannot be shared.
+    Raises :class:`DirectoryError` if this system cannot share directories.
     """
 
     def __init__(self, path: str) -> None:
@@ -41,7 +41,7 @@ class PrivateDirectory:
     def prepare(self) -> None:
         """Create the directory if necessary, and warn once if it is not in memory.
 
-        Raises :class:``DirectoryError`` if it cannot be created, and what :meth:`opened` raises.
+        Raises :class:`DirectoryError` if it cannot be created, and as :meth:`opened` does.
         """
         with suppress(FileExistsError):
             self._make()
@@ -62,7 +62,7 @@ class PrivateDirectory:
     def opened(self) -> Iterator[int]:
         """Open the directory and yield its descriptor.
 
-        Raises :class:``DirectoryError`` if it does not exist (``errno`` is ``ENOENT``), belongs to
+        Raises :class:`DirectoryError` if it does not exist (``errno`` is ``ENOENT``), belongs to
         another user, or others can write to it.
         """
         try:
@@ -104,10 +104,7 @@ class PrivateDirectory:
 
 
 def filesystem_of(path: str, table: Path = _MOUNTS) -> str | None:
-    """Return the type of the file system of ``path``, as Linux names it.
-
-    ``None`` if it is unknown.
-    """
+    """Return Linux's name for the type of the file system of ``path``; ``None`` if unknown."""
     try:
         device = Path(path).stat().st_dev
         lines = table.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""Files of our own in a directory that others may have changed: checked when opened, and locked."""
+"""Opens and locks files of our own, checking them, in a directory that others may change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FLAGS = (
 
 
 class UnusableFileError(Exception):
-    """A file without a page that can be read or continued.
+    """A file has no page that can be read or continued.
 
     The message says what is wrong; ``reason`` is the label value for it.
     """
@@ -42,11 +42,11 @@ class UnusableFileError(Exception):
 
 
 def open_own(directory: int, name: str, flags: int) -> int:
-    """Open a regular file that belongs to this user and that nobody else may write.
+    """Open a regular file that belongs to this user and to which nobody else may write.
 
-    Return its descriptor.
+    Returns its descriptor.
 
-    Raises :class:``UnusableFileError``, or ``PermissionError`` if it is ours but cannot be opened
+    Raises :class:`UnusableFileError`, or ``PermissionError`` if it is ours but cannot be opened
     with these flags.
     """
     try:
@@ -69,7 +69,7 @@ def open_own(directory: int, name: str, flags: int) -> int:
 def _check(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise UnusableFileError(
-            "foreign", f"it is no regular file but {stat.filemode(found.st_mode)}"
+            "foreign", f"it is not a regular file but {stat.filemode(found.st_mode)}"
         )
     if found.st_uid != os.geteuid():
         raise UnusableFileError(
@@ -78,7 +78,7 @@ def _check(found: os.stat_result) -> None:
     if found.st_mode & 0o022:
         raise UnusableFileError(
             "foreign",
-            f"others can write it: its mode is {stat.filemode(found.st_mode)}, not -rw-------",
+            f"others can write to it: its mode is {stat.filemode(found.st_mode)}, not -rw-------",
         )
 
 

@@ -36,26 +36,26 @@ class SlotFile:
     def attempt(self) -> bool:
         """Try to lock the file; return whether it is locked and still has its name.
 
-        It is first locked as readers do, so that they do not take a page for alive that is not in
-        use yet.
+        It is first locked as readers lock it, so that they do not mistake a page that is not in use
+        yet for a live one.
         """
         if not try_lock(self._descriptor, exclusive=False):
             return False
-        self._quieten()
+        self._mark_not_live()
         return try_lock(self._descriptor, exclusive=True) and is_still(
             self._directory, self._name, self._descriptor
         )
 
-    def _quieten(self) -> None:
+    def _mark_not_live(self) -> None:
         """Mark the page as not live.
 
-        A reader that finds it locked would count the time since a loop wrote it.
+        Otherwise a reader that finds it locked would count the time since a loop last wrote it.
         """
         if version_of(self.head()[0]) == VERSION:
             os.pwrite(self._descriptor, bytes(WORD), HEADER["live"] * WORD)
 
     def head(self) -> tuple[bytes, int]:
-        """Do what the function :func:`head` does."""
+        """Return the first bytes and the size, as the function :func:`head` does."""
         return _head(self._descriptor)
 
     def content(self, size: int) -> bytes:
@@ -75,7 +75,7 @@ class SlotFile:
     def memory(self, size: int) -> mmap:
         """Map the file.
 
-        It is opened anew for that: a forked child inherits the mapping, and with it the open file,
+        It is opened again for that: a forked child inherits the mapping, and with it the open file,
         which must not keep the lock.
         """
         mapped = open_own(self._directory, self._name, os.O_RDWR)
@@ -98,19 +98,19 @@ class SlotFile:
     def release(self) -> None:
         """Unlock and close the file.
 
-        Idempotent, because the descriptor's number may soon be another file's.
+        Idempotent, because the number of the descriptor may soon be that of another file.
         """
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
         with suppress(OSError):  # a file system without locks
-            # Closing would not be enough: a child that is forked just now may have the descriptor.
+            # Closing would not be enough: a child that was just forked may have the descriptor.
             unlock(descriptor)
         _unreleased.discard(self)
         os.close(descriptor)
 
     def _close_inherited(self) -> None:
-        """In a forked child.
+        """Close the descriptor in a forked child.
 
         The lock is the parent's, and would outlive it if the child kept the descriptor.
         """
