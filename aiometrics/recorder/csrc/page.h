@@ -1,5 +1,6 @@
-/* The page as C sees it: the offsets within records come from aiometrics/pages/layout.py by constants.h, where records start is asked of
-   the layout object when a page is opened. */
+/* The stats page in C. The offsets within records come from aiometrics/pages/layout.py through the
+   generated constants.h; the starts of records are read from the layout object when a page is
+   opened. */
 #ifndef AIOMETRICS_PAGE_H
 #define AIOMETRICS_PAGE_H
 
@@ -11,10 +12,10 @@
 
 #define WORD_BYTES ((Py_ssize_t)sizeof(int64_t))
 
-/* Bucket bounds in ns, with a last one that nothing exceeds. */
+/* Bucket bounds in ns, and after them a last one that no duration exceeds. */
 typedef struct {
     int64_t upper_ns[MAX_BOUNDS + 1];
-    Py_ssize_t words; /* of a histogram with these buckets: its sum, then a count per bucket */
+    Py_ssize_t words; /* size of a histogram with these buckets: its sum, then a count per bucket */
 } Bounds;
 
 typedef struct {
@@ -30,7 +31,7 @@ typedef struct {
     Py_ssize_t coroutine_words;
     Py_ssize_t point_words;
     Py_ssize_t request_words;
-    Py_ssize_t last_coroutine; /* the highest number a record can have */
+    Py_ssize_t last_coroutine; /* these four: the highest number that a record can have */
     Py_ssize_t last_point;
     Py_ssize_t last_request;
     Py_ssize_t last_request_wait;
@@ -43,7 +44,8 @@ typedef struct {
 int page_open(Page *page, PyObject *object);
 void page_close(Page *page);
 
-/* Between page_begin and page_end the page does not add up, which a reader sees by the two counts. */
+/* Between page_begin and page_end the page is inconsistent, which a reader sees because the two
+   counts differ. */
 static inline void
 page_begin(const Page *page)
 {
