@@ -14,7 +14,7 @@ from support.serving import Serve, http_threads
 
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
-# No test fails because the machine is busy with others.
+# No test may fail because other programs keep the machine busy.
 settings.register_profile("patient", settings(), deadline=None)
 settings.load_profile("patient")
 
@@ -27,9 +27,12 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def binary() -> Callable[..., str]:
-    """``binary("prometheus")`` is the path of a program, the first on ``PATH`` or the given one.
+    """Return a function that finds a program: ``binary("prometheus")`` is its path.
 
-    Where it is not installed the test is skipped, but fails if ``AIOMETRICS_REQUIRE_E2E`` is 1: there it was to be installed.
+    That is the first one on ``PATH``, or in the directories that are given as a second argument.
+
+    If the program is not installed, the test is skipped. It fails if ``AIOMETRICS_REQUIRE_E2E`` is
+    1, because then the program should have been installed.
     """
 
     def find(name: str, directories: str | None = None) -> str:
@@ -47,21 +50,21 @@ def binary() -> Callable[..., str]:
 
 @pytest.fixture(scope="session", params=sorted(IMPLEMENTATIONS))
 def implementation(request: pytest.FixtureRequest) -> str:
-    """The name of each recorder that is built here, one after the other."""
+    """The name of a recorder; a test runs once for each recorder that is built here."""
     name: str = request.param
     return name
 
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """A port that nobody has, nor is given meanwhile."""
+    """A port that is free, and that no other program is given during the test."""
     with ports.reserved() as port:
         yield port
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """A factory of servers, closed after the test; none of their threads may outlive it."""
+    """A factory of servers, which are closed after the test; none of their threads may be left."""
     factory = Serve()
     yield factory
     for server in factory.servers:

@@ -1,4 +1,4 @@
-"""The thread that keeps what is shared up to date, and what is started without the application."""
+"""The periodic thread, a port that is taken over later, and the sidecar's command line."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from aiometrics.pages.snapshot import Snapshot
 SECONDS = 300
 
 
-def site(port: int) -> Endpoints:
-    """One that shows an empty snapshot."""
+def endpoints_on(port: int) -> Endpoints:
+    """Return endpoints that show an empty snapshot."""
     return Endpoints(
         ServingOptions(port=port, addr="127.0.0.1"),
         lambda: Snapshot(0),
@@ -35,50 +35,53 @@ def site(port: int) -> Endpoints:
     )
 
 
-def test_an_error_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
-    """It is counted, logged once, and the next second comes."""
-    internal_errors, third, calls = InternalErrors(), threading.Event(), []
+def test_periodic_thread_goes_on_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """The error is counted at each call and logged once."""
+    internal_errors, third_call, calls = InternalErrors(), threading.Event(), []
 
-    def beat() -> None:
+    def fail() -> None:
         calls.append(threading.current_thread().name)
         if len(calls) == 3:
-            third.set()
+            third_call.set()
         raise LookupError("here")
 
-    keeper = Periodic(internal_errors, beat, interval=1e-3)
-    keeper.start()
-    assert third.wait(SECONDS)
-    keeper.stop()
+    periodic = Periodic(internal_errors, fail, interval=1e-3)
+    periodic.start()
+    assert third_call.wait(SECONDS)
+    periodic.stop()
     assert {"aiometrics-keeper"} == set(calls)
     assert {"keeper": len(calls)} == internal_errors.counts()
     assert [
-        "aiometrics: internal error in probe 'keeper', which stays on; the application is not affected"
+        (
+            "aiometrics: internal error in probe 'keeper', which stays on; "
+            "the application is not affected"
+        )
     ] == [record.getMessage() for record in caplog.records]
 
 
-def test_it_may_be_stopped_from_within() -> None:
-    """And before it began."""
+def test_periodic_thread_can_be_stopped_from_its_own_function() -> None:
+    """It can also be stopped before it was started."""
     stopped = threading.Event()
 
-    def beat() -> None:
-        keeper.stop()
+    def stop() -> None:
+        periodic.stop()
         stopped.set()
 
-    keeper = Periodic(InternalErrors(), beat, interval=1e-3)
-    keeper.start()
+    periodic = Periodic(InternalErrors(), stop, interval=1e-3)
+    periodic.start()
     assert stopped.wait(SECONDS)
-    keeper._thread.join(SECONDS)
-    assert not keeper._thread.is_alive()
-    Periodic(InternalErrors(), beat).stop()
+    periodic._thread.join(SECONDS)
+    assert not periodic._thread.is_alive()
+    Periodic(InternalErrors(), stop).stop()
 
 
-def test_a_port_is_taken_over_once_it_is_free(caplog: pytest.LogCaptureFixture) -> None:
-    """As long as it is taken nothing happens, and that is said once."""
+def test_port_is_taken_over_when_it_becomes_free(caplog: pytest.LogCaptureFixture) -> None:
+    """While the port is taken nothing happens, and one log line says so."""
     with socket.socket() as other, caplog.at_level(logging.INFO, "aiometrics"):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        waiting = site(port)
+        waiting = endpoints_on(port)
         assert [False, False] == [waiting.try_to_bind(), waiting.try_to_bind()]
         waiting.start()
         waiting.take_over()
@@ -93,15 +96,15 @@ def test_a_port_is_taken_over_once_it_is_free(caplog: pytest.LogCaptureFixture) 
     assert free.startswith(f"aiometrics: port {port} became free: ")
 
 
-def test_a_port_that_cannot_be_served_is_left_to_others(
+def test_port_is_left_to_other_processes_when_no_thread_can_be_started(
     monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
-    """Who finds no thread to answer with must not keep it from those who would; the next second it is tried again."""
+    """A process that cannot answer must not keep the port from others; it tries again later."""
 
     def no_thread(_: HttpServer) -> None:
         raise RuntimeError("can't start new thread")
 
-    waiting, other = site(free_port), site(free_port)
+    waiting, other = endpoints_on(free_port), endpoints_on(free_port)
     with monkeypatch.context() as short:
         short.setattr(HttpServer, "start", no_thread)
         with pytest.raises(RuntimeError, match="can't start new thread"):
@@ -114,26 +117,26 @@ def test_a_port_that_cannot_be_served_is_left_to_others(
 
 
 @pytest.mark.parametrize("broken", [0, 1])
-def test_one_duty_that_fails_keeps_it_from_no_other(broken: int) -> None:
-    """A loop that cannot be looked at is no reason not to take the port."""
+def test_other_functions_are_called_when_one_fails(broken: int) -> None:
+    """For example, a loop that cannot be observed does not prevent taking over the port."""
     internal_errors, twice, calls = InternalErrors(), threading.Event(), [0, 0]
 
-    def duty(number: int) -> None:
+    def call(number: int) -> None:
         calls[number] += 1
         if calls[1 - broken] == 2:
             twice.set()
         if number == broken:
             raise LookupError("here")
 
-    keeper = Periodic(internal_errors, partial(duty, 0), partial(duty, 1), interval=1e-3)
-    keeper.start()
+    periodic = Periodic(internal_errors, partial(call, 0), partial(call, 1), interval=1e-3)
+    periodic.start()
     assert twice.wait(SECONDS)
-    keeper.stop()
+    periodic.stop()
     assert {"keeper": calls[broken]} == internal_errors.counts()
 
 
-def test_an_address_that_cannot_be_had_is_an_error() -> None:
-    """Nobody will free it."""
+def test_binding_fails_when_the_address_is_not_of_this_machine() -> None:
+    """Waiting would not help: no process will free such an address."""
     nowhere = Endpoints(
         ServingOptions(port=0, addr="192.0.2.1"),
         lambda: Snapshot(0),
@@ -148,13 +151,13 @@ def test_an_address_that_cannot_be_had_is_an_error() -> None:
     assert errno.EADDRNOTAVAIL == raised.value.errno
 
 
-# --- the command
+# --- the command line
 
 
-def test_a_sidecar_needs_a_directory(
+def test_sidecar_fails_without_a_directory(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error says how to give one."""
+    """The error says how to specify one."""
     monkeypatch.delenv("AIOMETRICS_DIR", raising=False)
     assert 1 == main(["serve", "--port", "0"])
     assert (
@@ -164,10 +167,10 @@ def test_a_sidecar_needs_a_directory(
 
 
 @pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
-def test_a_sidecar_refuses_what_is_not_safe(
+def test_sidecar_refuses_an_unsafe_directory_and_a_taken_port(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A directory that others can write, and a port that is taken."""
+    """A directory is unsafe if others can write to it."""
     tmp_path.chmod(0o777)
     assert 1 == main(["serve", "--directory", str(tmp_path), "--port", "0"])
     assert "aiometrics: others can write to the directory" in capsys.readouterr().err
@@ -190,8 +193,8 @@ def test_a_sidecar_refuses_what_is_not_safe(
 
 
 @pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
-def test_a_sidecar_takes_its_options_from_the_environment_too(tmp_path: Path) -> None:
-    """As an exporter does."""
+def test_sidecar_reads_its_options_from_the_environment(tmp_path: Path) -> None:
+    """The variables are those of an exporter."""
     environ = {
         "AIOMETRICS_DIR": str(tmp_path),
         "AIOMETRICS_PORT": "0",

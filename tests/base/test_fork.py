@@ -1,4 +1,4 @@
-"""The registry of what a forked child forgets: its order, and what it does not keep alive."""
+"""The registry of what a forked child forgets: its order, and owners that are gone."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Owner:
     def __init__(self, name):
         self.name = name
 
-def tells(stage):
+def printing(stage):
     return lambda owner: print(owner.name, stage.name, flush=True)
 
-def fails(owner):
+def fail(owner):
     raise ValueError(owner.name)
 
 owners = {name: Owner(name) for name in ("first", "second", "dead", "failing")}
-forget_in_child(owners["failing"], Stage.LOCKS, fails)
+forget_in_child(owners["failing"], Stage.LOCKS, fail)
 for stage in (Stage.SESSION, Stage.LOCKS, Stage.DESCRIPTORS):
     for name in ("first", "second", "dead"):
-        forget_in_child(owners[name], stage, tells(stage))
+        forget_in_child(owners[name], stage, printing(stage))
 del owners["dead"]
 gc.collect()
 child = os.fork()
@@ -39,8 +39,11 @@ else:
 """
 
 
-def test_a_child_forgets_stage_by_stage() -> None:
-    """In the order of registration within a stage, without owners that are gone, and whatever fails is logged and stops nothing."""
+def test_child_forgets_stage_by_stage() -> None:
+    """Within a stage it follows the order of registration, without owners that are gone.
+
+    An error is logged, and the remaining functions are still called.
+    """
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],
         check=True,

@@ -1,4 +1,4 @@
-"""Errors of our own: logged once, counted, and the application never learns of them."""
+"""Internal errors are counted, logged once by probe, and never reach the application."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from aiometrics.recorder.places import Places
 from aiometrics.testing import ManualClock, traced_loop
 
 
-class Broken(Exception):  # noqa: N818 - it stands for any
-    """What goes wrong inside of a probe."""
+class Broken(Exception):  # noqa: N818 - it stands for any error
+    """An error inside of a probe."""
 
 
 class FailingClock(ManualClock):
-    """Reads wrong after a number of readings."""
+    """A clock that raises after a number of readings."""
 
     def __init__(self, readings: int) -> None:
         super().__init__()
         self.readings = readings
 
     def __call__(self) -> int:
-        """The time, or an error."""
+        """Return the time, or raise."""
         self.readings -= 1
         if self.readings < 0:
             raise Broken("the clock")
@@ -44,7 +44,7 @@ class FailingClock(ManualClock):
 
 
 async def application() -> list[object]:
-    """A bit of everything that tasks do, and how it ended."""
+    """Run tasks that return, raise and are cancelled, and return how each one ended."""
 
     async def returns(value: int) -> int:
         await asyncio.sleep(0)
@@ -75,10 +75,10 @@ ENDED = [1, "mine", asyncio.CancelledError, 2]
 
 
 @contextmanager
-def faulty(
+def tracing(
     implementation: str, *, clock: Any = None, places: Places | None = None
 ) -> Iterator[Instrumentation]:
-    """Every loop of the process traced, with parts that may fail."""
+    """Trace every loop of the process, with a clock and places that may fail."""
     made = Instrumentation(
         RecordingOptions(),
         clock=ManualClock() if clock is None else clock,
@@ -95,12 +95,15 @@ def faulty(
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Messages of ours."""
+    """Return the messages of the logger ``aiometrics``."""
     return [record.getMessage() for record in caplog.records if record.name == "aiometrics"]
 
 
 def message(probe: str) -> str:
-    """What is logged once for a probe; recorders belong to a loop, naming to all of them."""
+    """Return the message that is logged once for a probe.
+
+    Recorders are switched off for one loop, naming for all loops.
+    """
     outcome = OFF_FOR_LOOP if probe in ("recorder", "instrumentation") else OFF
     return (
         f"aiometrics: internal error in probe '{probe}', {outcome}; the application is not affected"
@@ -108,12 +111,15 @@ def message(probe: str) -> str:
 
 
 @pytest.mark.parametrize("readings", range(12))
-def test_a_clock_that_fails_stops_the_recorder_only(
+def test_only_the_recorder_stops_when_its_clock_fails(
     implementation: str, caplog: pytest.LogCaptureFixture, readings: int
 ) -> None:
-    """Whenever it happens, tasks end as they would, the error is logged once with its traceback, and nothing is claimed to go on."""
+    """At whichever reading the clock fails, tasks end as they would without it.
+
+    The error is logged once with its traceback, and nothing is shown as in progress.
+    """
     clock = FailingClock(readings)
-    with faulty(implementation, clock=clock) as instrumentation:
+    with tracing(implementation, clock=clock) as instrumentation:
         assert ENDED == asyncio.run(application())
         clock.readings = 10
         seen = instrumentation.snapshot()
@@ -123,20 +129,20 @@ def test_a_clock_that_fails_stops_the_recorder_only(
     (record,) = (record for record in caplog.records if record.message == message("recorder"))
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], Broken)
-    check_nothing_goes_on(seen)
+    check_nothing_is_in_progress(seen)
 
 
-def check_nothing_goes_on(seen: Snapshot) -> None:
-    """A recorder that is off claims no live task, suspension or segment."""
+def check_nothing_is_in_progress(seen: Snapshot) -> None:
+    """Check that a recorder that is off shows no live task, suspension or segment."""
     assert [(None, 0)] == [(loop.running, loop.heartbeat_ns) for loop in seen.loops]
     assert 0 == sum(entry.live for entry in seen.coroutines)
     assert 0 == sum(point.suspended + point.oldest_suspension_ns for point in seen.yield_points)
 
 
-def test_what_was_recorded_before_an_error_stays(
+def test_counters_stay_when_an_error_stops_the_recorder(
     implementation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Counters do not fall when the recorder stops, in the middle of a segment that was looked at too."""
+    """They do not fall even if it stops in the middle of a segment that was already counted."""
     clock = FailingClock(1_000)
 
     async def main(instrumentation: Instrumentation) -> list[int]:
@@ -147,7 +153,7 @@ def test_what_was_recorded_before_an_error_stays(
         clock.readings = 1_000
         return [before, instrumentation.snapshot().loops[0].blocking_ns]
 
-    with faulty(implementation, clock=clock) as instrumentation:
+    with tracing(implementation, clock=clock) as instrumentation:
         assert [SECOND_NS, SECOND_NS] == asyncio.run(main(instrumentation))
         seen = instrumentation.snapshot()
     assert 1 == logged(caplog).count(message("recorder"))
@@ -155,7 +161,7 @@ def test_what_was_recorded_before_an_error_stays(
 
 
 class BrokenPlaces(Places):
-    """Cannot do one thing."""
+    """Places with methods that raise."""
 
     def __init__(self, *broken: str) -> None:
         super().__init__()
@@ -167,11 +173,11 @@ class BrokenPlaces(Places):
 
 
 @pytest.mark.parametrize("broken", ["origin", "transparent", "coroutine", "yield_point", "awaits"])
-def test_what_cannot_be_named_goes_to_other(
+def test_new_names_become_other_when_naming_fails(
     implementation: str, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
-    """An error in naming is logged and counted once; from then on new names are (other), and every number is still recorded."""
-    with faulty(implementation, places=BrokenPlaces(broken)) as instrumentation:
+    """The error is logged and counted once, and every number is still recorded."""
+    with tracing(implementation, places=BrokenPlaces(broken)) as instrumentation:
         assert ENDED == asyncio.run(application())
         assert ENDED == asyncio.run(application())
         seen = instrumentation.snapshot()
@@ -182,7 +188,7 @@ def test_what_cannot_be_named_goes_to_other(
 
 
 class OddQueue(deque[Any]):
-    """A ready queue that fails once when it is counted."""
+    """A ready queue that raises once when its length is read."""
 
     fails = False
 
@@ -193,10 +199,10 @@ class OddQueue(deque[Any]):
         return super().__len__()
 
 
-def test_a_failing_count_of_harm_stops_the_recorder_only(
+def test_only_the_recorder_stops_when_the_inflicted_wait_cannot_be_counted(
     implementation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A loop whose ready queue cannot be counted is left alone, and the task that blocked it goes on."""
+    """The loop whose ready queue raises is left alone, and the task that blocked it goes on."""
     clock, queue = ManualClock(), OddQueue()
 
     def make() -> asyncio.SelectorEventLoop:
@@ -211,7 +217,7 @@ def test_a_failing_count_of_harm_stops_the_recorder_only(
         return 5
 
     with (
-        faulty(implementation, clock=clock) as instrumentation,
+        tracing(implementation, clock=clock) as instrumentation,
         asyncio.Runner(loop_factory=make) as runner,
     ):
         assert 5 == runner.run(main())
@@ -219,20 +225,20 @@ def test_a_failing_count_of_harm_stops_the_recorder_only(
     assert [message("recorder")] == logged(caplog)
 
 
-def test_a_loop_that_cannot_be_looked_at_is_left_alone(
+def test_loop_is_left_alone_when_it_cannot_be_examined(
     implementation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is asked once; its tasks are not traced, and those of other loops are."""
+    """It is examined once; its tasks are not traced, but those of other loops are."""
 
     class OddLoop(asyncio.SelectorEventLoop):
-        """Does not tell us whether it is closed."""
+        """A loop that raises when aiometrics asks whether it is closed."""
 
         def is_closed(self) -> bool:
             if sys._getframe(1).f_globals["__name__"].startswith("aiometrics"):
                 raise Broken("closed")
             return super().is_closed()
 
-    with faulty(implementation) as instrumentation:
+    with tracing(implementation) as instrumentation:
         with asyncio.Runner(loop_factory=OddLoop) as runner:
             assert ENDED == runner.run(application())
         assert {} == {
@@ -244,17 +250,17 @@ def test_a_loop_that_cannot_be_looked_at_is_left_alone(
     assert 1 == seen.coroutine(f"{__name__}.application").created
 
 
-def test_without_the_source_of_asyncio_only_callbacks_are_untimed(
+def test_only_callbacks_are_untimed_without_the_source_of_asyncio(
     implementation: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frozen programs have none; their tasks are traced all the same."""
+    """Frozen programs lack the source; their tasks are traced all the same."""
 
     def getsource(_: object) -> str:
         raise OSError("could not get source code")
 
     monkeypatch.setattr(inspect, "getsource", getsource)
     handles._recompile_run.cache_clear()
-    with faulty(implementation) as instrumentation:
+    with tracing(implementation) as instrumentation:
         assert ENDED == asyncio.run(application())
         seen = instrumentation.snapshot()
     assert ({"callbacks": 1}, [message("callbacks")]) == (seen.errors, logged(caplog))
@@ -262,7 +268,7 @@ def test_without_the_source_of_asyncio_only_callbacks_are_untimed(
 
 
 def test_errors_are_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
-    """Each probe is logged at its first error and counted at each."""
+    """Each probe's first error is logged, and each error is counted."""
     internal_errors = InternalErrors()
     assert not internal_errors.disabled("one")
     for probe in ("one", "two", "one"):
@@ -270,13 +276,16 @@ def test_errors_are_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
     internal_errors.report("three", Broken("three"), STAYS_ON)
     assert internal_errors.disabled("one")
     assert {"one": 2, "two": 1, "three": 1} == internal_errors.counts()
-    three = "aiometrics: internal error in probe 'three', which stays on; the application is not affected"
+    three = (
+        "aiometrics: internal error in probe 'three', which stays on; "
+        "the application is not affected"
+    )
     assert [message("one"), message("two"), three] == logged(caplog)
     assert {logging.ERROR} == {record.levelno for record in caplog.records}
 
 
-def test_a_traced_loop_of_a_test_tells_of_internal_errors() -> None:
-    """In tests nothing is hidden: what would be a log line is an error at the end."""
+def test_traced_loop_raises_at_its_end_after_internal_errors() -> None:
+    """Tests must not overlook an error that would only be logged in production."""
     clock = FailingClock(3)
     with pytest.raises(  # noqa: PT012, SIM117
         AssertionError, match=r"aiometrics had internal errors, by probe: .*'recorder': 1"

@@ -1,4 +1,4 @@
-"""Options: which values are refused and how, and where a value comes from."""
+"""Options: which values are refused, with which message, and where a value comes from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aiometrics.recorder.scope import current_scope
 
 
 def test_defaults_are_the_documented_ones() -> None:
-    """An option that is not given has this value."""
+    """The test lists the value of every option that is not given."""
     recording = RecordingOptions(
         segment_buckets=(0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0),
         wait_buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0),
@@ -50,7 +50,7 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_every_argument_of_start_exporter_is_one_option() -> None:
-    """Each but the registry is a field of either type, and the other way round."""
+    """Each argument but the registry is a field of one of the types, and vice versa."""
     arguments = signature(start_exporter).parameters.keys() - {"registry"}
     recording, serving = (
         {each.name for each in fields(options)} for options in (RecordingOptions, ServingOptions)
@@ -174,7 +174,7 @@ TOO_MANY = "raise max_requests, which is 1, to at least that number"
         ({"watchdog_interval": 0}, ValueError, f"watchdog_interval {SECONDS} 0"),
     ],
 )
-def test_a_wrong_option_is_refused(
+def test_wrong_option_is_refused(
     given: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     """The error names the option, its value and what is allowed."""
@@ -183,8 +183,8 @@ def test_a_wrong_option_is_refused(
     assert message == str(caught.value)
 
 
-def test_an_unknown_option_is_refused() -> None:
-    """A misspelt name is an error."""
+def test_unknown_option_is_refused() -> None:
+    """A misspelt name raises TypeError."""
     with pytest.raises(TypeError, match="unexpected keyword argument 'prot'"):
         resolve(prot=1, environ={})  # type: ignore[call-arg]
 
@@ -230,13 +230,13 @@ def test_an_unknown_option_is_refused() -> None:
 def test_every_option_can_come_from_the_environment(
     variable: str, text: str, name: str, expected: object
 ) -> None:
-    """Each has a variable of its name; an empty one counts as not set."""
+    """The variable has the option's name; an empty one counts as not set."""
     recording, serving = resolve(environ={variable: text})
     assert expected == getattr(recording if hasattr(recording, name) else serving, name)
 
 
-def test_an_explicit_argument_wins_over_the_environment() -> None:
-    """``None`` means not given."""
+def test_explicit_argument_wins_over_the_environment() -> None:
+    """The variable is used where the argument is ``None``."""
     environ = {"AIOMETRICS_PORT": "1", "AIOMETRICS_SAMPLE": "1/2"}
     recording, serving = resolve(port=2, sample=None, environ=environ)
     assert (2, 0.5) == (serving.port, recording.sample)
@@ -256,20 +256,20 @@ def test_an_explicit_argument_wins_over_the_environment() -> None:
         ("AIOMETRICS_REQUEST_ID", "no_module", "ContextVar[Any] | None"),
     ],
 )
-def test_a_wrong_variable_is_named(variable: str, text: str, kind: str) -> None:
-    """The error names the variable and its text."""
+def test_error_names_a_wrong_variable(variable: str, text: str, kind: str) -> None:
+    """The message has the variable, its text and the expected type."""
     with pytest.raises(ValueError, match="environment variable") as caught:
         resolve(environ={variable: text})
     assert f"environment variable {variable}={text!r} is not a valid {kind}" == str(caught.value)
 
 
-def test_a_variable_out_of_range_is_refused_as_an_argument_would_be() -> None:
-    """Both are checked in the same way."""
+def test_variable_out_of_range_is_refused_like_an_argument() -> None:
+    """The message is that of the argument."""
     with pytest.raises(ValueError, match="port must be from 0 to 65535, not 70000"):
         resolve(environ={"AIOMETRICS_PORT": "70000"})
 
 
-def test_the_watchdog_does_not_change_the_pages() -> None:
+def test_pages_stay_the_same_when_the_watchdog_changes() -> None:
     """An exporter with another watchdog can take over a running instrumentation."""
     watched = RecordingOptions(watchdog=False, watchdog_interval=1)
     assert RecordingOptions().same_pages(watched)
@@ -279,13 +279,13 @@ def test_the_watchdog_does_not_change_the_pages() -> None:
 @pytest.mark.parametrize(
     ("sample", "weight"), [(1, 1), (0.5, 2), (1 / 3, 3), (0.01, 100), (1e-6, 1_000_000)]
 )
-def test_the_weight_is_the_inverse_of_the_sample(sample: float, weight: int) -> None:
+def test_weight_is_the_inverse_of_the_sample(sample: float, weight: int) -> None:
     """The weight is a whole number."""
     assert weight == RecordingOptions(sample=sample).weight
 
 
-def test_the_threshold_is_exact_in_nanoseconds() -> None:
-    """0.1 s are 100 000 000 ns, and one of the default buckets of segments."""
+def test_threshold_is_exact_in_nanoseconds() -> None:
+    """0.1 s are 100 000 000 ns, and the bound of a default bucket of segments and of waits."""
     assert 100_000_000 == RecordingOptions().blocking_threshold_ns
     assert 0.1 in SEGMENT_BUCKETS
     assert 0.1 in WAIT_BUCKETS

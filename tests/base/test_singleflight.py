@@ -1,4 +1,4 @@
-"""Expensive things are made for everybody who asked before they were begun."""
+"""Concurrent calls share a result if they asked before its making began."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GUARD_SECONDS = 300.0
 
 
 class Making:
-    """Numbers what it makes; the first one takes until it may end."""
+    """Makes numbered results; the first call blocks until ``may_end`` is set."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -29,27 +29,27 @@ class Making:
         return made
 
 
-def test_one_after_the_other_each_gets_its_own() -> None:
-    """What was begun before one asked is never what one gets."""
+def test_each_call_gets_its_own_result_when_calls_do_not_overlap() -> None:
+    """A call never gets a result whose making began before the call."""
     making = Making()
     making.may_end.set()
-    shared = SingleFlight(making)
+    single_flight = SingleFlight(making)
 
-    assert ["a0", "a1", "b2", "a3"] == [shared(key) for key in "aaba"]
+    assert ["a0", "a1", "b2", "a3"] == [single_flight(key) for key in "aaba"]
 
 
-def test_who_asks_meanwhile_gets_the_next_one() -> None:
-    """However many they are: one more is made for all of them, and one for each other key."""
+def test_calls_share_the_next_result_when_one_is_being_made() -> None:
+    """One more result is made for all calls of the same key, and one for each other key."""
     making = Making()
-    shared = SingleFlight(making)
+    single_flight = SingleFlight(making)
     asked = threading.Barrier(6)
 
     def ask(key: str) -> str:
         asked.wait(GUARD_SECONDS)
-        return shared(key)
+        return single_flight(key)
 
     with ThreadPoolExecutor(6) as pool:
-        first = pool.submit(shared, "a")
+        first = pool.submit(single_flight, "a")
         assert making.begun.wait(GUARD_SECONDS)
         others = [pool.submit(ask, key) for key in "aaaab"]
         asked.wait(GUARD_SECONDS)
@@ -61,16 +61,16 @@ def test_who_asks_meanwhile_gets_the_next_one() -> None:
     assert "a0" not in got
 
 
-def test_a_failure_is_raised_to_all_who_wait_for_it() -> None:
-    """And to nobody else: the next one is made anew."""
+def test_error_is_raised_to_all_callers_that_wait_for_it() -> None:
+    """Later calls do not get it: they call the function again."""
 
     def make(key: str) -> str:
         if key == "bad":
             raise ValueError("it did not work")
         return key
 
-    shared = SingleFlight(make)
+    single_flight = SingleFlight(make)
     for _ in range(2):
         with pytest.raises(ValueError, match="it did not work"):
-            shared("bad")
-    assert "good" == shared("good")
+            single_flight("bad")
+    assert "good" == single_flight("good")

@@ -1,4 +1,4 @@
-"""Work that must not delay the program: done elsewhere, and dropped where there is too much of it."""
+"""The work queue: a thread runs its jobs, and jobs that do not fit are dropped and counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiometrics.base.work_queue import WorkQueue
 
 
 class Gate:
-    """A piece of work that does not get on until it is let: a log handler whose disk hangs."""
+    """A job that blocks until ``open`` is set, such as a log handler whose disk hangs."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -29,32 +29,32 @@ class Gate:
 
 @pytest.fixture
 def internal_errors() -> InternalErrors:
-    """Where errors are reported."""
+    """The object to which the queue reports errors."""
     return InternalErrors()
 
 
 @pytest.fixture
 def work_queue(internal_errors: InternalErrors) -> Iterator[WorkQueue]:
-    """One with room for three pieces."""
-    made = WorkQueue(("slow_request", "trace"), internal_errors, capacity=3)
-    yield made
-    made.stop()
+    """A queue with room for three jobs, which is stopped after the test."""
+    queue = WorkQueue(("slow_request", "trace"), internal_errors, capacity=3)
+    yield queue
+    queue.stop()
 
 
 def counts(work_queue: WorkQueue, kind: str) -> tuple[int, int]:
-    """How many pieces of that kind were written and dropped."""
+    """Return how many jobs of that kind were written and dropped."""
     return work_queue.counts()[kind, "written"], work_queue.counts()[kind, "dropped"]
 
 
-def test_work_is_done_in_order_by_another_thread(work_queue: WorkQueue) -> None:
-    """One thread does it all, and by the end of stop() what was given before is done."""
+def test_jobs_run_in_order_in_another_thread(work_queue: WorkQueue) -> None:
+    """One thread runs them all, and ``stop()`` returns after the jobs that were put before."""
     done: list[tuple[int, int]] = []
 
-    def work(number: int) -> None:
+    def job(number: int) -> None:
         done.append((number, threading.get_ident()))
 
     for number in range(3):
-        work_queue.put("trace", partial(work, number))
+        work_queue.put("trace", partial(job, number))
     work_queue.stop()
     assert [0, 1, 2] == [number for number, _ in done]
     (ident,) = {ident for _, ident in done}
@@ -66,59 +66,62 @@ def test_work_is_done_in_order_by_another_thread(work_queue: WorkQueue) -> None:
 def test_put_is_reentrant_during_garbage_collection(
     work_queue: WorkQueue, internal_errors: InternalErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Garbage collection may run in the middle of ``put()`` and end another request, which puts a job as well."""
+    """A collection in the middle of ``put()`` may end another request, which puts a job as well."""
     done: list[str] = []
 
     def disabled(_: str) -> bool:
         monkeypatch.undo()
-        work_queue.put("trace", partial(done.append, "of the garbage"))
+        work_queue.put("trace", partial(done.append, "from the collection"))
         return False
 
     monkeypatch.setattr(internal_errors, "disabled", disabled)
-    work_queue.put("slow_request", partial(done.append, "given"))
+    work_queue.put("slow_request", partial(done.append, "from the caller"))
     work_queue.stop()
-    assert ["of the garbage", "given"] == done
+    assert ["from the collection", "from the caller"] == done
     assert [(1, 0), (1, 0)] == [counts(work_queue, kind) for kind in ("trace", "slow_request")]
 
 
-def test_there_is_no_thread_before_there_is_work(work_queue: WorkQueue) -> None:
-    """Who never has a slow request pays for none."""
+def test_no_thread_is_started_before_the_first_job(work_queue: WorkQueue) -> None:
+    """A program without slow requests does not pay for a thread."""
     assert [] == [thread for thread in threading.enumerate() if thread.name == "aiometrics-outbox"]
     assert 0 == sum(work_queue.counts().values())
 
 
-def test_where_no_thread_can_be_started_everything_is_dropped(
+def test_all_jobs_are_dropped_when_no_thread_can_be_started(
     work_queue: WorkQueue,
     internal_errors: InternalErrors,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Who gives does not notice: there may be too many threads, or the interpreter is at its end."""
+    """The caller does not notice; there are too many threads, or the interpreter shuts down."""
 
-    def refuses(_: threading.Thread) -> None:
+    def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuses)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
     for _ in range(2):
         work_queue.put("trace", lambda: None)
     assert (0, 2) == counts(work_queue, "trace")
     assert {"outbox": 1} == internal_errors.counts()
     assert [
-        "aiometrics: internal error in probe 'outbox', which is now off; the application is not affected"
+        (
+            "aiometrics: internal error in probe 'outbox', which is now off; "
+            "the application is not affected"
+        )
     ] == caplog.messages
 
 
-def test_at_the_end_of_the_program_all_work_is_done() -> None:
-    """Nobody may have stopped it: a program that starts an exporter need not."""
+def test_all_jobs_run_before_the_program_ends() -> None:
+    """They run even if the program never stops the queue, as it need not stop an exporter."""
     program = """
 import threading
 from functools import partial
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.work_queue import WorkQueue
-outbox, begun = WorkQueue(("trace",), InternalErrors()), threading.Event()
-outbox.put("trace", begun.set)
+work_queue, begun = WorkQueue(("trace",), InternalErrors()), threading.Event()
+work_queue.put("trace", begun.set)
 for number in range(500):
-    outbox.put("trace", partial(print, number))
+    work_queue.put("trace", partial(print, number))
 begun.wait()
 """
     done = subprocess.run(
@@ -127,8 +130,8 @@ begun.wait()
     assert list(map(str, range(500))) == done.stdout.splitlines()
 
 
-def test_what_finds_no_room_is_dropped_and_counted_by_kind(work_queue: WorkQueue) -> None:
-    """While the first piece hangs three may wait; who brings more goes on at once."""
+def test_jobs_are_dropped_and_counted_by_kind_when_the_queue_is_full(work_queue: WorkQueue) -> None:
+    """While the first job hangs, three may wait; a caller that puts more does not wait."""
     gate = Gate()
     work_queue.put("slow_request", gate)
     gate.reached.wait()
@@ -141,26 +144,26 @@ def test_what_finds_no_room_is_dropped_and_counted_by_kind(work_queue: WorkQueue
     assert (0, 1) == counts(work_queue, "trace")
 
 
-def test_after_the_end_new_work_has_a_new_thread(work_queue: WorkQueue) -> None:
-    """Tracing may be taken up again; counts go on."""
+def test_new_thread_is_started_when_a_job_is_put_after_stop(work_queue: WorkQueue) -> None:
+    """Tracing may be started again; then the counts go on."""
     idents: list[int] = []
 
-    def work() -> None:
+    def job() -> None:
         idents.append(threading.get_ident())
 
     work_queue.stop()
     for _ in range(2):
-        work_queue.put("trace", work)
+        work_queue.put("trace", job)
         work_queue.stop()
         work_queue.stop()
     assert 2 == len(idents)
     assert (2, 0) == counts(work_queue, "trace")
 
 
-def test_work_that_raises_is_dropped_with_all_that_follows(
+def test_job_is_dropped_with_all_later_ones_when_it_raises(
     work_queue: WorkQueue, internal_errors: InternalErrors, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error is logged once and counted; what waited behind it is counted as well, and what comes later."""
+    """The error is counted and logged once; jobs that waited or come later count as dropped."""
     gate, never = Gate(), threading.Event()
 
     def broken() -> None:
@@ -187,8 +190,8 @@ def test_work_that_raises_is_dropped_with_all_that_follows(
     } == work_queue.counts()
 
 
-def test_work_may_give_more_work_and_end_it_all(work_queue: WorkQueue) -> None:
-    """Who stops the outbox from within does not wait for itself."""
+def test_job_may_put_another_job_and_stop_the_queue(work_queue: WorkQueue) -> None:
+    """A job that stops the queue does not wait for its own thread."""
     done = threading.Event()
 
     def stop() -> None:

@@ -1,6 +1,6 @@
-"""Servers over real sockets for tests, and their clients.
+"""HTTP servers on real sockets for tests, and clients for them.
 
-Every wait ends with an event on a socket or the end of a thread.
+Each wait ends with an event on a socket or the end of a thread.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Answer = tuple[int, http.client.HTTPMessage, bytes]
 
 
 def fail(request: Request) -> Response:
-    """A route that raises."""
+    """Raise an error: a route that fails."""
     raise RuntimeError(f"secret of /srv/app/{request.path}")
 
 
 def echo(request: Request) -> Response:
-    """A route that returns what it received."""
+    """Return the request as text: a route that shows what it received."""
     return Response(
         200,
         f"{request.method} {request.path} {request.query} {request.headers.get('x-test')}".encode(),
@@ -45,14 +45,14 @@ ROUTES = {
 
 @dataclass
 class Serve:
-    """Starts servers with the options of a test, and keeps the errors that they report."""
+    """Starts servers with the options of a test, and collects the errors that they report."""
 
     servers: list[HttpServer] = field(default_factory=list)
     errors: list[tuple[str, BaseException]] = field(default_factory=list)
     reported: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, addr: str = "127.0.0.1", port: int = 0, **options: Any) -> HttpServer:
-        """Start a server."""
+        """Start a server and return it."""
         options = {"routes": ROUTES, "on_error": self.on_error, **options}
         server = HttpServer(addr, port, **options)
         self.servers.append(server)
@@ -60,18 +60,18 @@ class Serve:
         return server
 
     def unexpected(self, request: Request) -> Response:
-        """A route that must never be called."""
+        """Fail the test: a route that must never be called."""
         raise AssertionError(request.path)
 
     def on_error(self, probe: str, error: BaseException) -> None:
-        """Keep an error that a server reports."""
+        """Collect an error that a server reports."""
         self.errors.append((probe, error))
         self.reported.set()
 
 
 @dataclass
 class Stuck:
-    """A route that blocks its callers until :attr:`leave` is set."""
+    """A route that blocks its callers until ``leave`` is set."""
 
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     leave: threading.Event = field(default_factory=threading.Event)
@@ -83,19 +83,19 @@ class Stuck:
 
 
 def http_threads(name: str = "aiometrics-http") -> list[threading.Thread]:
-    """The server threads of this process whose name starts with ``name``."""
+    """Return the server threads of this process whose names start with ``name``."""
     return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
 
 
 def connect(server: HttpServer, source: str = "127.0.0.1") -> socket.socket:
-    """The socket of a client with the address ``source``."""
+    """Connect to the server from the address ``source`` and return the socket."""
     return socket.create_connection(
         ("127.0.0.1", server.port), timeout=GUARD_SECONDS, source_address=(source, 0)
     )
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """All bytes until the server closes the connection."""
+    """Return all bytes that arrive until the server closes the connection."""
     received = bytearray()
     while data := sock.recv(1 << 20):
         received += data
@@ -103,7 +103,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def exchange(server: HttpServer, data: bytes) -> bytes:
-    """Send raw bytes and return all that comes back until the server closes."""
+    """Send raw bytes, and return all bytes that arrive until the server closes the connection."""
     with connect(server) as sock:
         sock.sendall(data)
         return read_all(sock)
@@ -136,5 +136,5 @@ def ask(server: HttpServer, path: str, method: str = "GET", **headers: str) -> A
 
 
 def status_line(answer: bytes) -> str:
-    """The first line of a raw response."""
+    """Return the first line of a raw response."""
     return answer.partition(b"\r\n")[0].decode()
