@@ -1,4 +1,4 @@
-"""What pages tell beside what recorders write: counts by name, errors, vitals; whoever reads the bytes knows it all."""
+"""Numbers in a page that recorders do not write: counts by name, errors, loop statistics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from support.samples import LAYOUT, page
 
-from aiometrics.instrumentation import untraced as census
+from aiometrics.instrumentation import untraced
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.layout import ENTRY_BYTES, LOOP, MAX_PROBES
 from aiometrics.pages.page import Page
@@ -21,12 +21,12 @@ MS = 1_000_000
 
 
 def errors(made: Page) -> CounterTable:
-    """The table of errors of a page, as whoever takes the page over makes it."""
+    """Return a page's table of errors, as made by each process that takes the page over."""
     return CounterTable(made, LAYOUT.errors, MAX_PROBES)
 
 
-def test_a_tally_goes_on_where_another_stood() -> None:
-    """Who takes a page over finds the names that are there, and adds to them."""
+def test_counts_go_on_when_a_page_is_taken_over() -> None:
+    """The new table finds the names in the page, and adds to their counts."""
     made = page()
     errors(made).add("http")
     errors(made).add("recorder", 4)
@@ -37,8 +37,8 @@ def test_a_tally_goes_on_where_another_stood() -> None:
     )
 
 
-def test_a_full_tally_counts_the_rest_as_other() -> None:
-    """It takes one name less than it has notes; the last one is for all that came later, also after a takeover."""
+def test_new_names_are_counted_as_other_when_the_table_is_full() -> None:
+    """The last entry is for all of these names, also after the page was taken over."""
     made = page()
     first = errors(made)
     for number in range(MAX_PROBES + 1):
@@ -48,8 +48,8 @@ def test_a_full_tally_counts_the_rest_as_other() -> None:
     assert (MAX_PROBES, 1, 3) == (len(found), found[f"probe {MAX_PROBES - 2}"], found["(other)"])
 
 
-def test_a_tally_may_count_other_before_it_is_full() -> None:
-    """It is a name like any, and keeps its place."""
+def test_other_may_be_counted_before_the_table_is_full() -> None:
+    """The name is an ordinary one then, and later names are added to the same count."""
     made = page()
     found = errors(made)
     found.add("(other)")
@@ -58,8 +58,8 @@ def test_a_tally_may_count_other_before_it_is_full() -> None:
     assert (MAX_PROBES, 2) == (len(found.counts()), found.counts()["(other)"])
 
 
-def test_names_are_cut() -> None:
-    """Two that differ only after 256 bytes are one; half a character is shown as such."""
+def test_names_are_cut_when_they_are_too_long() -> None:
+    """Names that differ only after 256 bytes are one name; half a character becomes U+FFFD."""
     made = page()
     found = errors(made)
     found.add("x" * ENTRY_BYTES + "1")
@@ -70,16 +70,16 @@ def test_names_are_cut() -> None:
     assert expected == found.counts() == dict(read(bytes(made.memory), 0, 0).errors)
 
 
-def test_what_is_not_known_of_a_new_page_is_not_shown() -> None:
-    """No number stands for what nobody could tell."""
+def test_unknown_numbers_of_a_new_page_are_none() -> None:
+    """No number stands for a value that is unknown."""
     loop = read(bytes(page().memory), 0, 0).loop
     unknown = loop.ready_handles, loop.scheduled_timers, loop.thread_cpu_ns, loop.thread_runqueue_ns
     assert (None,) * 6 == (*unknown, loop.executor_threads, loop.executor_queue_items)
     assert ((0, 0, 0), 0, {}) == (loop.gc_pauses_ns, loop.unhandled_exceptions, loop.block_samples)
 
 
-def test_vitals_are_in_the_page(implementation: str) -> None:
-    """Who has nothing but the bytes sees queues, executor, exceptions, collections and samples."""
+def test_loop_statistics_are_in_the_page(implementation: str) -> None:
+    """Its bytes alone show queues, executor, exceptions, garbage collections and samples."""
 
     def slow(phase: str, _: object) -> None:
         if phase == "start":
@@ -127,12 +127,12 @@ def test_vitals_are_in_the_page(implementation: str) -> None:
     assert (1, {"shop.py:1 f": 1}) == (found.unhandled_exceptions, found.block_samples)
 
 
-def test_an_error_is_told_before_there_is_a_page_and_once_there_is(
+def test_error_is_counted_once_when_a_page_is_added_later(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is counted once, wherever it stands."""
+    """It is shown before there is a page, and as part of the page afterwards."""
     seen = []
-    with pytest.raises(AssertionError, match=r"\{'http': 2\}"), traced_loop() as traced:  # noqa: PT012 - the faults are told at its end
+    with pytest.raises(AssertionError, match=r"\{'http': 2\}"), traced_loop() as traced:  # noqa: PT012 - it raises at its end
         internal_errors = traced.instrumentation.internal_errors
         internal_errors.report("http", LookupError())
         seen.append(traced.snapshot().errors)
@@ -148,8 +148,8 @@ def test_an_error_is_told_before_there_is_a_page_and_once_there_is(
     ]
 
 
-def test_what_was_seen_of_a_turn_stays_when_the_loop_goes(implementation: str) -> None:
-    """Neither active nor idle time falls, whether the loop comes back or not."""
+def test_observed_time_of_a_turn_stays_when_the_loop_is_released(implementation: str) -> None:
+    """Active and idle time do not fall, neither then nor when the loop is traced again."""
 
     async def main(traced: TracedLoop) -> list[tuple[int, int | None]]:
         await asyncio.sleep(2)
@@ -177,8 +177,11 @@ def _segment(made: Page, ns: int) -> None:
     made.words[LAYOUT.segments(0)] += ns
 
 
-def test_active_time_of_a_loop_that_cannot_be_timed_goes_on_with_one_that_can() -> None:
-    """What its tasks took is all that is known of the first; the second counts its turns on top of that, the third its tasks again."""
+def test_active_time_goes_on_when_a_timed_loop_follows_an_untimed_one() -> None:
+    """The time of an untimed loop is that of its segments, and of a timed loop that of its turns.
+
+    Here an untimed loop, a timed one and another untimed one use the same page.
+    """
     made = page(weight=2)
     words = made.words
 
@@ -206,8 +209,8 @@ def test_active_time_of_a_loop_that_cannot_be_timed_goes_on_with_one_that_can() 
     assert (450, 7) == times()
 
 
-def test_looks_do_not_go_back() -> None:
-    """Of two readers the later look counts."""
+def test_observed_time_does_not_go_back() -> None:
+    """If two readers observe the page, the later time counts."""
     made = page()
     made.words[LAYOUT.loop + LOOP["timed"]] = 1
     made.words[LAYOUT.loop + LOOP["turn_since_ns"]] = 10
@@ -216,13 +219,13 @@ def test_looks_do_not_go_back() -> None:
     assert 20 == read(bytes(made.memory), 0, 0).loop.active_ns
 
 
-def test_the_count_of_tasks_survives_a_change_of_the_registry(
+def test_tasks_are_counted_again_when_the_registry_changes_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Tasks may end just when they are looked at: it looks again."""
+    """A task may end in another thread while the registry is iterated over."""
 
-    class Changes:
-        """Fails at the first iteration, as a set that changed."""
+    class ChangingRegistry:
+        """Raises at the first iteration, like a set that changed."""
 
         tries = 0
 
@@ -232,6 +235,6 @@ def test_the_count_of_tasks_survives_a_change_of_the_registry(
                 raise RuntimeError("Set changed size during iteration")
             return iter([lambda: None])
 
-    registry = Changes()
-    monkeypatch.setattr(census, "_registries", lambda _loops: [registry])
-    assert (0, 2) == (census.untraced_tasks(int, ()), registry.tries)
+    registry = ChangingRegistry()
+    monkeypatch.setattr(untraced, "_registries", lambda _loops: [registry])
+    assert (0, 2) == (untraced.untraced_tasks(int, ()), registry.tries)

@@ -1,4 +1,4 @@
-"""Stats pages: where numbers stand, what happens when there is no room, and that a reader trusts nothing."""
+"""Stats pages: their layout, full pages, continued pages, and readers that trust nothing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from aiometrics.testing import ManualClock, TracedLoop, traced_loop
 
 
 def counted(snapshot: Snapshot, coroutine: str) -> list[tuple[str, int, int]]:
-    """Yield point, segments and waits of one coroutine."""
+    """Return the yield points of one coroutine, with their numbers of segments and of waits."""
     return [
         (point.yield_point, point.segments.count, point.waits.count)
         for point in snapshot.yield_points_of(coroutine)
@@ -59,7 +59,7 @@ def counted(snapshot: Snapshot, coroutine: str) -> list[tuple[str, int, int]]:
 
 
 def regions(layout: Layout) -> Iterator[tuple[int, int]]:
-    """Every part of a page as start and size in words, in the order in which the module's docstring has them."""
+    """Yield start and size in words of each part of a page, in the order of layout's docstring."""
     yield 0, len(HEADER)
     yield layout.bounds, len(layout.segment_bounds_ns) + len(layout.wait_bounds_ns)
     yield layout.loop, len(LOOP)
@@ -96,10 +96,10 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     st.integers(1, 50),
     st.integers(1, 50),
 )
-def test_the_parts_of_a_page_lie_side_by_side(
+def test_parts_of_a_page_lie_side_by_side(
     segment: list[int], wait: list[int], coroutines: int, points: int, requests: int
 ) -> None:
-    """Without gap or overlap, from the first word to the last, for any buckets and capacities."""
+    """For any buckets and capacities, there are no gaps or overlaps from first to last word."""
     layout = Layout(tuple(sorted(segment)), tuple(sorted(wait)), coroutines, points, requests)
     found = list(regions(layout))
     assert [start + size for start, size in found[:-1]] == [start for start, _ in found[1:]]
@@ -107,8 +107,8 @@ def test_the_parts_of_a_page_lie_side_by_side(
     assert layout.size == sum(size for _, size in found) * WORD
 
 
-def test_the_c_header_has_every_word_of_every_record() -> None:
-    """By the name that Python gives it, so that a page means the same to both recorders."""
+def test_c_header_has_every_word_of_every_record() -> None:
+    """The names are those of Python, so that a page means the same to both recorders."""
     header = Path(__file__).parents[2] / "aiometrics/recorder/csrc/constants.h"
     declared = {
         "HEADER": HEADER,
@@ -131,14 +131,14 @@ def test_the_c_header_has_every_word_of_every_record() -> None:
 
 
 def test_bounds_are_rounded_to_nanoseconds() -> None:
-    """Options are in seconds, pages in ns."""
+    """Options are in seconds, but pages are in nanoseconds."""
     assert Layout((100_000, 1_000_000_000), (1,), 2, 3, 4) == from_seconds(
         (0.0001, 1), (1e-9,), 2, 3, 4
     )
 
 
-def test_a_new_page_is_empty() -> None:
-    """Nothing happened yet, so nothing but the loop shows."""
+def test_new_page_is_empty() -> None:
+    """Nothing has happened yet, so that a reader sees nothing but the loop."""
     view = read(bytes(page().memory), now_ns=7, unix_ns=1_000_007)
     assert ("MainThread", 0, 1_000_007, None) == (
         view.loop.loop,
@@ -169,8 +169,8 @@ def test_a_new_page_is_empty() -> None:
         (10**15, 2),
     ],
 )
-def test_a_bucket_includes_its_bound(implementation: str, ns: int, bucket: int) -> None:
-    """``le`` means less or equal, to the nanosecond, for segments and waits alike."""
+def test_bucket_includes_its_bound(implementation: str, ns: int, bucket: int) -> None:
+    """``le`` means less than or equal, to the nanosecond, for segments and waits alike."""
 
     async def works(traced: TracedLoop) -> None:
         traced.clock.advance_ns(ns)
@@ -197,13 +197,16 @@ def test_a_bucket_includes_its_bound(implementation: str, ns: int, bucket: int) 
 
 @pytest.fixture
 def tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callbacks are not timed, so that only tasks take records."""
+    """Leave callbacks untimed, so that only tasks need records."""
     monkeypatch.setattr(HandleHook, "install", lambda _: None)
 
 
 @pytest.mark.usefixtures("tasks_only")
-def test_what_finds_no_record_goes_to_other_and_is_counted(implementation: str) -> None:
-    """Capacity is never exceeded and nothing is dropped: numbers under (other) plus the known ones are all there is."""
+def test_numbers_go_to_other_when_there_is_no_record_left(implementation: str) -> None:
+    """Capacity is never exceeded and nothing is lost.
+
+    The numbers under (other) and those under known names add up to the total.
+    """
 
     async def works(lines: int) -> None:
         if lines:
@@ -239,7 +242,7 @@ def test_what_finds_no_record_goes_to_other_and_is_counted(implementation: str) 
 
 @pytest.mark.usefixtures("tasks_only")
 def test_overflow_counts_names_not_events(implementation: str) -> None:
-    """A name that found no room is counted once, however often it is met."""
+    """A name without room is counted once, however often it occurs."""
 
     async def works() -> None:
         await asyncio.sleep(1)
@@ -261,8 +264,8 @@ def test_overflow_counts_names_not_events(implementation: str) -> None:
     } == seen.overflow
 
 
-def test_strings_that_find_no_room_are_counted() -> None:
-    """When the string area is full, a new name goes to (other); known ones go on."""
+def test_strings_without_room_are_counted() -> None:
+    """When the string area is full, a new name becomes (other), and known names still work."""
     made = page()
     room = LAYOUT.string_bytes - LOOP_NAME_BYTES - len("(other)(callback)") - NAME_BYTES
     assert 0 < room < NAME_BYTES
@@ -283,7 +286,7 @@ def test_strings_that_find_no_room_are_counted() -> None:
     } == view.overflow
 
 
-def test_a_coroutine_without_a_record_takes_no_room() -> None:
+def test_coroutine_without_a_record_takes_no_room() -> None:
     """Names beyond the capacity do not fill the string area."""
     made = page()
     for number in range(LAYOUT.max_coroutines):
@@ -301,8 +304,8 @@ def test_a_coroutine_without_a_record_takes_no_room() -> None:
     assert overflow == read(bytes(made.memory), 0, 0).overflow
 
 
-def test_the_name_of_the_loop_may_change_for_ever() -> None:
-    """Threads with ever new names take no room; a name that is too long is cut."""
+def test_name_of_the_loop_may_change_for_ever() -> None:
+    """Threads with ever new names take no more room, and a name that is too long is cut."""
     made = page()
     used = made.words[HEADER["strings_used"]]
     for number in range(10_000):
@@ -315,8 +318,8 @@ def test_the_name_of_the_loop_may_change_for_ever() -> None:
     assert "ü" * (LOOP_NAME_BYTES // 2) == read(bytes(made.memory), 0, 0).loop.loop
 
 
-def test_names_that_are_no_text_are_stored_all_the_same() -> None:
-    """A lone surrogate in a name is written in a way that can be read."""
+def test_names_that_are_not_valid_text_are_escaped() -> None:
+    """A lone surrogate in a name is stored as an escape sequence."""
     made = page()
     made.words[LAYOUT.coroutine(made.add_coroutine("bad\udcff")) + COROUTINE["created"]] = 1
     assert ["bad\\udcff"] == [
@@ -412,8 +415,8 @@ USED = LOOP_NAME_BYTES + len("(other)(callback)cpa")
         ),
     ],
 )
-def test_a_reader_says_what_is_wrong_with_a_page(data: bytes, message: str) -> None:
-    """Each thing that cannot be so is refused, with its value."""
+def test_reader_says_what_is_wrong_with_a_page(data: bytes, message: str) -> None:
+    """Each impossible number is refused, and the message quotes it."""
     with pytest.raises(PageError, match=message):
         read(data, 0, 0)
 
@@ -446,8 +449,8 @@ INTERESTING = st.tuples(
     end=st.integers(0, len(FULL)),
     cut=st.booleans(),
 )
-def test_a_reader_survives_any_page(changes: list[tuple[int, int]], end: int, *, cut: bool) -> None:
-    """Whatever words are overwritten and wherever the page is cut off: a view, or a PageError."""
+def test_reader_survives_any_page(changes: list[tuple[int, int]], end: int, *, cut: bool) -> None:
+    """It returns a view or raises PageError, whatever is overwritten and wherever it is cut."""
     damaged = bytearray(FULL)
     words = memoryview(damaged).cast("q")
     for place, value in changes:
@@ -461,16 +464,16 @@ def test_a_reader_survives_any_page(changes: list[tuple[int, int]], end: int, *,
 
 @settings(max_examples=200)
 @given(st.binary(max_size=4096))
-def test_a_reader_survives_any_bytes(data: bytes) -> None:
-    """Random bytes are no page, and say so."""
+def test_reader_survives_any_bytes(data: bytes) -> None:
+    """It raises PageError, because random bytes are not a page."""
     with pytest.raises(PageError):
         read(data, 0, 0)
 
 
 @settings(max_examples=200)
 @given(st.integers(0, len(FULL) * 8 - 1))
-def test_a_reader_survives_a_flipped_bit(bit: int) -> None:
-    """One bit that memory lost: a view, or a PageError."""
+def test_reader_survives_a_flipped_bit(bit: int) -> None:
+    """It returns a view or raises PageError when memory has lost a bit."""
     damaged = bytearray(FULL)
     damaged[bit // 8] ^= 1 << bit % 8
     try:
@@ -480,7 +483,7 @@ def test_a_reader_survives_a_flipped_bit(bit: int) -> None:
 
 
 def test_sampled_tasks_count_as_many_times_as_they_stand_for(implementation: str) -> None:
-    """Of 4 000 tasks about one in 4 is traced, and every number is multiplied by 4."""
+    """About one in 4 of 4 000 tasks is traced, and every number is multiplied by 4."""
 
     async def works() -> None:
         await asyncio.sleep(0)
@@ -494,7 +497,8 @@ def test_sampled_tasks_count_as_many_times_as_they_stand_for(implementation: str
         seen = traced.snapshot()
     (entry,) = (entry for entry in seen.coroutines if entry.coroutine.endswith("works"))
     assert 0.25 == seen.sample_ratio
-    # The draw is fixed, so that the number is always this one; an honest draw of one in 4 lies between 3 600 and 4 400.
+    # The draw is fixed, so that the number is always this one; a fair draw of one in 4 lies between
+    # 3 600 and 4 400.
     assert 4116 == entry.created
     assert (entry.created, entry.created, 0) == (
         entry.wall["completed"].count,
@@ -509,8 +513,8 @@ def test_sampled_tasks_count_as_many_times_as_they_stand_for(implementation: str
     ]
 
 
-def pages(max_loops: int = 2) -> SlotPool:
-    """Pages of a process, without a recorder."""
+def slot_pool(max_loops: int = 2) -> SlotPool:
+    """Return the slot pool of a process, without recorders."""
     return SlotPool(
         PageFormat(LAYOUT, 100, 1),
         max_loops,
@@ -520,32 +524,32 @@ def pages(max_loops: int = 2) -> SlotPool:
     )
 
 
-def test_loops_at_a_time_have_names_of_their_own() -> None:
-    """Two loops of threads with one name are told apart; a third finds no page, which is counted."""
-    found = pages()
-    slots = [found.claim("worker") for _ in range(3)]
+def test_loops_get_different_names_when_their_threads_have_the_same_one() -> None:
+    """The second loop gets a number; a third gets no page, which is counted."""
+    pool = slot_pool()
+    slots = [pool.claim("worker") for _ in range(3)]
     assert ["worker", "worker-2", None] == [slot and slot.name for slot in slots]
     assert (1, 2) == (
-        merged_overflow(read(bytes(slot.page.memory), 0, 0) for slot in found.all())["loop"],
-        len(found.all()),
+        merged_overflow(read(bytes(slot.page.memory), 0, 0) for slot in pool.all())["loop"],
+        len(pool.all()),
     )
 
 
-def test_a_later_loop_of_a_name_continues_the_page_of_that_name() -> None:
-    """Counters go on where they stood; with no page of its name a loop takes a new one, then whichever is free."""
-    found = pages()
-    first, second = found.claim("a"), found.claim("b")
+def test_later_loop_continues_the_page_of_its_name() -> None:
+    """A loop without a page of its name gets a new page, or any free one if there is no new one."""
+    pool = slot_pool()
+    first, second = pool.claim("a"), pool.claim("b")
     assert first is not None
     assert second is not None
-    found.release(first)
-    found.release(second)
-    assert second is found.claim("b")
-    assert first is found.claim("c")
-    assert ["c", "b"] == [read(bytes(slot.page.memory), 0, 0).loop.loop for slot in found.all()]
+    pool.release(first)
+    pool.release(second)
+    assert second is pool.claim("b")
+    assert first is pool.claim("c")
+    assert ["c", "b"] == [read(bytes(slot.page.memory), 0, 0).loop.loop for slot in pool.all()]
 
 
-def test_a_page_is_taken_over_with_its_counters_and_without_its_gauges(implementation: str) -> None:
-    """What was counted stays, what was only true then is gone: live and suspended tasks, the segment in progress."""
+def test_page_keeps_its_counters_but_not_its_gauges_when_taken_over(implementation: str) -> None:
+    """Live and suspended tasks and the segment in progress are gone, and counters stay."""
 
     async def stuck() -> None:
         await asyncio.Event().wait()
@@ -583,10 +587,10 @@ def test_a_page_is_taken_over_with_its_counters_and_without_its_gauges(implement
     ]
 
 
-def test_closing_a_page_keeps_what_was_counted_of_the_segment_in_progress(
+def test_counted_part_of_the_segment_in_progress_stays_when_a_page_is_closed(
     implementation: str,
 ) -> None:
-    """No counter falls when a loop goes in the middle of a blocking segment."""
+    """No counter falls when a loop is released in the middle of a blocking segment."""
 
     async def main(traced: TracedLoop) -> list[int]:
         traced.clock.advance(0.25)
@@ -599,27 +603,28 @@ def test_closing_a_page_keeps_what_was_counted_of_the_segment_in_progress(
 
 
 @pytest.mark.parametrize(
-    ("since", "counted", "looked", "expected"),
+    ("since", "counted", "observed", "expected"),
     [
         (0, 0, 500, 0),  # nothing is in progress
-        (1000, 0, 0, 0),  # nobody looked
-        (1000, 0, 900, 0),  # the look was before
-        (1000, 0, 1099, 0),  # not blocking yet when looked at
+        (1000, 0, 0, 0),  # no reader observed it
+        (1000, 0, 900, 0),  # observed before the segment began
+        (1000, 0, 1099, 0),  # not blocking yet when observed
         (1000, 0, 1100, 100),
         (1000, 60, 1160, 100),
         (1000, 160, 1160, 0),  # settled
-        (1000, 200, 1160, 0),  # settled by a later look, before an eager child moved the beginning
+        # settled after a later observation, before an eager child moved the beginning
+        (1000, 200, 1160, 0),
     ],
 )
-def test_pending_is_what_a_look_saw_of_a_blocking_segment(
-    since: int, counted: int, looked: int, expected: int
+def test_pending_is_the_observed_part_of_a_blocking_segment(
+    since: int, counted: int, observed: int, expected: int
 ) -> None:
-    """Only what was at the threshold when it was looked at, less what is counted already."""
-    assert expected == pending_ns(since, counted, looked, threshold_ns=100)
+    """It is 0 below the threshold, and excludes the part that is already counted."""
+    assert expected == pending_ns(since, counted, observed, threshold_ns=100)
 
 
 def test_pages_of_several_loops_are_added_up() -> None:
-    """Records of one name on several pages are one; the oldest suspension is the oldest of all."""
+    """Records of the same name are merged, and the oldest suspension is the oldest of all pages."""
     made = [page(), page()]
     for number, one in enumerate(made, 1):
         handle = one.add_coroutine("shop.handle")
@@ -662,8 +667,8 @@ def test_pages_of_several_loops_are_added_up() -> None:
     } == merged_overflow([])
 
 
-def test_histograms_with_other_buckets_are_not_added() -> None:
-    """The error names both."""
+def test_histograms_with_different_buckets_cannot_be_added() -> None:
+    """The error names the bounds of both."""
     one, two = Histogram((1,), (0, 0), 0), Histogram((2,), (0, 0), 0)
     with pytest.raises(
         ValueError, match=r"bounds \(1,\) and \(2,\) cannot be added: use the same buckets"
@@ -673,14 +678,14 @@ def test_histograms_with_other_buckets_are_not_added() -> None:
     assert 2.5 == Histogram((1,), (1, 1), 5).mean_ns
 
 
-def test_a_snapshot_knows_its_coroutines_by_name() -> None:
-    """A name that is not there is an error that lists those that are."""
+def test_snapshot_raises_when_a_coroutine_is_unknown() -> None:
+    """The error lists the known coroutines."""
     with pytest.raises(KeyError, match=r"no coroutine 'a'; known: \[\]"):
         Snapshot(0).coroutine("a")
 
 
 def test_memory_is_bounded_at_the_defaults() -> None:
-    """A loop's page fits into 2 MB."""
+    """The page of a loop fits into 2 MB."""
     defaults = from_seconds(
         (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5),
         (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60),
@@ -697,8 +702,8 @@ def test_memory_is_bounded_at_the_defaults() -> None:
     )
 
 
-def test_the_clock_of_a_page_turns_into_times_of_day() -> None:
-    """Suspensions are stored by the clock and shown in Unix time."""
+def test_times_in_a_page_are_converted_to_unix_time() -> None:
+    """Pages store when a suspension began by the monotonic clock."""
     clock = ManualClock(5_000)
     made = page()
     made.add_coroutine("c")
