@@ -36,7 +36,7 @@ class ScrapeHandler:
         fork.forget_in_child(self, fork.Stage.LOCKS, ScrapeHandler._reset)
 
     def _reset(self) -> None:
-        """Have no rendering in progress, also in a forked child, where its thread does not exist."""
+        """Forget the rendering in progress, also in a forked child, which lacks its thread."""
         self._bodies = SingleFlight(self._rendered)
 
     def answer(self, accept: str | None) -> Response:

@@ -53,7 +53,10 @@ _SITE = ("site-packages", "dist-packages")
 
 
 class Origin(enum.IntEnum):
-    """The origin of a piece of code. A yield point is the innermost frame of the highest origin in the chain."""
+    """The origin of a piece of code.
+
+    A yield point is the innermost frame of the highest origin in the chain.
+    """
 
     STANDARD_LIBRARY = 0
     LIBRARY = 1

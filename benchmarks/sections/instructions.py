@@ -23,7 +23,8 @@ from workloads.steps import workloads
 
 WORKLOADS = ("step", "spawn", "depth 10", "calls 10")
 SHORT, LONG = 500, 1_500
-#: What ``os.getppid`` calls. Calls of it mark the measurements: callgrind writes its counts at each.
+#: The C function behind ``os.getppid``, whose calls mark measurements: callgrind writes its counts
+#: at each one.
 MARKER = "getppid"
 
 

@@ -130,7 +130,10 @@ def test_a_collector_of_the_application_that_fails_is_asked_again(
     with aiometrics.start_exporter(0, LOCAL, registry=registry) as running:
         seen = [values(get(running)[2], "aiometrics_errors_total") for _ in range(3)]
     assert [{}, {("registry",): 1}, {("registry",): 2}] == seen
-    expected = "aiometrics: internal error in probe 'registry', which stays on; the application is not affected"
+    expected = (
+        "aiometrics: internal error in probe 'registry', which stays on; "
+        "the application is not affected"
+    )
     assert [expected] == [
         record.getMessage() for record in caplog.records if record.name == "aiometrics"
     ]

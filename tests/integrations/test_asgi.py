@@ -394,7 +394,10 @@ def test_unknown_routes_do_not_break_requests(
         assert b"found" == calls(RequestMiddleware(app))[1]["body"]
     assert [("(unmatched)", "completed")] * 2 == calls.types
     assert [
-        "aiometrics: internal error in probe 'route', which stays on; the application is not affected"
+        (
+            "aiometrics: internal error in probe 'route', which stays on; "
+            "the application is not affected"
+        )
     ] == caplog.messages
 
 

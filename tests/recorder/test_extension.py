@@ -71,7 +71,9 @@ print("the core was loaded" if core else "the core was not loaded")
 UNLIKE = """
 import importlib.util, pathlib, sys
 (package,) = importlib.util.find_spec("aiometrics").submodule_search_locations
-spec = importlib.util.spec_from_file_location("aiometrics.recorder.await_chain", pathlib.Path(package, "recorder/await_chain.py"))
+spec = importlib.util.spec_from_file_location(
+    "aiometrics.recorder.await_chain", pathlib.Path(package, "recorder/await_chain.py")
+)
 chain = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(chain)
 in_every_state = chain.in_every_state
@@ -142,13 +144,13 @@ def core() -> Any:
 
 
 def test_the_checked_in_header_is_what_the_generator_writes() -> None:
-    """After a change of a constant, ``python -m aiometrics.recorder.c_header`` writes the header anew."""
+    """When a constant changes, ``python -m aiometrics.recorder.c_header`` writes a new header."""
     checked_in = CHECKOUT / "aiometrics/recorder/csrc/constants.h"
     assert checked_in.read_text(encoding="ascii") == c_header.header()
 
 
 def test_the_core_was_compiled_with_the_constants_of_python(core: Any) -> None:
-    """The digest covers every offset in a page and everything else that both recorders must agree on."""
+    """The digest covers all offsets in a page, and all else on which both recorders must agree."""
     assert core.CONSTANTS_DIGEST == c_constants.DIGEST
 
 
