@@ -30,9 +30,9 @@ from aiometrics.pages.snapshot import Exemplar
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
 from .branches import Branches
-from .heirs import inherit
 from .mutations import Mutator
-from .shelves import directory, shelve
+from .shared_directories import directory, shelve
+from .successors import inherit
 
 NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
 LAYOUT = Layout(
