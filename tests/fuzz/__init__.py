@@ -1,1 +1,1 @@
-"""Attacks on what reads bytes of others: pages that anybody may have written, and the port that anybody may reach."""
+"""Attacks on the code that reads untrusted bytes: from pages, and from clients of the port."""

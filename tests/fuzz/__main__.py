@@ -1,4 +1,7 @@
-"""``python -m tests.fuzz pages --cases 1000000``, ``messages`` or ``http``. Ends with 1 if anything was found."""
+"""Fuzz a target: ``python -m tests.fuzz pages --cases 1000000``, ``messages`` or ``http``.
+
+Exits with 1 if anything was found.
+"""
 
 from __future__ import annotations
 
@@ -15,38 +18,43 @@ from .attacks import ATTACKS
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     targets = parser.add_subparsers(required=True, metavar="TARGET")
-    found = targets.add_parser("pages", help="the reader against broken pages")
-    found.add_argument("--cases", type=int, default=100_000)
-    found.add_argument(
+    pages_parser = targets.add_parser("pages", help="feed broken pages to the reader")
+    pages_parser.add_argument("--cases", type=int, default=100_000)
+    pages_parser.add_argument(
         "--jobs",
         type=int,
         default=1,
-        help="processes, each with a part of the cases and a seed of its own",
+        help="number of processes, each with a part of the cases and its own seed",
     )
-    found.add_argument("--seed", type=int, default=1)
-    found.add_argument(
-        "--keep", type=Path, metavar="DIR", help="where to write the pages that found something"
+    pages_parser.add_argument("--seed", type=int, default=1)
+    pages_parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="write the pages that found something to this directory",
     )
-    found.set_defaults(run=_pages)
-    asked = targets.add_parser("messages", help="the parser of requests against broken ones")
-    asked.add_argument("--cases", type=int, default=100_000)
-    asked.add_argument("--seed", type=int, default=1)
-    asked.set_defaults(run=_messages)
-    assailed = targets.add_parser(
-        "http", help="a busy service against hostile clients, each kind for some seconds"
+    pages_parser.set_defaults(run=_pages)
+    messages_parser = targets.add_parser(
+        "messages", help="feed broken requests to the parser of requests"
     )
-    assailed.add_argument(
+    messages_parser.add_argument("--cases", type=int, default=100_000)
+    messages_parser.add_argument("--seed", type=int, default=1)
+    messages_parser.set_defaults(run=_messages)
+    http_parser = targets.add_parser(
+        "http", help="attack a busy service with hostile clients, each kind for some seconds"
+    )
+    http_parser.add_argument(
         "attacks", nargs="*", metavar="ATTACK", help=f"some of {', '.join(ATTACKS)} (default: all)"
     )
-    assailed.add_argument("--seconds", type=float, default=10.0)
-    assailed.add_argument(
+    http_parser.add_argument("--seconds", type=float, default=10.0)
+    http_parser.add_argument(
         "--pause",
         type=float,
         default=0.001,
         metavar="SECONDS",
-        help="of the loop between two turns; 0 is a busy loop",
+        help="time that the loop waits between two turns; 0 is a busy loop",
     )
-    assailed.set_defaults(
+    http_parser.set_defaults(
         run=lambda options: min(1, endpoint.run(options.attacks, options.pause, options.seconds))
     )
     return parser.parse_args()
@@ -59,9 +67,12 @@ def _pages(options: argparse.Namespace) -> int:
     for job, report in enumerate(reports):
         print(
             f"job {job}: {report.cases} cases in {report.seconds:.0f} s; "
-            f"{report.taken} taken, {report.shown} of them rendered, {report.used} gone on with; "
-            f"{report.branches} branches, {report.corpus} pages kept; slowest case {report.slowest_seconds * 1e3:.1f} ms; "
-            f"peak memory {report.early_kib / 1024:.1f} MiB after a tenth, {report.late_kib / 1024:.1f} MiB in the end"
+            f"{report.accepted} accepted, {report.rendered} of them rendered, "
+            f"{report.continued} continued; "
+            f"{report.branches} branches, {report.corpus} pages kept; "
+            f"slowest case {report.slowest_seconds * 1e3:.1f} ms; "
+            f"peak memory {report.early_kib / 1024:.1f} MiB after a tenth of the cases, "
+            f"{report.late_kib / 1024:.1f} MiB at the end"
         )
     for refusal, count in sum(
         (report.refusals for report in reports), Counter[str]()
@@ -84,7 +95,8 @@ def _messages(options: argparse.Namespace) -> int:
     for trace, data in report.findings.items():
         print(f"\n{data!r}\n{trace}")
     print(
-        f"{report.cases} cases, {report.taken} taken, {report.branches} branches, {len(report.findings)} findings"
+        f"{report.cases} cases, {report.accepted} accepted, {report.branches} branches, "
+        f"{len(report.findings)} findings"
     )
     return 1 if report.findings else 0
 

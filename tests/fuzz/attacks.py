@@ -1,4 +1,7 @@
-"""Clients that mean no good, one function for what each does with a connection; ``python -m tests.fuzz.attacks NAME PORT SECONDS``."""
+"""Hostile clients: one function for the use that each kind makes of a connection.
+
+The command line is ``python -m tests.fuzz.attacks NAME PORT SECONDS``.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,19 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
-#: Between the bytes of slow clients, and before one that was cut comes back.
+#: The time between the bytes of slow clients, and before a client that was cut off reconnects.
 PACE_SECONDS = 1.0
 GET = b"GET /metrics HTTP/1.1\r\nHost: target\r\nAccept-Encoding: gzip\r\n\r\n"
 _HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 _WRONG = (b"", b"\0", b"\r\n", b"\n", b" ", b":", b"\xff", b"99999999999")
 _MANY = 1000
-#: Of those that ask for something expensive.
+#: The number of clients that request something expensive.
 _SOME = 16
 
 
 @dataclass
 class Client:
-    """One connection of an attacker, who can do anything with it as often as it lives."""
+    """One connection of an attacker."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -35,51 +38,52 @@ class Client:
     pace_seconds: float
 
     async def send(self, data: bytes) -> None:
-        """Hand over bytes, at the pace at which the server takes them."""
+        """Send bytes, at the pace at which the server reads them."""
         self.writer.write(data)
         await self.writer.drain()
 
     async def dribble(self, data: Iterator[bytes]) -> None:
-        """Send a little now and then, until the server has enough."""
-        for some in data:
-            await self.send(some)
+        """Send one part after each pause, until the server closes the connection."""
+        for part in data:
+            await self.send(part)
             await asyncio.sleep(self.pace_seconds)
             if self.reader.at_eof():
                 return
 
     async def listen(self) -> bytes:
-        """All that comes until the server ends it."""
+        """Return all bytes that arrive until the server closes the connection."""
         return await self.reader.read(-1)
 
 
 async def idle(client: Client) -> bytes:
-    """Says nothing."""
+    """Send nothing."""
     return await client.listen()
 
 
 async def byte_by_byte(client: Client) -> bytes:
-    """Sends a request that never ends, a byte at a time."""
+    """Send a request that never ends, a byte at a time."""
     await client.dribble(iter([b"GET /metrics HTTP/1.1\r\nX: ", *[b"x"] * 100_000]))
     return await client.listen()
 
 
 async def big_header(client: Client) -> bytes:
-    """Sends a header of 64 KiB."""
+    """Send a header of 64 KiB."""
     await client.send(b"GET /metrics HTTP/1.1\r\nHost: target\r\nX: " + b"x" * 65_536 + b"\r\n\r\n")
     return await client.listen()
 
 
 async def noise(client: Client) -> bytes:
-    """Sends random bytes."""
+    """Send random bytes."""
     await client.send(client.random.randbytes(client.random.choice((1, 10, 1000, 100_000))))
     client.writer.write_eof()
     return await client.listen()
 
 
 async def malformed(client: Client) -> bytes:
-    """Sends a request in which some bytes are others, are missing or are there twice."""
+    """Send a request in which some bytes were replaced, removed or added."""
     data = bytearray(
-        b"POST /metrics?a=b HTTP/1.1\r\nHost: target\r\nAccept: */*;q=0.5\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+        b"POST /metrics?a=b HTTP/1.1\r\nHost: target\r\nAccept: */*;q=0.5\r\n"
+        b"Content-Length: 5\r\nConnection: close\r\n\r\nhello"
     )
     for _ in range(client.random.randint(1, 5)):
         place = client.random.randrange(len(data))
@@ -92,44 +96,44 @@ async def malformed(client: Client) -> bytes:
 
 
 async def deaf(client: Client) -> bytes:
-    """Asks for the metrics, many times at once, and reads no answer."""
+    """Request the metrics many times at once, and read no response."""
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     await client.dribble(iter([GET * 50] * 1000))
     return b""
 
 
 async def greedy(client: Client) -> bytes:
-    """Asks for the metrics again and again."""
-    answers = b""
+    """Request the metrics again and again."""
+    head = b""
     for _ in range(10):
         await client.send(GET)
-        answers = await client.reader.readuntil(b"\r\n\r\n")
-        found = re.search(rb"Content-Length: ([0-9]+)", answers)
+        head = await client.reader.readuntil(b"\r\n\r\n")
+        found = re.search(rb"Content-Length: ([0-9]+)", head)
         await client.reader.readexactly(int(found[1]) if found else 0)
-    return answers
+    return head
 
 
 async def pipeliner(client: Client) -> bytes:
-    """Sends requests for nothing as fast as answers come."""
+    """Send requests for an unknown path as fast as responses arrive."""
     await client.send(GET.replace(b"/metrics", b"/nothing") * 1000)
     client.writer.write_eof()
     return await client.listen()
 
 
 async def scanner(client: Client) -> bytes:
-    """Connects and is gone."""
+    """Connect and disconnect at once."""
     client.writer.transport.abort()
     return b""
 
 
 async def stalled_handshake(client: Client) -> bytes:
-    """Begins to speak TLS and stops."""
+    """Begin a TLS handshake and stop."""
     await client.send(_HELLO)
     return await client.listen()
 
 
 async def guesser(client: Client) -> bytes:
-    """Tries a password."""
+    """Try a random password."""
     guess = b64encode(b"alice:" + client.random.randbytes(8))
     await client.send(
         b"GET /metrics HTTP/1.1\r\nHost: target\r\nConnection: close\r\nAuthorization: Basic "
@@ -141,7 +145,7 @@ async def guesser(client: Client) -> bytes:
 
 @dataclass(frozen=True)
 class Attack:
-    """How many clients do the same at a time, and how the server is guarded against them."""
+    """One kind of hostile client, how many act at a time, and how the server is protected."""
 
     behave: Callable[[Client], Awaitable[bytes]]
     clients: int = _MANY
@@ -149,7 +153,7 @@ class Attack:
 
     @property
     def name(self) -> str:
-        """As the command line has it."""
+        """The name of the attack on the command line."""
         return self.behave.__name__.replace("_", "-") + (f"-{self.guard}" if self.guard else "")
 
 
@@ -174,10 +178,11 @@ ATTACKS = {
 
 @dataclass
 class Outcome:
-    """What became of the connections of an attack."""
+    """The number of connections of an attack, and their outcomes."""
 
     connections: int = 0
-    #: By the status of the last answer, ``"none"`` where there was none, ``"failed"`` where the connection broke.
+    #: Connections by the status of the last response: ``"none"`` if there was none, ``"failed"`` if
+    #: the connection broke.
     answers: Counter[str] = field(default_factory=Counter)
 
 
@@ -189,13 +194,16 @@ async def attack(
     times: int | None = None,
     pace_seconds: float = PACE_SECONDS,
 ) -> None:
-    """Let all clients behave as they do, so many times each, for ever by default; many come back at their pace, few at once."""
-    random = Random(1)  # noqa: S311 - it is to be repeated
+    """Let all clients of an attack connect ``times`` times each, by default for ever.
+
+    Where there are many clients, they reconnect at their pace, else at once.
+    """
+    random = Random(1)  # noqa: S311 - the attack must be reproducible
 
     async def client() -> None:
         for _ in range(times) if times else count():
             outcome.connections += 1
-            outcome.answers[await _behaved(chosen, port, random, pace_seconds)] += 1
+            outcome.answers[await _connection(chosen, port, random, pace_seconds)] += 1
             await asyncio.sleep(pace_seconds if chosen.clients == _MANY else 0)
 
     async with asyncio.TaskGroup() as group:
@@ -203,7 +211,7 @@ async def attack(
             group.create_task(client())
 
 
-async def _behaved(chosen: Attack, port: int, random: Random, pace_seconds: float) -> str:
+async def _connection(chosen: Attack, port: int, random: Random, pace_seconds: float) -> str:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -221,7 +229,7 @@ async def _behaved(chosen: Attack, port: int, random: Random, pace_seconds: floa
 
 
 async def attack_for(chosen: Attack, port: int, seconds: float) -> Outcome:
-    """Attack for a time; connections that are open then are dropped."""
+    """Attack for a time, and then drop the connections that are open."""
     outcome = Outcome()
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -230,7 +238,7 @@ async def attack_for(chosen: Attack, port: int, seconds: float) -> Outcome:
 
 
 def main() -> None:
-    """Attack for a time, and print as JSON what became of it."""
+    """Attack for a time, and print the outcome as JSON."""
     name, port, seconds = sys.argv[1:]
     outcome = asyncio.run(attack_for(ATTACKS[name], int(port), float(seconds)))
     print(json.dumps({"connections": outcome.connections, "answers": outcome.answers}))

@@ -1,4 +1,4 @@
-"""Which branches of some modules a call takes: a case that takes a new one is worth keeping."""
+"""Finds out which branches of some modules are taken: cases that take new ones are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _TOOL = "aiometrics fuzzing"
 
 
 class Branches:
-    """Collects them while it is entered. Python 3.11 cannot tell: there every set is empty, and cases are mutated blindly."""
+    """Collects the branches that are taken while it is entered.
+
+    On Python 3.11, which cannot report them, there are none, and cases are mutated blindly.
+    """
 
     def __init__(self, *modules: ModuleType) -> None:
         self._codes = [code for module in modules for code in _codes_of(module)]
@@ -43,7 +46,7 @@ class Branches:
             sys.monitoring.free_tool_id(self._tool)
 
     def __len__(self) -> int:
-        """How many were taken so far."""
+        """Return the number of branches that were taken so far."""
         return len(self._seen)
 
     def _took(self, code: CodeType, offset: int, destination: int) -> None:
@@ -51,7 +54,7 @@ class Branches:
 
 
 def _codes_of(module: ModuleType) -> Iterator[CodeType]:
-    """The code of everything that a module defines."""
+    """Yield the code of all functions and methods that a module defines."""
     for found in vars(module).values():
         if getattr(found, "__module__", None) != module.__name__:
             continue
@@ -62,7 +65,7 @@ def _codes_of(module: ModuleType) -> Iterator[CodeType]:
 
 
 def _bare(function: Any) -> Callable[..., Any]:
-    """A function without what makes it a property or a method of the class."""
+    """Return the function inside of a property or a class method."""
     bare: Callable[..., Any] = (
         getattr(function, "fget", None) or getattr(function, "__func__", None) or function
     )

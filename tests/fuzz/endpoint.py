@@ -1,4 +1,7 @@
-"""Attacks on the port of a busy service, while a scraper scrapes it: whether that gets through, and what the loop feels."""
+"""Attacks the port of a busy service while it is scraped.
+
+Measures whether scrapes are answered, and how the attack affects the event loop.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ from typing import Any, Self
 from .attacks import ATTACKS, Attack
 
 _ROOT = Path(__file__).resolve().parents[2]
-_PASSWORD = "wonderland"  # noqa: S105 - the target's own
+_PASSWORD = "wonderland"  # noqa: S105 - of the target only
 _SCRAPE_SECONDS = 0.25
 
 
 @dataclass
 class Scraper:
-    """Scrapes at intervals, each time over a connection of its own, in a thread."""
+    """Scrapes at intervals in a thread, each time over a new connection."""
 
     port: int
     context: ssl.SSLContext | None
@@ -67,36 +70,36 @@ class Scraper:
                 "/metrics",
                 headers={"Authorization": f"Basic {credentials}", "Accept-Encoding": "gzip"},
             )
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status != http.client.OK:
-                raise http.client.HTTPException(answer.status)
+            response = connection.getresponse()
+            response.read()
+            if response.status != http.client.OK:
+                raise http.client.HTTPException(response.status)
 
 
 class Target:
-    """The service, a process of its own."""
+    """The service that is attacked, in a process of its own."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self.port = int(self._line())
 
     def measure(self, seconds: float) -> dict[str, Any]:
-        """What its loop did in that time."""
+        """Measure the loop for some seconds, and return the result."""
         self.begin()
         time.sleep(seconds)
         return self.end()
 
     def begin(self) -> None:
-        """Measure from now on."""
-        self._say("begin")
+        """Begin to measure the loop."""
+        self._send("begin")
 
     def end(self) -> dict[str, Any]:
-        """What was measured."""
-        self._say("end")
-        said: dict[str, Any] = json.loads(self._line())
-        return said
+        """Return what was measured since :meth:`begin`."""
+        self._send("end")
+        measured: dict[str, Any] = json.loads(self._line())
+        return measured
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
@@ -105,7 +108,7 @@ class Target:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the target is gone: {self._process.wait()}")
+            raise RuntimeError(f"the target has ended with status {self._process.wait()}")
         return line
 
 
@@ -113,7 +116,7 @@ class Target:
 def serving(
     guard: str, pause_seconds: float, directory: Path
 ) -> Iterator[tuple[Target, ssl.SSLContext | None]]:
-    """A target that is guarded as ``guard`` says, and what a client needs to speak TLS with it."""
+    """Start a target that is protected by ``guard``; yield it and the TLS context for clients."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if guard == "tls" else None
     text = _tls(directory, context) if context else _users() if guard == "users" else ""
     config = directory / "web.yml"
@@ -145,11 +148,15 @@ def _tls(directory: Path, context: ssl.SSLContext) -> str:
 def _users() -> str:
     import bcrypt
 
-    return f"basic_auth_users:\n  alice: {bcrypt.hashpw(_PASSWORD.encode(), bcrypt.gensalt(10)).decode()}\n"
+    password_hash = bcrypt.hashpw(_PASSWORD.encode(), bcrypt.gensalt(10)).decode()
+    return f"basic_auth_users:\n  alice: {password_hash}\n"
 
 
-def assail(attack: Attack, pause_seconds: float, seconds: float) -> tuple[list[str], bool]:
-    """The cells of one row for ``attack``, and whether all was well: every scrape answered, no error, no thread or descriptor left over."""
+def measure_attack(attack: Attack, pause_seconds: float, seconds: float) -> tuple[list[str], bool]:
+    """Run an attack; return the cells of its row, and whether the service withstood it.
+
+    It did if every scrape was answered and there was no internal error.
+    """
     with (
         tempfile.TemporaryDirectory() as name,
         serving(attack.guard, pause_seconds, Path(name)) as (target, context),
@@ -157,10 +164,10 @@ def assail(attack: Attack, pause_seconds: float, seconds: float) -> tuple[list[s
         with Scraper(target.port, context) as scraper:
             target.measure(1.0)  # until caches are warm
             before = target.measure(seconds / 2)
-            calm = list(scraper.seconds)
+            scrapes_before = list(scraper.seconds)
             scraper.seconds.clear()
             target.begin()
-            done = subprocess.run(
+            attacker = subprocess.run(
                 [
                     sys.executable,
                     "-m",
@@ -175,24 +182,24 @@ def assail(attack: Attack, pause_seconds: float, seconds: float) -> tuple[list[s
                 check=True,
             )
             during = target.end()
-            stormy = list(scraper.seconds)
-        again = target.measure(seconds / 2)
-    said = json.loads(done.stdout)
+            scrapes_during = list(scraper.seconds)
+        after = target.measure(seconds / 2)
+    outcome = json.loads(attacker.stdout)
     for failure in scraper.failures:
         print(f"{attack.name}: a scrape failed: {failure}", file=sys.stderr)
-    well = not scraper.failures and not again["errors"]
-    answers = ", ".join(f"{status} {count}" for status, count in sorted(said["answers"].items()))
+    withstood = not scraper.failures and not after["errors"]
+    answers = ", ".join(f"{status} {count}" for status, count in sorted(outcome["answers"].items()))
     cells = [
         attack.name,
         f"{attack.clients}",
-        f"{said['connections']}: {answers}",
-        f"{len(stormy)} of {len(stormy) + len(scraper.failures)}",
-        f"{max(calm) * 1e3:.0f} -> {max(stormy, default=float('nan')) * 1e3:.0f}",
+        f"{outcome['connections']}: {answers}",
+        f"{len(scrapes_during)} of {len(scrapes_during) + len(scraper.failures)}",
+        f"{max(scrapes_before) * 1e3:.0f} -> {max(scrapes_during, default=float('nan')) * 1e3:.0f}",
         *(f"{before[key] * 1e3:.2f} -> {during[key] * 1e3:.2f}" for key in ("p50", "p99", "worst")),
-        f"{before['rss_kib'] / 1024:.1f} -> {during['rss_kib'] / 1024:.1f} -> {again['rss_kib'] / 1024:.1f}",
-        f"{before['threads']} -> {during['threads']} -> {again['threads']}",
+        " -> ".join(f"{part['rss_kib'] / 1024:.1f}" for part in (before, during, after)),
+        " -> ".join(f"{part['threads']}" for part in (before, during, after)),
     ]
-    return cells, well
+    return cells, withstood
 
 
 HEADINGS = (
@@ -210,11 +217,11 @@ HEADINGS = (
 
 
 def run(names: list[str], pause_seconds: float, seconds: float) -> int:
-    """Print a row for each attack; how many went wrong."""
+    """Print a row for each attack; return how many of them the service did not withstand."""
     print(f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}", flush=True)
-    wrong = 0
+    failed = 0
     for name in names or ATTACKS:
-        cells, well = assail(ATTACKS[name], pause_seconds, seconds)
-        wrong += not well
+        cells, withstood = measure_attack(ATTACKS[name], pause_seconds, seconds)
+        failed += not withstood
         print(f"| {' | '.join(cells)} |", flush=True)
-    return wrong
+    return failed

@@ -1,4 +1,7 @@
-"""Broken requests against what reads them: a request may be refused, and nothing else; what its headers say is never an error."""
+"""Feeds broken requests to the parser, which may refuse them, and to the readers of headers.
+
+Nothing else may happen: no content of a header is an error.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
-from aiometrics.base.http import basic_auth as passwords
+from aiometrics.base.http import basic_auth, negotiation
 from aiometrics.base.http import messages as http_messages
-from aiometrics.base.http import negotiation
 from aiometrics.base.http.basic_auth import Credentials
 from aiometrics.base.http.messages import HEAD_END, RequestError, check_start, parse_head
 from aiometrics.base.http.negotiation import accepts_gzip, choose_format
@@ -17,9 +19,18 @@ from aiometrics.base.http.negotiation import accepts_gzip, choose_format
 from .branches import Branches
 
 _SEEDS = (
-    b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: text/plain;version=1.0.0,*/*;q=0.1\r\nAccept-Encoding: gzip, br;q=0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Basic YWxpY2U6d29uZGVybGFuZA==\r\nUser-Agent: Prometheus/2.42.0\r\n\r\n",
-    b"POST http://a:9400/%41?x=1 HTTP/1.0\r\nContent-Length: 5\r\nConnection: keep-alive, Close\r\n\r\nhello",
+    (
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: text/plain;version=1.0.0,*/*;q=0.1\r\n"
+        b"Accept-Encoding: gzip, br;q=0\r\n\r\n"
+    ),
+    (
+        b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Basic YWxpY2U6d29uZGVybGFuZA==\r\n"
+        b"User-Agent: Prometheus/2.42.0\r\n\r\n"
+    ),
+    (
+        b"POST http://a:9400/%41?x=1 HTTP/1.0\r\nContent-Length: 5\r\n"
+        b"Connection: keep-alive, Close\r\n\r\nhello"
+    ),
 )
 _PARTS = (
     *(
@@ -65,20 +76,23 @@ _PARTS = (
 
 @dataclass
 class Report:
-    """What a campaign did, and what it found."""
+    """The results of a campaign."""
 
     cases: int = 0
-    taken: int = 0
+    accepted: int = 0
     refusals: Counter[int] = field(default_factory=Counter)
-    #: Tracebacks of what must not happen, with the requests that made it.
+    #: Tracebacks of unexpected errors, each with the request that caused it.
     findings: dict[str, bytes] = field(default_factory=dict)
     branches: int = 0
 
 
 def campaign(cases: int, seed: int) -> Report:
-    """Try so many requests. Those that take a branch for the first time are what later ones are made of."""
-    random, corpus, report = Random(seed), list(_SEEDS), Report()  # noqa: S311 - it is to be repeated
-    with Branches(http_messages, negotiation, passwords) as branches:
+    """Try ``cases`` requests.
+
+    Later requests are made from those that took a branch for the first time.
+    """
+    random, corpus, report = Random(seed), list(_SEEDS), Report()  # noqa: S311 - for reproducibility
+    with Branches(http_messages, negotiation, basic_auth) as branches:
         for data in corpus:
             _try(data, report)
         for _ in range(cases):
@@ -97,12 +111,12 @@ def _mutated(data: bytes, random: Random) -> bytes:
         place = random.randrange(len(changed) + 1)
         if random.random() < 0.5:  # where a line begins
             place = changed.find(b"\n", place) + 1
-        some = (
+        part = (
             random.choice(_PARTS)
             if random.random() < 0.8
             else random.randbytes(random.randint(0, 3))
         )
-        changed[place : place + random.choice((0, 0, 0, 1, len(some)))] = some
+        changed[place : place + random.choice((0, 0, 0, 1, len(part)))] = part
     return bytes(changed)
 
 
@@ -112,11 +126,11 @@ def _try(data: bytes, report: Report) -> None:
         check_start(data)
         end = data.find(HEAD_END)
         request = parse_head(data if end < 0 else data[: end + len(HEAD_END)]).request
-        report.taken += 1
+        report.accepted += 1
         choose_format(request.headers.get("accept"))
         accepts_gzip(request.headers.get("accept-encoding"))
         Credentials.of(request.headers.get("authorization"))
     except RequestError as error:
         report.refusals[error.status] += 1
-    except Exception:  # noqa: BLE001 - this is what we are looking for
+    except Exception:  # noqa: BLE001 - the campaign looks for any
         report.findings.setdefault(traceback.format_exc(), data)

@@ -1,4 +1,4 @@
-"""Pages that are broken in some way: from noise to a single field with just the wrong number in it."""
+"""Breaks pages in many ways, from noise to a wrong number in a single field."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ _NUMBERS = (
     1_000_000,
     1_000_001,
 )
-#: Of the texts of notes.
+#: Numbers and values for the texts of entries.
 _DIGITS = (b"0", b"1", b"2", b"250000000", b"9" * 19, b"9" * 20)
 _TEXTS = (b"-", b"-", b"-", b"REQ-001", b"(other)", b"", b'"\n# {\\', b"\xff\xe2\x80\xa8")
-#: Of records, in the order in which a layout takes them.
+#: Capacities for records, in the order of the arguments of Layout.
 _CAPACITIES = ("max_coroutines", "max_yield_points", "max_requests")
 _REFERENCES = {"name", "yield_point", "awaits"}
 
 
 class Mutator:
-    """Makes new pages of old ones. The same ``random`` makes the same pages."""
+    """Makes new pages from old ones. The same ``random`` leads to the same pages."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -65,11 +65,11 @@ class Mutator:
             self._resize,
             *[self._field] * 16,
             *[self._reference] * 4,
-            *[self._note] * 4,
+            *[self._entry] * 4,
         )
 
     def __call__(self, page: bytes, other: bytes) -> bytes:
-        """``page`` after one or a few changes, some of them with parts of ``other``."""
+        """Return ``page`` after one or a few changes, some of them with parts of ``other``."""
         data = bytearray(page)
         for _ in range(self._random.choice((1, 1, 1, 2, 3, 8))):
             data = self._random.choice(self._ways)(data, other)
@@ -85,17 +85,17 @@ class Mutator:
         return data
 
     def _cut(self, data: bytearray, _: bytes) -> bytearray:
-        """Fewer bytes, or more: whole words, or not."""
+        """Remove bytes or add some; what is left may end within a word."""
         size = self._random.choice(
             (0, len(data) // 2, len(data) - 1, len(data) - WORD, self._random.randint(0, len(data)))
         )
         return data + bytes(WORD) if self._random.random() < 0.2 else data[: max(0, size)]
 
     def _stuff(self, data: bytearray, _: bytes) -> bytearray:
-        """Noise in a part of it."""
+        """Overwrite a part with noise."""
         start = self._random.randint(0, len(data))
-        some = self._random.randbytes(min(self._random.randint(1, 64), len(data) - start))
-        data[start : start + len(some)] = some
+        noise = self._random.randbytes(min(self._random.randint(1, 64), len(data) - start))
+        data[start : start + len(noise)] = noise
         return data
 
     def _splice(self, data: bytearray, other: bytes) -> bytearray:
@@ -107,7 +107,7 @@ class Mutator:
         return data
 
     def _resize(self, data: bytearray, _: bytes) -> bytearray:
-        """Other buckets and other room, with the size that goes with them."""
+        """Set other buckets and capacities, with the size that belongs to them."""
         bounds = [
             sorted(self._random.sample(range(1, 10_000), self._random.choice((1, 1, 2, 3, 64))))
             for _ in range(2)
@@ -128,7 +128,7 @@ class Mutator:
         return data
 
     def _field(self, data: bytearray, _: bytes) -> bytearray:
-        """One field with another number."""
+        """Change the number in one field."""
         place = self._random.choice(list(_fields(_layout_of(data))))
         before = _load(data, place)
         _store(
@@ -139,7 +139,7 @@ class Mutator:
         return data
 
     def _reference(self, data: bytearray, _: bytes) -> bytearray:
-        """A string somewhere else, or longer."""
+        """Let a reference point elsewhere, or to a string of another length."""
         layout = _layout_of(data)
         used = _load(data, HEADER["strings_used"])
         start, length = (
@@ -155,19 +155,22 @@ class Mutator:
         _store(data, self._random.choice((HEADER["loop_name"], *sorted(places))), reference)
         return data
 
-    def _note(self, data: bytearray, _: bytes) -> bytearray:
-        """Another text in one of the first notes of a table: one of an exemplar, more or less, or one that only looks like it."""
+    def _entry(self, data: bytearray, _: bytes) -> bytearray:
+        """Write another text to one of the first entries of a table.
+
+        It is the text of an exemplar, or similar to one.
+        """
         layout = _layout_of(data)
-        note = (
+        entry = (
             self._random.choice((layout.samples, layout.errors, layout.exemplars))
             + self._random.randrange(4) * ENTRY_WORDS
         )
         numbers = self._random.choices(_DIGITS, k=4)
         texts = self._random.choices(_TEXTS, k=self._random.choice((1, 3, 3, 3, 4, 100)))
         text = b" ".join(numbers + texts)[self._random.choice((0, 0, 0, 1)) : ENTRY_BYTES]
-        _store(data, note + ENTRY["count"], 1)
-        _store(data, note + ENTRY["length"], len(text))
-        place = (note + len(ENTRY)) * WORD
+        _store(data, entry + ENTRY["count"], 1)
+        _store(data, entry + ENTRY["length"], len(text))
+        place = (entry + len(ENTRY)) * WORD
         data[place : place + len(text)] = text
         return data
 
@@ -179,7 +182,7 @@ class Mutator:
 
 
 def _layout_of(data: bytearray) -> Layout:
-    """Where the fields of a page probably are, whatever has become of it."""
+    """Return the probable layout of a page that may be broken."""
     counts = {
         name: _load(data, HEADER[name]) for name in ("segment_bounds", "wait_bounds", *_CAPACITIES)
     }
@@ -188,7 +191,7 @@ def _layout_of(data: bytearray) -> Layout:
 
 
 def _records(layout: Layout) -> Iterator[tuple[int, dict[str, int]]]:
-    """Where the first few records of each kind start, and what fields they have."""
+    """Yield start and fields of the first few records of each kind."""
     yield from ((layout.coroutine(number), COROUTINE) for number in range(OWN_COROUTINES + 2))
     for number in range(3):
         yield layout.yield_point(number), YIELD_POINT
@@ -197,14 +200,14 @@ def _records(layout: Layout) -> Iterator[tuple[int, dict[str, int]]]:
 
 
 def _fields(layout: Layout) -> Iterator[int]:
-    """The words that mean something by themselves, and some of histograms."""
+    """Yield the words that have a meaning of their own, and some of histograms."""
     yield from HEADER.values()
     yield from range(layout.bounds, layout.loop)
     yield from (layout.loop + field for field in LOOP.values())
     yield from (layout.loop_stats + field for field in LOOP_STATS.values())
     for table in (layout.samples, layout.errors, layout.exemplars):
         yield from (
-            table + note * ENTRY_WORDS + field for note in range(3) for field in ENTRY.values()
+            table + entry * ENTRY_WORDS + field for entry in range(3) for field in ENTRY.values()
         )
     for start, fields in _records(layout):
         yield from range(start, start + len(fields) + 3)
@@ -219,6 +222,6 @@ def _load(data: bytearray, place: int) -> int:
 
 
 def _store(data: bytearray, place: int, number: int) -> None:
-    """Where there is such a word: a page may have been cut."""
+    """Store a number, if the page still has that word: it may have been cut."""
     if (place + 1) * WORD <= len(data):
         struct.pack_into("q", data, place * WORD, max(_LOWEST, min(_HIGHEST, number)))

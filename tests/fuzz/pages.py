@@ -1,4 +1,7 @@
-"""Broken pages against the reader: it may refuse them, and nothing else. What it takes must come out as text that parses."""
+"""Feeds broken pages to the reader, which may refuse them, and do nothing else.
+
+A page that it accepts must lead to text that can be parsed, and must be safe to continue.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from random import Random
 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from aiometrics.base.yielding import no_pause
 from aiometrics.exposition import text
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.text import Renderer
-from aiometrics.pages import header as page_format
-from aiometrics.pages import merge, reader
+from aiometrics.pages import header, merge, reader
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, ExemplarTable
 from aiometrics.pages.header import PageError, PageFormat
@@ -31,18 +34,19 @@ from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
 from .branches import Branches
 from .mutations import Mutator
-from .shared_directories import directory, shelve
-from .successors import inherit
+from .shared_directories import check_in_directory, directory
+from .successors import continue_page
 
 NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
 LAYOUT = Layout(
     (1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=3, max_requests=2
 )
-TERMS = PageFormat(LAYOUT, 100, 1)
-#: After so many pages that the reader took one is rendered, or used in every way, if it takes that; and each that took a new branch.
-_SHOWN, _USED = 4, 40
-#: Of all pages one in so many is put into a shared directory.
-_SHELVED = 20
+PAGE_FORMAT = PageFormat(LAYOUT, 100, 1)
+#: One in so many accepted pages is rendered, and one in so many is also continued, as is each page
+#: that took a new branch.
+_RENDERED, _CONTINUED = 4, 40
+#: One in so many pages is put into a shared directory.
+_IN_DIRECTORY = 20
 _CORPUS = 5000
 
 Read = Callable[[bytes, int, int], PageView]
@@ -53,29 +57,29 @@ _NUMBERS = re.compile(r"-?(0x[0-9a-f]+|[0-9]+)(, -?[0-9]+)*,?")
 
 @dataclass
 class Report:
-    """What a campaign did, and what it found."""
+    """The results of a campaign."""
 
     cases: int = 0
-    taken: int = 0
-    #: Of those taken: rendered, and of these gone on with.
-    shown: int = 0
-    used: int = 0
-    #: Why pages were refused, without the numbers, and how often.
+    accepted: int = 0
+    #: How many of the accepted pages were rendered, and how many of these were continued.
+    rendered: int = 0
+    continued: int = 0
+    #: Reasons why pages were refused, without their numbers, and how often.
     refusals: Counter[str] = field(default_factory=Counter)
-    #: Tracebacks of what must not happen, with the pages that made it.
+    #: Tracebacks of unexpected errors, each with the page that caused it.
     findings: dict[str, bytes] = field(default_factory=dict)
     branches: int = 0
     corpus: int = 0
     seconds: float = 0.0
-    #: Of CPU.
+    #: CPU time of the slowest case.
     slowest_seconds: float = 0.0
-    #: The most memory that the process ever had, in KiB: after the first tenth of the cases, and in the end.
+    #: Peak memory of the process in KiB, after the first tenth of the cases and at the end.
     early_kib: int = 0
     late_kib: int = 0
 
 
 def seeds() -> list[bytes]:
-    """Pages as recorders write them: an empty one, a full one, one of a loop in the middle of a block."""
+    """Return pages as recorders write them: an empty one, a full one, and one of a blocked loop."""
     full = Page(LAYOUT, blocking_threshold_ns=100, weight=1)
     full.open("MainThread")
     for number in range(3):
@@ -89,9 +93,9 @@ def seeds() -> list[bytes]:
             full.words[place] = place - LAYOUT.coroutines
     CounterTable(full, LAYOUT.samples, 3).add("shop/db.py:1 fetch > re.match", 3)
     CounterTable(full, LAYOUT.errors, 3).add("naming", 2)
-    marks = ExemplarTable(full)
+    exemplars = ExemplarTable(full)
     for kind in (SEGMENT, WALL, WALL + 2):
-        marks.put(
+        exemplars.put(
             kind,
             1,
             Exemplar((("request_id", "REQ-001"), ("trace_id", "a" * 32)), 250_000_000, UNIX_NS),
@@ -103,37 +107,41 @@ def seeds() -> list[bytes]:
     words[LAYOUT.loop + LOOP["finished"]] = words[LAYOUT.loop + LOOP["started"]]
     for name in ("segment_since_ns", "looked_ns", "turn_since_ns", "seen_ns"):
         words[LAYOUT.loop + LOOP[name]] = NOW_NS - 500 + LOOP[name]
-    for vital in LOOP_STATS.values():
-        words[LAYOUT.loop_stats + vital] = 3
+    for word in LOOP_STATS.values():
+        words[LAYOUT.loop_stats + word] = 3
     empty = Page(LAYOUT, blocking_threshold_ns=100)
     return [empty.copy(), full.copy(), bytes(blocked)]
 
 
 def campaign(cases: int, seed: int, read: Read = reader.read) -> Report:
-    """Try so many pages. Those that make ``read`` take a branch for the first time are what later ones are made of."""
-    random = Random(seed)  # noqa: S311 - it is to be repeated
+    """Try ``cases`` pages.
+
+    Later pages are made from those that made ``read`` take a branch for the first time.
+    """
+    random = Random(seed)  # noqa: S311 - the campaign must be reproducible
     mutate, corpus, report = Mutator(random), seeds(), Report()
     good = corpus.copy()
     started = time.perf_counter()
-    with Branches(reader, merge, page_format) as branches, directory() as shelf:
+    with Branches(reader, merge, header) as branches, directory() as path:
         for data in corpus:
-            _try(report, data, partial(_use, report, data, read))
+            _try(report, data, partial(_read_and_continue, report, data, read))
         for number in range(cases):
             known = len(branches)
             data = mutate(random.choice(random.choice((good, corpus))), random.choice(corpus))
-            way = (
-                _use
-                if report.taken % _USED == 0
-                else _show
-                if report.taken % _SHOWN == 0
+            check = (
+                _read_and_continue
+                if report.accepted % _CONTINUED == 0
+                else _read_and_render
+                if report.accepted % _RENDERED == 0
                 else _read
             )
-            _try(report, data, partial(way, report, data, read))
+            _try(report, data, partial(check, report, data, read))
             if len(branches) > known and len(corpus) < _CORPUS:
                 corpus.append(data)
-                _try(report, data, partial(_use, report, data, read))
-            if number % _SHELVED == 0:
-                _try(report, data, partial(shelve, data, shelf, TERMS, NOW_NS, UNIX_NS))
+                _try(report, data, partial(_read_and_continue, report, data, read))
+            if number % _IN_DIRECTORY == 0:
+                in_directory = partial(check_in_directory, data, path, PAGE_FORMAT, NOW_NS, UNIX_NS)
+                _try(report, data, in_directory)
             if number == cases // 10:
                 report.early_kib = _peak_kib()
         report.branches = len(branches)
@@ -152,34 +160,34 @@ def _try(report: Report, data: bytes, attempt: Callable[[], object]) -> None:
         attempt()
     except PageError as error:
         report.refusals[_NUMBERS.sub("N", str(error))] += 1
-    except Exception:  # noqa: BLE001 - this is what we are looking for
+    except Exception:  # noqa: BLE001 - the campaign looks for any
         report.findings.setdefault(traceback.format_exc(), data)
     report.slowest_seconds = max(report.slowest_seconds, time.thread_time() - started)
 
 
 def _read(report: Report, data: bytes, read: Read) -> PageView:
     view = read(data, NOW_NS, UNIX_NS)
-    report.taken += 1
+    report.accepted += 1
     _check_size(view)
     return view
 
 
-def _show(report: Report, data: bytes, read: Read) -> None:
-    """A page that is taken can be rendered."""
+def _read_and_render(report: Report, data: bytes, read: Read) -> None:
+    """Check that a page that is accepted can be rendered."""
     _render(_read(report, data, read))
-    report.shown += 1
+    report.rendered += 1
 
 
-def _use(report: Report, data: bytes, read: Read) -> None:
-    """And other processes can go on with it."""
-    _show(report, data, read)
-    report.used += 1
+def _read_and_continue(report: Report, data: bytes, read: Read) -> None:
+    """Check that a page that is accepted can be rendered, and continued by another process."""
+    _read_and_render(report, data, read)
+    report.continued += 1
     for implementation in IMPLEMENTATIONS:
-        _render(read(inherit(data, TERMS, implementation), NOW_NS, UNIX_NS))
+        _render(read(continue_page(data, PAGE_FORMAT, implementation), NOW_NS, UNIX_NS))
 
 
 def _check_size(view: PageView) -> None:
-    """A page must not be able to say more than was written into it."""
+    """Check that no name is longer than a page may store."""
     names = [view.loop.loop, *(entry.coroutine for entry in view.coroutines)]
     names += [name for point in view.yield_points for name in point.labels]
     names += [name for wait in view.request_waits for name in (wait.request, wait.awaits)]
@@ -190,25 +198,21 @@ def _check_size(view: PageView) -> None:
 
 def _render(view: PageView) -> None:
     snapshot = merged([view, view], taken_ns=UNIX_NS, errors={}, untraced_tasks=0, sample_ratio=1.0)
-    renderer = Renderer(on_error=_raise, pause=_go_on)
-    pages = {
+    renderer = Renderer(on_error=_raise, pause=no_pause)
+    responses = {
         form: b"".join(
             renderer.slices(snapshot, ExporterInfo("1.2.3", "python", "descriptors"), form)
         )
         for form in (text.TEXT, text.OPENMETRICS)
     }
-    list(parse_text(pages[text.TEXT].decode()))
-    for line in pages[text.OPENMETRICS].decode().split("\n"):
+    list(parse_text(responses[text.TEXT].decode()))
+    for line in responses[text.OPENMETRICS].decode().split("\n"):
         if line and not line.startswith("# ") and not _SAMPLE.fullmatch(line):
-            raise AssertionError(f"no line of OpenMetrics: {line!r}")
+            raise AssertionError(f"not a line of OpenMetrics: {line!r}")
 
 
 def _raise(error: Exception) -> None:
     raise error
-
-
-def _go_on() -> None:
-    pass
 
 
 def _peak_kib() -> int:

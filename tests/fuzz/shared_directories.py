@@ -1,4 +1,4 @@
-"""A shared directory with a broken page in it: readers leave it out, and a process that needs a slot gets one."""
+"""Puts broken pages into a shared directory: readers skip them, and a process still gets a slot."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from aiometrics.pages.header import PageFormat
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.reader import read
 
-_IN_MEMORY = "/dev/shm"  # noqa: S108 - a directory of its own is made in there
+_IN_MEMORY = "/dev/shm"  # noqa: S108 - a new directory is created in there
 
 
 @contextmanager
 def directory() -> Iterator[Path]:
-    """A directory of our own, in memory if possible. What a shelf has to complain about is not logged meanwhile."""
+    """Create a temporary directory, in memory if possible; warnings are not logged meanwhile."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -30,20 +30,25 @@ def directory() -> Iterator[Path]:
         logging.disable(disabled)
 
 
-def shelve(data: bytes, path: Path, page_format: PageFormat, now_ns: int, unix_ns: int) -> None:
-    """Put the page into the directory, read that as a sidecar and as a process of the service do, and take the slot."""
+def check_in_directory(
+    data: bytes, path: Path, page_format: PageFormat, now_ns: int, unix_ns: int
+) -> None:
+    """Put the page into the directory, read it, and claim the slot.
+
+    It is read as a sidecar and as a process of the service do.
+    """
     file = path / "0.page"
     file.write_bytes(data)
     file.chmod(0o600)
-    shelf = SharedDirectory(os.fspath(path))
-    for of in (None, page_format):
-        shelved = shelf.read((), of, now_ns, unix_ns)
-        if len(shelved.pages) + sum(shelved.skipped.values()) != 1:
-            raise AssertionError(f"one page was neither read nor left out: {shelved}")
-    held = shelf.claim(page_format)
+    shared = SharedDirectory(os.fspath(path))
+    for expected_format in (None, page_format):
+        view = shared.read((), expected_format, now_ns, unix_ns)
+        if len(view.pages) + sum(view.skipped.values()) != 1:
+            raise AssertionError(f"one page was neither read nor left out: {view}")
+    slot = shared.claim(page_format)
     try:
-        read(held.page.copy(), now_ns, unix_ns)
+        read(slot.page.copy(), now_ns, unix_ns)
     finally:
-        held.release()
-        for left in path.iterdir():
-            left.unlink()
+        slot.release()
+        for remaining in path.iterdir():
+            remaining.unlink()

@@ -1,4 +1,7 @@
-"""A process that goes on with a broken page that another left: it traces as ever, whatever was in there, and so does the next one."""
+"""Continues broken pages, as a process does that takes over the slot of another.
+
+It must trace as usual, whatever is in the page, and so must the next process.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ OPTIONS = RecordingOptions(
 )
 
 
-class _Left:
-    """A shelf of one slot, in which there is a page that nobody holds."""
+class _DirectoryOfOneSlot:
+    """A stand-in for a shared directory with one slot, whose page no process has claimed."""
 
     def __init__(self, data: bytes) -> None:
         self.memory = bytearray(data)
@@ -42,31 +45,31 @@ class _Left:
         return DirectoryView({}, {}, None)
 
     def release(self) -> None:
-        """It is left again."""
+        """Do nothing: the page stays in memory."""
 
 
-def inherit(data: bytes, page_format: PageFormat, implementation: str) -> bytes:
-    """What the page is like after another process has gone on with it; as it was if no other would.
+def continue_page(data: bytes, page_format: PageFormat, implementation: str) -> bytes:
+    """Return the page after another process has continued it, or unchanged if none would do so.
 
-    Raises ``AssertionError`` if that process had an internal error.
+    Raises ``AssertionError`` if there was an internal error.
     """
     if parse_header(data, len(data)) != page_format:
         return data
     with suppress(PageError):
         check_range(data)
-        return _inherited(data, implementation)
+        return _continued(data, implementation)
     return data
 
 
-def _inherited(data: bytes, implementation: str) -> bytes:
-    left, clock, internal_errors = _Left(data), ManualClock(), InternalErrors()
+def _continued(data: bytes, implementation: str) -> bytes:
+    directory, clock, internal_errors = _DirectoryOfOneSlot(data), ManualClock(), InternalErrors()
     instrumentation = Instrumentation(
         OPTIONS,
         clock=clock,
         unix_clock=clock,
         internal_errors=internal_errors,
         implementation=IMPLEMENTATIONS[implementation],
-        directory=cast("SharedDirectory", left),
+        directory=cast("SharedDirectory", directory),
     )
     loop = VirtualLoop(clock)
     instrumentation.instrument(loop)
@@ -78,7 +81,7 @@ def _inherited(data: bytes, implementation: str) -> bytes:
         instrumentation.remove()
     if internal_errors.counts():
         raise AssertionError(f"internal errors: {internal_errors.counts()}")
-    return bytes(left.memory)
+    return bytes(directory.memory)
 
 
 async def _service(clock: ManualClock) -> None:

@@ -1,7 +1,8 @@
-"""A service with a busy loop and an exporter, to be attacked: ``python -m tests.fuzz.target PAUSE [WEB_CONFIG]``.
+"""A service with a busy loop and an exporter, to be attacked.
 
-It says its port and obeys lines: ``begin`` starts to measure turns of the loop; ``end`` prints as JSON what they were, and what the
-process is using by then.
+The command line is ``python -m tests.fuzz.target PAUSE [WEB_CONFIG]``. The service prints its port
+and then reads commands, one a line: ``begin`` starts to measure the turns of the loop; ``end``
+prints them as JSON, together with the resources that the process uses by then.
 """
 
 from __future__ import annotations
@@ -19,26 +20,30 @@ from typing import IO, Any
 
 import aiometrics
 
-#: One turn: some 0.1 ms of Python.
+#: The work of one turn: about 0.1 ms of Python.
 _WORK = range(5_000)
 #: Coroutines with a yield point each, so that the page has as many rows as a small service.
 _PLACES = 100
 
 
 class Target:
-    """Turns of the loop, one after the other, as long as the process lives."""
+    """Runs turns of the loop, one after the other, until the process ends."""
 
     def __init__(self, exporter: aiometrics.Exporter, pause_seconds: float) -> None:
         self._exporter = exporter
         self._pause_seconds = pause_seconds
-        #: Not a list, whose growth would show as memory.
+        #: An array, because the growth of a list would show as memory.
         self._turns = array("d")
 
     async def run(self) -> None:
-        """Work and yield; the turn is the time of the work, less what the thread waited for a processor: others use this machine too."""
+        """Work and yield for ever.
+
+        A turn is the time of the work without the time that the thread waited for a processor,
+        because other programs use this machine too.
+        """
         for number in range(_PLACES):
             await asyncio.create_task(_place(number)())
-        with Path("/proc/thread-self/schedstat").open("rb", buffering=0) as schedstat:  # noqa: ASYNC230 - of this very thread
+        with Path("/proc/thread-self/schedstat").open("rb", buffering=0) as schedstat:  # noqa: ASYNC230 - a file of this thread
             while True:
                 started, queued = perf_counter(), _queued_seconds(schedstat)
                 for _ in _WORK:
@@ -47,7 +52,7 @@ class Target:
                 await asyncio.sleep(self._pause_seconds)
 
     def obey(self) -> None:
-        """Until there are no more lines."""
+        """Execute commands from standard input until it ends."""
         for line in sys.stdin:
             if line.strip() == "begin":
                 self._turns = array("d")
@@ -72,14 +77,14 @@ class Target:
 
 
 def _queued_seconds(schedstat: IO[bytes]) -> float:
-    """How long the thread has been ready to run, and did not."""
+    """Return how long the thread has been ready to run without running."""
     schedstat.seek(0)
     return int(schedstat.read().split()[1]) / 1e9
 
 
 def _place(number: int) -> Callable[[], Coroutine[Any, Any, None]]:
     names: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
-    exec(f"async def place_{number}(): await asyncio.sleep(0)", globals(), names)  # noqa: S102 - a function of a name of its own
+    exec(f"async def place_{number}(): await asyncio.sleep(0)", globals(), names)  # noqa: S102 - a function with a name of its own
     return names[f"place_{number}"]
 
 

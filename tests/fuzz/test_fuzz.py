@@ -1,4 +1,4 @@
-"""A short run of the attacks in ``tests/fuzz``; ``python -m tests.fuzz`` makes long ones."""
+"""Short runs of the attacks in ``tests/fuzz``; ``python -m tests.fuzz`` makes long ones."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, read
 from fuzz import attacks, messages, pages
 
-#: What no socket takes at once, compressed or not.
+#: A body that no socket accepts at once, compressed or not.
 LARGE = random.Random(1).randbytes(8 << 20)  # noqa: S311 - only its size matters
 
 
 @pytest.mark.long
-def test_the_reader_refuses_broken_pages_and_does_nothing_else() -> None:
-    """Some thousand pages: none is worse than refused, all kinds of refusals occur; what is taken can be rendered, and continued."""
+def test_reader_refuses_broken_pages_and_does_nothing_else() -> None:
+    """Some thousand pages are refused for all kinds of reasons, or accepted.
+
+    Pages that are accepted can be rendered and continued.
+    """
     report = pages.campaign(3000, seed=7)
 
     assert {} == report.findings
     assert 3000 < report.cases
-    assert 300 < report.taken
-    assert 100 < report.shown
-    assert 20 < report.used
+    assert 300 < report.accepted
+    assert 100 < report.rendered
+    assert 20 < report.continued
     assert 15 < len(report.refusals)
 
 
-def test_the_first_pages_are_good_ones() -> None:
-    """What is broken afterwards was whole before, and had something of everything in it."""
+def test_pages_are_valid_before_they_are_broken() -> None:
+    """A campaign starts with pages that have content of every kind."""
     _, full, blocked = (read(data, pages.NOW_NS, pages.UNIX_NS) for data in pages.seeds())
 
     assert (3, 3, 2, 4) == (
@@ -52,8 +55,8 @@ def test_the_first_pages_are_good_ones() -> None:
     assert blocked.loop.running
 
 
-def test_the_campaign_finds_what_there_is_to_find() -> None:
-    """A reader that forgets one check is caught."""
+def test_campaign_finds_a_missing_check() -> None:
+    """It is run with a reader that lacks one check."""
 
     def careless(data: bytes, now_ns: int, unix_ns: int) -> PageView:
         try:
@@ -72,8 +75,8 @@ def test_the_campaign_finds_what_there_is_to_find() -> None:
             read(data, pages.NOW_NS, pages.UNIX_NS)
 
 
-def test_a_page_says_no_more_than_was_written_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One long string, named by every record of a page, would make a reader write gigabytes: names have a limit, on both sides."""
+def test_names_are_limited_when_written_and_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long string to which every record refers would make a reader write gigabytes."""
     page = Page(pages.LAYOUT, blocking_threshold_ns=100)
     number = page.add_coroutine("x" * (NAME_BYTES + 5))
     page.words[page.layout.coroutine(number) + 1] = 1
@@ -85,17 +88,20 @@ def test_a_page_says_no_more_than_was_written_into_it(monkeypatch: pytest.Monkey
         read(page.copy(), 0, 0)
 
 
-def test_broken_requests_are_refused_and_nothing_else() -> None:
-    """Some thousand: all kinds of refusals occur, and some requests survive."""
+def test_parser_refuses_broken_requests_and_does_nothing_else() -> None:
+    """Of several thousand requests, some are accepted, and the others refused with every status."""
     report = messages.campaign(5000, seed=3)
 
     assert {} == report.findings
-    assert 500 < report.taken
+    assert 500 < report.accepted
     assert {400, 411, 413, 414, 417, 431, 505} == set(report.refusals)
 
 
 def answered(server: HttpServer) -> bool:
-    """Whether a client gets an answer. Where the machine is busy it may be too slow for this server, and asks again."""
+    """Whether a client gets a response.
+
+    On a busy machine a client may be too slow for this server, and then it tries again.
+    """
     for _ in range(1000):
         with suppress(OSError, http.client.HTTPException):
             if ask(server, "/metrics")[0] == http.client.OK:
@@ -103,7 +109,7 @@ def answered(server: HttpServer) -> bool:
     return False
 
 
-#: It asks for thousands of answers, which come at a pace.
+#: This attack requests thousands of responses, which take a while.
 SLOWEST = "pipeliner"
 
 
@@ -117,8 +123,11 @@ SLOWEST = "pipeliner"
         if not attack.guard
     ],
 )
-def test_the_endpoint_outlives_hostile_clients(serve: Serve, attack: attacks.Attack) -> None:
-    """Twice as many as there is room for, twice each: none is held on to, none is an error, and who asks then gets an answer."""
+def test_endpoint_answers_after_an_attack(serve: Serve, attack: attacks.Attack) -> None:
+    """Twice as many clients attack as the server has room for, and each connects twice.
+
+    None of them keeps a thread or causes an error.
+    """
     server = serve(routes={"/metrics": lambda _: Response(200, LARGE)}, request_timeout=0.1)
     outcome = attacks.Outcome()
     asyncio.run(
