@@ -436,6 +436,9 @@ def test_pipelined_requests_do_not_keep_others_waiting(
 ) -> None:
     """Without room, a client with many requests gets one response, then others have their turn."""
     monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
+    # A busy machine may let nothing happen for longer than a client may take.
+    monkeypatch.setattr(http_connection, "_ASKING_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(http_connection, "_TAKING_SECONDS", GUARD_SECONDS)
     stuck = Stuck()
     server = serve(max_connections=1, routes={**ROUTES, "/stuck": stuck})
     with connect(server) as greedy, connect(server) as next_one:
