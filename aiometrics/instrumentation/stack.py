@@ -11,7 +11,7 @@ from itertools import islice
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from aiometrics.recorder.places import Origin, Places, called, module_name, ours, place
+from aiometrics.recorder.places import CodeOrigin, Places, called, module_name, ours, place
 
 #: At most so many frames are looked at, from the innermost on.
 MAX_FRAMES = 256
@@ -121,21 +121,23 @@ def blocked_at(stack: Sequence[Call], places: Places) -> str:
     innermost call. C functions have no frame; the line shows which one it is. Code of aiometrics,
     and what that calls, is never the place.
     """
-    kinds = [places.origin_of(call.module, call.code) for call in stack]
+    origins = [places.origin_of(call.module, call.code) for call in stack]
     work = max(
         (
             number
             for number, call in enumerate(stack)
-            if ours(call.module) and kinds[number] < Origin.APPLICATION
+            if ours(call.module) and origins[number] < CodeOrigin.APPLICATION
         ),
         default=-1,
     )
     eligible = [
-        number for number, kind in enumerate(kinds) if number > work or kind == Origin.APPLICATION
+        number
+        for number, origin in enumerate(origins)
+        if number > work or origin == CodeOrigin.APPLICATION
     ]
     if not eligible:
         return UNKNOWN
-    number = max(eligible, key=kinds.__getitem__)
+    number = max(eligible, key=origins.__getitem__)
     if not number:
         return str(stack[0])
     below = stack[number - 1]

@@ -13,7 +13,7 @@ from aiometrics.pages.layout import CALLBACKS
 from aiometrics.pages.page import Page, stored
 from aiometrics.pages.snapshot import CALLBACK, IN_REQUEST, OTHER
 from aiometrics.recorder import callback as callbacks
-from aiometrics.recorder.places import Origin, Places
+from aiometrics.recorder.places import CodeOrigin, Places
 
 PROBE = "naming"
 #: How many types of requests are remembered, including those that found no room, before the latter
@@ -46,8 +46,8 @@ class Labels:
             self._point_labels[number] = self._coroutine_names[coroutine], yield_point, awaits
 
     def origin(self, obj: Any) -> int:
-        """Return whose code ``obj`` runs, an :class:`~aiometrics.recorder.places.Origin`."""
-        return self._ask(Origin.STANDARD_LIBRARY, self._places.origin, obj)
+        """Return whose code ``obj`` runs, an :class:`~aiometrics.recorder.places.CodeOrigin`."""
+        return self._ask(CodeOrigin.STANDARD_LIBRARY, self._places.origin, obj)
 
     def transparent(self, root: Any) -> bool:
         """Return whether the name of ``root`` does not depend on its own code.

@@ -52,7 +52,7 @@ _STANDARD_LIBRARY = tuple(
 _SITE = ("site-packages", "dist-packages")
 
 
-class Origin(enum.IntEnum):
+class CodeOrigin(enum.IntEnum):
     """The origin of a piece of code.
 
     A yield point is the innermost frame of the highest origin in the chain.
@@ -88,10 +88,14 @@ def _without_source(module: str, code: CodeType) -> bool:
     return code.co_filename.startswith("<") and not typed_in
 
 
-def _origin_of_file(path: str) -> Origin:
+def _origin_of_file(path: str) -> CodeOrigin:
     if any(part in _SITE for part in path.replace(os.sep, "/").split("/")):
-        return Origin.LIBRARY
-    return Origin.STANDARD_LIBRARY if path.startswith(_STANDARD_LIBRARY) else Origin.APPLICATION
+        return CodeOrigin.LIBRARY
+    return (
+        CodeOrigin.STANDARD_LIBRARY
+        if path.startswith(_STANDARD_LIBRARY)
+        else CodeOrigin.APPLICATION
+    )
 
 
 def ours(module: str) -> bool:
@@ -164,24 +168,24 @@ class Places:
         self._application = tuple(application)
         self._library = tuple(library)
 
-    def origin(self, obj: Any) -> Origin:
+    def origin(self, obj: Any) -> CodeOrigin:
         """Return whose code a coroutine, generator or asynchronous generator runs."""
         return self.origin_of(_module_of(obj), code_of(obj))
 
-    def origin_of(self, module: str, code: CodeType | None) -> Origin:
+    def origin_of(self, module: str, code: CodeType | None) -> CodeOrigin:
         """Return whose code it is, by the module that it runs in; a library's if it has none.
 
         Code that was generated, or frozen into the interpreter, has no line that one could open. It
         counts as the standard library's, so that its caller is named instead.
         """
         if code is not None and _without_source(module, code):
-            return Origin.STANDARD_LIBRARY
+            return CodeOrigin.STANDARD_LIBRARY
         if _within(module, self._library):
-            return Origin.LIBRARY
+            return CodeOrigin.LIBRARY
         if _within(module, self._application):
-            return Origin.APPLICATION
+            return CodeOrigin.APPLICATION
         if ours(module) or code is None:
-            return Origin.LIBRARY
+            return CodeOrigin.LIBRARY
         return _origin_of_file(code.co_filename)
 
     def transparent(self, root: Any) -> bool:
