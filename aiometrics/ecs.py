@@ -1,4 +1,4 @@
-"""Log records as JSON in the names of the Elastic Common Schema, one object per line.
+"""Formats log records as JSON with the field names of the Elastic Common Schema, one per line.
 
 Elasticsearch and Loki index such lines as they are.
 """

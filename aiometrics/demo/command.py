@@ -24,7 +24,7 @@ from aiometrics.demo.service import OBJECTIVES, Shop
 from aiometrics.exporter.exporter import Exporter, start_exporter
 from aiometrics.exposition.hotspots import find_hotspots
 from aiometrics.pages.snapshot import Snapshot
-from aiometrics.requests import slow_log as slow_requests
+from aiometrics.requests import slow_log
 
 #: Rows per kind: room for every fault beside what aiohttp itself does.
 _ROWS = 6
@@ -47,8 +47,8 @@ class Settings:
 class Reporter(threading.Thread):
     """Prints the hotspots of each interval, at the end those of the whole run, then calls ``then``.
 
-    It ends when the time is up or it is stopped. It is a thread because it must report while the
-    loop is blocked, and must not be among what it reports.
+    It ends when the time is up or it is stopped. It is a thread, because it must report while the
+    loop is blocked and must not appear in its own reports.
     """
 
     def __init__(self, exporter: Exporter, settings: Settings, then: Callable[[], object]) -> None:
@@ -109,7 +109,7 @@ def run(settings: Settings) -> int:
     except ValueError as error:
         return _fail(error)
     # Two dozen warnings a second would hide the tables.
-    slow_requests.logger.setLevel(logging.ERROR)
+    slow_log.logger.setLevel(logging.ERROR)
     with exporter, socket.create_server(("127.0.0.1", 0)) as listener:
         shop_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         _say(_welcome(settings, shop_url, exporter))

@@ -1,4 +1,4 @@
-"""When an order arrives: the nearest warehouses know."""
+"""The delivery time of an order, which the nearest warehouses know."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import aiohttp
 
 
 class Habit(NamedTuple):
-    """What a number of shoppers ask for repeatedly, with a pause of that mean length in between."""
+    """A request that a number of shoppers repeat, after pauses of that mean length."""
 
     shoppers: int
     method: str

@@ -1,1 +1,1 @@
-"""What users start: exporter, job and sidecar; puts together what the folders below provide."""
+"""The exporter, the job and the sidecar, each put together from what the folders below provide."""

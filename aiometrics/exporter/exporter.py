@@ -212,7 +212,7 @@ def start_exporter(
     Raises ``TypeError`` or ``ValueError`` if an option or the file ``web_config`` is wrong,
     ``ModuleNotFoundError`` if a package is missing for the latter, ``OSError`` if the port cannot
     be bound or the directory cannot be used, and ``RuntimeError`` if an exporter runs already.
-    Whenever it raises, nothing has changed.
+    If it raises, nothing has changed.
     """
     options = resolve(
         port=port,
@@ -275,4 +275,4 @@ def _registry_of_all_processes(registry: Registry | None) -> Registry | None:
 
 
 def _do_nothing() -> None:
-    """Default callback for the first loop: does nothing."""
+    """Do nothing at further loops: the threads have started."""

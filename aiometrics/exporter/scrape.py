@@ -1,4 +1,4 @@
-"""Answers a scrape: the response in the format that it asks for."""
+"""Answers scrapes, each in the format that it asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this process traces: every loop, for an exporter or a job, or the loops that were chosen.
+"""The state of this process: it traces every loop, for an exporter or a job, or chosen loops.
 
 :data:`process` is the only state of the process: at most one instrumentation and one session.
 """
@@ -31,7 +31,8 @@ from aiometrics.recorder.places import main_package
 class Session:
     """Traces and watches every loop of the process until :meth:`stop`, and serves nothing.
 
-    The base of an exporter, and what a job runs on its own. A context manager that stops it.
+    The base class of an exporter; a job without an exporter uses it as it is. A context manager
+    that stops it.
     """
 
     def __init__(self, recording: RecordingOptions, instrumentation: Instrumentation) -> None:
@@ -99,7 +100,7 @@ class Session:
 
 
 class ProcessState:
-    """What this process runs: at most one instrumentation, and at most one session on top of it.
+    """At most one instrumentation, and at most one session on top of it.
 
     Hold ``lock`` while changing it.
     """
@@ -213,7 +214,7 @@ class Collector(SnapshotCollector):
 
 
 def collected() -> tuple[Snapshot, ExporterInfo]:
-    """Return what a scrape shows now; before anything is traced, that nothing is."""
+    """Return what a scrape shows now: an empty snapshot if nothing is traced yet."""
     instrumentation = process.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
     return current, ExporterInfo(__version__, IMPLEMENTATION, FRAMES)
@@ -224,7 +225,7 @@ _errors_while_idle = InternalErrors()
 
 
 def report(probe: str, error: BaseException) -> None:
-    """Count and log an internal error in code beside the recorders, which goes on. Never raises."""
+    """Count and log an internal error of code that stays on, outside of recorders. Never raises."""
     instrumentation = process.instrumentation
     internal_errors = (
         _errors_while_idle if instrumentation is None else instrumentation.internal_errors

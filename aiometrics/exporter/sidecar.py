@@ -22,7 +22,7 @@ from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 
-#: What others say of their recorder: a sidecar has none.
+#: A sidecar records nothing itself, so it has no recorder to name.
 INFO = ExporterInfo(__version__, implementation="none", frames="none")
 
 
