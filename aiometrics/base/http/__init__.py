@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server that knows nothing of metrics; only what serves metrics imports it.
+"""A small HTTP/1.1 server that knows nothing of metrics; only code that serves metrics imports it.
 
 The server is our own, because it runs inside of someone else's process. A whole request and a whole
 response have one deadline each, however slowly their bytes are spread, where the standard library
@@ -7,5 +7,5 @@ disconnected, so that scrapes go on whatever other clients do. After a fork, the
 sockets and locks without touching the parent's connections. And there is no dependency that could
 clash with the application's own version of, say, h11.
 
-Of its purpose it knows no more than the media types that a scraper may ask for.
+The media types that a scraper may ask for are all that it knows of its purpose.
 """

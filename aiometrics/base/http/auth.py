@@ -41,10 +41,10 @@ class AccessControl:
         return self._config.tls is not None
 
     def tls(self) -> Tls:
-        """Return the TLS settings for the next connection. Only where it is :attr:`encrypted`."""
+        """Return the TLS settings for the next connection, which must be :attr:`encrypted`."""
         tls = self._current().tls
         if tls is None:
-            raise RuntimeError("there is no TLS")
+            raise RuntimeError("there is no TLS: call tls() only if connections are encrypted")
         return tls
 
     def authorize(self, request: Request) -> Response | None:

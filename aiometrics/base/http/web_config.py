@@ -13,8 +13,8 @@ from typing import Any
 from aiometrics.base.http.basic_auth import BasicAuth
 from aiometrics.base.http.tls import Tls
 
-#: Identifies a file and its last change: two that are equal mean that there is no reason to read it
-#: again. ``None`` if the file does not exist.
+#: Identifies a file and its last change: while it stays the same, the file need not be read again.
+#: ``None`` if the file does not exist.
 Stamp = tuple[int, ...] | None
 
 _SECTIONS = ("tls_server_config", "basic_auth_users")
@@ -57,10 +57,8 @@ def load(path: Path, stamps: dict[Path, Stamp]) -> WebConfig:
         raise document.error(
             "has no settings: give it tls_server_config or basic_auth_users, or start without it"
         )
-    tls, users = (
-        document.section("tls_server_config", _TLS_KEYS),
-        document.section("basic_auth_users", None),
-    )
+    tls = document.section("tls_server_config", _TLS_KEYS)
+    users = document.section("basic_auth_users", None)
     return WebConfig(_tls(tls) if tls else None, _passwords(users) if users else None)
 
 
