@@ -49,8 +49,8 @@ class Registry(Protocol):
 class SnapshotCollector(PrometheusCollector):
     """A ``prometheus_client`` collector of every metric of aiometrics.
 
-    ``source`` returns the snapshot to show and what is known of the exporter. It is called once per
-    scrape, not at registration, and its exceptions reach the caller of :meth:`collect`.
+    ``source`` returns the snapshot to show and information about the exporter. It is called once
+    per scrape, not at registration, and its exceptions reach the caller of :meth:`collect`.
     """
 
     def __init__(self, source: Source) -> None:

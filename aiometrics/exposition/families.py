@@ -46,7 +46,7 @@ class Distribution(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """How many samples it has: one per bucket, the count and the sum."""
+        """The number of its samples: one per bucket, the count and the sum."""
         return len(self.cumulative) + 2
 
     def bucket(self, value_seconds: float) -> int:
@@ -69,10 +69,10 @@ Family = tuple[Metric, Iterator[Row]]
 
 @dataclass(frozen=True, slots=True)
 class ExporterInfo:
-    """The version and recorder that the exporter reports of itself.
+    """The version and recorder that the exporter reports about itself.
 
-    ``implementation`` is its recorder, ``c``, ``python`` or ``none``, ``frames`` how that reads
-    suspended frames, and ``scrape_ns`` the time that its previous scrape took.
+    ``implementation`` is its recorder: ``c``, ``python`` or ``none``. ``frames`` is how the
+    recorder reads suspended frames, and ``scrape_ns`` is the time that the previous scrape took.
     """
 
     version: str

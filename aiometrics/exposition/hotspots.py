@@ -89,7 +89,7 @@ class Stuck(Place):
 
 @dataclass(frozen=True, slots=True)
 class Endings:
-    """How many tasks of one coroutine ended in which way."""
+    """The numbers of tasks of one coroutine, by how they ended."""
 
     coroutine: str
     failed: int

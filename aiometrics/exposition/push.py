@@ -141,8 +141,8 @@ def checked_labels(job: str, grouping: Mapping[str, str]) -> dict[str, str]:
     for name, value in labels.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(
-                "job and grouping must be texts such as job='nightly', grouping={'shard': '3'}, "
-                f"not {name!r}: {value!r}"
+                "job and grouping must be strings, such as job='nightly', "
+                f"grouping={{'shard': '3'}}, not {name!r}: {value!r}"
             )
         if not _LABEL.fullmatch(name):
             raise ValueError(

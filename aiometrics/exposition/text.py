@@ -27,9 +27,9 @@ _SLICE_CHARACTERS = 32_768
 #: Stands for the labels in the template of a row; no number and no name of ours contains it.
 _LABELS = "\0"
 
-#: The text of labels by their values.
+#: The text of labels, by their values.
 _Texts = dict[tuple[str, ...], str]
-#: Those by the names of the labels.
+#: These texts, by the names of the labels.
 _Cache = dict[tuple[str, ...], _Texts]
 
 

@@ -463,7 +463,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"gateway": "x", "grouping": {"job": "a"}}, ValueError, "grouping must not have 'job'"),
     ({"gateway": "x", "grouping": {"a-b": "a"}}, ValueError, "'a-b', which is not a valid label"),
-    ({"gateway": "x", "grouping": {"shard": 3}}, TypeError, "must be texts .*not 'shard': 3"),
+    ({"gateway": "x", "grouping": {"shard": 3}}, TypeError, "must be strings, .*not 'shard': 3"),
     ({"gateway": "x", "grouping": {"shard": ""}}, ValueError, "shard must not be empty"),
     ({"gateway": "x", "name": ""}, ValueError, "job must not be empty"),
     (
