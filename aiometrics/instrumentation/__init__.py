@@ -1,1 +1,1 @@
-"""Which loops are traced, and what is measured about them from outside their tasks."""
+"""Decides which loops are traced, and measures what happens to them outside of their tasks."""

@@ -1,4 +1,4 @@
-"""Which hooks are installed while loops are traced."""
+"""Installs the hooks while loops are traced, and removes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aiometrics.requests.binding import BINDINGS
 class InstalledHooks:
     """The hooks through which ``loops`` are measured, each installed once for the whole process.
 
-    Whoever calls a method holds the lock of ``loops``, except in a forked child.
+    Callers of the methods hold the lock of ``loops``, except in a forked child.
     """
 
     def __init__(
@@ -75,9 +75,10 @@ class InstalledHooks:
         self._hooks.append(hook)
 
     def _handle_hooks(self) -> list[Hook]:
-        """The hook that times callbacks.
+        """Return a list of the hook that times callbacks.
 
-        None where the source of asyncio is missing, as in frozen programs, or is not as expected.
+        It is empty where the source of asyncio is missing, as in frozen programs, or is not as
+        expected.
         """
         try:
             return [HandleHook(self._implementation.core, self._loops.recorder_of)]
@@ -86,9 +87,9 @@ class InstalledHooks:
             return []
 
     def _trace(self, loop: Any, coro: Any) -> Any:
-        """The coroutine that a new task of ``loop`` runs instead of ``coro``.
+        """Return the coroutine that a new task of ``loop`` runs in place of ``coro``.
 
-        ``coro`` itself if the task is not to be traced.
+        That is ``coro`` itself if the task is not to be traced.
         """
         if type(coro) is self._implementation.traced:
             return coro

@@ -153,7 +153,7 @@ class Instrumentation:
         return self._slot_pool.all()
 
     def _attach(self, known: KnownLoop, loop: Any) -> None:
-        """Add to a loop that is to be traced what measures it, if there is a slot for it."""
+        """Give a loop that is to be traced the objects that measure it, if it gets a slot."""
         self._hooks.cover(type(loop))
         known.slot = slot = self._slot_pool.claim(threading.current_thread().name)
         self.on_loop()

@@ -20,7 +20,7 @@ from aiometrics.pages.page import Page
 
 
 class ExecutorState(NamedTuple):
-    """How many threads an executor has started, and how many calls wait for one."""
+    """The number of threads that an executor has started, and of the calls that wait for one."""
 
     threads: int
     queued: int

@@ -1,4 +1,4 @@
-"""Which loops are traced, and what measures each of them."""
+"""The loops that are traced, each with the objects that measure it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class KnownLoop:
     binding: LoopBinding | None = None
 
     def stop(self) -> None:
-        """Measure nothing any more. The slot stays claimed."""
+        """Stop measuring the loop. The slot stays claimed."""
         if self.recorder is not None:
             self.recorder.retire()
         if self.timing is not None:
@@ -41,9 +41,9 @@ class KnownLoop:
 
 
 class TracedLoops:
-    """The loops that were chosen, or every loop of the process, each with what measures it.
+    """The loops that were chosen, or every loop of the process.
 
-    ``attach(known_loop, loop)`` adds what measures a loop, when it is first seen and was chosen.
+    When a chosen loop is first seen, ``attach(known_loop, loop)`` adds the objects that measure it.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class TracedLoops:
         return (self._known.get(id(loop)) or self._adopt(loop)).recorder
 
     def binding_of(self, loop: Any) -> LoopBinding | None:
-        """Where requests on ``loop`` are recorded; ``None`` if it is not traced. Never raises."""
+        """The binding of requests on ``loop``; ``None`` if it is not traced. Never raises."""
         return (self._known.get(id(loop)) or self._adopt(loop)).binding
 
     def stats_of(self, loop: Any) -> LoopStats | None:

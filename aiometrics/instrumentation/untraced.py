@@ -51,10 +51,10 @@ def _copy(registry: Iterable[Any]) -> list[Any]:
 
 
 def untraced_tasks(traced: type, loops: Iterable[Any]) -> int:
-    """How many live tasks have a coroutine that is not of the type ``traced``.
+    """Return how many live tasks have a coroutine that is not of the type ``traced``.
 
     Up to Python 3.13 the tasks of all loops are looked at. From 3.14 on it is those of ``loops``,
-    because the interpreter does not tell which others there are. At most the first 10 000 tasks
-    are looked at.
+    because the interpreter does not list the other loops. At most the first 10 000 tasks are looked
+    at.
     """
     return sum(type(getattr(task, "_coro", None)) is not traced for task in _alive(loops))

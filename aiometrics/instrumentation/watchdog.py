@@ -38,7 +38,7 @@ _SINCE = LOOP["segment_since_ns"]
 
 
 def blocked_ns(since_ns: int, now_ns: int, threshold_ns: int) -> int:
-    """How long the segment in progress since ``since_ns`` has blocked the loop.
+    """Return how long the segment in progress since ``since_ns`` has blocked the loop.
 
     0 if there is no segment in progress, or it is shorter than the threshold.
     """
@@ -47,11 +47,11 @@ def blocked_ns(since_ns: int, now_ns: int, threshold_ns: int) -> int:
 
 
 def pause_ns(since_ns: int, now_ns: int, threshold_ns: int, interval_ns: int) -> int:
-    """How long the watchdog can sleep.
+    """Return how long the watchdog can sleep.
 
     That is until the segment in progress, or one that begins now, can reach the threshold. A
     segment that blocks is sampled every ``interval_ns``; if the threshold is shorter than that,
-    every loop is looked at so often.
+    every loop is looked at that often.
     """
     elapsed_ns = max(0, now_ns - since_ns) if since_ns else 0
     if elapsed_ns >= threshold_ns or threshold_ns <= interval_ns:
@@ -73,7 +73,7 @@ class Incident:
     logged: bool = False
 
     def lasted_ns(self, blocking_ns: int, now_ns: int) -> int:
-        """How long the segment was, by the loop's blocking time at the first look after its end."""
+        """Return the length of the segment, from the loop's blocking time at the next look."""
         counted_ns = min(blocking_ns - self.before_ns, now_ns - self.since_ns)
         return max(self.seen_ns, counted_ns)
 
@@ -87,7 +87,7 @@ class LogLimit:
         self._withheld = 0
 
     def take(self, now_ns: int) -> int | None:
-        """How many lines were withheld since the last one; ``None`` to withhold this one too."""
+        """Return how many lines were withheld since the last one; ``None`` to withhold this one."""
         if self._minute_ns is None or now_ns - self._minute_ns >= MINUTE_NS:
             self._minute_ns, self._taken = now_ns, 0
         if self._taken >= LINES:
@@ -216,9 +216,9 @@ def _word(page: Page, field: str) -> int:
 
 
 def _since_ns(page: Page) -> int:
-    """When the segment in progress began; 0 if there is none.
+    """Return when the segment in progress began; 0 if there is none.
 
-    If it is the same before and after something is read, that belongs to one segment.
+    If it is the same before and after other values are read, they belong to one segment.
     """
     return page.words[page.layout.loop + _SINCE]
 

@@ -1,4 +1,4 @@
-"""Times the iterations of a loop in its selector, and hears when loops start and stop."""
+"""Times the turns of a loop at its selector, and calls back when loops start and stop."""
 
 from __future__ import annotations
 

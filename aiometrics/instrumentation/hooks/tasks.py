@@ -1,8 +1,9 @@
 """Intercepts the construction of tasks, so that their coroutines are traced.
 
-In pure Python two places together see every task, except those of types that were captured before:
-the method ``create_task`` of loop classes, which runs before the application's task factory and
-leaves it alone, and the name ``asyncio.Task``, for code that constructs tasks directly.
+The C core hooks the C type of tasks. Without it, two places are hooked: the method ``create_task``
+of loop classes, which runs before the application's task factory and leaves it alone, and the name
+``asyncio.Task``, for code that constructs tasks directly. Together they see every task, except one
+that is constructed directly from a type that was imported or derived before.
 """
 
 from __future__ import annotations
@@ -216,7 +217,7 @@ def _stand_in(original: Any, trace: Trace) -> type:
 
 
 def c_hooks(core: Any, lookup: Lookup) -> list[Hook]:
-    """The one hook that the C core needs; none where tasks are not of the type in C."""
+    """Return the only hook that the C core needs, or nothing where tasks are not of the C type."""
     return [TaskTypeHook(core, lookup)] if core is not None and _C_TASK is tasks.Task else []
 
 
