@@ -1,1 +1,1 @@
-"""Connects aiometrics with frameworks: only users import these modules, each of its framework."""
+"""Connects aiometrics with frameworks. Only users import these modules, one for each framework."""

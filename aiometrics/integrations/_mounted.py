@@ -36,7 +36,7 @@ class Mounted:
     async def answer(self, accept: str | None) -> Response:
         """Return the response, in the format that the request's ``Accept`` header prefers."""
         if self._pid != os.getpid():
-            # A forked child has none of the threads, so that nothing ends the scrapes in progress.
+            # A forked child has none of the threads, so scrapes in progress would never end there.
             self._start()
         return await asyncio.get_running_loop().run_in_executor(
             self._threads, self._scrape_handler.answer, accept

@@ -35,9 +35,9 @@ class RequestMiddleware:
     the last byte of the response was sent; later work of its tasks, including background tasks,
     counts as background. Its status is ``failed`` after an exception or a status code of 500 or
     more, and ``cancelled`` if the client disconnected first. Its id is the value of the header
-    ``id_header``. ``route(scope)`` returns the path template, ``None`` for no match, for
-    applications without ``routes`` or with others than those found there. Lifespan and websockets
-    are not scopes: put a scope around the handling of each message of a websocket.
+    ``id_header``. ``route(scope)`` returns the path template, or ``None`` for no match; give it for
+    applications that have no ``routes``, or that route in another way. Lifespan and websockets are
+    not scopes: put a scope around the handling of each message of a websocket.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Where the requests of a loop are recorded, and how a request scope finds it."""
+"""Finds, for the loop that is running, the recorder and whatever else a request scope needs."""
 
 from __future__ import annotations
 
@@ -63,9 +63,8 @@ class Bindings:
     def of_running_loop(self) -> LoopBinding | None:
         """The binding of the loop that runs in this thread.
 
-        ``None``, which is counted, if there is none.
-
-        A loop whose probe ``request`` is disabled has none either.
+        ``None``, which is counted, if that loop is not traced or its probe ``request`` is disabled,
+        or if no loop runs.
         """
         loop = _get_running_loop()
         for source in () if loop is None else self._sources:

@@ -1,4 +1,4 @@
-"""Objectives of the requests on one page, and which requests violate theirs, each counted once."""
+"""The objectives of the request types on one page, and the count of requests that violate them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from aiometrics.pages.page import Page
 from aiometrics.recorder.labels import Labels
 
 _INVALID = SCOPE_ERRORS.index("invalid")
-
 
 #: A type of requests: its name, its record, and its objective in ns according to the options.
 TypeEntry = tuple[str, int, int | None]
@@ -53,7 +52,10 @@ class Objectives:
         return entry
 
     def set_objective(self, record: int, objective_ns: int) -> None:
-        """Show the objective of a type on the page; of scopes with their own, that of the last."""
+        """Show the objective of a type on the page.
+
+        If scopes of the type have objectives of their own, the page shows that of the latest one.
+        """
         if self._shown_ns.get(record) != objective_ns:
             self._shown_ns[record] = self._page.words[
                 self._page.layout.request(record) + REQUEST["objective_ns"]
@@ -66,13 +68,13 @@ class Objectives:
         return number
 
     def finish(self, number: int, left_ns: int) -> None:
-        """The scope was left: remove its deadline, and count a violation if it had passed."""
+        """Remove the deadline of a scope that was left, and count a violation if it had passed."""
         deadline = self._deadlines.pop(number, None)
         if deadline is not None and left_ns > deadline[0]:
             self._page.words[self._page.layout.request(deadline[1]) + REQUEST["violations"]] += 1
 
     def abandon(self, number: int) -> None:
-        """The scope will never be left: remove its deadline."""
+        """Remove the deadline of a scope that will never be left."""
         self._deadlines.pop(number, None)
 
     def count_invalid(self) -> None:
@@ -86,5 +88,5 @@ class Objectives:
                 self._page.words[self._page.layout.request(record) + REQUEST["overdue"]] += 1
 
     def clear(self) -> None:
-        """The loop is gone: remove the deadlines of all that was in progress on it."""
+        """Remove all deadlines, because the loop is gone."""
         self._deadlines.clear()

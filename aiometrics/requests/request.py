@@ -102,7 +102,7 @@ class Request(_Scope):
         return f"<aiometrics.Request {self.type!r}>"
 
     def abandoned(self) -> None:
-        """Called by the scope when it turns out that nobody will leave it."""
+        """Called by the scope when it turns out that it will never be left."""
         if self._binding is not None:
             self._binding.objectives.abandon(self._deadline)
 
