@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aiometrics.base.clock import SECOND_NS
+
 MAGIC = int.from_bytes(b"aiometr\0", "little")
 VERSION = 2
 WORD = 8
@@ -396,8 +398,8 @@ def from_seconds(
 ) -> Layout:
     """Return a layout with bucket bounds given in seconds."""
     return Layout(
-        tuple(round(bound * 1_000_000_000) for bound in segment),
-        tuple(round(bound * 1_000_000_000) for bound in wait),
+        tuple(round(bound * SECOND_NS) for bound in segment),
+        tuple(round(bound * SECOND_NS) for bound in wait),
         max_coroutines,
         max_yield_points,
         max_requests,
