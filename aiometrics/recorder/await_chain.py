@@ -33,7 +33,7 @@ def _samples() -> Iterator[Any]:
 
 
 def in_every_state() -> Iterator[Any]:
-    """Generators of the three built-in types: not begun, suspended at awaits and yields, finished.
+    """Yield generators of the three built-in types: not begun, suspended in either way, finished.
 
     The C core looks at each of them to learn whether it can read frames as this interpreter lays
     them out.
@@ -125,7 +125,7 @@ def _hidden(obj: Any) -> Any:
 
 
 def hop(kind: type) -> int:
-    """Return how the chain continues from objects of a type that is no built-in generator.
+    """Return how the chain continues from objects of a type that is not a built-in generator.
 
     The C core asks once per type. ``ENDS``: the chain ends. ``HIDES``: at the generator that a
     built-in awaitable hides. ``ASKS``: as :func:`awaited_by` and :func:`code_of` say.

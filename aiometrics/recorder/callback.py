@@ -1,4 +1,4 @@
-"""Names callbacks that are no steps of tasks: the twin of ``csrc/callback.c``."""
+"""Names callbacks that are not steps of tasks: the twin of ``csrc/callback.c``."""
 
 from __future__ import annotations
 

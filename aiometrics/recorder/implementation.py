@@ -32,7 +32,7 @@ class Implementation:
 
     @property
     def frames(self) -> str:
-        """How it reads what a coroutine awaits: ``direct``, from its frame, or ``descriptors``."""
+        """``direct`` if it reads suspended frames in place, else ``descriptors``."""
         frames: str = getattr(self.core, "FRAMES", "descriptors")
         return frames
 

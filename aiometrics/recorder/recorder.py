@@ -173,7 +173,7 @@ class Recorder:
             self._fail(failure)
 
     def enter_callback(self) -> TracedCoroutine | None:
-        """Begin the segment of a callback that is no step of a task; ``None`` if not timed."""
+        """Begin the segment of a callback that is not a step of a task; ``None`` if not timed."""
         if self.retired:
             return None
         try:

@@ -314,7 +314,7 @@ def attach(task: TracedCoroutine, recorder: Recorder) -> None:
 
 
 def detach(task: TracedCoroutine) -> None:
-    """Take a task that is over from its scopes. It cannot leave them any more."""
+    """Remove a task that is over from its scopes. It cannot leave them any more."""
     scope = task._scope
     while scope is not None:
         if scope._entered_in is not None and scope._entered_in() is task:

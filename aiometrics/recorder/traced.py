@@ -131,7 +131,7 @@ class TracedCoroutine:
     def __name__(self, name: str) -> None:
         self.__wrapped__.__name__ = name
 
-    @property  # type: ignore[misc]  # isinstance() and inspect ask for it; type() tells the truth
+    @property  # type: ignore[misc]  # for isinstance() and inspect; type() returns the real type
     def __class__(self) -> type:
         return type(self.__wrapped__)
 
