@@ -1,5 +1,5 @@
-/* Finds the yield point that stands for a callback which is no step of a task: the twin of
-   aiometrics/recorder/callback.py. Python names a new callback; C finds what tells callbacks apart. */
+/* Finds the yield point that stands for a callback that is not a step of a task: the twin of
+   aiometrics/recorder/callback.py. Python names a new callback; C finds what distinguishes it. */
 #include "recorder.h"
 
 static PyObject *callbacks_module; /* aiometrics.recorder.callback */
@@ -57,7 +57,7 @@ is_transport(Recorder *self, PyObject *type)
     return known < 0 || table_put(&self->transports, (Key){type, NULL, NULL, 0}, known) < 0 ? -1 : known;
 }
 
-/* Returns the type of a transport's protocol, a new reference; Py_None if `receiver` is no
+/* Returns the type of a transport's protocol, a new reference; Py_None if `receiver` is not a
    transport; NULL with an exception. */
 static PyObject *
 protocol_type(Recorder *self, PyObject *receiver)

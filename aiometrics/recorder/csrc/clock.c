@@ -9,7 +9,7 @@ PyObject *system_clock;
 
 #define ANCHOR_NS 1000000             /* how long an anchor is valid */
 #define MAX_COUNTS_ASKING 512         /* while asking the system; if more, something came between */
-#define MAX_CHANGE 1000               /* a scale that changes by more than 1/1000 is not believed */
+#define MAX_CHANGE 1000               /* a scale that changes by more than 1/1000 is not trusted */
 #define MIN_SCALE (UINT64_C(1) << 28) /* 16 counts per nanosecond */
 #define MAX_SCALE (UINT64_C(1) << 34) /* 4 ns per count */
 

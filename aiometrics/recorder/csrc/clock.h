@@ -3,7 +3,7 @@
    The call is half the cost of asking the system. Where the system itself derives its clock from a
    counter of the processor, the counter is read instead and added to the system's last answer, for
    a millisecond; then the system is asked again. So nothing drifts, and a counter that jumps, on a
-   machine that was suspended or moved, is not believed. */
+   machine that was suspended or moved, is not trusted. */
 #ifndef AIOMETRICS_CLOCK_H
 #define AIOMETRICS_CLOCK_H
 

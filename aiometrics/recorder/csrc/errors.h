@@ -11,8 +11,8 @@ PyObject *error_taken(void);
 /* Counts and logs the error, which may be NULL, as one of `probe`. */
 void error_report(PyObject *internal_errors, const char *probe, PyObject *error);
 
-/* Releases an error at last. If it is no Exception, it came from a signal while Python ran for us
-   and was meant for the application: then it is raised again, and the result is -1. */
+/* Releases an error. If it is not an Exception, it came from a signal while Python ran for us and
+   was meant for the application: then it is raised again, and the result is -1. */
 int error_done(PyObject *error);
 
 #endif

@@ -100,7 +100,7 @@ read_lasti(PyObject *generator)
     return (int)((char *)frame_instruction(frame_of(generator)) - code->co_code_adaptive);
 }
 
-/* Whether the frame says what the getters say. Nothing is followed before it was checked. */
+/* Whether the frame says what the getters say. No pointer is followed before it was checked. */
 static int
 agrees(PyObject *generator)
 {
@@ -121,7 +121,7 @@ agrees(PyObject *generator)
            frame_read_awaited(generator) == frame_ask_awaited(generator);
 }
 
-/* Samples that cannot be had, or none, prove nothing. */
+/* Whether all samples agree; not if there are none, or if getting them raises an exception. */
 static int
 all_agree(PyObject *samples)
 {

@@ -1,9 +1,9 @@
-/* What the frame of a generator holds: its code, what it awaits, where it stands.
+/* Reads the frame of a generator: its code, what it awaits, and the instruction it is at.
 
-   Read in place where the interpreter's own layout of frames is known, without a frame object or an
-   attribute look-up; else the getters of the generators' types are asked. The layout stands in
-   internal headers, and a patch release may change it: what is read is compared with what the
-   getters answer, once, by frame_init(). */
+   Where the interpreter's own layout of frames is known, they are read in place, without a frame
+   object or an attribute look-up; elsewhere the getters of the generators' types are asked. The
+   layout is declared in internal headers, and a patch release may change it, so frame_init()
+   compares once what is read with what the getters answer. */
 #ifndef AIOMETRICS_FRAME_H
 #define AIOMETRICS_FRAME_H
 
@@ -72,7 +72,7 @@ frame_is_finished(PyObject *generator)
 #define frame_object(reference) ((PyObject *)(reference))
 #define frame_values(frame) ((Py_ssize_t)(frame)->stacktop)
 #else
-/* The lowest bit of a reference says who counts it. */
+/* The lowest bit of a reference says whether it is counted. */
 #define frame_object(reference) ((PyObject *)((reference).bits & ~(uintptr_t)1))
 #define frame_values(frame) ((frame)->stackpointer - (frame)->localsplus)
 #endif
@@ -90,7 +90,7 @@ frame_read_code(PyObject *generator)
 #endif
 }
 
-/* How far below the end of its stack a suspended frame has what it awaits. */
+/* How far below the end of its stack a suspended frame keeps what it awaits. */
 #define FRAME_AWAITED (PY_VERSION_HEX < 0x030F0000 ? 1 : 2)
 
 static inline PyObject *
@@ -130,7 +130,7 @@ frame_awaited(PyObject *generator, int read)
     return read ? frame_read_awaited(generator) : frame_ask_awaited(generator);
 }
 
-/* The offset of the instruction that a suspended generator stands at; -1 if it is finished. */
+/* The offset of the instruction that a suspended generator is at; -1 if it is finished. */
 int frame_lasti(PyObject *generator);
 
 #endif

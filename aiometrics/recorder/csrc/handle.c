@@ -126,7 +126,7 @@ handle_run(PyObject *Py_UNUSED(module), PyObject *handle)
     return result;
 }
 
-/* Returns the offset of the slot `name` of a type; -1 with an exception if it is no slot. */
+/* Returns the offset of the slot `name` of a type; -1 with an exception if it is not a slot. */
 static Py_ssize_t
 offset_of(PyObject *type, const char *name)
 {

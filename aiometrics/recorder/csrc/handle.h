@@ -1,4 +1,4 @@
-/* Times callbacks that are no steps of tasks where asyncio's handles run them; see
+/* Times callbacks that are not steps of tasks, where asyncio's handles run them; see
    aiometrics/instrumentation/hooks/handles.py. */
 #ifndef AIOMETRICS_HANDLE_H
 #define AIOMETRICS_HANDLE_H

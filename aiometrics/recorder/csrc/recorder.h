@@ -1,12 +1,13 @@
-/* The data flow. A task steps its TracedCoroutine, which steps the coroutine and tells the Recorder of the loop when a segment begins
-   and how it ends:
+/* The data flow. A task steps its TracedCoroutine, which steps the coroutine and tells the Recorder
+   of the loop when a segment begins and how it ends:
 
        task --send--> Traced --recorder_resume--> wait or start delay ends: histogram, list of suspended tasks
                         |----send--> coroutine
                         '--recorder_suspend / recorder_end--> yield point found, segment ends: histogram, list, page
 
-   Everything is written straight into the page. Python is called once per new place (aiometrics/recorder/labels.py), for a clock other than
-   the system's, and after a blocking segment. aiometrics/recorder/recorder.py is the same in Python and the specification of it. */
+   Everything is written straight into the page. Python is called once per new place
+   (aiometrics/recorder/labels.py), for a clock other than the system's, and after a blocking
+   segment. The twin in Python, aiometrics/recorder/recorder.py, is the specification. */
 #ifndef AIOMETRICS_RECORDER_H
 #define AIOMETRICS_RECORDER_H
 
@@ -27,20 +28,20 @@ typedef struct Traced {
     PyObject *coro;
     Recorder *recorder;
     PyObject *weakrefs;
-    struct Traced *outer;          /* whose segment this one interrupts; it is on the C stack, so this is no reference */
+    struct Traced *outer;          /* whose segment this one interrupts; borrowed, as it is on the C stack */
     Scope *scope;                  /* the request that its time belongs to, or NULL */
-    struct Traced *older, *newer;  /* among the tasks suspended at the same point; nobody is kept alive by it */
+    struct Traced *older, *newer;  /* the tasks suspended at the same point before and after it; borrowed */
     int64_t number;       /* one for each task, from 1 on; 0 for callbacks */
-    int64_t creator;      /* the number of the task that created it, 0 if it was none */
+    int64_t creator;      /* the number of the task that created it, 0 if no task did */
     int64_t created_ns;
     int64_t active_ns;
     int64_t since_ns;     /* RUNNING: when the segment began, moved up by the time of its eager children; SUSPENDED: since when */
     int64_t paused_ns;    /* when the eager child that runs now began */
     int64_t counted_ns;   /* of the segment, what readers counted under (running) */
-    int64_t divided_ns;   /* of the segment, what does not belong to `scope`: it was charged already, or to none */
+    int64_t divided_ns;   /* of the segment, what does not belong to `scope`: it was charged already, or belongs to none */
     int32_t record;
     int32_t point;
-    State state; /* OFFERED: whether there will be a task is not known yet */
+    State state; /* OFFERED: it is not known yet whether there will be a task */
 } Traced;
 
 /* The tasks suspended at one point, in the order in which they began to wait. */
@@ -55,19 +56,19 @@ struct Recorder {
     PyObject *labels;
     PyObject *internal_errors;
     PyObject *clock;   /* NULL for the system's */
-    PyObject *blocked; /* NULL if nobody asks */
+    PyObject *blocked; /* called after each blocking segment; NULL for none */
     Page page;
     Traced *current; /* whose segment is in progress */
     Waiting *waiting;
     int32_t (*pseudo)[PSEUDO_POINTS];
     Table records; /* code of a root coroutine -> its record */
-    Table origins; /* code -> whose it is */
+    Table origins; /* code -> its CodeOrigin */
     Table hops;    /* type -> how the await chain goes on */
-    Table transports; /* type -> whether it may be a transport of asyncio's */
+    Table transports; /* type -> whether it may be a transport of asyncio */
     Table points;  /* record, code, instruction and callee -> yield point */
     Table request_waits; /* request and yield point -> where its waits are added */
     uint64_t draw;
-    int64_t traced; /* tasks that were traced by now */
+    int64_t traced; /* how many tasks have been traced */
     int retired;
 };
 
@@ -79,8 +80,8 @@ int traced_init_module(PyObject *module);
 PyObject *recorder_trace(Recorder *self, PyObject *coro);
 void recorder_admit(Recorder *self, Traced *traced);
 void recorder_abandon(Traced *traced);
-/* These are -1 with an exception only where an interrupt of the application came while Python ran for us. The first of each pair tells
-   whether the rest is timed at all. */
+/* These return -1 with an exception only if an interrupt of the application came while Python ran
+   for us. recorder_resume and recorder_enter_callback return whether the step is timed at all. */
 int recorder_resume(Recorder *self, Traced *traced);
 int recorder_suspend(Recorder *self, Traced *traced, PyObject *yielded);
 int recorder_end(Recorder *self, Traced *traced, Status status);
@@ -89,13 +90,15 @@ int recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback);
 void recorder_lose(Recorder *self, Traced *traced);
 Status recorder_status(void);
 
-/* An error of ours, in flight or not: see recorder.c. -1 with an exception if it was an interrupt. */
+/* Handles an error of ours, in flight or not: see recorder.c. -1 with an exception if it was an
+   interrupt. */
 int recorder_fail(Recorder *self);
 
 /* Where waits of requests at a yield point are added; -1 with an exception. */
 int32_t recorder_request_wait(Recorder *self, int32_t request, int32_t point);
 
-/* The record number in `answer`, which is released; -1 with an exception if it is no number from 0 to `most`. */
+/* The record number in `answer`, which is released; -1 with an exception if it is not a number from
+   0 to `most`. */
 int32_t number_within(PyObject *answer, Py_ssize_t most);
 
 PyObject *traced_new(PyObject *coro, Recorder *recorder, int32_t record, int64_t created_ns);

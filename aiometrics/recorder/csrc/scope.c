@@ -227,7 +227,7 @@ open_in_context(const Scope *self)
     return NULL;
 }
 
-/* Enters the scope. Whether it is measured; -1 with an exception. */
+/* Enters the scope. Returns whether it is measured; -1 with an exception. */
 static int
 enter(Scope *self, Recorder *recorder, int32_t record)
 {
@@ -428,7 +428,7 @@ method_enter(PyObject *object, PyObject *args)
     return PyBool_FromLong(entered > 0);
 }
 
-/* Returns `given` as a status; -1 with an exception if it is none. */
+/* Returns `given` as a status; -1 with an exception if it is not one. */
 static int
 status_given(PyObject *given)
 {

@@ -34,7 +34,7 @@ int scope_init_module(PyObject *module);
 
 /* Gives a task, at its first step, to the scope of its context. */
 void scope_attach(Recorder *recorder, Traced *traced);
-/* Takes a task that is over from its scopes. May run Python. */
+/* Removes a task that is over from its scopes. May run Python. */
 void scope_detach(Traced *traced);
 
 /* Charges a segment of one of the tasks, or the scope's part of it, that ended at until_ns. It is

@@ -33,7 +33,7 @@ typedef struct {
     struct {
         PyObject *first; /* borrowed from the entry */
         int32_t value;
-    } front[TABLE_FRONT]; /* the latest finds, for keys of one object */
+    } front[TABLE_FRONT]; /* the entries found last, for keys of one object */
 } Table;
 
 int table_open(Table *table);
