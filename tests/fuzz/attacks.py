@@ -22,7 +22,6 @@ from random import Random
 PACE_SECONDS = 1.0
 GET = b"GET /metrics HTTP/1.1\r\nHost: target\r\nAccept-Encoding: gzip\r\n\r\n"
 _HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
-_WRONG = (b"", b"\0", b"\r\n", b"\n", b" ", b":", b"\xff", b"99999999999")
 _MANY = 1000
 #: The number of clients that request something expensive.
 _SOME = 16
