@@ -1,1 +1,1 @@
-"""What is compared: a bare loop, aiometrics and its peers."""
+"""The programs that are compared: a bare loop, aiometrics and its peers."""

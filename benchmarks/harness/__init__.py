@@ -1,1 +1,1 @@
-"""What all sections share: runs in child processes, samples, load, tables and the plot."""
+"""The code that all sections share: runs in child processes, samples, load, tables and the plot."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which contenders are measured, how often and for how long.
+    """The contenders to measure, how often and for how long.
 
     ``ours`` are a bare loop and the recorders of aiometrics, as far as they were selected.
     ``scale`` 1 is the full length of a measurement.

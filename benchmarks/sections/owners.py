@@ -30,7 +30,7 @@ CORES = os.sched_getaffinity(0)
 
 @dataclass(frozen=True, slots=True)
 class LoopTotals:
-    """What a loop has done so far. Segments are those of tasks and of callbacks."""
+    """The work that a loop has done so far. Segments are those of tasks and of callbacks."""
 
     active_ns: int
     turns: int

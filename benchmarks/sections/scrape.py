@@ -1,4 +1,4 @@
-"""How long a scrape takes, and how it delays the loop in the same process.
+"""Measures how long a scrape takes, and how it delays the loop in the same process.
 
 Compares the exporter with the same samples served by prometheus_client.
 """

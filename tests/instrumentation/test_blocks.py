@@ -32,7 +32,7 @@ COUNT = (
 
 
 class Scene:
-    """What blocks need, and what the watchdog has seen of them."""
+    """The objects that code uses to block, and the samples that the watchdog took of it."""
 
     def __init__(self, made: Instrumentation) -> None:
         self._made = made

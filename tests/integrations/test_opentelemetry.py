@@ -20,7 +20,7 @@ Points = dict[tuple[tuple[str, Any], ...], float]
 
 
 class Pushed:
-    """What a program that pushes has of our metrics: by instrument, points by attributes."""
+    """Our metrics as a program pushes them: by instrument, points by attributes."""
 
     def __init__(self, **options: Any) -> None:
         self._reader = InMemoryMetricReader()

@@ -309,7 +309,7 @@ def test_asynchronous_generators_are_followed(implementation: str, how: str) -> 
 
 
 def test_an_asynchronous_generator_of_a_library_is_what_is_awaited(implementation: str) -> None:
-    """Whatever drives a generator has no name of its own.
+    """An object that only drives a generator has no name of its own.
 
     Neither ``async for`` nor an awaitable that returns its coroutine is shown.
     """
@@ -476,7 +476,7 @@ async def run_both(
 
 
 def test_closing_an_asynchronous_generator_may_be_a_task(implementation: str) -> None:
-    """Whatever asyncio accepts as a coroutine is traced."""
+    """Everything that asyncio accepts as a coroutine is traced."""
 
     async def generator() -> AsyncGenerator[None, None]:
         try:

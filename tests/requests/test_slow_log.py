@@ -59,7 +59,7 @@ async def take(seconds: float, kind: str = "GET /orders/{id}", **options: Any) -
 
 
 def records(traced: TracedLoop) -> tuple[int, int]:
-    """How many were written and dropped, according to the metric."""
+    """Return how many were written and dropped, according to the metric."""
     counts = traced.snapshot().records
     return counts["slow_request", "written"], counts["slow_request", "dropped"]
 

@@ -56,7 +56,7 @@ class Pulse:
 
 @dataclass
 class Rates:
-    """What the workers count, read every second."""
+    """The counts of the workers, read every second."""
 
     workers: Fleet
     created: list[tuple[float, int]] = field(default_factory=list)

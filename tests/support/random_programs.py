@@ -279,7 +279,7 @@ class Run:
             self.problems.append(f"{what}: {expected} != {actual}")
 
     def statuses(self) -> dict[tuple[str, str], int]:
-        """How many coroutines ended, by name and status."""
+        """Return how many coroutines ended, by name and status."""
         return dict(Counter((name_of(life.root), life.status) for life in self.all_lives))
 
 

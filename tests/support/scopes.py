@@ -1,4 +1,4 @@
-"""What tests of request scopes share: work to do inside, and summaries of the measurements."""
+"""Helpers for tests of request scopes: work to do inside, and summaries of the measurements."""
 
 from __future__ import annotations
 

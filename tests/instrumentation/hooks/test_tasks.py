@@ -30,7 +30,7 @@ MakeLoop = Callable[[], asyncio.AbstractEventLoop]
 
 
 def ended(seen: Snapshot) -> dict[str, int]:
-    """How many tasks have ended, by the last part of the coroutine's name.
+    """Return how many tasks have ended, by the last part of the coroutine's name.
 
     Tasks that asyncio runs for itself are left out.
     """
@@ -44,7 +44,7 @@ def ended(seen: Snapshot) -> dict[str, int]:
 
 
 async def works() -> int:
-    """What tasks do here."""
+    """The coroutine of the tasks in these tests."""
     await asyncio.sleep(0)
     return 1
 
@@ -59,7 +59,7 @@ def run(
     main: Callable[[], Coroutine[Any, Any, None]],
     **options: Any,
 ) -> dict[str, int]:
-    """What is seen of ``main`` on a loop that is made while tracing."""
+    """Run ``main`` on a loop that is made while tracing, and return how many tasks were seen."""
     with every_loop(implementation, **options) as instrumentation:
         with asyncio.Runner(loop_factory=make_loop) as runner:
             runner.run(main())
@@ -137,7 +137,7 @@ def early(loop: asyncio.AbstractEventLoop, coro: Any, **_: Any) -> asyncio.Task[
 
 
 async def supervised(coro: Any) -> Any:
-    """What a factory wraps coroutines in."""
+    """The coroutine in which a factory wraps others."""
     return await coro
 
 
@@ -162,7 +162,7 @@ def test_the_application_keeps_its_task_factory(
     expected: dict[str, int],
     when: str,
 ) -> None:
-    """Whatever its signature and result, and whenever it is set, it is called once per task."""
+    """It is called once per task, whatever its signature and result, and whenever it is set."""
     calls: list[str] = []
 
     def counting(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
