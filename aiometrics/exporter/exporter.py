@@ -12,10 +12,10 @@ from prometheus_client import REGISTRY
 
 from aiometrics.base.background import Periodic
 from aiometrics.base.options import Options, RecordingOptions, ServingOptions, resolve
-from aiometrics.base.version import __version__
 from aiometrics.base.yielding import give_way
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.session import (
+    INFO,
     Session,
     calling_packages,
     instrumentation_for,
@@ -24,9 +24,7 @@ from aiometrics.exporter.session import (
     with_application,
 )
 from aiometrics.exposition.collector import MultiprocessMetrics, Registry
-from aiometrics.exposition.families import ExporterInfo
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.recorder.implementation import FRAMES, IMPLEMENTATION
 
 PROBE = "exporter"
 
@@ -53,7 +51,7 @@ class Exporter(Session):
             source,
             registry,
             instrumentation.internal_errors,
-            ExporterInfo(__version__, IMPLEMENTATION, FRAMES),
+            INFO,
         )
         self._periodic: Periodic | None = None
         if recording.directory:

@@ -19,13 +19,10 @@ from prometheus_client.exposition import default_handler
 from prometheus_client.registry import Collector as PrometheusCollector
 
 from aiometrics.base.internal_errors import STAYS_ON
-from aiometrics.base.version import __version__
-from aiometrics.exporter.session import Session, start_session
+from aiometrics.exporter.session import INFO, Session, start_session
 from aiometrics.exposition import metrics
 from aiometrics.exposition.collector import ApplicationMetrics, SnapshotCollector
-from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.push import Destination, Handler, Pushgateway, Textfile, checked_labels
-from aiometrics.recorder.implementation import FRAMES, IMPLEMENTATION
 
 PROBE = "delivery"
 logger = logging.getLogger("aiometrics")
@@ -190,7 +187,7 @@ class _FinalCollector(PrometheusCollector):
     """The final numbers of a job, followed by its application's."""
 
     def __init__(self, session: Session, registry: CollectorRegistry | None) -> None:
-        last = session.snapshot(), ExporterInfo(__version__, IMPLEMENTATION, FRAMES)
+        last = session.snapshot(), INFO
         self._ours = SnapshotCollector(lambda: last)
         self._application = (
             None

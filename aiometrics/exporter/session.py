@@ -139,6 +139,8 @@ class ProcessState:
 
 
 process = ProcessState()
+#: The version and recorder of this process, for all that it exports.
+INFO = ExporterInfo(__version__, IMPLEMENTATION, FRAMES)
 
 
 def start_session() -> tuple[Session, bool]:
@@ -217,7 +219,7 @@ def collected() -> tuple[Snapshot, ExporterInfo]:
     """Return what a scrape shows now: an empty snapshot if nothing is traced yet."""
     instrumentation = process.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
-    return current, ExporterInfo(__version__, IMPLEMENTATION, FRAMES)
+    return current, INFO
 
 
 #: Counts errors while nothing is traced; only their log lines are seen.
