@@ -74,14 +74,19 @@ class TracedCoroutine:
             self._recorder.suspend(self, yielded)
         return yielded
 
-    def throw(self, *exc_info: Any) -> Any:
-        """Raise inside the coroutine, like ``coroutine.throw``."""
+    def throw(self, exception: Any, *rest: Any) -> Any:
+        """Raise inside the coroutine, like ``coroutine.throw``, with its deprecated arguments.
+
+        The exception is not in a tuple of arguments, which the collector would show to the
+        coroutine as an object that refers to it.
+        """
         timed = self._recorder.resume(self)
         try:
-            yielded = self.__wrapped__.throw(*exc_info)
+            throw = self.__wrapped__.throw
+            yielded = throw(exception, *rest) if rest else throw(exception)
         except BaseException as error:
             # The traceback refers to this frame, whose arguments must not complete a cycle.
-            del exc_info
+            del exception, rest
             if timed:
                 self._recorder.end(self, error)
             raise
