@@ -111,18 +111,18 @@ def run(settings: Settings) -> int:
     # Two dozen warnings a second would hide the tables.
     slow_log.logger.setLevel(logging.ERROR)
     with exporter, socket.create_server(("127.0.0.1", 0)) as listener:
-        shop_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        _say(_welcome(settings, shop_url, exporter))
-        shop = Shop(settings.faults)
-        with load(shop_url):
-            asyncio.run(serve(shop, listener, exporter, settings))
+        _say(_welcome(settings, _url(listener), exporter))
+        asyncio.run(serve(Shop(settings.faults), listener, exporter, settings))
     return 0
 
 
 async def serve(
     shop: Shop, listener: socket.socket, exporter: Exporter, settings: Settings
 ) -> None:
-    """Serve ``shop`` until the reporter is done, or until SIGTERM."""
+    """Serve ``shop`` under load until the reporter is done, or until SIGTERM.
+
+    The load ends first, so that no connection is accepted while the server closes.
+    """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     with contextlib.suppress(NotImplementedError):  # Windows
         loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -130,10 +130,15 @@ async def serve(
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()
-        with Reporter(exporter, settings, lambda: loop.call_soon_threadsafe(stop.set)):
+        reporter = Reporter(exporter, settings, lambda: loop.call_soon_threadsafe(stop.set))
+        with load(_url(listener)), reporter:
             await stop.wait()
     finally:
         await runner.cleanup()
+
+
+def _url(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def _welcome(settings: Settings, shop_url: str, exporter: Exporter) -> str:
