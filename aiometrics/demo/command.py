@@ -133,8 +133,17 @@ async def serve(
         reporter = Reporter(exporter, settings, lambda: loop.call_soon_threadsafe(stop.set))
         with load(_url(listener)), reporter:
             await stop.wait()
+        await _all_closed(runner)
     finally:
         await runner.cleanup()
+
+
+async def _all_closed(runner: web.AppRunner) -> None:
+    """Wait until the connections of the load, which has ended, are closed; a second at most."""
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        if runner.server is None or not runner.server.connections:
+            return
 
 
 def _url(listener: socket.socket) -> str:

@@ -156,10 +156,17 @@ class SlotPool:
     def _slot_named(self, name: str) -> Slot | None:
         slot = next((slot for slot in self._slots if slot.free and slot.name == name), None)
         if slot is None and len(self._slots) < self._max_loops:
-            slot = self._add(Page(*self._page_format), name)
+            slot = self._add(self._new_page(), name)
         if slot is None:
             slot = self._free_slot()
         return slot
+
+    def _new_page(self) -> Page:
+        return Page(
+            self._page_format.layout,
+            blocking_threshold_ns=self._page_format.blocking_threshold_ns,
+            weight=self._page_format.weight,
+        )
 
     def _slot_in_directory(self, directory: SharedDirectory) -> Slot | None:
         slot = self._free_slot()

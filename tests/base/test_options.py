@@ -12,11 +12,19 @@ from aiometrics import start_exporter
 from aiometrics.base.options import (
     SEGMENT_BUCKETS,
     WAIT_BUCKETS,
+    Options,
     RecordingOptions,
     ServingOptions,
     resolve,
 )
+from aiometrics.exporter import exporter as exporter_module
 from aiometrics.recorder.scope import current_scope
+
+DEFAULTS = {
+    each.name: getattr(part, each.name)
+    for part in (RecordingOptions(), ServingOptions())
+    for each in fields(part)
+}
 
 
 def test_defaults_are_the_documented_ones() -> None:
@@ -47,6 +55,49 @@ def test_defaults_are_the_documented_ones() -> None:
         max_connections=16,
     )
     assert (recording, serving) == (RecordingOptions(), ServingOptions()) == resolve(environ={})
+
+
+#: A value of each option that is not its default.
+OTHERS: dict[str, Any] = {
+    "port": 1,
+    "addr": "127.0.0.1",
+    "web_config": "web.yml",
+    "segment_buckets": (1.0,),
+    "wait_buckets": (2.0,),
+    "blocking_threshold": 3.0,
+    "sample": 1 / 4,
+    "max_yield_points": 5,
+    "max_coroutines": 6,
+    "max_loops": 7,
+    "max_requests": 8,
+    "objectives": {"GET /": 9.0},
+    "request_id": current_scope,
+    "slow_request": 10.0,
+    "application": ("shop",),
+    "library": ("acme",),
+    "request_timeout": 11.0,
+    "max_connections": 12,
+    "watchdog": False,
+    "watchdog_interval": 13.0,
+    "directory": "/nowhere",
+}
+
+
+@pytest.mark.parametrize("name", sorted(signature(start_exporter).parameters.keys() - {"registry"}))
+def test_every_argument_of_start_exporter_arrives(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value of an argument is the value of its option, and no other option changes."""
+    begun: list[Options] = []
+    monkeypatch.setattr(exporter_module, "_start", lambda options, *_: begun.append(options))
+    start_exporter(**{name: OTHERS[name]})
+    (options,) = begun
+    given = {
+        each.name: getattr(part, each.name)
+        for part in (options.recording, options.serving)
+        for each in fields(part)
+    }
+    assert given == {**DEFAULTS, name: OTHERS[name]}
 
 
 def test_every_argument_of_start_exporter_is_one_option() -> None:

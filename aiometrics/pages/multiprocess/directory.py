@@ -236,7 +236,14 @@ class SharedDirectory:
     @staticmethod
     def _claimed(number: int, locked: SlotFile, page_format: PageFormat) -> ClaimedSlot:
         return ClaimedSlot(
-            number, Page(*page_format, memory=locked.memory(page_format.layout.size)), locked
+            number,
+            Page(
+                page_format.layout,
+                blocking_threshold_ns=page_format.blocking_threshold_ns,
+                weight=page_format.weight,
+                memory=locked.memory(page_format.layout.size),
+            ),
+            locked,
         )
 
     def _warn_once(self, subject: str, message: str) -> None:

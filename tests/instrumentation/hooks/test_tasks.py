@@ -501,10 +501,10 @@ def test_a_loop_may_be_made_while_another_gets_its_page(
     """A finalizer may make a loop at any moment; each loop has a page with a name of its own."""
     finalizers = [lambda: asyncio.run(works())]
 
-    def page(*args: Any) -> Page:
+    def page(*args: Any, **named: Any) -> Page:
         if finalizers:
             finalizers.pop()()
-        return Page(*args)
+        return Page(*args, **named)
 
     monkeypatch.setattr(pages, "Page", page)
     with every_loop(implementation) as instrumentation:
