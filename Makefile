@@ -1,8 +1,9 @@
 # make demo [FOR=20] [PORT=9400]   run a small shop with classic faults; print its hotspots
 # make test [ARGS=...]             build the package, install it, and test the installed package, in
-#                                  as many processes as there are cores
+#                                  as many processes as there are cores: on two cores, 20 s to set up
+#                                  and 85 s to test
 # make test-all [ARGS=...]         the same with the tests that take long: those marked long, and those
-#                                  marked once, which need not run on every Python
+#                                  marked once, which need not run on every Python: 170 s to test
 # make lint                        check style, types and layers
 # make bench [ARGS=...]            measure the tables in the README
 # make soak [ARGS='workers ...']   run minutes of full load, then compare the metrics with the truth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -138,9 +139,18 @@ def test_rules_are_valid(binary: Callable[[str], str]) -> None:
 
 @pytest.mark.once
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name.partition(".")[0])
-def test_rules_pass_their_unit_tests(binary: Callable[[str], str], path: Path) -> None:
-    """Alerts fire, stay silent and clear as they should, and recording rules are right."""
-    promtool(binary, "test", "rules", str(path))
+def test_rules_pass_their_unit_tests(binary: Callable[..., str], path: Path) -> None:
+    """Alerts fire, stay silent and clear as they should, and recording rules are right.
+
+    The values are those of Prometheus 2, whose ranges include the sample at their left end; in
+    Prometheus 3 they do not, which shifts values by one sample. So this takes the promtool of the
+    system, even if a newer one is first on ``PATH``.
+    """
+    program = binary("promtool", os.defpath)
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    if "version 2." not in told.stdout + told.stderr:
+        pytest.skip(f"{program} is not of Prometheus 2")
+    promtool(lambda _: program, "test", "rules", str(path))
 
 
 @pytest.mark.parametrize("alert", ALERTS)
