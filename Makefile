@@ -1,7 +1,7 @@
 # make demo [FOR=20] [PORT=9400]   run a small shop with classic faults; print its hotspots
 # make test [ARGS=...]             build the package, install it, and test the installed package, in
 #                                  as many processes as there are cores: on two cores, 20 s to set up
-#                                  and 85 s to test
+#                                  if pip has what it installs in its cache, and 85 s to test
 # make test-all [ARGS=...]         the same with the tests that take long: those marked long, and those
 #                                  marked once, which need not run on every Python: 170 s to test
 # make lint                        check style, types and layers
