@@ -68,7 +68,7 @@ INFLICTED_WAIT_SECONDS = Metric(
     "counter",
     YIELD_POINT_LABELS,
     "For each blocking segment, its seconds times the number of handles that were ready behind "
-    "it when it ended. Zero on loops that do not show their ready queue (uvloop).",
+    "it when it ended. Zero on a loop whose ready queue is not known.",
 )
 SUSPENDED_TASKS = Metric(
     "asyncio_suspended_tasks",
@@ -153,14 +153,14 @@ LOOP_READY_HANDLES = Metric(
     "asyncio_loop_ready_handles",
     "gauge",
     LOOP_LABELS,
-    "Handles that are ready to run now. Absent where the loop does not show them (uvloop).",
+    "Handles that are ready to run now. Absent on a loop whose ready queue is not known.",
 )
 LOOP_SCHEDULED_TIMERS = Metric(
     "asyncio_loop_scheduled_timers",
     "gauge",
     LOOP_LABELS,
-    "Timers that are set now, including cancelled ones that were not removed yet. Absent where "
-    "the loop does not show them (uvloop).",
+    "Timers that are set now, including cancelled ones that were not removed yet. Absent on a "
+    "loop whose timers are not known.",
 )
 LOOP_BLOCKING_SECONDS = Metric(
     "asyncio_loop_blocking_seconds_total",

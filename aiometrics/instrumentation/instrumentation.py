@@ -16,6 +16,7 @@ from aiometrics.base.work_queue import WorkQueue
 from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.instrumentation.hooks.selector import LoopTiming, time_iterations
 from aiometrics.instrumentation.installed_hooks import InstalledHooks
+from aiometrics.instrumentation.loop_internals import ready_handles
 from aiometrics.instrumentation.slots import Slot, SlotPool
 from aiometrics.instrumentation.snapshots import Snapshots
 from aiometrics.instrumentation.traced_loops import KnownLoop, TracedLoops
@@ -219,7 +220,7 @@ def _inflicted_wait(
 
     def blocked(record: int, segment_ns: int) -> None:
         slot.loop_stats.note_thread()
-        ready = len(getattr(loop(), "_ready", ()))
+        ready = ready_handles(loop()) or 0
         page.words[page.layout.yield_point(record) + YIELD_POINT["inflicted_wait_ns"]] += (
             segment_ns * ready
         )

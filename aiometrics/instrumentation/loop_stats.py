@@ -6,24 +6,20 @@ garbage collections.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiometrics.instrumentation import thread_times
+from aiometrics.instrumentation.loop_internals import (
+    executor_state,
+    ready_handles,
+    scheduled_timers,
+)
 from aiometrics.instrumentation.thread_times import ThreadId, ThreadMeter
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.layout import LOOP_STATS, MAX_PLACES, UNKNOWN
 from aiometrics.pages.page import Page
-
-
-class ExecutorState(NamedTuple):
-    """The number of threads that an executor has started, and of the calls that wait for one."""
-
-    threads: int
-    queued: int
 
 
 def _no_loop() -> None:
@@ -97,9 +93,8 @@ class LoopStats:
         loop = self._loop()
         if loop is None:
             return
-        for name, attribute in (("ready_handles", "_ready"), ("scheduled_timers", "_scheduled")):
-            queue = getattr(loop, attribute, None)
-            self._set(name, None if queue is None else len(queue))
+        self._set("ready_handles", ready_handles(loop))
+        self._set("scheduled_timers", scheduled_timers(loop))
         executor = executor_state(loop)
         self._set("executor_threads", None if executor is None else executor.threads)
         self._set("executor_queue_items", None if executor is None else executor.queued)
@@ -116,34 +111,3 @@ class LoopStats:
 
     def _set(self, name: str, value: int | None) -> None:
         self._words[self._start + LOOP_STATS[name]] = UNKNOWN if value is None else value
-
-
-def executor_state(loop: Any) -> ExecutorState | None:
-    """The state of the default executor of ``loop``; ``None`` if it cannot be found out.
-
-    ``asyncio.to_thread`` and ``getaddrinfo`` run there. An executor that does not exist yet has no
-    threads.
-    """
-    try:
-        executor = loop._default_executor  # noqa: SLF001 - there is no other way
-    except AttributeError:
-        if not _is_uvloop(loop):
-            return None
-        executor = _referenced_executor(loop)
-    return ExecutorState(0, 0) if executor is None else _state(executor)
-
-
-def _state(executor: Any) -> ExecutorState | None:
-    threads, queue = getattr(executor, "_threads", None), getattr(executor, "_work_queue", None)
-    return None if threads is None or queue is None else ExecutorState(len(threads), queue.qsize())
-
-
-def _is_uvloop(loop: Any) -> bool:
-    return any(base.__module__.partition(".")[0] == "uvloop" for base in type(loop).__mro__)
-
-
-def _referenced_executor(loop: Any) -> ThreadPoolExecutor | None:
-    """The executor of a loop in C, which no attribute shows, but the garbage collector does."""
-    return next(
-        (found for found in gc.get_referents(loop) if isinstance(found, ThreadPoolExecutor)), None
-    )

@@ -226,7 +226,6 @@ def run(plan: Plan) -> Table:
         "`during` is 2 s into the stall of 3 s; `after` is when it was over, with `(running)` and "
         "the line added up."
     )
-    table.notes.append("uvloop does not show which handles are ready, hence no inflicted wait.")
     table.notes.append("On a busy machine other segments than the stalls may block the loop too.")
     return table
 

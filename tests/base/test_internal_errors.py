@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -185,44 +184,6 @@ def test_new_names_become_other_when_naming_fails(
     finished = sum(entry.wall[status].count for entry in seen.coroutines for status in entry.wall)
     assert sum(entry.created for entry in seen.coroutines) == finished
     assert "(other)" in {entry.coroutine for entry in seen.coroutines}
-
-
-class OddQueue(deque[Any]):
-    """A ready queue that raises once when its length is read."""
-
-    fails = False
-
-    def __len__(self) -> int:
-        if self.fails:
-            self.fails = False
-            raise Broken("ready")
-        return super().__len__()
-
-
-def test_only_the_recorder_stops_when_the_inflicted_wait_cannot_be_counted(
-    implementation: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The loop whose ready queue raises is left alone, and the task that blocked it goes on."""
-    clock, queue = ManualClock(), OddQueue()
-
-    def make() -> asyncio.SelectorEventLoop:
-        loop = asyncio.SelectorEventLoop()
-        vars(loop)["_ready"] = queue
-        return loop
-
-    async def main() -> int:
-        clock.advance(1)
-        queue.fails = True
-        await asyncio.sleep(0)
-        return 5
-
-    with (
-        tracing(implementation, clock=clock) as instrumentation,
-        asyncio.Runner(loop_factory=make) as runner,
-    ):
-        assert 5 == runner.run(main())
-        assert {"recorder"} == instrumentation.snapshot().errors.keys() - {"turns", "gc"}
-    assert [message("recorder")] == logged(caplog)
 
 
 def test_loop_is_left_alone_when_it_cannot_be_examined(

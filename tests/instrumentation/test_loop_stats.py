@@ -7,6 +7,7 @@ import gc
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +18,13 @@ from support.samples import FACTS, loop, page
 from support.tracing import every_loop
 
 from aiometrics.exposition.families import families
-from aiometrics.instrumentation.loop_stats import ExecutorState, LoopStats, executor_state
+from aiometrics.instrumentation.loop_internals import (
+    ExecutorState,
+    executor_state,
+    ready_handles,
+    scheduled_timers,
+)
+from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.thread_times import ThreadMeter, cpu_ns, runqueue_ns
 from aiometrics.pages.snapshot import Loop, Snapshot
 from aiometrics.testing import ManualClock, traced_loop
@@ -433,6 +440,124 @@ def test_an_unknown_loop_or_executor_has_no_state() -> None:
     assert executor_state(strange) is None
     strange._default_executor = None  # type: ignore[attr-defined]
     assert ExecutorState(0, 0) == executor_state(strange)
+
+
+# --- ready handles and timers
+
+
+def block() -> None:
+    """Hold the loop for longer than the blocking threshold of the tests below."""
+    time.sleep(0.02)
+
+
+@LOOPS
+def test_ready_handles_and_timers(implementation: str, make: Callable[[], Any]) -> None:
+    """They are counted on every loop, while it has some and when it has none."""
+    seen: list[tuple[int | None, int | None]] = []
+
+    def look() -> None:
+        found = only(made.snapshot())
+        seen.append((found.ready_handles, found.scheduled_timers))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        look()
+        timers = [loop.call_later(300, int) for _ in range(2)]
+        for _ in range(3):
+            loop.call_soon(int)
+        look()
+        for timer in timers:
+            timer.cancel()
+
+    with every_loop(implementation) as made, asyncio.Runner(loop_factory=make) as runner:
+        runner.run(main())
+    assert [(0, 0), (3, 2)] == seen
+
+
+@LOOPS
+def test_inflicted_wait_is_known_on_every_loop(
+    implementation: str, make: Callable[[], Any]
+) -> None:
+    """It is the length of the blocking segment times the handles that were ready behind it."""
+
+    async def main() -> None:
+        for _ in range(3):
+            asyncio.get_running_loop().call_soon(int)
+        block()
+        await asyncio.sleep(0)
+
+    with (
+        every_loop(implementation, blocking_threshold=0.01) as made,
+        asyncio.Runner(loop_factory=make) as runner,
+    ):
+        runner.run(main())
+        seen = made.snapshot()
+    (point,) = [point for point in seen.yield_points if point.yield_point.endswith("main")]
+    assert 3 * point.segments.sum_ns == point.inflicted_wait_ns > 0
+
+
+def test_attributes_of_a_subclass_are_not_taken_for_queues_of_uvloop() -> None:
+    """The application may keep a deque and a set of timers of its own on its loop."""
+    base: Any = pytest.importorskip("uvloop").Loop
+
+    class Mine(base):  # type: ignore[misc]  # it has no types
+        """A loop with queues of its own."""
+
+    loop = Mine()
+    loop.mine, loop.timers = deque("abc"), {loop.call_later(300, int)}
+    assert (0, 1) == (ready_handles(loop), scheduled_timers(loop))
+    loop.call_soon(int)
+    assert 1 == ready_handles(loop)
+    loop.close()
+
+
+class Odd(asyncio.SelectorEventLoop):
+    """A loop whose timers and executor are not told to us."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("_scheduled", "_default_executor") and is_ours(sys._getframe(1)):
+            raise LookupError(name)
+        return super().__getattribute__(name)
+
+
+class OddQueue(deque[Any]):
+    """A ready queue whose length is not told to us."""
+
+    def __len__(self) -> int:
+        if is_ours(sys._getframe(1)):
+            raise LookupError("not here")
+        return super().__len__()
+
+
+def is_ours(frame: Any) -> bool:
+    """Whether a frame is one of aiometrics'."""
+    return bool(frame.f_globals["__name__"].startswith("aiometrics"))
+
+
+def test_odd_internals_of_a_loop_cost_only_what_is_odd(implementation: str) -> None:
+    """Tasks, turns and blocks are seen all the same, and no error is counted."""
+
+    def make() -> Odd:
+        loop = Odd()
+        vars(loop)["_ready"] = OddQueue()
+        return loop
+
+    async def main() -> None:
+        block()
+        await asyncio.sleep(0)
+
+    with (
+        every_loop(implementation, blocking_threshold=0.01) as made,
+        asyncio.Runner(loop_factory=make) as runner,
+    ):
+        runner.run(main())
+        seen = made.snapshot()
+    found = only(seen)
+    unknown = (found.ready_handles, found.scheduled_timers, found.executor_threads)
+    assert (None, None, None) == unknown
+    assert found.blocking_ns >= 10 * MS
+    assert found.iterations.count > 0
+    assert [1] == [entry.created for entry in seen.coroutines if entry.coroutine.endswith("main")]
 
 
 # --- families
