@@ -68,15 +68,17 @@ def in_every_state() -> Iterator[Any]:
 
 #: Answers of :func:`hop`.
 ENDS, HIDES, ASKS, ASKS_BEHIND = range(4)
-_OPAQUE = frozenset(type(sample) for sample in _samples())
+_OPAQUE = tuple({type(sample) for sample in _samples()})
 _GETTERS = (types.GetSetDescriptorType, types.MemberDescriptorType)
 _QUALNAME: Callable[[type], str] = vars(type)["__qualname__"].__get__
 _MODULE: Callable[[type], Any] = vars(type)["__module__"].__get__
 _LINKS = ("cr_await", "gi_yieldfrom", "ag_await")
-_NEXT: dict[type, Callable[[Any], Any]] = {
-    types.CoroutineType: lambda obj: obj.cr_await,
-    types.GeneratorType: lambda obj: obj.gi_yieldfrom,
-    types.AsyncGeneratorType: lambda obj: obj.ag_await,
+#: How to follow built-in generators. Types are found by identity, because a metaclass can have code
+#: of its own for equality.
+_NEXT: dict[int, Callable[[Any], Any]] = {
+    id(types.CoroutineType): lambda obj: obj.cr_await,
+    id(types.GeneratorType): lambda obj: obj.gi_yieldfrom,
+    id(types.AsyncGeneratorType): lambda obj: obj.ag_await,
 }
 
 
@@ -113,15 +115,18 @@ def _is_cython_wrapper(kind: type) -> bool:
 
 def _hidden(obj: Any) -> Any:
     """Return the generator behind an opaque awaitable, the only one that it refers to."""
-    driven = (*_NEXT, *_OPAQUE)
     return next(
         (
             found
             for found in gc.get_referents(obj)
-            if type(found) in driven or code_of(found) is not None
+            if id(type(found)) in _NEXT or _is_opaque(type(found)) or code_of(found) is not None
         ),
         None,
     )
+
+
+def _is_opaque(kind: type) -> bool:
+    return any(kind is opaque_type for opaque_type in _OPAQUE)
 
 
 def hop(kind: type) -> int:
@@ -132,7 +137,7 @@ def hop(kind: type) -> int:
     ``ASKS_BEHIND``: likewise, but objects of this type are :func:`opaque`, as are those of
     ``HIDES``.
     """
-    if kind in _OPAQUE:
+    if _is_opaque(kind):
         return HIDES
     if _is_cython_wrapper(kind):
         return ASKS_BEHIND
@@ -144,12 +149,12 @@ def hop(kind: type) -> int:
 
 def opaque(obj: Any) -> bool:
     """Return whether ``obj`` only drives a generator that it hides; it has no name of its own."""
-    return type(obj) in _OPAQUE or _is_cython_wrapper(type(obj))
+    return _is_opaque(type(obj)) or _is_cython_wrapper(type(obj))
 
 
 def awaited_by(obj: Any) -> Any:
     """Return what ``obj`` is suspended on, or ``None`` at the end of the chain."""
-    follow = _NEXT.get(type(obj))
+    follow = _NEXT.get(id(type(obj)))
     if follow is not None:
         return follow(obj)
     return _hidden(obj) if opaque(obj) else peek(obj, *_LINKS)

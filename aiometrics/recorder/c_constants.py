@@ -13,7 +13,16 @@ from typing import NamedTuple
 from aiometrics.base.internal_errors import OFF_FOR_LOOP
 from aiometrics.pages import layout
 from aiometrics.pages.snapshot import EAGER_CHILD, RAISE, RETURN
-from aiometrics.recorder import await_chain, callback, locate, recorder, scope, traced, turns
+from aiometrics.recorder import (
+    await_chain,
+    callback,
+    locate,
+    recorder,
+    scope,
+    table,
+    traced,
+    turns,
+)
 
 
 class Enum(NamedTuple):
@@ -78,7 +87,7 @@ NUMBERS: Mapping[str, int] = {
     "SCOPE_POINTS": scope.MAX_POINTS,
     "SCOPE_NESTED": scope.MAX_NESTED,
     "MAX_TIMELINE": scope.MAX_TIMELINE,
-    "TABLE_LIMIT": locate.CACHE_ENTRIES,
+    "TABLE_LIMIT": table.LIMIT,
     "MAX_DEPTH": locate.MAX_DEPTH,
     "UNWRAPPINGS": callback.UNWRAPPINGS,
     "WAITED_NS": turns.WAITED_NS,

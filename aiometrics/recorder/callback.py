@@ -40,16 +40,19 @@ def protocol_type(receiver: Any) -> type | None:
     return None if protocol is None else type(protocol)
 
 
-def identity(callback: Any) -> tuple[Any, ...]:
-    """Return a cache key that is equal for callbacks with the same name, and only for those."""
+def identity(callback: Any) -> tuple[Any, type | None, str | None]:
+    """Return what distinguishes callbacks of different names.
+
+    That is its code or type and the type of its protocol, both by identity, and a name.
+    """
     function, receiver = target(callback)
     kind = type(function)
     if kind is FunctionType:
-        return (function.__code__, protocol_type(receiver))
+        return function.__code__, protocol_type(receiver), None
     return (
         function if issubclass(kind, type) else kind,
-        _builtin_name(function),
         protocol_type(receiver),
+        _builtin_name(function),
     )
 
 

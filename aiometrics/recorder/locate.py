@@ -12,9 +12,8 @@ from aiometrics.pages.layout import CALLBACKS
 from aiometrics.recorder.await_chain import awaited_by, code_of, frame_of, opaque
 from aiometrics.recorder.callback import identity
 from aiometrics.recorder.labels import Labels
+from aiometrics.recorder.table import Table
 
-#: Places of dead code would pile up, so a cache that has this many entries starts anew.
-CACHE_ENTRIES = 16_384
 #: Links of an await chain that are followed: more than the interpreter can nest, but few enough to
 #: end a chain that leads back to itself.
 MAX_DEPTH = 10_000
@@ -25,10 +24,10 @@ class Locator:
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
-        self._records: dict[CodeType, int] = {}
-        self._origins: dict[CodeType, int] = {}
-        self._points: dict[tuple[Any, ...], int] = {}
-        self._request_waits: dict[tuple[int, int], int] = {}
+        self._records = Table()
+        self._origins = Table()
+        self._points = Table()
+        self._request_waits = Table()
 
     def coroutine(self, coro: Any) -> int:
         """Return the record of tasks with this root coroutine."""
@@ -39,7 +38,7 @@ class Locator:
         if record is None:
             record = self._labels.coroutine(coro)
             if not self._labels.transparent(coro):
-                _remember(self._records, code, record)
+                self._records.put(record, code)
         return record
 
     def yield_point(self, record: int, root: Any, yielded: Any) -> int:
@@ -62,36 +61,38 @@ class Locator:
                 if origin >= highest:
                     owner, callee, highest, below = link, None, origin, True
             link = awaited_by(link)
-        key = (record, *_instruction(owner), *_awaited(callee, yielded))
-        point = self._points.get(key)
+        code, lasti = _instruction(owner)
+        objects, word = (code, *_awaited(callee, yielded)), (record, lasti)
+        point = self._points.get(*objects, word=word)
         if point is None:
             point = self._labels.yield_point(record, owner, callee, yielded)
-            _remember(self._points, key, point)
+            self._points.put(point, *objects, word=word)
         return point
 
     def callback(self, callback: Any) -> int:
         """Return the yield point that stands for a callback."""
-        key = (CALLBACKS, *identity(callback))
-        point = self._points.get(key)
+        function, protocol, name = identity(callback)
+        word = (CALLBACKS, name)
+        point = self._points.get(function, protocol, word=word)
         if point is None:
             point = self._labels.callback(callback)
-            _remember(self._points, key, point)
+            self._points.put(point, function, protocol, word=word)
         return point
 
     def request_wait(self, request: int, point: int) -> int:
         """Return the record where waits of a type of request at a yield point are added."""
-        key = (request, point)
-        record = self._request_waits.get(key)
+        word = (request, point)
+        record = self._request_waits.get(word=word)
         if record is None:
             record = self._labels.request_wait(request, point)
-            _remember(self._request_waits, key, record)
+            self._request_waits.put(record, word=word)
         return record
 
     def _origin_of(self, link: Any, code: CodeType) -> int:
         origin = self._origins.get(code)
         if origin is None:
             origin = self._labels.origin(link)
-            _remember(self._origins, code, origin)
+            self._origins.put(origin, code)
         return origin
 
 
@@ -106,9 +107,3 @@ def _awaited(callee: Any, yielded: Any) -> tuple[Any, ...]:
     That is the callee's code, or else its type, and the type of the future that the task yielded.
     """
     return (code_of(callee) or type(callee), type(yielded))
-
-
-def _remember(cache: dict[Any, int], key: Any, value: int) -> None:
-    if len(cache) >= CACHE_ENTRIES:
-        cache.clear()
-    cache[key] = value

@@ -31,7 +31,7 @@ from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.pages import layout
 from aiometrics.pages.layout import COROUTINE, HEADER, YIELD_POINT, from_seconds
 from aiometrics.pages.page import Page
-from aiometrics.recorder import c_constants, c_header, locate
+from aiometrics.recorder import c_constants, c_header, table
 from aiometrics.recorder.implementation import IMPLEMENTATIONS, _reason_against_core
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
@@ -704,7 +704,7 @@ def test_an_object_whose_class_cannot_be_read_is_left_to_asyncio(implementation:
 def test_full_caches_are_emptied(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that generates code without end is still recorded, and its code is freed."""
     # Only the Python recorder, which is slower, has a smaller cache here.
-    monkeypatch.setattr(locate, "CACHE_ENTRIES", locate.CACHE_ENTRIES // 10)
+    monkeypatch.setattr(table, "LIMIT", table.LIMIT // 10)
     count = 17_000 if implementation == "c" else 1_700
     body = "async def work(sleep):\n    await sleep(0)\n"
     codes: list[weakref.ref[CodeType]] = []
