@@ -24,6 +24,7 @@ from aiometrics.base.options import resolve
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATION, IMPLEMENTATIONS
+from aiometrics.recorder.recorder import SEED
 
 __all__ = ["ManualClock", "TracedLoop", "VirtualLoop", "traced_loop"]
 
@@ -145,6 +146,7 @@ def traced_loop(
         unix_clock=clock,
         internal_errors=internal_errors,
         implementation=IMPLEMENTATIONS[implementation],
+        seed=lambda: SEED,
     )
     loop = VirtualLoop(clock)
     instrumentation.instrument(loop)

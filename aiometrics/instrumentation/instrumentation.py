@@ -27,6 +27,7 @@ from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION, Implementation
 from aiometrics.recorder.places import Places
+from aiometrics.recorder.recorder import random_seed
 from aiometrics.requests.binding import LoopBinding
 from aiometrics.requests.exemplars import Exemplars
 from aiometrics.requests.finished import Observers
@@ -38,7 +39,8 @@ class Instrumentation:
     """Traces the tasks of chosen loops, or of every loop of the process, until :meth:`remove`.
 
     ``clock`` times everything and ``unix_clock`` turns its readings into times of day; both return
-    ns. With a shared ``directory``, which must have been prepared, the pages are there.
+    ns. With a shared ``directory``, which must have been prepared, the pages are there. ``seed``
+    returns where the recorder of a loop begins to draw its sample of tasks.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Instrumentation:
         internal_errors: InternalErrors | None = None,
         implementation: Implementation = DEFAULT_IMPLEMENTATION,
         directory: SharedDirectory | None = None,
+        seed: Callable[[], int] = random_seed,
     ) -> None:
         self.options = options
         self.internal_errors = InternalErrors() if internal_errors is None else internal_errors
         self._implementation = implementation
         self.clock = clock
         self._unix_clock = unix_clock
+        self._seed = seed
         self.places = Places(options.application, options.library)
         self._slot_pool = SlotPool(
             _page_format(options),
@@ -168,7 +172,12 @@ class Instrumentation:
     def _recorder(self, loop: Any, slot: Slot) -> Any:
         blocked = _inflicted_wait(weakref.ref(loop), slot, self._exemplars)
         return self._implementation.recorder(
-            slot.page, slot.labels, self.internal_errors, clock=self.clock, blocked=blocked
+            slot.page,
+            slot.labels,
+            self.internal_errors,
+            clock=self.clock,
+            blocked=blocked,
+            seed=self._seed(),
         )
 
     def _timing(self, loop: Any, slot: Slot) -> LoopTiming | None:

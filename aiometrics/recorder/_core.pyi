@@ -32,6 +32,7 @@ class Recorder:
         *,
         clock: Clock = ...,
         blocked: Callable[[int, int], None] | None = None,
+        seed: int = ...,
     ) -> None: ...
     @property
     def page(self) -> Page: ...

@@ -7,6 +7,7 @@ clock, so that segments and waits tile a task's life without gaps or overlaps.
 
 from __future__ import annotations
 
+import os
 import types
 from asyncio import CancelledError, iscoroutine
 from bisect import bisect_left
@@ -38,12 +39,21 @@ _MASK = (1 << 64) - 1
 SEED = 0x9E37_79B9_7F4A_7C15
 
 
+def random_seed() -> int:
+    """Return a seed for the choice of the tasks that are traced.
+
+    It differs for each loop, also after a fork. From one seed, every loop would choose the task
+    with the same number, so loops that make few tasks would always trace the same ones, or none.
+    """
+    return int.from_bytes(os.urandom(8)) or SEED
+
+
 class Recorder:
     """Writes what happens to one loop's tasks into its page. Only the loop's thread may use it.
 
     ``blocked(point, segment_ns)`` is called after each segment at or over the blocking threshold.
     An error in the recorder counts as an internal error of the probe ``recorder`` and retires it:
-    tasks run on, untimed.
+    tasks run on, untimed. ``seed``, which is not 0, decides which tasks are in the sample.
     """
 
     def __init__(
@@ -54,6 +64,7 @@ class Recorder:
         *,
         clock: Clock = monotonic,
         blocked: Callable[[int, int], None] | None = None,
+        seed: int = SEED,
     ) -> None:
         self.page = page
         self.retired = False
@@ -66,7 +77,7 @@ class Recorder:
         self._loop = page.layout.loop
         self._threshold_ns = page.words[HEADER["blocking_threshold_ns"]]
         self._weight = page.words[HEADER["weight"]]
-        self._draw = SEED
+        self._draw = seed
         #: How many tasks have been traced.
         self._traced = 0
         self._current: TracedCoroutine | None = None

@@ -149,7 +149,7 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def watch(
-    block: Block, implementation: str, run: Callable[[Any], None], **options: float
+    block: Block, implementation: str, run: Callable[[Any], None], **options: Any
 ) -> dict[str, int]:
     """Samples by place of a program that blocks until it was seen."""
     interval = options.pop("interval", 0.005)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,14 +10,19 @@ from aiometrics.base.options import resolve
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.watchdog import Watchdog
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.recorder.recorder import random_seed
 from aiometrics.testing import TracedLoop
 
 
 @contextmanager
-def every_loop(implementation: str, **options: Any) -> Generator[Instrumentation, None, None]:
+def every_loop(
+    implementation: str, seed: Callable[[], int] = random_seed, **options: Any
+) -> Generator[Instrumentation, None, None]:
     """Trace every loop of the process. An internal error fails the test."""
     made = Instrumentation(
-        resolve(**options, environ={}).recording, implementation=IMPLEMENTATIONS[implementation]
+        resolve(**options, environ={}).recording,
+        implementation=IMPLEMENTATIONS[implementation],
+        seed=seed,
     )
     made.instrument_every_loop()
     try:

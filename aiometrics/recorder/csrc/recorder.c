@@ -607,9 +607,10 @@ tables_open(Recorder *self)
 static PyObject *
 recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"page", "labels", "internal_errors", "clock", "blocked", NULL};
+    static char *names[] = {"page", "labels", "internal_errors", "clock", "blocked", "seed", NULL};
     PyObject *page, *labels, *internal_errors, *clock = NULL, *blocked = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OO:Recorder", names, &page, &labels, &internal_errors, &clock, &blocked)) {
+    unsigned long long seed = SEED;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OOK:Recorder", names, &page, &labels, &internal_errors, &clock, &blocked, &seed)) {
         return NULL;
     }
     Recorder *self = (Recorder *)type->tp_alloc(type, 0);
@@ -625,7 +626,7 @@ recorder_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->internal_errors = Py_NewRef(internal_errors);
     self->clock = clock_kept(clock);
     self->blocked = blocked == NULL || blocked == Py_None ? NULL : Py_NewRef(blocked);
-    self->draw = SEED;
+    self->draw = seed;
     if (tables_open(self) < 0) {
         Py_DECREF(self);
         return NULL;
