@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 
 from aiometrics.base import fork
 from aiometrics.base.internal_errors import InternalErrors
@@ -22,10 +24,13 @@ from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
 from aiometrics.requests.objectives import Objectives
 
+#: The numbers that Python gives to threads for which nobody chose a name. Each thread has another.
+_NUMBERS = re.compile(r"^(Thread|Dummy)-\d+|(?<=^ThreadPoolExecutor)-\d+_\d+$|(?<=^asyncio)_\d+$")
+
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A page, what is written on it, and the name of the loop that uses it."""
+    """A page, what is written on it, and the name of its loops, which never changes."""
 
     page: Page
     labels: Labels
@@ -71,21 +76,19 @@ class SlotPool:
     def claim(self, thread_name: str) -> Slot | None:
         """Claim a slot for a loop of that thread; ``None``, which is counted, if there is none.
 
-        It is the slot that a loop of the same name left, else a new one, else any free one. In a
-        shared directory loops have numbers for names, and any free slot will do. Raises ``OSError``
-        if the directory has no slot left.
+        It is the slot that a loop of the same name left, else a new one, else any free one, which
+        keeps its name: its counters go on. In a shared directory loops have numbers for names, and
+        any free slot will do. Raises ``OSError`` if the directory has no slot left.
         """
         with self._lock:
             slot = (
-                self._slot_named(self._unique(thread_name))
+                self._slot_named(_NUMBERS.sub(r"\1", thread_name))
                 if self._directory is None
                 else self._slot_in_directory(self._directory)
             )
             if slot is None:
                 self._slots[0].page.words[HEADER["overflow_loop"]] += 1
                 return None
-            if slot.claimed is None:
-                slot.name = self._unique(thread_name)
             slot.free = False
             slot.page.open(thread_name if slot.claimed else slot.name)
             return slot
@@ -145,18 +148,12 @@ class SlotPool:
         found = {**{int(name): view for name, view in own.items()}, **others.pages}
         return [found[number] for number in sorted(found)], others.skipped
 
-    def _unique(self, thread_name: str) -> str:
-        taken = {slot.name for slot in self._slots if not slot.free}
-        name, number = thread_name, 1
-        while name in taken:
-            number += 1
-            name = f"{thread_name}-{number}"
-        return name
-
-    def _slot_named(self, name: str) -> Slot | None:
+    def _slot_named(self, thread_name: str) -> Slot | None:
+        name = _unique(thread_name, {slot.name for slot in self._slots if not slot.free})
         slot = next((slot for slot in self._slots if slot.free and slot.name == name), None)
         if slot is None and len(self._slots) < self._max_loops:
-            slot = self._add(self._new_page(), name)
+            page = self._new_page()  # meanwhile a finalizer may claim a slot
+            slot = self._add(page, _unique(thread_name, {slot.name for slot in self._slots}))
         if slot is None:
             slot = self._free_slot()
         return slot
@@ -193,6 +190,12 @@ class SlotPool:
         )
         self._slots.append(slot)
         return slot
+
+
+def _unique(name: str, taken: Container[str]) -> str:
+    """Return ``name``, or ``name-2`` and so on if it is taken."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(free for free in chain((name,), numbered) if free not in taken)
 
 
 def _view(slot: Slot, now_ns: int, unix_ns: int, pause: Pause) -> PageView:

@@ -536,7 +536,10 @@ def test_loops_get_different_names_when_their_threads_have_the_same_one() -> Non
 
 
 def test_later_loop_continues_the_page_of_its_name() -> None:
-    """A loop without a page of its name gets a new page, or any free one if there is no new one."""
+    """A loop without a page of its name gets a new page, or any free one if there is no new one.
+
+    The counters of that one go on, so it keeps its name.
+    """
     pool = slot_pool()
     first, second = pool.claim("a"), pool.claim("b")
     assert first is not None
@@ -545,7 +548,7 @@ def test_later_loop_continues_the_page_of_its_name() -> None:
     pool.release(second)
     assert second is pool.claim("b")
     assert first is pool.claim("c")
-    assert ["c", "b"] == [read(bytes(slot.page.memory), 0, 0).loop.loop for slot in pool.all()]
+    assert ["a", "b"] == [read(bytes(slot.page.memory), 0, 0).loop.loop for slot in pool.all()]
 
 
 def test_page_keeps_its_counters_but_not_its_gauges_when_taken_over(implementation: str) -> None:
