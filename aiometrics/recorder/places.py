@@ -7,6 +7,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -126,19 +127,23 @@ def type_name(kind: type) -> str:
 
 
 def _package_of(kind: type) -> str:
-    return type_names(kind)[0].partition(".")[0]
+    return _without_folders(type_names(kind)[0]).partition(".")[0]
 
 
 def relative_path(code: CodeType, module: str) -> str:
     """Return the path of the file relative to where imports begin.
 
-    It has as many parts as the module's name, and one more for ``__init__.py``.
+    It has the folders that are packages of the module. A file can be loaded under any name: then it
+    has none, since the others say where the program is installed.
     """
-    parts = code.co_filename.replace(os.sep, "/").split("/")
-    depth = (_main_module() if module == "__main__" else module).count(".") + 1
-    if parts[-1] == "__init__.py":
-        depth += 1
-    return "/".join(parts[-depth:])
+    *folders, file = code.co_filename.replace(os.sep, "/").split("/")
+    packages = (_main_module() if module == "__main__" else module).split(".")
+    if file != "__init__.py":
+        packages.pop()
+    shared = takewhile(
+        lambda pair: pair[0] == pair[1], zip(folders[::-1], packages[::-1], strict=False)
+    )
+    return "/".join([*[folder for folder, _ in shared][::-1], file])
 
 
 def place(code: CodeType, line: int | None, module: str) -> str:
@@ -154,7 +159,16 @@ def called(code: CodeType, module: str) -> str:
 def module_name(code: CodeType, module_globals: Mapping[str, Any]) -> str:
     """Return the module that a code object runs in; if its globals do not say, the file's name."""
     name = module_globals.get("__name__")
-    return name if isinstance(name, str) else os.path.basename(code.co_filename).partition(".")[0]
+    return (
+        _without_folders(name)
+        if isinstance(name, str)
+        else os.path.basename(code.co_filename).partition(".")[0]
+    )
+
+
+def _without_folders(module: str) -> str:
+    """Return the name of a module, of which a loader may have made the path of its file."""
+    return module.replace(os.sep, "/").rpartition("/")[2]
 
 
 class Places:
@@ -196,7 +210,8 @@ class Places:
         """Return ``module.qualname`` of a root coroutine, looking through tools' wrappers."""
         subject = self._unwrap(root)
         if type(subject) is FunctionType:
-            return f"{subject.__module__}.{subject.__code__.co_qualname}"
+            module = module_name(subject.__code__, {"__name__": subject.__module__})
+            return f"{module}.{subject.__code__.co_qualname}"
         return (
             f"{_module_of(subject)}.{_qualname_of(subject)}"
             if code_of(subject) is not None

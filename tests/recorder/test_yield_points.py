@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc
 import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -613,6 +614,46 @@ def test_a_package_is_shown_by_its_init_file(implementation: str) -> None:
     assert [("shop/db/__init__.py:2 fetch", "asyncio.sleep")] == awaits(
         record(implementation, namespace["fetch"]()), "shop.db.fetch"
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "path"),
+    [
+        ("plugins.vendor.customer.name.v1.more.deep", "plugin.py"),
+        ("customers.plugin", "customers/plugin.py"),
+        ("{folder}/plugin.py", "plugin.py"),
+    ],
+)
+def test_a_file_loaded_under_any_name_shows_no_absolute_path(
+    implementation: str, tmp_path: Path, module: str, path: str
+) -> None:
+    """Plug-ins are loaded from their files, often under long names or by the path itself."""
+    file = tmp_path / "customers" / "plugin.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import asyncio\n"
+        "class Waits:\n"
+        "    def __await__(self):\n"
+        "        yield from asyncio.sleep(1).__await__()\n"
+        "async def fetch():\n"
+        "    asyncio.get_running_loop().call_soon(print)\n"
+        "    asyncio.get_running_loop().call_soon(lambda: None)\n"
+        "    await Waits()\n"
+    )
+    spec = importlib.util.spec_from_file_location(module.format(folder=file.parent), file)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    seen = record(implementation, loaded.fetch())
+    labels = {
+        label
+        for point in seen.yield_points
+        for label in (point.coroutine, point.yield_point, point.awaits)
+    }
+    assert [] == [label for label in labels if str(tmp_path) in label or label.startswith("/")]
+    assert f"{path}:7 fetch.<locals>.<lambda>" in labels
+    assert f"{path}:4 Waits.__await__" in labels
 
 
 @pytest.mark.parametrize(
