@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from types import TracebackType
 
 from aiometrics.base import fork
 
@@ -16,6 +17,31 @@ logger = logging.getLogger("aiometrics")
 
 #: Outcomes for a probe that failed, as they appear in the log.
 OFF, OFF_FOR_LOOP, STAYS_ON = "which is now off", "which is now off for this loop", "which stays on"
+
+
+def from_signal(error: BaseException) -> bool:
+    """Return whether a handler of a signal raised the exception in the middle of our code.
+
+    Such an exception is the application's. Its traceback shows a function that was given the frame
+    which it interrupted. Handlers run in the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    return isinstance(error, KeyboardInterrupt) or _shows_handler(error.__traceback__)
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether an exception is meant for the application and not an error of ours."""
+    return not isinstance(error, Exception) or from_signal(error)
+
+
+def _shows_handler(traceback: TracebackType | None) -> bool:
+    while traceback is not None and traceback.tb_next is not None:
+        interrupted, traceback = traceback.tb_frame, traceback.tb_next
+        for value in traceback.tb_frame.f_locals.values():
+            if any(part is interrupted for part in (value if type(value) is tuple else (value,))):
+                return True
+    return False
 
 
 class InternalErrors:
@@ -36,8 +62,11 @@ class InternalErrors:
     def report(self, probe: str, error: BaseException, outcome: str = OFF) -> None:
         """Count one error of ``probe``, and log the first one.
 
-        The log line names the ``outcome`` for the probe. Never raises.
+        The log line names the ``outcome`` for the probe. An exception that a handler of a signal
+        raised is the application's: it is raised again, and nothing else is.
         """
+        if isinstance(error, Exception) and from_signal(error):
+            raise error
         with self._lock:
             self._counts[probe] += 1
             first = self._counts[probe] == 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors
+from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors, is_interrupt
 from aiometrics.instrumentation.hooks.selector import LoopTiming
 from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.slots import Slot, SlotPool
@@ -164,7 +164,10 @@ class TracedLoops:
                 self.sweep()
                 if self._is_chosen(loop):
                     self._attach(known, loop)
-            except Exception as error:  # noqa: BLE001 - the task must be created whatever happens here
+            except BaseException as error:
+                if is_interrupt(error):
+                    self._on_collected(number)  # so that it is adopted when it is next seen
+                    raise
                 self._internal_errors.report(PROBE, error, OFF_FOR_LOOP)
             return known
 

@@ -27,8 +27,8 @@ E = TypeVar("E")
 class Labels:
     """The records of one page by their labels.
 
-    Nothing here raises. An error in naming counts as an internal error of the probe ``naming``, and
-    new places then go to ``(other)``.
+    Nothing here raises, except for interrupts. An error in naming counts as an internal error of
+    the probe ``naming``, and new places then go to ``(other)``.
     """
 
     def __init__(self, page: Page, places: Places, internal_errors: InternalErrors) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiometrics.base.clock import Clock, monotonic
-from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors
+from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors, is_interrupt
 from aiometrics.pages.layout import (
     CALLBACKS,
     CANCELLED,
@@ -83,13 +83,16 @@ class Recorder:
         self._current: TracedCoroutine | None = None
         self._locator = Locator(labels)
         self._suspended_tasks = SuspendedTasks(page)
+        #: An exception for the application that came while a place was named.
+        self._interrupt: BaseException | None = None
 
     def trace(self, coro: Any) -> Any:
         """Return what a new task must run in place of ``coro``, or ``coro`` if it is not traced."""
         if self.retired or not _is_coroutine(coro) or not self._sampled():
             return coro
         try:
-            traced = TracedCoroutine(coro, self, self._locator.coroutine(coro), self._clock())
+            record = self.named(self._locator.coroutine, coro)
+            traced = TracedCoroutine(coro, self, record, self._clock())
         except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
             return coro
@@ -98,6 +101,7 @@ class Recorder:
             self._traced,
             0 if self._current is None else self._current._number,
         )
+        self.pass_interrupt()
         return traced
 
     def admit(self, traced: TracedCoroutine) -> None:
@@ -139,7 +143,9 @@ class Recorder:
             return
         try:
             since_ns, now = traced._since_ns, self._clock()
-            point = self._locator.yield_point(traced._record, traced.__wrapped__, yielded)
+            point = self.named(
+                self._locator.yield_point, traced._record, traced.__wrapped__, yielded
+            )
             now = self._prepare(traced, since_ns, now)
             if self.retired:  # while the place was named; another loop may own the page by now
                 return
@@ -150,6 +156,7 @@ class Recorder:
             self._notify_blocked(point, segment_ns)
         except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
+        self.pass_interrupt()
 
     def end(self, traced: TracedCoroutine, error: BaseException) -> None:
         """End the last segment: the coroutine returned (``StopIteration``) or raised."""
@@ -159,8 +166,8 @@ class Recorder:
         try:
             since_ns, now = traced._since_ns, self._clock()
             status = _status(error)
-            point = self._labels.pseudo_point(
-                traced._record, RETURN if status == COMPLETED else RAISE
+            point = self.named(
+                self._labels.pseudo_point, traced._record, RETURN if status == COMPLETED else RAISE
             )
             now = self._prepare(traced, since_ns, now)
             if self.retired:
@@ -182,6 +189,7 @@ class Recorder:
             scope.detach(traced)
         except BaseException as failure:  # noqa: BLE001 - only interrupts reach the application
             self._fail(failure)
+        self.pass_interrupt()
 
     def enter_callback(self) -> TracedCoroutine | None:
         """Begin the segment of a callback that is not a step of a task; ``None`` if not timed."""
@@ -204,7 +212,7 @@ class Recorder:
             return
         try:
             since_ns, now = traced._since_ns, self._clock()
-            point = self._locator.callback(callback)
+            point = self.named(self._locator.callback, callback)
             now = self._prepare(traced, since_ns, now)
             if self.retired:
                 return
@@ -213,6 +221,7 @@ class Recorder:
             self._notify_blocked(point, segment_ns)
         except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
+        self.pass_interrupt()
 
     def lose(self, traced: TracedCoroutine) -> None:
         """Count a task that was garbage-collected before it was done."""
@@ -232,16 +241,40 @@ class Recorder:
         """Stop for good. Coroutines that are still traced run on untimed."""
         self.retired = True
 
+    def named(self, name: Callable[..., int], *subjects: Any) -> int:
+        """Return the number that ``name`` gives, and put an interrupt aside that comes meanwhile.
+
+        Naming takes long, for it asks about new code, and leaves nothing half done: it is repeated.
+        """
+        try:
+            return name(*subjects)
+        except BaseException as error:
+            if not is_interrupt(error):
+                raise
+            self._interrupt = error
+        return name(*subjects)
+
+    def pass_interrupt(self) -> None:
+        """Raise the interrupt that was put aside, now that nothing is half done."""
+        interrupt, self._interrupt = self._interrupt, None
+        try:
+            if interrupt is not None:
+                raise interrupt
+        finally:
+            del interrupt  # its traceback refers to this frame
+
     def _fail(self, error: BaseException) -> None:
         """Report an error and retire, since the state of the tasks is no longer known.
 
         An interrupt was meant for the application and is raised again.
         """
+        interrupt = is_interrupt(error)
         if not self.retired:  # else another loop may own the page by now
             self.retire()
             self.page.close()
-            self._internal_errors.report(PROBE, error, OFF_FOR_LOOP)
-        if not isinstance(error, Exception):
+            shown = RuntimeError(f"interrupted by {error!r}") if interrupt else error
+            self._internal_errors.report(PROBE, shown, OFF_FOR_LOOP)
+        if interrupt:
             raise error
 
     def _sampled(self) -> bool:
@@ -334,7 +367,7 @@ class Recorder:
         """
         outer = traced._outer
         if outer is not None:
-            self._labels.pseudo_point(outer._record, EAGER_CHILD)
+            self.named(self._labels.pseudo_point, outer._record, EAGER_CHILD)
         return now if traced._since_ns == since_ns else self._clock()
 
     def _finish_segment(self, traced: TracedCoroutine, point: int, now: int) -> int:
@@ -354,8 +387,14 @@ class Recorder:
 
     def _notify_blocked(self, point: int, segment_ns: int) -> None:
         """Call ``blocked`` if the segment reached the blocking threshold."""
-        if segment_ns >= self._threshold_ns and self._blocked is not None:
+        if segment_ns < self._threshold_ns or self._blocked is None:
+            return
+        try:
             self._blocked(point, segment_ns)
+        except BaseException as error:
+            if not is_interrupt(error):
+                raise
+            self._interrupt = error
 
     def _count_blocking(self, traced: TracedCoroutine, point: int, segment_ns: int) -> None:
         self._settle(traced)

@@ -149,10 +149,12 @@ class RequestScope:
         if recorder is None or recorder.retired or self._state not in (OPEN, OVER):
             return -1
         try:
-            return self._count_finished(recorder, status, last=last)
+            wall_ns = self._count_finished(recorder, status, last=last)
         except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             recorder._fail(error)
             return -1
+        recorder.pass_interrupt()
+        return wall_ns
 
     def _count_finished(self, recorder: Recorder, status: int, *, last: bool) -> int:
         state, waits = self._state, self._wait_records(recorder)
@@ -189,7 +191,8 @@ class RequestScope:
         if self._state != OPEN:
             return {}
         waited = [key for key, charge in self._charges.items() if charge[2]]
-        return {key: recorder._locator.request_wait(self._record, key) for key in waited}
+        locate = recorder._locator.request_wait
+        return {key: recorder.named(locate, self._record, key) for key in waited}
 
     def keep_timeline(self) -> None:
         """Keep each step of the tasks from now on, as far as there is room."""

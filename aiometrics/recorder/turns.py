@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiometrics.base.clock import Clock
-from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors
+from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors, is_interrupt
 from aiometrics.pages.layout import LOOP
 from aiometrics.pages.page import Page
 
@@ -78,7 +78,9 @@ class Turns:
             return None
         try:
             return self._clock()
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self.retire()
             # The part in progress would never end.
             self._set("turn_since_ns", 0)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiometrics.base.clock import Clock
-from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.internal_errors import InternalErrors, is_interrupt
 from aiometrics.instrumentation.loop_stats import LoopStats
 
 PROBE = "gc"
@@ -52,7 +52,9 @@ class GarbageCollectionHook:
             elif self._since_ns is not None:
                 self._charge(info["generation"], self._clock() - self._since_ns)
                 self._since_ns = None
-        except Exception as error:  # noqa: BLE001 - never the application's problem
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self.remove()
             self._internal_errors.report(PROBE, error)
 

@@ -1,5 +1,6 @@
 /* Finds the yield point that stands for a callback that is not a step of a task: the twin of
    aiometrics/recorder/callback.py. Python names a new callback; C finds what distinguishes it. */
+#include "errors.h"
 #include "recorder.h"
 
 static PyObject *callbacks_module; /* aiometrics.recorder.callback */
@@ -52,7 +53,7 @@ is_transport(Recorder *self, PyObject *type)
     if (known != TABLE_MISS) {
         return known;
     }
-    PyObject *answer = PyObject_CallMethod(callbacks_module, "is_transport", "O", type);
+    PyObject *answer = call_uninterrupted(callbacks_module, "is_transport", "(O)", type);
     known = number_within(answer, 1);
     return known < 0 || table_put(&self->transports, (Key){type, NULL, NULL, 0}, known) < 0 ? -1 : known;
 }
@@ -105,7 +106,7 @@ locate_callback(Recorder *self, PyObject *callback)
         Py_INCREF(key.first);
         point = table_get(&self->points, key);
         if (point == TABLE_MISS) {
-            PyObject *answer = PyObject_CallMethod(self->labels, "callback", "O", callback);
+            PyObject *answer = call_uninterrupted(self->labels, "callback", "(O)", callback);
             point = number_within(answer, self->page.last_point);
             point = point < 0 || table_put(&self->points, key, point) < 0 ? -1 : point;
         }

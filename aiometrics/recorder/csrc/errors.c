@@ -2,6 +2,15 @@
 
 #include "constants.h"
 
+static PyObject *errors_module; /* aiometrics.base.internal_errors */
+
+int
+errors_init(void)
+{
+    errors_module = PyImport_ImportModule("aiometrics.base.internal_errors");
+    return errors_module == NULL ? -1 : 0;
+}
+
 PyObject *
 error_taken(void)
 {
@@ -27,13 +36,85 @@ error_report(PyObject *internal_errors, const char *probe, PyObject *error)
     Py_XDECREF(reported);
 }
 
+/* Whether a function of aiometrics.base.internal_errors is true of the error. */
+static int
+answers(PyObject *error, const char *function)
+{
+    PyObject *answer = PyObject_CallMethod(errors_module, function, "O", error);
+    int truth = answer == Py_True;
+    if (answer == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(answer);
+    return truth;
+}
+
 int
 error_done(PyObject *error)
 {
-    int interrupt = error != NULL && !PyErr_GivenExceptionMatches(error, PyExc_Exception);
+    int interrupt = error != NULL && answers(error, "is_interrupt");
     if (interrupt) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     }
     Py_XDECREF(error);
     return interrupt ? -1 : 0;
+}
+
+static int
+raise_deferred(void *error)
+{
+    PyErr_SetObject((PyObject *)Py_TYPE((PyObject *)error), (PyObject *)error);
+    Py_DECREF((PyObject *)error);
+    return -1;
+}
+
+/* Takes the exception that is set if a handler of a signal raised it; else NULL, and it stays. */
+static PyObject *
+signal_taken(void)
+{
+    PyObject *error = error_taken();
+    if (error != NULL && answers(error, "from_signal")) {
+        return error;
+    }
+    if (error != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+    }
+    return NULL;
+}
+
+/* Has the exception raised at the next instruction in Python of the main thread. -1 with the
+   exception if that is not possible. */
+static int
+defer(PyObject *interrupt)
+{
+    return Py_AddPendingCall(raise_deferred, interrupt) < 0 ? raise_deferred(interrupt) : 0;
+}
+
+int
+error_deferred(void)
+{
+    PyObject *interrupt = signal_taken();
+    return interrupt != NULL && defer(interrupt) == 0;
+}
+
+PyObject *
+call_uninterrupted(PyObject *object, const char *name, const char *format, ...)
+{
+    va_list values;
+    va_start(values, format);
+    PyObject *args = Py_VaBuildValue(format, values);
+    va_end(values);
+    PyObject *method = args == NULL ? NULL : PyObject_GetAttrString(object, name);
+    PyObject *result = method == NULL ? NULL : PyObject_Call(method, args, NULL);
+    PyObject *interrupt = result == NULL ? signal_taken() : NULL;
+    if (interrupt != NULL) {
+        result = PyObject_Call(method, args, NULL);
+        if (defer(interrupt) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    Py_XDECREF(method);
+    Py_XDECREF(args);
+    return result;
 }

@@ -11,8 +11,18 @@ PyObject *error_taken(void);
 /* Counts and logs the error, which may be NULL, as one of `probe`. */
 void error_report(PyObject *internal_errors, const char *probe, PyObject *error);
 
-/* Releases an error. If it is not an Exception, it came from a signal while Python ran for us and
-   was meant for the application: then it is raised again, and the result is -1. */
+/* Releases an error. If it is an interrupt, it came while Python ran for us and was meant for the
+   application: then it is raised again, and the result is -1. */
 int error_done(PyObject *error);
+
+/* Calls a method, with a tuple of arguments built by `format`. If a handler of a signal raises
+   meanwhile, the method is called again, and the exception comes out where it would have without
+   us: at the next instruction in Python of the main thread that is not ours. */
+PyObject *call_uninterrupted(PyObject *object, const char *method, const char *format, ...);
+
+/* Whether a handler of a signal raised the exception that is set, which then comes out likewise. */
+int error_deferred(void);
+
+int errors_init(void);
 
 #endif

@@ -6,6 +6,7 @@
    the walk begins again. For the few types that must be asked each time, all that the walk knows is
    kept alive. */
 #include "await_chain.h"
+#include "errors.h"
 #include "recorder.h"
 
 static PyObject *chain_module; /* aiometrics.recorder.await_chain */
@@ -38,7 +39,7 @@ typedef enum { FAILED_WALK = -1, ENDED, GOES_ON, LEARNED } Step;
 static Step
 learn(Table *table, PyObject *key, PyObject *object, const char *method, PyObject *subject)
 {
-    PyObject *answer = PyObject_CallMethod(object, method, "O", subject);
+    PyObject *answer = call_uninterrupted(object, method, "(O)", subject);
     if (answer == NULL) {
         return FAILED_WALK;
     }
@@ -152,7 +153,7 @@ keep_alive(Choice *choice, PyObject *const *objects, size_t count)
 static PyObject *
 ask(Choice *choice, const char *function, PyObject *link)
 {
-    PyObject *answer = PyObject_CallMethod(chain_module, function, "O", link);
+    PyObject *answer = call_uninterrupted(chain_module, function, "(O)", link);
     if (answer == NULL || keep_alive(choice, &answer, 1) < 0) {
         Py_XDECREF(answer);
         return NULL;
@@ -241,7 +242,8 @@ new_point(Recorder *self, const Traced *traced, Choice *choice, Key key, PyObjec
         return -1;
     }
     PyObject *callee = choice->callee == NULL ? Py_None : choice->callee;
-    PyObject *answer = PyObject_CallMethod(self->labels, "yield_point", "iOOO", (int)traced->record, choice->owner, callee, yielded);
+    PyObject *answer =
+        call_uninterrupted(self->labels, "yield_point", "(iOOO)", (int)traced->record, choice->owner, callee, yielded);
     int32_t point = number_within(answer, self->page.last_point);
     return point < 0 || table_put(&self->points, key, point) < 0 ? -1 : point;
 }

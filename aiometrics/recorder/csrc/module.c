@@ -1,5 +1,6 @@
 #include "clock.h"
 #include "constants.h"
+#include "errors.h"
 #include "frame.h"
 #include "handle.h"
 #include "hook.h"
@@ -33,7 +34,7 @@ execute(PyObject *module)
     if (!in_main_interpreter()) {
         return -1;
     }
-    if (locate_init() < 0 || callback_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 ||
+    if (errors_init() < 0 || locate_init() < 0 || callback_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 ||
         scope_init_module(module) < 0 || turns_init_module(module) < 0) {
         return -1;
     }

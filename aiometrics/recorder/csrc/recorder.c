@@ -108,7 +108,7 @@ pseudo_point(Recorder *self, int32_t record, PseudoPoint which)
 {
     int32_t *known = &self->pseudo[record][which];
     if (*known < 0) {
-        PyObject *answer = PyObject_CallMethod(self->labels, "pseudo_point", "is", (int)record, pseudo_names[which]);
+        PyObject *answer = call_uninterrupted(self->labels, "pseudo_point", "(is)", (int)record, pseudo_names[which]);
         *known = number_within(answer, self->page.last_point);
     }
     return *known;
@@ -122,7 +122,7 @@ recorder_request_wait(Recorder *self, int32_t request, int32_t point)
     if (record != TABLE_MISS) {
         return record;
     }
-    PyObject *answer = PyObject_CallMethod(self->labels, "request_wait", "ii", (int)request, (int)point);
+    PyObject *answer = call_uninterrupted(self->labels, "request_wait", "(ii)", (int)request, (int)point);
     record = number_within(answer, self->page.last_request_wait);
     return record < 0 || table_put(&self->request_waits, key, record) < 0 ? -1 : record;
 }
@@ -309,7 +309,7 @@ tell(Recorder *self, int32_t point, int64_t segment_ns)
     }
     PyObject *done = PyObject_CallFunction(self->blocked, "iL", (int)point, (long long)segment_ns);
     Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
+    return done == NULL && !error_deferred() ? -1 : 0;
 }
 
 int
@@ -504,12 +504,12 @@ record_of(Recorder *self, PyObject *coro)
             return record;
         }
     }
-    int32_t record = number_within(PyObject_CallMethod(self->labels, "coroutine", "O", coro), self->page.last_coroutine);
+    int32_t record = number_within(call_uninterrupted(self->labels, "coroutine", "(O)", coro), self->page.last_coroutine);
     if (code == NULL || record < 0) {
         Py_XDECREF(code);
         return record;
     }
-    PyObject *transparent = PyObject_CallMethod(self->labels, "transparent", "O", coro);
+    PyObject *transparent = call_uninterrupted(self->labels, "transparent", "(O)", coro);
     if (transparent == NULL || (transparent == Py_False && table_put(&self->records, (Key){code, NULL, NULL, 0}, record) < 0)) {
         record = -1;
     }
