@@ -6,7 +6,7 @@ runs the handles that are ready, which is active time.
 
 from __future__ import annotations
 
-import functools
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
@@ -55,11 +55,16 @@ class Turns:
         """Stop writing for good."""
         self.retired = True
 
-    def timed(self, select: Select) -> Select:
-        """Return a function that calls ``select`` and times it."""
+    def timed(self, selector: Any, own: Select | None) -> Select:
+        """Return a function that calls the ``select`` of a selector and times it.
 
-        @functools.wraps(select)
+        That is the function ``own`` if it is given, else the method that the selector's class has
+        at that moment. The function does not keep the selector alive.
+        """
+        reference = weakref.ref(selector)
+
         def timed_select(*args: Any, **kwargs: Any) -> Any:
+            select = own or _method(reference, "select")
             self._enter()
             try:
                 events = select(*args, **kwargs)
@@ -70,6 +75,7 @@ class Turns:
             self._leave(count, waiting=args == (0,))
             return events
 
+        timed_select.__wrapped__ = own  # type: ignore[attr-defined]
         return timed_select
 
     def _now(self) -> int | None:
@@ -134,3 +140,12 @@ class Turns:
 
     def _add(self, field: str, value: int) -> None:
         self._words[self._loop + LOOP[field]] += value
+
+
+def _method(reference: weakref.ref[Any], name: str) -> Any:
+    """Return a method of an object as its class has it, whatever attribute the object has."""
+    obj = reference()
+    if obj is None:
+        raise ReferenceError("the selector is gone")
+    found = next(vars(base)[name] for base in type(obj).__mro__ if name in vars(base))
+    return found.__get__(obj, type(obj)) if hasattr(found, "__get__") else found

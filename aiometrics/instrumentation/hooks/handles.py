@@ -1,24 +1,26 @@
 """Times callbacks that are not steps of tasks, where asyncio's handles run them.
 
-``Handle._run`` is compiled again from asyncio's own source, with one expression changed: the call
-that runs the callback. So stack traces, error messages and whatever else this version of asyncio
-does there stay the same. uvloop has handles of its own, which cannot be hooked.
+``Handle._run`` gets code that is compiled from asyncio's own source, with one expression changed:
+the call that runs the callback. So stack traces, error messages and whatever else this version of
+asyncio does there stay the same. uvloop has handles of its own, which cannot be hooked.
 """
 
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 from asyncio import events
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import BuiltinFunctionType, CodeType, FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 Lookup = Callable[[Any], Any]
 
 PROBE = "callbacks"
 _HELPER = "__aiometrics__"
+_QUALNAME = "Handle._run"
 _RUNS_CALLBACK = "self._context.run(self._callback, *self._args)"
 
 
@@ -100,37 +102,74 @@ def _recompile_run(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
             "callbacks are not timed"
         )
     module = ast.fix_missing_locations(ast.Module([run], []))
-    code = compile(module, events.Handle._run.__code__.co_filename, "exec", dont_inherit=True)
+    code = compile(module, _run_of_asyncio().__code__.co_filename, "exec", dont_inherit=True)
     body = next(constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return body.replace(co_qualname=events.Handle._run.__qualname__)
+    return body.replace(co_qualname=_QUALNAME)
+
+
+def _run_of_asyncio() -> FunctionType:
+    """Return the function that asyncio defines as ``Handle._run``.
+
+    Another tool may have replaced the method by a function that calls this one. Raises
+    ``RuntimeError`` if there is no such function any more.
+    """
+    found = events.Handle._run
+    objects: Iterable[Any] = (found,) if _is_of_asyncio(found) else gc.get_objects()
+    function: FunctionType | None = next(filter(_is_of_asyncio, objects), None)
+    if function is None:
+        raise RuntimeError(f"Handle._run was replaced by {found!r}: callbacks are not timed")
+    return function
+
+
+def _is_of_asyncio(obj: Any) -> bool:
+    return (
+        type(obj) is FunctionType
+        and obj.__globals__ is vars(events)
+        and obj.__code__.co_qualname == _QUALNAME
+    )
 
 
 class HandleHook:
-    """Replaces the method by which asyncio's handles run their callbacks.
+    """Changes the function by which asyncio's handles run their callbacks.
 
-    ``lookup(loop)`` returns the recorder of a loop, or ``None``. With the C core the method is no
-    slower than asyncio's own.
+    The function stays the same object, with other code. So it does not matter which other tools
+    have wrapped it, or will: each calls what it found, and finds this.
+
+    ``lookup(loop)`` returns the recorder of a loop, or ``None``. Several hooks may be installed;
+    the last one times the callbacks. With the C core the function is no slower than asyncio's own.
     """
 
+    _installed: ClassVar[list[HandleHook]] = []
+    _original: ClassVar[CodeType | None] = None
+
     def __init__(self, core: Any, lookup: Lookup) -> None:
-        self._replaced = events.Handle._run
+        self._function = _run_of_asyncio()
+        self._helper: Callable[[Any], Any]
         if core is None:
-            code, helper = (
-                _recompile_run(_wrap_in_helper),
-                lambda handle: _TimedCallback(lookup, handle),
-            )
+            self._code = _recompile_run(_wrap_in_helper)
+            self._helper = lambda handle: _TimedCallback(lookup, handle)
         else:
             core.hook_handles(events.Handle)
-            code, helper = _recompile_run(_call_helper), core.run_handle
-        self._run = FunctionType(code, {**vars(events), _HELPER: helper}, self._replaced.__name__)
-        self._run.__doc__ = self._replaced.__doc__
-        self._run.__qualname__ = self._replaced.__qualname__
+            self._code, self._helper = _recompile_run(_call_helper), core.run_handle
 
     def install(self) -> None:
-        """Replace the method."""
-        events.Handle._run = self._run  # type: ignore[method-assign]
+        """Change the function."""
+        if not self._installed:
+            HandleHook._original = self._function.__code__
+        self._installed.append(self)
+        self._apply()
 
     def remove(self) -> None:
-        """Restore the method. Does nothing if something else has replaced ours since."""
-        if events.Handle._run is self._run:
-            events.Handle._run = self._replaced  # type: ignore[method-assign]
+        """Let the hook installed before time the callbacks, or else restore the function."""
+        if self not in self._installed:
+            return
+        self._installed.remove(self)
+        if self._installed:
+            self._installed[-1]._apply()
+        elif self._original is not None:
+            self._function.__code__ = self._original
+            del self._function.__globals__[_HELPER]
+
+    def _apply(self) -> None:
+        self._function.__globals__[_HELPER] = self._helper
+        self._function.__code__ = self._code

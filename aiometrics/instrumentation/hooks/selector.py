@@ -16,15 +16,17 @@ class LoopTiming:
     """Replaces ``select`` of one loop's selector by a timed one.
 
     A selector refers to its loop through what it waits for, so it is only referred to weakly here:
-    a loop that was not closed can be collected as before.
+    a loop that was not closed can be collected as before, and the selector of one that was closed
+    is gone at once.
     """
 
     def __init__(self, loop: asyncio.BaseEventLoop, turns: Turns) -> None:
         self._turns = turns
         selector: Any = loop._selector  # type: ignore[attr-defined]
-        timed: Any = turns.timed(selector.select)
-        self._selector, self._timed = weakref.ref(selector), weakref.ref(timed)
         self._had_own = "select" in vars(selector)
+        own = selector.select if self._had_own or not hasattr(type(selector), "select") else None
+        timed: Any = turns.timed(selector, own)
+        self._selector, self._timed = weakref.ref(selector), weakref.ref(timed)
         selector.select = timed
         if loop.is_running():
             turns.start()

@@ -20,12 +20,14 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     Turns *turns;
-    PyObject *select;
+    PyObject *selector; /* a weak reference */
+    PyObject *select;   /* what the selector itself had for an attribute; NULL: as its class has it */
     PyObject *weakrefs;
     vectorcallfunc vectorcall;
 } TimedSelect;
 
 static PyTypeObject *turns_type, *timed_select_type;
+static PyObject *select_name;
 
 static int
 fail(Turns *self)
@@ -112,6 +114,47 @@ is_zero(PyObject *timeout)
     return PyLong_CheckExact(timeout) && PyObject_Not(timeout) == 1;
 }
 
+/* The object behind a weak reference, a new reference; NULL with an exception if it is gone. */
+static PyObject *
+behind(PyObject *reference)
+{
+    PyObject *object = PyObject_CallNoArgs(reference);
+    if (object == Py_None) {
+        Py_CLEAR(object);
+        PyErr_SetString(PyExc_ReferenceError, "the selector is gone");
+    }
+    return object;
+}
+
+/* Calls the method that the class of the selector has now, another tool's perhaps. */
+static PyObject *
+call_method(PyObject *selector, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject *method = Py_XNewRef(_PyType_Lookup(Py_TYPE(selector), select_name));
+    descrgetfunc bind = method == NULL ? NULL : Py_TYPE(method)->tp_descr_get;
+    if (bind != NULL) {
+        Py_SETREF(method, bind(method, selector, (PyObject *)Py_TYPE(selector)));
+    }
+    else if (method == NULL) {
+        PyErr_SetObject(PyExc_AttributeError, select_name);
+    }
+    PyObject *events = method == NULL ? NULL : PyObject_Vectorcall(method, args, (size_t)count, names);
+    Py_XDECREF(method);
+    return events;
+}
+
+static PyObject *
+call_select(TimedSelect *self, PyObject *const *args, size_t flags, PyObject *names)
+{
+    if (self->select != NULL) {
+        return PyObject_Vectorcall(self->select, args, flags & ~PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+    }
+    PyObject *selector = behind(self->selector);
+    PyObject *events = selector == NULL ? NULL : call_method(selector, args, PyVectorcall_NARGS(flags), names);
+    Py_XDECREF(selector);
+    return events;
+}
+
 static PyObject *
 timed_select_call(PyObject *object, PyObject *const *args, size_t flags, PyObject *names)
 {
@@ -120,7 +163,7 @@ timed_select_call(PyObject *object, PyObject *const *args, size_t flags, PyObjec
     if (enter(self->turns) < 0) {
         return NULL;
     }
-    PyObject *events = PyObject_Vectorcall(self->select, args, flags & ~PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+    PyObject *events = call_select(self, args, flags, names);
     if (events != NULL) {
         if (leave(self->turns, PyList_CheckExact(events) ? PyList_GET_SIZE(events) : 0, waiting) < 0) {
             Py_CLEAR(events);
@@ -142,6 +185,7 @@ timed_select_traverse(TimedSelect *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->turns);
+    Py_VISIT(self->selector);
     Py_VISIT(self->select);
     return 0;
 }
@@ -155,6 +199,7 @@ timed_select_dealloc(TimedSelect *self)
         PyObject_ClearWeakRefs((PyObject *)self);
     }
     Py_XDECREF(self->turns);
+    Py_XDECREF(self->selector);
     Py_XDECREF(self->select);
     PyObject_GC_Del(self);
     Py_DECREF(type);
@@ -163,7 +208,7 @@ timed_select_dealloc(TimedSelect *self)
 static PyMemberDef timed_select_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(TimedSelect, vectorcall), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(TimedSelect, weakrefs), READONLY, NULL},
-    {"__wrapped__", T_OBJECT, offsetof(TimedSelect, select), READONLY, "The selector's own method."},
+    {"__wrapped__", T_OBJECT, offsetof(TimedSelect, select), READONLY, "The attribute that it replaced, or None."},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -263,14 +308,21 @@ turns_retire(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-turns_timed(PyObject *object, PyObject *select)
+turns_timed(PyObject *object, PyObject *args)
 {
-    TimedSelect *timed = PyObject_GC_New(TimedSelect, timed_select_type);
+    PyObject *selector, *own;
+    if (!PyArg_ParseTuple(args, "OO:timed", &selector, &own)) {
+        return NULL;
+    }
+    PyObject *reference = PyWeakref_NewRef(selector, NULL);
+    TimedSelect *timed = reference == NULL ? NULL : PyObject_GC_New(TimedSelect, timed_select_type);
     if (timed == NULL) {
+        Py_XDECREF(reference);
         return NULL;
     }
     timed->turns = (Turns *)Py_NewRef(object);
-    timed->select = Py_NewRef(select);
+    timed->selector = reference;
+    timed->select = own == Py_None ? NULL : Py_NewRef(own);
     timed->weakrefs = NULL;
     timed->vectorcall = timed_select_call;
     PyObject_GC_Track((PyObject *)timed);
@@ -281,7 +333,7 @@ static PyMethodDef turns_methods[] = {
     {"start", turns_start, METH_NOARGS, "Begin the active part of a turn: the loop starts running."},
     {"stop", turns_stop, METH_NOARGS, "End the active part of a turn: the loop stops running."},
     {"retire", turns_retire, METH_NOARGS, "Stop writing for good."},
-    {"timed", turns_timed, METH_O, "Return a callable that calls a selector's select and times it."},
+    {"timed", turns_timed, METH_VARARGS, "Return a callable that calls a selector's select and times it."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -304,7 +356,8 @@ static PyType_Spec turns_spec = {
 int
 turns_init_module(PyObject *module)
 {
-    timed_select_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &timed_select_spec, NULL);
+    select_name = PyUnicode_InternFromString("select");
+    timed_select_type = select_name == NULL ? NULL : (PyTypeObject *)PyType_FromModuleAndSpec(module, &timed_select_spec, NULL);
     turns_type = timed_select_type == NULL ? NULL : (PyTypeObject *)PyType_FromModuleAndSpec(module, &turns_spec, NULL);
     return turns_type == NULL ? -1 : PyModule_AddType(module, turns_type);
 }
