@@ -83,6 +83,7 @@ class RecordingOptions:
 
     segment_buckets: tuple[float, ...] = field(default=SEGMENT_BUCKETS, metadata={"parse": _floats})
     wait_buckets: tuple[float, ...] = field(default=WAIT_BUCKETS, metadata={"parse": _floats})
+    native_histograms: bool = field(default=True, metadata={"parse": _flag})
     blocking_threshold: float = field(default=0.1, metadata={"parse": _number})
     sample: float = field(default=1.0, metadata={"parse": _number})
     max_yield_points: int = field(default=1000, metadata={"parse": int})
@@ -102,6 +103,7 @@ class RecordingOptions:
         _check_path("directory", self.directory)
         _check_buckets("segment_buckets", self.segment_buckets)
         _check_buckets("wait_buckets", self.wait_buckets)
+        _check_flag("native_histograms", self.native_histograms)
         _check_seconds("blocking_threshold", self.blocking_threshold)
         _check_sample(self.sample)
         _check_count("max_yield_points", self.max_yield_points, 1, 100_000)
@@ -178,6 +180,7 @@ def resolve(
     web_config: str | os.PathLike[str] | None = None,
     segment_buckets: Iterable[float] | None = None,
     wait_buckets: Iterable[float] | None = None,
+    native_histograms: bool | None = None,
     blocking_threshold: float | None = None,
     sample: float | None = None,
     max_yield_points: int | None = None,
@@ -209,6 +212,7 @@ def resolve(
                 _tuple("segment_buckets", segment_buckets), recording["segment_buckets"]
             ),
             wait_buckets=_first(_tuple("wait_buckets", wait_buckets), recording["wait_buckets"]),
+            native_histograms=_first(native_histograms, recording["native_histograms"]),
             blocking_threshold=_first(blocking_threshold, recording["blocking_threshold"]),
             sample=_first(sample, recording["sample"]),
             max_yield_points=_first(max_yield_points, recording["max_yield_points"]),

@@ -142,6 +142,7 @@ def start_exporter(
     web_config: str | os.PathLike[str] | None = None,
     segment_buckets: Iterable[float] | None = None,
     wait_buckets: Iterable[float] | None = None,
+    native_histograms: bool | None = None,
     blocking_threshold: float | None = None,
     sample: float | None = None,
     max_yield_points: int | None = None,
@@ -174,6 +175,9 @@ def start_exporter(
         exporter-toolkit; it needs the extra ``web``.
     ``segment_buckets``, ``wait_buckets``
         Bucket bounds in seconds: of segments and delays, and of waits and tasks.
+    ``native_histograms``
+        False leaves out native histograms, which Prometheus gets if it asks for them beside those
+        with buckets; without them a loop needs 0.8 instead of 4.5 MB.
     ``blocking_threshold``
         Seconds from which on a segment counts as blocking: 0.1, as asyncio's
         ``slow_callback_duration``.
@@ -218,6 +222,7 @@ def start_exporter(
         web_config=web_config,
         segment_buckets=segment_buckets,
         wait_buckets=wait_buckets,
+        native_histograms=native_histograms,
         blocking_threshold=blocking_threshold,
         sample=sample,
         max_yield_points=max_yield_points,

@@ -31,7 +31,13 @@ logger = logging.getLogger("aiometrics")
 #: ever, and look like a hung loop.
 _LASTING = frozenset(
     metric.family
-    for metric in (metrics.BUILD_INFO, metrics.SAMPLE_RATIO, metrics.REQUEST_OBJECTIVE_SECONDS)
+    for metric in (
+        metrics.BUILD_INFO,
+        metrics.SAMPLE_RATIO,
+        metrics.REQUEST_OBJECTIVE_SECONDS,
+        metrics.SEGMENT_MAX_SECONDS,
+        metrics.WAIT_MAX_SECONDS,
+    )
 )
 _MOMENTARY = (
     frozenset(metric.family for metric in metrics.METRICS if metric.kind == "gauge") - _LASTING

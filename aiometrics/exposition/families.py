@@ -109,35 +109,9 @@ def families(snapshot: Snapshot, info: ExporterInfo) -> Iterator[Family]:
 
 
 def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, Iterable[Row]]]:
-    points, coroutines, loops = snapshot.yield_points, snapshot.coroutines, snapshot.loops
-    ended = [point for point in points if point.yield_point not in _NO_SEGMENT]
-    awaited = [point for point in points if _awaited(point)]
-    blocking = [point for point in points if point.yield_point != EAGER_CHILD]
+    coroutines, loops = snapshot.coroutines, snapshot.loops
 
-    yield (
-        metrics.SEGMENT_SECONDS,
-        (
-            (point.labels, _with_exemplar(distribution(point.segments), point.exemplar))
-            for point in ended
-        ),
-    )
-    yield metrics.WAIT_SECONDS, ((point.labels, distribution(point.waits)) for point in awaited)
-    yield (
-        metrics.BLOCKING_SECONDS,
-        (
-            (point.labels, _with_exemplar(seconds(point.blocking_ns), point.exemplar))
-            for point in blocking
-        ),
-    )
-    yield (
-        metrics.INFLICTED_WAIT_SECONDS,
-        ((point.labels, seconds(point.inflicted_wait_ns)) for point in ended),
-    )
-    yield metrics.SUSPENDED_TASKS, ((point.labels, point.suspended) for point in awaited)
-    yield (
-        metrics.OLDEST_SUSPENSION,
-        ((point.labels, seconds(point.oldest_suspension_ns)) for point in awaited),
-    )
+    yield from _of_yield_points(snapshot.yield_points)
 
     yield metrics.TASKS_CREATED, (((entry.coroutine,), entry.created) for entry in coroutines)
     yield (
@@ -270,6 +244,49 @@ def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, 
     )
 
 
+def _of_yield_points(points: Iterable[YieldPoint]) -> Iterator[tuple[Metric, Iterable[Row]]]:
+    ended = [point for point in points if point.yield_point not in _NO_SEGMENT]
+    awaited = [point for point in points if _awaited(point)]
+    blocking = [point for point in points if point.yield_point != EAGER_CHILD]
+
+    yield (
+        metrics.SEGMENT_SECONDS,
+        (
+            (point.labels, _with_exemplar(distribution(point.segments), point.exemplar))
+            for point in ended
+        ),
+    )
+    yield metrics.WAIT_SECONDS, ((point.labels, distribution(point.waits)) for point in awaited)
+    yield (
+        metrics.SEGMENT_MAX_SECONDS,
+        ((point.labels, seconds(point.segment_max_ns)) for point in ended),
+    )
+    yield (
+        metrics.WAIT_MAX_SECONDS,
+        ((point.labels, seconds(point.wait_max_ns)) for point in awaited),
+    )
+    yield (
+        metrics.SEGMENT_SQUARE_SECONDS,
+        ((point.labels, square_seconds(point.segment_squares_ns2)) for point in ended),
+    )
+    yield (
+        metrics.BLOCKING_SECONDS,
+        (
+            (point.labels, _with_exemplar(seconds(point.blocking_ns), point.exemplar))
+            for point in blocking
+        ),
+    )
+    yield (
+        metrics.INFLICTED_WAIT_SECONDS,
+        ((point.labels, seconds(point.inflicted_wait_ns)) for point in ended),
+    )
+    yield metrics.SUSPENDED_TASKS, ((point.labels, point.suspended) for point in awaited)
+    yield (
+        metrics.OLDEST_SUSPENSION,
+        ((point.labels, seconds(point.oldest_suspension_ns)) for point in awaited),
+    )
+
+
 def _awaited(point: YieldPoint) -> bool:
     """Return whether tasks wait there. Callbacks wait only for eager children that they start."""
     return point.yield_point not in _NO_WAIT and (
@@ -305,6 +322,11 @@ def _with_exemplar(value: float | Distribution, exemplar: Exemplar | None) -> Va
 def seconds(ns: int) -> float:
     """Return nanoseconds as seconds, rounded once, to the nearest float."""
     return ns / SECOND_NS
+
+
+def square_seconds(square_ns2: int) -> float:
+    """Return ns² as s², rounded once, to the nearest float."""
+    return square_ns2 / SECOND_NS**2
 
 
 def distribution(histogram: Histogram) -> Distribution:

@@ -16,6 +16,7 @@ COROUTINE_LABELS = ("coroutine",)
 TASK_LABELS = ("coroutine", "status")
 LOOP_LABELS = ("loop",)
 REQUEST_LABELS = ("request",)
+_UNITS = ("square_seconds", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Metric:
     @property
     def unit(self) -> str:
         """The unit at the end of the family's name, or an empty string."""
-        return "seconds" if self.family.endswith("_seconds") else ""
+        return next((unit for unit in _UNITS if self.family.endswith(f"_{unit}")), "")
 
 
 SEGMENT_SECONDS = Metric(
@@ -55,6 +56,27 @@ WAIT_SECONDS = Metric(
     YIELD_POINT_LABELS,
     "Time from the suspension of a task at this yield point to its next resumption there. It "
     "includes the time in which the task was ready but did not run yet.",
+)
+SEGMENT_MAX_SECONDS = Metric(
+    "asyncio_segment_max_seconds",
+    "gauge",
+    YIELD_POINT_LABELS,
+    "The longest segment that has ended at this yield point since it was first reached. A scrape "
+    "does not reset it.",
+)
+WAIT_MAX_SECONDS = Metric(
+    "asyncio_wait_max_seconds",
+    "gauge",
+    YIELD_POINT_LABELS,
+    "The longest wait that has ended at this yield point since it was first reached. A scrape does "
+    "not reset it.",
+)
+SEGMENT_SQUARE_SECONDS = Metric(
+    "asyncio_segment_square_seconds_total",
+    "counter",
+    YIELD_POINT_LABELS,
+    "Sum of the squares of the segments that ended at this yield point. Half its rate is the mean "
+    "time for which these segments keep the loop from work that becomes ready at a random moment.",
 )
 BLOCKING_SECONDS = Metric(
     "asyncio_blocking_seconds_total",
@@ -360,6 +382,9 @@ SKIPPED_PAGES = Metric(
 METRICS: tuple[Metric, ...] = (
     SEGMENT_SECONDS,
     WAIT_SECONDS,
+    SEGMENT_MAX_SECONDS,
+    WAIT_MAX_SECONDS,
+    SEGMENT_SQUARE_SECONDS,
     BLOCKING_SECONDS,
     INFLICTED_WAIT_SECONDS,
     SUSPENDED_TASKS,

@@ -212,6 +212,7 @@ def _page_format(options: RecordingOptions) -> PageFormat:
         options.max_coroutines,
         options.max_yield_points,
         options.max_requests,
+        native=options.native_histograms,
     )
     return PageFormat(layout, options.blocking_threshold_ns, options.weight)
 

@@ -6,6 +6,7 @@ The format is its bucket bounds, capacities, blocking threshold and sampling wei
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
+from mmap import mmap
 from typing import NamedTuple
 
 from aiometrics.pages.layout import (
@@ -18,7 +19,7 @@ from aiometrics.pages.layout import (
     Layout,
 )
 
-Buffer = bytes | bytearray
+Buffer = bytes | bytearray | mmap
 
 #: The largest number of bytes that :func:`parse_header` needs.
 HEAD_BYTES = (len(HEADER) + 2 * MAX_BOUNDS) * WORD
@@ -76,6 +77,10 @@ def parse_header(head: Buffer, size: int) -> PageFormat:
         raise PageError(
             f"a page whose tasks count {words[HEADER['weight']]} times each is out of range"
         )
+    if words[HEADER["native"]] not in (0, 1):
+        raise PageError(
+            f"a page whose histograms are native: {words[HEADER['native']]} is out of range"
+        )
     ends = list(accumulate((len(HEADER), *counts)))
     if ends[-1] > len(words):
         raise PageError(f"{size} bytes are too few for the bucket bounds")
@@ -88,7 +93,7 @@ def parse_header(head: Buffer, size: int) -> PageFormat:
         raise PageError(
             f"bucket bounds must ascend from 1 ns on, not be {segment_ns} and {wait_ns}"
         )
-    layout = Layout(segment_ns, wait_ns, *capacities)
+    layout = Layout(segment_ns, wait_ns, *capacities, native=bool(words[HEADER["native"]]))
     if (
         layout.size != size
         or words[HEADER["size"]] != size

@@ -8,23 +8,26 @@ strings::
         | scope errors | request records | request wait records | strings
 
 Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its
-sum in ns, then one count per bucket, the last one unbounded. Block samples and errors are tables of
-entries, each a count and the name that is counted; exemplars are entries without a count. Scope
-errors are one count for each kind. A string is one word: its offset in the string area, shifted
-left by 32, plus its length in bytes. The string area begins with room for the loop's name, the only
-string that may change.
+sum in ns, then one count per piece, the last one unbounded; see :mod:`aiometrics.pages.buckets`.
+Block samples and errors are tables of entries, each a count and the name that is counted; exemplars
+are entries without a count. Scope errors are one count for each kind. A string is one word: its
+offset in the string area, shifted left by 32, plus its length in bytes. The string area begins with
+room for the loop's name, the only string that may change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from aiometrics.base.clock import SECOND_NS
+from aiometrics.pages.buckets import Buckets, buckets
+
+T = TypeVar("T")
 
 MAGIC = int.from_bytes(b"aiometr\0", "little")
-VERSION = 2
+VERSION = 3
 WORD = 8
 STRING_BYTES_PER_NAME = 128
 #: Longer names are cut, to limit the bytes that one reference to a name can make a reader write.
@@ -88,6 +91,7 @@ HEADER = _numbered(
     "overflow_request",
     "overflow_request_wait",
     "opened_unix_ns",  # when the latest loop began to write
+    "native",  # whether there are native histograms
 )
 LOOP = _numbered(
     # complete updates of the page; the first word, because a page is copied from the first word to
@@ -171,7 +175,14 @@ YIELD_POINT = _numbered(
     "inflicted_wait_ns",
     "suspended",
     "oldest_ns",
+    "segment_max_ns",
+    "wait_max_ns",
+    # the sum of the squares of the segments: s², and beyond that ns², less than one s²
+    "square_s2",
+    "square_ns2",
 )
+#: How many ns² are one s².
+SQUARE_NS2 = SECOND_NS * SECOND_NS
 REQUEST = _numbered(
     "name",
     "objective_ns",  # 0 if it has none
@@ -186,18 +197,18 @@ SCOPE_ERROR = _numbered(*SCOPE_ERRORS)
 WAITS_PER_REQUEST = 8
 
 
-class _CachedProperty:
+class _CachedProperty(Generic[T]):
     """A property that each object computes once.
 
     The one in functools takes a lock up to Python 3.11, the same lock for all objects: in a child
     that was forked while another thread held it, no such property could ever be computed again.
     """
 
-    def __init__(self, compute: Callable[[Any], int]) -> None:
+    def __init__(self, compute: Callable[[Any], T]) -> None:
         self._compute = compute
         self.__doc__ = compute.__doc__
 
-    def __get__(self, instance: Any, owner: type) -> int:
+    def __get__(self, instance: Any, owner: type) -> T:
         value = instance.__dict__[self._compute.__name__] = self._compute(instance)
         return value
 
@@ -211,16 +222,38 @@ class Layout:
     max_coroutines: int
     max_yield_points: int
     max_requests: int
+    #: Whether the histograms have native buckets, too.
+    native: bool = field(default=False, kw_only=True)
+
+    @property
+    def segment_buckets(self) -> Buckets:
+        """The buckets of segments, of start delays and of turns."""
+        return buckets(self.segment_bounds_ns, native=self.native)
+
+    @property
+    def wait_buckets(self) -> Buckets:
+        """The buckets of waits, of tasks and of requests."""
+        return buckets(self.wait_bounds_ns, native=self.native)
+
+    @_CachedProperty
+    def segment_pieces_ns(self) -> tuple[int, ...]:
+        """Upper bounds of the counts in a histogram of segments."""
+        return self.segment_buckets.pieces_ns
+
+    @_CachedProperty
+    def wait_pieces_ns(self) -> tuple[int, ...]:
+        """Upper bounds of the counts in a histogram of waits or of tasks."""
+        return self.wait_buckets.pieces_ns
 
     @_CachedProperty
     def segment_words(self) -> int:
         """Size of a histogram of segments."""
-        return len(self.segment_bounds_ns) + 2
+        return len(self.segment_pieces_ns) + 2
 
     @_CachedProperty
     def wait_words(self) -> int:
         """Size of a histogram of waits or of tasks."""
-        return len(self.wait_bounds_ns) + 2
+        return len(self.wait_pieces_ns) + 2
 
     @_CachedProperty
     def bounds(self) -> int:
@@ -333,6 +366,29 @@ class Layout:
         """Size of the page in bytes."""
         return self.strings * WORD + self.string_bytes
 
+    def in_use(self, header: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Return start and end of the parts of a page with that header that are in use.
+
+        Counts are limited to the room for them, because anybody may have written the header.
+        """
+        coroutines, yield_points, requests, request_waits, string_bytes = (
+            min(max(header[HEADER[name]], 0), most)
+            for name, most in (
+                ("coroutines", self.max_coroutines + OWN_COROUTINES),
+                ("yield_points", self.max_yield_points + 1),
+                ("requests", self.max_requests + 1),
+                ("request_waits", self.max_request_waits + 1),
+                ("strings_used", self.string_bytes),
+            )
+        )
+        return (
+            (0, self.coroutine(coroutines)),
+            (self.yield_points, self.yield_point(yield_points)),
+            (self.scope_errors, self.request(requests)),
+            (self.request_waits, self.request_wait(request_waits)),
+            (self.strings, self.strings + -(-string_bytes // WORD)),
+        )
+
     def coroutine(self, number: int) -> int:
         """Start of coroutine record ``number``."""
         return self.coroutines + number * self.coroutine_words
@@ -395,6 +451,8 @@ def from_seconds(
     max_coroutines: int,
     max_yield_points: int,
     max_requests: int,
+    *,
+    native: bool = False,
 ) -> Layout:
     """Return a layout with bucket bounds given in seconds."""
     return Layout(
@@ -403,4 +461,5 @@ def from_seconds(
         max_coroutines,
         max_yield_points,
         max_requests,
+        native=native,
     )

@@ -166,4 +166,7 @@ def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
         suspended=one.suspended + two.suspended,
         oldest_suspension_ns=min(oldest, default=0),
         exemplar=_newer(one.exemplar, two.exemplar),
+        segment_max_ns=max(one.segment_max_ns, two.segment_max_ns),
+        wait_max_ns=max(one.wait_max_ns, two.wait_max_ns),
+        segment_squares_ns2=one.segment_squares_ns2 + two.segment_squares_ns2,
     )

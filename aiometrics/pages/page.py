@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import sys
 import time
 from collections.abc import Iterator
-from mmap import mmap
 
 from aiometrics.pages.layout import (
     CALLBACKS,
@@ -37,7 +38,15 @@ _STARTED, _FINISHED = LOOP["started"], LOOP["finished"]
 _COPIES, _COPY_PAUSE_SECONDS = 50, 100e-6
 
 
-Memory = bytearray | mmap
+#: A forked child must not see what its parent writes. Windows has neither flags nor forks.
+_PRIVATE = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+
+Memory = bytearray | mmap.mmap
+
+
+def zeros(size: int) -> mmap.mmap:
+    """Return memory that takes up room only where it is written."""
+    return mmap.mmap(-1, size, **_PRIVATE)
 
 
 def _encoded(text: str) -> bytes:
@@ -85,7 +94,7 @@ class Page:
         memory: Memory | None = None,
     ) -> None:
         self.layout = layout
-        self.memory: Memory = bytearray(layout.size) if memory is None else memory
+        self.memory = zeros(layout.size) if memory is None else memory
         self.words = memoryview(self.memory)[: layout.strings * WORD].cast("q")
         self._refs: dict[str, int] = {}
         #: ``with page.writing:`` marks the page as inconsistent meanwhile; see :meth:`copy`.
@@ -109,6 +118,7 @@ class Page:
             "strings_used": LOOP_NAME_BYTES,
             "weight": weight,
             "blocking_threshold_ns": blocking_threshold_ns,
+            "native": layout.native,
         }
         for name, value in header.items():
             self.words[HEADER[name]] = value
@@ -151,21 +161,30 @@ class Page:
         for kind in ("yield_points", "requests", "request_waits"):
             self.words[HEADER[kind]] = 1
 
-    def copy(self) -> bytes:
+    def copy(self) -> Memory:
         """Return a consistent copy, or an inconsistent one if the writer does not pause.
 
-        Any thread may call this.
+        Only what is in use is copied. Any thread may call this.
         """
         for _ in range(_COPIES):
-            data = bytes(self.memory)
-            if self._adds_up(data):
+            started = self.words[self.layout.loop + _STARTED]
+            data = self._copied()
+            if self._at_rest(started):
                 return data
             time.sleep(_COPY_PAUSE_SECONDS)
-        return bytes(self.memory)
+        return self._copied()
 
-    def _adds_up(self, data: bytes) -> bool:
-        words = memoryview(data)[self.layout.loop * WORD :][: len(LOOP) * WORD].cast("q")
-        return words[_FINISHED] == words[_STARTED]
+    def _copied(self) -> Memory:
+        data = zeros(self.layout.size)
+        for first, last in self.layout.in_use(self.words):
+            start, end = first * WORD, last * WORD
+            data[start:end] = self.memory[start:end]
+        return data
+
+    def _at_rest(self, started: int) -> bool:
+        """Return whether no update is in progress, nor was begun since so many were."""
+        loop = self.layout.loop
+        return started == self.words[loop + _STARTED] == self.words[loop + _FINISHED]
 
     def open(self, loop_name: str) -> None:
         """Begin to serve a loop; counters of an earlier loop on this page go on."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from aiometrics.base.yielding import Pause, in_slices, no_pause
+from aiometrics.pages.buckets import Buckets
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, Key, decoded
 from aiometrics.pages.header import Buffer, PageError, parse_header
 from aiometrics.pages.layout import (
@@ -31,6 +32,7 @@ from aiometrics.pages.layout import (
     REQUEST,
     REQUEST_WAIT,
     SCOPE_ERRORS,
+    SQUARE_NS2,
     STATUSES,
     UNKNOWN,
     WORD,
@@ -228,11 +230,9 @@ class _Decoder:
         base = self._layout.strings * WORD + start
         return self._data[base : base + length].decode("utf-8", "replace")
 
-    def _histogram(self, start: int, bounds_ns: tuple[int, ...], weight: int) -> Histogram:
-        words = self._words[start : start + len(bounds_ns) + 2].tolist()
-        if weight != 1:
-            words = [word * weight for word in words]
-        return Histogram(bounds_ns, tuple(words[1:]), words[0])
+    def _histogram(self, start: int, buckets: Buckets, weight: int) -> Histogram:
+        end = start + len(buckets.pieces_ns) + 2
+        return buckets.histogram(self._words[start:end].tolist(), weight)
 
     def _pending_ns(self) -> int:
         since, counted, looked = (
@@ -241,20 +241,20 @@ class _Decoder:
         return pending_ns(since, counted, looked, self._header("blocking_threshold_ns"))
 
     def _loop_record(self, names: tuple[str, ...]) -> Loop:
-        layout, bounds_ns = self._layout, self._layout.segment_bounds_ns
+        layout, buckets = self._layout, self._layout.segment_buckets
         since = self._loop("segment_since_ns")
         timed = bool(self._loop("timed"))
         # A loop that is gone is no longer timed, but its idle time stays.
         ever_timed = timed or self._loop("idle_ns")
         return Loop(
             self._text(self._header("loop_name")),
-            self._histogram(layout.start_delay, bounds_ns, self._weight),
+            self._histogram(layout.start_delay, buckets, self._weight),
             self._loop("blocking_ns") + self._pending_ns(),
             self._heartbeat_ns(),
             Running(self._running_name(names), self._now_ns - since)
             if since and self._alive
             else None,
-            self._histogram(layout.iterations, bounds_ns, 1),
+            self._histogram(layout.iterations, buckets, 1),
             self._loop("active_ns")
             + (self._elapsed_ns("turn_since_ns") if timed else self._owned_ns()),
             self._loop("idle_ns") + self._elapsed_ns("poll_since_ns") if ever_timed else None,
@@ -312,27 +312,27 @@ class _Decoder:
         return names[number]
 
     def _coroutine_record(self, number: int, name: str) -> Coroutine:
-        layout, bounds_ns = self._layout, self._layout.wait_bounds_ns
+        layout, buckets = self._layout, self._layout.wait_buckets
         return Coroutine(
             name,
             self._coroutine(number, "created") * self._weight,
             self._coroutine(number, "live") * self._weight if self._alive else 0,
             self._coroutine(number, "destroyed_pending") * self._weight,
             {
-                status: self._histogram(layout.wall(number, code), bounds_ns, self._weight)
+                status: self._histogram(layout.wall(number, code), buckets, self._weight)
                 for code, status in enumerate(STATUSES)
             },
             {
-                status: self._histogram(layout.active(number, code), bounds_ns, self._weight)
+                status: self._histogram(layout.active(number, code), buckets, self._weight)
                 for code, status in enumerate(STATUSES)
             },
         )
 
     def _yield_point(self, number: int, names: tuple[str, ...]) -> YieldPoint:
         layout, start = self._layout, self._layout.yield_point(number)
-        coroutine, yield_point, awaits, blocking, inflicted, suspended, oldest = self._words[
-            start : start + len(YIELD_POINT)
-        ].tolist()
+        scalars = self._words[start : start + len(YIELD_POINT)].tolist()
+        coroutine, yield_point, awaits, blocking, inflicted, suspended, oldest = scalars[:7]
+        segment_max, wait_max, square_s2, square_ns2 = scalars[7:]
         if not 0 <= coroutine < len(names):
             raise PageError(
                 f"yield point {number} belongs to coroutine {coroutine}, but there are {len(names)}"
@@ -342,22 +342,25 @@ class _Decoder:
             names[coroutine],
             self._text(yield_point),
             self._text(awaits),
-            self._histogram(layout.segments(number), layout.segment_bounds_ns, weight),
-            self._histogram(layout.waits(number), layout.wait_bounds_ns, weight),
+            self._histogram(layout.segments(number), layout.segment_buckets, weight),
+            self._histogram(layout.waits(number), layout.wait_buckets, weight),
             blocking * weight,
             inflicted * weight,
             suspended * weight if self._alive else 0,
             oldest + self._unix_offset_ns if oldest and self._alive else 0,
             self._exemplars.get((SEGMENT, number)),
+            segment_max,
+            wait_max,
+            (square_s2 * SQUARE_NS2 + square_ns2) * weight,
         )
 
     def _request_type(self, number: int, name: str) -> RequestType:
-        layout, bounds_ns = self._layout, self._layout.wait_bounds_ns
-        active = self._histogram(layout.request_active(number), bounds_ns, 1)
+        layout, buckets = self._layout, self._layout.wait_buckets
+        active = self._histogram(layout.request_active(number), buckets, 1)
         return RequestType(
             name,
             {
-                status: self._histogram(layout.request_wall(number, code), bounds_ns, 1)
+                status: self._histogram(layout.request_wall(number, code), buckets, 1)
                 for code, status in enumerate(STATUSES)
             },
             replace(active, sum_ns=active.sum_ns * self._weight),
@@ -399,7 +402,7 @@ class _Decoder:
             )
             if running_ns:
                 segments, waits = (
-                    _empty(bounds) for bounds in (layout.segment_bounds_ns, layout.wait_bounds_ns)
+                    _empty(buckets) for buckets in (layout.segment_buckets, layout.wait_buckets)
                 )
                 yield YieldPoint(
                     name,
@@ -418,8 +421,8 @@ class _Decoder:
         return 1 if coroutine == CALLBACK else self._weight
 
 
-def _empty(bounds_ns: tuple[int, ...]) -> Histogram:
-    return Histogram(bounds_ns, (0,) * (len(bounds_ns) + 1), 0)
+def _empty(buckets: Buckets) -> Histogram:
+    return buckets.histogram([0] * (len(buckets.pieces_ns) + 2), 1)
 
 
 def _was_reached(point: YieldPoint) -> bool:

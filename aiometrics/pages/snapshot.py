@@ -29,6 +29,8 @@ class Histogram:
     bounds_ns: tuple[int, ...]
     counts: tuple[int, ...]
     sum_ns: int
+    #: The counts of the native buckets that are not empty, by index; None if there are none.
+    native: Mapping[int, int] | None = None
 
     @property
     def count(self) -> int:
@@ -51,7 +53,10 @@ class Histogram:
                 "use the same buckets"
             )
         return Histogram(
-            self.bounds_ns, tuple(map(add, self.counts, other.counts)), self.sum_ns + other.sum_ns
+            self.bounds_ns,
+            tuple(map(add, self.counts, other.counts)),
+            self.sum_ns + other.sum_ns,
+            _added(self.native, other.native),
         )
 
 
@@ -80,6 +85,11 @@ class YieldPoint:
     oldest_suspension_ns: int
     #: The latest blocking segment that ended here in a request or in a trace.
     exemplar: Exemplar | None = None
+    #: The longest segment and the longest wait that ended here, of all that the pages have.
+    segment_max_ns: int = 0
+    wait_max_ns: int = 0
+    #: The sum of the squares of the segments.
+    segment_squares_ns2: int = 0
 
     @property
     def labels(self) -> tuple[str, str, str]:
@@ -234,6 +244,15 @@ class Snapshot:
     def yield_points_of(self, coroutine: str) -> tuple[YieldPoint, ...]:
         """Return the yield points of one coroutine, in the order in which they were reached."""
         return tuple(entry for entry in self.yield_points if entry.coroutine == coroutine)
+
+
+def _added(
+    one: Mapping[int, int] | None, two: Mapping[int, int] | None
+) -> Mapping[int, int] | None:
+    """Return the sums of native buckets, if both histograms have them."""
+    if one is None or two is None:
+        return None
+    return {index: one.get(index, 0) + two.get(index, 0) for index in {*one, *two}}
 
 
 def total(histograms: Iterable[Histogram]) -> Histogram:

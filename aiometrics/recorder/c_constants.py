@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from aiometrics.base.internal_errors import OFF_FOR_LOOP
-from aiometrics.pages import layout
+from aiometrics.pages import buckets, layout
 from aiometrics.pages.snapshot import EAGER_CHILD, RAISE, RETURN
 from aiometrics.recorder import (
     await_chain,
@@ -79,6 +79,8 @@ ENUMS = (
 NUMBERS: Mapping[str, int] = {
     "PAGE_VERSION": layout.VERSION,
     "MAX_BOUNDS": layout.MAX_BOUNDS,
+    "MAX_PIECES": layout.MAX_BOUNDS + len(buckets.NATIVE_BOUNDS_NS) + 1,
+    "SQUARE_NS2": layout.SQUARE_NS2,
     "MAX_RECORDS": layout.MAX_RECORDS,
     "STATUSES": len(layout.STATUSES),
     "CALLBACKS": layout.CALLBACKS,

@@ -24,6 +24,7 @@ from aiometrics.pages.layout import (
     FAILED,
     HEADER,
     LOOP,
+    SQUARE_NS2,
     YIELD_POINT,
 )
 from aiometrics.pages.page import Page
@@ -176,12 +177,12 @@ class Recorder:
                 segment_ns = self._finish_segment(traced, point, now)
                 self._observe(
                     self._layout.wall(traced._record, status),
-                    self._layout.wait_bounds_ns,
+                    self._layout.wait_pieces_ns,
                     now - traced._created_ns,
                 )
                 self._observe(
                     self._layout.active(traced._record, status),
-                    self._layout.wait_bounds_ns,
+                    self._layout.wait_pieces_ns,
                     traced._active_ns,
                 )
                 self._words[self._layout.coroutine(traced._record) + COROUTINE["live"]] -= 1
@@ -291,15 +292,15 @@ class Recorder:
         self._draw = draw
         return draw % self._weight == 0
 
-    def _observe(self, histogram: int, bounds_ns: tuple[int, ...], duration_ns: int) -> None:
+    def _observe(self, histogram: int, pieces_ns: tuple[int, ...], duration_ns: int) -> None:
         self._words[histogram] += duration_ns
-        self._words[histogram + 1 + bisect_left(bounds_ns, duration_ns)] += 1
+        self._words[histogram + 1 + bisect_left(pieces_ns, duration_ns)] += 1
 
     def _end_wait(self, traced: TracedCoroutine, now: int) -> None:
         if traced._state != SUSPENDED:
             self.admit(traced)
             self._observe(
-                self._layout.start_delay, self._layout.segment_bounds_ns, now - traced._created_ns
+                self._layout.start_delay, self._layout.segment_pieces_ns, now - traced._created_ns
             )
             scope.attach(traced, self)
             return
@@ -307,9 +308,21 @@ class Recorder:
         self._suspended_tasks.remove(traced._point, id(traced))
 
     def _count_wait(self, traced: TracedCoroutine, point: int, wait_ns: int) -> None:
-        self._observe(self._layout.waits(point), self._layout.wait_bounds_ns, wait_ns)
+        self._observe(self._layout.waits(point), self._layout.wait_pieces_ns, wait_ns)
+        self._note_max(self._layout.yield_point(point) + YIELD_POINT["wait_max_ns"], wait_ns)
         if traced._scope is not None:
             traced._scope.charge_wait(point, wait_ns)
+
+    def _count_segment(self, point: int, segment_ns: int) -> None:
+        self._observe(self._layout.segments(point), self._layout.segment_pieces_ns, segment_ns)
+        record = self._layout.yield_point(point)
+        self._note_max(record + YIELD_POINT["segment_max_ns"], segment_ns)
+        square_ns2 = self._words[record + YIELD_POINT["square_ns2"]] + segment_ns * segment_ns
+        whole_s2, self._words[record + YIELD_POINT["square_ns2"]] = divmod(square_ns2, SQUARE_NS2)
+        self._words[record + YIELD_POINT["square_s2"]] += whole_s2
+
+    def _note_max(self, word: int, duration_ns: int) -> None:
+        self._words[word] = max(self._words[word], duration_ns)
 
     def _enter(self, traced: TracedCoroutine, now: int) -> None:
         """Begin a segment. One that is in progress is the eager parent's, and pauses meanwhile."""
@@ -374,7 +387,7 @@ class Recorder:
         """Count the segment and return its length."""
         segment_ns = now - traced._since_ns
         traced._active_ns += segment_ns
-        self._observe(self._layout.segments(point), self._layout.segment_bounds_ns, segment_ns)
+        self._count_segment(point, segment_ns)
         if traced._scope is not None:
             traced._scope.charge_segment(traced, point, segment_ns - traced._divided_ns, now)
             traced._divided_ns = 0

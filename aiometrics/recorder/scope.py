@@ -175,11 +175,11 @@ class RequestScope:
             words[layout.request(self._record) + REQUEST["in_progress"]] -= 1
             recorder._observe(
                 layout.request_wall(self._record, status),
-                layout.wait_bounds_ns,
+                layout.wait_pieces_ns,
                 now - self.entered_ns,
             )
             recorder._observe(
-                layout.request_active(self._record), layout.wait_bounds_ns, self._active_ns()
+                layout.request_active(self._record), layout.wait_pieces_ns, self._active_ns()
             )
             for key, charge in self._charges.items():
                 # A wait that was added while the clock was read has no name: it is (other).

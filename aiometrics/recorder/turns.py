@@ -129,7 +129,7 @@ class Turns:
         active_ns, layout = now_ns - since_ns, self._page.layout
         self._add("active_ns", active_ns)
         self._words[layout.iterations] += active_ns
-        self._words[layout.iterations + 1 + bisect_left(layout.segment_bounds_ns, active_ns)] += 1
+        self._words[layout.iterations + 1 + bisect_left(layout.segment_pieces_ns, active_ns)] += 1
         self._set("turn_since_ns", 0)
 
     def _get(self, field: str) -> int:

@@ -32,6 +32,7 @@ def test_defaults_are_the_documented_ones() -> None:
     recording = RecordingOptions(
         segment_buckets=(0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0),
         wait_buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0),
+        native_histograms=True,
         blocking_threshold=0.1,
         sample=1.0,
         max_yield_points=1000,
@@ -64,6 +65,7 @@ OTHERS: dict[str, Any] = {
     "web_config": "web.yml",
     "segment_buckets": (1.0,),
     "wait_buckets": (2.0,),
+    "native_histograms": False,
     "blocking_threshold": 3.0,
     "sample": 1 / 4,
     "max_yield_points": 5,
@@ -249,6 +251,7 @@ def test_unknown_option_is_refused() -> None:
         ("AIOMETRICS_ADDR", "127.0.0.1", "addr", "127.0.0.1"),
         ("AIOMETRICS_SEGMENT_BUCKETS", "0.1, 1,", "segment_buckets", (0.1, 1.0)),
         ("AIOMETRICS_WAIT_BUCKETS", "5", "wait_buckets", (5.0,)),
+        ("AIOMETRICS_NATIVE_HISTOGRAMS", "no", "native_histograms", False),
         ("AIOMETRICS_BLOCKING_THRESHOLD", "0.25", "blocking_threshold", 0.25),
         ("AIOMETRICS_SAMPLE", "1/10", "sample", 0.1),
         ("AIOMETRICS_SAMPLE", "0.5", "sample", 0.5),

@@ -32,7 +32,13 @@ from aiometrics.pages.layout import STATUSES
 
 LOCAL = "127.0.0.1"
 WORKS = f"{__name__}.works"
-LASTING = {"aiometrics_build_info", "aiometrics_sample_ratio", "asyncio_request_objective_seconds"}
+LASTING = {
+    "aiometrics_build_info",
+    "aiometrics_sample_ratio",
+    "asyncio_request_objective_seconds",
+    "asyncio_segment_max_seconds",
+    "asyncio_wait_max_seconds",
+}
 
 
 class Push(NamedTuple):

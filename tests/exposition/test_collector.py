@@ -18,11 +18,14 @@ SEGMENT_ROWS = {
     "asyncio_segment_seconds",
     "asyncio_blocking_seconds_total",
     "asyncio_inflicted_wait_seconds_total",
+    "asyncio_segment_max_seconds",
+    "asyncio_segment_square_seconds_total",
 }
 WAIT_ROWS = {
     "asyncio_wait_seconds",
     "asyncio_suspended_tasks",
     "asyncio_oldest_suspension_timestamp_seconds",
+    "asyncio_wait_max_seconds",
 }
 
 
@@ -107,6 +110,9 @@ def test_numbers_of_a_yield_point() -> None:
         inflicted_wait_ns=4_500_000_000,
         suspended=5,
         oldest_suspension_ns=1_763_856_000_250_000_000,
+        segment_max_ns=1_250_000_000,
+        wait_max_ns=2_000_000,
+        segment_squares_ns2=6_250_000_000_000_000_000,
     )
     found = rows(Snapshot(0, yield_points=(point,)))
     assert {
@@ -116,6 +122,9 @@ def test_numbers_of_a_yield_point() -> None:
         "asyncio_inflicted_wait_seconds_total": 4.5,
         "asyncio_suspended_tasks": 5,
         "asyncio_oldest_suspension_timestamp_seconds": 1_763_856_000.25,
+        "asyncio_segment_max_seconds": 1.25,
+        "asyncio_wait_max_seconds": 0.002,
+        "asyncio_segment_square_seconds_total": 6.25,
     } == {name: found[name][point.labels] for name in SEGMENT_ROWS | WAIT_ROWS}
 
 

@@ -113,13 +113,15 @@ class Mutator:
             for _ in range(2)
         ]
         capacities = {name: self._random.randint(1, 6) for name in _CAPACITIES}
-        layout = Layout(tuple(bounds[0]), tuple(bounds[1]), **capacities)
+        native = self._random.random() < 0.5
+        layout = Layout(tuple(bounds[0]), tuple(bounds[1]), *capacities.values(), native=native)
         data = data[: layout.size] + bytes(max(0, layout.size - len(data)))
         sizes = {
             "size": layout.size,
             "string_bytes": layout.string_bytes,
             "segment_bounds": len(bounds[0]),
             "wait_bounds": len(bounds[1]),
+            "native": native,
         }
         for name, number in (sizes | capacities).items():
             _store(data, HEADER[name], number)
@@ -187,7 +189,10 @@ def _layout_of(data: bytearray) -> Layout:
         name: _load(data, HEADER[name]) for name in ("segment_bounds", "wait_bounds", *_CAPACITIES)
     }
     segment, wait, *capacities = (count if 1 <= count <= 64 else 1 for count in counts.values())
-    return Layout((1,) * segment, (1,) * wait, *capacities)
+    native = _load(data, HEADER["native"]) == 1
+    return Layout(
+        tuple(range(1, segment + 1)), tuple(range(1, wait + 1)), *capacities, native=native
+    )
 
 
 def _records(layout: Layout) -> Iterator[tuple[int, dict[str, int]]]:

@@ -39,7 +39,12 @@ from .successors import continue_page
 
 NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
 LAYOUT = Layout(
-    (1_000, 1_000_000), (2_000, 3_000, 4_000), max_coroutines=3, max_yield_points=3, max_requests=2
+    (1_000, 1_000_000),
+    (2_000, 3_000, 4_000),
+    max_coroutines=3,
+    max_yield_points=3,
+    max_requests=2,
+    native=True,
 )
 PAGE_FORMAT = PageFormat(LAYOUT, 100, 1)
 #: One in so many accepted pages is rendered, and one in so many is also continued, as is each page
@@ -110,7 +115,7 @@ def seeds() -> list[bytes]:
     for word in LOOP_STATS.values():
         words[LAYOUT.loop_stats + word] = 3
     empty = Page(LAYOUT, blocking_threshold_ns=100)
-    return [empty.copy(), full.copy(), bytes(blocked)]
+    return [bytes(empty.copy()), bytes(full.copy()), bytes(blocked)]
 
 
 def campaign(cases: int, seed: int, read: Read = reader.read) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,8 +64,8 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     yield 0, len(HEADER)
     yield layout.bounds, len(layout.segment_bounds_ns) + len(layout.wait_bounds_ns)
     yield layout.loop, len(LOOP)
-    yield layout.start_delay, len(layout.segment_bounds_ns) + 2
-    yield layout.iterations, len(layout.segment_bounds_ns) + 2
+    yield layout.start_delay, len(layout.segment_pieces_ns) + 2
+    yield layout.iterations, len(layout.segment_pieces_ns) + 2
     yield layout.loop_stats, len(LOOP_STATS)
     yield layout.samples, MAX_PLACES * ENTRY_WORDS
     yield layout.errors, MAX_PROBES * ENTRY_WORDS
@@ -73,17 +74,17 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
         yield layout.coroutine(number), len(COROUTINE)
         for histogram in (layout.wall, layout.active):
             for status in range(len(STATUSES)):
-                yield histogram(number, status), len(layout.wait_bounds_ns) + 2
+                yield histogram(number, status), len(layout.wait_pieces_ns) + 2
     for number in range(layout.max_yield_points + 1):
         yield layout.yield_point(number), len(YIELD_POINT)
-        yield layout.segments(number), len(layout.segment_bounds_ns) + 2
-        yield layout.waits(number), len(layout.wait_bounds_ns) + 2
+        yield layout.segments(number), len(layout.segment_pieces_ns) + 2
+        yield layout.waits(number), len(layout.wait_pieces_ns) + 2
     yield layout.scope_errors, len(SCOPE_ERRORS)
     for number in range(layout.max_requests + 1):
         yield layout.request(number), len(REQUEST)
         for status in range(len(STATUSES)):
-            yield layout.request_wall(number, status), len(layout.wait_bounds_ns) + 2
-        yield layout.request_active(number), len(layout.wait_bounds_ns) + 2
+            yield layout.request_wall(number, status), len(layout.wait_pieces_ns) + 2
+        yield layout.request_active(number), len(layout.wait_pieces_ns) + 2
     for number in range(layout.max_request_waits + 1):
         yield layout.request_wait(number), len(REQUEST_WAIT)
     yield layout.strings, layout.string_bytes // WORD
@@ -184,7 +185,10 @@ def test_bucket_includes_its_bound(implementation: str, ns: int, bucket: int) ->
 
     bounds = (0.001, 0.05)
     with traced_loop(
-        implementation=implementation, segment_buckets=bounds, wait_buckets=bounds
+        implementation=implementation,
+        segment_buckets=bounds,
+        wait_buckets=bounds,
+        native_histograms=False,
     ) as traced:
         traced.run(works(traced))
         seen = traced.snapshot()
@@ -688,7 +692,7 @@ def test_snapshot_raises_when_a_coroutine_is_unknown() -> None:
 
 
 def test_memory_is_bounded_at_the_defaults() -> None:
-    """The page of a loop fits into 2 MB."""
+    """The page of a loop fits into 2 MB, with native histograms into 5."""
     defaults = from_seconds(
         (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5),
         (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60),
@@ -697,6 +701,7 @@ def test_memory_is_bounded_at_the_defaults() -> None:
         100,
     )
     assert 2_000_000 > defaults.size
+    assert 5_000_000 > replace(defaults, native=True).size
     assert all(
         start < end
         for start, end in pairwise(

@@ -264,7 +264,8 @@ class Forged:
 
 
 PARTS = (
-    "bounds",
+    "segment_pieces_ns",
+    "wait_pieces_ns",
     "loop",
     "start_delay",
     "iterations",

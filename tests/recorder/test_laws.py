@@ -59,6 +59,21 @@ def check_counts(result: Result) -> None:
     )
 
 
+def check_shapes(result: Result) -> None:
+    """Check that all numbers of a yield point's durations can be of the same durations."""
+    for point in result.snapshot.yield_points:
+        for found, longest_ns in (
+            (point.segments, point.segment_max_ns),
+            (point.waits, point.wait_max_ns),
+        ):
+            assert found.native is not None
+            assert sum(found.native.values()) == found.count
+            assert longest_ns <= found.sum_ns <= longest_ns * found.count
+        squares_ns2, segments = point.segment_squares_ns2, point.segments
+        assert segments.sum_ns**2 <= squares_ns2 * segments.count
+        assert squares_ns2 <= point.segment_max_ns * segments.sum_ns
+
+
 def check_requests(result: Result) -> None:
     """Check that requests are charged for all their tasks until they are left.
 
@@ -111,6 +126,7 @@ def test_numbers_add_up_in_random_programs(
     check_tiling(result)
     check_active(result)
     check_counts(result)
+    check_shapes(result)
     check_requests(result)
 
 
@@ -125,6 +141,7 @@ def test_misused_scopes_leave_other_numbers_correct(
     check_tiling(result)
     check_active(result)
     check_counts(result)
+    check_shapes(result)
 
 
 @EXAMPLES

@@ -54,6 +54,9 @@ def yield_point(
     suspended: int = 0,
     oldest_suspension_ns: int = 0,
     exemplar: Exemplar | None = None,
+    segment_max_ns: int = 0,
+    wait_max_ns: int = 0,
+    segment_squares_ns2: int = 0,
 ) -> YieldPoint:
     """A yield point where nothing has happened yet, except for what is given."""
     segments, waits = segments or histogram(), waits or histogram()
@@ -68,6 +71,9 @@ def yield_point(
         suspended,
         oldest_suspension_ns,
         exemplar,
+        segment_max_ns,
+        wait_max_ns,
+        segment_squares_ns2,
     )
 
 
@@ -170,6 +176,9 @@ def shop() -> Snapshot:
                 inflicted_wait_ns=3_300_000_000,
                 suspended=2,
                 oldest_suspension_ns=1_763_855_999_000_000_001,
+                segment_max_ns=1_000_000_001,
+                wait_max_ns=40_000_000,
+                segment_squares_ns2=1_000_000_002_000_000_001,
             ),
             yield_point("(return)", awaits="", segments=busy),
             yield_point("(raise)", awaits="", segments=histogram(1, sum_ns=10)),

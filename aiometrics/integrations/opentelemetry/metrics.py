@@ -23,6 +23,8 @@ from aiometrics.exposition.metrics import METRICS, Metric
 from aiometrics.pages.snapshot import encodable
 
 _SCOPE = "aiometrics"
+#: The units of UCUM.
+_UNITS = {"": "", "seconds": "s", "square_seconds": "s2"}
 
 
 def _buckets(histogram: Distribution) -> Iterator[tuple[float, dict[str, str]]]:
@@ -76,7 +78,7 @@ def observe_metrics(
 
 
 def _unit(metric: Metric, suffix: str) -> str:
-    return "s" if metric.unit and suffix in ("", "_sum") else ""
+    return _UNITS[metric.unit] if suffix in ("", "_sum") else ""
 
 
 def _callback(

@@ -21,6 +21,7 @@ from aiometrics.pages.multiprocess.private_file import (
     try_lock,
     unlock,
 )
+from aiometrics.pages.page import Memory, zeros
 
 #: How often, and how far apart, a copy is attempted while the writer is in the middle of an update.
 #: It may wait for a CPU, or be throttled.
@@ -30,7 +31,7 @@ _COPIES, _COPY_PAUSE_SECONDS = 100, 2e-3
 class Copy(NamedTuple):
     """The bytes of a page, and whether a process holds it."""
 
-    data: bytearray
+    data: Memory
     alive: bool
 
 
@@ -130,13 +131,13 @@ class _File:
             if now_ns > loop[LOOP[field]]:
                 self._write(layout.loop + LOOP[field], now_ns)
 
-    def _settled(self, layout: Layout) -> bytearray:
+    def _settled(self, layout: Layout) -> Memory:
         """Return a consistent copy.
 
         If the writer never pauses, it is at least one in which no time is counted twice or left
         out.
         """
-        data = bytearray()
+        data: Memory = zeros(WORD)
         for _ in range(_COPIES):
             data, complete = self._read_used(layout)
             loop, later = _words(data[layout.loop * WORD :], len(LOOP)), self._loop(layout)
@@ -152,32 +153,19 @@ class _File:
                 time.sleep(_COPY_PAUSE_SECONDS)
         return data
 
-    def _read_used(self, layout: Layout) -> tuple[bytearray, bool]:
-        """Read the records in use, the long ones in one system call.
+    def _read_used(self, layout: Layout) -> tuple[Memory, bool]:
+        """Read the records in use.
 
         Also return whether no more records came into use meanwhile.
         """
-        points, used = self._used(self._read(len(HEADER) * WORD, 0), layout)
-        data = bytearray(layout.size)
+        parts = layout.in_use(_words(self._read(len(HEADER) * WORD, 0), len(HEADER)))
+        data = zeros(layout.size)
         view = memoryview(data)
-        parts = (
-            (0, layout.yield_point(points)),
-            (layout.scope_errors, layout.strings + used // WORD + 1),
-        )
         for first, last in parts:
-            start, end = first * WORD, min(last * WORD, layout.size)
+            start, end = first * WORD, last * WORD
             if os.preadv(self._descriptor, [view[start:end]], start) != end - start:
                 raise PageError("it was cut off while it was read")
-        return data, (points, used) == self._used(data, layout)
-
-    @staticmethod
-    def _used(header: Buffer, layout: Layout) -> tuple[int, int]:
-        """Return the number of yield points and of string bytes, limited to the room for them."""
-        words = _words(header, len(HEADER))
-        points, used = words[HEADER["yield_points"]], words[HEADER["strings_used"]]
-        return min(max(points, 1), layout.max_yield_points + 1), min(
-            max(used, 0), layout.string_bytes
-        )
+        return data, parts == layout.in_use(_words(data, len(HEADER)))
 
     def _loop(self, layout: Layout) -> tuple[int, ...]:
         return _words(self._read(len(LOOP) * WORD, layout.loop * WORD), len(LOOP))

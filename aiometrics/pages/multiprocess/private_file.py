@@ -21,7 +21,7 @@ Reason = Literal["damaged", "foreign", "options", "unreadable", "version"]
 #: Reasons for leaving out a file.
 REASONS: tuple[Reason, ...] = ("damaged", "foreign", "options", "unreadable", "version")
 #: More than the largest page that options allow.
-MAX_BYTES = 1 << 29
+MAX_BYTES = 1 << 30
 _FLAGS = (
     getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)

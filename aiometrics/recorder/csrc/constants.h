@@ -33,7 +33,8 @@ enum {
     HEADER_OVERFLOW_REQUEST = 23,
     HEADER_OVERFLOW_REQUEST_WAIT = 24,
     HEADER_OPENED_UNIX_NS = 25,
-    HEADER_SCALARS = 26,
+    HEADER_NATIVE = 26,
+    HEADER_SCALARS = 27,
 };
 
 enum {
@@ -73,7 +74,11 @@ enum {
     POINT_INFLICTED_WAIT_NS = 4,
     POINT_SUSPENDED = 5,
     POINT_OLDEST_NS = 6,
-    POINT_SCALARS = 7,
+    POINT_SEGMENT_MAX_NS = 7,
+    POINT_WAIT_MAX_NS = 8,
+    POINT_SQUARE_S2 = 9,
+    POINT_SQUARE_NS2 = 10,
+    POINT_SCALARS = 11,
 };
 
 enum {
@@ -131,8 +136,10 @@ typedef enum {
     CHAIN_ASKS_BEHIND = 3,
 } Hop;
 
-#define PAGE_VERSION 2
+#define PAGE_VERSION 3
 #define MAX_BOUNDS 64
+#define MAX_PIECES 182
+#define SQUARE_NS2 UINT64_C(0xde0b6b3a7640000)
 #define MAX_RECORDS 1000000
 #define STATUSES 3
 #define CALLBACKS 1
@@ -147,7 +154,7 @@ typedef enum {
 #define WAITED_NS 20000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "9e5bdeabd66bd811"
+#define CONSTANTS_DIGEST "d40d4169bb6d80f8"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"

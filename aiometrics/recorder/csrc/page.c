@@ -19,11 +19,6 @@ header_open(Page *page)
             return -1;
         }
     }
-    page->segment.words = (Py_ssize_t)header[HEADER_SEGMENT_BOUNDS] + 2;
-    page->wait.words = (Py_ssize_t)header[HEADER_WAIT_BOUNDS] + 2;
-    page->coroutine_words = COROUTINE_SCALARS + 2 * STATUSES * page->wait.words;
-    page->point_words = POINT_SCALARS + page->segment.words + page->wait.words;
-    page->request_words = REQUEST_SCALARS + (STATUSES + 1) * page->wait.words;
     page->last_coroutine = (Py_ssize_t)header[HEADER_MAX_COROUTINES] + 1;
     page->last_point = (Py_ssize_t)header[HEADER_MAX_YIELD_POINTS];
     page->last_request = (Py_ssize_t)header[HEADER_MAX_REQUESTS];
@@ -54,21 +49,60 @@ part(const Page *page, PyObject *layout, const char *name, Py_ssize_t words)
     return NULL;
 }
 
-static void
-bounds_open(Bounds *bounds, const int64_t *words)
+/* Reads the upper bounds of pieces, a tuple of ascending numbers, from the layout object. */
+static int
+bounds_read(Pieces *pieces, PyObject *bounds)
 {
-    Py_ssize_t count = bounds->words - 2;
-    memcpy(bounds->upper_ns, words, (size_t)count * WORD_BYTES);
-    bounds->upper_ns[count] = INT64_MAX;
+    Py_ssize_t count = PyTuple_Check(bounds) ? PyTuple_GET_SIZE(bounds) : 0;
+    if (count < 1 || count >= MAX_PIECES) {
+        PyErr_Format(PyExc_ValueError, "a histogram has 1 to %d bounds, not %zd", MAX_PIECES - 1, count);
+        return -1;
+    }
+    int64_t last_ns = 0;
+    for (Py_ssize_t piece = 0; piece < count; piece++) {
+        int64_t upper_ns = PyLong_AsLongLong(PyTuple_GET_ITEM(bounds, piece));
+        if (upper_ns <= last_ns) {
+            if (!PyErr_Occurred()) {
+                PyErr_Format(PyExc_ValueError, "bounds ascend, but %lld follows %lld", (long long)upper_ns, (long long)last_ns);
+            }
+            return -1;
+        }
+        last_ns = pieces->upper_ns[piece] = upper_ns;
+    }
+    pieces->upper_ns[count] = INT64_MAX;
+    pieces->words = count + 2;
+    return 0;
+}
+
+static int
+pieces_open(Pieces *pieces, PyObject *layout, const char *name)
+{
+    PyObject *bounds = PyObject_GetAttrString(layout, name);
+    if (bounds == NULL || bounds_read(pieces, bounds) < 0) {
+        Py_XDECREF(bounds);
+        return -1;
+    }
+    Py_DECREF(bounds);
+    Py_ssize_t piece = 0;
+    for (int slot = 0; slot < SLOTS; slot++) {
+        int64_t smallest_ns = slot == 0 ? INT64_MIN : (int64_t)((1 << SLOT_BITS) + slot % (1 << SLOT_BITS)) << (slot >> SLOT_BITS);
+        while (smallest_ns > pieces->upper_ns[piece]) {
+            piece++;
+        }
+        pieces->first[slot] = (uint8_t)piece;
+    }
+    return 0;
 }
 
 static int
 parts_open(Page *page, PyObject *layout)
 {
+    page->coroutine_words = COROUTINE_SCALARS + 2 * STATUSES * page->wait.words;
+    page->point_words = POINT_SCALARS + page->segment.words + page->wait.words;
+    page->request_words = REQUEST_SCALARS + (STATUSES + 1) * page->wait.words;
     Py_ssize_t coroutines = (page->last_coroutine + 1) * page->coroutine_words, points = (page->last_point + 1) * page->point_words;
     Py_ssize_t requests = (page->last_request + 1) * page->request_words, waits = (page->last_request_wait + 1) * REQUEST_WAIT_SCALARS;
-    const int64_t *bounds = part(page, layout, "bounds", page->segment.words + page->wait.words - 4);
-    if (bounds == NULL || (page->loop = part(page, layout, "loop", LOOP_SCALARS)) == NULL ||
+    if ((page->loop = part(page, layout, "loop", LOOP_SCALARS)) == NULL ||
         (page->start_delay = part(page, layout, "start_delay", page->segment.words)) == NULL ||
         (page->iterations = part(page, layout, "iterations", page->segment.words)) == NULL ||
         (page->coroutines = part(page, layout, "coroutines", coroutines)) == NULL ||
@@ -78,9 +112,18 @@ parts_open(Page *page, PyObject *layout)
         (page->request_waits = part(page, layout, "request_waits", waits)) == NULL) {
         return -1;
     }
-    bounds_open(&page->segment, bounds);
-    bounds_open(&page->wait, bounds + page->segment.words - 2);
     return 0;
+}
+
+/* Adds the square of at least a second. */
+void
+page_add_long_square(int64_t *point, int64_t duration_ns)
+{
+    uint64_t whole = (uint64_t)duration_ns / SECOND_NS, rest = (uint64_t)duration_ns % SECOND_NS;
+    uint64_t mixed = 2 * whole * rest;
+    uint64_t ns2 = (uint64_t)point[POINT_SQUARE_NS2] + mixed % SECOND_NS * SECOND_NS + rest * rest;
+    point[POINT_SQUARE_S2] += (int64_t)(whole * whole + mixed / SECOND_NS + ns2 / SQUARE_NS2);
+    point[POINT_SQUARE_NS2] = (int64_t)(ns2 % SQUARE_NS2);
 }
 
 int
@@ -96,7 +139,8 @@ page_open(Page *page, PyObject *object)
         return -1;
     }
     PyObject *layout = PyObject_GetAttrString(object, "layout");
-    if (layout == NULL || header_open(page) < 0 || parts_open(page, layout) < 0) {
+    if (layout == NULL || header_open(page) < 0 || pieces_open(&page->segment, layout, "segment_pieces_ns") < 0 ||
+        pieces_open(&page->wait, layout, "wait_pieces_ns") < 0 || parts_open(page, layout) < 0) {
         Py_XDECREF(layout);
         page_close(page);
         return -1;

@@ -8,15 +8,23 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "clock.h"
 #include "constants.h"
 
 #define WORD_BYTES ((Py_ssize_t)sizeof(int64_t))
 
-/* Bucket bounds in ns, and after them a last one that no duration exceeds. */
+/* The numbers of at least 4 with the same three highest bits share a slot; all below 4 are in the
+   first one. */
+#define SLOT_BITS 2
+#define SLOTS ((62 - SLOT_BITS + 1) << SLOT_BITS)
+
+/* The pieces of a histogram: their upper bounds in ns, and after them a last one that no duration
+   exceeds. */
 typedef struct {
-    int64_t upper_ns[MAX_BOUNDS + 1];
-    Py_ssize_t words; /* size of a histogram with these buckets: its sum, then a count per bucket */
-} Bounds;
+    int64_t upper_ns[MAX_PIECES];
+    uint8_t first[SLOTS]; /* by slot, the piece of its smallest duration */
+    Py_ssize_t words;     /* size of a histogram with these pieces: its sum, then a count for each */
+} Pieces;
 
 typedef struct {
     Py_buffer buffer;
@@ -35,8 +43,8 @@ typedef struct {
     Py_ssize_t last_point;
     Py_ssize_t last_request;
     Py_ssize_t last_request_wait;
-    Bounds segment;
-    Bounds wait;
+    Pieces segment;
+    Pieces wait;
     int64_t threshold_ns;
     int64_t weight;
 } Page;
@@ -60,15 +68,49 @@ page_end(const Page *page)
     page->loop[LOOP_FINISHED] += 1;
 }
 
-static inline void
-observe(int64_t *histogram, const Bounds *bounds, int64_t duration_ns)
+static inline int
+slot_of(int64_t duration_ns)
 {
-    Py_ssize_t bucket = 0;
-    while (duration_ns > bounds->upper_ns[bucket]) {
-        bucket++;
+    if (duration_ns < 1 << SLOT_BITS) {
+        return 0;
+    }
+    int exponent = 63 - __builtin_clzll((unsigned long long)duration_ns) - SLOT_BITS;
+    return (exponent << SLOT_BITS) + (int)(duration_ns >> exponent) - (1 << SLOT_BITS);
+}
+
+static inline void
+observe(int64_t *histogram, const Pieces *pieces, int64_t duration_ns)
+{
+    Py_ssize_t piece = pieces->first[slot_of(duration_ns)];
+    while (duration_ns > pieces->upper_ns[piece]) {
+        piece++;
     }
     histogram[0] += duration_ns;
-    histogram[1 + bucket] += 1;
+    histogram[1 + piece] += 1;
+}
+
+static inline void
+note_max(int64_t *word, int64_t duration_ns)
+{
+    if (duration_ns > *word) {
+        *word = duration_ns;
+    }
+}
+
+void page_add_long_square(int64_t *point, int64_t duration_ns);
+
+static inline void
+add_square(int64_t *point, int64_t duration_ns)
+{
+    if (duration_ns >= SECOND_NS) {
+        page_add_long_square(point, duration_ns);
+        return;
+    }
+    point[POINT_SQUARE_NS2] += duration_ns * duration_ns;
+    if (point[POINT_SQUARE_NS2] >= (int64_t)SQUARE_NS2) {
+        point[POINT_SQUARE_NS2] -= (int64_t)SQUARE_NS2;
+        point[POINT_SQUARE_S2] += 1;
+    }
 }
 
 static inline int64_t *

@@ -234,6 +234,7 @@ static inline void
 waited(Recorder *self, const Traced *traced, int32_t point, int64_t wait_ns)
 {
     observe(page_waits(&self->page, point), &self->page.wait, wait_ns);
+    note_max(&page_point(&self->page, point)[POINT_WAIT_MAX_NS], wait_ns);
     if (traced->scope != NULL) {
         scope_charge_wait(traced->scope, point, wait_ns);
     }
@@ -272,6 +273,8 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
     int64_t segment_ns = now - traced->since_ns;
     traced->active_ns += segment_ns;
     observe(page_segments(&self->page, point), &self->page.segment, segment_ns);
+    note_max(&page_point(&self->page, point)[POINT_SEGMENT_MAX_NS], segment_ns);
+    add_square(page_point(&self->page, point), segment_ns);
     if (traced->scope != NULL) {
         scope_charge_segment(traced->scope, traced, point, segment_ns - traced->divided_ns, now);
         traced->divided_ns = 0;
