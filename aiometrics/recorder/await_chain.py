@@ -173,3 +173,8 @@ def code_of(obj: Any) -> types.CodeType | None:
     """Return the code of a coroutine or generator of any sort; ``None`` for anything else."""
     code = peek(obj, "cr_code", "gi_code", "ag_code")
     return code if isinstance(code, types.CodeType) else None
+
+
+def is_built_in(obj: Any) -> bool:
+    """Return whether ``obj`` is a coroutine or generator of Python itself, and not of Cython."""
+    return id(type(obj)) in _NEXT

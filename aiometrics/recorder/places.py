@@ -5,27 +5,21 @@ from __future__ import annotations
 import enum
 import os
 import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from types import CodeType, FunctionType
 from typing import Any
 
-from aiometrics.recorder.await_chain import code_of, frame_of, peek, type_names
+from aiometrics.recorder import wrappers
+from aiometrics.recorder.await_chain import (
+    code_of,
+    frame_of,
+    is_built_in,
+    peek,
+    type_names,
+)
+from aiometrics.recorder.files import file_of, in_standard_library, is_installed
 
-#: Coroutines of other tools that only wrap one of the application, by module and name, and the
-#: variable that holds the wrapped coroutine or what makes it.
-_WRAPPERS = {
-    ("opentelemetry.instrumentation.asyncio", "trace_coroutine"): "coro",
-    ("sentry_sdk.integrations.asyncio", "_task_with_sentry_span_creation"): "coro",
-    ("ddtrace.contrib.internal.asyncio.patch", "traced_coro"): "coro",
-    ("aiomonitor.monitor", "_coro_wrapper"): "coro",
-    ("uvloop", "wrapper"): "main",
-    ("anyio._backends._asyncio", "wrapper"): "func",
-    ("anyio._backends._asyncio", "_run_wrapped_task"): "coro",
-    ("anyio._core._tasks", "_run_coro"): "self",
-    ("aiometrics.requests.request", "scoped_coroutine"): "function",
-}
 #: Programs that run an application with ``python -m``, and are not the application themselves.
 _LAUNCHERS = frozenset(
     {
@@ -43,14 +37,10 @@ _LAUNCHERS = frozenset(
         "uvicorn",
     }
 )
-_STANDARD_LIBRARY = tuple(
-    {
-        os.path.join(os.path.realpath(sysconfig.get_path(name)), "")
-        for name in ("stdlib", "platstdlib")
-    }
-    | {os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib")}
-)
-_SITE = ("site-packages", "dist-packages")
+#: Wrappers around wrappers that are looked through.
+_MAX_WRAPPERS = 16
+#: What an interactive interpreter calls the code that was typed into it.
+_TYPED_IN = ("<python-input-", "<ipython-input-")
 
 
 class CodeOrigin(enum.IntEnum):
@@ -85,17 +75,25 @@ def _without_source(module: str, code: CodeType) -> bool:
 
     What was typed into an interactive interpreter counts as a program all the same.
     """
-    typed_in = module == "__main__" and not hasattr(sys.modules.get("__main__"), "__file__")
-    return code.co_filename.startswith("<") and not typed_in
+    if not code.co_filename.startswith("<") or code.co_filename.startswith(_TYPED_IN):
+        return False
+    return module != "__main__" or hasattr(sys.modules.get("__main__"), "__file__")
 
 
-def _origin_of_file(path: str) -> CodeOrigin:
-    if any(part in _SITE for part in path.replace(os.sep, "/").split("/")):
+def _origin_of_file(path: str, module: str) -> CodeOrigin:
+    if is_installed(path, module):
         return CodeOrigin.LIBRARY
+    return CodeOrigin.STANDARD_LIBRARY if in_standard_library(path) else CodeOrigin.APPLICATION
+
+
+def _origin_in_bundle(module: str) -> CodeOrigin:
+    """Return whose code a module is whose program was frozen, so that its file does not tell."""
+    if module == "__main__":
+        return CodeOrigin.APPLICATION
     return (
         CodeOrigin.STANDARD_LIBRARY
-        if path.startswith(_STANDARD_LIBRARY)
-        else CodeOrigin.APPLICATION
+        if module.partition(".")[0] in sys.stdlib_module_names
+        else CodeOrigin.LIBRARY
     )
 
 
@@ -105,7 +103,10 @@ def ours(module: str) -> bool:
 
 
 def _module_of(obj: Any) -> str:
-    frame, code = frame_of(obj), code_of(obj)
+    """Return the module of a coroutine's code. Those of Cython keep its name themselves."""
+    frame, code, module = frame_of(obj), code_of(obj), peek(obj, "__module__")
+    if isinstance(module, str):
+        return module
     if frame is not None:
         code = frame.f_code
     return (
@@ -115,9 +116,10 @@ def _module_of(obj: Any) -> str:
     )
 
 
-def _qualname_of(obj: Any) -> str:
-    code = code_of(obj)
-    return code.co_qualname if code is not None else type_name(type(obj))
+def _qualname_of(obj: Any, code: CodeType) -> str:
+    """Return the qualified name of a coroutine's code, which that of Cython's does not have."""
+    name = None if is_built_in(obj) else peek(obj, "__qualname__")
+    return name if isinstance(name, str) else code.co_qualname
 
 
 def type_name(kind: type) -> str:
@@ -134,8 +136,12 @@ def relative_path(code: CodeType, module: str) -> str:
     """Return the path of the file relative to where imports begin.
 
     It has the folders that are packages of the module. A file can be loaded under any name: then it
-    has none, since the others say where the program is installed.
+    has none, since the others say where the program is installed. A cell of IPython is ``In[3]``,
+    as in the notebook.
     """
+    cell = _cell(code.co_filename)
+    if cell is not None:
+        return cell
     *folders, file = code.co_filename.replace(os.sep, "/").split("/")
     packages = (_main_module() if module == "__main__" else module).split(".")
     if file != "__init__.py":
@@ -146,9 +152,21 @@ def relative_path(code: CodeType, module: str) -> str:
     return "/".join([*[folder for folder, _ in shared][::-1], file])
 
 
+def _cell(filename: str) -> str | None:
+    """Return what IPython calls a cell, whose file has a name made from its text."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    shell = None if get_shell is None else get_shell()
+    named = None if shell is None else shell.compile.format_code_name(filename)
+    return None if named is None else str(named[1])
+
+
 def place(code: CodeType, line: int | None, module: str) -> str:
     """Return ``path:line qualname``. Frames of Cython know no line, or only the first one."""
-    return f"{relative_path(code, module)}:{line or code.co_firstlineno} {code.co_qualname}"
+    return f"{_position(code, line, module)} {code.co_qualname}"
+
+
+def _position(code: CodeType, line: int | None, module: str) -> str:
+    return f"{relative_path(code, module)}:{line or code.co_firstlineno}"
 
 
 def called(code: CodeType, module: str) -> str:
@@ -200,22 +218,25 @@ class Places:
             return CodeOrigin.APPLICATION
         if ours(module) or code is None:
             return CodeOrigin.LIBRARY
-        return _origin_of_file(code.co_filename)
+        if getattr(sys, "frozen", False):
+            return _origin_in_bundle(module)
+        return _origin_of_file(file_of(module, code), module)
 
     def transparent(self, root: Any) -> bool:
-        """Return whether ``root`` is a tool's wrapper, whose code says nothing about the task."""
+        """Return whether ``root`` may be a wrapper, whose code says nothing about the task."""
         return self._wrapped_variable(root) is not None
 
     def coroutine(self, root: Any) -> str:
         """Return ``module.qualname`` of a root coroutine, looking through tools' wrappers."""
         subject = self._unwrap(root)
         if type(subject) is FunctionType:
-            module = module_name(subject.__code__, {"__name__": subject.__module__})
-            return f"{module}.{subject.__code__.co_qualname}"
+            made = subject.__code__
+            return f"{module_name(made, subject.__globals__)}.{made.co_qualname}"
+        code = code_of(subject)
         return (
-            f"{_module_of(subject)}.{_qualname_of(subject)}"
-            if code_of(subject) is not None
-            else self._foreign(subject)
+            self._foreign(subject)
+            if code is None
+            else f"{_module_of(subject)}.{_qualname_of(subject, code)}"
         )
 
     def yield_point(self, owner: Any) -> str:
@@ -223,7 +244,8 @@ class Places:
         frame, code = frame_of(owner), code_of(owner)
         if frame is None or code is None:
             return self._foreign(owner)
-        return place(code, frame.f_lineno, _module_of(owner))
+        position = _position(code, frame.f_lineno, _module_of(owner))
+        return f"{position} {_qualname_of(owner, code)}"
 
     def awaits(self, callee: Any, yielded: Any) -> str:
         """Return what a yield point waits for: package and name of the awaitable below the frame.
@@ -235,27 +257,42 @@ class Places:
             return "(yield)"
         code = code_of(callee)
         if code is not None:
-            return called(code, _module_of(callee))
+            return f"{_module_of(callee).partition('.')[0]}.{_qualname_of(callee, code)}"
         if type_names(type(callee)) == ("_asyncio", "FutureIter"):
             return type_name(type(yielded))
         return self._foreign(callee)
 
     def _wrapped_variable(self, root: Any) -> str | None:
-        code = code_of(root)
-        return _WRAPPERS.get((_module_of(root), code.co_name)) if code is not None else None
+        """Return the variable that a wrapper awaits; ``None`` if ``root`` is no wrapper.
 
-    def _unwrap(self, root: Any) -> Any:
-        for _ in range(len(_WRAPPERS)):
-            variable, frame = self._wrapped_variable(root), frame_of(root)
-            inner = (
-                frame.f_locals.get(variable) if variable is not None and frame is not None else None
-            )
-            if inner is None or (callable(inner) and type(inner) is not FunctionType):
-                return root
-            # A handle of anyio holds the coroutine. A wrapper made by a task factory holds what the
-            # factory got, which is a TracedCoroutine.
-            root = peek(inner, "__wrapped__", "_coro") or inner
-        return root
+        Coroutines of the application are never looked through: it may have its reasons.
+        """
+        code = code_of(root)
+        if code is None or not is_built_in(root):
+            return None
+        known = wrappers.known(_module_of(root), code)
+        if known is not None or self.origin(root) == CodeOrigin.APPLICATION:
+            return known
+        return wrappers.only_awaited(code)
+
+    def _unwrap(self, root: Any, depth: int = 0) -> Any:
+        """Return what a wrapper holds, or ``root``.
+
+        A library that awaits another one is no wrapper, unless it is known as such.
+        """
+        variable = self._wrapped_variable(root) if depth < _MAX_WRAPPERS else None
+        held = None if variable is None else wrappers.held_by(root, variable)
+        if held is None:
+            return root
+        inner = self._unwrap(held, depth + 1)
+        known = wrappers.known(_module_of(root), code_of(root)) is not None
+        return inner if known or self._of_application(inner) else root
+
+    def _of_application(self, held: Any) -> bool:
+        if type(held) is not FunctionType:
+            return self.origin(held) == CodeOrigin.APPLICATION
+        code = held.__code__
+        return self.origin_of(module_name(code, held.__globals__), code) == CodeOrigin.APPLICATION
 
     @staticmethod
     def _foreign(obj: Any) -> str:

@@ -5,12 +5,21 @@ Each tool runs for real, in a process of its own.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import subprocess
 import sys
+import types
+from collections.abc import Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
+import anyio
 import pytest
+from opentelemetry import trace
+
+from aiometrics.testing import TracedLoop, traced_loop
 
 PROGRAM = """
 import asyncio
@@ -112,3 +121,88 @@ def test_the_wrapped_coroutine_is_named(implementation: str, tool: str, *, late:
     )
     assert "" == done.stderr
     assert f"works 3 0 0 3 0\nfails 1 0 0 0 1\n{implementation} [] {{}}\n" == done.stdout
+
+
+async def works() -> None:
+    """Stands for a task of the application."""
+    await asyncio.sleep(0)
+
+
+class Worker:
+    """Has a method that is a task."""
+
+    async def work(self) -> None:
+        """The task."""
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def _limited() -> Any:
+    yield
+
+
+async def in_group(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start a task by anyio."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(function)
+
+
+WRAPPED: dict[str, tuple[Callable[[], Coroutine[Any, Any, Any]], Callable[..., Any]]] = {
+    "a span of OpenTelemetry": (
+        trace.get_tracer("test").start_as_current_span("work")(works),
+        works,
+    ),
+    "a context of the standard library": (_limited()(works), works),
+    "a function in anyio": (lambda: in_group(works), works),
+    "a method in anyio": (lambda: in_group(Worker().work), Worker.work),
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_what_only_awaits_the_application_is_looked_through(
+    implementation: str, wrapped: str
+) -> None:
+    """The coroutine is the application's function, whatever tool is around it."""
+    make, function = WRAPPED[wrapped]
+
+    async def main(traced: TracedLoop) -> None:
+        await traced.loop.create_task(make())
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main(traced))
+        names = {entry.coroutine for entry in traced.snapshot().coroutines if entry.created}
+    assert f"{__name__}.{function.__qualname__}" in names
+    assert not {name for name in names if not name.startswith(f"{__name__}.")}
+
+
+async def awaits_twice(coro: Coroutine[Any, Any, None]) -> None:
+    """Does more than await what it was given."""
+    await coro
+    await asyncio.sleep(0)
+
+
+async def awaits_given(coro: Coroutine[Any, Any, None]) -> None:
+    """Only awaits what it was given."""
+    await coro
+
+
+@pytest.mark.parametrize(
+    ("function", "origin", "expected"),
+    [
+        (awaits_given, "library", "works"),
+        (awaits_twice, "library", "awaits_twice"),
+        (awaits_given, "application", "awaits_given"),
+    ],
+)
+def test_other_coroutines_keep_their_name(
+    implementation: str, function: Callable[..., Any], origin: str, expected: str
+) -> None:
+    """As do the application's own wrappers, which it may want to see."""
+    module = "installed.wrapper" if origin == "library" else "shop.wrapper"
+    wrapper = types.FunctionType(
+        function.__code__, {"__name__": module, "asyncio": asyncio}, function.__name__
+    )
+    with traced_loop(implementation=implementation, library=["installed"]) as traced:
+        traced.run(wrapper(works()))
+        names = {entry.coroutine for entry in traced.snapshot().coroutines if entry.created}
+    assert {f"{__name__ if expected == 'works' else module}.{expected}"} == names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc
 import functools
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -562,6 +563,54 @@ def test_coroutines_of_cython_are_traced(implementation: str, cython_module: Any
         ("quick.py:4 inner", "asyncio.sleep"),
         ("quick.py:10 other", "asyncio.sleep"),
     ] == awaits(seen, name(dispatch))
+
+
+def test_cython_coroutines_of_one_await_are_told_apart(
+    implementation: str, cython_module: Any
+) -> None:
+    """As are those of Python, where one line awaits several."""
+
+    async def dispatch() -> None:
+        for function in (cython_module.fast, cython_module.other):
+            await function()
+
+    place = f"{HERE}:{line(dispatch, 2)} {dispatch.__qualname__}"
+    assert [(place, "quick.fast"), (place, "quick.other")] == awaits(
+        record(implementation, dispatch(), library=["quick"]), name(dispatch)
+    )
+
+
+def test_equal_code_of_two_files_is_two_places(implementation: str) -> None:
+    """Plugins made from one template have the same lines, and Python calls their code equal."""
+    source = "async def handle():\n    await asyncio.sleep(1)\n"
+    first, second = (library(f"plugins.{plugin}", source, "/srv/app") for plugin in "ab")
+    assert first.handle.__code__ == second.handle.__code__
+    seen = record(implementation, first.handle(), second.handle())
+    assert {
+        f"plugins.{plugin}.handle": [(f"plugins/{plugin}.py:2 handle", "asyncio.sleep")]
+        for plugin in "ab"
+    } == {f"plugins.{plugin}.handle": awaits(seen, f"plugins.{plugin}.handle") for plugin in "ab"}
+
+
+def test_reloaded_code_has_its_new_lines(
+    implementation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that was edited and loaded again is the application at its new lines."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "edited", raising=False)
+    path = tmp_path / "edited.py"
+    path.write_text("import asyncio\nasync def handle():\n    await asyncio.sleep(1)\n")
+    edited = importlib.import_module("edited")
+
+    async def both() -> None:
+        await asyncio.create_task(edited.handle())
+        path.write_text("import asyncio\n\n\nasync def handle():\n    await asyncio.sleep(1)\n")
+        importlib.invalidate_caches()
+        await asyncio.create_task(importlib.reload(edited).handle())
+
+    assert [(f"edited.py:{number} handle", "asyncio.sleep") for number in (3, 5)] == awaits(
+        record(implementation, both()), "edited.handle"
+    )
 
 
 SCRIPT = """

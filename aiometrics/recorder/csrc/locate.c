@@ -28,6 +28,7 @@ typedef struct {
     PyObject *owner;      /* the link whose frame is chosen so far */
     PyObject *owner_code; /* NULL if its code is unknown */
     PyObject *callee;     /* the link right below it, or NULL */
+    PyObject *callee_code; /* NULL if it has none */
     PyObject *kept_alive; /* a list of objects that no frame keeps alive, or NULL */
     int32_t origin;
     int below; /* the next link is the callee */
@@ -77,6 +78,7 @@ consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
 {
     if (choice->below) {
         choice->callee = link;
+        choice->callee_code = code;
         choice->below = 0;
     }
     if (code == NULL) {
@@ -89,7 +91,7 @@ consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
     if (origin >= choice->origin) {
         choice->owner = link;
         choice->owner_code = code;
-        choice->callee = NULL;
+        choice->callee = choice->callee_code = NULL;
         choice->origin = origin;
         choice->below = 1;
     }
@@ -166,7 +168,7 @@ ask(Choice *choice, const char *function, PyObject *link)
 static Step
 follow_asking(Recorder *self, Choice *choice, PyObject **link, int nameless)
 {
-    PyObject *needed[] = {choice->owner, choice->owner_code, choice->callee, *link};
+    PyObject *needed[] = {choice->owner, choice->owner_code, choice->callee, choice->callee_code, *link};
     if (keep_alive(choice, needed, Py_ARRAY_LENGTH(needed)) < 0) {
         return FAILED_WALK;
     }
@@ -228,8 +230,7 @@ key_of(const Traced *traced, const Choice *choice, PyObject *yielded)
     Key key = {choice->owner_code != NULL ? choice->owner_code : (PyObject *)Py_TYPE(choice->owner), NULL, (PyObject *)Py_TYPE(yielded),
                (uint64_t)(uint32_t)traced->record << 32 | (uint32_t)lasti};
     if (choice->callee != NULL) {
-        PyObject *code = chain_is_generator(choice->callee) ? frame_code(choice->callee, frame_is_read) : NULL;
-        key.second = code != NULL ? code : (PyObject *)Py_TYPE(choice->callee);
+        key.second = choice->callee_code != NULL ? choice->callee_code : (PyObject *)Py_TYPE(choice->callee);
     }
     return key;
 }
