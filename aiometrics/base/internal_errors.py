@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from aiometrics.base import fork
@@ -77,6 +79,14 @@ class InternalErrors:
                 outcome,
                 exc_info=error,
             )
+
+    @contextmanager
+    def contained(self, probe: str) -> Iterator[None]:
+        """Report an error of the block, which then costs no more than what the block is about."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - code of any loop, task or file may have run
+            self.report(probe, error, STAYS_ON)
 
     def _forget(self) -> None:
         """Start again in a forked child.

@@ -68,6 +68,7 @@ class Instrumentation:
             objectives=options.objectives,
             internal_errors=self.internal_errors,
             directory=directory,
+            guard=implementation.guard,
         )
         #: Writes the records of single requests: lines of the slow log, and traces.
         self.work_queue = WorkQueue(RECORD_KINDS, self.internal_errors)
@@ -146,10 +147,12 @@ class Instrumentation:
         self._snapshots.refresh()
 
     def maintain(self) -> None:
-        """Refresh the pages, and log it if they were deleted.
+        """Refresh the pages, replace damaged ones, and log it if they were deleted.
 
         To be called every second where pages are shared.
         """
+        for slot in self._slot_pool.damaged():
+            self._loops.restart(slot)
         self.refresh()
         self._slot_pool.warn_if_deleted()
 

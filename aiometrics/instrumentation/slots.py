@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Container, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 
@@ -14,16 +15,17 @@ from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.exemplar_table import ExemplarTable
-from aiometrics.pages.header import PageFormat
+from aiometrics.pages.header import PageError, PageFormat
 from aiometrics.pages.layout import HEADER, MAX_PROBES
 from aiometrics.pages.merge import labelled
 from aiometrics.pages.multiprocess.directory import ClaimedSlot, SharedDirectory
-from aiometrics.pages.page import Page
+from aiometrics.pages.page import Memory, Page
 from aiometrics.pages.reader import PageView, read
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
 from aiometrics.requests.objectives import Objectives
 
+PROBE = "pages"
 #: The numbers that Python gives to threads for which nobody chose a name. Each thread has another.
 _NUMBERS = re.compile(r"^(Thread|Dummy)-\d+|(?<=^ThreadPoolExecutor)-\d+_\d+$|(?<=^asyncio)_\d+$")
 
@@ -40,6 +42,8 @@ class Slot:
     exemplars: ExemplarTable
     name: str
     free: bool = True
+    #: Whether the page could not be read when it was last tried.
+    unreadable: bool = False
     #: Where the page is in the shared directory.
     claimed: ClaimedSlot | None = None
 
@@ -48,7 +52,8 @@ class SlotPool:
     """At most ``max_loops`` slots, so that memory is bounded however many loops come and go.
 
     Slots are never removed, so counters never fall. With a shared ``directory`` the pages are
-    there, where other processes read them, and continue them once this process is gone.
+    there, where other processes read them, and continue them once this process is gone; ``guard``
+    is called with the memory of each.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class SlotPool:
         objectives: Mapping[str, float],
         internal_errors: InternalErrors,
         directory: SharedDirectory | None = None,
+        guard: Callable[[Memory], None] = lambda _: None,
     ) -> None:
         self._page_format = page_format
         self._max_loops = max_loops
@@ -67,6 +73,7 @@ class SlotPool:
         self._objectives = objectives
         self._internal_errors = internal_errors
         self._directory = directory
+        self._guard = guard
         self._slots: list[Slot] = []
         # Reentrant, because garbage collection in the middle may run a finalizer of the
         # application's that makes a loop.
@@ -96,7 +103,8 @@ class SlotPool:
     def release(self, slot: Slot) -> None:
         """Close the page of a loop that is gone, and let another loop have the slot."""
         with self._lock:
-            slot.page.close()
+            with self._internal_errors.contained(PROBE):
+                slot.page.close()
             slot.objectives.clear()
             slot.loop_stats.detach()
             slot.free = True
@@ -110,6 +118,23 @@ class SlotPool:
                 if slot.claimed is not None:
                     slot.claimed.release()
             self._slots = []
+
+    def damaged(self) -> list[Slot]:
+        """The slots whose files somebody has overwritten or cut off."""
+        return [
+            slot
+            for slot in self.all()
+            if slot.claimed is not None
+            and (slot.unreadable or not slot.claimed.is_intact(self._page_format))
+        ]
+
+    def discard(self, slot: Slot) -> None:
+        """Give up a damaged slot. Its page must not be written any more."""
+        with self._lock:
+            self._slots.remove(slot)
+            if slot.claimed is not None and self._directory is not None:
+                self._directory.warn_of_damage(slot.claimed)
+                slot.claimed.release()
 
     def _forget(self) -> None:
         """In a forked child, forget the slots: they are the parent's."""
@@ -136,17 +161,21 @@ class SlotPool:
 
         Also returns how many pages of other processes were skipped, by reason.
         """
+        slots = self.all()
         own = {
-            slot.name: labelled(_view(slot, now_ns, unix_ns, pause), slot.name)
-            for slot in self.all()
+            slot.name: labelled(view, slot.name)
+            for slot in slots
+            if (view := _view(slot, now_ns, unix_ns, pause)) is not None
         }
         if self._directory is None:
             return list(own.values()), {}
         others = self._directory.read(
-            {int(name) for name in own}, self._page_format, now_ns, unix_ns, pause
+            {int(slot.name) for slot in slots}, self._page_format, now_ns, unix_ns, pause
         )
         found = {**{int(name): view for name, view in own.items()}, **others.pages}
-        return [found[number] for number in sorted(found)], others.skipped
+        skipped = Counter(others.skipped)
+        skipped["damaged"] += len(slots) - len(own)
+        return [found[number] for number in sorted(found)], skipped
 
     def _slot_named(self, thread_name: str) -> Slot | None:
         name = _unique(thread_name, {slot.name for slot in self._slots if not slot.free})
@@ -169,6 +198,7 @@ class SlotPool:
         slot = self._free_slot()
         if slot is None and len(self._slots) < self._max_loops:
             claimed = directory.claim(self._page_format)
+            self._guard(claimed.page.memory)
             slot = self._add(claimed.page, str(claimed.number))
             slot.claimed = claimed
         return slot
@@ -198,6 +228,13 @@ def _unique(name: str, taken: Container[str]) -> str:
     return next(free for free in chain((name,), numbered) if free not in taken)
 
 
-def _view(slot: Slot, now_ns: int, unix_ns: int, pause: Pause) -> PageView:
+def _view(slot: Slot, now_ns: int, unix_ns: int, pause: Pause) -> PageView | None:
+    """Return the view of a slot's page, or ``None`` if somebody has damaged it."""
     slot.page.mark_observed(now_ns)
-    return read(slot.page.copy(), now_ns, unix_ns, pause=pause)
+    try:
+        view = read(slot.page.copy(), now_ns, unix_ns, pause=pause)
+    except PageError:
+        slot.unreadable = True
+        return None
+    slot.unreadable = False
+    return view

@@ -14,6 +14,8 @@ from aiometrics.pages.merge import merged
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.requests.binding import BINDINGS
 
+UNTRACED_PROBE, LOOPS_PROBE = "untraced", "loops"
+
 
 class Snapshots:
     """Takes snapshots.
@@ -62,15 +64,22 @@ class Snapshots:
         )
 
     def refresh(self) -> None:
-        """Write into the pages what is not written there as it happens."""
-        untraced = untraced_tasks(self._traced, self._loops.alive())
+        """Write into the pages what is not written there as it happens.
+
+        An error in one part, of an odd loop or task, costs only that part.
+        """
+        contained, untraced = self._internal_errors.contained, 0
+        with contained(UNTRACED_PROBE):
+            untraced = untraced_tasks(self._traced, self._loops.alive())
         with self._loops.lock:
-            self._loops.sweep()
+            with contained(LOOPS_PROBE):
+                self._loops.sweep()
             slots = self._slot_pool.all()
             for slot in slots:
-                slot.page.mark_turn_observed(self._clock())
-                slot.loop_stats.refresh()
-                slot.objectives.count_overdue(self._clock())
+                with contained(LOOPS_PROBE):
+                    slot.page.mark_turn_observed(self._clock())
+                    slot.loop_stats.refresh()
+                    slot.objectives.count_overdue(self._clock())
             self._process_stats.write(slots, untraced)
 
     def forget(self) -> None:

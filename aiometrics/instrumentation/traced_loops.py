@@ -98,6 +98,18 @@ class TracedLoops:
                 self._release(known)
                 self._known[id(loop)] = KnownLoop(known.loop)
 
+    def restart(self, slot: Slot) -> None:
+        """Stop measuring the loop that has ``slot``, which is given up.
+
+        The loop is adopted again when it is next seen.
+        """
+        with self.lock:
+            for number, known in self._known.copy().items():
+                if known.slot is slot:
+                    self._known.pop(number)
+                    known.stop()
+            self._slot_pool.discard(slot)
+
     def drop_all(self) -> None:
         """Stop tracing, and choose no loop any more."""
         with self.lock:
@@ -149,7 +161,7 @@ class TracedLoops:
         with self.lock:
             for number, known in self._known.copy().items():
                 loop = known.loop() if known.slot is not None else None
-                if loop is not None and loop.is_closed():
+                if loop is not None and _is_closed(loop):
                     self._on_collected(number)
             while self._gone:
                 self._release(self._gone.pop())
@@ -196,6 +208,14 @@ class TracedLoops:
         for number, known in self._known.copy().items():
             if known.recorder is None:
                 self._known.pop(number, None)
+
+
+def _is_closed(loop: Any) -> bool:
+    """Return whether a loop is closed. One that cannot say may still run."""
+    try:
+        return bool(loop.is_closed())
+    except Exception:  # noqa: BLE001 - code of a loop of an unknown kind
+        return False
 
 
 def _reference(loop: Any, on_collected: Callable[[Any], None]) -> Callable[[], Any]:

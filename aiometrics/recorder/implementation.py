@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sysconfig
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,14 @@ class Implementation:
         """``direct`` if it reads suspended frames in place, else ``descriptors``."""
         frames: str = getattr(self.core, "FRAMES", "descriptors")
         return frames
+
+    def guard(self, memory: object) -> None:
+        """Keep the process alive if the file behind mapped ``memory`` is cut off.
+
+        Only the C core can do this: without it, the next access kills the process.
+        """
+        if self.core is not None:
+            weakref.finalize(memory, self.core.unguard, self.core.guard(memory)).atexit = False
 
 
 _PYTHON = Implementation("python", recorder.Recorder, TracedCoroutine, RequestScope, Turns)

@@ -55,6 +55,10 @@ class ClaimedSlot:
         """Release the slot. Its page must not be written any more."""
         self._locked.release()
 
+    def is_intact(self, page_format: PageFormat) -> bool:
+        """Whether the file still begins as a page of that format, and has its size."""
+        return _compatibility(*self._locked.head()) == page_format
+
     @property
     def deleted(self) -> bool:
         """Whether the file has been deleted, so that no other process reads it any more."""
@@ -115,6 +119,15 @@ class SharedDirectory:
                     directory, page_format
                 )
             return slot
+
+    def warn_of_damage(self, slot: ClaimedSlot) -> None:
+        """Warn that the file of a slot that this process has claimed was overwritten or cut off."""
+        name = _name(slot.number)
+        self._warn_once(
+            f"{name} damaged",
+            f"aiometrics: {Path(self.path) / name} was overwritten or cut off while a loop of "
+            f"process {os.getpid()} writes to it: its counters begin at 0 again",
+        )
 
     def warn_if_deleted(self, slot: ClaimedSlot) -> None:
         """Warn if the file of a slot that this process has claimed was deleted."""

@@ -2,6 +2,7 @@
 #include "constants.h"
 #include "errors.h"
 #include "frame.h"
+#include "guard.h"
 #include "handle.h"
 #include "hook.h"
 #include "recorder.h"
@@ -12,6 +13,8 @@ static PyMethodDef methods[] = {
     {"hook", hook_install, METH_VARARGS, "hook(task_type, lookup): trace each new task of that type whose loop lookup(loop) has a recorder for."},
     {"unhook", hook_remove, METH_NOARGS, "unhook(): construct tasks as if nothing had been."},
     {"hook_handles", handle_hook, METH_O, "hook_handles(Handle): learn where a handle keeps its callback."},
+    {"guard", guard_add, METH_O, "guard(memory): replace mapped memory by zeros if its file is cut off; return its address."},
+    {"unguard", guard_remove, METH_O, "unguard(address): leave that memory alone from now on."},
     {"monotonic_ns", clock_monotonic_ns, METH_NOARGS, "monotonic_ns(): the time of a recorder without a clock of its own."},
     {"run_handle", handle_run, METH_O, "run_handle(handle): run its callback in its context, timed if it is no step of a task."},
     {NULL, NULL, 0, NULL},

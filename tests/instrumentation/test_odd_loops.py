@@ -1,0 +1,133 @@
+"""A loop, task or page that is not as expected costs its own numbers, and never the others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from support.tracing import every_loop
+
+from aiometrics.base.options import resolve
+from aiometrics.instrumentation.instrumentation import Instrumentation
+from aiometrics.instrumentation.loop_stats import LoopStats
+from aiometrics.pages.snapshot import Snapshot
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+
+
+async def works() -> None:
+    """Suspend once."""
+    await asyncio.sleep(0)
+
+
+def test_a_loop_of_trio_asyncio_is_measured_as_far_as_it_can_be(implementation: str) -> None:
+    """Its queue is no list, and it has no selector."""
+    trio = pytest.importorskip("trio")
+    trio_asyncio = pytest.importorskip("trio_asyncio")
+
+    async def main() -> None:
+        async with trio_asyncio.open_loop() as loop:
+            task = loop.create_task(works())
+            while not task.done():
+                await trio.sleep(0.001)
+            seen.append(traced.snapshot())
+
+    seen: list[Any] = []
+    with every_loop(implementation) as traced:
+        trio.run(main)
+    assert [1] == [entry.created for entry in seen[0].coroutines if "works" in entry.coroutine]
+    assert [None] == [loop.ready_handles for loop in seen[0].loops]
+
+
+class Odd(Exception):  # noqa: N818 - the error is odd
+    """What an object raises that answers nothing."""
+
+
+class OddLoop(asyncio.SelectorEventLoop):
+    """A loop that cannot say whether it is closed while ``odd`` is set."""
+
+    odd = False
+
+    def is_closed(self) -> bool:
+        if self.odd:
+            raise Odd
+        return super().is_closed()
+
+
+class OddTask(asyncio.Task[None]):
+    """A task that cannot say whether it is done while ``odd`` is set."""
+
+    odd = False
+
+    def done(self) -> bool:
+        if self.odd:
+            raise Odd
+        return super().done()
+
+
+def instrumentation(implementation: str) -> Instrumentation:
+    """Return one that traces every loop, whose errors are looked at."""
+    made = Instrumentation(
+        resolve(environ={}).recording, implementation=IMPLEMENTATIONS[implementation]
+    )
+    made.instrument_every_loop()
+    return made
+
+
+def test_a_loop_that_cannot_say_whether_it_is_closed_runs_on(implementation: str) -> None:
+    """Its numbers are shown, and no error is counted: it may still run."""
+    with every_loop(implementation) as traced:
+        loop = OddLoop()
+        loop.run_until_complete(works())
+        loop.odd = True
+        assert 1 == traced.snapshot().coroutine(f"{__name__}.works").created
+        loop.odd = False
+        loop.close()
+
+
+def test_an_odd_task_costs_the_number_of_untraced_tasks(implementation: str) -> None:
+    """The rest of the snapshot is there, and the error is counted."""
+
+    async def main() -> Snapshot:
+        await asyncio.create_task(works())
+        task = OddTask(works(), loop=asyncio.get_running_loop())
+        OddTask.odd = True
+        try:
+            return traced.snapshot()
+        finally:
+            OddTask.odd = False
+            await task
+
+    traced = instrumentation(implementation)
+    try:
+        seen = asyncio.run(main())
+    finally:
+        traced.remove()
+    assert ({"untraced": 1}, 0) == (seen.errors, seen.untraced_tasks)
+    assert seen.coroutine(f"{__name__}.works").created
+
+
+def test_what_cannot_be_asked_of_one_loop_costs_only_that(
+    implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other loop has all its numbers, and both have what was recorded."""
+
+    def refresh(stats: LoopStats) -> None:
+        if stats is traced.slots()[0].loop_stats:
+            raise Odd
+        original(stats)
+
+    original = LoopStats.refresh
+    traced = instrumentation(implementation)
+    try:
+        first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+        for loop in (first, second):
+            loop.run_until_complete(works())
+        monkeypatch.setattr(LoopStats, "refresh", refresh)
+        seen = traced.snapshot()
+        for loop in (first, second):
+            loop.close()
+    finally:
+        traced.remove()
+    assert ({"loops": 1}, 2) == (seen.errors, seen.coroutine(f"{__name__}.works").created)
+    assert [None, 0] == [loop.ready_handles for loop in seen.loops]
