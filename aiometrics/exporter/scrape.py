@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from aiometrics.base import fork
 from aiometrics.base.http import negotiation
 from aiometrics.base.http.messages import Response
 from aiometrics.base.singleflight import SingleFlight
-from aiometrics.exposition import text
 from aiometrics.exposition.collector import Registry
-from aiometrics.exposition.families import Source
-from aiometrics.exposition.text import Renderer
+from aiometrics.exposition.families import ExporterInfo, Source
+from aiometrics.exposition.protobuf import ProtobufRenderer
+from aiometrics.exposition.text import OPENMETRICS, TEXT, Renderer
+from aiometrics.pages.snapshot import Snapshot
 
-_FORMATS = {negotiation.TEXT: text.TEXT, negotiation.OPENMETRICS: text.OPENMETRICS}
+_Render = Callable[[Snapshot, ExporterInfo], Iterator[bytes]]
 
 
 class ScrapeHandler:
@@ -30,7 +32,12 @@ class ScrapeHandler:
         self, source: Source, registry: Registry | None, on_error: Callable[[Exception], None]
     ) -> None:
         self._source = source
-        self._renderer = Renderer(registry, on_error=on_error)
+        text = Renderer(registry, on_error=on_error)
+        self._slices: Mapping[negotiation.Format, _Render] = {
+            negotiation.TEXT: partial(text.slices, form=TEXT),
+            negotiation.OPENMETRICS: partial(text.slices, form=OPENMETRICS),
+            negotiation.PROTOBUF: ProtobufRenderer(registry, on_error=on_error).slices,
+        }
         self._previous_ns = 0
         self._reset()
         fork.forget_in_child(self, fork.Stage.LOCKS, ScrapeHandler._reset)
@@ -47,10 +54,7 @@ class ScrapeHandler:
     def _rendered(self, chosen: negotiation.Format) -> bytes:
         start_ns = time.perf_counter_ns()
         snapshot, facts = self._source()
-        body = b"".join(
-            self._renderer.slices(
-                snapshot, replace(facts, scrape_ns=self._previous_ns), _FORMATS[chosen]
-            )
-        )
+        facts = replace(facts, scrape_ns=self._previous_ns)
+        body = b"".join(self._slices[chosen](snapshot, facts))
         self._previous_ns = time.perf_counter_ns() - start_ns
         return body

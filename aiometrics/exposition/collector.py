@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -102,9 +103,17 @@ class ApplicationMetrics:
 
         Families with one of our names are reported and left out.
         """
+        return self.written(partial(_lines, form=form))
+
+    def written(self, write: Callable[[PrometheusMetric], bytes]) -> Iterator[bytes]:
+        """Yield what ``write`` makes of one family after the other.
+
+        Families with one of our names, and those that cannot be written, are reported and left out.
+        """
         for family in self._collected():
             try:
-                yield _lines(family, form)
+                _check_name(family)
+                yield write(family)
             except Exception as error:  # noqa: BLE001 - the application made the family, which can break in any way
                 self._on_error(error)
 
@@ -112,6 +121,7 @@ class ApplicationMetrics:
         """Yield every family that can be written; those with one of our names are left out."""
         for family in self._collected():
             try:
+                _check_name(family)
                 _lines(family, "text")
             except Exception as error:  # noqa: BLE001 - as above
                 self._on_error(error)
@@ -147,12 +157,15 @@ def _without_ours() -> Iterator[None]:
         _reading_application.reset(token)
 
 
-def _lines(family: PrometheusMetric, form: FormatName) -> bytes:
+def _check_name(family: PrometheusMetric) -> None:
     if family.name in _OUR_NAMES:
         raise ValueError(
             f"the application's registry has a metric {family.name!r}, which aiometrics has too: "
             f"rename the application's to export it"
         )
+
+
+def _lines(family: PrometheusMetric, form: FormatName) -> bytes:
     if form == "text":
         return generate_latest(_OneFamily(family))
     text: bytes = generate_openmetrics(_OneFamily(family))  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import platform
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -43,6 +43,8 @@ class Distribution(NamedTuple):
     bounds_seconds: tuple[float, ...]
     cumulative: tuple[int, ...]
     sum_seconds: float
+    #: The counts of the native buckets that are not empty, by index; None if there are none.
+    native: Mapping[int, int] | None = None
 
     @property
     def samples(self) -> int:
@@ -335,6 +337,7 @@ def distribution(histogram: Histogram) -> Distribution:
         _bounds_seconds(histogram.bounds_ns),
         tuple(accumulate(histogram.counts)),
         seconds(histogram.sum_ns),
+        histogram.native,
     )
 
 

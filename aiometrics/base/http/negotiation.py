@@ -14,20 +14,33 @@ _MAX_ELEMENTS = 32
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """An exposition format: its media type, its version, and its ``Content-Type``."""
+    """An exposition format: its media type, the parameters that define it, its ``Content-Type``.
+
+    The parameters are in lower case.
+    """
 
     media_type: str
-    version: str
+    parameters: Mapping[str, str]
     content_type: str
 
+    def __hash__(self) -> int:
+        return hash(self.content_type)
 
-TEXT = Format("text/plain", "0.0.4", "text/plain; version=0.0.4; charset=utf-8")
+
+TEXT = Format("text/plain", {"version": "0.0.4"}, "text/plain; version=0.0.4; charset=utf-8")
 #: Every name in a response is a legacy name, or escaped to one with underscores, which is announced
 #: to scrapers that could read more.
 OPENMETRICS = Format(
     "application/openmetrics-text",
-    "1.0.0",
+    {"version": "1.0.0"},
     "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
+)
+#: The only format with native histograms.
+PROTOBUF = Format(
+    "application/vnd.google.protobuf",
+    {"proto": "io.prometheus.client.metricfamily", "encoding": "delimited"},
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; "
+    "encoding=delimited; escaping=underscores",
 )
 
 
@@ -43,13 +56,17 @@ class _Choice:
 def choose_format(accept: str | None) -> Format:
     """Return the format for an ``Accept`` header, by quality; never raises.
 
-    The most specific media range decides the quality of a format. OpenMetrics is chosen if the
-    client prefers it to text, or likes it as much and names it: a browser or curl (``*/*``) gets
-    text. An absent, malformed or unsatisfiable header gets text 0.0.4 too, as scrapers expect.
+    The most specific media range decides the quality of a format. Protobuf is chosen if the client
+    names it and prefers nothing to it. OpenMetrics is chosen if the client prefers it to text, or
+    likes it as much and names it: a browser or curl (``*/*``) gets text. An absent, malformed or
+    unsatisfiable header gets text 0.0.4 too, as scrapers expect.
     """
     choices = list(_choices(accept or ""))
     text, _ = _preference(TEXT, choices)
     openmetrics, by_name = _preference(OPENMETRICS, choices)
+    protobuf, named = _preference(PROTOBUF, choices)
+    if named and protobuf >= max(text, openmetrics, _LEAST):
+        return PROTOBUF
     wanted_more = openmetrics > text
     wanted_as_much = by_name and openmetrics == text > 0
     return OPENMETRICS if wanted_more or wanted_as_much else TEXT
@@ -93,14 +110,16 @@ def _preference(offer: Format, choices: list[_Choice]) -> tuple[float, bool]:
 
 
 _NAMED = 3
+#: The least quality with which a client accepts something.
+_LEAST = 0.001
 
 
 def _specificity(offer: Format, choice: _Choice) -> int:
     """Return how closely ``choice`` describes ``offer``.
 
-    0 is not at all, 1 ``*/*``, 2 ``type/*``, 3 the media type, 4 its version too. Only the version
-    distinguishes formats of one media type: other parameters (``charset``, ``escaping``) do not
-    change the bytes that are sent.
+    0 is not at all, 1 ``*/*``, 2 ``type/*``, 3 the media type, 4 its parameters too, such as the
+    version. Parameters beyond those (``charset``, ``escaping``) do not change the bytes that are
+    sent.
     """
     if choice.name == "*/*":
         return 1
@@ -108,6 +127,7 @@ def _specificity(offer: Format, choice: _Choice) -> int:
         return 2
     if choice.name != offer.media_type:
         return 0
-    if "version" not in choice.parameters:
+    given = {name: choice.parameters.get(name) for name in offer.parameters}
+    if all(value is None for value in given.values()):
         return _NAMED
-    return 4 if choice.parameters["version"] == offer.version else 0
+    return 4 if given == offer.parameters else 0

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from aiometrics.base.http.negotiation import OPENMETRICS, TEXT, Format, accepts_gzip, choose_format
+from aiometrics.base.http.negotiation import (
+    OPENMETRICS,
+    PROTOBUF,
+    TEXT,
+    Format,
+    accepts_gzip,
+    choose_format,
+)
 
-PROTOBUF = (
+DELIMITED = (
     "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 )
 #: As Prometheus 2.42 sends it, by default and with --enable-feature=native-histograms.
@@ -15,7 +22,7 @@ PROMETHEUS_2 = (
     "application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
 PROMETHEUS_2_PROTOBUF = (
-    f"{PROTOBUF},application/openmetrics-text;version=1.0.0;q=0.8,"
+    f"{DELIMITED},application/openmetrics-text;version=1.0.0;q=0.8,"
     "application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
 #: As Prometheus 3 sends it: in its own order, and with text formats first in scrape_protocols.
@@ -24,7 +31,7 @@ PROMETHEUS_3 = (
     "application/openmetrics-text;version=0.0.1;q=0.5,"
     "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
-PROMETHEUS_3_PROTOBUF = f"{PROTOBUF};q=0.7,{PROMETHEUS_3}"
+PROMETHEUS_3_PROTOBUF = f"{DELIMITED};q=0.7,{PROMETHEUS_3}"
 PROMETHEUS_3_TEXT_FIRST = (
     "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5,"
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.3"
@@ -40,9 +47,9 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
     ("accept", "expected"),
     [
         pytest.param(PROMETHEUS_2, OPENMETRICS, id="Prometheus 2.42"),
-        pytest.param(PROMETHEUS_2_PROTOBUF, OPENMETRICS, id="Prometheus 2.42, protobuf first"),
+        pytest.param(PROMETHEUS_2_PROTOBUF, PROTOBUF, id="Prometheus 2.42, protobuf first"),
         pytest.param(PROMETHEUS_3, OPENMETRICS, id="Prometheus 3"),
-        pytest.param(PROMETHEUS_3_PROTOBUF, OPENMETRICS, id="Prometheus 3, protobuf first"),
+        pytest.param(PROMETHEUS_3_PROTOBUF, PROTOBUF, id="Prometheus 3, protobuf first"),
         pytest.param(PROMETHEUS_3_TEXT_FIRST, TEXT, id="Prometheus 3, text first"),
         pytest.param(PROMETHEUS_2_30, TEXT, id="Prometheus 2.30"),
         pytest.param(BROWSER, TEXT, id="browser"),
@@ -92,6 +99,23 @@ def test_on_a_tie_openmetrics_must_be_named(accept: str, expected: Format) -> No
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
+        (f"text/plain,application/openmetrics-text,{DELIMITED}", PROTOBUF),
+        (f"{DELIMITED};q=0.5,*/*;q=0.5", PROTOBUF),
+        (DELIMITED.replace(";", " ; "), PROTOBUF),
+        ("application/vnd.google.protobuf", PROTOBUF),
+        (f"{DELIMITED};q=0.5,application/openmetrics-text;q=0.6", OPENMETRICS),
+        (f"{DELIMITED};q=0.5,text/plain", TEXT),
+        ("application/*,text/plain;q=0.5", OPENMETRICS),
+    ],
+)
+def test_protobuf_must_be_named(accept: str, expected: Format) -> None:
+    """Only what can read it gets it, and that gets it on a tie."""
+    assert expected == choose_format(accept)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
         (
             "application/openmetrics-text;version=1.0.0;q=0.2,application/openmetrics-text,text/plain;q=0.5",
             TEXT,
@@ -123,7 +147,9 @@ def test_the_most_specific_range_decides(accept: str, expected: Format) -> None:
         "application/openmetrics-text;version",
         "text/plain;version=1.0.0",
         "application/json",
-        f"{PROTOBUF}",
+        DELIMITED.replace("delimited", "text"),
+        DELIMITED.replace("MetricFamily", "Metric"),
+        f"{DELIMITED};q=0",
         "\xff\x00=;;,,=",
     ],
 )
@@ -147,11 +173,15 @@ def test_the_number_of_parsed_elements_is_limited(before: int, expected: Format)
 
 
 def test_content_types() -> None:
-    """Each format announces media type, version and charset; OpenMetrics also its escaping."""
+    """Each format announces media type and what defines it, and how it escapes names."""
     assert TEXT.content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert (
         OPENMETRICS.content_type
         == "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+    )
+    assert PROTOBUF.content_type == (
+        "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; "
+        "encoding=delimited; escaping=underscores"
     )
 
 
