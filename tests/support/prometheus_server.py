@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -97,11 +98,12 @@ def run_prometheus(
     seconds: float,
     every_ms: int = 1_000,
     shorter: int = 1,
+    scrape: Any = MappingProxyType({}),
 ) -> Iterator[Prometheus]:
     """Run Prometheus with the configuration of the repository and these targets, by job.
 
     Intervals are short, and windows are ``shorter`` times shorter. ``features`` are enabled besides
-    the default ones.
+    the default ones, and ``scrape`` is added to the configuration of each job.
     """
     configuration = yaml.safe_load((root / "prometheus.yml").read_text(encoding="utf-8"))
     for pattern in configuration["rule_files"]:
@@ -120,6 +122,7 @@ def run_prometheus(
             "job_name": job,
             "scrape_timeout": f"{every_ms}ms",
             "static_configs": [{"targets": [address]}],
+            **scrape,
         }
         for job, address in targets.items()
     ]
@@ -135,6 +138,13 @@ def run_prometheus(
         program, *options, *enabled, announces=['msg="Listening on"', "Server is ready"]
     ) as printed:
         yield Prometheus(f"http://{listening(printed)}", time.monotonic() + seconds)
+
+
+def version(program: str) -> tuple[int, ...]:
+    """The version of a Prometheus, as (3, 5, 3)."""
+    printed = subprocess.run((program, "--version"), capture_output=True, text=True, check=True)
+    (found,) = re.findall(r"prometheus, version ([0-9.]+)", printed.stdout + printed.stderr)
+    return tuple(map(int, found.split(".")))
 
 
 def listening(log: str) -> str:
