@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
 
@@ -10,6 +11,12 @@ from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 PROBE = "keeper"
 INTERVAL_SECONDS = 1.0
 _STOP_SECONDS = 5.0
+
+
+def daemon_threads_allowed() -> bool:
+    """Return whether daemon threads may run here: isolated sub-interpreters allow none."""
+    ask = getattr(_thread, "daemon_threads_allowed", None)  # from Python 3.12 on
+    return ask is None or ask()
 
 
 class Background:

@@ -157,13 +157,15 @@ class ServingOptions:
     web_config: str = field(default="", metadata={"parse": str})
     request_timeout: float = field(default=10.0, metadata={"parse": _number})
     max_connections: int = field(default=16, metadata={"parse": int})
+    on_error: str = field(default="retry", metadata={"parse": str})
 
     def __post_init__(self) -> None:
         _check_count("port", self.port, 0, 65535)
-        _check_text("addr", self.addr)
+        _check_addr(self.addr)
         _check_path("web_config", self.web_config)
         _check_seconds("request_timeout", self.request_timeout)
         _check_count("max_connections", self.max_connections, 1, 10_000)
+        _check_choice("on_error", self.on_error, ("retry", "raise"))
 
 
 class Options(NamedTuple):
@@ -171,6 +173,10 @@ class Options(NamedTuple):
 
     recording: RecordingOptions
     serving: ServingOptions
+
+    def values(self) -> dict[str, Any]:
+        """Return the value of each option by its name."""
+        return {option.name: getattr(part, option.name) for part in self for option in fields(part)}
 
 
 def resolve(
@@ -194,6 +200,7 @@ def resolve(
     library: Sequence[str] | None = None,
     request_timeout: float | None = None,
     max_connections: int | None = None,
+    on_error: str | None = None,
     watchdog: bool | None = None,
     watchdog_interval: float | None = None,
     directory: str | os.PathLike[str] | None = None,
@@ -234,6 +241,7 @@ def resolve(
             web_config=_first(_path(web_config), serving["web_config"]),
             request_timeout=_first(request_timeout, serving["request_timeout"]),
             max_connections=_first(max_connections, serving["max_connections"]),
+            on_error=_first(on_error, serving["on_error"]),
         ),
     )
 
@@ -285,14 +293,24 @@ def _path(given: Any) -> Any:
     return os.fspath(given) if isinstance(given, os.PathLike) else given
 
 
-def _check_text(name: str, value: object) -> None:
+def _check_addr(value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"addr must be a string, not {value!r}")
+    advice = "use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"
+    if not value:
+        raise ValueError(f"addr must not be empty; {advice}")
+    if "/" in value or value.startswith("unix:"):
+        raise ValueError(
+            f"addr must be a host name or an IP address, not the unix socket or URL {value!r}, "
+            f"which Prometheus cannot scrape; {advice}"
+        )
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {value!r}")
-    if not value:
-        raise ValueError(
-            f"{name} must not be empty; "
-            "use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"
-        )
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
 
 
 def _check_path(name: str, value: object) -> None:

@@ -28,6 +28,7 @@ class Endpoints:
     """Serves the snapshots of ``source()`` and the metrics of ``registry`` as ``options`` say.
 
     The port is taken by :meth:`bind`, answered from :meth:`start` on and freed by :meth:`close`.
+    If the pages are ``shared``, another process that has the port probably answers for us.
     """
 
     def __init__(
@@ -37,8 +38,11 @@ class Endpoints:
         registry: Registry | None,
         internal_errors: InternalErrors,
         info: ExporterInfo,
+        *,
+        shared: bool = False,
     ) -> None:
         self._options = options
+        self._shared = shared
         self._title = f"aiometrics {info.version} ({info.implementation})"
         self._report = partial(internal_errors.report, outcome=STAYS_ON)
         self._scrape_handler = ScrapeHandler(
@@ -51,6 +55,11 @@ class Endpoints:
         self._server: HttpServer | None = None
         self._standing_by = False
         fork.forget_in_child(self, fork.Stage.LOCKS, Endpoints._forget_server)
+
+    @property
+    def bound(self) -> bool:
+        """Whether this process has the port."""
+        return self._server is not None
 
     @property
     def port(self) -> int:
@@ -83,7 +92,7 @@ class Endpoints:
         )
 
     def try_to_bind(self) -> bool:
-        """Bind the port, and return False if another process has it.
+        """Bind the port, and return False if another process has it, which is logged once.
 
         Raises ``OSError`` if binding fails for another reason.
         """
@@ -93,14 +102,24 @@ class Endpoints:
             if error.errno != errno.EADDRINUSE:
                 raise
             if not self._standing_by:
-                logger.info(
-                    "aiometrics: port %s is taken, probably by another process of this service: "
-                    "this process stands by",
-                    self.port,
-                )
+                self._log_taken(error)
             self._standing_by = True
             return False
         return True
+
+    def _log_taken(self, error: OSError) -> None:
+        if self._shared:
+            logger.info(
+                "aiometrics: port %s is taken, probably by another process of this service: "
+                "this process stands by",
+                self.port,
+            )
+            return
+        logger.warning(
+            "aiometrics: %s. Meanwhile this process is traced, and tries again every second "
+            "(on_error='raise' refuses to start instead)",
+            error.strerror,
+        )
 
     def start(self) -> None:
         """Begin to answer, if this process has the port.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from prometheus_client import REGISTRY
 
-from aiometrics.base.background import Periodic
+from aiometrics.base.background import Periodic, daemon_threads_allowed
 from aiometrics.base.options import Options, RecordingOptions, ServingOptions, resolve
 from aiometrics.base.yielding import give_way
 from aiometrics.exporter.endpoints import Endpoints
@@ -27,45 +30,41 @@ from aiometrics.exposition.collector import MultiprocessMetrics, Registry
 from aiometrics.instrumentation.instrumentation import Instrumentation
 
 PROBE = "exporter"
+logger = logging.getLogger("aiometrics")
 
 
 class Exporter(Session):
     """A running exporter: a traced process and the server that answers its scrapes.
 
-    Made by :func:`start_exporter`; a context manager that stops it. With a shared directory,
-    another process may serve :attr:`port`; this one takes over when that one is gone.
+    Made by :func:`start_exporter`; a context manager that stops it. Another process may have
+    :attr:`port`; this one takes over when that one is gone.
     """
 
     def __init__(
         self,
+        options: Options,
         recording: RecordingOptions,
-        serving: ServingOptions,
         instrumentation: Instrumentation,
         registry: Registry | None,
     ) -> None:
         super().__init__(recording, instrumentation)
-        self.serving = serving
+        self._options = options
+        self._registry = registry
         source = partial(instrumentation.snapshot, give_way)
         self._endpoints = Endpoints(
-            serving,
+            options.serving,
             source,
-            registry,
+            _registry_of_all_processes(registry) if options.recording.directory else registry,
             instrumentation.internal_errors,
             INFO,
+            shared=bool(options.recording.directory),
         )
         self._periodic: Periodic | None = None
-        if recording.directory:
-            self._endpoints.try_to_bind()
-        else:
-            self._endpoints.bind()
 
     @property
-    def already_running(self) -> str:
-        """The error message for a second ``start_exporter()``."""
-        return (
-            f"an exporter already runs at {self.url}: "
-            "use that one, or call its stop() before starting another"
-        )
+    def serving(self) -> ServingOptions:
+        """The options that decide how numbers are served."""
+        return self._options.serving
 
     @property
     def port(self) -> int:
@@ -78,10 +77,11 @@ class Exporter(Session):
         return self._endpoints.url
 
     def start(self) -> None:
-        """Begin to serve, then to trace; :func:`start_exporter` has called it.
+        """Bind the port, begin to serve, then to trace; :func:`start_exporter` has called it.
 
         If it raises, everything is as before.
         """
+        self._bind()
         try:
             self._endpoints.start()
             self._start_periodic()
@@ -89,6 +89,20 @@ class Exporter(Session):
         except BaseException:
             self._end()
             raise
+
+    def warn_of_unused(self, options: Options, registry: Registry | None) -> None:
+        """Log a warning if this exporter was started with other options or another registry."""
+        asked = options.values() | {"registry": registry}
+        held = self._options.values() | {"registry": self._registry}
+        unused = [name for name, value in asked.items() if value != held[name]]
+        if unused:
+            logger.warning(
+                "aiometrics: the exporter at %s goes on with %s, not with %s: "
+                "start it once with all options, or call its stop() before starting another",
+                self.url,
+                _assignments(held, unused),
+                _assignments(asked, unused),
+            )
 
     @property
     def survives_fork(self) -> bool:
@@ -119,8 +133,14 @@ class Exporter(Session):
             self._watchdog.start()
         self._start_periodic()
 
+    def _bind(self) -> None:
+        if self.serving.on_error == "raise" and not self.recording.directory:
+            self._endpoints.bind()
+        else:
+            self._endpoints.try_to_bind()
+
     def _start_periodic(self) -> None:
-        if self.recording.directory:
+        if self.recording.directory or not self._endpoints.bound:
             # Other processes read our pages, and the port may become free at any time.
             self._periodic = Periodic(
                 self.internal_errors, self.instrumentation.maintain, self._endpoints.take_over
@@ -156,6 +176,7 @@ def start_exporter(
     library: Sequence[str] | None = None,
     request_timeout: float | None = None,
     max_connections: int | None = None,
+    on_error: str | None = None,
     watchdog: bool | None = None,
     watchdog_interval: float | None = None,
     directory: str | os.PathLike[str] | None = None,
@@ -202,6 +223,10 @@ def start_exporter(
     ``request_timeout``, ``max_connections``
         Seconds for one request and its response (10), and the number of connections that are
         served at a time (16).
+    ``on_error``
+        What to do if another program has the port: ``"retry"`` logs a warning, traces meanwhile,
+        and tries again every second, so that the service comes up as it would without an exporter;
+        ``"raise"`` raises ``OSError``.
     ``watchdog``, ``watchdog_interval``
         Whether a thread looks for the lines that block a loop (yes), and the number of seconds
         between two looks (0.05).
@@ -211,10 +236,14 @@ def start_exporter(
         another takes over. Forked children are traced too. The directory must belong to the
         service alone.
 
+    If an exporter runs already, that one is returned, and options that it was not started with are
+    named in a warning. In a sub-interpreter that allows no daemon threads nothing is traced, which
+    is logged too.
+
     Raises ``TypeError`` or ``ValueError`` if an option or the file ``web_config`` is wrong,
-    ``ModuleNotFoundError`` if a package is missing for the latter, ``OSError`` if the port cannot
-    be bound or the directory cannot be used, and ``RuntimeError`` if an exporter runs already.
-    If it raises, nothing has changed.
+    ``ModuleNotFoundError`` if a package is missing for the latter, ``OSError`` if the address is
+    not of this machine or the directory cannot be used, and ``RuntimeError`` if a job is traced
+    already or ``instrument(loop)`` traces with other options. If it raises, nothing has changed.
     """
     options = resolve(
         port=port,
@@ -236,6 +265,7 @@ def start_exporter(
         library=library,
         request_timeout=request_timeout,
         max_connections=max_connections,
+        on_error=on_error,
         watchdog=watchdog,
         watchdog_interval=watchdog_interval,
         directory=directory,
@@ -243,26 +273,39 @@ def start_exporter(
     return _start(options, registry, calling_packages())
 
 
-def starter(*, registry: Registry | None = REGISTRY, **options: Any) -> Callable[[], Exporter]:
+def starter(
+    *, registry: Registry | None = REGISTRY, **options: Any
+) -> Callable[[], AbstractContextManager[Exporter]]:
     """Return a function that starts an exporter. The caller's package counts as application code.
 
     For frameworks that start the exporter later; the arguments are those of :func:`start_exporter`.
+    The function returns a context manager that stops the exporter, unless it ran before.
     """
     application = calling_packages()
-    return lambda: _start(resolve(**options), registry, application)
+
+    def start() -> AbstractContextManager[Exporter]:
+        before = process.session
+        exporter = _start(resolve(**options), registry, application)
+        return nullcontext(exporter) if exporter is before else exporter
+
+    return start
 
 
 def _start(options: Options, registry: Registry | None, application: Iterable[str]) -> Exporter:
     with process.lock:
-        if process.session is not None:
-            raise RuntimeError(process.session.already_running)
+        running = process.session
+        if isinstance(running, Exporter):
+            running.warn_of_unused(options, registry)
+            return running
+        if running is not None:
+            raise RuntimeError(
+                "a job is traced already: call start_exporter() before start_job(), "
+                "which then uses it"
+            )
+        if not daemon_threads_allowed():
+            return _inert(options, registry)
         recording = with_application(options.recording, application)
-        exporter = Exporter(
-            recording,
-            options.serving,
-            instrumentation_for(recording),
-            _registry_of_all_processes(registry) if recording.directory else registry,
-        )
+        exporter = Exporter(options, recording, instrumentation_for(recording), registry)
         exporter.start()
         process.set_session(exporter)
         return exporter
@@ -275,6 +318,25 @@ def _registry_of_all_processes(registry: Registry | None) -> Registry | None:
         if registry is REGISTRY and "PROMETHEUS_MULTIPROC_DIR" in os.environ
         else registry
     )
+
+
+def _inert(options: Options, registry: Registry | None) -> Exporter:
+    """Return an exporter that does nothing, for an interpreter in which ours could not work."""
+    message = (
+        "this sub-interpreter allows no daemon threads, which aiometrics needs: nothing is traced "
+        "here; start the exporter in the main interpreter"
+    )
+    if options.serving.on_error == "raise":
+        raise RuntimeError(message)
+    logger.warning("aiometrics: %s", message)
+    recording = replace(options.recording, watchdog=False)
+    exporter = Exporter(options, recording, Instrumentation(recording), registry)
+    exporter.abandon()
+    return exporter
+
+
+def _assignments(values: Mapping[str, Any], names: Iterable[str]) -> str:
+    return ", ".join(f"{name}={values[name]!r}" for name in names)
 
 
 def _do_nothing() -> None:

@@ -42,13 +42,6 @@ class Session:
         self._stopped = False
 
     @property
-    def already_running(self) -> str:
-        """The error message for ``start_exporter()`` while this session runs."""
-        return (
-            "a job is traced already: call start_exporter() before start_job(), which then uses it"
-        )
-
-    @property
     def internal_errors(self) -> InternalErrors:
         """The counter of internal errors."""
         return self.instrumentation.internal_errors
@@ -291,8 +284,8 @@ def calling_packages() -> list[str]:
     frame = sys._getframe(1)  # noqa: SLF001 - inspect would read the source of every caller
     while frame.f_back is not None and _top_package(frame.f_globals) == "aiometrics":
         frame = frame.f_back
-    tops = {_top_package(frame.f_globals), main_package()} - {None, "__main__", "aiometrics"}
-    return sorted(top for top in tops if top is not None)
+    tops = {_top_package(frame.f_globals), main_package()} - {"__main__", "aiometrics"}
+    return sorted(top for top in tops if top)
 
 
 def with_application(options: RecordingOptions, packages: Iterable[str]) -> RecordingOptions:
@@ -301,4 +294,5 @@ def with_application(options: RecordingOptions, packages: Iterable[str]) -> Reco
 
 
 def _top_package(module_globals: dict[str, Any]) -> str:
-    return str(module_globals.get("__name__", "")).partition(".")[0]
+    name = module_globals.get("__name__")  # None in exec(code, {})
+    return name.partition(".")[0] if isinstance(name, str) else ""

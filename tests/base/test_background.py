@@ -32,6 +32,7 @@ def endpoints_on(port: int) -> Endpoints:
         None,
         InternalErrors(),
         INFO,
+        shared=True,
     )
 
 

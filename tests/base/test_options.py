@@ -54,6 +54,7 @@ def test_defaults_are_the_documented_ones() -> None:
         web_config="",
         request_timeout=10.0,
         max_connections=16,
+        on_error="retry",
     )
     assert (recording, serving) == (RecordingOptions(), ServingOptions()) == resolve(environ={})
 
@@ -79,6 +80,7 @@ OTHERS: dict[str, Any] = {
     "library": ("acme",),
     "request_timeout": 11.0,
     "max_connections": 12,
+    "on_error": "raise",
     "watchdog": False,
     "watchdog_interval": 13.0,
     "directory": "/nowhere",
@@ -119,6 +121,8 @@ SAMPLE = (
     "(1/10, 0.01; N up to 1 000 000), not"
 )
 ADDR = "use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"
+NO_HOST = "addr must be a host name or an IP address, not the unix socket or URL"
+ADDR_WHY = "which Prometheus cannot scrape"
 OBJECTIVES = "seconds by type of request, such as {'GET /orders/{id}': 0.25}"
 TOO_MANY = "raise max_requests, which is 1, to at least that number"
 
@@ -136,6 +140,8 @@ TOO_MANY = "raise max_requests, which is 1, to at least that number"
             ValueError,
             f"addr must not be empty; {ADDR}",
         ),
+        ({"addr": "/run/shop.sock"}, ValueError, f"{NO_HOST} '/run/shop.sock', {ADDR_WHY}; {ADDR}"),
+        ({"addr": "unix:shop"}, ValueError, f"{NO_HOST} 'unix:shop', {ADDR_WHY}; {ADDR}"),
         ({"web_config": 1}, TypeError, "web_config must be a path, not 1"),
         ({"segment_buckets": ()}, ValueError, f"segment_buckets {ASCENDING} ()"),
         ({"segment_buckets": (2.0, 1.0)}, ValueError, f"segment_buckets {ASCENDING} (2.0, 1.0)"),
@@ -223,6 +229,8 @@ TOO_MANY = "raise max_requests, which is 1, to at least that number"
         ),
         ({"request_timeout": -1}, ValueError, f"request_timeout {SECONDS} -1"),
         ({"max_connections": 0}, ValueError, "max_connections must be from 1 to 10000, not 0"),
+        ({"on_error": "ignore"}, ValueError, "on_error must be 'retry' or 'raise', not 'ignore'"),
+        ({"on_error": 1}, TypeError, "on_error must be a string, not 1"),
         ({"watchdog": 1}, TypeError, "watchdog must be True or False, not 1"),
         ({"watchdog_interval": 0}, ValueError, f"watchdog_interval {SECONDS} 0"),
     ],
@@ -276,6 +284,7 @@ def test_unknown_option_is_refused() -> None:
         ("AIOMETRICS_LIBRARY", "vendored", "library", ("vendored",)),
         ("AIOMETRICS_REQUEST_TIMEOUT", "2.5", "request_timeout", 2.5),
         ("AIOMETRICS_MAX_CONNECTIONS", "3", "max_connections", 3),
+        ("AIOMETRICS_ON_ERROR", "raise", "on_error", "raise"),
         ("AIOMETRICS_WATCHDOG", "Off", "watchdog", False),
         ("AIOMETRICS_WATCHDOG", "1", "watchdog", True),
         ("AIOMETRICS_WATCHDOG_INTERVAL", "0.2", "watchdog_interval", 0.2),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -174,12 +177,14 @@ def test_a_blocked_loop_is_scraped_while_it_is_blocked(exporter: aiometrics.Expo
     )
 
 
-def test_a_taken_port_is_refused_at_the_call() -> None:
+def test_a_taken_port_is_refused_at_the_call_if_asked() -> None:
     """The error names port, address and what to do, and nothing has changed."""
     before = asyncio.Task, vars(asyncio.BaseEventLoop)["create_task"]
     with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
         taken = exporter.port
-        code = f"import aiometrics; aiometrics.start_exporter({taken}, '127.0.0.1')"
+        code = (
+            f"import aiometrics\naiometrics.start_exporter({taken}, '127.0.0.1', on_error='raise')"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], check=False, capture_output=True, text=True
         )
@@ -190,15 +195,25 @@ def test_a_taken_port_is_refused_at_the_call() -> None:
     assert before == (asyncio.Task, vars(asyncio.BaseEventLoop)["create_task"])
 
 
-def test_a_second_exporter_is_refused(exporter: aiometrics.Exporter) -> None:
-    """The error names the first and what to do; after stop() another may start."""
-    with pytest.raises(
-        RuntimeError,
-        match=re.escape(
-            f"an exporter already runs at {exporter.url}: use that one, or call its stop()"
-        ),
-    ):
-        aiometrics.start_exporter(0, LOCAL)
+def test_a_second_start_gives_the_running_exporter(
+    exporter: aiometrics.Exporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Options that it was not started with are named in a warning; after stop() another may start.
+
+    A module that starts an exporter is imported twice if the program runs it and a server imports
+    it.
+    """
+    assert aiometrics.start_exporter(0, LOCAL, registry=None) is exporter
+    assert [] == caplog.messages
+    assert aiometrics.start_exporter(0, LOCAL, registry=None, sample=0.5) is exporter
+    warning = (
+        f"aiometrics: the exporter at {exporter.url} goes on with sample=1.0, not with sample=0.5: "
+        "start it once with all options, or call its stop() before starting another"
+    )
+    assert [warning] == caplog.messages
+    with pytest.raises(ValueError, match="sample"):
+        aiometrics.start_exporter(0, LOCAL, registry=None, sample=3)
+    assert 200 == get(exporter)[0]
     exporter.stop()
     exporter.stop()
     with aiometrics.start_exporter(0, LOCAL, registry=None) as another:
@@ -206,6 +221,93 @@ def test_a_second_exporter_is_refused(exporter: aiometrics.Exporter) -> None:
         # The first one does not stop another.
         exporter.stop()
         assert 200 == get(another)[0]
+
+
+def test_a_taken_port_does_not_stop_a_service(
+    free_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is traced meanwhile, a warning is logged once, and it has the port when that is free."""
+    caplog.set_level(logging.INFO)
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stranger.bind((LOCAL, free_port))
+        stranger.listen()
+        exporter = aiometrics.start_exporter(free_port, LOCAL, registry=None)
+        asyncio.run(works())
+        for _ in range(2):
+            exporter._endpoints.take_over()
+        assert 1 == len(caplog.messages)
+        assert f"cannot serve metrics on port {free_port}" in caplog.messages[0]
+        assert "tries again every second" in caplog.messages[0]
+    with exporter:
+        while not exporter._endpoints.bound:
+            time.sleep(0.01)
+        text = get(exporter)[2]
+    assert 1 == values(text, "asyncio_tasks_created_total")[WORKS,]
+
+
+TWICE = """
+import asyncio, sys
+import aiometrics
+exporter = aiometrics.start_exporter(port=0, addr="127.0.0.1")
+if __name__ == "__main__":
+    import twice
+    print(twice.exporter is exporter)
+"""
+
+
+def test_a_module_that_is_imported_twice_starts_one_exporter(tmp_path: Path) -> None:
+    """As with ``uvicorn.run("web:app")`` at the end of ``web.py``."""
+    (tmp_path / "twice.py").write_text(TWICE)
+    done = subprocess.run(
+        [sys.executable, "twice.py"], check=False, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (0, "True\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_it_starts_in_code_without_a_name() -> None:
+    """As ``exec(code, {})`` runs it."""
+    code = "import aiometrics; aiometrics.start_exporter(0, '127.0.0.1', registry=None).stop()"
+    exec(code, {})  # noqa: S102 - the test is about it
+
+
+IN_SUB_INTERPRETER = """
+import aiometrics
+with aiometrics.start_exporter(0, "127.0.0.1") as exporter:
+    print("up", flush=True)
+try:
+    aiometrics.start_exporter(0, "127.0.0.1", on_error="raise")
+except RuntimeError as error:
+    print(error, flush=True)
+"""
+SUB_INTERPRETER = """
+import sys
+from concurrent import interpreters
+interpreter = interpreters.create()
+interpreter.exec(sys.argv[1])
+interpreter.close()
+"""
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 14),
+    reason="importing asyncio in a sub-interpreter crashes before Python 3.13, and only "
+    "Python 3.14 has a public way to make one",
+)
+def test_a_sub_interpreter_without_daemon_threads_is_left_alone() -> None:
+    """Nothing is traced there, and the log says why."""
+    done = subprocess.run(
+        [sys.executable, "-c", SUB_INTERPRETER, IN_SUB_INTERPRETER],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    reason = (
+        "this sub-interpreter allows no daemon threads, which aiometrics needs: nothing is traced "
+        "here; start the exporter in the main interpreter"
+    )
+    assert (0, f"up\n{reason}\n") == (done.returncode, done.stdout), done.stderr
+    assert f"aiometrics: {reason}\n" == done.stderr
 
 
 @pytest.mark.parametrize(
