@@ -17,18 +17,29 @@ from aiometrics.base.http.web_config import path_of
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
 from aiometrics.exporter.scrape import ScrapeHandler
+from aiometrics.exporter.service import Service
 from aiometrics.exposition.collector import Registry
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.pages.snapshot import Snapshot
 
 logger = logging.getLogger("aiometrics")
 
+_STANDS_BY = (
+    "aiometrics: port %s is taken, probably by another process of this service: "
+    "this process stands by"
+)
+_TAKEN = (
+    "aiometrics: %s.%s Meanwhile this process is traced, and tries again every second "
+    "(on_error='raise' refuses to start instead)"
+)
+
 
 class Endpoints:
     """Serves the snapshots of ``source()`` and the metrics of ``registry`` as ``options`` say.
 
     The port is taken by :meth:`bind`, answered from :meth:`start` on and freed by :meth:`close`.
-    If the pages are ``shared``, another process that has the port probably answers for us.
+    In a ``service`` only the leader takes the port, and the others stand by. If there is none and
+    the pages are ``shared``, any process that has the port probably answers for this one.
     """
 
     def __init__(
@@ -40,8 +51,10 @@ class Endpoints:
         info: ExporterInfo,
         *,
         shared: bool = False,
+        service: Service | None = None,
     ) -> None:
         self._options = options
+        self._service = service
         self._shared = shared
         self._title = f"aiometrics {info.version} ({info.implementation})"
         self._report = partial(internal_errors.report, outcome=STAYS_ON)
@@ -53,7 +66,7 @@ class Endpoints:
         self._access_control = self._new_access_control()
         self._encrypted = self._access_control is not None and self._access_control.encrypted
         self._server: HttpServer | None = None
-        self._standing_by = False
+        self._logged: set[str] = set()
         fork.forget_in_child(self, fork.Stage.LOCKS, Endpoints._forget_server)
 
     @property
@@ -91,35 +104,40 @@ class Endpoints:
             access_control=self._access_control or self._new_access_control(),
         )
 
-    def try_to_bind(self) -> bool:
+    def try_to_bind(self, *, or_raise: bool = False) -> bool:
         """Bind the port, and return False if another process has it, which is logged once.
 
-        Raises ``OSError`` if binding fails for another reason.
+        Raises ``OSError`` if binding fails for another reason; with ``or_raise`` also if the
+        process that has the port does not answer for this one.
         """
+        if self._service is not None and not self._service.lead():
+            self._log_once(logging.INFO, _STANDS_BY, self.port)
+            return False
         try:
             self.bind()
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            if not self._standing_by:
-                self._log_taken(error)
-            self._standing_by = True
+            if self._shared:
+                self._log_once(logging.INFO, _STANDS_BY, self.port)
+            elif or_raise:
+                raise
+            else:
+                self._log_once(logging.WARNING, _TAKEN, error.strerror, self._other_service())
             return False
+        if self._service is not None:
+            self._service.announce()
         return True
 
-    def _log_taken(self, error: OSError) -> None:
-        if self._shared:
-            logger.info(
-                "aiometrics: port %s is taken, probably by another process of this service: "
-                "this process stands by",
-                self.port,
-            )
-            return
-        logger.warning(
-            "aiometrics: %s. Meanwhile this process is traced, and tries again every second "
-            "(on_error='raise' refuses to start instead)",
-            error.strerror,
-        )
+    def _log_once(self, level: int, message: str, *values: object) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            logger.log(level, message, *values)
+
+    def _other_service(self) -> str:
+        """Return a sentence about the service that has the port, if aiometrics exports it."""
+        other = "" if self._service is None else self._service.owner_of_port()
+        return f" Another service has it, {other}: give each a port of its own." if other else ""
 
     def start(self) -> None:
         """Begin to answer, if this process has the port.
@@ -131,7 +149,7 @@ class Endpoints:
         try:
             self._server.start()
         except BaseException:
-            self._server.close()
+            self.close()
             self._server = None
             raise
 
@@ -145,6 +163,8 @@ class Endpoints:
         """Free the port. Does nothing in a forked child, whose parent serves it."""
         if self._server is not None:
             self._server.close()
+        if self._service is not None:
+            self._service.resign()
 
     def _forget_server(self) -> None:
         """In a forked child: drop the server, which is the parent's, and inherited locks."""

@@ -17,6 +17,7 @@ from aiometrics.base.background import Periodic, daemon_threads_allowed
 from aiometrics.base.options import Options, RecordingOptions, ServingOptions, resolve
 from aiometrics.base.yielding import give_way
 from aiometrics.exporter.endpoints import Endpoints
+from aiometrics.exporter.service import Service, service_of
 from aiometrics.exporter.session import (
     INFO,
     Session,
@@ -46,18 +47,22 @@ class Exporter(Session):
         recording: RecordingOptions,
         instrumentation: Instrumentation,
         registry: Registry | None,
+        service: Service | None,
     ) -> None:
         super().__init__(recording, instrumentation)
         self._options = options
         self._registry = registry
+        self._service = service
+        self._inherited = False
         source = partial(instrumentation.snapshot, give_way)
         self._endpoints = Endpoints(
             options.serving,
             source,
-            _registry_of_all_processes(registry) if options.recording.directory else registry,
+            _registry_of_all_processes(registry) if self.survives_fork else registry,
             instrumentation.internal_errors,
             INFO,
             shared=bool(options.recording.directory),
+            service=service,
         )
         self._periodic: Periodic | None = None
 
@@ -81,8 +86,11 @@ class Exporter(Session):
 
         If it raises, everything is as before.
         """
-        self._bind()
+        refuses = self.serving.on_error == "raise"
+        bound = self._endpoints.try_to_bind(or_raise=refuses)
         try:
+            if not bound:
+                self.instrumentation.share_pages()
             self._endpoints.start()
             self._start_periodic()
             super().start()
@@ -90,11 +98,17 @@ class Exporter(Session):
             self._end()
             raise
 
-    def warn_of_unused(self, options: Options, registry: Registry | None) -> None:
-        """Log a warning if this exporter was started with other options or another registry."""
+    def serves(self, options: Options, registry: Registry | None) -> bool:
+        """Return whether this exporter is the one to go on when it is asked for ``options``.
+
+        If it was started with others, it goes on with those, and a warning names them. A forked
+        child may have an exporter of its own instead of what it inherited.
+        """
         asked = options.values() | {"registry": registry}
         held = self._options.values() | {"registry": self._registry}
         unused = [name for name, value in asked.items() if value != held[name]]
+        if unused and self._inherited:
+            return False
         if unused:
             logger.warning(
                 "aiometrics: the exporter at %s goes on with %s, not with %s: "
@@ -103,6 +117,7 @@ class Exporter(Session):
                 _assignments(held, unused),
                 _assignments(asked, unused),
             )
+        return True
 
     @property
     def survives_fork(self) -> bool:
@@ -110,7 +125,7 @@ class Exporter(Session):
 
         Without one its numbers would have nowhere to go.
         """
-        return bool(self.recording.directory)
+        return bool(self.recording.directory) or self._service is not None
 
     def resume_in_child(self) -> None:
         """In a forked child: trace its loops too, on pages of its own.
@@ -121,6 +136,7 @@ class Exporter(Session):
             new_watchdog(self.instrumentation, self.recording) if self.recording.watchdog else None
         )
         self._periodic = None
+        self._inherited = True
         self.instrumentation.on_loop = self._start_threads
         try:
             self.instrumentation.instrument_every_loop()
@@ -133,15 +149,9 @@ class Exporter(Session):
             self._watchdog.start()
         self._start_periodic()
 
-    def _bind(self) -> None:
-        if self.serving.on_error == "raise" and not self.recording.directory:
-            self._endpoints.bind()
-        else:
-            self._endpoints.try_to_bind()
-
     def _start_periodic(self) -> None:
-        if self.recording.directory or not self._endpoints.bound:
-            # Other processes read our pages, and the port may become free at any time.
+        if not self._endpoints.bound or self.instrumentation.shares_pages:
+            # The port may become free at any time, and other processes read our pages.
             self._periodic = Periodic(
                 self.internal_errors, self.instrumentation.maintain, self._endpoints.take_over
             )
@@ -234,7 +244,8 @@ def start_exporter(
         Where all processes of the service keep their pages, such as ``"/run/aiometrics"``
         (``AIOMETRICS_DIR``). One of them has the port and answers for all; when it is gone,
         another takes over. Forked children are traced too. The directory must belong to the
-        service alone.
+        service alone. On Linux, processes that descend from one supervisor and were given one port
+        do all this without it, in a directory of their own, unless the port is 0.
 
     If an exporter runs already, that one is returned, and options that it was not started with are
     named in a warning. In a sub-interpreter that allows no daemon threads nothing is traced, which
@@ -295,9 +306,10 @@ def _start(options: Options, registry: Registry | None, application: Iterable[st
     with process.lock:
         running = process.session
         if isinstance(running, Exporter):
-            running.warn_of_unused(options, registry)
-            return running
-        if running is not None:
+            if running.serves(options, registry):
+                return running
+            running.stop()
+        elif running is not None:
             raise RuntimeError(
                 "a job is traced already: call start_exporter() before start_job(), "
                 "which then uses it"
@@ -305,7 +317,10 @@ def _start(options: Options, registry: Registry | None, application: Iterable[st
         if not daemon_threads_allowed():
             return _inert(options, registry)
         recording = with_application(options.recording, application)
-        exporter = Exporter(options, recording, instrumentation_for(recording), registry)
+        service = None if recording.directory else service_of(options.serving.port)
+        exporter = Exporter(
+            options, recording, instrumentation_for(recording, service), registry, service
+        )
         exporter.start()
         process.set_session(exporter)
         return exporter
@@ -330,7 +345,7 @@ def _inert(options: Options, registry: Registry | None) -> Exporter:
         raise RuntimeError(message)
     logger.warning("aiometrics: %s", message)
     recording = replace(options.recording, watchdog=False)
-    exporter = Exporter(options, recording, Instrumentation(recording), registry)
+    exporter = Exporter(options, recording, Instrumentation(recording), registry, None)
     exporter.abandon()
     return exporter
 

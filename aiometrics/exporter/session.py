@@ -17,6 +17,7 @@ from aiometrics.base import fork
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import RecordingOptions, resolve
 from aiometrics.base.version import __version__
+from aiometrics.exporter.service import Service
 from aiometrics.exposition.collector import SnapshotCollector
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.hotspots import Hotspots, find_hotspots
@@ -145,7 +146,7 @@ def start_session() -> tuple[Session, bool]:
         if process.session is not None:
             return process.session, False
         options = _without_directory(with_application(resolve().recording, calling_packages()))
-        instrumentation = instrumentation_for(options)
+        instrumentation = instrumentation_for(options, None)
         session = Session(options, instrumentation)
         session.start()
         process.set_session(session)
@@ -228,11 +229,18 @@ def report(probe: str, error: BaseException) -> None:
     internal_errors.report(probe, error, STAYS_ON)
 
 
-def instrumentation_for(options: RecordingOptions) -> Instrumentation:
-    """Return the instrumentation that ``instrument(loop)`` made, to go on with it, or a new one."""
+def instrumentation_for(options: RecordingOptions, service: Service | None) -> Instrumentation:
+    """Return the instrumentation that ``instrument(loop)`` made, to go on with it, or a new one.
+
+    The pages of the root of a ``service`` are private, since it reads those of the others.
+    """
     running = process.instrumentation
     if running is None:
-        return Instrumentation(options, directory=_directory(options))
+        return Instrumentation(
+            options,
+            directory=_directory(options) if service is None else service.directory,
+            private=service is not None and service.is_root,
+        )
     if not running.options.same_pages(options):
         raise RuntimeError(
             f"instrument(loop) already traces with {running.options}: "

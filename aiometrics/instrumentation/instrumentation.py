@@ -39,8 +39,9 @@ class Instrumentation:
     """Traces the tasks of chosen loops, or of every loop of the process, until :meth:`remove`.
 
     ``clock`` times everything and ``unix_clock`` turns its readings into times of day; both return
-    ns. With a shared ``directory``, which must have been prepared, the pages are there. ``seed``
-    returns where the recorder of a loop begins to draw its sample of tasks.
+    ns. With a shared ``directory``, which must have been prepared, the pages are there, unless they
+    are ``private``. ``seed`` returns where the recorder of a loop begins to draw its sample of
+    tasks.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Instrumentation:
         internal_errors: InternalErrors | None = None,
         implementation: Implementation = DEFAULT_IMPLEMENTATION,
         directory: SharedDirectory | None = None,
+        private: bool = False,
         seed: Callable[[], int] = random_seed,
     ) -> None:
         self.options = options
@@ -69,6 +71,7 @@ class Instrumentation:
             internal_errors=self.internal_errors,
             directory=directory,
             guard=implementation.guard,
+            private=private,
         )
         #: Writes the records of single requests: lines of the slow log, and traces.
         self.work_queue = WorkQueue(RECORD_KINDS, self.internal_errors)
@@ -115,6 +118,15 @@ class Instrumentation:
         Does nothing if the loop is not traced.
         """
         self._loops.drop(loop)
+
+    @property
+    def shares_pages(self) -> bool:
+        """Whether other processes read the pages of this one."""
+        return self._slot_pool.shared
+
+    def share_pages(self) -> None:
+        """Let the pages of all loops from now on be in the shared directory."""
+        self._slot_pool.private = False
 
     @property
     def idle(self) -> bool:

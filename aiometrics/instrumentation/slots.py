@@ -53,7 +53,8 @@ class SlotPool:
 
     Slots are never removed, so counters never fall. With a shared ``directory`` the pages are
     there, where other processes read them, and continue them once this process is gone; ``guard``
-    is called with the memory of each.
+    is called with the memory of each. If pages are ``private``, they stay in the memory of this
+    process, which reads those of others; pages of a forked child are never private.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class SlotPool:
         internal_errors: InternalErrors,
         directory: SharedDirectory | None = None,
         guard: Callable[[Memory], None] = lambda _: None,
+        private: bool = False,
     ) -> None:
         self._page_format = page_format
         self._max_loops = max_loops
@@ -74,11 +76,17 @@ class SlotPool:
         self._internal_errors = internal_errors
         self._directory = directory
         self._guard = guard
+        self.private = private
         self._slots: list[Slot] = []
         # Reentrant, because garbage collection in the middle may run a finalizer of the
         # application's that makes a loop.
         self._lock = threading.RLock()
         fork.forget_in_child(self, fork.Stage.PAGES, SlotPool._forget)
+
+    @property
+    def shared(self) -> bool:
+        """Whether pages are in the directory."""
+        return self._directory is not None and not self.private
 
     def claim(self, thread_name: str) -> Slot | None:
         """Claim a slot for a loop of that thread; ``None``, which is counted, if there is none.
@@ -89,9 +97,9 @@ class SlotPool:
         """
         with self._lock:
             slot = (
-                self._slot_named(_NUMBERS.sub(r"\1", thread_name))
-                if self._directory is None
-                else self._slot_in_directory(self._directory)
+                self._slot_in_directory(self._directory)
+                if self._directory is not None and not self.private
+                else self._slot_named(_NUMBERS.sub(r"\1", thread_name))
             )
             if slot is None:
                 self._slots[0].page.words[HEADER["overflow_loop"]] += 1
@@ -140,6 +148,7 @@ class SlotPool:
         """In a forked child, forget the slots: they are the parent's."""
         self._lock = threading.RLock()
         self._slots = []
+        self.private = False
 
     def warn_if_deleted(self) -> None:
         """Log a warning if pages were deleted from the shared directory."""
@@ -161,21 +170,26 @@ class SlotPool:
 
         Also returns how many pages of other processes were skipped, by reason.
         """
+        private: list[PageView] = []
+        shared: dict[int, PageView] = {}
         slots = self.all()
-        own = {
-            slot.name: labelled(view, slot.name)
-            for slot in slots
-            if (view := _view(slot, now_ns, unix_ns, pause)) is not None
-        }
-        if self._directory is None:
-            return list(own.values()), {}
-        others = self._directory.read(
-            {int(slot.name) for slot in slots}, self._page_format, now_ns, unix_ns, pause
-        )
-        found = {**{int(name): view for name, view in own.items()}, **others.pages}
+        for slot in slots:
+            view = _view(slot, now_ns, unix_ns, pause)
+            if view is None:
+                continue
+            if slot.claimed is None:
+                private.append(labelled(view, slot.name))
+            else:
+                shared[slot.claimed.number] = labelled(view, slot.name)
+        if self._directory is None or (self.private and not self._directory.exists):
+            return private, {}
+        damaged = len(slots) - len(private) - len(shared)
+        own = {slot.claimed.number for slot in slots if slot.claimed is not None}
+        others = self._directory.read(own, self._page_format, now_ns, unix_ns, pause)
+        shared.update(others.pages)
         skipped = Counter(others.skipped)
-        skipped["damaged"] += len(slots) - len(own)
-        return [found[number] for number in sorted(found)], skipped
+        skipped["damaged"] += damaged
+        return [*private, *(shared[number] for number in sorted(shared))], skipped
 
     def _slot_named(self, thread_name: str) -> Slot | None:
         name = _unique(thread_name, {slot.name for slot in self._slots if not slot.free})

@@ -42,7 +42,7 @@ def _advice(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             ". Give another port, or port=0 for any free one; "
-            "several workers need a port each, or a shared directory"
+            "programs started one by one need a port each, or a shared directory"
         )
     if error.errno == errno.EACCES:
         return ". Ports below 1024 need a privilege: give one above, or port=0 for any free one"

@@ -86,13 +86,18 @@ class SharedDirectory:
         self.path = path
         self._warnings: set[str] = set()
 
-    def prepare(self) -> None:
+    def prepare(self) -> bool:
         """Create the directory if necessary, and warn if it is not in memory.
 
-        Raises ``DirectoryError`` if it cannot be created, belongs to another user, or others can
-        write to it.
+        Returns whether this call created it. Raises ``DirectoryError`` if it cannot be created,
+        belongs to another user, or others can write to it.
         """
-        self._directory.prepare()
+        return self._directory.prepare()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a directory of that name."""
+        return Path(self.path).is_dir()
 
     def check(self) -> None:
         """Raise ``DirectoryError`` if the directory exists and cannot be used."""

@@ -6,7 +6,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
@@ -38,17 +38,22 @@ class PrivateDirectory:
         self.path = path
         self._warned = False
 
-    def prepare(self) -> None:
+    def prepare(self) -> bool:
         """Create the directory if necessary, and warn once if it is not in memory.
 
-        Raises :class:`DirectoryError` if it cannot be created, and as :meth:`opened` does.
+        Returns whether this call created it. Raises :class:`DirectoryError` if it cannot be
+        created, and as :meth:`opened` does.
         """
-        with suppress(FileExistsError):
-            self._make()
+        made = self._make()
         with self.opened():
             pass
+        if not self._warned:
+            self._warn_if_on_disk()
+        return made
+
+    def _warn_if_on_disk(self) -> None:
         filesystem = filesystem_of(self.path)
-        if filesystem is None or in_memory(filesystem) or self._warned:
+        if filesystem is None or in_memory(filesystem):
             return
         self._warned = True
         logger.warning(
@@ -77,16 +82,17 @@ class PrivateDirectory:
         finally:
             os.close(directory)
 
-    def _make(self) -> None:
+    def _make(self) -> bool:
         try:
             Path(self.path).mkdir(mode=0o700)
         except FileExistsError:
-            raise
+            return False
         except OSError as error:
             advice = f"Make it for user {os.geteuid()}, with mode 0700"
             raise DirectoryError(
                 error.errno, f"cannot make the directory {self.path!r}: {error.strerror}. {advice}"
             ) from None
+        return True
 
     def _check(self, found: os.stat_result) -> None:
         if found.st_uid != os.geteuid():

@@ -1,0 +1,72 @@
+"""Removes the directory of a service once its last process is gone, however that ended.
+
+Run as a program, which must not need the package: ``janitor.py DIRECTORY PID STARTED``. No process
+of the service could do it: a worker cannot know that its supervisor is about to end too, and none
+of them acts when it is killed.
+"""
+
+import os
+import sys
+import time
+
+INTERVAL_SECONDS = 0.5
+
+
+def lives(pid: int, started: int) -> bool:
+    """Return whether the process has not ended. It started that many clock ticks after the boot."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in "ZX" and fields[19] == str(started)
+
+
+def is_written(directory: str) -> bool:
+    """Return whether a process holds the lock of one of the pages."""
+    import fcntl  # noqa: PLC0415 - not every system has it
+
+    for entry in os.scandir(directory):
+        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def remove_if_abandoned(directory: str, pid: int, started: int) -> bool:
+    """Remove the directory if that process and all that write there are gone.
+
+    Returns whether it is gone.
+    """
+    if lives(pid, started):
+        return False
+    try:
+        if is_written(directory):
+            return False
+        for name in os.listdir(directory):
+            os.unlink(f"{directory}/{name}")
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # it was written to in between, or is not ours
+    return True
+
+
+def main(directory: str, pid: int, started: int) -> None:
+    """Wait in the background until the directory can be removed."""
+    if os.fork():
+        os._exit(0)  # so that it is no child of a process of the service
+    os.setsid()
+    os.closerange(3, 4096)
+    os.chdir("/")
+    while os.path.isdir(directory) and not remove_if_abandoned(directory, pid, started):
+        time.sleep(INTERVAL_SECONDS)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,318 @@
+"""Workers of one service find each other, without an option and on real servers.
+
+They share one port and one private directory, of which nothing is left after them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from soak import ports
+from soak.metrics import Exposition
+from support.servers import SERVERS, STARLETTE, Running, Server, running, until
+
+from aiometrics.base.processes import root_process
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells who descends from whom"
+)
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the directories are
+UVICORN = Server(STARLETTE, ("-m", "uvicorn", "web:app", "--port", "{port}", "--workers", "2"))
+
+
+def directories(server: Running) -> list[Path]:
+    """Return the directories of the services that were given the port of ``server``."""
+    return list(SHARED_MEMORY.glob(f"aiometrics-*-{server.metrics}-*-*"))
+
+
+def janitors(server: Running) -> list[int]:
+    """Return the processes that remove these directories."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue
+        if b"janitor.py" in words and f"-{server.metrics}-".encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def nothing_is_left(server: Running) -> bool:
+    """Return whether the directories and the processes of a service are gone."""
+    return not directories(server) and not janitors(server)
+
+
+def falls(earlier: Exposition, later: Exposition) -> list[object]:
+    """Return the counters that went down or vanished."""
+    return [
+        (key, value, later.samples.get(key))
+        for key, value in earlier.samples.items()
+        if key[0].endswith(("_total", "_bucket", "_count", "_sum"))
+        and later.samples.get(key, -1.0) < value
+    ]
+
+
+def scraped(server: Running) -> Exposition:
+    """Return what the port shows as soon as a process answers."""
+    found: list[Exposition] = []
+
+    def answered() -> bool:
+        answer = server.exposition()
+        if answer is not None:
+            found.append(answer)
+        return answer is not None
+
+    until(answered, "a process to answer scrapes")
+    return found[0]
+
+
+#: The others start slowly, or are the same for us.
+SOME = (
+    "uvicorn, reload",
+    "uvicorn.run in __main__, 2 workers",
+    "gunicorn, uvicorn's workers",
+    "gunicorn, preload",
+    "hypercorn",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in SOME else pytest.param(name, marks=pytest.mark.long) for name in SERVERS],
+)
+def test_all_requests_are_counted_at_one_port(name: str, tmp_path: Path) -> None:
+    """Whichever worker handles them. Nothing is left when the server has ended."""
+    with running(SERVERS[name], tmp_path) as server:
+        for _ in range(40):
+            server.request()
+        scraped(server)
+        until(lambda: server.counted() == server.handled(), "all requests to be counted")
+        assert 40 < server.handled()
+        server.end()
+    until(lambda: nothing_is_left(server), "the directory to be removed")
+    assert "Traceback" not in server.log()
+
+
+def test_workers_that_restart_continue_their_counters(tmp_path: Path) -> None:
+    """Also the only worker of a service, so that no process is left to keep the counters."""
+    arguments = (
+        *("-m", "gunicorn", "web:app", "--bind", "127.0.0.1:{port}", "--no-control-socket"),
+        *("-w", "1", "-k", "uvicorn_worker.UvicornWorker", "--max-requests", "5"),
+    )
+    pids: set[int] = set()
+    with running(Server(STARLETTE, arguments), tmp_path) as server:
+        seen = scraped(server)
+        while len(pids) < 4:
+            try:
+                pids.add(server.request())
+            except (OSError, http.client.HTTPException):
+                continue
+        later = scraped(server)
+        assert [] == falls(seen, later)
+        until(lambda: server.counted() == server.handled(), "all requests to be counted")
+    until(lambda: nothing_is_left(server), "the directory to be removed")
+
+
+def test_two_services_with_one_port_are_told_apart(tmp_path: Path) -> None:
+    """The second one comes up, is told which has the port, and gets it when that one has ended."""
+    first_directory, second_directory = tmp_path / "first", tmp_path / "second"
+    first_directory.mkdir()
+    second_directory.mkdir()
+    with ports.reserved() as port, running(UVICORN, first_directory, metrics=port) as first:
+        scraped(first)
+        with running(UVICORN, second_directory, metrics=port) as second:
+            for _ in range(10):
+                second.request()
+            first.request()
+            assert first.counted() == first.handled()
+            told = re.findall(
+                rf"cannot serve metrics on port {port} of .* Another service has it, "
+                rf"process {first.process.pid} \(.*uvicorn web:app.*\): give each",
+                second.log(),
+            )
+            assert 1 == len(told), second.log()
+            first.end()
+            until(lambda: second.exposition() is not None, "the second service to answer")
+            assert second.counted() == second.handled() > 10
+    until(lambda: nothing_is_left(second), "the directories to be removed")
+
+
+@pytest.fixture
+def load() -> Iterator[list[Running]]:
+    """Servers that are appended get requests all the time, whatever becomes of them."""
+    servers: list[Running] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.002):
+            for server in servers:
+                try:
+                    server.request()
+                except (OSError, http.client.HTTPException, AssertionError):
+                    continue
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    yield servers
+    over.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.long
+def test_no_counter_falls_when_workers_are_killed(tmp_path: Path, load: list[Running]) -> None:
+    """Fifty times under load, with scrapes all the time; two services do not mix."""
+    seen: dict[int, list[Exposition]] = {}
+    names = ["gunicorn, uvicorn's workers", "uvicorn, 4 workers"]
+    places = [tmp_path / "gunicorn", tmp_path / "uvicorn"]
+    for place in places:
+        place.mkdir()
+    with running(SERVERS[names[0]], places[0]) as one, running(SERVERS[names[1]], places[1]) as two:
+        load += [one, two]
+        for number in range(50):
+            server = (one, two)[number % 2]
+            victims: list[int] = []
+
+            def found(victims: list[int] = victims, server: Running = server) -> bool:
+                try:
+                    victims.append(server.request())
+                except (OSError, http.client.HTTPException):
+                    return False
+                return True
+
+            until(found, "a worker to answer")
+            os.kill(victims[0], signal.SIGKILL)
+            for each in (one, two):
+                seen.setdefault(each.port, []).append(scraped(each))
+        load.clear()
+        for server in (one, two):
+            shown = seen[server.port]
+            assert [] == [fall for pair in itertools.pairwise(shown) for fall in falls(*pair)]
+            until(lambda server=server: server.exposition() is not None, "an answer")  # type: ignore[misc]
+            # A worker that was killed between its two counts has counted one of them.
+            assert abs(server.counted() - server.handled()) <= 50
+
+
+WAYS = {
+    "SIGTERM": [signal.SIGTERM],
+    "SIGINT": [signal.SIGINT],
+    "SIGQUIT": [signal.SIGQUIT],
+    "SIGHUP": [signal.SIGHUP],
+    "SIGKILL": [signal.SIGKILL],
+    "SIGINT twice": [signal.SIGINT, signal.SIGINT],
+    "SIGKILL of all": [],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["uvicorn, 4 workers", "uvicorn.run in __main__, 2 workers"])
+def test_nothing_is_left_behind(name: str, way: str, tmp_path: Path) -> None:
+    """However the service ends."""
+    with running(SERVERS[name], tmp_path) as server:
+        scraped(server)
+        assert 1 == len(directories(server)) == len(janitors(server))
+        for number in WAYS[way]:
+            server.process.send_signal(number)
+        if not WAYS[way]:
+            os.killpg(server.process.pid, signal.SIGKILL)
+        if way != "SIGHUP":
+            server.process.wait(300)
+    until(lambda: nothing_is_left(server), "the directory to be removed")
+
+
+METHODS = """
+import asyncio, multiprocessing, os, sys, urllib.request
+import aiometrics
+exporter = aiometrics.start_exporter(int(sys.argv[2]), "127.0.0.1", registry=None)
+
+async def work():
+    await asyncio.sleep(0)
+
+async def main():
+    for _ in range(10):
+        await asyncio.create_task(work())
+
+def child():
+    asyncio.run(main())
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    asyncio.run(main())
+    for _ in range(3):
+        process = context.Process(target=child)
+        process.start()
+        process.join()
+        assert 0 == process.exitcode
+    for line in urllib.request.urlopen(exporter.url).read().decode().splitlines():
+        if line.startswith("asyncio_tasks_created_total") and ".work" in line:
+            print(line.split()[-1])
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_children_of_multiprocessing_are_counted(
+    method: str, tmp_path: Path, free_port: int
+) -> None:
+    """Whichever way they are started, and although they have ended when the page is shown."""
+    (tmp_path / "program.py").write_text(METHODS)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "program.py", method, str(free_port)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    counts = [float(line) for line in done.stdout.split()]
+    # The module of the child of spawn has another name: __mp_main__.
+    assert (0, 40) == (done.returncode, sum(counts)), (done.stdout, done.stderr)
+
+
+OWN = """
+import os, sys
+import aiometrics
+first = aiometrics.start_exporter(int(sys.argv[1]), "127.0.0.1", registry=None)
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+again = aiometrics.start_exporter(int(sys.argv[1]), "127.0.0.1", registry=None)
+own = aiometrics.start_exporter(0, "127.0.0.1", registry=None)
+print(again is first, own is first, own.port > 0, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_forked_child_may_have_an_exporter_of_its_own(free_port: int) -> None:
+    """The same call gives the one that it inherited, another port another one."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OWN, str(free_port)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (0, "True False True\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+ROOT = "from aiometrics.base.processes import root_process; print(root_process().pid)"
+
+
+def test_another_program_is_no_worker() -> None:
+    """What a process starts by ``subprocess`` is its own root, as is this process."""
+    found = root_process()
+    assert found is not None
+    with subprocess.Popen([sys.executable, "-c", ROOT], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.pid == int(child.stdout.read())
