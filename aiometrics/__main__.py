@@ -6,6 +6,7 @@ Each command is a function that adds a parser and names the function that runs i
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from aiometrics.base.version import __version__
 from aiometrics.demo.faults import Fault, parse_faults
 from aiometrics.exporter.assets import export
 from aiometrics.exporter.sidecar import serve
+from aiometrics.launch.command import PATH, become, environment
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -168,6 +170,59 @@ def _serve(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = (
+        "run a Python program as it is, with an exporter in it and in its child processes; "
+        "options also come from AIOMETRICS_*"
+    )
+    parser = commands.add_parser(
+        "run",
+        help=about,
+        description=about.capitalize() + ".",
+        usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]",
+    )
+    parser.add_argument("--port", help=f"port of /metrics (default: {DEFAULT_PORT})")
+    parser.add_argument("--addr", help="address of /metrics (default: 0.0.0.0, every interface)")
+    parser.add_argument("--directory", metavar="DIR", help="as for start_exporter()")
+    parser.add_argument(
+        "--application", metavar="NAMES", help="packages that count as application code"
+    )
+    parser.add_argument(
+        "--no-children",
+        action="store_true",
+        help="trace only the program itself, and no process that it starts",
+    )
+    parser.add_argument(
+        "--no-middleware",
+        action="store_true",
+        help="give applications of FastAPI, Starlette and aiohttp no request middleware",
+    )
+    parser.add_argument(
+        "--print-path", action="store_true", help="print the directory for PYTHONPATH, and end"
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
+    parser.set_defaults(run=_run)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    if chosen.print_path:
+        print(PATH)
+        return 0
+    command = chosen.command[1:] if chosen.command[:1] == ["--"] else chosen.command
+    if not command:
+        return _fail("name the program to run: aiometrics run -- uvicorn web:app")
+    options = {name: getattr(chosen, name) for name in ("port", "addr", "directory", "application")}
+    switches = {"CHILDREN": chosen.no_children, "MIDDLEWARE": chosen.no_middleware}
+    off = {f"AIOMETRICS_{name}": "0" for name, given in switches.items() if given}
+    try:
+        become(command, environment(options, {**os.environ, **off}))
+    except OSError as error:
+        return _fail(f"cannot run {command[0]!r}: {error.strerror}")
+    except (TypeError, ValueError) as error:
+        return _fail(str(error))
+    return 0
+
+
 def _fail(message: str) -> int:
     sys.stderr.write(f"aiometrics: {message}\n")
     return 1
@@ -196,7 +251,7 @@ def _faults(text: str) -> frozenset[Fault]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-_COMMANDS = (_add_demo, _add_export_assets, _add_serve)
+_COMMANDS = (_add_run, _add_demo, _add_export_assets, _add_serve)
 
 if __name__ == "__main__":
     sys.exit(main())

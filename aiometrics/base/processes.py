@@ -26,6 +26,18 @@ class _Status(NamedTuple):
     forked: bool
 
 
+def this_process() -> Process | None:
+    """Return this process; ``None`` if the system does not tell when it started."""
+    found = _status(os.getpid())
+    return None if found is None else found.process
+
+
+def lives(process: Process) -> bool:
+    """Return whether the process has not ended."""
+    found = _status(process.pid)
+    return found is not None and found.process == process
+
+
 def root_process() -> Process | None:
     """Return the process that this one was forked from; ``None`` if the system does not tell.
 

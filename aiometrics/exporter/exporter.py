@@ -29,6 +29,7 @@ from aiometrics.exporter.session import (
 )
 from aiometrics.exposition.collector import MultiprocessMetrics, Registry
 from aiometrics.instrumentation.instrumentation import Instrumentation
+from aiometrics.recorder.places import main_package
 
 PROBE = "exporter"
 logger = logging.getLogger("aiometrics")
@@ -282,6 +283,12 @@ def start_exporter(
         directory=directory,
     )
     return _start(options, registry, calling_packages())
+
+
+def start_unasked() -> Exporter:
+    """Start an exporter with options from the environment, for a program that does not know it."""
+    package = main_package()
+    return _start(resolve(), REGISTRY, [] if package is None else [package])
 
 
 def starter(

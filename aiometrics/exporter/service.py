@@ -15,10 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from aiometrics.base import fork
-from aiometrics.base.processes import Process, command, namespace, root_process
+from aiometrics.base.processes import Process, command, lives, namespace, root_process
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
 from aiometrics.pages.multiprocess.service_directory import ServiceDirectory
 
+#: The variable that names the process that ``aiometrics run`` became, for all its descendants.
+RUN = "AIOMETRICS_RUN"
 _SOCKETS = Path("/proc/net/unix")
 _LISTENS = "00010000"
 
@@ -87,5 +89,12 @@ def service_of(port: int) -> Service | None:
     """
     if port == 0 or not SUPPORTED or sys.platform != "linux":
         return None
-    root = root_process()
+    root = _process_of_run() or root_process()
     return None if root is None else Service(port, root)
+
+
+def _process_of_run() -> Process | None:
+    """Return the process that ``aiometrics run`` became, if this one descends from it."""
+    match = re.fullmatch(r"(\d+)-(\d+)", os.environ.get(RUN, ""))
+    found = None if match is None else Process(int(match[1]), int(match[2]))
+    return found if found is not None and lives(found) else None

@@ -1,0 +1,1 @@
+"""A directory for ``PYTHONPATH``: what is here must run without the package."""
