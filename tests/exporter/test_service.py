@@ -224,7 +224,10 @@ def test_nothing_is_left_behind(name: str, way: str, tmp_path: Path) -> None:
     """However the service ends."""
     with running(SERVERS[name], tmp_path) as server:
         scraped(server)
-        assert 1 == len(directories(server)) == len(janitors(server))
+        until(
+            lambda: 1 == len(directories(server)) == len(janitors(server)),
+            "one directory, and the process that will remove it",
+        )
         for number in WAYS[way]:
             server.process.send_signal(number)
         if not WAYS[way]:
