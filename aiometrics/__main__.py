@@ -17,6 +17,7 @@ from aiometrics.base.version import __version__
 from aiometrics.demo.faults import Fault, parse_faults
 from aiometrics.exporter.assets import export
 from aiometrics.exporter.sidecar import serve
+from aiometrics.launch.attach import AttachError, attach, detach
 from aiometrics.launch.command import PATH, become, environment
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -223,6 +224,52 @@ def _run(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "start an exporter in a process that runs already; it must be Python 3.14 or newer"
+    parser = commands.add_parser("attach", help=about, description=about.capitalize() + ".")
+    _add_pid(parser)
+    parser.add_argument("--port", help=f"port of /metrics (default: {DEFAULT_PORT})")
+    parser.add_argument("--addr", help="address of /metrics (default: 0.0.0.0, every interface)")
+    parser.set_defaults(run=_attach)
+
+
+def _attach(chosen: argparse.Namespace) -> int:
+    given = {"AIOMETRICS_PORT": chosen.port, "AIOMETRICS_ADDR": chosen.addr}
+    options = {name: value for name, value in given.items() if value is not None}
+    try:
+        resolve(environ=options)
+        print(attach(chosen.pid, options, timeout=chosen.timeout))
+    except (AttachError, TypeError, ValueError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def _add_detach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "stop the exporter that was attached to a process, which then is as before"
+    parser = commands.add_parser("detach", help=about, description=about.capitalize() + ".")
+    _add_pid(parser)
+    parser.set_defaults(run=_detach)
+
+
+def _detach(chosen: argparse.Namespace) -> int:
+    try:
+        print(detach(chosen.pid, timeout=chosen.timeout))
+    except AttachError as error:
+        return _fail(str(error))
+    return 0
+
+
+def _add_pid(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pid", type=int, metavar="PID", help="the process")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long to wait until the process runs Python code (default: %(default)g)",
+    )
+
+
 def _fail(message: str) -> int:
     sys.stderr.write(f"aiometrics: {message}\n")
     return 1
@@ -251,7 +298,7 @@ def _faults(text: str) -> frozenset[Fault]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-_COMMANDS = (_add_run, _add_demo, _add_export_assets, _add_serve)
+_COMMANDS = (_add_run, _add_attach, _add_detach, _add_demo, _add_export_assets, _add_serve)
 
 if __name__ == "__main__":
     sys.exit(main())

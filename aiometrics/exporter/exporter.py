@@ -285,10 +285,10 @@ def start_exporter(
     return _start(options, registry, calling_packages())
 
 
-def start_unasked() -> Exporter:
-    """Start an exporter with options from the environment, for a program that does not know it."""
+def start_unasked(environ: Mapping[str, str] = os.environ) -> Exporter:
+    """Start an exporter with options from ``environ``, for a program that does not know it."""
     package = main_package()
-    return _start(resolve(), REGISTRY, [] if package is None else [package])
+    return _start(resolve(environ=environ), REGISTRY, [] if package is None else [package])
 
 
 def starter(

@@ -55,11 +55,15 @@ def nothing_is_left(server: Running) -> bool:
 
 
 def falls(earlier: Exposition, later: Exposition) -> list[object]:
-    """Return the counters that went down or vanished."""
+    """Return the counters of ours that went down or vanished.
+
+    Those of ``prometheus_client`` are of the process that answers.
+    """
     return [
         (key, value, later.samples.get(key))
         for key, value in earlier.samples.items()
-        if key[0].endswith(("_total", "_bucket", "_count", "_sum"))
+        if key[0].startswith(("asyncio_", "aiometrics_"))
+        and key[0].endswith(("_total", "_bucket", "_count", "_sum"))
         and later.samples.get(key, -1.0) < value
     ]
 

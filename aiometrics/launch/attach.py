@@ -1,0 +1,117 @@
+"""``aiometrics attach`` and ``detach``: run a script in a process that runs already."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+#: The script is run by the main thread of the process between any two instructions, perhaps in the
+#: middle of an import. So it imports nothing that might be half imported, and only starts a thread.
+_SCRIPT = """
+def _aiometrics(call, result, _start=__import__("_thread").start_new_thread):
+    def run():
+        import json, os
+        try:
+            from aiometrics.launch import attached
+            outcome = {{"said": eval(call, {{"attached": attached}})}}
+        except BaseException as error:
+            outcome = {{"error": str(error) or repr(error)}}
+        with open(result + ".part", "w", encoding="utf-8") as file:
+            json.dump(outcome, file)
+        os.replace(result + ".part", result)
+    _start(run, ())
+_aiometrics({call!r}, {result!r})
+del _aiometrics
+"""
+_INTERVAL_SECONDS = 0.05
+
+
+class AttachError(Exception):
+    """A process cannot be attached to; the message says why, and what to do."""
+
+
+def attach(pid: int, options: Mapping[str, str], *, timeout: float) -> str:
+    """Start an exporter with these ``AIOMETRICS_*`` variables; return what to tell the user.
+
+    Raises :class:`AttachError`.
+    """
+    return _call(pid, f"attached.attach({dict(options)!r})", timeout)
+
+
+def detach(pid: int, *, timeout: float) -> str:
+    """Stop the exporter that was attached; return what to tell the user.
+
+    Raises :class:`AttachError`.
+    """
+    return _call(pid, "attached.detach()", timeout)
+
+
+def _call(pid: int, call: str, timeout: float) -> str:
+    if sys.version_info < (3, 14):
+        raise AttachError(
+            "attaching needs Python 3.14 or newer, here and in the process, because only that runs "
+            f"scripts for others, and this is Python {sys.version_info[0]}.{sys.version_info[1]}: "
+            "start the program by 'aiometrics run' instead"
+        )
+    directory = Path(tempfile.mkdtemp(prefix="aiometrics-attach-"))
+    script, result = directory / "script.py", directory / "result.json"
+    script.write_text(_SCRIPT.format(call=call, result=str(result)), encoding="utf-8")
+    try:
+        _let_in(pid, directory, script)
+        _run_in(pid, script)
+    except BaseException:
+        _remove(directory)
+        raise
+    deadline = time.monotonic() + timeout
+    while not result.exists():
+        if time.monotonic() > deadline:
+            raise AttachError(
+                f"process {pid} has run no Python code in its main thread for {timeout:g} s. It "
+                f"will run {script} when it does; remove {directory} afterwards"
+            )
+        time.sleep(_INTERVAL_SECONDS)
+    outcome = json.loads(result.read_text(encoding="utf-8"))
+    _remove(directory)
+    if "error" in outcome:
+        raise AttachError(f"process {pid}: {outcome['error']}")
+    return str(outcome["said"])
+
+
+def _let_in(pid: int, *paths: Path) -> None:
+    """Let the user of the process read and write these, which are ours alone."""
+    try:
+        owner = Path(f"/proc/{pid}").stat()
+    except OSError:
+        raise AttachError(f"there is no process {pid}") from None
+    if owner.st_uid != os.geteuid() == 0:
+        for path in paths:
+            os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _run_in(pid: int, script: Path) -> None:
+    if sys.version_info < (3, 14):
+        return
+    try:
+        sys.remote_exec(pid, str(script))
+    except PermissionError:
+        raise AttachError(
+            f"this user may not trace process {pid}: be its user, and root or have CAP_SYS_PTRACE "
+            "where /proc/sys/kernel/yama/ptrace_scope is not 0"
+        ) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise AttachError(
+            f"process {pid} cannot be attached to: {error}. It must be Python "
+            f"{sys.version_info[0]}.{sys.version_info[1]}, started without "
+            "PYTHON_DISABLE_REMOTE_DEBUG and -X disable-remote-debug, as this command must be"
+        ) from None
+
+
+def _remove(directory: Path) -> None:
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()

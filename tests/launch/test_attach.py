@@ -1,0 +1,160 @@
+"""``aiometrics attach`` and ``detach``: an exporter in a process that runs already."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from aiometrics.__main__ import main
+
+NEWER = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="Python runs such scripts from 3.14 on"
+)
+
+#: Counts what it does; says at the end of its input whether it is as it was.
+SERVICE = """
+import asyncio, sys, threading
+
+before = asyncio.Task, vars(asyncio.BaseEventLoop)["create_task"], threading.active_count()
+
+async def work():
+    await asyncio.sleep(0)
+
+async def main():
+    done = 0
+    lines = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    print("ready", flush=True)
+    while not lines.done():
+        await asyncio.create_task(work())
+        done += 1
+    print(done > 0, flush=True)
+
+asyncio.run(main())
+after = asyncio.Task, vars(asyncio.BaseEventLoop)["create_task"], threading.active_count()
+print(before == after, "_aiometrics" in globals(), flush=True)
+"""
+
+
+@contextmanager
+def service(
+    code: str = SERVICE, environ: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the service until the block is left."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environ or {})},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """Return the next line that the service prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def end(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """End the input of the service; return what it prints then."""
+    return process.communicate("\n")
+
+
+def attached(process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Attach to the service; return the address of its metrics."""
+    assert 0 == main(["attach", str(process.pid), "--port", "0", "--addr", "127.0.0.1"]), (
+        capsys.readouterr()
+    )
+    return capsys.readouterr().out.split()[-1]
+
+
+def created(url: str) -> float:
+    """Return how many tasks of the service were counted."""
+    with urllib.request.urlopen(url) as answer:  # noqa: S310 - to our own service
+        text = answer.read().decode()
+    return sum(
+        sample.value
+        for family in parse(text)
+        for sample in family.samples
+        if sample.name == "asyncio_tasks_created_total" and "work" in sample.labels["coroutine"]
+    )
+
+
+@NEWER
+def test_a_running_service_is_traced_and_left_as_it_was(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It goes on without an error, attached to once more than needed, and detached."""
+    with service() as process:
+        assert "ready" == line(process)
+        url = attached(process, capsys)
+        while not created(url):
+            time.sleep(0.01)
+        assert url == attached(process, capsys)
+        assert 0 == main(["detach", str(process.pid)])
+        assert "detached\n" == capsys.readouterr().out
+        assert 1 == main(["detach", str(process.pid)])
+        assert "no exporter was attached to this process" in capsys.readouterr().err
+        assert ("True\nTrue False\n", "") == end(process)
+        assert 0 == process.wait()
+
+
+@NEWER
+@pytest.mark.long
+def test_attaching_is_safe_at_any_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also while the service imports its modules: it goes on and loses nothing, a hundred times."""
+    draw = random.Random(16)  # noqa: S311 - moments need not be secret
+    for _ in range(100):
+        with service(
+            "import asyncio, ssl, email, http.client, xml.dom.minidom\n" + SERVICE
+        ) as process:
+            time.sleep(draw.uniform(0.05, 0.4))
+            attached(process, capsys)
+            time.sleep(draw.uniform(0, 0.05))
+            assert 0 == main(["detach", str(process.pid)])
+            assert ("ready\nTrue", "") == tuple(text[:10] for text in end(process))
+            assert 0 == process.wait()
+            capsys.readouterr()
+
+
+@NEWER
+def test_a_process_that_refuses_scripts_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the variable."""
+    with service(environ={"PYTHON_DISABLE_REMOTE_DEBUG": "1"}) as process:
+        assert "ready" == line(process)
+        assert 1 == main(["attach", str(process.pid), "--port", "0"])
+        message = capsys.readouterr().err
+        assert re.match(rf"aiometrics: process {process.pid} cannot be attached to: ", message)
+        assert "PYTHON_DISABLE_REMOTE_DEBUG" in message
+        assert ("True\nTrue False\n", "") == end(process)
+
+
+@NEWER
+def test_what_is_no_process_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """So is an option that is wrong."""
+    assert 1 == main(["attach", "999999999"])
+    assert "aiometrics: there is no process 999999999\n" == capsys.readouterr().err
+    assert 1 == main(["attach", "1", "--port", "70000"])
+    assert "port must be from 0 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="newer versions can attach")
+def test_older_versions_say_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """And what to do instead."""
+    assert 1 == main(["attach", str(os.getpid())])
+    assert "attaching needs Python 3.14 or newer" in capsys.readouterr().err
