@@ -8,6 +8,7 @@ Only public names live here, and importing them does no work and imports no fram
 
 from __future__ import annotations
 
+from aiometrics.base.installation import warn_of_namesake
 from aiometrics.base.version import __version__
 from aiometrics.exporter.exporter import Exporter, start_exporter
 from aiometrics.exporter.job import Job, start_job
@@ -35,3 +36,5 @@ __all__ = [
     "start_job",
     "uninstrument",
 ]
+
+warn_of_namesake()

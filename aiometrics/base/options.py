@@ -95,6 +95,8 @@ class RecordingOptions:
     slow_request: float | None = field(default=None, metadata={"parse": _number})
     application: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
     library: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
+    include: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
+    exclude: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
     watchdog: bool = field(default=True, metadata={"parse": _flag})
     watchdog_interval: float = field(default=0.05, metadata={"parse": _number})
     directory: str = field(default="", metadata={"parse": str})
@@ -116,6 +118,8 @@ class RecordingOptions:
             _check_seconds("slow_request", self.slow_request)
         _check_prefixes("application", self.application)
         _check_prefixes("library", self.library)
+        _check_patterns("include", self.include)
+        _check_patterns("exclude", self.exclude)
         _check_flag("watchdog", self.watchdog)
         _check_seconds("watchdog_interval", self.watchdog_interval)
 
@@ -198,6 +202,8 @@ def resolve(
     slow_request: float | None = None,
     application: Sequence[str] | None = None,
     library: Sequence[str] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     request_timeout: float | None = None,
     max_connections: int | None = None,
     on_error: str | None = None,
@@ -231,6 +237,8 @@ def resolve(
             slow_request=_first(slow_request, recording["slow_request"]),
             application=_first(_tuple("application", application), recording["application"]),
             library=_first(_tuple("library", library), recording["library"]),
+            include=_first(_tuple("include", include), recording["include"]),
+            exclude=_first(_tuple("exclude", exclude), recording["exclude"]),
             watchdog=_first(watchdog, recording["watchdog"]),
             watchdog_interval=_first(watchdog_interval, recording["watchdog_interval"]),
             directory=_first(_path(directory), recording["directory"]),
@@ -368,6 +376,15 @@ def _check_prefixes(name: str, prefixes: tuple[object, ...]) -> None:
         if not isinstance(prefix, str) or not prefix:
             raise TypeError(
                 f"{name} must be module prefixes such as ('shop', 'acme.billing'), not {prefixes!r}"
+            )
+
+
+def _check_patterns(name: str, patterns: tuple[object, ...]) -> None:
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern:
+            raise TypeError(
+                f"{name} must be names of coroutines such as ('shop.health', 'shop.jobs.*'), "
+                f"not {patterns!r}"
             )
 
 

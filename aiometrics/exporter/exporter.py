@@ -185,6 +185,8 @@ def start_exporter(
     slow_request: float | None = None,
     application: Sequence[str] | None = None,
     library: Sequence[str] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     request_timeout: float | None = None,
     max_connections: int | None = None,
     on_error: str | None = None,
@@ -231,6 +233,9 @@ def start_exporter(
         ``aiometrics.slow_requests``. Requests that exceed their objective are always logged.
     ``application``, ``library``
         Module prefixes that count as the application, or as a library, wherever their files are.
+    ``include``, ``exclude``
+        Names of coroutines that have rows of their own (all), and of those that have none (none),
+        such as ``["shop.jobs.*"]``; ``*`` stands for anything. The others are in ``(other)``.
     ``request_timeout``, ``max_connections``
         Seconds for one request and its response (10), and the number of connections that are
         served at a time (16).
@@ -275,6 +280,8 @@ def start_exporter(
         slow_request=slow_request,
         application=application,
         library=library,
+        include=include,
+        exclude=exclude,
         request_timeout=request_timeout,
         max_connections=max_connections,
         on_error=on_error,

@@ -62,7 +62,12 @@ class Instrumentation:
         self.clock = clock
         self._unix_clock = unix_clock
         self._seed = seed
-        self.places = Places(options.application, options.library)
+        self.places = Places(
+            options.application,
+            options.library,
+            include=options.include,
+            exclude=options.exclude,
+        )
         self._slot_pool = SlotPool(
             _page_format(options),
             options.max_loops,

@@ -29,6 +29,8 @@ _aiometrics({call!r}, {result!r})
 del _aiometrics
 """
 _INTERVAL_SECONDS = 0.05
+#: An interpreter is ready for scripts this soon after its start.
+_STARTS_SECONDS = 2.0
 
 
 class AttachError(Exception):
@@ -94,21 +96,32 @@ def _let_in(pid: int, *paths: Path) -> None:
 
 
 def _run_in(pid: int, script: Path) -> None:
+    """Have the process run the script; one that has just been started is tried again."""
     if sys.version_info < (3, 14):
         return
-    try:
-        sys.remote_exec(pid, str(script))
-    except PermissionError:
-        raise AttachError(
-            f"this user may not trace process {pid}: be its user, and root or have CAP_SYS_PTRACE "
-            "where /proc/sys/kernel/yama/ptrace_scope is not 0"
-        ) from None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise AttachError(
-            f"process {pid} cannot be attached to: {error}. It must be Python "
-            f"{sys.version_info[0]}.{sys.version_info[1]}, started without "
-            "PYTHON_DISABLE_REMOTE_DEBUG and -X disable-remote-debug, as this command must be"
-        ) from None
+    deadline = time.monotonic() + _STARTS_SECONDS
+    while True:
+        try:
+            sys.remote_exec(pid, str(script))
+        except PermissionError:
+            raise AttachError(
+                f"this user may not trace process {pid}: be its user, and root or have "
+                "CAP_SYS_PTRACE where /proc/sys/kernel/yama/ptrace_scope is not 0"
+            ) from None
+        except (OSError, RuntimeError, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise _refused(pid, error) from None
+            time.sleep(_INTERVAL_SECONDS)
+        else:
+            return
+
+
+def _refused(pid: int, error: Exception) -> AttachError:
+    return AttachError(
+        f"process {pid} cannot be attached to: {error}. It must be Python "
+        f"{sys.version_info[0]}.{sys.version_info[1]}, started without "
+        "PYTHON_DISABLE_REMOTE_DEBUG and -X disable-remote-debug, as this command must be"
+    )
 
 
 def _remove(directory: Path) -> None:

@@ -59,7 +59,7 @@ class Labels:
     def coroutine(self, root: Any) -> int:
         """Return the record of tasks with this root coroutine."""
         name = self._ask(None, self._places.coroutine, root)
-        if name is None:
+        if name is None or not self._places.chosen(name):
             return 0
         number = self._coroutines.get(name)
         if number is None:

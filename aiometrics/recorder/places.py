@@ -6,6 +6,7 @@ import enum
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from itertools import takewhile
 from types import CodeType, FunctionType
 from typing import Any
@@ -64,6 +65,10 @@ def main_package() -> str | None:
     """Return the top-level package that was started with ``python -m``, unless it is a launcher."""
     top = _main_module().partition(".")[0]
     return None if top == "__main__" or top in _LAUNCHERS else top
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _within(module: str, prefixes: Iterable[str]) -> bool:
@@ -193,12 +198,27 @@ class Places:
     """Tells application code from libraries, and names coroutines and yield points.
 
     ``application`` and ``library`` are prefixes of modules that override what the location of a
-    file says; ``library`` wins. docs/metrics.md explains the names under "yield point".
+    file says; ``library`` wins. ``include`` and ``exclude`` are patterns of names of coroutines.
+    docs/metrics.md explains the names under "yield point".
     """
 
-    def __init__(self, application: Iterable[str] = (), library: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        application: Iterable[str] = (),
+        library: Iterable[str] = (),
+        *,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+    ) -> None:
         self._application = tuple(application)
         self._library = tuple(library)
+        self._include = tuple(include)
+        self._exclude = tuple(exclude)
+
+    def chosen(self, coroutine: str) -> bool:
+        """Return whether a coroutine of this name is to have rows of its own."""
+        included = not self._include or _matches(coroutine, self._include)
+        return included and not _matches(coroutine, self._exclude)
 
     def origin(self, obj: Any) -> CodeOrigin:
         """Return whose code a coroutine, generator or asynchronous generator runs."""
