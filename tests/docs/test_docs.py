@@ -147,6 +147,8 @@ def test_the_table_of_options_has_the_defaults() -> None:
         for name in (
             "APPLICATION",
             "DIR",
+            "EXCLUDE",
+            "INCLUDE",
             "LIBRARY",
             "OBJECTIVES",
             "REQUEST_ID",
