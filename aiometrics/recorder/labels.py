@@ -118,13 +118,31 @@ class Labels:
     def of_point(self, key: int) -> tuple[str, str, str]:
         """Return the labels ``(coroutine, yield_point, awaits)`` of a yield point.
 
-        The key ``~record`` is that of the pseudo point ``(request)`` of a coroutine.
+        A negative key is that of the pseudo point ``(request)``, in the coroutine where it began.
         """
-        return (
-            self._point_labels[key]
-            if key >= 0
-            else (self._coroutine_names[~key], IN_REQUEST, IN_REQUEST)
-        )
+        if key >= 0:
+            return self._point_labels[key]
+        began, record = self._part(key)
+        coroutine = self.of_coroutine(record) if began is None else began[0]
+        return (coroutine, IN_REQUEST, IN_REQUEST)
+
+    def began_after(self, key: int) -> tuple[str, str] | None:
+        """Return ``(yield_point, awaits)`` of where a part of a segment began.
+
+        ``None`` if it began in the middle of a segment or with a task, or if ``key`` is not that of
+        a part.
+        """
+        began = None if key >= 0 else self._part(key)[0]
+        return None if began is None else began[1:]
+
+    def of_coroutine(self, record: int) -> str:
+        """Return the label of a coroutine record."""
+        return self._coroutine_names[record]
+
+    def _part(self, key: int) -> tuple[tuple[str, str, str] | None, int]:
+        """Return the labels of the yield point where a part began, or ``None`` and a record."""
+        first = self._page.layout.max_yield_points + 1
+        return (self._point_labels[~key], 0) if ~key < first else (None, ~key - first)
 
     def _ask(self, otherwise: E, question: Callable[..., T], *subjects: Any) -> T | E:
         if self._internal_errors.disabled(PROBE):

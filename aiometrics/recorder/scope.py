@@ -3,7 +3,8 @@
 A task belongs to one scope at a time: to the innermost one that was entered in the task itself and
 not left yet, else to the one that its context had at its first step. A segment in which that
 changes is divided there, and the part that belongs to the scope that is interrupted or left is
-charged at the pseudo point ``(request)``.
+charged at the pseudo point ``(request)``. Its key says where that part began: at a yield point, or
+with the task or the scope.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _ABANDONED, _OUT_OF_ORDER, _FOREIGN_TASK, _FOREIGN_LOOP = (
 )
 
 #: The key of a place, its segments, then ns: active, waiting, and active in blocking segments. A
-#: key is a yield point, or ``~record`` for the pseudo point ``(request)`` of that coroutine.
+#: key is a yield point, or the complement of where a part of a segment began: of a yield point or,
+#: after the last of those, of the record of a coroutine. Such a part is at ``(request)``.
 Charge = tuple[int, int, int, int, int]
 #: A task: its number, its creator's number (0 if that was no task), the record of its coroutine,
 #: and when it was created.
@@ -82,6 +84,7 @@ class RequestScope:
         "_recorder",
         "_state",
         "_timeline",
+        "entered_in_record",
         "entered_ns",
         "outer",
     )
@@ -95,6 +98,8 @@ class RequestScope:
         #: The task that entered it.
         self._entered_in: weakref.ref[TracedCoroutine] | None = None
         self._timeline: _Timeline | None = None
+        #: The record of that task's coroutine, 0 if it is not entered in a task.
+        self.entered_in_record = 0
         #: The reading of the clock when it was entered.
         self.entered_ns = 0
         #: The scope that continues when this one is left.
@@ -124,6 +129,7 @@ class RequestScope:
                 divide(task, now)
                 task._scope = self
                 self._entered_in = weakref.ref(task)
+                self.entered_in_record = task._record
             self._limit_nesting()
 
     def end(self, status: int) -> int:
@@ -331,8 +337,15 @@ def divide(task: TracedCoroutine, now: int) -> None:
     until = now if task is task._recorder._current else task._paused_ns
     elapsed_ns = until - task._since_ns
     if task._scope is not None:
-        task._scope.charge_segment(task, ~task._record, elapsed_ns - task._divided_ns, until)
+        task._scope.charge_segment(task, _part(task), elapsed_ns - task._divided_ns, until)
     task._divided_ns = elapsed_ns
+
+
+def _part(task: TracedCoroutine) -> int:
+    """Return the key for the part of the task's segment since it was divided last."""
+    if task._point and not task._divided_ns:
+        return ~task._point
+    return ~(task._recorder._layout.max_yield_points + 1 + task._record)
 
 
 def _in_progress(recorder: Recorder) -> Iterator[TracedCoroutine]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.pages.snapshot import Exemplar
+from aiometrics.recorder.labels import Labels
 
 PROBE = "request_observer"
 
@@ -81,17 +82,18 @@ class FinishedRequest:
     active_ns: int
     objective_ns: int | None
     attributes: Mapping[str, Any]
-    #: What the request took, by key: count, and ns active, waiting and blocking. ``labels`` returns
-    #: the labels of a key. They become ``points`` only when asked for, which happens to few
-    #: requests.
+    #: What the request took, by key: count, and ns active, waiting and blocking. ``labels`` knows
+    #: what a key means. They become ``points`` only when asked for, which happens to few requests.
     charges: Sequence[tuple[int, int, int, int, int]]
-    labels: Callable[[int], tuple[str, str, str]] = field(repr=False)
+    labels: Labels = field(repr=False)
     #: Keeps an exemplar of the wall time, in the series in which that was counted.
     keep_exemplar: Callable[[Exemplar], None] = field(repr=False)
     #: Tasks, steps and how many were dropped; ``None`` if the request is not traced.
     recorded_steps: tuple[list[_Row], list[_Row], int] | None = None
     #: Reading of the clock when the request was entered.
     entered_ns: int = 0
+    #: The record of the coroutine of the task that entered it, 0 if it was none.
+    entered_in: int = 0
 
     @property
     def points(self) -> tuple[Charge, ...]:
@@ -99,7 +101,21 @@ class FinishedRequest:
 
         Safe in any thread.
         """
-        return tuple(Charge(*self.labels(key), *numbers) for key, *numbers in self.charges)
+        return tuple(Charge(*self.labels.of_point(key), *numbers) for key, *numbers in self.charges)
+
+    @property
+    def began_after(self) -> tuple[tuple[str, str] | None, ...]:
+        """For each of ``points``, where the part of a segment that is at ``(request)`` began.
+
+        That is the yield point and what was awaited there. ``None`` if the part began with the task
+        or with the request, and for all other points.
+        """
+        return tuple(self.labels.began_after(key) for key, *_ in self.charges)
+
+    @property
+    def coroutine(self) -> str | None:
+        """The coroutine of the task that entered the request; ``None`` if it was no task."""
+        return self.labels.of_coroutine(self.entered_in) if self.entered_in else None
 
     @property
     def timeline(self) -> Timeline:
@@ -110,11 +126,11 @@ class FinishedRequest:
         since = self.entered_ns
         return Timeline(
             tuple(
-                TaskEntry(number, creator, self.labels(~record)[0], at_ns - since)
+                TaskEntry(number, creator, self.labels.of_coroutine(record), at_ns - since)
                 for number, creator, record, at_ns in tasks
             ),
             tuple(
-                Step(number, *self.labels(key)[1:], begin_ns - since, end_ns - since)
+                Step(number, *self.labels.of_point(key)[1:], begin_ns - since, end_ns - since)
                 for number, key, begin_ns, end_ns in steps
             ),
             dropped,

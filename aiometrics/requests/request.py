@@ -167,12 +167,13 @@ class Request(_Scope):
             # A copy, for other threads: the block may still change the attributes.
             attributes=dict(self.attributes),
             charges=charges,
-            labels=binding.labels.of_point,
+            labels=binding.labels,
             keep_exemplar=functools.partial(
                 binding.exemplars.put, WALL + status, binding.objectives.type_of(self.type)[1]
             ),
             recorded_steps=self.timeline(),
             entered_ns=self.entered_ns,
+            entered_in=self.entered_in_record,
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiometrics import ecs
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.work_queue import WorkQueue
+from aiometrics.pages.snapshot import EAGER_CHILD, IN_REQUEST, OTHER, RAISE, RETURN
 from aiometrics.requests.exemplars import current_trace_ids
 from aiometrics.requests.request import Charge, FinishedRequest
 
@@ -18,6 +19,26 @@ logger = logging.getLogger("aiometrics.slow_requests")
 KIND = "slow_request"
 #: At most so many yield points are in one event: those that took the longest.
 MAX_POINTS = 20
+#: At most so many parts are in the message: those that took at least this share of the longest.
+MAX_PARTS, LEAST_SHARE = 3, 0.1
+#: What is awaited where a task waits for others.
+_FOR_TASKS = frozenset(
+    {
+        "Task",
+        "anyio.TaskGroup.__aexit__",
+        "asyncio.TaskGroup.__aexit__",
+        "asyncio._GatheringFuture",
+        "asyncio.wait",
+        EAGER_CHILD,
+    }
+)
+#: Where a segment ends other than at an await.
+_ENDS = {
+    IN_REQUEST: "from its start",
+    RETURN: "until it returned",
+    RAISE: "until it raised",
+    OTHER: "elsewhere",
+}
 _OUTCOMES = {"completed": "success", "failed": "failure"}
 
 
@@ -53,7 +74,7 @@ def _write(finished: FinishedRequest, limit_ns: int, trace: tuple[str, str] | No
         finished.wall_ns / SECOND_NS,
         limit_ns / SECOND_NS,
         finished.active_ns / SECOND_NS,
-        _most(finished.points),
+        _mostly(finished),
         extra={"ecs": event(finished, limit_ns, trace)},
     )
 
@@ -107,6 +128,51 @@ def _point(point: Charge) -> dict[str, str | int | float]:
     }
 
 
-def _most(points: Iterable[Charge]) -> str:
-    worst = max(points, key=lambda point: point.active_ns + point.wait_ns, default=None)
-    return "" if worst is None else f"; most at {worst.yield_point} ({worst.awaits})"
+def _mostly(finished: FinishedRequest) -> str:
+    """Return what took the time, in words, the longest first.
+
+    Tasks of the request say themselves what they did, so a wait for them is not told as well.
+    """
+    parts = sorted(_parts(finished), reverse=True)
+    told = [part for part in parts if not part.for_tasks] if _tasks_tell(parts) else parts
+    least_ns = told[0].ns * LEAST_SHARE if told else 0
+    words = [f"{part.ns / SECOND_NS:.3f} s {part.text}" for part in told if part.ns >= least_ns]
+    return f"; {', '.join(words[:MAX_PARTS])}" if words else ""
+
+
+class _Part(NamedTuple):
+    """A part of the time of a request, and whether it is a wait for other tasks."""
+
+    ns: int
+    text: str
+    for_tasks: bool = False
+    of_child: bool = False
+
+
+def _parts(finished: FinishedRequest) -> Iterator[_Part]:
+    for point, began_after in zip(finished.points, finished.began_after, strict=True):
+        of_child = point.coroutine != finished.coroutine
+        within = f" in {point.coroutine}" if of_child else ""
+        if point.wait_ns:
+            text = f"waiting at {point.yield_point} ({point.awaits}){within}"
+            yield _Part(point.wait_ns, text, point.awaits in _FOR_TASKS, of_child)
+        if point.active_ns:
+            yield _Part(
+                point.active_ns, f"computing {_when(point, began_after)}{within}", of_child=of_child
+            )
+
+
+def _tasks_tell(parts: Sequence[_Part]) -> bool:
+    """Return whether what other tasks of the request did explains the waits for them."""
+    waited_ns = max((part.ns for part in parts if part.for_tasks), default=0)
+    did_ns = sum(part.ns for part in parts if part.of_child and not part.for_tasks)
+    return did_ns > waited_ns * LEAST_SHARE
+
+
+def _when(point: Charge, began_after: tuple[str, str] | None) -> str:
+    """Return which of its code a task computed in, relative to where it awaits."""
+    if began_after is not None:
+        return f"after {began_after[0]} ({began_after[1]})"
+    if point.yield_point in _ENDS:
+        return _ENDS[point.yield_point]
+    return f"before {point.yield_point} ({point.awaits})"

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -97,7 +97,8 @@ def test_the_event_of_one_slow_request(implementation: str, written: Written) ->
         "log.level": "warning",
         "message": "GET /orders/{id} [REQ-001] completed after 0.656 s, "
         "0.250 s allowed; 0.156 s of it on the loop; "
-        f"most at {points[0]['yield_point']} (asyncio.sleep)",
+        f"0.500 s waiting at {points[0]['yield_point']} (asyncio.sleep), "
+        f"0.125 s computing after {points[0]['yield_point']} (asyncio.sleep)",
         "ecs.version": "8.11.0",
         "log.logger": "aiometrics.slow_requests",
         "process.pid": event["process.pid"],
@@ -233,3 +234,104 @@ def test_a_logger_that_is_off_costs_nothing(implementation: str) -> None:
     finally:
         logging.getLogger("aiometrics.slow_requests").setLevel(logging.NOTSET)
     assert [] == [thread for thread in threading.enumerate() if thread.name == "aiometrics-outbox"]
+
+
+def messages(
+    implementation: str, written: Written, handler: Callable[[TracedLoop], Coroutine[Any, Any, Any]]
+) -> list[str]:
+    """Return what the messages of slow requests say about where the time went."""
+    with traced_loop(implementation=implementation, slow_request=0.05) as traced:
+        traced.run(handler(traced))
+        traced.instrumentation.work_queue.stop()
+    return [event["message"].partition(" on the loop; ")[2] for event in written.events]
+
+
+def line(function: Callable[..., Any], offset: int) -> str:
+    """Return the place of a line of a function, counted from its first."""
+    path = __name__.replace(".", "/")
+    return f"{path}.py:{function.__code__.co_firstlineno + offset} {function.__qualname__}"
+
+
+def test_computing_is_named_by_the_await_before_it(implementation: str, written: Written) -> None:
+    """A request that ends with its own computing is slow after its last await."""
+
+    async def handler(traced: TracedLoop) -> None:
+        with request("GET /report"):
+            await asyncio.sleep(0.01)
+            traced.clock.advance(0.08)
+
+    (message,) = messages(implementation, written, handler)
+    where = f"{line(handler, 2)} (asyncio.sleep)"
+    assert f"0.080 s computing after {where}, 0.010 s waiting at {where}" == message
+
+
+def test_computing_without_an_await_is_from_the_start(
+    implementation: str, written: Written
+) -> None:
+    """What was awaited before the request says nothing about it."""
+
+    async def handler(traced: TracedLoop) -> None:
+        await asyncio.sleep(0.01)
+        traced.clock.advance(0.001)
+        for _ in range(2):
+            with request("GET /report"):
+                traced.clock.advance(0.08)
+
+    assert 2 * ["0.080 s computing from its start"] == messages(implementation, written, handler)
+
+
+async def part(traced: TracedLoop) -> None:
+    """A task of a request."""
+    await asyncio.sleep(0.5)
+    traced.clock.advance(0.1)
+
+
+async def in_group(traced: TracedLoop) -> None:
+    """Wait for tasks at the end of a group."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(part(traced))
+        group.create_task(part(traced))
+
+
+async def by_gather(traced: TracedLoop) -> None:
+    """Wait for tasks all at once."""
+    await asyncio.gather(part(traced), part(traced))
+
+
+async def in_turn(traced: TracedLoop) -> None:
+    """Wait for tasks one by one."""
+    for task in [asyncio.create_task(part(traced)) for _ in range(2)]:
+        await task
+
+
+@pytest.mark.parametrize("fan_out", [in_group, by_gather, in_turn])
+def test_a_request_that_fans_out_says_what_its_tasks_did(
+    implementation: str,
+    written: Written,
+    fan_out: Callable[[TracedLoop], Coroutine[Any, Any, Any]],
+) -> None:
+    """A wait for tasks of the request is explained by what they did; their times add up."""
+
+    async def handler(traced: TracedLoop) -> None:
+        with request("GET /report", id="REQ-001"):
+            await fan_out(traced)
+
+    (message,) = messages(implementation, written, handler)
+    within = f"in {__name__}.part"
+    waiting, computing = message.split(", ")
+    assert f"1.100 s waiting at {line(part, 2)} (asyncio.sleep) {within}" == waiting
+    assert f"0.200 s computing until it returned {within}" == computing
+
+
+def test_a_wait_for_tasks_of_others_is_told(implementation: str, written: Written) -> None:
+    """Nothing else explains it."""
+    shared: list[asyncio.Task[None]] = []
+
+    async def handler(traced: TracedLoop) -> None:
+        shared.append(asyncio.create_task(part(traced)))
+        with request("GET /report"):
+            await shared[0]
+
+    assert [f"0.600 s waiting at {line(handler, 3)} (Task)"] == messages(
+        implementation, written, handler
+    )

@@ -101,6 +101,16 @@ task_in_progress(const Recorder *recorder)
     return recorder->current == NULL || recorder->current->record == CALLBACKS ? NULL : recorder->current;
 }
 
+/* Returns the key for the part of the task's segment since it was divided last. */
+static int32_t
+part_key(const Recorder *recorder, const Traced *traced)
+{
+    if (traced->point != 0 && traced->divided_ns == 0) {
+        return ~traced->point;
+    }
+    return ~((int32_t)recorder->page.last_point + 1 + traced->record);
+}
+
 /* Charges the segment in progress so far to the task's scope; the rest may be another's. */
 static void
 divide(Recorder *recorder, Traced *traced, int64_t now)
@@ -108,7 +118,7 @@ divide(Recorder *recorder, Traced *traced, int64_t now)
     int64_t until = traced == recorder->current ? now : traced->paused_ns;
     int64_t elapsed_ns = until - traced->since_ns;
     if (traced->scope != NULL) {
-        scope_charge_segment(traced->scope, traced, ~traced->record, elapsed_ns - traced->divided_ns, until);
+        scope_charge_segment(traced->scope, traced, part_key(recorder, traced), elapsed_ns - traced->divided_ns, until);
     }
     traced->divided_ns = elapsed_ns;
 }
@@ -257,6 +267,7 @@ enter(Scope *self, Recorder *recorder, int32_t record)
         before = task->scope; /* self->outer keeps it alive */
         task->scope = (Scope *)Py_NewRef((PyObject *)self);
         self->entered_in = task;
+        self->entered_in_record = task->record;
     }
     page_end(&recorder->page);
     Py_XDECREF(before);
@@ -548,6 +559,7 @@ static PyGetSetDef scope_getset[] = {
 
 static PyMemberDef scope_members[] = {
     {"entered_ns", T_LONGLONG, offsetof(Scope, entered_ns), READONLY, "The reading of the clock when it was entered."},
+    {"entered_in_record", T_INT, offsetof(Scope, entered_in_record), READONLY, "The record of the coroutine of the task that entered it."},
     {NULL, 0, 0, 0, NULL},
 };
 

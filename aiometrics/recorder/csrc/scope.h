@@ -11,7 +11,7 @@ typedef struct {
     int64_t active_ns;
     int64_t wait_ns;
     int64_t blocking_ns;
-    int32_t key;         /* a yield point, or ~record for (request) of that coroutine */
+    int32_t key;         /* a yield point, or the complement of where a part of a segment began, see scope.py */
     int32_t wait_record; /* where its waits are added when the scope is left; -1 if not known yet */
 } Charge;
 
@@ -24,6 +24,7 @@ typedef struct Scope {
     Timeline *timeline;    /* NULL unless one is kept */
     int64_t entered_ns;
     int32_t record;
+    int32_t entered_in_record; /* of that task's coroutine, 0 if it was entered in no task */
     int32_t used, room; /* of charges */
     ScopeState state;
 } Scope;
