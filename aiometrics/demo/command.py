@@ -88,7 +88,14 @@ class Reporter(threading.Thread):
 
     def _print(self, now: Snapshot, before: Snapshot | None) -> None:
         threshold_ns = self._exporter.recording.blocking_threshold_ns
-        _say(f"\n{find_hotspots(now, _ROWS, before, blocking_threshold_ns=threshold_ns)}")
+        found = find_hotspots(
+            now,
+            _ROWS,
+            before,
+            blocking_threshold_ns=threshold_ns,
+            of_library=self._exporter.instrumentation.places.of_library,
+        )
+        _say(f"\n{found}")
 
 
 def run(settings: Settings) -> int:

@@ -195,7 +195,13 @@ def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
     """
     instrumentation = _instrumentation()
     threshold_ns = instrumentation.options.blocking_threshold_ns
-    return find_hotspots(instrumentation.snapshot(), top, since, blocking_threshold_ns=threshold_ns)
+    return find_hotspots(
+        instrumentation.snapshot(),
+        top,
+        since,
+        blocking_threshold_ns=threshold_ns,
+        of_library=instrumentation.places.of_library,
+    )
 
 
 class Collector(SnapshotCollector):

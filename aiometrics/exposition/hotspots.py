@@ -6,7 +6,7 @@ It shows what takes the loop's time, what waits longest, what is stuck and what 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from operator import lt, sub
 from typing import TypeVar
@@ -20,6 +20,9 @@ STUCK_AGE_NS = 1_000_000_000
 #: A suspension that is this many times older than the mean wait of its yield point is listed before
 #: those that are merely old.
 SUSPECT_RATIO = 20.0
+
+#: What workers await until there is something to do.
+_QUEUES = frozenset({"asyncio.LifoQueue.get", "asyncio.PriorityQueue.get", "asyncio.Queue.get"})
 
 #: Columns of the table: the fewest, those without a terminal, and the most.
 _MIN_WIDTH, _DEFAULT_WIDTH, _MAX_WIDTH = 80, 120, 140
@@ -55,7 +58,8 @@ class Place:
 class Burner(Place):
     """The loop time of segments that ended at one yield point.
 
-    ``share`` is the share of one loop's time, or ``None`` without an interval.
+    ``share`` is the share of the time of all loops, or ``None`` without an interval. The longest
+    segment, ``max_ns``, is that since the start.
     """
 
     active_ns: int
@@ -63,15 +67,20 @@ class Burner(Place):
     mean_ns: float
     count: int
     blocking_ns: int
+    max_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Waiter(Place):
-    """The waits that ended at one yield point, and the tasks that are suspended there now."""
+    """The waits that ended at one yield point, and the tasks that are suspended there now.
+
+    The longest wait, ``max_ns``, is that since the start.
+    """
 
     mean_ns: float
     count: int
     suspended: int
+    max_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +121,13 @@ class Hotspots:
     waiters: tuple[Waiter, ...]
     stuck: tuple[Stuck, ...]
     endings: tuple[Endings, ...]
+    #: Live tasks that are in none of the rows, because they were created before the start.
+    untraced_tasks: int = 0
 
     def table(self, width: int = _DEFAULT_WIDTH) -> str:
         """Return the report as lines of ASCII of at most ``width`` columns.
 
-        Where room is short, names lose their left part or their column.
+        Where room is short, names are on a line of their own.
         """
         span = (
             "since the start"
@@ -124,11 +135,25 @@ class Hotspots:
             else f"in the last {_seconds(self.interval_ns, 1)} s"
         )
         lines = [f"HOTSPOTS {span}", *(line for loop in self.loops for line in _loop_lines(loop))]
-        lines += _section("WHO BURNS THE LOOP", self.burners, _BURNER_COLUMNS, _PLACE, width)
-        lines += _section("WHO WAITS LONGEST", self.waiters, _WAITER_COLUMNS, _PLACE, width)
-        lines += _section("WHO IS STUCK", self.stuck, _STUCK_COLUMNS, _PLACE, width)
-        lines += _section("WHO FAILS", self.endings, _ENDINGS_COLUMNS, (_COROUTINE,), width)
+        if len(self.loops) > 1 and self.interval_ns is not None:
+            lines.append(f"share %: of the time of all {len(self.loops)} loops together")
+        for title, rows, numbers, names in (
+            ("WHO BURNS THE LOOP", self.burners, _BURNER_COLUMNS, _PLACE),
+            ("WHO WAITS LONGEST", self.waiters, _WAITER_COLUMNS, _PLACE),
+            ("WHO IS STUCK", self.stuck, _STUCK_COLUMNS, _PLACE),
+            ("WHO FAILS", self.endings, _ENDINGS_COLUMNS, (_COROUTINE,)),
+        ):
+            lines += ["", f"{title}: {self._why_empty()}"] if not rows else ["", title]
+            lines += format_table(rows, numbers, names, width) if rows else []
         return "\n".join(lines)
+
+    def _why_empty(self) -> str:
+        if not self.untraced_tasks:
+            return "nobody"
+        return (
+            "nobody that is traced; "
+            f"tasks created before the start are not traced: {self.untraced_tasks}"
+        )
 
     def __str__(self) -> str:
         columns = shutil.get_terminal_size((_DEFAULT_WIDTH, 0)).columns
@@ -141,18 +166,24 @@ def find_hotspots(
     since: Snapshot | None = None,
     *,
     blocking_threshold_ns: int = 100_000_000,
+    of_library: Callable[[str], bool] = lambda _: False,
 ) -> Hotspots:
     """Return the ``top`` worst rows of each kind in ``snapshot``.
 
     With an earlier snapshot ``since`` the numbers are those of the interval; only what is stuck is
     still judged by the whole life of the process. A number that is smaller than in ``since`` has
-    been reset and counts in full, as in ``rate()``. Shares are of one loop's time and may add up to
-    more than 1 if there are several loops. Raises ``ValueError`` if ``top`` is less than 1.
+    been reset and counts in full, as in ``rate()``. Shares are of the time of all loops, or of all
+    segments if those took longer, because some began before the interval: they add up to at most 1.
+
+    Waits for more work, as of a connection that is kept alive, come after all others. They are the
+    waits at yield points of which ``of_library(yield_point)`` is true, and those for a queue.
+    Raises ``ValueError`` if ``top`` is less than 1.
     """
     if top < 1:
         raise ValueError(f"top={top!r}: ask for at least 1 row")
     gained = _gain(snapshot, since) if since else snapshot
     interval_ns = snapshot.taken_ns - since.taken_ns if since else 0
+    loops_ns = _loops_ns(gained, interval_ns)
     stuck = (
         _stuck(point, snapshot.taken_ns)
         for point in snapshot.yield_points
@@ -162,20 +193,35 @@ def find_hotspots(
         interval_ns if interval_ns > 0 else None,
         tuple(_loop_state(loop, interval_ns, blocking_threshold_ns) for loop in gained.loops),
         _worst(
-            (_burner(point, interval_ns) for point in gained.yield_points if point.segments.sum_ns),
+            (_burner(point, loops_ns) for point in gained.yield_points if point.segments.sum_ns),
             top,
             lambda row: row.active_ns,
         ),
         _worst(
             (_waiter(point) for point in gained.yield_points if point.waits.count),
             top,
-            lambda row: row.mean_ns,
+            lambda row: (not _for_work(row, of_library), row.mean_ns),
         ),
         _worst((row for row in stuck if row.age_ns >= STUCK_AGE_NS), top, _suspicion),
         _worst(
             (row for row in map(_endings, gained.coroutines) if any(_failures(row))), top, _failures
         ),
+        snapshot.untraced_tasks,
     )
+
+
+def _loops_ns(gained: Snapshot, interval_ns: int) -> int:
+    """Return what shares are of; 0 without an interval."""
+    if interval_ns <= 0:
+        return 0
+    ran = [loop for loop in gained.loops if loop.process_id or loop.active_ns]
+    segments_ns = sum(point.segments.sum_ns for point in gained.yield_points)
+    return max(interval_ns * max(1, len(ran)), segments_ns)
+
+
+def _for_work(row: Waiter, of_library: Callable[[str], bool]) -> bool:
+    """Return whether tasks wait there because there is nothing to do."""
+    return row.awaits in _QUEUES or of_library(row.yield_point)
 
 
 def _worst(
@@ -206,6 +252,7 @@ def _loop_gain(now: Loop, old: Loop | None) -> Loop:
         now,
         start_delay=_histogram_gain(now.start_delay, old.start_delay),
         blocking_ns=_counter_gain(now.blocking_ns, old.blocking_ns),
+        active_ns=_counter_gain(now.active_ns, old.active_ns),
     )
 
 
@@ -252,26 +299,32 @@ def _loop_state(loop: Loop, interval_ns: int, threshold_ns: int) -> LoopState:
     return LoopState(
         loop.loop,
         loop.blocking_ns,
-        _share(loop.blocking_ns, interval_ns),
+        _share(loop.blocking_ns, max(interval_ns, loop.blocking_ns if interval_ns > 0 else 0)),
         loop.start_delay.mean_ns,
         blocked,
     )
 
 
-def _burner(point: YieldPoint, interval_ns: int) -> Burner:
+def _burner(point: YieldPoint, loops_ns: int) -> Burner:
     active = point.segments
-    share = _share(active.sum_ns, interval_ns)
     return Burner(
-        *point.labels, active.sum_ns, share, active.mean_ns, active.count, point.blocking_ns
+        *point.labels,
+        active.sum_ns,
+        _share(active.sum_ns, loops_ns),
+        active.mean_ns,
+        active.count,
+        point.blocking_ns,
+        point.segment_max_ns,
     )
 
 
-def _share(part_ns: int, interval_ns: int) -> float | None:
-    return part_ns / interval_ns if interval_ns > 0 else None
+def _share(part_ns: int, whole_ns: int) -> float | None:
+    return part_ns / whole_ns if whole_ns > 0 else None
 
 
 def _waiter(point: YieldPoint) -> Waiter:
-    return Waiter(*point.labels, point.waits.mean_ns, point.waits.count, point.suspended)
+    waits = point.waits
+    return Waiter(*point.labels, waits.mean_ns, waits.count, point.suspended, point.wait_max_ns)
 
 
 def _stuck(point: YieldPoint, now_ns: int) -> Stuck:
@@ -306,21 +359,23 @@ def _one_digit(value: float | None, scale: float = 1.0) -> str:
     return "-" if value is None else f"{value * scale:.1f}"
 
 
-_COROUTINE = NameColumn("coroutine", lambda row: row.coroutine, 16)
+_COROUTINE = NameColumn("coroutine", lambda row: row.coroutine)
 _PLACE = (
-    NameColumn("yield point", lambda row: row.yield_point, 30),
-    NameColumn("awaits", lambda row: row.awaits, 12),
+    NameColumn("yield point", lambda row: row.yield_point),
+    NameColumn("awaits", lambda row: row.awaits),
     _COROUTINE,
 )
 _BURNER_COLUMNS = (
     NumberColumn("active s", lambda row: _seconds(row.active_ns)),
     NumberColumn("share %", lambda row: _one_digit(row.share, 100)),
     NumberColumn("mean ms", lambda row: _milliseconds(row.mean_ns)),
+    NumberColumn("max ms", lambda row: _milliseconds(row.max_ns)),
     NumberColumn("count", lambda row: str(row.count)),
     NumberColumn("block s", lambda row: _seconds(row.blocking_ns)),
 )
 _WAITER_COLUMNS = (
     NumberColumn("mean ms", lambda row: _milliseconds(row.mean_ns)),
+    NumberColumn("max ms", lambda row: _milliseconds(row.max_ns)),
     NumberColumn("count", lambda row: str(row.count)),
     NumberColumn("parked", lambda row: str(row.suspended)),
 )
@@ -354,17 +409,3 @@ def _loop_lines(loop: LoopState) -> Iterator[str]:
             ascii_name(loop.blocked.coroutine),
         )
         yield f"{GAP}BLOCKED NOW, for {elapsed} s, by {coroutine}"
-
-
-def _section(
-    title: str,
-    rows: Sequence[object],
-    numbers: Sequence[NumberColumn],
-    names: Sequence[NameColumn],
-    width: int,
-) -> list[str]:
-    return (
-        ["", title, *format_table(rows, numbers, names, width)]
-        if rows
-        else ["", f"{title}: nobody"]
-    )

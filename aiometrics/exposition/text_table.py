@@ -1,6 +1,6 @@
 """Formats tables in ASCII: first numbers, right-aligned, then names.
 
-Where room is short, names are cut or left out.
+Where room is short, names are on lines of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 GAP = "  "
-_CUT = "..."
+_INDENT = 10 * " "
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,10 @@ class NumberColumn:
 
 @dataclass(frozen=True, slots=True)
 class NameColumn:
-    """A column of names: its heading, a row's name, and the fewest characters worth showing."""
+    """A column of names: its heading, and a row's name."""
 
     heading: str
     cell: Callable[[Any], str]
-    least: int
 
 
 def ascii_name(name: str) -> str:
@@ -40,20 +39,22 @@ def format_table(
 ) -> list[str]:
     """Return the heading and the rows as lines of at most ``width`` characters.
 
-    The last columns of names give way first: names lose their left part, which is the least
-    specific one, then a column goes. The first column of names stays.
+    Names that find no room beside the numbers are on further lines of their row, in full: a part of
+    a name may be all that tells two rows apart.
     """
     number_cells = [_right_aligned([number.heading, *map(number.cell, rows)]) for number in numbers]
-    name_cells = [[name.heading, *(ascii_name(name.cell(row)) for row in rows)] for name in names]
-    room = width - sum(len(column[0]) + len(GAP) for column in number_cells)
-    widths = _fit(
-        [max(map(len, column)) for column in name_cells], [name.least for name in names], room
-    )
-    cut_cells = [
-        [_cut(cell, size).ljust(size) for cell in column]
-        for column, size in zip(name_cells, widths, strict=False)
+    name_cells = [
+        _left_aligned([name.heading, *(ascii_name(name.cell(row)) for row in rows)])
+        for name in names
     ]
-    return [GAP.join(cells).rstrip() for cells in zip(*number_cells, *cut_cells, strict=True)]
+    room = width - sum(len(column[0]) + len(GAP) for column in number_cells)
+    beside = name_cells[: _fitting([len(column[0]) for column in name_cells], room)]
+    below = name_cells[len(beside) :]
+    lines: list[str] = []
+    for number, cells in enumerate(zip(*number_cells, *beside, strict=True)):
+        lines.append(GAP.join(cells).rstrip())
+        lines += _further_lines([column[number].rstrip() for column in below], width)
+    return lines
 
 
 def _right_aligned(cells: Sequence[str]) -> list[str]:
@@ -61,24 +62,26 @@ def _right_aligned(cells: Sequence[str]) -> list[str]:
     return [cell.rjust(width) for cell in cells]
 
 
-def _fit(natural: list[int], least: list[int], room: int) -> list[int]:
-    """Return widths for the leading columns that fit into ``room`` with their least width."""
-    while len(natural) > 1 and sum(map(min, natural, least)) + _gaps(natural) > room:
-        natural = natural[:-1]
-    widths = list(natural)
-    for column in reversed(range(1, len(widths))):
-        widths[column] -= min(_excess(widths, room), max(0, widths[column] - least[column]))
-    widths[0] = max(len(_CUT) + 1, widths[0] - _excess(widths, room))
-    return widths
+def _left_aligned(cells: Sequence[str]) -> list[str]:
+    width = max(map(len, cells))
+    return [cell.ljust(width) for cell in cells]
 
 
-def _excess(widths: list[int], room: int) -> int:
-    return max(0, sum(widths) + _gaps(widths) - room)
+def _fitting(widths: Sequence[int], room: int) -> int:
+    """Return how many of the leading columns fit into ``room``."""
+    for count in range(len(widths), 0, -1):
+        if sum(widths[:count]) + len(GAP) * (count - 1) <= room:
+            return count
+    return 0
 
 
-def _gaps(widths: list[int]) -> int:
-    return len(GAP) * (len(widths) - 1)
-
-
-def _cut(name: str, width: int) -> str:
-    return name if len(name) <= width else _CUT + name[len(name) - width + len(_CUT) :]
+def _further_lines(names: Sequence[str], width: int) -> list[str]:
+    """Return the names on one line if they fit, else on a line for each, or more if it is long."""
+    room = width - len(_INDENT)
+    together = GAP.join(names)
+    parts = [together] if len(together) <= room else names
+    return [
+        _INDENT + part[start : start + room]
+        for part in parts
+        for start in range(0, len(part), room)
+    ]

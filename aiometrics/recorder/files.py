@@ -31,10 +31,15 @@ def file_of(module: str, code: CodeType) -> str:
     """
     if os.path.isabs(code.co_filename):
         return code.co_filename
+    return loaded_from(module) or code.co_filename
+
+
+def loaded_from(module: str) -> str | None:
+    """Return the path of the file that a module was loaded from; ``None`` if it is not known."""
     loaded = sys.modules.get(module)
     # Read behind the module's own attributes, which may be made on demand.
     file = _NAMESPACE.__get__(loaded).get("__file__") if isinstance(loaded, ModuleType) else None
-    return file if isinstance(file, str) else code.co_filename
+    return file if isinstance(file, str) else None
 
 
 def in_standard_library(path: str) -> bool:

@@ -19,7 +19,7 @@ from aiometrics.recorder.await_chain import (
     peek,
     type_names,
 )
-from aiometrics.recorder.files import file_of, in_standard_library, is_installed
+from aiometrics.recorder.files import file_of, in_standard_library, is_installed, loaded_from
 
 #: Programs that run an application with ``python -m``, and are not the application themselves.
 _LAUNCHERS = frozenset(
@@ -241,6 +241,17 @@ class Places:
         if getattr(sys, "frozen", False):
             return _origin_in_bundle(module)
         return _origin_of_file(file_of(module, code), module)
+
+    def of_library(self, yield_point: str) -> bool:
+        """Return whether the label of a yield point names a file of a library.
+
+        Only modules that are loaded here are known.
+        """
+        module = yield_point.partition(":")[0].partition("/")[0].removesuffix(".py")
+        if _within(module, self._library) or _within(module, self._application):
+            return _within(module, self._library)
+        file = loaded_from(module)
+        return file is not None and _origin_of_file(file, module) < CodeOrigin.APPLICATION
 
     def transparent(self, root: Any) -> bool:
         """Return whether ``root`` may be a wrapper, whose code says nothing about the task."""

@@ -83,12 +83,14 @@ def unhealthy() -> Snapshot:
                 segments=histogram(0, 20, 20, sum_ns=2_280 * MS),
                 waits=histogram(40, sum_ns=20 * MS),
                 blocking_ns=1_900 * MS,
+                segment_max_ns=90 * MS,
             ),
             yield_point(
                 "shop/pay.py:99 confirm",
                 coroutine="shop.pay.settle",
                 awaits="Future",
                 waits=histogram(0, 300, sum_ns=1_500 * MS),
+                wait_max_ns=17 * MS,
                 suspended=3,
                 oldest_suspension_ns=NOW - 41_200 * MS,
             ),
@@ -112,32 +114,45 @@ def test_table_of_an_interval_shows_shares() -> None:
         "HOTSPOTS in the last 5.0 s",
         "loop MainThread: 38.0 % of the time in blocking segments, mean start delay 1.500 ms",
     ] == lines[:2]
-    assert (
-        "   2.280     45.6   57.000     40    1.900  shop/search.py:42 rank      asyncio.sleep"
-        in lines[6]
-    )
+    assert "   2.280     45.6   57.000  90.000     40    1.900  shop/search.py:42 rank" in lines[7]
 
 
 IN_80_COLUMNS = """\
-active s  share %  mean ms  count  block s  yield point
-   2.280        -   57.000     40    0.000  ...to/the/search.py:42 Searcher.rank
+active s  share %  mean ms  max ms  count  block s
+          yield point  awaits  coroutine
+   2.280        -   57.000   0.000     40    0.000
+          shop/a/long/path/to/search.py:42 Searcher.rank
+          asyncio.sleep
+          shop.orders.handle
 """.splitlines()
 IN_100_COLUMNS = """\
-active s  share %  mean ms  count  block s  yield point                                 awaits
-   2.280        -   57.000     40    0.000  .../path/to/the/search.py:42 Searcher.rank  ...cio.sleep
+active s  share %  mean ms  max ms  count  block s  yield point
+          awaits  coroutine
+   2.280        -   57.000   0.000     40    0.000  shop/a/long/path/to/search.py:42 Searcher.rank
+          asyncio.sleep  shop.orders.handle
 """.splitlines()
 
 
-def test_narrow_table_keeps_numbers_and_yield_points() -> None:
-    """In 80 columns the last names lose their column, and the others their left part."""
+def test_narrow_table_has_all_names_in_full() -> None:
+    """Names that find no room beside the numbers are on the next lines of their row."""
     point = yield_point(
-        "shop/a/long/path/to/the/search.py:42 Searcher.rank",
+        "shop/a/long/path/to/search.py:42 Searcher.rank",
         segments=histogram(40, sum_ns=2_280 * MS),
         suspended=1,
     )
     found = find_hotspots(snapshot(point))
-    assert IN_80_COLUMNS == found.table(80).splitlines()[3:5]
-    assert IN_100_COLUMNS == found.table(100).splitlines()[3:5]
+    assert IN_80_COLUMNS == found.table(80).splitlines()[3:9]
+    assert IN_100_COLUMNS == found.table(100).splitlines()[3:7]
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_rows_that_differ_in_one_name_can_be_told_apart(width: int) -> None:
+    """Nothing of a name is left out, however long it is."""
+    names = [f"shop/{kind}/{'deep/' * 30}x.py:1 f" for kind in ("orders", "stocks")]
+    points = [yield_point(name, segments=histogram(1, sum_ns=MS)) for name in names]
+    text = find_hotspots(snapshot(*points)).table(width)
+    written = "".join(line.strip() for line in text.splitlines())
+    assert [True, True] == [name in written for name in names]
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 140])
@@ -385,3 +400,48 @@ def test_asking_for_no_rows_is_an_error(top: int) -> None:
     """The message quotes the number."""
     with pytest.raises(ValueError, match=f"top={top}: ask for at least 1 row"):
         find_hotspots(snapshot(), top)
+
+
+def test_shares_are_of_the_time_of_all_loops() -> None:
+    """With several loops they are told to be, and add up to at most 1."""
+    loops = tuple(replace(loop(name), process_id=7) for name in ("1", "2"))
+    points = [yield_point(name, segments=histogram(1, sum_ns=8 * S)) for name in ("a", "b")]
+    now = Snapshot(NOW, loops=loops, yield_points=tuple(points))
+    found = find_hotspots(now, since=snapshot(taken_ns=NOW - 10 * S))
+    assert [0.8 / 2] * 2 == [row.share for row in found.burners]
+    assert "share %: of the time of all 2 loops together" in str(found)
+
+
+def test_shares_of_segments_that_began_before_add_up_to_one() -> None:
+    """A segment counts where it ends, which may be long after the interval began."""
+    points = [yield_point(name, segments=histogram(1, sum_ns=15 * S)) for name in ("a", "b")]
+    found = find_hotspots(
+        replace(snapshot(*points), loops=(loop(blocking_ns=30 * S),)),
+        since=snapshot(taken_ns=NOW - 10 * S),
+    )
+    assert [0.5, 0.5, 1.0] == [
+        *(row.share for row in found.burners),
+        *(state.blocking_share for state in found.loops),
+    ]
+
+
+def test_waits_for_work_come_last() -> None:
+    """Connections that are kept alive and idle workers hide no query."""
+    points = [
+        yield_point("aiohttp/web_protocol.py:1 start", waits=histogram(9, sum_ns=90 * S)),
+        yield_point(
+            "shop/mail.py:1 work", awaits="asyncio.Queue.get", waits=histogram(9, sum_ns=99 * S)
+        ),
+        yield_point("shop/db.py:1 query", waits=histogram(9, sum_ns=S)),
+    ]
+    found = find_hotspots(snapshot(*points), of_library=lambda name: name.startswith("aiohttp/"))
+    assert ["shop/db.py:1 query", "shop/mail.py:1 work", "aiohttp/web_protocol.py:1 start"] == [
+        row.yield_point for row in found.waiters
+    ]
+
+
+def test_an_empty_table_says_that_tasks_are_not_traced() -> None:
+    """They were created before tracing began, which explains why nothing is listed."""
+    text = str(find_hotspots(replace(snapshot(), untraced_tasks=12)))
+    reason = "nobody that is traced; tasks created before the start are not traced: 12"
+    assert f"WHO BURNS THE LOOP: {reason}" in text

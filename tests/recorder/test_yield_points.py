@@ -23,7 +23,7 @@ import pytest
 
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
-from aiometrics.recorder.places import main_package
+from aiometrics.recorder.places import Places, main_package
 from aiometrics.testing import TracedLoop, traced_loop
 
 HERE = __name__.replace(".", "/") + ".py"
@@ -731,3 +731,21 @@ def test_launchers_are_not_the_application(
 def test_the_python_implementation_is_always_tested() -> None:
     """The fixture ``implementation`` covers at least the Python recorder."""
     assert "python" in IMPLEMENTATIONS
+
+
+@pytest.mark.parametrize(
+    ("label", "options", "expected"),
+    [
+        ("pytest/__init__.py:1 main", {}, True),
+        ("asyncio/tasks.py:1 sleep", {}, True),
+        ("asyncio/tasks.py:1 sleep", {"application": ["asyncio"]}, False),
+        ("shop/db.py:1 query", {}, False),
+        ("shop/db.py:1 query", {"library": ["shop"]}, True),
+        ("(eager child)", {}, False),
+    ],
+)
+def test_labels_tell_libraries(
+    label: str, options: dict[str, list[str]], *, expected: bool
+) -> None:
+    """So do the names of yield points of another process, as far as the modules are known."""
+    assert expected == Places(**options).of_library(label)
