@@ -146,30 +146,30 @@ LOOP_TIME_SECONDS = Metric(
     "asyncio_loop_time_seconds_total",
     "counter",
     ("loop", "state"),
-    "Time that the loop spent inside its selector (idle) and outside it (active), including the "
-    "part in progress. On a loop whose selector cannot be timed (uvloop) there is only active, "
-    "which is the time of its tasks' segments.",
+    "Time that the loop spent waiting for events (idle) and not waiting (active), including the "
+    "part in progress. On a loop whose turns are not known there is only active, which is the "
+    "time of its tasks' segments.",
 )
 LOOP_ITERATION_SECONDS = Metric(
     "asyncio_loop_iteration_seconds",
     "histogram",
     LOOP_LABELS,
     "Active part of one turn of the loop: how long a newly ready handle may have to wait. Empty "
-    "where the selector cannot be timed (uvloop).",
+    "where turns are not known.",
 )
 LOOP_EVENTS = Metric(
     "asyncio_loop_events_total",
     "counter",
     LOOP_LABELS,
-    "Events that the selector reported. Absent where it cannot be timed (uvloop).",
+    "Events that the loop was told of. Absent where they are not known.",
 )
 LOOP_EVENTS_WAITING = Metric(
     "asyncio_loop_events_waiting_total",
     "counter",
     LOOP_LABELS,
-    "Events that were already there when the loop asked its selector, so that they had waited "
-    "for the loop: the selector was asked not to wait, or returned within 20 microseconds. "
-    "Absent where it cannot be timed (uvloop).",
+    "Events that were already there when the loop asked for them, so that they had waited for "
+    "the loop. With a selector that means that it was asked not to wait, or returned within 20 "
+    "microseconds. Absent where they are not known.",
 )
 LOOP_READY_HANDLES = Metric(
     "asyncio_loop_ready_handles",
@@ -196,8 +196,8 @@ LOOP_HEARTBEAT = Metric(
     "gauge",
     LOOP_LABELS,
     "Unix time at which the loop was last known to be responsive. For an idle loop that is now; "
-    "for a busy one it is when its current turn began, or its current segment where turns "
-    "cannot be timed (uvloop).",
+    "for a busy one it is when its current turn began, or its current segment where turns are "
+    "not known.",
 )
 LOOP_PROCESS_ID = Metric(
     "asyncio_loop_process_id",

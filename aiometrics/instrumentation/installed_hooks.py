@@ -10,6 +10,7 @@ from aiometrics.instrumentation.hooks.exception_handler import ExceptionHandlerH
 from aiometrics.instrumentation.hooks.gc import GarbageCollectionHook
 from aiometrics.instrumentation.hooks.handles import PROBE as CALLBACKS_PROBE
 from aiometrics.instrumentation.hooks.handles import HandleHook
+from aiometrics.instrumentation.hooks.libuv import UvloopMethodsHook, methods_hook
 from aiometrics.instrumentation.hooks.selector import RunningLoopHook
 from aiometrics.instrumentation.hooks.tasks import CreateTaskHook, Hook, c_hooks, python_hooks
 from aiometrics.instrumentation.traced_loops import TracedLoops
@@ -62,7 +63,22 @@ class InstalledHooks:
         covered = tuple(hook.loop_class for hook in self._hooks if isinstance(hook, CreateTaskHook))
         if covered and not issubclass(loop_class, covered):
             self._add(CreateTaskHook(loop_class, self._trace))
+        self._cover_methods(loop_class)
         self._exception_handlers.cover(loop_class)
+
+    def _cover_methods(self, loop_class: type) -> None:
+        """Hook the methods of uvloop's loops, once one of them is seen."""
+        if any(isinstance(hook, UvloopMethodsHook) for hook in self._hooks):
+            return
+        hook = methods_hook(
+            self._implementation.core,
+            loop_class,
+            self._loop_started,
+            self._loop_stopped,
+            self._loop_closing,
+        )
+        if hook is not None:
+            self._add(hook)
 
     def remove(self) -> None:
         """Remove all hooks, the last first."""
@@ -113,3 +129,8 @@ class InstalledHooks:
         timing = self._loops.timing_of(loop)
         if timing is not None:
             timing.stopped()
+
+    def _loop_closing(self, loop: Any) -> None:
+        timing = self._loops.timing_of(loop)
+        if timing is not None:
+            timing.remove()

@@ -14,9 +14,11 @@ from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.options import RecordingOptions
 from aiometrics.base.work_queue import WorkQueue
 from aiometrics.base.yielding import Pause, no_pause
-from aiometrics.instrumentation.hooks.selector import LoopTiming, time_iterations
+from aiometrics.instrumentation.hooks import libuv
+from aiometrics.instrumentation.hooks.selector import time_iterations
+from aiometrics.instrumentation.hooks.timing import LoopTiming
 from aiometrics.instrumentation.installed_hooks import InstalledHooks
-from aiometrics.instrumentation.loop_internals import ready_handles
+from aiometrics.instrumentation.loop_internals import is_uvloop, ready_handles
 from aiometrics.instrumentation.slots import Slot, SlotPool
 from aiometrics.instrumentation.snapshots import Snapshots
 from aiometrics.instrumentation.traced_loops import KnownLoop, TracedLoops
@@ -187,6 +189,8 @@ class Instrumentation:
         slot.loop_stats.attach(known.loop)
         known.recorder = self._recorder(loop, slot)
         known.timing = self._timing(loop, slot)
+        if known.timing is not None:
+            slot.observe = known.timing.observe
         known.binding = self._binding(known.recorder, slot)
 
     def _recorder(self, loop: Any, slot: Slot) -> Any:
@@ -201,9 +205,12 @@ class Instrumentation:
         )
 
     def _timing(self, loop: Any, slot: Slot) -> LoopTiming | None:
-        return time_iterations(
-            loop, lambda: self._implementation.turns(slot.page, self.clock, self.internal_errors)
-        )
+        def turns() -> Any:
+            return self._implementation.turns(slot.page, self.clock, self.internal_errors)
+
+        if is_uvloop(loop):
+            return libuv.time_turns(loop, self._implementation.core, turns)
+        return time_iterations(loop, turns)
 
     def _binding(self, recorder: Any, slot: Slot) -> LoopBinding:
         return LoopBinding(

@@ -46,6 +46,8 @@ class Slot:
     unreadable: bool = False
     #: Where the page is in the shared directory.
     claimed: ClaimedSlot | None = None
+    #: Called before a reader counts the part of the turn in progress.
+    observe: Callable[[], None] = no_pause
 
 
 class SlotPool:
@@ -111,6 +113,7 @@ class SlotPool:
     def release(self, slot: Slot) -> None:
         """Close the page of a loop that is gone, and let another loop have the slot."""
         with self._lock:
+            slot.observe = no_pause
             with self._internal_errors.contained(PROBE):
                 slot.page.close()
             slot.objectives.clear()

@@ -77,6 +77,7 @@ class Snapshots:
             slots = self._slot_pool.all()
             for slot in slots:
                 with contained(LOOPS_PROBE):
+                    slot.observe()
                     slot.page.mark_turn_observed(self._clock())
                     slot.loop_stats.refresh()
                     slot.objectives.count_overdue(self._clock())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors, is_interrupt
-from aiometrics.instrumentation.hooks.selector import LoopTiming
+from aiometrics.instrumentation.hooks.timing import LoopTiming
 from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.slots import Slot, SlotPool
 from aiometrics.requests.binding import LoopBinding

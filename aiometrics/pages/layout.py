@@ -37,6 +37,8 @@ LOOP_NAME_BYTES = STRING_BYTES_PER_NAME
 MAX_BOUNDS, MAX_RECORDS = 64, 1_000_000
 #: Marks a value as unknown, where 0 would be a valid value.
 UNKNOWN = -1
+#: Values of the word ``timed``: whether a loop's turns are known, and with them its events.
+UNTIMED, TIMED, TIMED_WITHOUT_EVENTS = range(3)
 
 #: How the coroutine of a task can end, in the order in which pages store it.
 STATUSES = ("completed", "failed", "cancelled")
@@ -106,7 +108,7 @@ LOOP = _numbered(
     # seen_ns
     "looked_ns",
     "blocking_ns",
-    "timed",  # 1 once the loop's selector is timed; the words below stay 0 until then
+    "timed",  # TIMED once the loop asked a timed selector; the words below stay 0 until then
     "turn_since_ns",  # when the active part of the turn in progress began, 0 in the selector
     "poll_since_ns",  # when the selector was entered, 0 outside
     "active_ns",

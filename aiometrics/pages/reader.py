@@ -34,6 +34,7 @@ from aiometrics.pages.layout import (
     SCOPE_ERRORS,
     SQUARE_NS2,
     STATUSES,
+    TIMED_WITHOUT_EVENTS,
     UNKNOWN,
     WORD,
     YIELD_POINT,
@@ -246,6 +247,7 @@ class _Decoder:
         timed = bool(self._loop("timed"))
         # A loop that is gone is no longer timed, but its idle time stays.
         ever_timed = timed or self._loop("idle_ns")
+        with_events = ever_timed and self._loop("timed") != TIMED_WITHOUT_EVENTS
         return Loop(
             self._text(self._header("loop_name")),
             self._histogram(layout.start_delay, buckets, self._weight),
@@ -258,8 +260,8 @@ class _Decoder:
             self._loop("active_ns")
             + (self._elapsed_ns("turn_since_ns") if timed else self._owned_ns()),
             self._loop("idle_ns") + self._elapsed_ns("poll_since_ns") if ever_timed else None,
-            self._loop("events") if ever_timed else None,
-            self._loop("events_waiting") if ever_timed else None,
+            self._loop("events") if with_events else None,
+            self._loop("events_waiting") if with_events else None,
             self._if_known("ready_handles"),
             self._if_known("scheduled_timers"),
             self._if_known("thread_cpu_ns"),

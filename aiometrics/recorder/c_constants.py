@@ -84,6 +84,8 @@ NUMBERS: Mapping[str, int] = {
     "MAX_RECORDS": layout.MAX_RECORDS,
     "STATUSES": len(layout.STATUSES),
     "CALLBACKS": layout.CALLBACKS,
+    "TIMED": layout.TIMED,
+    "TIMED_WITHOUT_EVENTS": layout.TIMED_WITHOUT_EVENTS,
     "OTHER_POINT": scope.OTHER_POINT,
     "WAITS_PER_REQUEST": layout.WAITS_PER_REQUEST,
     "SCOPE_POINTS": scope.MAX_POINTS,

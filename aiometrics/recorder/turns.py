@@ -13,7 +13,7 @@ from typing import Any
 
 from aiometrics.base.clock import Clock
 from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors, is_interrupt
-from aiometrics.pages.layout import LOOP
+from aiometrics.pages.layout import LOOP, TIMED
 from aiometrics.pages.page import Page
 
 PROBE = "turns"
@@ -35,19 +35,29 @@ class Turns:
         self._loop = page.layout.loop
         self._clock = clock
         self._internal_errors = internal_errors
+        #: When a loop started that has not asked its selector yet; 0 if there is none.
+        self._began_ns = 0
         self.retired = False
 
     def start(self) -> None:
-        """Begin the active part of a turn: the loop starts running."""
+        """Begin the active part of a turn: the loop starts running.
+
+        Whether its turns can be timed is not known until it asks its selector, so the page does not
+        show this turn before. Some loops have a selector that they never ask.
+        """
         now_ns = self._now()
-        if now_ns is not None:
-            self._set("timed", 1)
+        if now_ns is None:
+            return
+        if self._get("timed"):
             self._set("turn_since_ns", now_ns)
+        else:
+            self._began_ns = now_ns
 
     def stop(self) -> None:
         """End the active part of a turn: the loop stops running."""
         now_ns = self._now()
         if now_ns is not None:
+            self._began_ns = 0
             with self._page.writing:
                 self._end_turn(self._boundary(now_ns))
 
@@ -98,9 +108,16 @@ class Turns:
         now_ns = self._now()
         if now_ns is not None:
             with self._page.writing:
+                self._show_timed()
                 now_ns = self._boundary(now_ns)
                 self._end_turn(now_ns)
                 self._set("poll_since_ns", now_ns)
+
+    def _show_timed(self) -> None:
+        if self._began_ns:
+            self._set("timed", TIMED)
+            self._set("turn_since_ns", self._began_ns)
+            self._began_ns = 0
 
     def _leave(self, events: int, *, waiting: bool) -> None:
         since_ns, now_ns = self._get("poll_since_ns"), self._now()

@@ -121,8 +121,8 @@ def thread_time() -> list[PanelBuilder]:
     return [
         shares(
             "Which loop is busy?",
-            "Share of time outside the selector. Over 90 % a loop is saturated: more instances "
-            "help only if the load can move to them.",
+            "Share of time in which the loop does not wait for events. Over 90 % a loop is "
+            "saturated: more instances help only if the load can move to them.",
             active,
             thresholds.BUSY,
             span=12,
@@ -181,8 +181,7 @@ def delays() -> list[PanelBuilder]:
         ),
         p99(
             "Which loop starts tasks late?",
-            "99 of 100 tasks started within this time. It is exact on every loop, including "
-            "uvloop.",
+            "99 of 100 tasks started within this time. It is exact on every loop.",
             "asyncio_loop_start_delay_seconds",
         ),
         rates(

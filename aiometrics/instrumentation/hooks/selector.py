@@ -12,7 +12,7 @@ from typing import Any
 from aiometrics.recorder.turns import Turns
 
 
-class LoopTiming:
+class SelectorTiming:
     """Replaces ``select`` of one loop's selector by a timed one.
 
     A selector refers to its loop through what it waits for, so it is only referred to weakly here:
@@ -39,6 +39,9 @@ class LoopTiming:
         """Called when the loop stops; the time until it starts is neither active nor idle."""
         self._turns.stop()
 
+    def observe(self) -> None:
+        """Do nothing: the page always shows whether the loop is in its selector."""
+
     def remove(self) -> None:
         """Stop timing, and restore ``select`` unless something else has replaced it since."""
         self._turns.retire()
@@ -51,15 +54,12 @@ class LoopTiming:
             del selector.select
 
 
-def time_iterations(loop: Any, turns: Callable[[], Turns]) -> LoopTiming | None:
-    """Time the iterations of ``loop``.
-
-    ``None`` if it has no selector to hook, like loops of uvloop.
-    """
+def time_iterations(loop: Any, turns: Callable[[], Turns]) -> SelectorTiming | None:
+    """Time the iterations of ``loop``. ``None`` if it has no selector to hook."""
     selector = getattr(loop, "_selector", None) if isinstance(loop, asyncio.BaseEventLoop) else None
     if not hasattr(selector, "__dict__") or not hasattr(selector, "select"):
         return None
-    return LoopTiming(loop, turns())
+    return SelectorTiming(loop, turns())
 
 
 class RunningLoopHook:

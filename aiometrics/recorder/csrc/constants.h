@@ -143,6 +143,8 @@ typedef enum {
 #define MAX_RECORDS 1000000
 #define STATUSES 3
 #define CALLBACKS 1
+#define TIMED 1
+#define TIMED_WITHOUT_EVENTS 2
 #define OTHER_POINT 0
 #define WAITS_PER_REQUEST 8
 #define SCOPE_POINTS 64
@@ -154,7 +156,7 @@ typedef enum {
 #define WAITED_NS 20000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "d40d4169bb6d80f8"
+#define CONSTANTS_DIGEST "efbf3bd0b9fe64e9"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"

@@ -5,6 +5,9 @@
 #include "guard.h"
 #include "handle.h"
 #include "hook.h"
+#include "libuv.h"
+#include "libuv_turns.h"
+#include "loop_methods.h"
 #include "recorder.h"
 #include "scope.h"
 #include "turns.h"
@@ -17,6 +20,11 @@ static PyMethodDef methods[] = {
     {"unguard", guard_remove, METH_O, "unguard(address): leave that memory alone from now on."},
     {"monotonic_ns", clock_monotonic_ns, METH_NOARGS, "monotonic_ns(): the time of a recorder without a clock of its own."},
     {"run_handle", handle_run, METH_O, "run_handle(handle): run its callback in its context, timed if it is no step of a task."},
+#if LIBUV_CAN_BE_FOUND
+    {"bind_libuv", libuv_turns_bind, METH_VARARGS, "bind_libuv(path, is_closed, is_running): find libuv in uvloop's extension module and try it, or raise RuntimeError."},
+    {"hook_methods", loop_methods_hook, METH_VARARGS, "hook_methods(loop_class, listener): tell the listener when its loops run, stop and are closed."},
+    {"unhook_methods", loop_methods_unhook, METH_NOARGS, "unhook_methods(): restore the methods unless something else has replaced them since."},
+#endif
     {NULL, NULL, 0, NULL},
 };
 
@@ -41,6 +49,11 @@ execute(PyObject *module)
         scope_init_module(module) < 0 || turns_init_module(module) < 0) {
         return -1;
     }
+#if LIBUV_CAN_BE_FOUND
+    if (libuv_turns_init_module(module) < 0) {
+        return -1;
+    }
+#endif
     const char *frames = frame_is_read ? "direct" : "descriptors";
     if (PyModule_AddStringConstant(module, "FRAMES", frames) < 0) {
         return -1;

@@ -7,15 +7,6 @@
 
 #include <structmember.h>
 
-typedef struct {
-    PyObject_HEAD
-    PyObject *page_object;
-    PyObject *internal_errors;
-    PyObject *clock; /* NULL for the system's */
-    Page page;
-    int retired;
-} Turns;
-
 /* Replaces a selector's `select`, calls it and times it. */
 typedef struct {
     PyObject_HEAD
@@ -26,7 +17,8 @@ typedef struct {
     vectorcallfunc vectorcall;
 } TimedSelect;
 
-static PyTypeObject *turns_type, *timed_select_type;
+PyTypeObject *turns_type;
+static PyTypeObject *timed_select_type;
 static PyObject *select_name;
 
 static int
@@ -70,17 +62,81 @@ end_turn(Turns *self, int64_t now)
     loop[LOOP_TURN_SINCE_NS] = 0;
 }
 
+/* The loop starts running. Whether its turns can be timed is not known until it asks its selector,
+   so the page does not show this turn before. */
+void
+turns_begin(Turns *self, int64_t now)
+{
+    int64_t *loop = self->page.loop;
+    if (loop[LOOP_TIMED]) {
+        loop[LOOP_TURN_SINCE_NS] = now;
+    }
+    else {
+        self->began_ns = now;
+    }
+}
+
+static void
+show_timed(Turns *self, int64_t timed)
+{
+    if (self->began_ns != 0) {
+        self->page.loop[LOOP_TIMED] = timed;
+        self->page.loop[LOOP_TURN_SINCE_NS] = self->began_ns;
+        self->began_ns = 0;
+    }
+}
+
+void
+turns_enter(Turns *self, int64_t now, int64_t timed)
+{
+    page_begin(&self->page);
+    show_timed(self, timed);
+    now = boundary(self, now);
+    end_turn(self, now);
+    self->page.loop[LOOP_POLL_SINCE_NS] = now;
+    page_end(&self->page);
+}
+
+int64_t
+turns_leave(Turns *self, int64_t now)
+{
+    int64_t *loop = self->page.loop;
+    if (loop[LOOP_POLL_SINCE_NS] == 0) {
+        return -1;
+    }
+    page_begin(&self->page);
+    now = boundary(self, now);
+    int64_t idle_ns = now - loop[LOOP_POLL_SINCE_NS];
+    loop[LOOP_IDLE_NS] += idle_ns;
+    loop[LOOP_POLL_SINCE_NS] = 0;
+    loop[LOOP_TURN_SINCE_NS] = now;
+    page_end(&self->page);
+    return idle_ns;
+}
+
+void
+turns_count_events(Turns *self, int64_t events, int64_t waiting)
+{
+    self->page.loop[LOOP_EVENTS] += events;
+    self->page.loop[LOOP_EVENTS_WAITING] += waiting;
+}
+
+void
+turns_end(Turns *self, int64_t now)
+{
+    self->began_ns = 0;
+    page_begin(&self->page);
+    end_turn(self, boundary(self, now));
+    page_end(&self->page);
+}
+
 static int
 enter(Turns *self)
 {
     int64_t now;
     int timed = read_now(self, &now);
     if (timed > 0) {
-        page_begin(&self->page);
-        now = boundary(self, now);
-        end_turn(self, now);
-        self->page.loop[LOOP_POLL_SINCE_NS] = now;
-        page_end(&self->page);
+        turns_enter(self, now, TIMED);
     }
     return timed;
 }
@@ -89,22 +145,11 @@ static int
 leave(Turns *self, int64_t events, int waiting)
 {
     int64_t now;
-    int64_t *loop = self->page.loop;
-    int timed = loop[LOOP_POLL_SINCE_NS] == 0 ? 0 : read_now(self, &now);
-    if (timed <= 0) {
-        return timed;
+    int timed = self->page.loop[LOOP_POLL_SINCE_NS] == 0 ? 0 : read_now(self, &now);
+    if (timed > 0) {
+        int64_t idle_ns = turns_leave(self, now);
+        turns_count_events(self, events, waiting || idle_ns < WAITED_NS ? events : 0);
     }
-    page_begin(&self->page);
-    now = boundary(self, now);
-    int64_t idle_ns = now - loop[LOOP_POLL_SINCE_NS];
-    loop[LOOP_IDLE_NS] += idle_ns;
-    loop[LOOP_EVENTS] += events;
-    if (waiting || idle_ns < WAITED_NS) {
-        loop[LOOP_EVENTS_WAITING] += events;
-    }
-    loop[LOOP_POLL_SINCE_NS] = 0;
-    loop[LOOP_TURN_SINCE_NS] = now;
-    page_end(&self->page);
     return timed;
 }
 
@@ -280,8 +325,7 @@ turns_start(PyObject *object, PyObject *Py_UNUSED(ignored))
     int64_t now;
     int timed = read_now(self, &now);
     if (timed > 0) {
-        self->page.loop[LOOP_TIMED] = 1;
-        self->page.loop[LOOP_TURN_SINCE_NS] = now;
+        turns_begin(self, now);
     }
     return timed < 0 ? NULL : Py_NewRef(Py_None);
 }
@@ -293,9 +337,7 @@ turns_stop(PyObject *object, PyObject *Py_UNUSED(ignored))
     int64_t now;
     int timed = read_now(self, &now);
     if (timed > 0) {
-        page_begin(&self->page);
-        end_turn(self, boundary(self, now));
-        page_end(&self->page);
+        turns_end(self, now);
     }
     return timed < 0 ? NULL : Py_NewRef(Py_None);
 }

@@ -1,0 +1,316 @@
+"""Turns, idle and active time of loops of uvloop, with the C recorder."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support.tracing import every_loop
+
+from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.instrumentation.hooks import libuv
+from aiometrics.instrumentation.instrumentation import Instrumentation
+from aiometrics.pages.layout import from_seconds
+from aiometrics.pages.page import Page
+from aiometrics.pages.snapshot import Loop
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.testing import ManualClock
+
+uvloop: Any = pytest.importorskip("uvloop")
+WITH_C = pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the C recorder is not built")
+MS = 1_000_000
+#: Tasks that must not be collected before they are done.
+TASKS: list[Any] = []
+
+
+@pytest.fixture
+def made() -> Iterator[Instrumentation]:
+    """Every loop is traced, by the C recorder."""
+    with every_loop("c") as instrumentation:
+        yield instrumentation
+
+
+@pytest.fixture
+def loop() -> Iterator[Any]:
+    """A loop of uvloop."""
+    new = uvloop.new_event_loop()
+    yield new
+    new.close()
+
+
+def only(made: Instrumentation) -> Loop:
+    """The only loop."""
+    (found,) = made.snapshot().loops
+    return found
+
+
+def total_ns(found: Loop) -> int:
+    """Active and idle time together."""
+    assert found.idle_ns is not None
+    return found.active_ns + found.idle_ns
+
+
+@WITH_C
+def test_active_and_idle_are_all_the_time(made: Instrumentation, loop: Any) -> None:
+    """Together they last from the start of a run to its end, and nothing in between two runs."""
+    bounds: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        first = time.monotonic_ns()
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+            time.sleep(0.001)  # noqa: ASYNC251 - it keeps the loop active
+        bounds.append((first, time.monotonic_ns()))
+
+    inside_ns = outside_ns = 0
+    for _ in range(3):
+        started = time.monotonic_ns()
+        loop.run_until_complete(main())
+        ended = time.monotonic_ns()
+        first, last = bounds.pop()
+        inside_ns += last - first
+        outside_ns += ended - started
+        time.sleep(0.01)
+        assert inside_ns <= total_ns(only(made)) <= outside_ns
+    found = only(made)
+    assert found.iterations.count >= 3 * 20
+    assert found.iterations.sum_ns == found.active_ns >= 3 * 20 * MS
+    assert found.idle_ns is not None
+    assert found.idle_ns > 0
+    assert found.heartbeat_ns == 0
+
+
+def block_in_a_task(loop: Any, block: Callable[[], None]) -> None:
+    """Block in a step of a task."""
+
+    async def main() -> None:
+        block()
+
+    TASKS.append(loop.create_task(main()))
+
+
+def block_in_a_callback(loop: Any, block: Callable[[], None]) -> None:
+    """Block in a callback."""
+    loop.call_soon(block)
+
+
+def block_in_a_timer(loop: Any, block: Callable[[], None]) -> None:
+    """Block in a timer."""
+    loop.call_later(0.001, block)
+
+
+def block_in_a_reader(loop: Any, block: Callable[[], None]) -> None:
+    """Block where a file descriptor is ready, which libuv calls in the middle of its wait."""
+    ours, theirs = socket.socketpair()
+
+    def ready() -> None:
+        loop.remove_reader(ours)
+        block()
+        ours.close()
+        theirs.close()
+
+    loop.add_reader(ours, ready)
+    theirs.send(b"x")
+
+
+def block_in_a_protocol(loop: Any, block: Callable[[], None]) -> None:
+    """Block in a protocol's callback."""
+
+    class Blocks(asyncio.Protocol):
+        """Blocks when something is received."""
+
+        transport: Any
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, _: bytes) -> None:
+            block()
+            self.transport.close()
+            theirs.close()
+
+    ours, theirs = socket.socketpair()
+
+    async def connect() -> None:
+        await loop.create_connection(Blocks, sock=ours)
+        theirs.send(b"x")
+
+    TASKS.append(loop.create_task(connect()))
+
+
+@WITH_C
+@pytest.mark.parametrize(
+    "place",
+    [
+        block_in_a_task,
+        block_in_a_callback,
+        block_in_a_timer,
+        block_in_a_reader,
+        block_in_a_protocol,
+    ],
+)
+def test_a_block_anywhere_is_active_time_while_it_lasts(
+    place: Callable[[Any, Callable[[], None]], None], made: Instrumentation, loop: Any
+) -> None:
+    """Whoever looks in the meantime sees a turn that began before, and no more idle time."""
+    looks: list[Loop] = []
+
+    def block() -> None:
+        time.sleep(0.01)  # after so long, libuv is not merely on its way into the wait
+        began, began_unix_ns = time.monotonic_ns(), time.time_ns()
+        looks.append(only(made))
+        time.sleep(0.02)
+        looks.append(only(made))
+        looked_ns.append(time.monotonic_ns() - began)
+        assert looks[1].heartbeat_ns <= began_unix_ns
+        done.set()
+
+    async def main() -> None:
+        await asyncio.sleep(0.001)
+        place(loop, block)
+        await done.wait()
+        await asyncio.sleep(0.001)
+
+    looked_ns: list[int] = []
+    done = asyncio.Event()
+    loop.run_until_complete(main())
+    first, second = looks
+    assert first.idle_ns == second.idle_ns
+    assert 20 * MS <= second.active_ns - first.active_ns <= looked_ns[0]
+    after = only(made)
+    assert total_ns(second) < total_ns(after)
+    assert after.iterations.counts[2] + sum(after.iterations.counts[3:]) >= 1
+
+
+@WITH_C
+def test_the_end_of_a_run_is_seen_that_was_joined(made: Instrumentation, loop: Any) -> None:
+    """Where tracing begins inside a run, nobody tells of its end: a look finds out."""
+    made.remove()
+
+    async def main() -> None:
+        made.instrument_every_loop()
+        await asyncio.create_task(asyncio.sleep(0.05))
+
+    loop.run_until_complete(main())
+    assert only(made).heartbeat_ns == 0
+    counted_ns = total_ns(only(made))
+    loop.run_until_complete(asyncio.sleep(0.05))
+    assert total_ns(only(made)) > counted_ns
+    assert only(made).heartbeat_ns == 0
+
+
+@WITH_C
+def test_nothing_is_left_when_tracing_ends(loop: Any) -> None:
+    """The class has the methods that it had, and the loop runs on without being timed."""
+    before = dict(vars(uvloop.Loop))
+    with every_loop("c") as made:
+        loop.run_until_complete(asyncio.sleep(0.05))
+        for name in ("run_forever", "close"):
+            ours, original = vars(uvloop.Loop)[name], getattr(uvloop.Loop.__mro__[1], name)
+            assert (original.__name__, original.__doc__) == (ours.__name__, ours.__doc__)
+        made.remove()
+        assert before == dict(vars(uvloop.Loop))
+        counted_ns = total_ns(only(made))
+        loop.run_until_complete(asyncio.sleep(0.001))
+        assert counted_ns == total_ns(only(made))
+
+
+# --- refusals
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What is logged, of which nothing was said before."""
+    libuv._log_once.cache_clear()
+    libuv._reason_against.cache_clear()
+    with caplog.at_level(logging.INFO, "aiometrics"):
+        yield caplog
+    libuv._log_once.cache_clear()
+    libuv._reason_against.cache_clear()
+
+
+def said(log: pytest.LogCaptureFixture) -> str:
+    """The only line of the log, without what is the same in all of them."""
+    (record,) = log.records
+    start = "aiometrics: turns and idle time of uvloop are not known: "
+    assert record.getMessage().startswith(start)
+    return record.getMessage().removeprefix(start)
+
+
+def test_the_recorder_in_python_says_that_it_cannot(log: pytest.LogCaptureFixture) -> None:
+    """It says so once, and active time is that of the segments, as on any unknown loop."""
+    with every_loop("python") as made:
+        for _ in range(2):
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(asyncio.sleep(0.001))
+        found = only(made)
+    assert "this takes the C recorder, on a system with dlsym()" == said(log)
+    assert (None, None, None) == (found.idle_ns, found.events, found.events_waiting)
+    assert 0 == found.iterations.count
+    assert found.active_ns > 0
+
+
+@WITH_C
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"__file__": socket.__file__}, "its extension module is not loaded"),
+        ({"__file__": sys.modules["_asyncio"].__file__}, "its libuv has no uv_version"),
+        ({"libuv_get_loop_t_ptr": None}, "shows no uv_loop_t"),
+    ],
+)
+def test_what_is_not_as_expected_is_not_trusted(
+    change: dict[str, Any],
+    reason: str,
+    log: pytest.LogCaptureFixture,
+    loop: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The log says why, once, and the loop is traced without turns."""
+    for name, value in change.items():
+        monkeypatch.setattr(sys.modules["uvloop.loop"], name, value)
+    with every_loop("c") as made:
+        for _ in range(2):
+            loop.run_until_complete(asyncio.sleep(0.001))
+        found = only(made)
+    assert reason in said(log)
+    assert (None, 0) == (found.idle_ns, found.iterations.count)
+    assert found.active_ns > 0
+
+
+@WITH_C
+def test_a_clock_in_python_is_not_read_without_the_gil(
+    log: pytest.LogCaptureFixture, loop: Any
+) -> None:
+    """Libuv's callbacks run without it."""
+    core: Any = IMPLEMENTATIONS["c"].core
+    page = Page(from_seconds((0.001,), (0.001,), 8, 8, 8), 100 * MS)
+    assert None is libuv.time_turns(
+        loop, core, lambda: core.Turns(page, ManualClock(), InternalErrors())
+    )
+    assert "a clock in Python cannot be read without the GIL" == said(log)
+
+
+@WITH_C
+def test_a_loop_that_runs_in_another_thread_is_left_alone(
+    log: pytest.LogCaptureFixture, made: Instrumentation, loop: Any
+) -> None:
+    """Handles are added to a loop by its own thread only."""
+    runs = threading.Event()
+    loop.call_soon(runs.set)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    assert runs.wait(60)
+    task = loop.create_task(asyncio.sleep(0))
+    task.add_done_callback(lambda _: loop.stop())
+    loop.call_soon_threadsafe(int)
+    thread.join()
+    assert "a loop runs in another thread than where it was first seen" == said(log)
+    assert only(made).idle_ns is None
