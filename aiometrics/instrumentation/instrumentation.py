@@ -188,7 +188,7 @@ class Instrumentation:
             return
         slot.loop_stats.attach(known.loop)
         known.recorder = self._recorder(loop, slot)
-        known.timing = self._timing(loop, slot)
+        known.timing = self._timing(loop, slot, known.recorder)
         if known.timing is not None:
             slot.observe = known.timing.observe
         known.binding = self._binding(known.recorder, slot)
@@ -204,12 +204,13 @@ class Instrumentation:
             seed=self._seed(),
         )
 
-    def _timing(self, loop: Any, slot: Slot) -> LoopTiming | None:
+    def _timing(self, loop: Any, slot: Slot, recorder: Any) -> LoopTiming | None:
         def turns() -> Any:
             return self._implementation.turns(slot.page, self.clock, self.internal_errors)
 
         if is_uvloop(loop):
-            return libuv.time_turns(loop, self._implementation.core, turns)
+            core = self._implementation.core
+            return libuv.time_turns(loop, core, turns, recorder, slot.labels)
         return time_iterations(loop, turns)
 
     def _binding(self, recorder: Any, slot: Slot) -> LoopBinding:

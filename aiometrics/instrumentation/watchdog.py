@@ -139,6 +139,7 @@ class Watchdog(Background):
             self._internal_errors.report(PROBE, error)
 
     def _look_at(self, slot: Slot) -> int:
+        slot.observe()
         since_ns, now_ns = _since_ns(slot.page), self._clock()
         # Before anything else, because the thread may go on at any moment.
         stack = (

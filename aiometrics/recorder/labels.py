@@ -79,7 +79,7 @@ class Labels:
         )
 
     def pseudo_point(self, coroutine: int, name: str) -> int:
-        """Return the record of ``(return)``, ``(raise)`` or ``(eager child)`` of a coroutine."""
+        """Return the record of a yield point that is none, such as ``(return)``, of a coroutine."""
         number = self._point(coroutine, name, name)
         # Remembered even if it is (other): a coroutine has only three, and each of its tasks asks.
         self._points[coroutine, name, name] = number

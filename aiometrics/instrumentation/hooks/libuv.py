@@ -11,10 +11,16 @@ from functools import cache
 from typing import Any, ClassVar
 
 from aiometrics.base.internal_errors import is_interrupt
+from aiometrics.pages.layout import CALLBACKS
+from aiometrics.recorder.labels import Labels
 
 logger = logging.getLogger("aiometrics")
 
 Notify = Callable[[Any], None]
+#: The rows of what runs in a turn beside the steps of tasks, named like their yield points. What
+#: runs because of an event is mostly that of transports and protocols; the rest is what was passed
+#: to ``call_soon`` and to timers, and the loop itself.
+EVENT_CALLBACKS, OTHER_CALLBACKS = "(events)", "(handles)"
 
 
 class LibuvTiming:
@@ -51,10 +57,16 @@ class LibuvTiming:
             self._turns.retire()
 
 
-def time_turns(loop: Any, core: Any, turns: Callable[[], Any]) -> LibuvTiming | None:
+def time_turns(
+    loop: Any, core: Any, turns: Callable[[], Any], recorder: Any, labels: Labels
+) -> LibuvTiming | None:
     """Time the turns of a loop of uvloop; ``None``, and the log says why, if that is impossible."""
     try:
-        return LibuvTiming(loop, _libuv_turns(loop, core, turns))
+        capsule = _uv_loop(loop, core)
+        points = (
+            labels.pseudo_point(CALLBACKS, name) for name in (EVENT_CALLBACKS, OTHER_CALLBACKS)
+        )
+        return LibuvTiming(loop, core.LibuvTurns(loop, capsule, turns(), recorder, *points))
     except RuntimeError as error:
         if is_interrupt(error):
             raise
@@ -62,8 +74,11 @@ def time_turns(loop: Any, core: Any, turns: Callable[[], Any]) -> LibuvTiming | 
         return None
 
 
-def _libuv_turns(loop: Any, core: Any, turns: Callable[[], Any]) -> Any:
-    """Return the object in C that times the turns. Raises ``RuntimeError`` with the reason."""
+def _uv_loop(loop: Any, core: Any) -> Any:
+    """Return a capsule with the loop in C. Raises ``RuntimeError`` with the reason if it must not.
+
+    If it does not raise, libuv is known.
+    """
     module = sys.modules["uvloop.loop"]
     pointer = getattr(module, "libuv_get_loop_t_ptr", None)
     if core is None or not hasattr(core, "bind_libuv"):
@@ -75,7 +90,7 @@ def _libuv_turns(loop: Any, core: Any, turns: Callable[[], Any]) -> Any:
     reason = _reason_against(core, module)
     if reason is not None:
         raise RuntimeError(reason)
-    return core.LibuvTurns(loop, pointer(loop), turns())
+    return pointer(loop)
 
 
 @cache

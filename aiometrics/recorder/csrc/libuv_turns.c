@@ -6,6 +6,7 @@
 #if LIBUV_CAN_BE_FOUND
 
 #include "clock.h"
+#include "recorder.h"
 #include "turns.h"
 
 #include <sched.h>
@@ -22,7 +23,8 @@
 typedef struct {
     LibuvHandle handles[LIBUV_KINDS]; /* first, so that the callbacks find the rest */
     void *loop;
-    Turns *turns;         /* NULL once retired; borrowed from the Python object */
+    Turns *turns;         /* NULL once retired; borrowed from the Python object, like the recorder */
+    Recorder *recorder;
     int64_t entered_ns;   /* when the loop last began to wait for events */
     uint64_t idle_ns;     /* its idle time then */
     uint64_t looked_ns;   /* its idle time when a look found the wait over */
@@ -41,6 +43,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     Turns *turns;
+    Recorder *recorder;
     Watch *watch;
 } LibuvTurns;
 
@@ -119,22 +122,26 @@ on_prepare(LibuvHandle *handle)
     }
     else if (watch->running) {
         watch->entered_ns = clock_read_system();
+        recorder_gap_phase(watch->recorder, GAPS_POLLING, watch->entered_ns);
         turns_enter(watch->turns, watch->entered_ns, watch->timed);
     }
     unlock(watch);
 }
 
-static void
+/* Returns how many events there were since the last time; 1 if that is not known. */
+static uint64_t
 count_events(Watch *watch)
 {
     if (libuv.metrics_info == NULL) {
-        return;
+        return 1;
     }
     LibuvMetrics metrics;
     (void)libuv.metrics_info(watch->loop, &metrics);
-    turns_count_events(watch->turns, (int64_t)(metrics.events - watch->events), (int64_t)(metrics.events_waiting - watch->events_waiting));
+    uint64_t events = metrics.events - watch->events;
+    turns_count_events(watch->turns, (int64_t)events, (int64_t)(metrics.events_waiting - watch->events_waiting));
     watch->events = metrics.events;
     watch->events_waiting = metrics.events_waiting;
+    return events;
 }
 
 /* The loop waits on after a look found its wait over: its thread had not been on a processor between
@@ -142,7 +149,9 @@ count_events(Watch *watch)
 static void
 wait_on(Watch *watch)
 {
-    turns_enter(watch->turns, watch->turns->page.loop[LOOP_TURN_SINCE_NS], watch->timed);
+    const int64_t *loop = watch->turns->page.loop;
+    recorder_gap_phase(watch->recorder, GAPS_POLLING, Py_MAX(loop[LOOP_TURN_SINCE_NS], loop[LOOP_SEEN_NS]));
+    turns_enter(watch->turns, loop[LOOP_TURN_SINCE_NS], watch->timed);
     watch->looked = 0;
 }
 
@@ -150,6 +159,15 @@ static int64_t
 wait_ended_ns(const Watch *watch, uint64_t idle_ns)
 {
     return watch->entered_ns + (int64_t)(idle_ns - watch->idle_ns);
+}
+
+/* The wait for events is over, and if there are any, they are handled from now on. */
+static void
+wait_is_over(Watch *watch, uint64_t idle_ns, GapPhase phase)
+{
+    if (turns_leave(watch->turns, wait_ended_ns(watch, idle_ns)) >= 0) {
+        recorder_gap_phase(watch->recorder, phase, watch->turns->page.loop[LOOP_TURN_SINCE_NS]);
+    }
 }
 
 static void
@@ -162,15 +180,26 @@ on_check(LibuvHandle *handle)
         if (watch->looked && watch->looked_ns != idle_ns) {
             wait_on(watch);
         }
-        (void)turns_leave(watch->turns, wait_ended_ns(watch, idle_ns));
+        int handled = count_events(watch) != 0 || watch->looked;
+        wait_is_over(watch, idle_ns, handled ? GAPS_EVENTS : GAPS_REST);
+        if (handled) {
+            recorder_gap_phase(watch->recorder, GAPS_REST, clock_read_system());
+        }
         watch->idle_ns = idle_ns;
         watch->looked = 0;
-        count_events(watch);
     }
     unlock(watch);
 }
 
 /* --- with the GIL -------------------------------------------------------------------------------- */
+
+static void
+found_over(Watch *watch, uint64_t idle_ns)
+{
+    wait_is_over(watch, idle_ns, GAPS_EVENTS);
+    watch->looked_ns = idle_ns;
+    watch->looked = 1;
+}
 
 /* To be called before a reader counts the part of the turn in progress: if the loop has its events
    and is handling them, the page shows that from now on. */
@@ -186,10 +215,20 @@ look(Watch *watch)
         wait_on(watch);
     }
     else if (!waits && watch->turns->page.loop[LOOP_POLL_SINCE_NS] != 0 && now - wait_ended_ns(watch, idle_ns) >= LOOK_NS) {
-        (void)turns_leave(watch->turns, wait_ended_ns(watch, idle_ns));
-        watch->looked_ns = idle_ns;
-        watch->looked = 1;
+        found_over(watch, idle_ns);
     }
+}
+
+/* The recorder tells, in the loop's thread, that a segment begins while events are handled. */
+static void
+on_segment(void *argument)
+{
+    Watch *watch = argument;
+    lock(watch);
+    if (watch->turns != NULL && watch->running) {
+        found_over(watch, libuv.metrics_idle_time(watch->loop));
+    }
+    unlock(watch);
 }
 
 /* In a forked child the thread that held the lock may be gone, and there is no other. */
@@ -213,7 +252,9 @@ start(Watch *watch, int joined)
         watch->joined = joined;
         watch->looked = 0;
         watch->idle_ns = libuv.metrics_idle_time(watch->loop);
-        turns_begin(watch->turns, clock_read_system());
+        int64_t now = clock_read_system();
+        turns_begin(watch->turns, now);
+        recorder_gap_phase(watch->recorder, GAPS_REST, now);
     }
     unlock(watch);
 }
@@ -223,7 +264,9 @@ stop(Watch *watch)
 {
     if (watch->turns != NULL && watch->running) {
         watch->running = 0;
-        turns_end(watch->turns, clock_read_system());
+        int64_t now = clock_read_system();
+        recorder_gap_phase(watch->recorder, GAPS_OFF, now);
+        turns_end(watch->turns, now);
     }
 }
 
@@ -285,7 +328,10 @@ static void
 retire(Watch *watch)
 {
     lock_for_python(watch);
-    watch->turns = NULL;
+    if (watch->turns != NULL) {
+        watch->recorder->gaps.phase = GAPS_OFF;
+        watch->turns = NULL;
+    }
     unlock(watch);
 }
 
@@ -300,8 +346,8 @@ static PyObject *
 method_abandon(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     Watch *watch = ((LibuvTurns *)object)->watch;
-    lock_for_python(watch);
-    watch->turns = NULL;
+    retire(watch);
+    lock(watch);
     int handles = watch->closing ? 0 : LIBUV_KINDS;
     watch->closing = 1;
     disown(watch, handles);
@@ -309,7 +355,7 @@ method_abandon(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 static Watch *
-watch_new(void *loop, Turns *turns)
+watch_new(void *loop, Turns *turns, Recorder *recorder, const int32_t *points)
 {
     Watch *watch = calloc(1, sizeof(Watch));
     if (watch == NULL) {
@@ -318,6 +364,11 @@ watch_new(void *loop, Turns *turns)
     }
     watch->loop = loop;
     watch->turns = turns;
+    watch->recorder = recorder;
+    if (recorder_open_gaps(recorder, points, on_segment, watch) < 0) {
+        free(watch);
+        return NULL;
+    }
     watch->owners = LIBUV_KINDS + 1;
     watch->pid = getpid();
     watch->timed = libuv.metrics_info == NULL ? TIMED_WITHOUT_EVENTS : TIMED;
@@ -349,9 +400,11 @@ uv_loop_of(PyObject *loop, PyObject *capsule)
 static PyObject *
 libuv_turns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"loop", "capsule", "turns", NULL};
-    PyObject *loop, *capsule, *turns;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!:LibuvTurns", names, &loop, &capsule, turns_type, &turns)) {
+    static char *names[] = {"loop", "capsule", "turns", "recorder", "events", "rest", NULL};
+    PyObject *loop, *capsule, *turns, *recorder;
+    int events, rest;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!O!ii:LibuvTurns", names, &loop, &capsule, turns_type, &turns, recorder_type, &recorder,
+                                     &events, &rest)) {
         return NULL;
     }
     void *uv_loop = uv_loop_of(loop, capsule);
@@ -367,11 +420,13 @@ libuv_turns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     LibuvTurns *self = (LibuvTurns *)type->tp_alloc(type, 0);
-    if (self == NULL || (self->watch = watch_new(uv_loop, (Turns *)turns)) == NULL) {
+    int32_t points[GAP_PHASES] = {[GAPS_EVENTS] = events, [GAPS_REST] = rest};
+    if (self == NULL || (self->watch = watch_new(uv_loop, (Turns *)turns, (Recorder *)recorder, points)) == NULL) {
         Py_XDECREF(self);
         return NULL;
     }
     self->turns = (Turns *)Py_NewRef(turns);
+    self->recorder = (Recorder *)Py_NewRef(recorder);
     return (PyObject *)self;
 }
 
@@ -380,6 +435,7 @@ libuv_turns_traverse(LibuvTurns *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->turns);
+    Py_VISIT(self->recorder);
     return 0;
 }
 
@@ -389,11 +445,12 @@ libuv_turns_dealloc(LibuvTurns *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     if (self->watch != NULL) {
-        lock_for_python(self->watch);
-        self->watch->turns = NULL;
+        retire(self->watch);
+        lock(self->watch);
         disown(self->watch, 1);
     }
     Py_XDECREF(self->turns);
+    Py_XDECREF(self->recorder);
     type->tp_free(self);
     Py_DECREF(type);
 }

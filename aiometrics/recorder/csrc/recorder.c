@@ -196,6 +196,96 @@ settle(Recorder *self, Traced *traced)
     }
 }
 
+/* --- gaps between segments ---------------------------------------------------------------------------------------------------- */
+
+static void block(Recorder *self, Traced *traced, int32_t point, int64_t segment_ns);
+
+static void
+gap_begin(Recorder *self, int64_t now)
+{
+    Traced *gap = self->gaps.frame;
+    gap->since_ns = now;
+    gap->counted_ns = 0;
+    show(self, gap);
+    self->current = NULL;
+}
+
+static void
+gap_end(Recorder *self, int64_t now)
+{
+    Traced *gap = self->gaps.frame;
+    int64_t gap_ns = Py_MAX(now - gap->since_ns, 0);
+    self->gaps.sum_ns += gap_ns;
+    if (gap_ns >= self->page.threshold_ns || self->page.loop[LOOP_LOOKED_NS] - gap->since_ns >= self->page.threshold_ns) {
+        block(self, gap, self->gaps.points[self->gaps.phase], gap_ns);
+    }
+}
+
+/* A segment begins that interrupts no other. */
+static void
+gap_interrupt(Recorder *self, int64_t now)
+{
+    if (self->gaps.phase == GAPS_POLLING) {
+        self->gaps.poll_is_over(self->gaps.watch);
+    }
+    if (self->gaps.phase >= GAPS_EVENTS) {
+        gap_end(self, now);
+    }
+}
+
+/* Adds the gaps of a phase to its row. */
+static void
+gaps_settle(Recorder *self)
+{
+    int32_t point = self->gaps.points[self->gaps.phase];
+    int64_t sum_ns = self->gaps.sum_ns;
+    if (sum_ns == 0) {
+        return;
+    }
+    observe(page_segments(&self->page, point), &self->page.segment, sum_ns);
+    note_max(&page_point(&self->page, point)[POINT_SEGMENT_MAX_NS], sum_ns);
+    add_square(page_point(&self->page, point), sum_ns);
+    self->gaps.sum_ns = 0;
+}
+
+void
+recorder_gap_phase(Recorder *self, GapPhase phase, int64_t since)
+{
+    if (self->retired || self->gaps.frame == NULL) {
+        return;
+    }
+    page_begin(&self->page);
+    if (self->gaps.phase >= GAPS_EVENTS) {
+        if (self->current == NULL) {
+            gap_end(self, since);
+        }
+        gaps_settle(self);
+    }
+    self->gaps.phase = phase;
+    if (phase >= GAPS_EVENTS && self->current == NULL) {
+        gap_begin(self, since);
+    }
+    else {
+        show(self, self->current);
+    }
+    page_end(&self->page);
+}
+
+int
+recorder_open_gaps(Recorder *self, const int32_t *points, void (*poll_is_over)(void *watch), void *watch)
+{
+    self->gaps.frame = PyMem_RawCalloc(1, sizeof(Traced));
+    if (self->gaps.frame == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->gaps.frame->record = CALLBACKS;
+    memcpy(self->gaps.points, points, sizeof(self->gaps.points));
+    self->gaps.poll_is_over = poll_is_over;
+    self->gaps.watch = watch;
+    return 0;
+}
+
 /* --- segments ----------------------------------------------------------------------------------------------------------------- */
 
 /* A segment begins; one that is in progress, whose eager child this is, stands still meanwhile. */
@@ -206,6 +296,9 @@ enter(Recorder *self, Traced *traced, int64_t now)
     if (outer != NULL) {
         settle(self, outer);
         outer->paused_ns = now;
+    }
+    else if (self->gaps.phase != GAPS_OFF) {
+        gap_interrupt(self, now);
     }
     traced->state = RUNNING;
     traced->outer = outer;
@@ -284,6 +377,9 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
         block(self, traced, point, segment_ns);
     }
     leave(self, traced, now);
+    if (self->gaps.phase >= GAPS_EVENTS && self->current == NULL) {
+        gap_begin(self, now);
+    }
     return segment_ns;
 }
 
@@ -671,6 +767,7 @@ recorder_dealloc(Recorder *self)
     }
     PyMem_Free(self->waiting);
     PyMem_Free(self->pseudo);
+    PyMem_RawFree(self->gaps.frame);
     if (self->page.buffer.obj != NULL) {
         page_close(&self->page);
     }

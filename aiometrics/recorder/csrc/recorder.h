@@ -49,6 +49,20 @@ typedef struct {
     Traced *oldest, *newest;
 } Waiting;
 
+/* The time of a loop that no segment accounts for, where only the loop's turns tell of it. Each gap between two segments is shown as a
+   segment in progress of (callback), so that a block there is seen; a row gets what a turn has of them. libuv_turns.c drives this, from
+   the loop's thread and without the GIL. */
+typedef enum { GAPS_OFF, GAPS_POLLING, GAPS_EVENTS, GAPS_REST, GAP_PHASES } GapPhase;
+
+typedef struct {
+    Traced *frame; /* stands for the gap in progress; NULL if gaps are not recorded at all */
+    int64_t sum_ns; /* of the gaps in this phase of the turn */
+    int32_t points[GAP_PHASES];
+    GapPhase phase;
+    void (*poll_is_over)(void *watch); /* called if a segment begins while the loop is thought to wait for events */
+    void *watch;
+} Gaps;
+
 struct Recorder {
     PyObject_HEAD
     PyObject *weakrefs;
@@ -67,6 +81,7 @@ struct Recorder {
     Table transports; /* type -> whether it may be a transport of asyncio */
     Table points;  /* record, code, instruction and callee -> yield point */
     Table request_waits; /* request and yield point -> where its waits are added */
+    Gaps gaps;
     uint64_t draw;
     int64_t traced; /* how many tasks have been traced */
     int retired;
@@ -88,6 +103,11 @@ int recorder_end(Recorder *self, Traced *traced, Status status);
 int recorder_enter_callback(Recorder *self, Traced *frame);
 int recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback);
 void recorder_lose(Recorder *self, Traced *traced);
+
+/* Begins to record gaps, with the yield points of events and of the rest; -1 with an exception. */
+int recorder_open_gaps(Recorder *self, const int32_t *points, void (*poll_is_over)(void *watch), void *watch);
+/* The phase of the turn that ends now, and the one that begins at `since`. */
+void recorder_gap_phase(Recorder *self, GapPhase phase, int64_t since);
 Status recorder_status(void);
 
 /* Handles an error of ours, in flight or not: see recorder.c. -1 with an exception if it was an

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 import threading
@@ -14,11 +15,10 @@ from typing import Any
 import pytest
 from support.tracing import every_loop
 
-from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.options import RecordingOptions
 from aiometrics.instrumentation.hooks import libuv
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.pages.layout import from_seconds
-from aiometrics.pages.page import Page
+from aiometrics.instrumentation.watchdog import Watchdog
 from aiometrics.pages.snapshot import Loop
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from aiometrics.testing import ManualClock
@@ -26,6 +26,7 @@ from aiometrics.testing import ManualClock
 uvloop: Any = pytest.importorskip("uvloop")
 WITH_C = pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the C recorder is not built")
 MS = 1_000_000
+EAGERLY: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 #: Tasks that must not be collected before they are done.
 TASKS: list[Any] = []
 
@@ -120,6 +121,17 @@ def block_in_a_reader(loop: Any, block: Callable[[], None]) -> None:
     theirs.send(b"x")
 
 
+def block_in_a_signal_handler(loop: Any, block: Callable[[], None]) -> None:
+    """Block in the handler of a signal."""
+
+    def handle() -> None:
+        loop.remove_signal_handler(signal.SIGUSR1)
+        block()
+
+    loop.add_signal_handler(signal.SIGUSR1, handle)
+    signal.raise_signal(signal.SIGUSR1)
+
+
 def block_in_a_protocol(loop: Any, block: Callable[[], None]) -> None:
     """Block in a protocol's callback."""
 
@@ -145,17 +157,21 @@ def block_in_a_protocol(loop: Any, block: Callable[[], None]) -> None:
     TASKS.append(loop.create_task(connect()))
 
 
-@WITH_C
-@pytest.mark.parametrize(
+PLACES = pytest.mark.parametrize(
     "place",
     [
         block_in_a_task,
         block_in_a_callback,
         block_in_a_timer,
         block_in_a_reader,
+        block_in_a_signal_handler,
         block_in_a_protocol,
     ],
 )
+
+
+@WITH_C
+@PLACES
 def test_a_block_anywhere_is_active_time_while_it_lasts(
     place: Callable[[Any, Callable[[], None]], None], made: Instrumentation, loop: Any
 ) -> None:
@@ -187,6 +203,82 @@ def test_a_block_anywhere_is_active_time_while_it_lasts(
     after = only(made)
     assert total_ns(second) < total_ns(after)
     assert after.iterations.counts[2] + sum(after.iterations.counts[3:]) >= 1
+
+
+@WITH_C
+@PLACES
+def test_a_block_anywhere_is_counted_once_and_named(
+    place: Callable[[Any, Callable[[], None]], None], loop: Any
+) -> None:
+    """Its time is in one row, and the watchdog names its line."""
+
+    def block() -> None:
+        while not any(slot.loop_stats.block_samples for slot in made.slots()):
+            time.sleep(0.005)
+        done.set()
+
+    async def main() -> None:
+        place(loop, block)
+        await done.wait()
+
+    done = asyncio.Event()
+    with every_loop("c", blocking_threshold=0.02) as made:
+        dog = Watchdog(
+            made.slots,
+            made.places,
+            made.internal_errors,
+            threshold_ns=20 * MS,
+            interval=0.005,
+        )
+        dog.start()
+        loop.run_until_complete(main())
+        dog.stop()
+        seen = made.snapshot()
+    (found,) = seen.loops
+    rows = [point for point in seen.yield_points if point.blocking_ns]
+    assert found.blocking_ns == sum(point.blocking_ns for point in rows)
+    assert {"block"} == {name.rpartition(" ")[2].rpartition(".")[2] for name in found.block_samples}
+    in_task = place is block_in_a_task
+    assert in_task != any(point.coroutine == "(callback)" for point in rows)
+
+
+@WITH_C
+def test_rows_add_up_to_the_active_time(made: Instrumentation, loop: Any) -> None:
+    """What runs between the steps of tasks has rows, and nothing is counted twice.
+
+    A task that starts eagerly runs in the middle of an event.
+    """
+
+    class Answers(asyncio.Protocol):
+        """Starts a task for what it receives."""
+
+        def data_received(self, _: bytes) -> None:
+            TASKS.append(asyncio.Task(answer(), loop=loop, **EAGERLY))
+
+    async def answer() -> None:
+        time.sleep(0.02)  # noqa: ASYNC251 - it is what is counted
+        await asyncio.sleep(0)
+        done.set()
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        transport, _ = await loop.create_connection(Answers, sock=ours)
+        theirs.send(b"x")
+        await done.wait()
+        loop.call_soon(time.sleep, 0.01)
+        loop.call_later(0.01, time.sleep, 0.01)
+        await asyncio.sleep(0.05)
+        transport.close()
+        theirs.close()
+
+    done = asyncio.Event()
+    loop.run_until_complete(main())
+    seen = made.snapshot()
+    owned_ns = sum(point.segments.sum_ns for point in seen.yield_points)
+    assert owned_ns == pytest.approx(seen.loops[0].active_ns, rel=0.01)
+    callbacks = {p.yield_point: p for p in seen.yield_points if p.coroutine == "(callback)"}
+    assert {"(events)", "(handles)"} == callbacks.keys()
+    assert callbacks["(handles)"].segments.sum_ns >= 20 * MS
 
 
 @WITH_C
@@ -289,12 +381,14 @@ def test_what_is_not_as_expected_is_not_trusted(
 def test_a_clock_in_python_is_not_read_without_the_gil(
     log: pytest.LogCaptureFixture, loop: Any
 ) -> None:
-    """Libuv's callbacks run without it."""
-    core: Any = IMPLEMENTATIONS["c"].core
-    page = Page(from_seconds((0.001,), (0.001,), 8, 8, 8), 100 * MS)
-    assert None is libuv.time_turns(
-        loop, core, lambda: core.Turns(page, ManualClock(), InternalErrors())
+    """Callbacks of libuv run without it."""
+    made = Instrumentation(
+        RecordingOptions(), clock=ManualClock(), implementation=IMPLEMENTATIONS["c"]
     )
+    made.instrument(loop)
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert only(made).idle_ns is None
+    made.remove()
     assert "a clock in Python cannot be read without the GIL" == said(log)
 
 
