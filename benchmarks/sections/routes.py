@@ -43,10 +43,7 @@ NOTES = (
         "Its active time also includes what the framework does for any request, which is all that "
         "a request without work takes."
     ),
-    (
-        "Apart from requests, the loop accepted connections, read and parsed input, and polled. On "
-        "uvloop polling is not seen."
-    ),
+    ("Apart from requests, the loop accepted connections, read and parsed input, and polled."),
 )
 
 #: Name of the attribute in which a request keeps the time that it has worked.

@@ -18,6 +18,7 @@ from support import prometheus_server
 
 from aiometrics.demo.faults import SYMPTOMS, Fault
 from aiometrics.demo.payments import Payments
+from aiometrics.recorder.implementation import IMPLEMENTATION
 
 pytestmark = pytest.mark.once
 
@@ -81,12 +82,30 @@ async def main():
             await asyncio.gather(*(make() for make in (red, green, blue) * 20))
         late = since - ends
 """
+#: Blocks its loop, which is one of uvloop's, half of the time in a protocol.
+UVLOOP = """
+import socket, uvloop
+
+def hold():
+    time.sleep(0.2)
+
+class Blocks(asyncio.Protocol):
+    def data_received(self, _):
+        hold()
+
+async def main():
+    ours, theirs = socket.socketpair()
+    await asyncio.get_running_loop().create_connection(Blocks, sock=ours)
+    while True:
+        theirs.send(b"x")
+        await asyncio.sleep(0.4)
+"""
 PROGRAM = """
 import asyncio, time
 import aiometrics
 {main}
 print("metrics ", aiometrics.start_exporter(port=0).url, flush=True)
-asyncio.run(main())
+{run}(main())
 """
 
 
@@ -94,7 +113,7 @@ asyncio.run(main())
 def prometheus(
     binary: Callable[[str], str], root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[prometheus_server.Prometheus]:
-    """Return a Prometheus with three targets; one is the demo with its blocking fault."""
+    """Return a Prometheus with four targets; one is the demo with its blocking fault."""
     programs = {
         "shop": [
             "-m",
@@ -107,8 +126,9 @@ def prometheus(
             "--faults",
             "blocking",
         ],
-        "idle": ["-c", PROGRAM.format(main=IDLE)],
-        "busy": ["-c", PROGRAM.format(main=BUSY)],
+        "idle": ["-c", PROGRAM.format(main=IDLE, run="asyncio.run")],
+        "busy": ["-c", PROGRAM.format(main=BUSY, run="asyncio.run")],
+        "uvloop": ["-c", PROGRAM.format(main=UVLOOP, run="uvloop.run")],
     }
     with ExitStack() as stack:
         targets = {}
@@ -174,6 +194,21 @@ def test_a_starved_loop_fires_and_names_the_function_and_the_line(
         lambda: [labels["blocked_at"] for labels, _ in prometheus.ask(samples)],
     )
     assert place in blocked_at
+
+
+@pytest.mark.skipif(IMPLEMENTATION != "c", reason="on uvloop, the C recorder sees callbacks")
+def test_a_loop_of_uvloop_that_is_starved_by_a_protocol_fires(
+    prometheus: prometheus_server.Prometheus, root: Path
+) -> None:
+    """There is no task to blame, but the line is named, as the runbook says."""
+    alert = "AsyncioLoopStarvedFastBurn"
+    found = prometheus.until(
+        lambda fired: "hold" in fired.get(alert, ""), lambda: prometheus.firing("uvloop")
+    )
+    assert "(callback)" in found[alert]
+    samples = re.sub('job="[^"]*"', 'job="uvloop"', runbook(root, alert)[1])
+    lines = prometheus.until(bool, lambda: prometheus.ask(samples))
+    assert {"hold"} == {labels["blocked_at"].split()[-1] for labels, _ in lines}
 
 
 def shares(prometheus: prometheus_server.Prometheus) -> dict[str, float]:
