@@ -17,8 +17,14 @@ from aiometrics.base import fork
 logger = logging.getLogger("aiometrics")
 
 
+#: The number of known limits that are logged.
+_MAX_WARNINGS = 100
 #: Outcomes for a probe that failed, as they appear in the log.
 OFF, OFF_FOR_LOOP, STAYS_ON = "which is now off", "which is now off for this loop", "which stays on"
+
+
+class KnownLimit(Exception):  # noqa: N818 - it is no error of ours
+    """Something that we cannot do, and what to do about it. It is logged without a traceback."""
 
 
 def from_signal(error: BaseException) -> bool:
@@ -56,6 +62,7 @@ class InternalErrors:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._warnings: set[str] = set()
         # Reentrant, because garbage collection can run one of our finalizers while the lock is
         # held.
         self._lock = threading.RLock()
@@ -72,13 +79,23 @@ class InternalErrors:
         with self._lock:
             self._counts[probe] += 1
             first = self._counts[probe] == 1
-        if first:
+        if isinstance(error, KnownLimit):
+            self._warn_once(str(error))
+        elif first:
             logger.error(
                 "aiometrics: internal error in probe %r, %s; the application is not affected",
                 probe,
                 outcome,
                 exc_info=error,
             )
+
+    def _warn_once(self, message: str) -> None:
+        with self._lock:
+            first = message not in self._warnings and len(self._warnings) < _MAX_WARNINGS
+            if first:
+                self._warnings.add(message)
+        if first:
+            logger.warning("aiometrics: %s", message)
 
     @contextmanager
     def contained(self, probe: str) -> Iterator[None]:

@@ -18,7 +18,7 @@ from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exporter.service import Service
-from aiometrics.exposition.collector import Registry
+from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.pages.snapshot import Snapshot
 
@@ -165,6 +165,7 @@ class Endpoints:
             self._server.close()
         if self._service is not None:
             self._service.resign()
+        self._scrape_handler.close()
 
     def _forget_server(self) -> None:
         """In a forked child: drop the server, which is the parent's, and inherited locks."""

@@ -11,10 +11,10 @@ from aiometrics.base import fork
 from aiometrics.base.http import negotiation
 from aiometrics.base.http.messages import Response
 from aiometrics.base.singleflight import SingleFlight
-from aiometrics.exposition.collector import Registry
+from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.families import ExporterInfo, Source
 from aiometrics.exposition.protobuf import ProtobufRenderer
-from aiometrics.exposition.text import OPENMETRICS, TEXT, Renderer
+from aiometrics.exposition.text import OPENMETRICS, OPENMETRICS_UTF_8, TEXT, Renderer
 from aiometrics.pages.snapshot import Snapshot
 
 _Render = Callable[[Snapshot, ExporterInfo], Iterator[bytes]]
@@ -33,10 +33,13 @@ class ScrapeHandler:
     ) -> None:
         self._source = source
         text = Renderer(registry, on_error=on_error)
+        protobuf = ProtobufRenderer(registry, on_error=on_error)
+        self._renderers = text, protobuf
         self._slices: Mapping[negotiation.Format, _Render] = {
             negotiation.TEXT: partial(text.slices, form=TEXT),
             negotiation.OPENMETRICS: partial(text.slices, form=OPENMETRICS),
-            negotiation.PROTOBUF: ProtobufRenderer(registry, on_error=on_error).slices,
+            negotiation.OPENMETRICS_UTF_8: partial(text.slices, form=OPENMETRICS_UTF_8),
+            negotiation.PROTOBUF: protobuf.slices,
         }
         self._previous_ns = 0
         self._reset()
@@ -45,6 +48,11 @@ class ScrapeHandler:
     def _reset(self) -> None:
         """Forget the rendering in progress, also in a forked child, which lacks its thread."""
         self._bodies = SingleFlight(self._rendered)
+
+    def close(self) -> None:
+        """Let the threads end that ask the application's collectors."""
+        for renderer in self._renderers:
+            renderer.close()
 
     def answer(self, accept: str | None) -> Response:
         """Return the response, in the format that the request's ``Accept`` header prefers."""

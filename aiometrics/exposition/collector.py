@@ -7,21 +7,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Metric as PrometheusMetric
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector as PrometheusCollector
 from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.samples import Timestamp
 
 from aiometrics.base.clock import SECOND_NS
+from aiometrics.base.internal_errors import KnownLimit
+from aiometrics.exposition.collection import Collection, Registry, reading_application
 from aiometrics.exposition.families import (
     Distribution,
     Row,
@@ -34,17 +35,19 @@ from aiometrics.exposition.families import (
 from aiometrics.exposition.metrics import METRICS, Metric
 from aiometrics.pages.snapshot import Exemplar, encodable
 
-FormatName = Literal["text", "openmetrics"]
+FormatName = Literal["text", "openmetrics", "openmetrics-utf-8"]
 
-_OUR_NAMES = frozenset(name for metric in METRICS for name in (metric.family, metric.name))
-_reading_application: ContextVar[bool] = ContextVar("aiometrics_reading_application", default=False)
-
-
-class Registry(Protocol):
-    """A ``CollectorRegistry``, or anything else that gives metric families."""
-
-    def collect(self) -> Iterable[PrometheusMetric]:
-        """Return every family with its samples."""
+_SUFFIXES = ("", "_bucket", "_count", "_sum", "_total", "_created", "_info", "_gsum", "_gcount")
+_OUR_NAMES = frozenset(
+    f"{name}{suffix}"
+    for metric in METRICS
+    for name in (metric.family, metric.name)
+    for suffix in (_SUFFIXES if metric.kind == "histogram" else ("",))
+)
+_LEGACY_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+#: The schemes by which ``prometheus_client`` escapes names; it had none before 0.22.
+_UNDERSCORES = getattr(openmetrics, "UNDERSCORES", None)
+_UTF_8 = getattr(openmetrics, "ALLOWUTF8", None)
 
 
 class SnapshotCollector(PrometheusCollector):
@@ -66,7 +69,7 @@ class SnapshotCollector(PrometheusCollector):
 
         There are none while :class:`ApplicationMetrics` collects, since our exposition has them.
         """
-        if _reading_application.get():
+        if reading_application():
             return
         for metric, rows in families(*self._source()):
             yield _family_with_samples(metric, rows)
@@ -95,47 +98,48 @@ class ApplicationMetrics:
     """
 
     def __init__(self, registry: Registry, *, on_error: Callable[[Exception], None]) -> None:
-        self._registry = registry
+        self._collection = Collection(registry, on_error)
         self._on_error = on_error
+
+    def close(self) -> None:
+        """Let the thread end that asks the collectors."""
+        self._collection.close()
 
     def families(self, form: FormatName) -> Iterator[bytes]:
         """Yield the lines of one family after the other, in UTF-8 and without an end mark.
 
-        Families with one of our names are reported and left out.
+        A family with a name of ours, or of a family before it, would make the whole text invalid:
+        it is reported and left out.
         """
-        return self.written(partial(_lines, form=form))
-
-    def written(self, write: Callable[[PrometheusMetric], bytes]) -> Iterator[bytes]:
-        """Yield what ``write`` makes of one family after the other.
-
-        Families with one of our names, and those that cannot be written, are reported and left out.
-        """
-        for family in self._collected():
-            try:
-                _check_name(family)
-                yield write(family)
-            except Exception as error:  # noqa: BLE001 - the application made the family, which can break in any way
-                self._on_error(error)
+        return self.written(partial(_lines, form=form), form)
 
     def collect(self) -> Iterator[PrometheusMetric]:
-        """Yield every family that can be written; those with one of our names are left out."""
-        for family in self._collected():
-            try:
-                _check_name(family)
-                _lines(family, "text")
-            except Exception as error:  # noqa: BLE001 - as above
-                self._on_error(error)
-            else:
-                yield family
+        """Yield every family that :meth:`families` writes."""
+        return (family for family, _ in self._written(partial(_lines, form="text"), "text"))
 
-    def _collected(self) -> list[PrometheusMetric]:
-        found: list[PrometheusMetric] = []
-        try:
-            with _without_ours():
-                found.extend(self._registry.collect())
-        except Exception as error:  # noqa: BLE001 - collectors of the application can raise anything
-            self._on_error(error)
-        return found
+    def written(
+        self, write: Callable[[PrometheusMetric], bytes], form: FormatName = "text"
+    ) -> Iterator[bytes]:
+        """Yield what ``write`` makes of one family after the other.
+
+        Families whose names are taken when they are written as in ``form``, and those that cannot
+        be written, are reported and left out.
+        """
+        return (lines for _, lines in self._written(write, form))
+
+    def _written(
+        self, write: Callable[[PrometheusMetric], bytes], form: FormatName
+    ) -> Iterator[tuple[PrometheusMetric, bytes]]:
+        taken: set[str] = set()
+        for family in self._collection.collect():
+            try:
+                names, lines = _names(family, form), write(family)
+                _check_names(names, taken)
+            except Exception as error:  # noqa: BLE001 - the application made the family, which can break in any way
+                self._on_error(error)
+                continue
+            taken |= names
+            yield family, lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,27 +152,43 @@ class _OneFamily:
         return [self.family]
 
 
-@contextmanager
-def _without_ours() -> Iterator[None]:
-    token = _reading_application.set(True)
-    try:
-        yield
-    finally:
-        _reading_application.reset(token)
+def _escaped(name: str, form: FormatName) -> str:
+    """Return a name as it is written."""
+    if _UTF_8 is None or form == "openmetrics-utf-8" or _LEGACY_NAME.fullmatch(name):
+        return name
+    escape: Any = openmetrics.escape_metric_name
+    return str(escape(name, _UNDERSCORES))
 
 
-def _check_name(family: PrometheusMetric) -> None:
-    if family.name in _OUR_NAMES:
-        raise ValueError(
-            f"the application's registry has a metric {family.name!r}, which aiometrics has too: "
-            f"rename the application's to export it"
+def _names(family: PrometheusMetric, form: FormatName) -> set[str]:
+    """Return the names that the lines of a family begin with, and that of the family."""
+    written = {family.name, *(sample.name for sample in family.samples)}
+    return {_escaped(name, form) for name in written}
+
+
+def _check_names(names: set[str], taken: set[str]) -> None:
+    """Raise ``KnownLimit`` if one of ``names`` has another family already."""
+    for name in sorted(names & _OUR_NAMES):
+        raise KnownLimit(
+            f"the application's registry has a metric {name!r}, which aiometrics has too: "
+            "rename the application's to export it"
+        )
+    for name in sorted(names & taken):
+        raise KnownLimit(
+            f"the application's registry has two metrics that are written as {name!r}: "
+            "rename one to export both"
         )
 
 
 def _lines(family: PrometheusMetric, form: FormatName) -> bytes:
+    written = [family.name, *(sample.name for sample in family.samples)]
+    labels = {label for sample in family.samples for label in sample.labels}
+    # Legacy names need no escaping, but prometheus_client would replace a colon in some lines.
+    as_it_is = form == "openmetrics-utf-8" or all(map(_LEGACY_NAME.fullmatch, {*written, *labels}))
+    escaping: dict[str, Any] = {"escaping": _UTF_8} if as_it_is and _UTF_8 is not None else {}
     if form == "text":
-        return generate_latest(_OneFamily(family))
-    text: bytes = generate_openmetrics(_OneFamily(family))  # type: ignore[no-untyped-call]
+        return generate_latest(_OneFamily(family), **escaping)
+    text: bytes = openmetrics.generate_latest(_OneFamily(family), **escaping)  # type: ignore[no-untyped-call]
     return text.removesuffix(b"# EOF\n")
 
 

@@ -12,7 +12,8 @@ from functools import lru_cache
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, give_way
-from aiometrics.exposition.collector import ApplicationMetrics, Registry
+from aiometrics.exposition.collection import Registry
+from aiometrics.exposition.collector import ApplicationMetrics
 from aiometrics.exposition.families import (
     Distribution,
     ExporterInfo,
@@ -63,6 +64,11 @@ class ProtobufRenderer:
             None if registry is None else ApplicationMetrics(registry, on_error=on_error)
         )
         self._pause = pause
+
+    def close(self) -> None:
+        """Let the thread end that asks the application's collectors."""
+        if self._application is not None:
+            self._application.close()
 
     def slices(self, snapshot: Snapshot, info: ExporterInfo) -> Iterator[bytes]:
         """Yield the messages of all families, one or more at a time, in slices."""

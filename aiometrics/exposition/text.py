@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, give_way
-from aiometrics.exposition.collector import ApplicationMetrics, FormatName, Registry
+from aiometrics.exposition.collection import Registry
+from aiometrics.exposition.collector import ApplicationMetrics, FormatName
 from aiometrics.exposition.families import (
     Distribution,
     ExporterInfo,
@@ -57,6 +58,8 @@ def _openmetrics_header(metric: Metric) -> str:
 
 TEXT = TextFormat("text", _text_header, b"", exemplars=False)
 OPENMETRICS = TextFormat("openmetrics", _openmetrics_header, b"# EOF\n", exemplars=True)
+#: The names of the application may be any text.
+OPENMETRICS_UTF_8 = TextFormat("openmetrics-utf-8", _openmetrics_header, b"# EOF\n", exemplars=True)
 
 
 class Renderer:
@@ -79,6 +82,11 @@ class Renderer:
         )
         self._pause = pause
         self._cache: _Cache = {}
+
+    def close(self) -> None:
+        """Let the thread end that asks the application's collectors."""
+        if self._application is not None:
+            self._application.close()
 
     def slices(self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat) -> Iterator[bytes]:
         """Yield the text in UTF-8, in slices that take about 0.1 ms to write.

@@ -28,12 +28,16 @@ class Format:
 
 
 TEXT = Format("text/plain", {"version": "0.0.4"}, "text/plain; version=0.0.4; charset=utf-8")
-#: Every name in a response is a legacy name, or escaped to one with underscores, which is announced
-#: to scrapers that could read more.
+#: Names are escaped to legacy names with underscores, unless the scraper reads others.
 OPENMETRICS = Format(
     "application/openmetrics-text",
     {"version": "1.0.0"},
     "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
+)
+OPENMETRICS_UTF_8 = Format(
+    "application/openmetrics-text",
+    {"version": "1.0.0"},
+    "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=allow-utf-8",
 )
 #: The only format with native histograms.
 PROTOBUF = Format(
@@ -69,7 +73,11 @@ def choose_format(accept: str | None) -> Format:
         return PROTOBUF
     wanted_more = openmetrics > text
     wanted_as_much = by_name and openmetrics == text > 0
-    return OPENMETRICS if wanted_more or wanted_as_much else TEXT
+    if not wanted_more and not wanted_as_much:
+        return TEXT
+    best = max(choices, key=lambda choice: (_specificity(OPENMETRICS, choice), choice.quality))
+    utf_8 = best.parameters.get("escaping") == "allow-utf-8"
+    return OPENMETRICS_UTF_8 if utf_8 else OPENMETRICS
 
 
 def accepts_gzip(accept_encoding: str | None) -> bool:
@@ -118,8 +126,7 @@ def _specificity(offer: Format, choice: _Choice) -> int:
     """Return how closely ``choice`` describes ``offer``.
 
     0 is not at all, 1 ``*/*``, 2 ``type/*``, 3 the media type, 4 its parameters too, such as the
-    version. Parameters beyond those (``charset``, ``escaping``) do not change the bytes that are
-    sent.
+    version. Any other parameter (``charset``, ``escaping``) will do.
     """
     if choice.name == "*/*":
         return 1

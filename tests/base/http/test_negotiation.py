@@ -6,6 +6,7 @@ import pytest
 
 from aiometrics.base.http.negotiation import (
     OPENMETRICS,
+    OPENMETRICS_UTF_8,
     PROTOBUF,
     TEXT,
     Format,
@@ -48,7 +49,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
     [
         pytest.param(PROMETHEUS_2, OPENMETRICS, id="Prometheus 2.42"),
         pytest.param(PROMETHEUS_2_PROTOBUF, PROTOBUF, id="Prometheus 2.42, protobuf first"),
-        pytest.param(PROMETHEUS_3, OPENMETRICS, id="Prometheus 3"),
+        pytest.param(PROMETHEUS_3, OPENMETRICS_UTF_8, id="Prometheus 3"),
         pytest.param(PROMETHEUS_3_PROTOBUF, PROTOBUF, id="Prometheus 3, protobuf first"),
         pytest.param(PROMETHEUS_3_TEXT_FIRST, TEXT, id="Prometheus 3, text first"),
         pytest.param(PROMETHEUS_2_30, TEXT, id="Prometheus 2.30"),
