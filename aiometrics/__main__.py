@@ -53,7 +53,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "a small shop under load that has the classic faults of asyncio services; "
         "prints its hotspots and serves its metrics"
     )
-    parser = commands.add_parser("demo", help=about, description=about.capitalize() + ".")
+    parser = commands.add_parser("demo", help=about, description=_sentence(about))
     parser.add_argument(
         "--for",
         dest="seconds",
@@ -132,12 +132,16 @@ def _export_assets(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _sentence(about: str) -> str:
+    return f"{about[0].upper()}{about[1:]}."
+
+
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = (
         "serve the stats pages of a shared directory, even if the processes of the service hang or "
         "are gone; options also come from AIOMETRICS_*"
     )
-    parser = commands.add_parser("serve", help=about, description=about.capitalize() + ".")
+    parser = commands.add_parser("serve", help=about, description=_sentence(about))
     parser.add_argument(
         "--directory",
         metavar="DIR",

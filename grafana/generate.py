@@ -11,7 +11,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
+try:
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}: install what dashboards need with 'pip install --group dashboards' "
+        "(pip 25.1 or newer), in the root of the checkout"
+    ) from None
 
 from grafana.boards.coroutine import coroutine
 from grafana.boards.event_loop import event_loop

@@ -170,3 +170,16 @@ def test_the_command_line_is_light_to_import() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert "[]\n" == done.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "serve", "export-assets"])
+def test_help_spells_names_as_they_are(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables and product names keep their capitals."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert [] == [name for name in ("aiometrics_*", "prometheus", "grafana") if f" {name}" in text]
+    assert ("AIOMETRICS_*" in text) == (command == "serve")

@@ -27,7 +27,8 @@ from aiometrics.exporter.session import (
     process,
     with_application,
 )
-from aiometrics.exposition.collector import MultiprocessMetrics, Registry
+from aiometrics.exposition.collection import Registry
+from aiometrics.exposition.collector import MultiprocessMetrics
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.recorder.places import main_package
 
@@ -66,6 +67,9 @@ class Exporter(Session):
             service=service,
         )
         self._periodic: Periodic | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self.url}>"
 
     @property
     def serving(self) -> ServingOptions:

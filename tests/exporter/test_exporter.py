@@ -106,6 +106,7 @@ def test_the_address_is_known(exporter: aiometrics.Exporter) -> None:
     """Port 0 takes a free one, and ``url`` leads there."""
     assert f"http://127.0.0.1:{exporter.port}/metrics" == exporter.url
     assert 0 != exporter.port
+    assert f"<Exporter at {exporter.url}>" == repr(exporter)
 
 
 def test_metrics_of_the_application_follow() -> None:

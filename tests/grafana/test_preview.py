@@ -131,3 +131,17 @@ def test_remote_write_message_is_what_prometheus_reads() -> None:
     sample = "120c" + "09000000000000f03f" + "10ac02"
     message = "0a26" + labels + sample
     assert [message, "28" + "f4" + "2700" + message] == done.stdout.split()
+
+
+def test_it_says_what_to_install_where_the_sdk_is_missing(root: Path) -> None:
+    """Not everybody who draws a board has installed what dashboards are made with."""
+    program = (
+        "import sys; sys.modules['grafana_foundation_sdk'] = None; "
+        "import runpy; runpy.run_module('grafana.preview', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert 1 == done.returncode
+    assert "pip install --group dashboards" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -19,6 +19,7 @@ from aiometrics.base import fork
 from aiometrics.base.http.auth import AccessControl
 from aiometrics.base.http.connection import Connection
 from aiometrics.base.http.connections import ConnectionLimit, join
+from aiometrics.base.http.host import is_loopback, names_this_machine
 from aiometrics.base.http.listener import listen, url
 from aiometrics.base.http.messages import Request, Response, encode, plain
 from aiometrics.base.http.negotiation import accepts_gzip
@@ -39,6 +40,10 @@ _GZIP_LEVEL = 1
 _GZIP_MIN_BYTES = 1024
 _GZIP_WBITS = 31
 _RECEIVE_BYTES = 16384
+_MISDIRECTED = (
+    b"421 Misdirected Request\nThe Host header names another machine, and this port is for "
+    b"clients on this one: use localhost or an IP address.\n"
+)
 
 # Not epoll or kqueue: a forked child would share their state.
 _Selector: type[selectors.BaseSelector] = getattr(
@@ -60,6 +65,9 @@ class HttpServer:
     An ``access_control`` says whether TLS is used, and sees every request first: if it returns a
     response, the client gets that one. Errors that it or a route raises go to ``on_error`` with the
     name of the probe, ``"http"``, and the client gets 500.
+
+    On a loopback address without access control, a request whose ``Host`` header names another
+    machine gets 421.
 
     Raises ``OSError``, with the system's error number, if the address cannot be bound.
     """
@@ -86,6 +94,8 @@ class HttpServer:
         self._request_timeout = request_timeout
         self._idle_timeout = idle_timeout
         self._access_control = access_control
+        #: Only clients on this machine can connect, and need no password.
+        self._local_only = access_control is None and is_loopback(self._address[0])
         self._tls = access_control.tls if access_control and access_control.encrypted else None
         self._pid = os.getpid()
         self._closing = threading.Event()
@@ -207,9 +217,11 @@ class HttpServer:
             )
 
     def _response(self, request: Request) -> Response:
+        if self._local_only and not names_this_machine(request.headers.get("host")):
+            return Response(HTTPStatus.MISDIRECTED_REQUEST, _MISDIRECTED)
         if self._access_control and (refusal := self._access_control.authorize(request)):
             return refusal
-        route = self._routes.get(request.path)
+        route = self._routes.get(request.path.removesuffix("/") or "/")
         if route is None:
             return plain(HTTPStatus.NOT_FOUND)
         if request.method not in _METHODS:
