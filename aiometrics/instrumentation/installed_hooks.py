@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from aiometrics.base.clock import Clock
@@ -16,6 +17,8 @@ from aiometrics.instrumentation.hooks.tasks import CreateTaskHook, Hook, c_hooks
 from aiometrics.instrumentation.traced_loops import TracedLoops
 from aiometrics.recorder.implementation import Implementation
 from aiometrics.requests.binding import BINDINGS
+
+logger = logging.getLogger("aiometrics")
 
 
 class InstalledHooks:
@@ -93,11 +96,17 @@ class InstalledHooks:
     def _handle_hooks(self) -> list[Hook]:
         """Return a list of the hook that times callbacks.
 
-        It is empty where the source of asyncio is missing, as in frozen programs, or is not as
-        expected.
+        It is empty where the source of asyncio is missing, as in frozen programs, which is a known
+        limit, or where the source is not as expected.
         """
         try:
             return [HandleHook(self._implementation.core, self._loops.recorder_of)]
+        except OSError:
+            logger.info(
+                "aiometrics: callbacks are not timed, because this program does not contain the "
+                "source of asyncio; tasks are traced without it"
+            )
+            return []
         except Exception as error:  # noqa: BLE001 - tasks are traced without it
             self._internal_errors.report(CALLBACKS_PROBE, error)
             return []
