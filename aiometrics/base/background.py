@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import logging
+import sys
 import threading
 from collections.abc import Callable
 
@@ -11,6 +13,23 @@ from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 PROBE = "keeper"
 INTERVAL_SECONDS = 1.0
 _STOP_SECONDS = 5.0
+
+
+logger = logging.getLogger("aiometrics")
+_warned = False
+
+
+def _warn_if_patched() -> None:
+    """Log a warning, once, if threads are greenlets, which run only while no loop blocks."""
+    global _warned  # noqa: PLW0603 - once per process
+    monkey = sys.modules.get("gevent.monkey")
+    if _warned or monkey is None or not monkey.is_module_patched("threading"):
+        return
+    _warned = True
+    logger.warning(
+        "aiometrics: gevent has replaced threads: a blocked loop is neither noticed nor scraped "
+        "until it goes on. Leave threads alone: gevent.monkey.patch_all(thread=False)"
+    )
 
 
 def daemon_threads_allowed() -> bool:
@@ -31,6 +50,7 @@ class Background:
 
     def start(self) -> None:
         """Start the thread."""
+        _warn_if_patched()
         self._thread.start()
 
     def stop(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -209,3 +211,23 @@ def test_sidecar_reads_its_options_from_the_environment(tmp_path: Path) -> None:
         assert (1.0, ()) == (sidecar.snapshot().sample_ratio, sidecar.snapshot().loops)
     finally:
         sidecar.stop()
+
+
+def test_green_threads_are_told_once() -> None:
+    """A blocked loop then blocks our threads as well, which nobody could guess."""
+    pytest.importorskip("gevent")
+    program = (
+        "import gevent.monkey\n"
+        "gevent.monkey.patch_all()\n"
+        "import aiometrics\n"
+        "for _ in range(2):\n"
+        "    aiometrics.start_exporter(0, '127.0.0.1', registry=None).stop()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert 1 == done.stderr.count("aiometrics: gevent has replaced threads")
