@@ -75,8 +75,8 @@ def runs_again_and_again() -> None:
 def is_stopped() -> None:
     """Stop a loop while it runs, and before it runs."""
     loop = new()
-    loop.create_task(asyncio.sleep(0))
-    loop.call_soon(loop.stop)
+    task = loop.create_task(asyncio.sleep(0))
+    task.add_done_callback(lambda _: loop.stop())
     loop.run_forever()
     loop.stop()
     loop.run_forever()
@@ -292,8 +292,8 @@ def is_closed_by_the_method_of_its_base() -> None:
     base: Any = uvloop.loop.Loop
     loop = new()
     loop.run_until_complete(asyncio.sleep(0))
-    loop.create_task(asyncio.sleep(0))
-    loop.call_later(0.01, loop.stop)
+    task = loop.create_task(asyncio.sleep(0.01))
+    task.add_done_callback(lambda _: loop.stop())
     base.run_forever(loop)
     base.close(loop)
     gc.collect()
