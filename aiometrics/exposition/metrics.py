@@ -359,8 +359,8 @@ UNTRACED_TASKS = Metric(
     "aiometrics_untraced_tasks",
     "gauge",
     (),
-    "Live tasks that are not traced: they were created before the exporter started, left out by "
-    "sampling, or missed. A scrape looks at no more than 10 000 tasks.",
+    "Live tasks that are not traced: they have not run since the exporter started, were left out "
+    "by sampling, or were missed. A scrape looks at no more than 10 000 tasks.",
 )
 SAMPLE_RATIO = Metric(
     "aiometrics_sample_ratio",

@@ -116,7 +116,7 @@ class InstalledHooks:
 
         That is ``coro`` itself if the task is not to be traced.
         """
-        if type(coro) is self._implementation.traced:
+        if self._implementation.follows(coro):
             return coro
         recorder = self._loops.recorder_of(loop)
         return coro if recorder is None else recorder.trace(coro)

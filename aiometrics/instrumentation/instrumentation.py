@@ -99,7 +99,7 @@ class Instrumentation:
             self._slot_pool,
             self.work_queue,
             self.internal_errors,
-            traced=implementation.traced,
+            follows=implementation.follows,
             weight=options.weight,
             clock=clock,
             unix_clock=unix_clock,

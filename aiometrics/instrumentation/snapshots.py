@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from aiometrics.base.clock import Clock
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.work_queue import WorkQueue
@@ -20,7 +23,8 @@ UNTRACED_PROBE, LOOPS_PROBE = "untraced", "loops"
 class Snapshots:
     """Takes snapshots.
 
-    ``traced`` is the type of traced coroutines, ``weight`` the inverse of the sample ratio.
+    ``follows`` tells of the coroutine of a task whether it is traced; ``weight`` is the inverse of
+    the sample ratio.
     """
 
     def __init__(
@@ -30,7 +34,7 @@ class Snapshots:
         work_queue: WorkQueue,
         internal_errors: InternalErrors,
         *,
-        traced: type,
+        follows: Callable[[Any], bool],
         weight: int,
         clock: Clock,
         unix_clock: Clock,
@@ -39,7 +43,7 @@ class Snapshots:
         self._slot_pool = slot_pool
         self._work_queue = work_queue
         self._internal_errors = internal_errors
-        self._traced = traced
+        self._follows = follows
         self._weight = weight
         self._clock = clock
         self._unix_clock = unix_clock
@@ -70,7 +74,7 @@ class Snapshots:
         """
         contained, untraced = self._internal_errors.contained, 0
         with contained(UNTRACED_PROBE):
-            untraced = untraced_tasks(self._traced, self._loops.alive())
+            untraced = untraced_tasks(self._follows, self._loops.alive())
         with self._loops.lock:
             with contained(LOOPS_PROBE):
                 self._loops.sweep()

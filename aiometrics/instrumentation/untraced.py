@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import tasks
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -50,11 +50,11 @@ def _copy(registry: Iterable[Any]) -> list[Any]:
             continue
 
 
-def untraced_tasks(traced: type, loops: Iterable[Any]) -> int:
-    """Return how many live tasks have a coroutine that is not of the type ``traced``.
+def untraced_tasks(follows: Callable[[Any], bool], loops: Iterable[Any]) -> int:
+    """Return how many live tasks have a coroutine that ``follows(coroutine)`` denies.
 
     Up to Python 3.13 the tasks of all loops are looked at. From 3.14 on it is those of ``loops``,
     because the interpreter does not list the other loops. At most the first 10 000 tasks are looked
     at.
     """
-    return sum(type(getattr(task, "_coro", None)) is not traced for task in _alive(loops))
+    return sum(not follows(getattr(task, "_coro", None)) for task in _alive(loops))

@@ -148,6 +148,8 @@ class _Decoder:
                 self._coroutine_record(number, name)
                 for number, name in in_slices(enumerate(names), pause)
                 if self._coroutine(number, "created")
+                or self._coroutine(number, "live")
+                or self._coroutine(number, "destroyed_pending")
             ),
             (*(point for point in points if _was_reached(point)), *self._running_points(names)),
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},

@@ -6,6 +6,7 @@ import logging
 import os
 import sysconfig
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,10 @@ class Implementation:
 
     name: str
     recorder: Any
-    traced: type
     scope: type
     turns: Any
+    #: Returns whether the steps of a task are recorded, given the coroutine that it steps.
+    follows: Callable[[Any], bool]
     core: Any = None
 
     @property
@@ -46,7 +48,11 @@ class Implementation:
             weakref.finalize(memory, self.core.unguard, self.core.guard(memory)).atexit = False
 
 
-_PYTHON = Implementation("python", recorder.Recorder, TracedCoroutine, RequestScope, Turns)
+def _is_wrapped(coro: Any) -> bool:
+    return type(coro) is TracedCoroutine
+
+
+_PYTHON = Implementation("python", recorder.Recorder, RequestScope, Turns, _is_wrapped)
 
 
 def _reason_against_core() -> str | None:
@@ -91,7 +97,7 @@ def _load_core() -> Implementation | None:
         )
         return None
     return Implementation(
-        "c", _core.Recorder, _core.TracedCoroutine, _core.RequestScope, _core.Turns, _core
+        "c", _core.Recorder, _core.RequestScope, _core.Turns, _core.follows, _core
     )
 
 

@@ -318,8 +318,8 @@ def exporter() -> list[PanelBuilder]:
         ),
         health(
             "How many tasks are not traced?",
-            "Live tasks that are not traced: created before the exporter started, left out by "
-            "sampling, or missed.",
+            "Live tasks that are not traced: they have not run since the exporter started, were "
+            "left out by sampling, or were missed.",
             total(select("aiometrics_untraced_tasks", JOB)),
         ),
         health(

@@ -343,7 +343,7 @@ def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_it_may_be_started_inside_a_running_loop() -> None:
-    """Tasks that are created afterwards are traced; the running one is not."""
+    """Tasks that are created afterwards are traced; the running one is too, by the C recorder."""
 
     async def main() -> dict[str, int]:
         with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
@@ -351,10 +351,11 @@ def test_it_may_be_started_inside_a_running_loop() -> None:
             seen = exporter.snapshot()
             return {
                 "untraced": seen.untraced_tasks,
-                **{entry.coroutine: entry.created for entry in seen.coroutines},
+                **{entry.coroutine: entry.created for entry in seen.coroutines if entry.created},
             }
 
-    assert {"untraced": 1, WORKS: 1} == asyncio.run(main())
+    untraced = 0 if aiometrics.IMPLEMENTATION == "c" else 1
+    assert {"untraced": untraced, WORKS: 1} == asyncio.run(main())
 
 
 def test_numbers_outlast_the_exporter(exporter: aiometrics.Exporter) -> None:

@@ -14,6 +14,7 @@ from support.tracing import every_loop
 
 from aiometrics import request
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.recorder.traced import TracedCoroutine
 
 #: Tasks per crowd; of that many, one kept object each could not be overlooked.
 CROWD = 500
@@ -224,18 +225,24 @@ def _nothing_but_what_is_new() -> Iterator[None]:
     gc.unfreeze()
 
 
-def alive(kind: type) -> str:
-    """Counts of wrappers, objects and shared references, as text, which adds no object."""
+def traced(implementation: str, objects: list[Any]) -> int:
+    """Count the tasks that are traced: in C, coroutines in a table; in Python, wrappers."""
+    core = IMPLEMENTATIONS[implementation].core
+    return sum(type(obj) is TracedCoroutine for obj in objects) if core is None else core.followed()
+
+
+def alive(implementation: str) -> str:
+    """Counts of traced tasks, objects and shared references, as text, which adds no object."""
     for _ in range(3):
         gc.collect()
     objects = gc.get_objects()
-    shared = (None, waits, returns.__code__, kind, asyncio.Task, asyncio.CancelledError)
+    shared = (None, waits, returns.__code__, TracedCoroutine, asyncio.Task, asyncio.CancelledError)
     # Before None was immortal, each frame that is alive held some.
     counts = [
         sys.getrefcount(each) for each in (shared if sys.version_info >= (3, 12) else shared[1:])
     ]
-    wrappers = sum(type(obj) is kind for obj in objects)
-    return f"{wrappers} wrappers, {len(objects)} objects, references {counts}"
+    tasks = traced(implementation, objects)
+    return f"{tasks} traced tasks, {len(objects)} objects, references {counts}"
 
 
 @pytest.mark.parametrize("function", CROWDS, ids=lambda function: function.__name__)
@@ -249,13 +256,13 @@ def test_nothing_stays_alive(implementation: str, function: ConnectionLimit) -> 
         while len(seen) < WARM + MORE or (len(set(seen[-MORE:])) > 1 and len(seen) < PATIENCE):
             await function()
             await asyncio.sleep(0)
-            seen.append(alive(IMPLEMENTATIONS[implementation].traced))
+            seen.append(alive(implementation))
             blocks.append(sys.getallocatedblocks())
 
     with every_loop(implementation) as instrumentation:
         asyncio.run(main())
         snapshot = instrumentation.snapshot()
-    assert seen[-1].startswith("1 wrappers, ")  # the test's own
+    assert seen[-1].startswith("1 traced tasks, ")  # the test's own
     assert [seen[-1]] * MORE == seen[-MORE:]
     # What is no object has no owner to be asked, and the interpreter's own caches come and go by a
     # few.

@@ -1,9 +1,9 @@
 """Intercepts the construction of tasks, so that their coroutines are traced.
 
-The C core hooks the C type of tasks. Without it, two places are hooked: the method ``create_task``
-of loop classes, which runs before the application's task factory and leaves it alone, and the name
-``asyncio.Task``, for code that constructs tasks directly. Together they see every task, except one
-that is constructed directly from a type that was imported or derived before.
+The C core hooks the types of tasks and of coroutines. Without it, two places are hooked: the method
+``create_task`` of loop classes, which runs before the application's task factory and leaves it
+alone, and the name ``asyncio.Task``, for code that constructs tasks directly. Together they see
+every task, except one that is constructed directly from a type that was imported or derived before.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import functools
+import logging
 import sys
 import threading
 from asyncio import _get_running_loop, tasks
@@ -22,6 +23,8 @@ from typing import Any, ClassVar, Protocol
 Trace = Callable[[Any, Any], Any]
 Lookup = Callable[[Any], Any]
 
+logger = logging.getLogger("aiometrics")
+
 
 class _Offer(threading.local):
     """The coroutine of a task that this thread creates. It is not offered to ``trace`` again."""
@@ -30,7 +33,6 @@ class _Offer(threading.local):
 
 
 _offer = _Offer()
-_C_TASK = getattr(tasks, "_CTask", None)
 
 
 class Hook(Protocol):
@@ -114,31 +116,35 @@ def _created_elsewhere(task: Any) -> Any:
 
 
 class TaskTypeHook:
-    """Hooks the C type of tasks itself, with the C core.
+    """Hooks the types of tasks and of coroutines themselves, with the C core.
 
-    It sees every construction, of subclasses too, so that no other hook is needed. ``lookup(loop)``
-    returns the recorder of a loop, or ``None``. Several may be installed; the last one that knows a
-    loop gets it, as with the hooks in Python, which wrap one another.
+    It sees every construction of a task, and every step, so that no other hook is needed. Of tasks
+    whose construction it has missed, it sees the steps. ``lookup(loop)`` returns the recorder of a
+    loop, or ``None``. Several may be installed; the last one that knows a loop gets it, as with the
+    hooks in Python, which wrap one another.
     """
 
     _lookups: ClassVar[list[Lookup]] = []
+    #: What was logged, so that it is logged once.
+    _logged: ClassVar[set[str]] = set()
 
     def __init__(self, core: Any, lookup: Lookup) -> None:
         self._core = core
         self._lookup = lookup
 
     def install(self) -> None:
-        """Hook the constructor."""
+        """Hook the types."""
         self._lookups.append(self._lookup)
-        self._core.hook(_C_TASK, self._first)
+        self._core.hook(self._first, self._notice)
 
     def remove(self) -> None:
-        """Unhook the constructor, if this is the last one that is installed."""
+        """Unhook the types, if this is the last hook that is installed."""
         self._lookups.remove(self._lookup)
         if self._lookups:
-            self._core.hook(_C_TASK, self._first)
-        else:
-            self._core.unhook()
+            self._core.hook(self._first, self._notice)
+            return
+        for name in self._core.unhook():
+            self._log(f"{name} was replaced while tasks were traced, and is left as it is")
 
     @classmethod
     def _first(cls, loop: Any) -> Any:
@@ -149,6 +155,19 @@ class TaskTypeHook:
         loop = _get_running_loop() if loop is None else loop
         found = (lookup(loop) for lookup in reversed(cls._lookups)) if loop is not None else ()
         return next((recorder for recorder in found if recorder is not None), None)
+
+    @classmethod
+    def _notice(cls, task_type: type) -> None:
+        cls._log(
+            f"tasks of the type {task_type.__module__}.{task_type.__qualname__} are not traced, "
+            "because it is not derived from asyncio.Task"
+        )
+
+    @classmethod
+    def _log(cls, message: str) -> None:
+        if message not in cls._logged:
+            cls._logged.add(message)
+            logger.warning("aiometrics: %s", message)
 
 
 class TaskNameHook:
@@ -217,8 +236,8 @@ def _stand_in(original: Any, trace: Trace) -> type:
 
 
 def c_hooks(core: Any, lookup: Lookup) -> list[Hook]:
-    """Return the only hook that the C core needs, or nothing where tasks are not of the C type."""
-    return [TaskTypeHook(core, lookup)] if core is not None and _C_TASK is tasks.Task else []
+    """Return the only hook that the C core needs, or nothing if there is no core."""
+    return [TaskTypeHook(core, lookup)] if core is not None else []
 
 
 def python_hooks(trace: Trace) -> list[Hook]:

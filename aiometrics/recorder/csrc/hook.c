@@ -1,19 +1,39 @@
 #include "hook.h"
 
+#include "patch.h"
+#include "roots.h"
+#include "slot.h"
+
 #define CACHED_LOOPS 16
 
-/* A slot of a type belongs to the process, and so does what stands in it: one hook for all. */
+/* A type of tasks: asyncio's in C, whose slot subclasses copied and whose descriptor they call, and its twin in Python. */
+typedef struct {
+    PyTypeObject *type;
+    Patch init;
+    Patch descriptor;
+} TaskType;
+
+static int hooked_init(PyObject *task, PyObject *args, PyObject *kwargs);
+
+#define TASK_TYPE(written) \
+    {.init = {.name = written ".tp_init", .ours = (Function)hooked_init}, .descriptor = {.name = written ".__init__", .ours = (Function)hooked_init}}
+
+/* Slots of types belong to the process, and so does what stands in them: one hook for all. */
 static struct {
-    PyTypeObject *task_type; /* NULL while nothing is hooked */
-    PyObject *lookup;
-    PyObject *loop_name;
-    initproc original;
-    PyCFunction original_get_coro;
+    TaskType in_c, in_python;
+    PyObject *lookup; /* NULL while nothing is hooked */
+    PyObject *notice;
+    PyTypeObject *noticed; /* only compared */
+    PyObject *loop_name, *coro_name;
+    PyObject *get_running_loop, *current;
     struct {
         PyObject *loop; /* only compared: when a loop goes, its recorder is retired */
         Recorder *recorder;
     } cache[CACHED_LOOPS];
-} hook;
+} hook = {.in_c = TASK_TYPE("_asyncio.Task"), .in_python = TASK_TYPE("asyncio.tasks._PyTask")};
+
+static PyObject *hooked_get_coro(PyObject *task, PyObject *ignored);
+static Patch get_coro = {.name = "_asyncio.Task.get_coro", .ours = (Function)hooked_get_coro};
 
 static void
 cache_clear(void)
@@ -78,25 +98,53 @@ replaced(PyObject *args, PyObject *traced)
     return changed;
 }
 
-static int
-init_traced(PyObject *task, PyObject *args, PyObject *kwargs, PyObject *traced)
+static inline int
+is_of(PyObject *task, const TaskType *kind)
 {
-    PyObject *changed = replaced(args, traced);
+    return PyObject_TypeCheck(task, kind->type);
+}
+
+/* What would run without us. */
+static int
+init(PyObject *task, PyObject *args, PyObject *kwargs)
+{
+    const TaskType *kind = is_of(task, &hook.in_python) ? &hook.in_python : &hook.in_c;
+    return PATCHED(kind->init, initproc)(task, args, kwargs);
+}
+
+static int
+init_wrapped(PyObject *task, PyObject *args, PyObject *kwargs, PyObject *wrapper)
+{
+    PyObject *changed = replaced(args, wrapper);
     if (changed == NULL) {
         return -1;
     }
-    int result = hook.original(task, changed, kwargs);
+    int result = init(task, changed, kwargs);
     Py_DECREF(changed);
-    if (result < 0) {
-        recorder_abandon((Traced *)traced);
-    }
-    else {
-        recorder_admit(((Traced *)traced)->recorder, (Traced *)traced);
+    if (result == 0) {
+        Traced *traced = traced_record(wrapper);
+        recorder_admit(traced->recorder, traced);
     }
     return result;
 }
 
-static int hooked_init(PyObject *task, PyObject *args, PyObject *kwargs);
+/* If the task started eagerly, its coroutine may be done, and no longer in the table. */
+static int
+init_root(PyObject *task, PyObject *args, PyObject *kwargs, PyObject *coro)
+{
+    int result = init(task, args, kwargs);
+    Traced *traced = PyCoro_CheckExact(coro) ? roots_get(coro) : NULL;
+    if (traced == NULL || traced->state != OFFERED) {
+        return result;
+    }
+    if (result < 0) {
+        (void)roots_remove(coro); /* it belongs to no scope before its first step */
+    }
+    else {
+        recorder_admit(traced->recorder, traced);
+    }
+    return result;
+}
 
 /* Task(coro=...): rare enough to be put in order first. */
 static int
@@ -107,7 +155,7 @@ init_with_keyword(PyObject *task, PyObject *kwargs)
     PyObject *others = PyDict_Copy(kwargs);
     int result = -1;
     if (args != NULL && others != NULL && (coro == NULL || PyDict_DelItemString(others, "coro") == 0)) {
-        result = coro == NULL ? hook.original(task, args, others) : hooked_init(task, args, others);
+        result = coro == NULL ? init(task, args, others) : hooked_init(task, args, others);
     }
     Py_XDECREF(args);
     Py_XDECREF(others);
@@ -129,23 +177,75 @@ static int
 hooked_init(PyObject *task, PyObject *args, PyObject *kwargs)
 {
     if (hook.lookup == NULL || elsewhere()) {
-        return hook.original(task, args, kwargs);
+        return init(task, args, kwargs);
     }
     if (PyTuple_GET_SIZE(args) == 0) {
-        return kwargs == NULL ? hook.original(task, args, kwargs) : init_with_keyword(task, kwargs);
+        return kwargs == NULL ? init(task, args, kwargs) : init_with_keyword(task, kwargs);
     }
     PyObject *loop = kwargs == NULL ? NULL : PyDict_GetItemWithError(kwargs, hook.loop_name);
     Recorder *recorder = hook_recorder_of(loop == NULL ? Py_None : loop);
     if (recorder == NULL) {
-        return PyErr_Occurred() ? -1 : hook.original(task, args, kwargs);
+        return PyErr_Occurred() ? -1 : init(task, args, kwargs);
     }
     PyObject *coro = PyTuple_GET_ITEM(args, 0);
-    PyObject *traced = recorder_trace(recorder, coro);
-    int result = traced == NULL ? -1 : traced == coro ? hook.original(task, args, kwargs) : init_traced(task, args, kwargs, traced);
-    Py_XDECREF(traced);
+    PyObject *offered = recorder_offer(recorder, coro);
+    int result = offered == NULL ? -1 : offered == coro ? init_root(task, args, kwargs, coro) : init_wrapped(task, args, kwargs, offered);
+    Py_XDECREF(offered);
     Py_DECREF(recorder);
     return result;
 }
+
+/* --- the task that runs ------------------------------------------------------------------------------------------------------- */
+
+/* The task that runs on a loop: a new reference, or NULL. */
+static PyObject *
+current_task(PyObject *loop)
+{
+#if PY_VERSION_HEX < 0x030E0000
+    return Py_XNewRef(PyDict_GetItemWithError(hook.current, loop));
+#else
+    return PyObject_CallOneArg(hook.current, loop);
+#endif
+}
+
+/* Tells once about tasks of a type that we do not see, or not at once. */
+static void
+notice(PyObject *task)
+{
+    if (hook.noticed == Py_TYPE(task)) {
+        return;
+    }
+    hook.noticed = Py_TYPE(task);
+    Py_XDECREF(PyObject_CallOneArg(hook.notice, (PyObject *)Py_TYPE(task)));
+}
+
+/* The root of a task, without code of the application: a new reference, or NULL. */
+static PyObject *
+root_of(PyObject *task)
+{
+    if (!is_of(task, &hook.in_c) && !is_of(task, &hook.in_python)) {
+        notice(task);
+        return NULL;
+    }
+    return PyObject_GenericGetAttr(task, hook.coro_name);
+}
+
+PyObject *
+hook_current_root(PyObject **running)
+{
+    PyObject *loop = hook.lookup == NULL ? NULL : PyObject_CallNoArgs(hook.get_running_loop);
+    PyObject *task = loop == NULL || loop == Py_None ? NULL : current_task(loop);
+    PyObject *root = task == NULL || task == Py_None ? NULL : root_of(task);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(root); /* the task keeps it */
+    Py_XDECREF(task); /* it runs */
+    *running = loop;
+    return root;
+}
+
+/* --- patches ------------------------------------------------------------------------------------------------------------------ */
 
 /* Subclasses copied the slot when they were made. */
 static int
@@ -166,93 +266,132 @@ replace_slot(PyTypeObject *type, initproc from, initproc to)
     return result;
 }
 
-/* Task.__init__ as subclasses call it: a descriptor with the slot's function in it. */
-static int
-replace_wrapper(PyTypeObject *type, initproc to)
+/* Where Task.__init__, as subclasses call it, keeps the slot's function; NULL if it is written in Python. */
+static Function *
+descriptor_of(PyTypeObject *type)
 {
-    PyObject *wrapper = PyObject_GetAttrString((PyObject *)type, "__init__");
-    if (wrapper == NULL) {
-        return -1;
+    PyObject *descriptor = PyObject_GetAttrString((PyObject *)type, "__init__");
+    if (descriptor == NULL) {
+        PyErr_Clear();
+        return NULL;
     }
-    if (Py_IS_TYPE(wrapper, &PyWrapperDescr_Type) && ((PyDescrObject *)wrapper)->d_type == type) {
-        ((PyWrapperDescrObject *)wrapper)->d_wrapped = (void *)to;
-    }
-    Py_DECREF(wrapper);
-    return 0;
+    int is_own = Py_IS_TYPE(descriptor, &PyWrapperDescr_Type) && ((PyDescrObject *)descriptor)->d_type == type;
+    Py_DECREF(descriptor); /* the type keeps it */
+    return is_own ? (Function *)&((PyWrapperDescrObject *)descriptor)->d_wrapped : NULL;
 }
 
 /* Task.get_coro: the coroutine that the application gave, not what stands for it. */
 static PyObject *
 hooked_get_coro(PyObject *task, PyObject *ignored)
 {
-    PyObject *coro = hook.original_get_coro(task, ignored);
+    PyObject *coro = PATCHED(get_coro, PyCFunction)(task, ignored);
     if (coro != NULL && Py_IS_TYPE(coro, traced_type)) {
-        Py_SETREF(coro, Py_NewRef(((Traced *)coro)->coro));
+        Py_SETREF(coro, Py_NewRef(traced_record(coro)->coro));
     }
     return coro;
 }
 
-/* Stays in place once it is: it changes nothing where nothing is traced, and tasks that were traced outlive the hook. */
 static int
-replace_get_coro(PyTypeObject *type)
+hook_type(TaskType *kind)
 {
-    PyObject *method = hook.original_get_coro != NULL ? NULL : PyObject_GetAttrString((PyObject *)type, "get_coro");
-    if (method == NULL) {
-        return hook.original_get_coro != NULL ? 0 : -1;
-    }
-    PyMethodDef *definition = Py_IS_TYPE(method, &PyMethodDescr_Type) ? ((PyMethodDescrObject *)method)->d_method : NULL;
-    if (definition != NULL && definition->ml_flags == METH_NOARGS) {
-        hook.original_get_coro = definition->ml_meth;
-        definition->ml_meth = hooked_get_coro;
-    }
-    Py_DECREF(method);
-    return 0;
+    patch_apply(&kind->init);
+    patch_apply(&kind->descriptor);
+    return kind->descriptor.place == NULL ? 0 : replace_slot(kind->type, PATCHED(kind->init, initproc), hooked_init);
 }
 
 static int
-unhook(void)
+unhook_type(TaskType *kind, PyObject *left)
 {
-    if (hook.task_type == NULL) {
+    int failed = patch_undo_or_list(&kind->init, left) < 0 || patch_undo_or_list(&kind->descriptor, left) < 0 ||
+                 (kind->descriptor.place != NULL && replace_slot(kind->type, hooked_init, PATCHED(kind->init, initproc)) < 0);
+    return failed ? -1 : 0;
+}
+
+/* Task.get_coro stays hooked: that changes nothing where nothing is wrapped, and wrapped tasks outlive the hook. */
+static int
+unhook(PyObject *left)
+{
+    if (hook.lookup == NULL) {
         return 0;
     }
     cache_clear();
     Py_CLEAR(hook.lookup);
-    int result = replace_slot(hook.task_type, hooked_init, hook.original);
-    if (result == 0) {
-        result = replace_wrapper(hook.task_type, hook.original);
+    Py_CLEAR(hook.notice);
+    hook.noticed = NULL;
+    int failed = unhook_type(&hook.in_c, left) < 0;
+    failed |= unhook_type(&hook.in_python, left) < 0;
+    failed |= slot_remove(left) < 0;
+    return failed ? -1 : 0;
+}
+
+static PyObject *
+import_from(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, name);
+    Py_XDECREF(module);
+    return found;
+}
+
+static int
+find_type(TaskType *kind, const char *module_name, const char *name)
+{
+    PyObject *found = import_from(module_name, name);
+    if (found == NULL) {
+        return -1;
     }
-    Py_CLEAR(hook.task_type);
-    return result;
+    if (!PyType_Check(found) || ((PyTypeObject *)found)->tp_init == NULL) {
+        PyErr_Format(PyExc_ImportError, "%s.%s is no type with a constructor in this version of Python", module_name, name);
+        Py_DECREF(found);
+        return -1;
+    }
+    kind->type = (PyTypeObject *)found;
+    kind->init.place = (Function *)&kind->type->tp_init;
+    kind->descriptor.place = descriptor_of(kind->type);
+    return 0;
+}
+
+int
+hook_init(void)
+{
+    if (find_type(&hook.in_c, "_asyncio", "Task") < 0 || find_type(&hook.in_python, "asyncio.tasks", "_PyTask") < 0) {
+        return -1;
+    }
+    get_coro.place = patch_method(hook.in_c.type, "get_coro", METH_NOARGS);
+    hook.current = import_from("_asyncio", PY_VERSION_HEX < 0x030E0000 ? "_current_tasks" : "current_task");
+    hook.get_running_loop = import_from("_asyncio", "_get_running_loop");
+    hook.loop_name = PyUnicode_InternFromString("loop");
+    hook.coro_name = PyUnicode_InternFromString("_coro");
+    return hook.current == NULL || hook.get_running_loop == NULL || hook.loop_name == NULL || hook.coro_name == NULL ? -1 : 0;
 }
 
 PyObject *
 hook_install(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyTypeObject *type;
-    PyObject *lookup;
-    if (!PyArg_ParseTuple(args, "O!O:hook", &PyType_Type, &type, &lookup) || unhook() < 0) {
+    PyObject *lookup, *noticing;
+    if (!PyArg_ParseTuple(args, "OO:hook", &lookup, &noticing)) {
         return NULL;
     }
-    if (type->tp_init == NULL || !PyCallable_Check(lookup)) {
-        return PyErr_Format(PyExc_TypeError, "cannot hook %R with %R: give a type with a constructor, and a function", type, lookup);
+    if (!PyCallable_Check(lookup) || !PyCallable_Check(noticing)) {
+        return PyErr_Format(PyExc_TypeError, "cannot hook with %R and %R: give two functions", lookup, noticing);
     }
-    if (hook.loop_name == NULL && (hook.loop_name = PyUnicode_InternFromString("loop")) == NULL) {
+    cache_clear();
+    Py_XSETREF(hook.lookup, Py_NewRef(lookup));
+    Py_XSETREF(hook.notice, Py_NewRef(noticing));
+    patch_apply(&get_coro);
+    if (hook_type(&hook.in_c) < 0 || hook_type(&hook.in_python) < 0) {
         return NULL;
     }
-    hook.original = type->tp_init;
-    hook.task_type = (PyTypeObject *)Py_NewRef((PyObject *)type);
-    hook.lookup = Py_NewRef(lookup);
-    if (replace_slot(type, hook.original, hooked_init) < 0 || replace_wrapper(type, hooked_init) < 0 || replace_get_coro(type) < 0) {
-        return NULL;
-    }
+    slot_install();
     Py_RETURN_NONE;
 }
 
 PyObject *
 hook_remove(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    if (unhook() < 0) {
-        return NULL;
+    PyObject *left = PyList_New(0);
+    if (left != NULL && unhook(left) < 0) {
+        Py_CLEAR(left);
     }
-    Py_RETURN_NONE;
+    return left;
 }

@@ -1,16 +1,23 @@
-/* Intercepts the construction of tasks in C: in the tp_init slot of _asyncio.Task, which every task
-   of that type goes through, however it is constructed, and in the slot wrapper Task.__init__,
-   which subclasses call. Task.get_coro still returns the application's coroutine. */
+/* Intercepts the construction of tasks: in the tp_init slot of _asyncio.Task, which every task of
+   that type goes through, however it is constructed, in the slot wrapper Task.__init__, which
+   subclasses call, and in the tp_init slot of its twin in Python. Where a root has to be wrapped,
+   Task.get_coro still returns the application's coroutine. */
 #ifndef AIOMETRICS_HOOK_H
 #define AIOMETRICS_HOOK_H
 
 #include "recorder.h"
 
-/* hook(task_type, lookup): trace new tasks of that type from now on. lookup(loop) returns the
-   Recorder of a loop, or None not to trace its tasks. */
+/* hook(lookup, notice): trace new tasks from now on, and running ones from their next step on.
+   lookup(loop) returns the Recorder of a loop, or None not to trace its tasks. notice(type) is told
+   of a type of tasks that are not seen. */
 PyObject *hook_install(PyObject *module, PyObject *args);
-/* unhook(): restore what was replaced. */
+/* unhook(): restore what was replaced. Returns the names of what something else has replaced since. */
 PyObject *hook_remove(PyObject *module, PyObject *ignored);
+int hook_init(void);
+
+/* The root of the task that runs in this thread, only to be compared: NULL if there is none. `running`
+   becomes the loop, a new reference, or NULL or None. No exception comes out of it. */
+PyObject *hook_current_root(PyObject **running);
 
 /* The recorder of a loop: a new reference, or NULL if the loop is not traced. lookup reports its
    own errors; the only exception that can come out of it is an interrupt of the application. */

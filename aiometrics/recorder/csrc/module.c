@@ -10,11 +10,14 @@
 #include "loop_methods.h"
 #include "recorder.h"
 #include "scope.h"
+#include "slot.h"
 #include "turns.h"
 
 static PyMethodDef methods[] = {
-    {"hook", hook_install, METH_VARARGS, "hook(task_type, lookup): trace each new task of that type whose loop lookup(loop) has a recorder for."},
-    {"unhook", hook_remove, METH_NOARGS, "unhook(): construct tasks as if nothing had been."},
+    {"hook", hook_install, METH_VARARGS, "hook(lookup, notice): trace the tasks whose loop lookup(loop) has a recorder for."},
+    {"unhook", hook_remove, METH_NOARGS, "unhook(): restore everything. Return the names of what something else has replaced since."},
+    {"follows", slot_follows, METH_O, "follows(coro): whether the steps of a task with that root are recorded."},
+    {"followed", slot_followed, METH_NOARGS, "followed(): how many coroutines the table of roots has."},
     {"hook_handles", handle_hook, METH_O, "hook_handles(Handle): learn where a handle keeps its callback."},
     {"guard", guard_add, METH_O, "guard(memory): replace mapped memory by zeros if its file is cut off; return its address."},
     {"unguard", guard_remove, METH_O, "unguard(address): leave that memory alone from now on."},
@@ -45,7 +48,8 @@ execute(PyObject *module)
     if (!in_main_interpreter()) {
         return -1;
     }
-    if (errors_init() < 0 || locate_init() < 0 || callback_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 ||
+    if (errors_init() < 0 || hook_init() < 0 || slot_init() < 0 || locate_init() < 0 || callback_init() < 0 ||
+        recorder_init_module(module) < 0 || traced_init_module(module) < 0 ||
         scope_init_module(module) < 0 || turns_init_module(module) < 0) {
         return -1;
     }

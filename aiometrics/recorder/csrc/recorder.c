@@ -3,6 +3,7 @@
 #include "errors.h"
 #include "hook.h"
 #include "recorder.h"
+#include "roots.h"
 #include "scope.h"
 
 #include <structmember.h>
@@ -60,8 +61,8 @@ pending_restore(Pending pending, int interrupted)
 }
 #endif
 
-static void
-retire(Recorder *self)
+void
+recorder_retire(Recorder *self)
 {
     self->retired = 1;
     self->current = NULL;
@@ -75,7 +76,7 @@ recorder_fail(Recorder *self)
 {
     PyObject *error = error_taken();
     if (!self->retired) {
-        retire(self);
+        recorder_retire(self);
         PyObject *closed = PyObject_CallMethod(self->page_object, "close", NULL);
         if (closed == NULL) {
             PyErr_Clear();
@@ -428,7 +429,9 @@ recorder_resume(Recorder *self, Traced *traced)
     }
     else {
         recorder_admit(self, traced);
-        observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
+        if (!traced->adopted) {
+            observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
+        }
         if (scope_ever_entered) {
             scope_attach(self, traced);
         }
@@ -478,8 +481,10 @@ end(Recorder *self, Traced *traced, Status status)
     }
     page_begin(&self->page);
     int64_t segment_ns = finish_segment(self, traced, point, now);
-    observe(page_wall(&self->page, traced->record, (int)status), &self->page.wait, now - traced->created_ns);
-    observe(page_active(&self->page, traced->record, (int)status), &self->page.wait, traced->active_ns);
+    if (!traced->adopted) {
+        observe(page_wall(&self->page, traced->record, (int)status), &self->page.wait, now - traced->created_ns);
+        observe(page_active(&self->page, traced->record, (int)status), &self->page.wait, traced->active_ns);
+    }
     page_coroutine(&self->page, traced->record)[COROUTINE_LIVE] -= 1;
     page_end(&self->page);
     return tell(self, point, segment_ns);
@@ -558,11 +563,11 @@ recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback)
     return result;
 }
 
-/* The coroutine is garbage, and was not done. */
+/* The coroutine is garbage. If its task was not done, that is lost. */
 void
 recorder_lose(Recorder *self, Traced *traced)
 {
-    if (self->retired) {
+    if (self->retired || traced->state == DONE || traced->state == OFFERED) {
         return;
     }
     int64_t *record = page_coroutine(&self->page, traced->record);
@@ -617,17 +622,6 @@ record_of(Recorder *self, PyObject *coro)
     return record;
 }
 
-static PyObject *
-trace(Recorder *self, PyObject *coro)
-{
-    int32_t record = record_of(self, coro);
-    int64_t now;
-    if (record < 0 || clock_read(self->clock, &now) < 0) {
-        return NULL;
-    }
-    return traced_new(coro, self, record, now);
-}
-
 /* Whether a task takes it; if not, or if it cannot be told, asyncio shall say so. */
 static int
 is_coroutine(PyObject *object)
@@ -644,21 +638,104 @@ is_coroutine(PyObject *object)
     return truth > 0;
 }
 
-/* `coro`, or what stands for it from now on: a new reference; NULL with an exception if it was interrupted. */
-PyObject *
-recorder_trace(Recorder *self, PyObject *coro)
+static void
+describe(Recorder *self, Traced *traced, int32_t record, int64_t created_ns)
 {
-    if (self->retired || Py_IS_TYPE(coro, traced_type)) {
-        return Py_NewRef(coro);
-    }
-    if (!is_coroutine(coro) || !sampled(self)) {
-        return Py_NewRef(coro);
-    }
-    PyObject *traced = trace(self, coro);
-    return traced != NULL ? traced : recorder_fail(self) < 0 ? NULL : Py_NewRef(coro);
+    traced->recorder = self;
+    traced->number = ++self->traced;
+    traced->creator = self->current == NULL ? 0 : self->current->number;
+    traced->created_ns = created_ns;
+    traced->record = record;
+    traced->state = OFFERED;
 }
 
-/* Counts a task, now that it is there: one that starts eagerly is at its first step. */
+/* A built-in coroutine in the table of roots; NULL with an exception. What runs to name it may have put it there. */
+static Traced *
+enter_root(Recorder *self, PyObject *coro, int32_t record, int64_t created_ns)
+{
+    Traced *traced = roots_get(coro);
+    if (traced == NULL && (traced = roots_add(coro)) != NULL) {
+        describe(self, traced, record, created_ns);
+    }
+    return traced;
+}
+
+static PyObject *
+wrap(Recorder *self, PyObject *coro, int32_t record, int64_t created_ns)
+{
+    PyObject *wrapper = traced_new(coro, self);
+    if (wrapper != NULL) {
+        describe(self, traced_record(wrapper), record, created_ns);
+    }
+    return wrapper;
+}
+
+static PyObject *
+offer(Recorder *self, PyObject *coro)
+{
+    int32_t record = record_of(self, coro);
+    int64_t now;
+    if (record < 0 || clock_read(self->clock, &now) < 0) {
+        return NULL;
+    }
+    if (!PyCoro_CheckExact(coro)) {
+        return wrap(self, coro, record, now);
+    }
+    return enter_root(self, coro, record, now) == NULL ? NULL : Py_NewRef(coro);
+}
+
+/* Whether a root was offered before. */
+static int
+is_known(PyObject *coro)
+{
+    return PyCoro_CheckExact(coro) ? roots_get(coro) != NULL : Py_IS_TYPE(coro, traced_type);
+}
+
+/* Remembers a root that was not drawn, so that it is not adopted later. */
+static int
+leave_out(PyObject *coro)
+{
+    return PyCoro_CheckExact(coro) ? roots_leave_out(coro) : 0;
+}
+
+PyObject *
+recorder_offer(Recorder *self, PyObject *coro)
+{
+    if (self->retired || is_known(coro) || !is_coroutine(coro)) {
+        return Py_NewRef(coro);
+    }
+    PyObject *offered = sampled(self) ? offer(self, coro) : leave_out(coro) < 0 ? NULL : Py_NewRef(coro);
+    return offered != NULL ? offered : recorder_fail(self) < 0 ? NULL : Py_NewRef(coro);
+}
+
+static Traced *
+adopt(Recorder *self, PyObject *coro)
+{
+    if (!sampled(self)) {
+        return leave_out(coro) < 0 ? NULL : &roots_left_out;
+    }
+    int32_t record = record_of(self, coro);
+    int64_t now;
+    if (record < 0 || clock_read(self->clock, &now) < 0) {
+        return NULL;
+    }
+    Traced *traced = enter_root(self, coro, record, now);
+    if (traced != NULL) {
+        traced->adopted = 1;
+    }
+    return traced;
+}
+
+Traced *
+recorder_adopt(Recorder *self, PyObject *coro)
+{
+    Traced *traced = self->retired ? NULL : adopt(self, coro);
+    if (traced == NULL && !self->retired) {
+        (void)recorder_fail(self);
+    }
+    return traced;
+}
+
 void
 recorder_admit(Recorder *self, Traced *traced)
 {
@@ -668,17 +745,8 @@ recorder_admit(Recorder *self, Traced *traced)
     traced->state = NEW;
     if (!self->retired) {
         int64_t *words = page_coroutine(&self->page, traced->record);
-        words[COROUTINE_CREATED] += 1;
+        words[COROUTINE_CREATED] += !traced->adopted;
         words[COROUTINE_LIVE] += 1;
-    }
-}
-
-/* Forgets a coroutine whose task could not be created. */
-void
-recorder_abandon(Traced *traced)
-{
-    if (traced->state == OFFERED) {
-        traced->state = DONE;
     }
 }
 
@@ -761,6 +829,7 @@ recorder_dealloc(Recorder *self)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
+    roots_forget(self);
     Table *tables[] = {&self->records, &self->origins, &self->hops, &self->transports, &self->points, &self->request_waits};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         table_close(tables[number]);
@@ -781,15 +850,9 @@ recorder_dealloc(Recorder *self)
 }
 
 static PyObject *
-method_trace(PyObject *self, PyObject *coro)
-{
-    return recorder_trace((Recorder *)self, coro);
-}
-
-static PyObject *
 method_retire(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    retire((Recorder *)self);
+    recorder_retire((Recorder *)self);
     hook_forget((Recorder *)self);
     Py_RETURN_NONE;
 }
@@ -807,7 +870,6 @@ get_retired(PyObject *self, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef recorder_methods[] = {
-    {"trace", method_trace, METH_O, "The coroutine, or what stands for it from now on: a task is being created."},
     {"retire", method_retire, METH_NOARGS, "Stop for good; steps of coroutines that are still traced only pass through."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,9 +1,9 @@
-/* The data flow. A task steps its TracedCoroutine, which steps the coroutine and tells the Recorder
-   of the loop when a segment begins and how it ends:
+/* The data flow. A task steps its coroutine through a slot of its type, which is hooked (slot.c) and
+   tells the Recorder of the loop when a segment begins and how it ends:
 
-       task --send--> Traced --recorder_resume--> wait or start delay ends: histogram, list of suspended tasks
-                        |----send--> coroutine
-                        '--recorder_suspend / recorder_end--> yield point found, segment ends: histogram, list, page
+       task --am_send--> slot.c --recorder_resume--> wait or start delay ends: histogram, list of suspended tasks
+                           |----send--> coroutine
+                           '--recorder_suspend / recorder_end--> yield point found, segment ends: histogram, list, page
 
    Everything is written straight into the page. Python is called once per new place
    (aiometrics/recorder/labels.py), for a clock other than the system's, and after a blocking
@@ -23,25 +23,33 @@ typedef enum { AT_RETURN, AT_RAISE, AT_EAGER_CHILD, PSEUDO_POINTS } PseudoPoint;
 typedef struct Recorder Recorder;
 typedef struct Scope Scope;
 
+/* What is known of a task: a record in the table of roots (roots.h), or a part of the wrapper of a
+   root that is no built-in coroutine (traced.c). */
 typedef struct Traced {
-    PyObject_HEAD
-    PyObject *coro;
-    Recorder *recorder;
-    PyObject *weakrefs;
-    struct Traced *outer;          /* whose segment this one interrupts; borrowed, as it is on the C stack */
-    Scope *scope;                  /* the request that its time belongs to, or NULL */
-    struct Traced *older, *newer;  /* the tasks suspended at the same point before and after it; borrowed */
+    PyObject *coro;     /* borrowed from the task, or from the wrapper's reference */
+    Recorder *recorder; /* borrowed as well: a recorder removes its records before it goes */
+    Scope *scope;       /* the request that its time belongs to, or NULL */
+    union {
+        struct Traced *outer; /* RUNNING: whose segment this one interrupts; borrowed, as its step is on the C stack */
+        struct Traced *older; /* SUSPENDED: the task suspended at the same point before it; borrowed */
+    };
+    union {
+        int64_t paused_ns;    /* RUNNING: when the eager child that runs now began */
+        struct Traced *newer; /* SUSPENDED: the task suspended at the same point after it; borrowed */
+    };
     int64_t number;       /* one for each task, from 1 on; 0 for callbacks */
-    int64_t creator;      /* the number of the task that created it, 0 if no task did */
-    int64_t created_ns;
+    int64_t creator;      /* the number of the task that created it, 0 if no task did, or none is known */
+    int64_t created_ns;   /* if it is adopted, when it was found */
     int64_t active_ns;
     int64_t since_ns;     /* RUNNING: when the segment began, moved up by the time of its eager children; SUSPENDED: since when */
-    int64_t paused_ns;    /* when the eager child that runs now began */
     int64_t counted_ns;   /* of the segment, what readers counted under (running) */
     int64_t divided_ns;   /* of the segment, what does not belong to `scope`: it was charged already, or belongs to none */
     int32_t record;
     int32_t point;
-    State state; /* OFFERED: it is not known yet whether there will be a task */
+    State state;      /* OFFERED: it is not known yet whether there will be a task */
+    uint16_t steps;   /* how many steps on the C stack refer to it */
+    uint8_t adopted;  /* it was running when it was found, so its creation is unknown */
+    uint8_t orphaned; /* it is in no table any more: the last of its steps frees it */
 } Traced;
 
 /* The tasks suspended at one point, in the order in which they began to wait. */
@@ -92,9 +100,15 @@ extern PyTypeObject *traced_type, *recorder_type;
 int recorder_init_module(PyObject *module);
 int traced_init_module(PyObject *module);
 
-PyObject *recorder_trace(Recorder *self, PyObject *coro);
+/* Offers a root to a task that is being constructed. A built-in coroutine is entered in the table of
+   roots, and returned; anything else is returned in its wrapper, or as it is if it is not traced. A
+   new reference; NULL with an exception if an interrupt of the application came meanwhile. */
+PyObject *recorder_offer(Recorder *self, PyObject *coro);
+/* The record of a running task whose creation nobody saw; or &roots_left_out. NULL if that failed,
+   with an exception if it was an interrupt. */
+Traced *recorder_adopt(Recorder *self, PyObject *coro);
+/* Counts a task, now that it is there: one that starts eagerly is at its first step. */
 void recorder_admit(Recorder *self, Traced *traced);
-void recorder_abandon(Traced *traced);
 /* These return -1 with an exception only if an interrupt of the application came while Python ran
    for us. recorder_resume and recorder_enter_callback return whether the step is timed at all. */
 int recorder_resume(Recorder *self, Traced *traced);
@@ -121,7 +135,12 @@ int32_t recorder_request_wait(Recorder *self, int32_t request, int32_t point);
    0 to `most`. */
 int32_t number_within(PyObject *answer, Py_ssize_t most);
 
-PyObject *traced_new(PyObject *coro, Recorder *recorder, int32_t record, int64_t created_ns);
+/* Stops a recorder for good. */
+void recorder_retire(Recorder *self);
+
+/* The wrapper of a root that is no built-in coroutine: traced.c. */
+PyObject *traced_new(PyObject *coro, Recorder *recorder);
+Traced *traced_record(PyObject *wrapper);
 
 /* Finds the yield point of a suspended coroutine: locate.c. -1 with an exception. */
 int32_t locate(Recorder *self, Traced *traced, PyObject *yielded);

@@ -155,15 +155,23 @@ scope_attach(Recorder *recorder, Traced *traced)
     Py_DECREF(value);
 }
 
-void
-scope_detach(Traced *traced)
+Scope *
+scope_take(Traced *traced)
 {
-    for (Scope *scope = traced->scope; scope != NULL; scope = scope->outer) {
+    Scope *taken = traced->scope;
+    for (Scope *scope = taken; scope != NULL; scope = scope->outer) {
         if (scope->entered_in == traced) {
             scope->entered_in = NULL;
         }
     }
-    Py_CLEAR(traced->scope);
+    traced->scope = NULL;
+    return taken;
+}
+
+void
+scope_detach(Traced *traced)
+{
+    Py_XDECREF((PyObject *)scope_take(traced));
 }
 
 /* --- entered and left ------------------------------------------------------------------------- */

@@ -35,7 +35,9 @@ int scope_init_module(PyObject *module);
 
 /* Gives a task, at its first step, to the scope of its context. */
 void scope_attach(Recorder *recorder, Traced *traced);
-/* Removes a task that is over from its scopes. May run Python. */
+/* Removes a task that is over from its scopes. Returns the reference that it had, or NULL. */
+Scope *scope_take(Traced *traced);
+/* Does so and releases it, which may run Python. */
 void scope_detach(Traced *traced);
 
 /* Charges a segment of one of the tasks, or the scope's part of it, that ended at until_ns. It is

@@ -1,4 +1,5 @@
-/* A coroutine as a task sees it: forwards everything, times each step. */
+/* A coroutine as a task sees it: forwards everything, times each step. In C it stands only for roots that are no built-in coroutines, whose
+   steps are hooked in slot.c. */
 #include "recorder.h"
 #include "scope.h"
 
@@ -6,54 +7,60 @@
 
 PyTypeObject *traced_type;
 
-PyObject *
-traced_new(PyObject *coro, Recorder *recorder, int32_t record, int64_t created_ns)
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    Traced traced;
+} Wrapper;
+
+Traced *
+traced_record(PyObject *wrapper)
 {
-    Traced *self = PyObject_GC_New(Traced, traced_type);
+    return &((Wrapper *)wrapper)->traced;
+}
+
+static inline PyObject *
+wrapped(PyObject *wrapper)
+{
+    return traced_record(wrapper)->coro;
+}
+
+PyObject *
+traced_new(PyObject *coro, Recorder *recorder)
+{
+    Wrapper *self = PyObject_GC_New(Wrapper, traced_type);
     if (self == NULL) {
         return NULL;
     }
-    self->coro = Py_NewRef(coro);
-    self->recorder = (Recorder *)Py_NewRef((PyObject *)recorder);
     self->weakrefs = NULL;
-    self->outer = self->older = self->newer = NULL;
-    self->scope = NULL;
-    self->number = ++recorder->traced;
-    self->creator = recorder->current == NULL ? 0 : recorder->current->number;
-    self->created_ns = created_ns;
-    self->active_ns = self->since_ns = self->paused_ns = self->counted_ns = self->divided_ns = 0;
-    self->record = record;
-    self->point = 0;
-    self->state = OFFERED;
+    self->traced = (Traced){.coro = Py_NewRef(coro), .recorder = (Recorder *)Py_NewRef((PyObject *)recorder)};
     PyObject_GC_Track((PyObject *)self);
     return (PyObject *)self;
 }
 
 /* No tp_clear, like a coroutine: what it refers to is never replaced, and the cycles it can be part of are broken elsewhere. */
 static int
-traced_traverse(Traced *self, visitproc visit, void *arg)
+traced_traverse(Wrapper *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->coro);
-    Py_VISIT(self->recorder);
-    Py_VISIT(self->scope);
+    Py_VISIT(self->traced.coro);
+    Py_VISIT(self->traced.recorder);
+    Py_VISIT(self->traced.scope);
     return 0;
 }
 
 static void
-traced_dealloc(Traced *self)
+traced_dealloc(Wrapper *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
-    if (self->state != DONE && self->state != OFFERED) {
-        recorder_lose(self->recorder, self);
-    }
-    scope_detach(self);
-    Py_DECREF(self->coro);
-    Py_DECREF(self->recorder);
+    recorder_lose(self->traced.recorder, &self->traced);
+    scope_detach(&self->traced);
+    Py_DECREF(self->traced.coro);
+    Py_DECREF(self->traced.recorder);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -61,7 +68,7 @@ traced_dealloc(Traced *self)
 static PySendResult
 traced_am_send(PyObject *object, PyObject *value, PyObject **result)
 {
-    Traced *self = (Traced *)object;
+    Traced *self = traced_record(object);
     int timed = recorder_resume(self->recorder, self);
     if (timed <= 0) {
         *result = NULL;
@@ -109,7 +116,7 @@ method_send(PyObject *self, PyObject *value)
 static PyObject *
 method_throw(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
-    Traced *self = (Traced *)object;
+    Traced *self = traced_record(object);
     int timed = recorder_resume(self->recorder, self);
     if (timed < 0) {
         return NULL;
@@ -131,7 +138,7 @@ method_throw(PyObject *object, PyObject *const *args, Py_ssize_t count)
 static PyObject *
 method_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    Traced *self = (Traced *)object;
+    Traced *self = traced_record(object);
     int timed = recorder_resume(self->recorder, self);
     PyObject *closed = timed < 0 ? NULL : PyObject_CallMethod(self->coro, "close", NULL);
     if (timed > 0 && recorder_end(self->recorder, self, closed == NULL ? recorder_status() : CANCELLED) < 0) {
@@ -141,30 +148,15 @@ method_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-method_admit(PyObject *object, PyObject *Py_UNUSED(ignored))
-{
-    Traced *self = (Traced *)object;
-    recorder_admit(self->recorder, self);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-method_abandon(PyObject *object, PyObject *Py_UNUSED(ignored))
-{
-    recorder_abandon((Traced *)object);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 traced_am_await(PyObject *object)
 {
-    return PyObject_CallMethod(((Traced *)object)->coro, "__await__", NULL);
+    return PyObject_CallMethod(wrapped(object), "__await__", NULL);
 }
 
 static PyObject *
 traced_repr(PyObject *object)
 {
-    return PyObject_Repr(((Traced *)object)->coro);
+    return PyObject_Repr(wrapped(object));
 }
 
 /* Attributes that a coroutine has come from ours; whatever else is asked for may be an attribute of a coroutine of another kind. */
@@ -176,40 +168,38 @@ traced_getattro(PyObject *object, PyObject *name)
         return found;
     }
     PyErr_Clear();
-    return PyObject_GetAttr(((Traced *)object)->coro, name);
+    return PyObject_GetAttr(wrapped(object), name);
 }
 
 static PyObject *
 get_forwarded(PyObject *object, void *name)
 {
-    return PyObject_GetAttrString(((Traced *)object)->coro, name);
+    return PyObject_GetAttrString(wrapped(object), name);
 }
 
 static int
 set_forwarded(PyObject *object, PyObject *value, void *name)
 {
-    return PyObject_SetAttrString(((Traced *)object)->coro, name, value);
+    return PyObject_SetAttrString(wrapped(object), name, value);
 }
 
 /* What isinstance() and inspect ask; type() still tells the truth. */
 static PyObject *
 get_class(PyObject *object, void *Py_UNUSED(closure))
 {
-    return Py_NewRef((PyObject *)Py_TYPE(((Traced *)object)->coro));
+    return Py_NewRef((PyObject *)Py_TYPE(wrapped(object)));
 }
 
 static PyObject *
 get_wrapped(PyObject *object, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(((Traced *)object)->coro);
+    return Py_NewRef(wrapped(object));
 }
 
 static PyMethodDef traced_methods[] = {
     {"send", method_send, METH_O, "Resume the coroutine, as coroutine.send."},
     {"throw", (PyCFunction)(void (*)(void))method_throw, METH_FASTCALL, "Raise inside the coroutine, as coroutine.throw."},
     {"close", method_close, METH_NOARGS, "Close the coroutine, as coroutine.close."},
-    {"admit", method_admit, METH_NOARGS, "There is a task for this coroutine."},
-    {"abandon", method_abandon, METH_NOARGS, "There will be no task for this coroutine."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -230,7 +220,7 @@ static PyGetSetDef traced_getset[] = {
 };
 
 static PyMemberDef traced_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(Traced, weakrefs), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Wrapper, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -250,7 +240,7 @@ static PyType_Slot traced_slots[] = {
 
 static PyType_Spec traced_spec = {
     .name = "aiometrics.recorder._core.TracedCoroutine",
-    .basicsize = sizeof(Traced),
+    .basicsize = sizeof(Wrapper),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = traced_slots,
 };

@@ -1,0 +1,301 @@
+#include "slot.h"
+
+#include "hook.h"
+#include "patch.h"
+#include "recorder.h"
+#include "roots.h"
+#include "scope.h"
+
+static int installed;
+static PyInterpreterState *interpreter;
+
+/* The root whose step this thread is in, the innermost one; only compared with NULL. */
+static _Thread_local const void *stepped;
+
+static PySendResult hooked_am_send(PyObject *coro, PyObject *value, PyObject **result);
+static PyObject *hooked_send(PyObject *coro, PyObject *value);
+static PyObject *hooked_throw(PyObject *coro, PyObject *const *args, Py_ssize_t count);
+static PyObject *hooked_close(PyObject *coro, PyObject *ignored);
+static void hooked_dealloc(PyObject *coro);
+static int hooked_traverse(PyObject *coro, visitproc visit, void *arg);
+
+typedef PyObject *(*FastMethod)(PyObject *, PyObject *const *, Py_ssize_t);
+
+static Patch am_send = {.name = "coroutine.am_send", .ours = (Function)hooked_am_send};
+static Patch send_method = {.name = "coroutine.send", .ours = (Function)hooked_send};
+static Patch throw_method = {.name = "coroutine.throw", .ours = (Function)hooked_throw};
+static Patch close_method = {.name = "coroutine.close", .ours = (Function)hooked_close};
+static Patch dealloc = {.name = "coroutine.tp_dealloc", .ours = (Function)hooked_dealloc};
+static Patch traverse = {.name = "coroutine.tp_traverse", .ours = (Function)hooked_traverse};
+static Patch *const patches[] = {&am_send, &send_method, &throw_method, &close_method, &dealloc, &traverse};
+
+/* Whether a coroutine cannot be in the table, which the interpreter lock of this interpreter guards. */
+static inline int
+passes(void)
+{
+    return !installed || PyInterpreterState_Get() != interpreter;
+}
+
+/* --- whose step it is --------------------------------------------------------------------------------------------------------- */
+
+/* Stands for a step that must not be made, because an interrupt of the application is set. */
+static Traced interrupted;
+
+/* A root that is not followed is adopted if it is that of the task that runs here. Returns its record, &roots_left_out if it is followed no
+   further, or NULL for no task's root. */
+static Traced *
+adopt(PyObject *coro)
+{
+    PyObject *loop;
+    Traced *traced = NULL;
+    if (hook_current_root(&loop) == coro) {
+        Recorder *recorder = hook_recorder_of(loop);
+        traced = recorder == NULL ? NULL : recorder_adopt(recorder, coro);
+        Py_XDECREF(recorder);
+        if (traced == NULL) {
+            traced = PyErr_Occurred() ? &interrupted : &roots_left_out;
+        }
+    }
+    Py_XDECREF(loop);
+    return traced;
+}
+
+/* Inside of a task's step, a coroutine is stepped as a rule by the one that awaits it, and only then by its own task if that starts
+   eagerly, or runs on a loop inside. */
+static Traced *
+nested(PyObject *coro, Traced *traced)
+{
+    if (traced == NULL || traced->state == OFFERED) {
+        return traced;
+    }
+    PyObject *loop;
+    PyObject *root = hook_current_root(&loop);
+    Py_XDECREF(loop);
+    return root == coro ? traced : NULL;
+}
+
+/* The record of the task whose step this is; NULL if it is no task's. */
+static Traced *
+stepping(PyObject *coro)
+{
+    if (passes()) {
+        return NULL;
+    }
+    Traced *traced = roots_get(coro);
+    if (stepped != NULL) {
+        return nested(coro, traced);
+    }
+    if (traced != NULL && traced != &roots_left_out && traced->recorder->retired && traced->steps == 0) {
+        Py_XDECREF((PyObject *)roots_remove(coro));
+        traced = NULL;
+    }
+    return traced != NULL ? traced : adopt(coro);
+}
+
+/* --- steps -------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject *coro;
+    Traced *traced;
+    Recorder *recorder; /* NULL if the task is not followed */
+    const void *outer;
+    int timed; /* -1 if it was interrupted before it began */
+} Step;
+
+static Step
+begin(PyObject *coro, Traced *traced)
+{
+    Step step = {coro, traced, NULL, stepped, traced == &interrupted ? -1 : 0};
+    stepped = coro;
+    if (traced == &interrupted || traced == &roots_left_out) {
+        return step;
+    }
+    step.recorder = (Recorder *)Py_NewRef((PyObject *)traced->recorder);
+    Py_INCREF(coro);
+    roots_enter_step(traced);
+    step.timed = recorder_resume(step.recorder, traced);
+    return step;
+}
+
+static void
+end(const Step *step)
+{
+    stepped = step->outer;
+    if (step->recorder == NULL) {
+        return;
+    }
+    if (step->traced->state == DONE && !step->traced->orphaned) {
+        Py_XDECREF((PyObject *)roots_remove(step->coro));
+    }
+    roots_leave_step(step->traced);
+    Py_DECREF(step->recorder);
+    Py_DECREF(step->coro);
+}
+
+static PySendResult
+hooked_am_send(PyObject *coro, PyObject *value, PyObject **result)
+{
+    Traced *traced = stepping(coro);
+    if (traced == NULL) {
+        return PATCHED(am_send, sendfunc)(coro, value, result);
+    }
+    Step step = begin(coro, traced);
+    *result = NULL;
+    PySendResult status = step.timed < 0 ? PYGEN_ERROR : PATCHED(am_send, sendfunc)(coro, value, result);
+    if (step.timed > 0) {
+        int failed = status == PYGEN_NEXT ? recorder_suspend(step.recorder, traced, *result)
+                                          : recorder_end(step.recorder, traced, status == PYGEN_RETURN ? COMPLETED : recorder_status());
+        if (failed) {
+            Py_CLEAR(*result);
+            status = PYGEN_ERROR;
+        }
+    }
+    end(&step);
+    return status;
+}
+
+/* After a step by a method, which returned what was yielded, or raised. */
+static PyObject *
+finished(const Step *step, PyObject *yielded)
+{
+    if (step->timed > 0) {
+        int failed = yielded == NULL ? recorder_end(step->recorder, step->traced, recorder_status())
+                                     : recorder_suspend(step->recorder, step->traced, yielded);
+        if (failed) {
+            Py_CLEAR(yielded);
+        }
+    }
+    end(step);
+    return yielded;
+}
+
+static PyObject *
+hooked_send(PyObject *coro, PyObject *value)
+{
+    Traced *traced = stepping(coro);
+    if (traced == NULL) {
+        return PATCHED(send_method, PyCFunction)(coro, value);
+    }
+    Step step = begin(coro, traced);
+    return finished(&step, step.timed < 0 ? NULL : PATCHED(send_method, PyCFunction)(coro, value));
+}
+
+static PyObject *
+hooked_throw(PyObject *coro, PyObject *const *args, Py_ssize_t count)
+{
+    Traced *traced = stepping(coro);
+    if (traced == NULL) {
+        return PATCHED(throw_method, FastMethod)(coro, args, count);
+    }
+    Step step = begin(coro, traced);
+    return finished(&step, step.timed < 0 ? NULL : PATCHED(throw_method, FastMethod)(coro, args, count));
+}
+
+/* Closing is no step of a task, but ends the one that has the coroutine. */
+static PyObject *
+hooked_close(PyObject *coro, PyObject *ignored)
+{
+    Traced *traced = passes() ? NULL : roots_get(coro);
+    if (traced == NULL) {
+        return PATCHED(close_method, PyCFunction)(coro, ignored);
+    }
+    Step step = begin(coro, traced);
+    PyObject *closed = step.timed < 0 ? NULL : PATCHED(close_method, PyCFunction)(coro, ignored);
+    if (step.timed > 0 && recorder_end(step.recorder, traced, closed == NULL ? recorder_status() : CANCELLED) < 0) {
+        Py_CLEAR(closed);
+    }
+    end(&step);
+    return closed;
+}
+
+/* --- garbage ------------------------------------------------------------------------------------------------------------------ */
+
+/* The last moment at which the address is the coroutine's. Not the finalizer, which runs only once, while a coroutine that it brought back
+   may be followed again. Nothing here may run Python before the coroutine is freed or brought back. */
+static void
+hooked_dealloc(PyObject *coro)
+{
+    Scope *scope = NULL;
+    Traced *traced = passes() ? NULL : roots_get(coro);
+    if (traced != NULL) {
+        if (traced != &roots_left_out) {
+            recorder_lose(traced->recorder, traced);
+        }
+        scope = roots_remove(coro);
+    }
+    PATCHED(dealloc, destructor)(coro);
+    Py_XDECREF((PyObject *)scope);
+}
+
+/* A scope may refer to the task, and so be in a cycle with the coroutine through the record. */
+static int
+hooked_traverse(PyObject *coro, visitproc visit, void *arg)
+{
+    if (scope_ever_entered && !passes()) {
+        Traced *traced = roots_get(coro);
+        if (traced != NULL) {
+            Py_VISIT(traced->scope);
+        }
+    }
+    return PATCHED(traverse, traverseproc)(coro, visit, arg);
+}
+
+/* --- patches ------------------------------------------------------------------------------------------------------------------ */
+
+int
+slot_init(void)
+{
+    PyTypeObject *type = &PyCoro_Type;
+    interpreter = PyInterpreterState_Get();
+    if (type->tp_as_async == NULL || type->tp_as_async->am_send == NULL) {
+        PyErr_SetString(PyExc_ImportError, "coroutines have no am_send in this version of Python");
+        return -1;
+    }
+    am_send.place = (Function *)&type->tp_as_async->am_send;
+    dealloc.place = (Function *)&type->tp_dealloc;
+    traverse.place = (Function *)&type->tp_traverse;
+    send_method.place = patch_method(type, "send", METH_O);
+    throw_method.place = patch_method(type, "throw", METH_FASTCALL);
+    close_method.place = patch_method(type, "close", METH_NOARGS);
+    if (send_method.place == NULL || throw_method.place == NULL || close_method.place == NULL) {
+        PyErr_SetString(PyExc_ImportError, "coroutines have other methods in this version of Python");
+        return -1;
+    }
+    return 0;
+}
+
+void
+slot_install(void)
+{
+    for (size_t place = 0; place < Py_ARRAY_LENGTH(patches); place++) {
+        patch_apply(patches[place]);
+    }
+    installed = 1;
+}
+
+int
+slot_remove(PyObject *left)
+{
+    installed = 0;
+    int result = 0;
+    for (size_t place = 0; place < Py_ARRAY_LENGTH(patches); place++) {
+        if (patch_undo_or_list(patches[place], left) < 0) {
+            result = -1;
+        }
+    }
+    roots_clear();
+    return result;
+}
+
+PyObject *
+slot_follows(PyObject *Py_UNUSED(module), PyObject *coro)
+{
+    Traced *traced = Py_IS_TYPE(coro, traced_type) ? traced_record(coro) : passes() ? NULL : roots_get(coro);
+    return PyBool_FromLong(traced != NULL && traced != &roots_left_out && !traced->recorder->retired);
+}
+
+PyObject *
+slot_followed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromSize_t(roots.used);
+}
