@@ -13,7 +13,13 @@ from aiometrics.instrumentation.hooks.handles import PROBE as CALLBACKS_PROBE
 from aiometrics.instrumentation.hooks.handles import HandleHook
 from aiometrics.instrumentation.hooks.libuv import UvloopMethodsHook, methods_hook
 from aiometrics.instrumentation.hooks.selector import RunningLoopHook
-from aiometrics.instrumentation.hooks.tasks import CreateTaskHook, Hook, c_hooks, python_hooks
+from aiometrics.instrumentation.hooks.tasks import (
+    CreateTaskHook,
+    Hook,
+    TaskTypeHook,
+    c_hooks,
+    python_hooks,
+)
 from aiometrics.instrumentation.traced_loops import TracedLoops
 from aiometrics.recorder.implementation import Implementation
 from aiometrics.requests.binding import BINDINGS
@@ -42,8 +48,9 @@ class InstalledHooks:
         self._exception_handlers = ExceptionHandlerHook(self._count_unhandled_exception)
 
     def install(self) -> None:
-        """Install all hooks. Does nothing if they are installed."""
+        """Install all hooks. If they are installed, running tasks are only looked at again."""
         if self._hooks:
+            self._look_again()
             return
         BINDINGS.connect(self._loops.binding_of)
         core = self._implementation.core
@@ -88,6 +95,11 @@ class InstalledHooks:
         BINDINGS.disconnect(self._loops.binding_of)
         while self._hooks:
             self._hooks.pop().remove()
+
+    def _look_again(self) -> None:
+        for hook in self._hooks:
+            if isinstance(hook, TaskTypeHook):
+                hook.look_again()
 
     def _add(self, hook: Hook) -> None:
         hook.install()

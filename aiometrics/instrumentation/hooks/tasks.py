@@ -135,16 +135,20 @@ class TaskTypeHook:
     def install(self) -> None:
         """Hook the types."""
         self._lookups.append(self._lookup)
-        self._core.hook(self._first, self._notice)
+        self.look_again()
 
     def remove(self) -> None:
         """Unhook the types, if this is the last hook that is installed."""
         self._lookups.remove(self._lookup)
         if self._lookups:
-            self._core.hook(self._first, self._notice)
+            self.look_again()
             return
         for name in self._core.unhook():
             self._log(f"{name} was replaced while tasks were traced, and is left as it is")
+
+    def look_again(self) -> None:
+        """Look at running tasks again that were on no loop to be traced."""
+        self._core.hook(self._first, self._notice)
 
     @classmethod
     def _first(cls, loop: Any) -> Any:
@@ -157,9 +161,12 @@ class TaskTypeHook:
         return next((recorder for recorder in found if recorder is not None), None)
 
     @classmethod
-    def _notice(cls, task_type: type) -> None:
+    def _notice(cls, subject: type | str) -> None:
+        if isinstance(subject, str):
+            cls._log(f"{subject} was replaced, so tasks are traced from their first step on only")
+            return
         cls._log(
-            f"tasks of the type {task_type.__module__}.{task_type.__qualname__} are not traced, "
+            f"tasks of the type {subject.__module__}.{subject.__qualname__} are not traced, "
             "because it is not derived from asyncio.Task"
         )
 

@@ -24,6 +24,7 @@ static struct {
     PyObject *lookup; /* NULL while nothing is hooked */
     PyObject *notice;
     PyTypeObject *noticed; /* only compared */
+    int displacement_noticed;
     PyObject *loop_name, *coro_name;
     PyObject *get_running_loop, *current;
     struct {
@@ -208,9 +209,9 @@ current_task(PyObject *loop)
 #endif
 }
 
-/* Tells once about tasks of a type that we do not see, or not at once. */
+/* Tells once about tasks of a type that we do not see. */
 static void
-notice(PyObject *task)
+notice_foreign(PyObject *task)
 {
     if (hook.noticed == Py_TYPE(task)) {
         return;
@@ -219,12 +220,28 @@ notice(PyObject *task)
     Py_XDECREF(PyObject_CallOneArg(hook.notice, (PyObject *)Py_TYPE(task)));
 }
 
+void
+hook_notice_displaced(void)
+{
+    const Patch *const constructors[] = {&hook.in_c.init, &hook.in_c.descriptor, &hook.in_python.init};
+    for (size_t place = 0; place < Py_ARRAY_LENGTH(constructors) && !hook.displacement_noticed; place++) {
+        if (constructors[place]->applied && !patch_is_in_place(constructors[place])) {
+            hook.displacement_noticed = 1;
+            PyObject *done = PyObject_CallFunction(hook.notice, "s", constructors[place]->name);
+            if (done == NULL) {
+                PyErr_Clear();
+            }
+            Py_XDECREF(done);
+        }
+    }
+}
+
 /* The root of a task, without code of the application: a new reference, or NULL. */
 static PyObject *
 root_of(PyObject *task)
 {
     if (!is_of(task, &hook.in_c) && !is_of(task, &hook.in_python)) {
-        notice(task);
+        notice_foreign(task);
         return NULL;
     }
     return PyObject_GenericGetAttr(task, hook.coro_name);
@@ -318,6 +335,7 @@ unhook(PyObject *left)
     Py_CLEAR(hook.lookup);
     Py_CLEAR(hook.notice);
     hook.noticed = NULL;
+    hook.displacement_noticed = 0;
     int failed = unhook_type(&hook.in_c, left) < 0;
     failed |= unhook_type(&hook.in_python, left) < 0;
     failed |= slot_remove(left) < 0;
@@ -376,6 +394,7 @@ hook_install(PyObject *Py_UNUSED(module), PyObject *args)
         return PyErr_Format(PyExc_TypeError, "cannot hook with %R and %R: give two functions", lookup, noticing);
     }
     cache_clear();
+    roots_forget_refused();
     Py_XSETREF(hook.lookup, Py_NewRef(lookup));
     Py_XSETREF(hook.notice, Py_NewRef(noticing));
     patch_apply(&get_coro);

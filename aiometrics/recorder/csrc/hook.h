@@ -9,7 +9,9 @@
 
 /* hook(lookup, notice): trace new tasks from now on, and running ones from their next step on.
    lookup(loop) returns the Recorder of a loop, or None not to trace its tasks. notice(type) is told
-   of a type of tasks that are not seen. */
+   of a type of tasks that are not seen, and notice(name) of a place where something has replaced our
+   hook, so that tasks are seen from their first step on only. To be called again when other loops are
+   to be traced. */
 PyObject *hook_install(PyObject *module, PyObject *args);
 /* unhook(): restore what was replaced. Returns the names of what something else has replaced since. */
 PyObject *hook_remove(PyObject *module, PyObject *ignored);
@@ -22,6 +24,9 @@ PyObject *hook_current_root(PyObject **running);
 /* The recorder of a loop: a new reference, or NULL if the loop is not traced. lookup reports its
    own errors; the only exception that can come out of it is an interrupt of the application. */
 Recorder *hook_recorder_of(PyObject *loop);
+
+/* Tells once if the construction of tasks has been replaced, so that it is not seen any more. */
+void hook_notice_displaced(void);
 
 /* Removes a retired recorder from the cache of loops, which would keep it, and the code that it has
    met, alive. */

@@ -41,6 +41,8 @@ patch_undo(Patch *patch)
 {
     if (patch_is_in_place(patch)) {
         *patch->place = patch->original;
+    }
+    if (patch->applied && *patch->place == patch->original) {
         patch->applied = 0;
     }
 }

@@ -695,7 +695,7 @@ is_known(PyObject *coro)
 static int
 leave_out(PyObject *coro)
 {
-    return PyCoro_CheckExact(coro) ? roots_leave_out(coro) : 0;
+    return PyCoro_CheckExact(coro) ? roots_leave_out(coro, ROOT_LEFT_OUT) : 0;
 }
 
 PyObject *

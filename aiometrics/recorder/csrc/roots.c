@@ -72,9 +72,9 @@ roots_add(PyObject *coro)
 }
 
 int
-roots_leave_out(PyObject *coro)
+roots_leave_out(PyObject *coro, int reason)
 {
-    return add((Root)coro + 1);
+    return add((Root)coro | (Root)reason);
 }
 
 /* Empties a place, and moves up the entries behind it that could not have theirs. */
@@ -123,7 +123,7 @@ take_out(size_t place)
 {
     Root root = roots.entries[place];
     empty(place);
-    if (root & 1) {
+    if (root & ROOT_REASON) {
         return NULL;
     }
     Scope *scope = scope_take((Traced *)root);
@@ -162,11 +162,25 @@ roots_forget(const Recorder *recorder)
 {
     for (size_t place = 0; place <= roots.mask;) {
         Root root = roots.entries[place];
-        if (root == 0 || root & 1 || ((Traced *)root)->recorder != recorder) {
+        if (root == 0 || root & ROOT_REASON || ((Traced *)root)->recorder != recorder) {
             place++;
             continue;
         }
         (void)take_out(place); /* its scope would keep the recorder alive */
+    }
+    shrink();
+}
+
+void
+roots_forget_refused(void)
+{
+    for (size_t place = 0; place <= roots.mask;) {
+        if ((roots.entries[place] & ROOT_REASON) == ROOT_REFUSED) {
+            (void)take_out(place);
+        }
+        else {
+            place++;
+        }
     }
     shrink();
 }
@@ -180,7 +194,7 @@ roots_clear(void)
     for (size_t place = 0; place <= old.mask; place++) {
         Root root = old.entries[place];
         old.entries[place] = 0;
-        if (root != 0 && !(root & 1)) {
+        if (root != 0 && !(root & ROOT_REASON)) {
             Traced *traced = (Traced *)root;
             recorder_retire(traced->recorder);
             old.entries[place] = (Root)scope_take(traced);

@@ -8,9 +8,10 @@
 
 #include "recorder.h"
 
-/* An entry is the address of a Traced, or that of a coroutine plus one if its task was left out by
-   sampling. */
+/* An entry is the address of a Traced, or that of a coroutine plus the reason why its task is not
+   followed. */
 typedef uintptr_t Root;
+enum { ROOT_LEFT_OUT = 1, ROOT_REFUSED = 2, ROOT_REASON = 3 };
 
 typedef struct {
     Root *entries;
@@ -19,13 +20,13 @@ typedef struct {
 } Roots;
 
 extern Roots roots;
-/* Stands for every task that was left out by sampling. */
+/* Stands for every task that is not followed: left out by sampling, or of a loop that is not traced. */
 extern Traced roots_left_out;
 
 static inline PyObject *
 root_coroutine(Root root)
 {
-    return root & 1 ? (PyObject *)(root - 1) : ((Traced *)root)->coro;
+    return root & ROOT_REASON ? (PyObject *)(root & ~(Root)ROOT_REASON) : ((Traced *)root)->coro;
 }
 
 static inline size_t
@@ -42,7 +43,7 @@ roots_get(PyObject *coro)
     for (size_t place = root_hash(coro) & roots.mask; roots.entries[place] != 0; place = (place + 1) & roots.mask) {
         Root root = roots.entries[place];
         if (root_coroutine(root) == coro) {
-            return root & 1 ? &roots_left_out : (Traced *)root;
+            return root & ROOT_REASON ? &roots_left_out : (Traced *)root;
         }
     }
     return NULL;
@@ -50,7 +51,7 @@ roots_get(PyObject *coro)
 
 /* Adds a record for a coroutine that is not in the table. -1 with an exception. */
 Traced *roots_add(PyObject *coro);
-int roots_leave_out(PyObject *coro);
+int roots_leave_out(PyObject *coro, int reason);
 
 /* Removes what is known of a coroutine, which must be something. The record is freed, at once or
    after the last of its steps that are on the C stack. Returns the scope that it belonged to, for
@@ -63,6 +64,9 @@ void roots_leave_step(Traced *traced);
 
 /* Removes the records of a recorder that goes, in which no scope is left. */
 void roots_forget(const Recorder *recorder);
+
+/* Removes what was refused, since other loops are traced now. */
+void roots_forget_refused(void);
 
 /* Removes everything, and retires the recorders, which will hear of no more steps. */
 void roots_clear(void);

@@ -41,21 +41,33 @@ passes(void)
 /* Stands for a step that must not be made, because an interrupt of the application is set. */
 static Traced interrupted;
 
-/* A root that is not followed is adopted if it is that of the task that runs here. Returns its record, &roots_left_out if it is followed no
-   further, or NULL for no task's root. */
+/* A root that is new is adopted if it is that of the task that runs on a loop that is traced. Otherwise it is refused, and not looked at
+   again as long as the same loops are traced. */
+static Traced *
+adopt_on(PyObject *loop, PyObject *coro)
+{
+    Recorder *recorder = hook_recorder_of(loop);
+    Traced *traced = recorder == NULL ? NULL : recorder_adopt(recorder, coro);
+    Py_XDECREF((PyObject *)recorder);
+    if (traced != NULL) {
+        hook_notice_displaced();
+        return traced;
+    }
+    if (PyErr_Occurred()) {
+        return &interrupted;
+    }
+    if (roots_get(coro) == NULL && roots_leave_out(coro, ROOT_REFUSED) < 0) {
+        PyErr_Clear();
+    }
+    return &roots_left_out;
+}
+
+/* Returns NULL for a coroutine that is no task's root. */
 static Traced *
 adopt(PyObject *coro)
 {
     PyObject *loop;
-    Traced *traced = NULL;
-    if (hook_current_root(&loop) == coro) {
-        Recorder *recorder = hook_recorder_of(loop);
-        traced = recorder == NULL ? NULL : recorder_adopt(recorder, coro);
-        Py_XDECREF(recorder);
-        if (traced == NULL) {
-            traced = PyErr_Occurred() ? &interrupted : &roots_left_out;
-        }
-    }
+    Traced *traced = hook_current_root(&loop) == coro ? adopt_on(loop, coro) : NULL;
     Py_XDECREF(loop);
     return traced;
 }

@@ -153,6 +153,7 @@ def test_running_tasks_of_a_loop_that_is_chosen_later_are_traced() -> None:
         event = asyncio.Event()
         task = asyncio.create_task(waits(event))
         await asyncio.sleep(0)
+        await asyncio.sleep(0)
         assert not IMPLEMENTATIONS["c"].follows(task.get_coro())
         instrumentation.instrument(loop)
         event.set()
@@ -250,6 +251,34 @@ def test_tasks_of_a_derived_type_in_python_are_traced_from_their_first_step() ->
         seen = instrumentation.snapshot()
     assert {"(return)": 1} == ends(seen, "waits")
     assert 0 == seen.untraced_tasks
+
+
+def test_tasks_whose_constructor_was_replaced_are_traced_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are traced from their first step on; the log names what was replaced."""
+    original = PY_TASK.__init__
+
+    def construct(task: Any, coro: Any, **options: Any) -> None:
+        original(task, coro, **options)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            event = asyncio.Event()
+            event.set()
+            await PY_TASK(waits(event), loop=loop)
+
+    with caplog.at_level(logging.WARNING), every_loop("c") as instrumentation:
+        monkeypatch.setattr(PY_TASK, "__init__", construct)
+        asyncio.run(main())
+        seen = instrumentation.snapshot()
+    assert {"(return)": 2} == ends(seen, "waits")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "aiometrics: asyncio.tasks._PyTask.tp_init was replaced, so tasks are traced from their "
+        "first step on only"
+    )
 
 
 class ForeignTask(asyncio.Future[Any]):
