@@ -55,10 +55,6 @@ class CooperativeYield:
         self._patience -= max(0.0, self._clock() - began - _PROMPT_SECONDS)
 
 
-#: Shared by all threads of the process.
-give_way = CooperativeYield()
-
-
 def in_slices(items: Iterable[T], pause: Pause) -> Iterator[T]:
     """Yield the items, with a pause after every few."""
     for number, item in enumerate(items, 1):

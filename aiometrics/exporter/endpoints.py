@@ -21,6 +21,7 @@ from aiometrics.exporter.service import Service
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.pages.snapshot import Snapshot
+from aiometrics.recorder.implementation import RECORDER_HAND_OVER
 
 logger = logging.getLogger("aiometrics")
 
@@ -102,6 +103,7 @@ class Endpoints:
             request_timeout=self._options.request_timeout,
             max_connections=self._options.max_connections,
             access_control=self._access_control or self._new_access_control(),
+            hand_over=RECORDER_HAND_OVER,
         )
 
     def try_to_bind(self, *, or_raise: bool = False) -> bool:

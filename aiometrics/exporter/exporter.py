@@ -15,8 +15,8 @@ from prometheus_client import REGISTRY
 
 from aiometrics.base.background import Periodic, daemon_threads_allowed
 from aiometrics.base.options import Options, RecordingOptions, ServingOptions, resolve
-from aiometrics.base.yielding import give_way
 from aiometrics.exporter.endpoints import Endpoints
+from aiometrics.exporter.scrape import give_way
 from aiometrics.exporter.service import Service, service_of
 from aiometrics.exporter.session import (
     INFO,

@@ -11,11 +11,16 @@ from aiometrics.base import fork
 from aiometrics.base.http import negotiation
 from aiometrics.base.http.messages import Response
 from aiometrics.base.singleflight import SingleFlight
+from aiometrics.base.yielding import CooperativeYield
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.families import ExporterInfo, Source
 from aiometrics.exposition.protobuf import ProtobufRenderer
 from aiometrics.exposition.text import OPENMETRICS, OPENMETRICS_UTF_8, TEXT, Renderer
 from aiometrics.pages.snapshot import Snapshot
+from aiometrics.recorder.implementation import RECORDER_HAND_OVER
+
+#: Shared by all threads of the process that answer scrapes.
+give_way = CooperativeYield(sleep=RECORDER_HAND_OVER.rest)
 
 _Render = Callable[[Snapshot, ExporterInfo], Iterator[bytes]]
 
@@ -32,8 +37,8 @@ class ScrapeHandler:
         self, source: Source, registry: Registry | None, on_error: Callable[[Exception], None]
     ) -> None:
         self._source = source
-        text = Renderer(registry, on_error=on_error)
-        protobuf = ProtobufRenderer(registry, on_error=on_error)
+        text = Renderer(registry, on_error=on_error, pause=give_way)
+        protobuf = ProtobufRenderer(registry, on_error=on_error, pause=give_way)
         self._renderers = text, protobuf
         self._slices: Mapping[negotiation.Format, _Render] = {
             negotiation.TEXT: partial(text.slices, form=TEXT),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from aiometrics.base.clock import SECOND_NS
-from aiometrics.base.yielding import Pause, give_way
+from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.collector import ApplicationMetrics, FormatName
 from aiometrics.exposition.families import (
@@ -75,7 +75,7 @@ class Renderer:
         registry: Registry | None = None,
         *,
         on_error: Callable[[Exception], None],
-        pause: Pause = give_way,
+        pause: Pause = no_pause,
     ) -> None:
         self._application = (
             None if registry is None else ApplicationMetrics(registry, on_error=on_error)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from aiometrics.base.handover import HAND_OVER
 from aiometrics.recorder import recorder
 from aiometrics.recorder.c_constants import DIGEST
 from aiometrics.recorder.scope import RequestScope
@@ -31,6 +32,7 @@ class Implementation:
     turns: Any
     #: Returns whether the steps of a task are recorded, given the coroutine that it steps.
     follows: Callable[[Any], bool]
+    hand_over: Any
     core: Any = None
 
     @property
@@ -52,7 +54,7 @@ def _is_wrapped(coro: Any) -> bool:
     return type(coro) is TracedCoroutine
 
 
-_PYTHON = Implementation("python", recorder.Recorder, RequestScope, Turns, _is_wrapped)
+_PYTHON = Implementation("python", recorder.Recorder, RequestScope, Turns, _is_wrapped, HAND_OVER)
 
 
 def _reason_against_core() -> str | None:
@@ -97,7 +99,13 @@ def _load_core() -> Implementation | None:
         )
         return None
     return Implementation(
-        "c", _core.Recorder, _core.RequestScope, _core.Turns, _core.follows, _core
+        "c",
+        _core.Recorder,
+        _core.RequestScope,
+        _core.Turns,
+        _core.follows,
+        _core.HandOver(),
+        _core,
     )
 
 
@@ -105,6 +113,8 @@ def _load_core() -> Implementation | None:
 IMPLEMENTATIONS = {found.name: found for found in (_PYTHON, _load_core()) if found is not None}
 #: The one that records unless a caller asks for another.
 DEFAULT_IMPLEMENTATION = IMPLEMENTATIONS.get("c", _PYTHON)
+#: How its loops hand the interpreter to threads that answer scrapes.
+RECORDER_HAND_OVER = DEFAULT_IMPLEMENTATION.hand_over
 #: Its name, ``"c"`` or ``"python"``; public as ``aiometrics.IMPLEMENTATION``.
 IMPLEMENTATION = DEFAULT_IMPLEMENTATION.name
 #: How it reads suspended frames.

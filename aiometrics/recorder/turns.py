@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiometrics.base.clock import Clock
+from aiometrics.base.handover import HAND_OVER
 from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors, is_interrupt
 from aiometrics.pages.layout import LOOP, TIMED
 from aiometrics.pages.page import Page
@@ -123,11 +124,17 @@ class Turns:
         since_ns, now_ns = self._get("poll_since_ns"), self._now()
         if not since_ns or now_ns is None:
             return
+        rested = now_ns - since_ns >= WAITED_NS
+        if not rested and HAND_OVER.asked:
+            HAND_OVER.give()
+            now_ns = self._now()
+            if now_ns is None:
+                return
         with self._page.writing:
             now_ns = self._boundary(now_ns)
             self._add("idle_ns", now_ns - since_ns)
             self._add("events", events)
-            if waiting or now_ns - since_ns < WAITED_NS:
+            if waiting or not rested:
                 self._add("events_waiting", events)
             self._set("poll_since_ns", 0)
             self._set("turn_since_ns", now_ns)

@@ -6,6 +6,7 @@ It blocks on its socket and runs on its caller's thread.
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from aiometrics.base import fork
+from aiometrics.base.handover import HandOver
 from aiometrics.base.http.messages import (
     HEAD_END,
     Head,
@@ -44,8 +46,8 @@ class _Deadline:
     def __init__(self, seconds: float) -> None:
         self._at = time.monotonic() + seconds
 
-    def limit(self, sock: socket.socket) -> None:
-        """Give the next operation on ``sock`` the time that remains.
+    def limit(self, sock: socket.socket) -> float:
+        """Give the next operation on ``sock`` the time that remains, and return it in seconds.
 
         Raises ``TimeoutError`` if none does.
         """
@@ -53,6 +55,7 @@ class _Deadline:
         if remaining <= 0:
             raise TimeoutError
         sock.settimeout(remaining)
+        return remaining
 
 
 class Connection:
@@ -77,6 +80,7 @@ class Connection:
         request_timeout: float,
         idle_timeout: float,
         tls: Callable[[], Tls] | None,
+        hand_over: HandOver,
     ) -> None:
         #: The client's address, without its port.
         self.client = client
@@ -96,6 +100,7 @@ class Connection:
         self._idle_timeout = idle_timeout
         self._on_turn = on_turn
         self._tls = tls
+        self._hand_over = hand_over
         self._buffer = bytearray()
         self._next_at = 0.0
         #: Held while the socket is closed, cut or replaced: its descriptor may then be reused.
@@ -189,7 +194,7 @@ class Connection:
         return head
 
     def _receive(self, deadline: _Deadline) -> None:
-        deadline.limit(self._sock)
+        self._wait(deadline, write=False)
         data = self._sock.recv(_RECEIVE_BYTES)
         if not data:
             raise ConnectionAbortedError
@@ -199,8 +204,21 @@ class Connection:
         deadline = _Deadline(self._request_timeout)
         rest = memoryview(data)
         while rest:
-            deadline.limit(self._sock)
+            self._wait(deadline, write=True)
             rest = rest[self._sock.send(rest) :]
+
+    def _wait(self, deadline: _Deadline, *, write: bool) -> None:
+        """Wait until the socket can be written to or read from.
+
+        The operation itself would wait too, but then ask for the interpreter unheard. TLS may have
+        decrypted bytes that the descriptor no longer announces.
+        """
+        remaining = deadline.limit(self._sock)
+        if not write and isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            return
+        if not self._hand_over.wait((self._sock.fileno(),), remaining, write=write):
+            raise TimeoutError
+        deadline.limit(self._sock)
 
     def _linger(self, deadline: _Deadline) -> None:
         """End our side, then wait until the client ends its own."""

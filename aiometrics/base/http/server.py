@@ -6,7 +6,6 @@ No client can hold one of them for long.
 from __future__ import annotations
 
 import os
-import selectors
 import socket
 import threading
 import zlib
@@ -16,6 +15,7 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from aiometrics.base import fork
+from aiometrics.base.handover import HAND_OVER, HandOver
 from aiometrics.base.http.auth import AccessControl
 from aiometrics.base.http.connection import Connection
 from aiometrics.base.http.connections import ConnectionLimit, join
@@ -45,11 +45,6 @@ _MISDIRECTED = (
     b"clients on this one: use localhost or an IP address.\n"
 )
 
-# Not epoll or kqueue: a forked child would share their state.
-_Selector: type[selectors.BaseSelector] = getattr(
-    selectors, "PollSelector", selectors.SelectSelector
-)
-
 
 class HttpServer:
     """Serves ``routes`` (path to function) over HTTP/1.1, with a daemon thread per connection.
@@ -63,7 +58,8 @@ class HttpServer:
     second, then gets 503 and no thread.
 
     An ``access_control`` says whether TLS is used, and sees every request first: if it returns a
-    response, the client gets that one. Errors that it or a route raises go to ``on_error`` with the
+    response, the client gets that one. Threads that answer get the interpreter by ``hand_over``.
+    Errors that it or a route raises go to ``on_error`` with the
     name of the probe, ``"http"``, and the client gets 500.
 
     On a loopback address without access control, a request whose ``Host`` header names another
@@ -83,6 +79,7 @@ class HttpServer:
         idle_timeout: float = 75.0,
         max_connections: int = 16,
         access_control: AccessControl | None = None,
+        hand_over: HandOver = HAND_OVER,
     ) -> None:
         self._listener = listen(addr, port)
         self._waker, self._wakened = socket.socketpair()
@@ -94,6 +91,7 @@ class HttpServer:
         self._request_timeout = request_timeout
         self._idle_timeout = idle_timeout
         self._access_control = access_control
+        self._hand_over = hand_over
         #: Only clients on this machine can connect, and need no password.
         self._local_only = access_control is None and is_loopback(self._address[0])
         self._tls = access_control.tls if access_control and access_control.encrypted else None
@@ -145,12 +143,11 @@ class HttpServer:
         join([self._acceptor], _JOIN_SECONDS)
 
     def _accept_until_closed(self) -> None:
-        with _Selector() as selector:
-            selector.register(self._listener, selectors.EVENT_READ)
-            selector.register(self._wakened, selectors.EVENT_READ)
+        descriptors = self._listener.fileno(), self._wakened.fileno()
+        with self._hand_over:
             while not self._closing.is_set():
                 try:
-                    selector.select()
+                    self._hand_over.wait(descriptors)
                     self._accept()
                 except Exception as error:  # noqa: BLE001 - it may neither end the server nor spin
                     if not self._closing.is_set():
@@ -194,12 +191,14 @@ class HttpServer:
             request_timeout=self._request_timeout,
             idle_timeout=self._idle_timeout,
             tls=self._tls,
+            hand_over=self._hand_over,
         )
         self._connections.admit(connection, self._serve)
 
     def _serve(self, connection: Connection) -> None:
         try:
-            connection.serve()
+            with self._hand_over:
+                connection.serve()
         except Exception as error:  # noqa: BLE001 - Python would print it to the application's stderr
             self._report(error)
         finally:

@@ -4,6 +4,7 @@
 #include "frame.h"
 #include "guard.h"
 #include "handle.h"
+#include "handover.h"
 #include "hook.h"
 #include "libuv.h"
 #include "libuv_turns.h"
@@ -50,7 +51,8 @@ execute(PyObject *module)
     }
     if (errors_init() < 0 || hook_init() < 0 || slot_init() < 0 || locate_init() < 0 || callback_init() < 0 ||
         recorder_init_module(module) < 0 || traced_init_module(module) < 0 ||
-        scope_init_module(module) < 0 || turns_init_module(module) < 0) {
+        scope_init_module(module) < 0 || turns_init_module(module) < 0 ||
+        handover_init_module(module) < 0) {
         return -1;
     }
 #if LIBUV_CAN_BE_FOUND

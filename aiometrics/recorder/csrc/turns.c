@@ -3,6 +3,7 @@
 
 #include "clock.h"
 #include "errors.h"
+#include "handover.h"
 #include "page.h"
 
 #include <structmember.h>
@@ -144,12 +145,21 @@ enter(Turns *self)
 static int
 leave(Turns *self, int64_t events, int waiting)
 {
-    int64_t now;
-    int timed = self->page.loop[LOOP_POLL_SINCE_NS] == 0 ? 0 : read_now(self, &now);
-    if (timed > 0) {
-        int64_t idle_ns = turns_leave(self, now);
-        turns_count_events(self, events, waiting || idle_ns < WAITED_NS ? events : 0);
+    int64_t now, since_ns = self->page.loop[LOOP_POLL_SINCE_NS];
+    int timed = since_ns == 0 ? 0 : read_now(self, &now);
+    if (timed <= 0) {
+        return timed;
     }
+    int rested = now - since_ns >= WAITED_NS;
+    if (!rested && handover_is_asked()) {
+        handover_give();
+        timed = read_now(self, &now);
+        if (timed <= 0) {
+            return timed;
+        }
+    }
+    (void)turns_leave(self, now);
+    turns_count_events(self, events, waiting || !rested ? events : 0);
     return timed;
 }
 

@@ -1,0 +1,222 @@
+/* The twin of aiometrics/base/handover.py. */
+#include "handover.h"
+
+#include "clock.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <time.h>
+
+#define MOMENT_NS 50000
+#define MOMENTS 3
+#define LEAST_PAUSE_NS INT64_C(500000)
+#define MOST_PAUSE_NS INT64_C(8000000)
+#define MOST_DESCRIPTORS 4
+#define MILLISECOND_NS INT64_C(1000000)
+
+atomic_int handover_asking;
+static atomic_uint taken;     /* how often a thread that answers has had the interpreter */
+static _Atomic int64_t pause_ns; /* how long no loop gives it up, since it was not taken */
+static int64_t paused_ns;     /* since when; the GIL protects it */
+static _Thread_local int asks;
+
+static void
+sleep_ns(int64_t duration_ns)
+{
+    struct timespec duration = {.tv_sec = duration_ns / SECOND_NS, .tv_nsec = (long)(duration_ns % SECOND_NS)};
+    (void)nanosleep(&duration, NULL);
+}
+
+void
+handover_give(void)
+{
+    int64_t pause = pause_ns, now = clock_read_system();
+    if (now - paused_ns < pause) {
+        return;
+    }
+    unsigned before = taken;
+    PyThreadState *state = PyEval_SaveThread();
+    for (int moment = 0; moment < MOMENTS && taken == before; moment++) {
+        sleep_ns(MOMENT_NS);
+    }
+    PyEval_RestoreThread(state);
+    if (taken == before) {
+        paused_ns = now;
+        pause_ns = Py_MIN(Py_MAX(2 * pause, LEAST_PAUSE_NS), MOST_PAUSE_NS);
+    }
+}
+
+PyThreadState *
+handover_leave(void)
+{
+    taken++;
+    handover_asking -= asks;
+    return PyEval_SaveThread();
+}
+
+void
+handover_return(PyThreadState *state)
+{
+    pause_ns = 0;
+    handover_asking++;
+    PyEval_RestoreThread(state);
+    taken++;
+    handover_asking -= !asks;
+}
+
+static PyObject *
+hand_over_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    pause_ns = 0;
+    handover_asking += !asks;
+    asks = 1;
+    return Py_NewRef(self);
+}
+
+static PyObject *
+hand_over_exit(PyObject *Py_UNUSED(self), PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(count))
+{
+    taken++;
+    handover_asking -= asks;
+    asks = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+hand_over_rest(PyObject *Py_UNUSED(self), PyObject *seconds)
+{
+    double duration = PyFloat_AsDouble(seconds);
+    if (duration == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    PyThreadState *state = handover_leave();
+    sleep_ns((int64_t)(duration * (double)SECOND_NS));
+    handover_return(state);
+    Py_RETURN_NONE;
+}
+
+/* Reads the descriptors to wait for. Returns their number, or -1 with an exception. */
+static int
+read_descriptors(PyObject *given, short events, struct pollfd *descriptors)
+{
+    PyObject *items = PySequence_Fast(given, "wait() takes a sequence of descriptors");
+    if (items == NULL) {
+        return -1;
+    }
+    int count = (int)Py_MIN(PySequence_Fast_GET_SIZE(items), MOST_DESCRIPTORS);
+    for (int number = 0; number < count; number++) {
+        int descriptor = PyObject_AsFileDescriptor(PySequence_Fast_GET_ITEM(items, number));
+        if (descriptor < 0) {
+            count = -1;
+            break;
+        }
+        descriptors[number] = (struct pollfd){.fd = descriptor, .events = events};
+    }
+    Py_DECREF(items);
+    return count;
+}
+
+/* Returns the milliseconds until then, rounded up so that what waits for it does not spin. */
+static int
+remaining_ms(int64_t end_ns)
+{
+    int64_t ms = (end_ns - clock_read_system() + MILLISECOND_NS - 1) / MILLISECOND_NS;
+    return (int)Py_MIN(Py_MAX(ms, 0), INT32_MAX);
+}
+
+static int
+wait_for(struct pollfd *descriptors, int count, double seconds)
+{
+    int64_t end_ns = seconds < 0 ? 0 : clock_read_system() + (int64_t)(seconds * (double)SECOND_NS);
+    int ready;
+    do {
+        ready = poll(descriptors, (nfds_t)count, seconds < 0 ? -1 : remaining_ms(end_ns));
+    } while (ready < 0 && errno == EINTR);
+    return ready;
+}
+
+static PyObject *
+hand_over_wait(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"descriptors", "seconds", "write", NULL};
+    PyObject *given, *timeout = Py_None;
+    int write = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O$p:wait", names, &given, &timeout, &write)) {
+        return NULL;
+    }
+    double seconds = timeout == Py_None ? -1.0 : PyFloat_AsDouble(timeout);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    struct pollfd descriptors[MOST_DESCRIPTORS];
+    int count = read_descriptors(given, write ? POLLOUT : POLLIN, descriptors);
+    if (count < 0) {
+        return NULL;
+    }
+    if (timeout != Py_None) {
+        seconds = Py_MAX(seconds, 0.0);
+    }
+    PyThreadState *state = handover_leave();
+    int ready = wait_for(descriptors, count, seconds), error = errno;
+    handover_return(state);
+    if (ready < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyBool_FromLong(ready > 0);
+}
+
+/* In a forked child none of these threads exists. */
+static void
+forget_asking(void)
+{
+    handover_asking = asks = 0;
+}
+
+static PyMethodDef hand_over_methods[] = {
+    {"__enter__", hand_over_enter, METH_NOARGS, "Begin to answer: loops give the interpreter up once a turn."},
+    {"__exit__", (PyCFunction)(void (*)(void))hand_over_exit, METH_FASTCALL, "Stop answering."},
+    {"rest", hand_over_rest, METH_O, "Sleep, so that a loop can run."},
+    {"wait", (PyCFunction)(void (*)(void))hand_over_wait, METH_VARARGS | METH_KEYWORDS, "Return whether a descriptor became ready in time."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *
+hand_over_asked(PyObject *Py_UNUSED(self), void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(handover_is_asked());
+}
+
+static PyGetSetDef hand_over_properties[] = {
+    {"asked", hand_over_asked, NULL, "Whether a thread answers, and so wants the interpreter if a loop has it.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot hand_over_slots[] = {
+    {Py_tp_doc, "How threads that answer scrapes get the interpreter; see aiometrics.base.handover.HandOver."},
+    {Py_tp_methods, hand_over_methods},
+    {Py_tp_getset, hand_over_properties},
+    {0, NULL},
+};
+
+static PyType_Spec hand_over_spec = {
+    .name = "aiometrics.recorder._core.HandOver",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = hand_over_slots,
+};
+
+int
+handover_init_module(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &hand_over_spec, NULL);
+    if (type == NULL || pthread_atfork(NULL, NULL, forget_asking) != 0) {
+        Py_XDECREF(type);
+        return type == NULL ? -1 : (PyErr_NoMemory(), -1);
+    }
+    int added = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return added;
+}
