@@ -6,14 +6,16 @@ import logging
 import os
 import sysconfig
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiometrics.base.handover import HAND_OVER
 from aiometrics.recorder import recorder
 from aiometrics.recorder.c_constants import DIGEST
+from aiometrics.recorder.sampler import Sampler
 from aiometrics.recorder.scope import RequestScope
+from aiometrics.recorder.stack import Frame, stack_of_thread
 from aiometrics.recorder.traced import TracedCoroutine
 from aiometrics.recorder.turns import Turns
 
@@ -33,6 +35,9 @@ class Implementation:
     #: Returns whether the steps of a task are recorded, given the coroutine that it steps.
     follows: Callable[[Any], bool]
     hand_over: Any
+    #: Returns the frames that a thread is executing, innermost first.
+    stack_of_thread: Callable[[int], Sequence[Frame]]
+    sampler: Any
     core: Any = None
 
     @property
@@ -54,7 +59,16 @@ def _is_wrapped(coro: Any) -> bool:
     return type(coro) is TracedCoroutine
 
 
-_PYTHON = Implementation("python", recorder.Recorder, RequestScope, Turns, _is_wrapped, HAND_OVER)
+_PYTHON = Implementation(
+    "python",
+    recorder.Recorder,
+    RequestScope,
+    Turns,
+    _is_wrapped,
+    HAND_OVER,
+    stack_of_thread,
+    Sampler,
+)
 
 
 def _reason_against_core() -> str | None:
@@ -105,6 +119,8 @@ def _load_core() -> Implementation | None:
         _core.Turns,
         _core.follows,
         _core.HandOver(),
+        _core.stack_of_thread,
+        _core.Sampler,
         _core,
     )
 

@@ -18,8 +18,8 @@ import requests
 from support.tracing import every_loop
 
 from aiometrics.instrumentation.instrumentation import Instrumentation
-from aiometrics.instrumentation.stack import UNKNOWN
 from aiometrics.instrumentation.watchdog import Watchdog
+from aiometrics.recorder.stack import UNKNOWN
 
 Block = Callable[["Scene"], object]
 LARGE = "[" + ",".join(['{"id": 1, "name": "x"}'] * 400_000) + "]"
@@ -165,6 +165,7 @@ def watch(
             made.internal_errors,
             threshold_ns=made.options.blocking_threshold_ns,
             interval=interval,
+            stack_of_thread=made.stack_of_thread,
         )
         dog.scene, dog.name = scene, block.__name__
         dog.start()

@@ -168,7 +168,8 @@ async def main():
     # Nobody but the child could write from here on: the parent waits for it, and its threads are
     # stopped.
     exporter._periodic.stop()
-    exporter._watchdog.stop()
+    for watcher in exporter._watchers:
+        watcher.stop()
     before = bytes(slot.page.memory)
     child = os.fork()
     if child:

@@ -4,6 +4,7 @@
 #include "hook.h"
 #include "recorder.h"
 #include "roots.h"
+#include "sampler.h"
 #include "scope.h"
 
 #include <structmember.h>
@@ -66,6 +67,7 @@ recorder_retire(Recorder *self)
 {
     self->retired = 1;
     self->current = NULL;
+    sampler_forget(self);
 }
 
 /* An error of ours: reported and gone, and this recorder with it; what was true of the tasks at this moment is not known any more.
@@ -246,6 +248,7 @@ gaps_settle(Recorder *self)
     observe(page_segments(&self->page, point), &self->page.segment, sum_ns);
     note_max(&page_point(&self->page, point)[POINT_SEGMENT_MAX_NS], sum_ns);
     add_square(page_point(&self->page, point), sum_ns);
+    page_count_path(&self->page, AT_START, point, sum_ns);
     self->gaps.sum_ns = 0;
 }
 
@@ -281,6 +284,7 @@ recorder_open_gaps(Recorder *self, const int32_t *points, void (*poll_is_over)(v
         return -1;
     }
     self->gaps.frame->record = CALLBACKS;
+    self->gaps.frame->point = AT_START;
     memcpy(self->gaps.points, points, sizeof(self->gaps.points));
     self->gaps.poll_is_over = poll_is_over;
     self->gaps.watch = watch;
@@ -369,6 +373,9 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
     observe(page_segments(&self->page, point), &self->page.segment, segment_ns);
     note_max(&page_point(&self->page, point)[POINT_SEGMENT_MAX_NS], segment_ns);
     add_square(page_point(&self->page, point), segment_ns);
+    page_count_path(&self->page, traced->point, point, segment_ns);
+    self->ended_since_ns = traced->since_ns;
+    self->ended_point = point;
     if (traced->scope != NULL) {
         scope_charge_segment(traced->scope, traced, point, segment_ns - traced->divided_ns, now);
         traced->divided_ns = 0;
@@ -429,6 +436,7 @@ recorder_resume(Recorder *self, Traced *traced)
     }
     else {
         recorder_admit(self, traced);
+        sampler_note_thread(self);
         if (!traced->adopted) {
             observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
         }
@@ -528,6 +536,8 @@ recorder_enter_callback(Recorder *self, Traced *frame)
         return recorder_fail(self);
     }
     frame->record = CALLBACKS;
+    frame->point = AT_START;
+    sampler_note_thread(self);
     page_begin(&self->page);
     enter(self, frame, now);
     page_end(&self->page);
@@ -646,6 +656,7 @@ describe(Recorder *self, Traced *traced, int32_t record, int64_t created_ns)
     traced->creator = self->current == NULL ? 0 : self->current->number;
     traced->created_ns = created_ns;
     traced->record = record;
+    traced->point = AT_START;
     traced->state = OFFERED;
 }
 
@@ -826,6 +837,7 @@ recorder_dealloc(Recorder *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    sampler_forget(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
