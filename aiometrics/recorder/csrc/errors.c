@@ -99,6 +99,16 @@ error_deferred(void)
 }
 
 PyObject *
+call_unseen(PyObject *function, PyObject *args)
+{
+    PyThreadState *thread = PyThreadState_Get();
+    PyThreadState_EnterTracing(thread);
+    PyObject *result = PyObject_Call(function, args, NULL);
+    PyThreadState_LeaveTracing(thread);
+    return result;
+}
+
+PyObject *
 call_uninterrupted(PyObject *object, const char *name, const char *format, ...)
 {
     va_list values;
@@ -106,10 +116,10 @@ call_uninterrupted(PyObject *object, const char *name, const char *format, ...)
     PyObject *args = Py_VaBuildValue(format, values);
     va_end(values);
     PyObject *method = args == NULL ? NULL : PyObject_GetAttrString(object, name);
-    PyObject *result = method == NULL ? NULL : PyObject_Call(method, args, NULL);
+    PyObject *result = method == NULL ? NULL : call_unseen(method, args);
     PyObject *interrupt = result == NULL ? signal_taken() : NULL;
     if (interrupt != NULL) {
-        result = PyObject_Call(method, args, NULL);
+        result = call_unseen(method, args);
         if (defer(interrupt) < 0) {
             Py_CLEAR(result);
         }

@@ -15,7 +15,10 @@ void error_report(PyObject *internal_errors, const char *probe, PyObject *error)
    application: then it is raised again, and the result is -1. */
 int error_done(PyObject *error);
 
-/* Calls a method, with a tuple of arguments built by `format`. If a handler of a signal raises
+/* Calls Python code of ours, which a profiler or debugger of the application does not see. */
+PyObject *call_unseen(PyObject *function, PyObject *args);
+
+/* Calls a method unseen, with a tuple of arguments built by `format`. If a handler of a signal raises
    meanwhile, the method is called again, and the exception comes out where it would have without
    us: at the next instruction in Python of the main thread that is not ours. */
 PyObject *call_uninterrupted(PyObject *object, const char *method, const char *format, ...);

@@ -414,7 +414,9 @@ tell(Recorder *self, int32_t point, int64_t segment_ns)
     if (segment_ns < self->page.threshold_ns || self->blocked == NULL) {
         return 0;
     }
-    PyObject *done = PyObject_CallFunction(self->blocked, "iL", (int)point, (long long)segment_ns);
+    PyObject *args = Py_BuildValue("(iL)", (int)point, (long long)segment_ns);
+    PyObject *done = args == NULL ? NULL : call_unseen(self->blocked, args);
+    Py_XDECREF(args);
     Py_XDECREF(done);
     return done == NULL && !error_deferred() ? -1 : 0;
 }
