@@ -124,13 +124,14 @@ def test_callbacks_and_the_loop_itself(traced: TracedLoop) -> None:
 
     traced.run(main())
     assert {("(callback)", f"{FILE}:{lines[0]} {name_of(callback)}"): (1, 10)} == held(traced)
-    plain = traced.loop._process_events
+    loop: Any = traced.loop
+    plain = loop._process_events
 
     def process_events(events: Any) -> None:
         tick(3 * MS)
         plain(events)
 
-    traced.loop._process_events = process_events  # type: ignore[method-assign]
+    loop._process_events = process_events
     traced.run(main())
     found = {line: ms for (coroutine, line), (_, ms) in held(traced).items() if coroutine == ITSELF}
     assert found

@@ -450,6 +450,8 @@ def test_of_two_pages_the_newer_exemplar_is_shown() -> None:
             (request_type(exemplar(number)),),
             (),
             {},
+            (),
+            (),
         )
         for number in (2, 3, 1)
     ]
