@@ -13,7 +13,15 @@ from typing import TypeVar
 
 from aiometrics.exposition.text_table import GAP, NameColumn, NumberColumn, ascii_name, format_table
 from aiometrics.pages.layout import STATUSES
-from aiometrics.pages.snapshot import Coroutine, Histogram, Loop, Running, Snapshot, YieldPoint
+from aiometrics.pages.snapshot import (
+    Coroutine,
+    Held,
+    Histogram,
+    Loop,
+    Running,
+    Snapshot,
+    YieldPoint,
+)
 
 #: Suspensions younger than this are not stuck and not listed.
 STUCK_AGE_NS = 1_000_000_000
@@ -52,6 +60,20 @@ class Place:
     coroutine: str
     yield_point: str
     awaits: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A line that held the loops in tasks of one coroutine, as samples found it.
+
+    ``share`` is the share of the time of all loops, or ``None`` without an interval.
+    """
+
+    coroutine: str
+    held_at: str
+    active_ns: int
+    share: float | None
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +145,8 @@ class Hotspots:
     endings: tuple[Endings, ...]
     #: Live tasks that are in none of the rows, because they were created before the start.
     untraced_tasks: int = 0
+    #: Empty without samples.
+    holders: tuple[Holder, ...] = ()
 
     def table(self, width: int = _DEFAULT_WIDTH) -> str:
         """Return the report as lines of ASCII of at most ``width`` columns.
@@ -137,13 +161,15 @@ class Hotspots:
         lines = [f"HOTSPOTS {span}", *(line for loop in self.loops for line in _loop_lines(loop))]
         if len(self.loops) > 1 and self.interval_ns is not None:
             lines.append(f"share %: of the time of all {len(self.loops)} loops together")
-        for title, rows, numbers, names in (
-            ("WHO BURNS THE LOOP", self.burners, _BURNER_COLUMNS, _PLACE),
-            ("WHO WAITS LONGEST", self.waiters, _WAITER_COLUMNS, _PLACE),
-            ("WHO IS STUCK", self.stuck, _STUCK_COLUMNS, _PLACE),
-            ("WHO FAILS", self.endings, _ENDINGS_COLUMNS, (_COROUTINE,)),
+        nobody = self._why_empty()
+        for title, rows, numbers, names, empty in (
+            ("WHICH LINES HOLD THE LOOP", self.holders, _HOLDER_COLUMNS, _HELD, "no samples"),
+            ("WHO BURNS THE LOOP", self.burners, _BURNER_COLUMNS, _PLACE, nobody),
+            ("WHO WAITS LONGEST", self.waiters, _WAITER_COLUMNS, _PLACE, nobody),
+            ("WHO IS STUCK", self.stuck, _STUCK_COLUMNS, _PLACE, nobody),
+            ("WHO FAILS", self.endings, _ENDINGS_COLUMNS, (_COROUTINE,), nobody),
         ):
-            lines += ["", f"{title}: {self._why_empty()}"] if not rows else ["", title]
+            lines += ["", title] if rows else ["", f"{title}: {empty}"]
             lines += format_table(rows, numbers, names, width) if rows else []
         return "\n".join(lines)
 
@@ -207,6 +233,11 @@ def find_hotspots(
             (row for row in map(_endings, gained.coroutines) if any(_failures(row))), top, _failures
         ),
         snapshot.untraced_tasks,
+        _worst(
+            (_holder(held, loops_ns) for held in gained.held if held.active_ns),
+            top,
+            lambda row: row.active_ns,
+        ),
     )
 
 
@@ -216,7 +247,8 @@ def _loops_ns(gained: Snapshot, interval_ns: int) -> int:
         return 0
     ran = [loop for loop in gained.loops if loop.process_id or loop.active_ns]
     segments_ns = sum(point.segments.sum_ns for point in gained.yield_points)
-    return max(interval_ns * max(1, len(ran)), segments_ns)
+    sampled_ns = sum(held.active_ns for held in gained.held)
+    return max(interval_ns * max(1, len(ran)), segments_ns, sampled_ns)
 
 
 def _for_work(row: Waiter, of_library: Callable[[str], bool]) -> bool:
@@ -235,6 +267,7 @@ def _gain(now: Snapshot, before: Snapshot) -> Snapshot:
     loops = {loop.loop: loop for loop in before.loops}
     tasks = {entry.coroutine: entry for entry in before.coroutines}
     points = {point.labels: point for point in before.yield_points}
+    lines = {held.labels: held for held in before.held}
     return replace(
         now,
         loops=tuple(_loop_gain(loop, loops.get(loop.loop)) for loop in now.loops),
@@ -242,6 +275,7 @@ def _gain(now: Snapshot, before: Snapshot) -> Snapshot:
         yield_points=tuple(
             _point_gain(point, points.get(point.labels)) for point in now.yield_points
         ),
+        held=tuple(_held_gain(held, lines.get(held.labels)) for held in now.held),
     )
 
 
@@ -282,6 +316,16 @@ def _point_gain(now: YieldPoint, old: YieldPoint | None) -> YieldPoint:
     )
 
 
+def _held_gain(now: Held, old: Held | None) -> Held:
+    if old is None:
+        return now
+    return replace(
+        now,
+        samples=_counter_gain(now.samples, old.samples),
+        active_ns=_counter_gain(now.active_ns, old.active_ns),
+    )
+
+
 def _counter_gain(now: int, before: int) -> int:
     return now - before if now >= before else now
 
@@ -303,6 +347,10 @@ def _loop_state(loop: Loop, interval_ns: int, threshold_ns: int) -> LoopState:
         loop.start_delay.mean_ns,
         blocked,
     )
+
+
+def _holder(held: Held, loops_ns: int) -> Holder:
+    return Holder(*held.labels, held.active_ns, _share(held.active_ns, loops_ns), held.samples)
 
 
 def _burner(point: YieldPoint, loops_ns: int) -> Burner:
@@ -364,6 +412,12 @@ _PLACE = (
     NameColumn("yield point", lambda row: row.yield_point),
     NameColumn("awaits", lambda row: row.awaits),
     _COROUTINE,
+)
+_HELD = (NameColumn("held at", lambda row: row.held_at), _COROUTINE)
+_HOLDER_COLUMNS = (
+    NumberColumn("active s", lambda row: _seconds(row.active_ns)),
+    NumberColumn("share %", lambda row: _one_digit(row.share, 100)),
+    NumberColumn("samples", lambda row: str(row.samples)),
 )
 _BURNER_COLUMNS = (
     NumberColumn("active s", lambda row: _seconds(row.active_ns)),

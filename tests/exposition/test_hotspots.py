@@ -11,13 +11,14 @@ from support.samples import BOUNDS_NS, coroutine, histogram, loop, yield_point
 from aiometrics.exposition.hotspots import (
     Burner,
     Endings,
+    Holder,
     Hotspots,
     LoopState,
     Stuck,
     Waiter,
     find_hotspots,
 )
-from aiometrics.pages.snapshot import Running, Snapshot, YieldPoint
+from aiometrics.pages.snapshot import Held, Running, Snapshot, YieldPoint
 
 MS, S = 1_000_000, 1_000_000_000
 NOW = 1_763_856_000 * S
@@ -45,6 +46,10 @@ def unhealthy() -> Snapshot:
     handler = "aiohttp.web_protocol.RequestHandler._handle_request"
     return Snapshot(
         NOW,
+        held=(
+            Held(handler, "shop/db.py:30 Pool.check", 6, 60 * MS),
+            Held(handler, "shop/search.py:40 score > difflib.ratio", 190, 1_900 * MS),
+        ),
         loops=(
             replace(
                 loop(start_delay=histogram(4, sum_ns=6 * MS), blocking_ns=1_900 * MS),
@@ -114,7 +119,7 @@ def test_table_of_an_interval_shows_shares() -> None:
         "HOTSPOTS in the last 5.0 s",
         "loop MainThread: 38.0 % of the time in blocking segments, mean start delay 1.500 ms",
     ] == lines[:2]
-    assert "   2.280     45.6   57.000  90.000     40    1.900  shop/search.py:42 rank" in lines[7]
+    assert "   2.280     45.6   57.000  90.000     40    1.900  shop/search.py:42 rank" in lines[12]
 
 
 IN_80_COLUMNS = """\
@@ -141,8 +146,8 @@ def test_narrow_table_has_all_names_in_full() -> None:
         suspended=1,
     )
     found = find_hotspots(snapshot(point))
-    assert IN_80_COLUMNS == found.table(80).splitlines()[3:9]
-    assert IN_100_COLUMNS == found.table(100).splitlines()[3:7]
+    assert IN_80_COLUMNS == found.table(80).splitlines()[5:11]
+    assert IN_100_COLUMNS == found.table(100).splitlines()[5:9]
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
@@ -186,6 +191,8 @@ def test_an_idle_process_has_no_hotspots() -> None:
     """The table says that the lists are empty."""
     assert [
         "HOTSPOTS since the start",
+        "",
+        "WHICH LINES HOLD THE LOOP: no samples",
         "",
         "WHO BURNS THE LOOP: nobody",
         "",
@@ -445,3 +452,20 @@ def test_an_empty_table_says_that_tasks_are_not_traced() -> None:
     text = str(find_hotspots(replace(snapshot(), untraced_tasks=12)))
     reason = "nobody that is traced; tasks created before the start are not traced: 12"
     assert f"WHO BURNS THE LOOP: {reason}" in text
+
+
+def test_lines_that_hold_the_loop_are_ordered_by_their_time() -> None:
+    """The line whose samples stand for the most time is the first; an interval has its own."""
+    before = Snapshot(NOW - 10 * S, held=(Held("a", "a.py:1 old", 900, 9 * S),))
+    now = Snapshot(
+        NOW,
+        held=(
+            Held("a", "a.py:1 old", 901, 9 * S + 10 * MS),
+            Held("a", "a.py:2 new > json.loads", 100, S),
+            Held("b", "a.py:2 new > json.loads", 200, 2 * S),
+        ),
+    )
+    assert (
+        Holder("b", "a.py:2 new > json.loads", 2 * S, 0.2, 200),
+        Holder("a", "a.py:2 new > json.loads", S, 0.1, 100),
+    ) == find_hotspots(now, top=2, since=before).holders
