@@ -24,9 +24,9 @@ TARGET_LABELS = {"job", "instance", "pod", "le"}
 
 
 def sample_names(metric: Metric) -> set[str]:
-    """Return the names of the samples of ``metric``."""
+    """Return the names of the samples of ``metric``; that of a native histogram is its own."""
     return (
-        {f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum")}
+        {metric.name, *(f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum"))}
         if metric.kind == "histogram"
         else {metric.name}
     )
