@@ -214,8 +214,9 @@ def test_the_first_row_beside_redis(
 
 async def until_ready(client: Any) -> None:
     """Wait until Redis answers."""
-    while True:
+    answered = False
+    while not answered:
         try:
-            return await client.ping()
+            answered = await client.ping()
         except Exception:  # noqa: BLE001 - its own type of error, until the server listens
             await asyncio.sleep(0.05)
