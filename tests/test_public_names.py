@@ -74,6 +74,8 @@ def test_pages_of_a_version_have_one_layout() -> None:
         "yield_point": list(layout.YIELD_POINT),
         "request": list(layout.REQUEST),
         "request_wait": list(layout.REQUEST_WAIT),
+        "held": list(layout.HELD),
+        "segment_path": list(layout.SEGMENT_PATH),
         "scope_error": list(layout.SCOPE_ERROR),
         "coroutines": made.coroutines,
         "yield_points": made.yield_points,

@@ -99,6 +99,7 @@ class RecordingOptions:
     exclude: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
     watchdog: bool = field(default=True, metadata={"parse": _flag})
     watchdog_interval: float = field(default=0.05, metadata={"parse": _number})
+    sample_interval: float = field(default=0.01, metadata={"parse": _number})
     directory: str = field(default="", metadata={"parse": str})
 
     def __post_init__(self) -> None:
@@ -122,14 +123,19 @@ class RecordingOptions:
         _check_patterns("exclude", self.exclude)
         _check_flag("watchdog", self.watchdog)
         _check_seconds("watchdog_interval", self.watchdog_interval)
+        if self.sample_interval != 0:
+            _check_seconds("sample_interval", self.sample_interval)
 
     def same_pages(self, other: RecordingOptions) -> bool:
         """Whether ``other`` leads to the same numbers and names in the pages.
 
-        The watchdog may differ: it reads pages, and a new one can be started at any time.
+        The watchdog and the sampler may differ: new ones can be started at any time.
         """
         return other == replace(
-            self, watchdog=other.watchdog, watchdog_interval=other.watchdog_interval
+            self,
+            watchdog=other.watchdog,
+            watchdog_interval=other.watchdog_interval,
+            sample_interval=other.sample_interval,
         )
 
     @property
@@ -209,6 +215,7 @@ def resolve(
     on_error: str | None = None,
     watchdog: bool | None = None,
     watchdog_interval: float | None = None,
+    sample_interval: float | None = None,
     directory: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Options:
@@ -241,6 +248,7 @@ def resolve(
             exclude=_first(_tuple("exclude", exclude), recording["exclude"]),
             watchdog=_first(watchdog, recording["watchdog"]),
             watchdog_interval=_first(watchdog_interval, recording["watchdog_interval"]),
+            sample_interval=_first(sample_interval, recording["sample_interval"]),
             directory=_first(_path(directory), recording["directory"]),
         ),
         ServingOptions(

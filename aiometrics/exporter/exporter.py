@@ -23,7 +23,7 @@ from aiometrics.exporter.session import (
     Session,
     calling_packages,
     instrumentation_for,
-    new_watchdog,
+    new_watchers,
     process,
     with_application,
 )
@@ -137,9 +137,7 @@ class Exporter(Session):
 
         Threads start with the child's first loop.
         """
-        self._watchdog = (
-            new_watchdog(self.instrumentation, self.recording) if self.recording.watchdog else None
-        )
+        self._watchers = new_watchers(self.instrumentation, self.recording)
         self._periodic = None
         self._inherited = True
         self.instrumentation.on_loop = self._start_threads
@@ -150,8 +148,8 @@ class Exporter(Session):
 
     def _start_threads(self) -> None:
         self.instrumentation.on_loop = _do_nothing
-        if self._watchdog is not None:
-            self._watchdog.start()
+        for watcher in self._watchers:
+            watcher.start()
         self._start_periodic()
 
     def _start_periodic(self) -> None:
@@ -196,6 +194,7 @@ def start_exporter(
     on_error: str | None = None,
     watchdog: bool | None = None,
     watchdog_interval: float | None = None,
+    sample_interval: float | None = None,
     directory: str | os.PathLike[str] | None = None,
 ) -> Exporter:
     """Trace all tasks that event loops of this process create from now on, and serve ``/metrics``.
@@ -250,6 +249,8 @@ def start_exporter(
     ``watchdog``, ``watchdog_interval``
         Whether a thread looks for the lines that block a loop (yes), and the number of seconds
         between two looks (0.05).
+    ``sample_interval``
+        Seconds between two samples of which line holds a loop, on average (0.01); 0 for none.
     ``directory``
         Where all processes of the service keep their pages, such as ``"/run/aiometrics"``
         (``AIOMETRICS_DIR``). One of them has the port and answers for all; when it is gone,
@@ -291,6 +292,7 @@ def start_exporter(
         on_error=on_error,
         watchdog=watchdog,
         watchdog_interval=watchdog_interval,
+        sample_interval=sample_interval,
         directory=directory,
     )
     return _start(options, registry, calling_packages())

@@ -14,6 +14,8 @@ from dataclasses import replace
 from typing import Any, Self
 
 from aiometrics.base import fork
+from aiometrics.base.background import Background
+from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import RecordingOptions, resolve
 from aiometrics.base.version import __version__
@@ -22,6 +24,7 @@ from aiometrics.exposition.collector import SnapshotCollector
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.hotspots import Hotspots, find_hotspots
 from aiometrics.instrumentation.instrumentation import Instrumentation
+from aiometrics.instrumentation.sampling import Sampling
 from aiometrics.instrumentation.watchdog import Watchdog
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
@@ -39,7 +42,7 @@ class Session:
     def __init__(self, recording: RecordingOptions, instrumentation: Instrumentation) -> None:
         self.recording = recording
         self.instrumentation = instrumentation
-        self._watchdog = new_watchdog(instrumentation, recording) if recording.watchdog else None
+        self._watchers = new_watchers(instrumentation, recording)
         self._stopped = False
 
     @property
@@ -53,8 +56,8 @@ class Session:
 
     def start(self) -> None:
         """Begin to trace."""
-        if self._watchdog is not None:
-            self._watchdog.start()
+        for watcher in self._watchers:
+            watcher.start()
         self.instrumentation.instrument_every_loop()
 
     def stop(self) -> None:
@@ -82,8 +85,8 @@ class Session:
         """
 
     def _end(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        for watcher in self._watchers:
+            watcher.stop()
         self.instrumentation.remove()
 
     def __enter__(self) -> Self:
@@ -269,7 +272,24 @@ def _without_directory(options: RecordingOptions) -> RecordingOptions:
     return replace(options, directory="")
 
 
-def new_watchdog(instrumentation: Instrumentation, options: RecordingOptions) -> Watchdog:
+def new_watchers(
+    instrumentation: Instrumentation, options: RecordingOptions
+) -> tuple[Background, ...]:
+    """Return the threads that watch the loops, as the options say, not started yet."""
+    watchdog = (_new_watchdog(instrumentation, options),) if options.watchdog else ()
+    return (*watchdog, *_new_sampling(instrumentation, options))
+
+
+def _new_sampling(
+    instrumentation: Instrumentation, options: RecordingOptions
+) -> tuple[Sampling, ...]:
+    if not options.sample_interval:
+        return ()
+    interval_ns = max(1, round(options.sample_interval * SECOND_NS))
+    return (Sampling(instrumentation.sampler, interval_ns, instrumentation.internal_errors),)
+
+
+def _new_watchdog(instrumentation: Instrumentation, options: RecordingOptions) -> Watchdog:
     """Return a watchdog over all pages of ``instrumentation``, not started yet."""
     return Watchdog(
         instrumentation.slots,
@@ -277,6 +297,7 @@ def new_watchdog(instrumentation: Instrumentation, options: RecordingOptions) ->
         instrumentation.internal_errors,
         threshold_ns=options.blocking_threshold_ns,
         interval=options.watchdog_interval,
+        stack_of_thread=instrumentation.stack_of_thread,
         clock=instrumentation.clock,
     )
 

@@ -185,14 +185,7 @@ def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, 
         metrics.EXECUTOR_QUEUE_ITEMS,
         _known((loop.loop, loop.executor_queue_items) for loop in loops),
     )
-    yield (
-        metrics.BLOCK_SAMPLES,
-        (
-            ((loop.loop, place), count)
-            for loop in loops
-            for place, count in loop.block_samples.items()
-        ),
-    )
+    yield from _sampled(snapshot)
 
     requests = snapshot.requests
     yield (
@@ -319,6 +312,24 @@ def split_exemplar(value: Value) -> tuple[float | Distribution, Exemplar | None]
 
 def _with_exemplar(value: float | Distribution, exemplar: Exemplar | None) -> Value:
     return value if exemplar is None else WithExemplar(value, exemplar)
+
+
+def _sampled(snapshot: Snapshot) -> Iterator[tuple[Metric, Iterable[Row]]]:
+    """The samples of the watchdog and of the sampler."""
+    loops, held = snapshot.loops, snapshot.held
+    yield (
+        metrics.BLOCK_SAMPLES,
+        (
+            ((loop.loop, place), count)
+            for loop in loops
+            for place, count in loop.block_samples.items()
+        ),
+    )
+    yield metrics.ACTIVE_SAMPLES, ((entry.labels, entry.samples) for entry in held)
+    yield (
+        metrics.ACTIVE_SAMPLED_SECONDS,
+        ((entry.labels, seconds(entry.active_ns)) for entry in held),
+    )
 
 
 def seconds(ns: int) -> float:

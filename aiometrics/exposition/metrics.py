@@ -257,6 +257,21 @@ BLOCK_SAMPLES = Metric(
     "any. A call that never releases the GIL is sampled once, when it returns. At most 100 "
     "places per loop; the rest is (other).",
 )
+ACTIVE_SAMPLES = Metric(
+    "asyncio_active_samples_total",
+    "counter",
+    ("coroutine", "held_at"),
+    "Samples that found the loop active, by coroutine and by the innermost line of the "
+    "application with what that line called, if anything. (loop) is the loop's own work. A loop "
+    "has room for 512; the rest is (other).",
+)
+ACTIVE_SAMPLED_SECONDS = Metric(
+    "asyncio_active_sampled_seconds_total",
+    "counter",
+    ("coroutine", "held_at"),
+    "Active time that the samples stand for, by coroutine and by the line that held the loop. An "
+    "estimate: asyncio_segment_seconds is exact.",
+)
 REQUEST_WALL_SECONDS = Metric(
     "asyncio_request_wall_seconds",
     "histogram",
@@ -411,6 +426,8 @@ METRICS: tuple[Metric, ...] = (
     EXECUTOR_THREADS,
     EXECUTOR_QUEUE_ITEMS,
     BLOCK_SAMPLES,
+    ACTIVE_SAMPLES,
+    ACTIVE_SAMPLED_SECONDS,
     REQUEST_WALL_SECONDS,
     REQUEST_ACTIVE_SECONDS,
     REQUEST_BACKGROUND_SECONDS,

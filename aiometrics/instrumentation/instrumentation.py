@@ -61,6 +61,9 @@ class Instrumentation:
         self.options = options
         self.internal_errors = InternalErrors() if internal_errors is None else internal_errors
         self._implementation = implementation
+        self.stack_of_thread = implementation.stack_of_thread
+        #: Knows which loops to sample; somebody must run it.
+        self.sampler = self._new_sampler()
         self.clock = clock
         self._unix_clock = unix_clock
         self._seed = seed
@@ -153,6 +156,7 @@ class Instrumentation:
         self._loops.forget()
         self._hooks.remove()
         self._snapshots.forget()
+        self.sampler = self._new_sampler()
 
     def snapshot(self, pause: Pause = no_pause) -> Snapshot:
         """All numbers now; with a shared directory, those of all its processes.
@@ -188,10 +192,14 @@ class Instrumentation:
             return
         slot.loop_stats.attach(known.loop)
         known.recorder = self._recorder(loop, slot)
+        self.sampler.watch(known.recorder, slot.held)
         known.timing = self._timing(loop, slot, known.recorder)
         if known.timing is not None:
             slot.observe = known.timing.observe
         known.binding = self._binding(known.recorder, slot)
+
+    def _new_sampler(self) -> Any:
+        return self._implementation.sampler(threading.main_thread().ident)
 
     def _recorder(self, loop: Any, slot: Slot) -> Any:
         blocked = _inflicted_wait(weakref.ref(loop), slot, self._exemplars)

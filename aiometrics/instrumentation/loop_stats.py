@@ -18,7 +18,7 @@ from aiometrics.instrumentation.loop_internals import (
 )
 from aiometrics.instrumentation.thread_times import ThreadId, ThreadMeter
 from aiometrics.pages.counter_table import CounterTable
-from aiometrics.pages.layout import LOOP_STATS, MAX_PLACES, UNKNOWN
+from aiometrics.pages.layout import LOOP, LOOP_STATS, MAX_PLACES, UNKNOWN
 from aiometrics.pages.page import Page
 
 
@@ -39,6 +39,7 @@ class LoopStats:
     def __init__(self, page: Page) -> None:
         self._words = page.words
         self._start = page.layout.loop_stats
+        self._collecting = page.layout.loop + LOOP["collecting"]
         self._samples = CounterTable(page, page.layout.samples, MAX_PLACES)
         self._meters = {
             "thread_cpu_ns": ThreadMeter(thread_times.cpu_ns, self._known("thread_cpu_ns")),
@@ -68,6 +69,10 @@ class LoopStats:
     def add_gc_pause(self, generation: int, ns: int) -> None:
         """Add ``ns`` of garbage collection in the loop's thread."""
         self._words[self._start + LOOP_STATS[f"gc_pause_{generation}_ns"]] += ns
+
+    def set_collecting(self, generation: int | None) -> None:
+        """Note that garbage is being collected in the loop's thread; ``None`` if no longer."""
+        self._words[self._collecting] = 0 if generation is None else generation + 1
 
     def count_unhandled_exception(self) -> None:
         """Count a call of the loop's exception handler."""

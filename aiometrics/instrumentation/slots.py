@@ -21,6 +21,7 @@ from aiometrics.pages.merge import labelled
 from aiometrics.pages.multiprocess.directory import ClaimedSlot, SharedDirectory
 from aiometrics.pages.page import Memory, Page
 from aiometrics.pages.reader import PageView, read
+from aiometrics.recorder.held import HeldPlaces
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
 from aiometrics.requests.objectives import Objectives
@@ -38,6 +39,7 @@ class Slot:
     labels: Labels
     objectives: Objectives
     loop_stats: LoopStats
+    held: HeldPlaces
     errors: CounterTable
     exemplars: ExemplarTable
     name: str
@@ -231,6 +233,7 @@ class SlotPool:
             labels,
             Objectives(page, labels, self._objectives),
             LoopStats(page),
+            HeldPlaces(page, labels, self._places, self._internal_errors),
             errors,
             ExemplarTable(page),
             name,

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from aiometrics.base.background import Background
 from aiometrics.base.clock import SECOND_NS, Clock, monotonic
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.instrumentation.slots import Slot
-from aiometrics.instrumentation.stack import (
-    UNKNOWN,
-    Call,
-    blocked_at,
-    calls,
-    frame_of_thread,
-    shortened,
-)
 from aiometrics.pages.layout import COROUTINE, LOOP
 from aiometrics.pages.page import Page
+from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION
 from aiometrics.recorder.places import Places
+from aiometrics.recorder.stack import (
+    UNKNOWN,
+    Call,
+    Frame,
+    blocked_at,
+    calls,
+    shortened,
+)
 
 logger = logging.getLogger("aiometrics.blocked")
 
@@ -115,6 +116,7 @@ class Watchdog(Background):
         *,
         threshold_ns: int,
         interval: float,
+        stack_of_thread: Callable[[int], Sequence[Frame]] = DEFAULT_IMPLEMENTATION.stack_of_thread,
         clock: Clock = monotonic,
     ) -> None:
         self._slots = slots
@@ -122,6 +124,7 @@ class Watchdog(Background):
         self._internal_errors = internal_errors
         self._threshold_ns = threshold_ns
         self._interval_ns = round(interval * SECOND_NS)
+        self._stack_of_thread = stack_of_thread
         self._clock = clock
         self._incidents: dict[Slot, Incident] = {}
         self._log_limit = LogLimit()
@@ -141,6 +144,7 @@ class Watchdog(Background):
     def _look_at(self, slot: Slot) -> int:
         slot.observe()
         since_ns, now_ns = _since_ns(slot.page), self._clock()
+        collecting = _word(slot.page, "collecting")
         # Before anything else, because the thread may go on at any moment.
         stack = (
             self._stack(slot, since_ns)
@@ -152,25 +156,25 @@ class Watchdog(Background):
             del self._incidents[slot]
             self._end(slot, incident, now_ns)
         if stack is not None:
-            self._sample(slot, since_ns, stack, now_ns)
+            self._sample(slot, since_ns, stack, collecting, now_ns)
         return pause_ns(since_ns, now_ns, self._threshold_ns, self._interval_ns)
 
-    @staticmethod
-    def _stack(slot: Slot, since_ns: int) -> list[Call] | None:
+    def _stack(self, slot: Slot, since_ns: int) -> list[Call] | None:
         """The calls of the loop's thread; ``None`` if they may belong to the next segment."""
         ident = slot.loop_stats.thread_ident
-        frame = None if ident is None else frame_of_thread(ident)
-        stack = [] if frame is None else calls(frame)
+        stack = [] if ident is None else calls(self._stack_of_thread(ident))
         return stack if _since_ns(slot.page) == since_ns else None
 
-    def _sample(self, slot: Slot, since_ns: int, stack: list[Call], now_ns: int) -> None:
+    def _sample(
+        self, slot: Slot, since_ns: int, stack: list[Call], collecting: int, now_ns: int
+    ) -> None:
         incident = self._incidents.get(slot)
         if incident is None:
             before_ns = _word(slot.page, "blocking_ns") - _word(slot.page, "segment_counted_ns")
             incident = self._incidents[slot] = Incident(
                 since_ns, _coroutine_name(slot.page), before_ns
             )
-        place = blocked_at(stack, self._places)
+        place = blocked_at(stack, self._places, collecting)
         slot.loop_stats.count_block_sample(place)
         incident.places[place] += 1
         incident.stacks[place] = shortened(stack) or UNKNOWN

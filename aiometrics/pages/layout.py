@@ -4,15 +4,17 @@ A page is an array of 8-byte signed words in native byte order, followed by the 
 strings::
 
     header | segment bounds | wait bounds | loop record | loop statistics
-        | block samples | errors | exemplars | coroutine records | yield point records
-        | scope errors | request records | request wait records | strings
+        | block samples | errors | exemplars | held | coroutine records | yield point records
+        | scope errors | request records | request wait records | segment paths | strings
 
 Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its
 sum in ns, then one count per piece, the last one unbounded; see :mod:`aiometrics.pages.buckets`.
 Block samples and errors are tables of entries, each a count and the name that is counted; exemplars
-are entries without a count. Scope errors are one count for each kind. A string is one word: its
-offset in the string area, shifted left by 32, plus its length in bytes. The string area begins with
-room for the loop's name, the only string that may change.
+are entries without a count. Scope errors are one count for each kind. Held are samples by the line
+that held the loop and the coroutine. Segment paths say how many segments went from which yield
+point to which; their place is a hash of both, and the last one is (other). A string is one word:
+its offset in the string area, shifted left by 32, plus its length in bytes. The string area begins
+with room for the loop's name, the only string that may change.
 """
 
 from __future__ import annotations
@@ -120,6 +122,7 @@ LOOP = _numbered(
     "seen_ns",
     # time of segments from before this loop, which active_ns includes already
     "segments_before_ns",
+    "collecting",  # the generation of the garbage that is being collected, plus 1; 0 if none is
     # updates that were begun: one more than are complete if a copy of the page is inconsistent
     "started",
 )
@@ -168,6 +171,13 @@ ENTRY_WORDS = len(ENTRY) + ENTRY_BYTES // WORD
 MAX_PLACES, MAX_PROBES = 101, 33
 #: Entries in the table of exemplars.
 MAX_EXEMPLARS = 64
+#: An entry of the table of lines that held the loop: samples, the time that they stand for, the
+#: coroutine record, or NO_COROUTINE outside of segments, and a text as in other tables.
+HELD = _numbered("samples", "active_ns", "coroutine", "length")
+HELD_WORDS = len(HELD) + ENTRY_BYTES // WORD
+#: Entries in that table; the last one is (other).
+MAX_HELD = 513
+NO_COROUTINE = -1
 COROUTINE = _numbered("name", "created", "live", "destroyed_pending", "running_ns")
 YIELD_POINT = _numbered(
     "coroutine",
@@ -194,6 +204,12 @@ REQUEST = _numbered(
     "overdue",  # counted by a reader, while the scope is open: only readers write this word
 )
 REQUEST_WAIT = _numbered("request", "awaits", "wait_ns")
+#: Segments by the yield points where they began, or AT_START, and where they ended.
+SEGMENT_PATH = _numbered("began", "ended", "segments", "active_ns")
+AT_START = -1
+#: Where a path is looked for, from the place that its hash says.
+PATH_PROBES = 8
+PATH_HASH = 0x9E37_79B1
 SCOPE_ERROR = _numbered(*SCOPE_ERRORS)
 #: Room for request wait records per request type.
 WAITS_PER_REQUEST = 8
@@ -298,9 +314,14 @@ class Layout:
         return self.errors + MAX_PROBES * ENTRY_WORDS
 
     @_CachedProperty
+    def held(self) -> int:
+        """Start of the table of lines that held the loop."""
+        return self.exemplars + MAX_EXEMPLARS * ENTRY_WORDS
+
+    @_CachedProperty
     def coroutines(self) -> int:
         """Start of the coroutine records."""
-        return self.exemplars + MAX_EXEMPLARS * ENTRY_WORDS
+        return self.held + MAX_HELD * HELD_WORDS
 
     @_CachedProperty
     def coroutine_words(self) -> int:
@@ -352,9 +373,19 @@ class Layout:
         return WAITS_PER_REQUEST * self.max_requests
 
     @_CachedProperty
+    def segment_paths(self) -> int:
+        """Start of the segment paths."""
+        return self.request_waits + (self.max_request_waits + 1) * len(REQUEST_WAIT)
+
+    @_CachedProperty
+    def max_segment_paths(self) -> int:
+        """The number of segment paths besides ``(other)``, a power of two."""
+        return 1 << (2 * self.max_yield_points - 1).bit_length()
+
+    @_CachedProperty
     def strings(self) -> int:
         """Start of the string area."""
-        return self.request_waits + (self.max_request_waits + 1) * len(REQUEST_WAIT)
+        return self.segment_paths + (self.max_segment_paths + 1) * len(SEGMENT_PATH)
 
     @_CachedProperty
     def string_bytes(self) -> int:
@@ -388,7 +419,8 @@ class Layout:
             (self.yield_points, self.yield_point(yield_points)),
             (self.scope_errors, self.request(requests)),
             (self.request_waits, self.request_wait(request_waits)),
-            (self.strings, self.strings + -(-string_bytes // WORD)),
+            # The strings follow the segment paths, which may be anywhere in their table.
+            (self.segment_paths, self.strings + -(-string_bytes // WORD)),
         )
 
     def coroutine(self, number: int) -> int:
@@ -430,6 +462,14 @@ class Layout:
     def request_wait(self, number: int) -> int:
         """Start of request wait record ``number``."""
         return self.request_waits + number * len(REQUEST_WAIT)
+
+    def held_entry(self, number: int) -> int:
+        """Start of entry ``number`` of the table of lines that held the loop."""
+        return self.held + number * HELD_WORDS
+
+    def segment_path(self, number: int) -> int:
+        """Start of segment path ``number``."""
+        return self.segment_paths + number * len(SEGMENT_PATH)
 
 
 def pending_ns(since_ns: int, counted_ns: int, looked_ns: int, threshold_ns: int) -> int:

@@ -15,8 +15,10 @@ from aiometrics.pages.reader import OVERFLOWS, PageView
 from aiometrics.pages.snapshot import (
     Coroutine,
     Exemplar,
+    Held,
     RequestType,
     RequestWait,
+    SegmentPath,
     Snapshot,
     YieldPoint,
 )
@@ -49,6 +51,8 @@ def merged(
         yield_points=merged_yield_points(pages, pause),
         requests=merged_requests(pages, pause),
         request_waits=merged_request_waits(pages),
+        held=merged_held(pages),
+        segment_paths=merged_segment_paths(pages, pause),
         scope_errors=merged_counts(
             (dict.fromkeys(SCOPE_ERRORS, 0), *(page.scope_errors for page in pages))
         ),
@@ -106,6 +110,20 @@ def merged_request_waits(views: Iterable[PageView]) -> tuple[RequestWait, ...]:
     return tuple(RequestWait(*labels, wait_ns) for labels, wait_ns in found.items())
 
 
+def merged_held(views: Iterable[PageView]) -> tuple[Held, ...]:
+    """Return the samples of all pages; those with the same labels are added up."""
+    entries = (entry for view in views for entry in view.held)
+    return _added_up(entries, lambda entry: entry.labels, _add_held)
+
+
+def merged_segment_paths(
+    views: Iterable[PageView], pause: Pause = no_pause
+) -> tuple[SegmentPath, ...]:
+    """Return the segment paths of all pages; those with the same labels are added up."""
+    entries = (entry for view in views for entry in view.segment_paths)
+    return _added_up(in_slices(entries, pause), lambda entry: entry.labels, _add_segment_paths)
+
+
 def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
     """Return the number of names and loops without room, by kind, over all pages."""
     return merged_counts((dict.fromkeys(OVERFLOWS, 0), *(view.overflow for view in views)))
@@ -117,6 +135,16 @@ def merged_counts(counts: Iterable[Mapping[K, int]]) -> dict[K, int]:
     for more in counts:
         found.update(more)
     return dict(found)
+
+
+def _add_held(one: Held, two: Held) -> Held:
+    return replace(one, samples=one.samples + two.samples, active_ns=one.active_ns + two.active_ns)
+
+
+def _add_segment_paths(one: SegmentPath, two: SegmentPath) -> SegmentPath:
+    return replace(
+        one, segments=one.segments + two.segments, active_ns=one.active_ns + two.active_ns
+    )
 
 
 def _add_coroutines(one: Coroutine, two: Coroutine) -> Coroutine:

@@ -5,7 +5,7 @@ It trusts nothing in them, because anybody may have written them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aiometrics.base.yielding import Pause, in_slices, no_pause
@@ -13,25 +13,31 @@ from aiometrics.pages.buckets import Buckets
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, Key, decoded
 from aiometrics.pages.header import Buffer, PageError, parse_header
 from aiometrics.pages.layout import (
+    AT_START,
     COROUTINE,
     ENTRY,
     ENTRY_BYTES,
     ENTRY_WORDS,
     GENERATIONS,
     HEADER,
+    HELD,
+    HELD_WORDS,
     LOOP,
     LOOP_STATS,
     LOOP_STATS_GAUGES,
     MAX_EXEMPLARS,
+    MAX_HELD,
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
+    NO_COROUTINE,
     OWN_COROUTINES,
     RECORD_KINDS,
     RECORD_OUTCOMES,
     REQUEST,
     REQUEST_WAIT,
     SCOPE_ERRORS,
+    SEGMENT_PATH,
     SQUARE_NS2,
     STATUSES,
     TIMED_WITHOUT_EVENTS,
@@ -43,15 +49,19 @@ from aiometrics.pages.layout import (
 )
 from aiometrics.pages.snapshot import (
     CALLBACK,
+    ITSELF,
     OTHER,
     RUNNING,
+    START,
     Coroutine,
     Exemplar,
+    Held,
     Histogram,
     Loop,
     RequestType,
     RequestWait,
     Running,
+    SegmentPath,
     YieldPoint,
     total,
 )
@@ -77,6 +87,8 @@ class PageView:
     requests: tuple[RequestType, ...]
     request_waits: tuple[RequestWait, ...]
     scope_errors: Mapping[str, int]
+    held: tuple[Held, ...] = ()
+    segment_paths: tuple[SegmentPath, ...] = ()
 
 
 def read(
@@ -99,7 +111,9 @@ def check_range(data: Buffer) -> None:
     # The tables in between have text among their words.
     numbers = (
         words[: layout.samples],
-        words[layout.samples : layout.coroutines : ENTRY_WORDS],
+        words[layout.samples : layout.held : ENTRY_WORDS],
+        words[layout.held : layout.coroutines : HELD_WORDS],
+        words[layout.held + HELD["active_ns"] : layout.coroutines : HELD_WORDS],
         words[layout.coroutines :],
     )
     for number in (found for some in numbers for found in (min(some), max(some))):
@@ -168,6 +182,8 @@ class _Decoder:
                 kind: self._words[self._layout.scope_errors + number]
                 for number, kind in enumerate(SCOPE_ERRORS)
             },
+            tuple(self._held(names)),
+            tuple(self._segment_paths(points, pause)),
         )
 
     def _header(self, name: str) -> int:
@@ -187,8 +203,13 @@ class _Decoder:
 
     def _texts(self, start: int, capacity: int) -> Iterator[tuple[int, str]]:
         """Yield the entries of a table that are in use, each with its text."""
-        for entry in range(start, start + capacity * ENTRY_WORDS, ENTRY_WORDS):
-            length, text = self._words[entry + ENTRY["length"]], (entry + len(ENTRY)) * WORD
+        return self._entries(start, capacity, ENTRY, ENTRY_WORDS)
+
+    def _entries(
+        self, start: int, capacity: int, fields: Mapping[str, int], size: int
+    ) -> Iterator[tuple[int, str]]:
+        for entry in range(start, start + capacity * size, size):
+            length, text = self._words[entry + fields["length"]], (entry + len(fields)) * WORD
             if not 0 <= length <= ENTRY_BYTES:
                 raise PageError(f"an entry of at most {ENTRY_BYTES} bytes cannot have {length}")
             if length:
@@ -376,6 +397,38 @@ class _Decoder:
                 if (exemplar := self._exemplars.get((WALL + code, number)))
             },
         )
+
+    def _held(self, names: tuple[str, ...]) -> Iterator[Held]:
+        layout = self._layout
+        for entry, text in self._entries(layout.held, MAX_HELD, HELD, HELD_WORDS):
+            samples, active_ns, coroutine = self._words[entry : entry + HELD["length"]].tolist()
+            if not NO_COROUTINE <= coroutine < len(names):
+                raise PageError(
+                    f"a held line belongs to coroutine {coroutine}, but there are {len(names)}"
+                )
+            name = ITSELF if coroutine == NO_COROUTINE else names[coroutine]
+            yield Held(name, text, samples, active_ns)
+
+    def _segment_paths(self, points: Sequence[YieldPoint], pause: Pause) -> Iterator[SegmentPath]:
+        layout, size = self._layout, len(SEGMENT_PATH)
+        counts = self._words[
+            layout.segment_paths + SEGMENT_PATH["segments"] : layout.strings : size
+        ]
+        used = [number for number, count in enumerate(counts.tolist()) if count]
+        for path in in_slices(map(layout.segment_path, used), pause):
+            began, ended, segments, active_ns = self._words[path : path + size].tolist()
+            if not (AT_START <= began < len(points) and 0 <= ended < len(points)):
+                raise PageError(
+                    f"segments from yield point {began} to {ended}, but there are {len(points)}"
+                )
+            point, weight = points[ended], self._weight_of(points[ended].coroutine)
+            yield SegmentPath(
+                point.coroutine,
+                START if began == AT_START else points[began].yield_point,
+                point.yield_point,
+                segments * weight,
+                active_ns * weight,
+            )
 
     def _request_waits(self, requests: tuple[str, ...]) -> tuple[RequestWait, ...]:
         other, *others = (

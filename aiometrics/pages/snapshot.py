@@ -12,8 +12,12 @@ from operator import add
 #: Pseudo yield points, for segments and waits that end without an await of the application.
 RETURN, RAISE, EAGER_CHILD, RUNNING = "(return)", "(raise)", "(eager child)", "(running)"
 OTHER = "(other)"
+#: Where the first segment of a task begins, and all of a callback.
+START = "(start)"
 #: The pseudo coroutine of callbacks that are not steps of tasks.
 CALLBACK = "(callback)"
+#: The pseudo coroutine of the loop's own work between segments.
+ITSELF = "(loop)"
 #: The part of a segment that belongs to a request whose scope was entered or left during it.
 IN_REQUEST = "(request)"
 
@@ -142,6 +146,44 @@ class RequestWait:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A line that held a loop in tasks of one coroutine.
+
+    The samples that were taken of it, and the time that they stand for.
+    """
+
+    coroutine: str
+    held_at: str
+    samples: int
+    active_ns: int
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """``(coroutine, held_at)``."""
+        return (self.coroutine, self.held_at)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPath:
+    """The segments of one coroutine that began at one place and ended at another.
+
+    ``began_at`` is the yield point where the task was suspended before, or ``(start)``. A page has
+    room for a number of paths; the rest is a path of ``(other)``.
+    """
+
+    coroutine: str
+    began_at: str
+    ended_at: str
+    segments: int
+    active_ns: int
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """``(coroutine, began_at, ended_at)``."""
+        return (self.coroutine, self.began_at, self.ended_at)
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """The segment in progress: its coroutine, and how long it has lasted so far."""
 
@@ -204,6 +246,10 @@ class Snapshot:
     yield_points: tuple[YieldPoint, ...] = ()
     requests: tuple[RequestType, ...] = ()
     request_waits: tuple[RequestWait, ...] = ()
+    #: Which lines held the loops, by sampling.
+    held: tuple[Held, ...] = ()
+    #: Where segments began and ended.
+    segment_paths: tuple[SegmentPath, ...] = ()
     #: Misuses of request scopes, by kind.
     scope_errors: Mapping[str, int] = field(default_factory=dict)
     #: Names for which there was no room, by kind.

@@ -6,12 +6,15 @@ import logging
 import os
 import sysconfig
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiometrics.recorder import recorder
 from aiometrics.recorder.c_constants import DIGEST
+from aiometrics.recorder.sampler import Sampler
 from aiometrics.recorder.scope import RequestScope
+from aiometrics.recorder.stack import Frame, stack_of_thread
 from aiometrics.recorder.traced import TracedCoroutine
 from aiometrics.recorder.turns import Turns
 
@@ -29,6 +32,9 @@ class Implementation:
     traced: type
     scope: type
     turns: Any
+    #: Returns the frames that a thread is executing, innermost first.
+    stack_of_thread: Callable[[int], Sequence[Frame]]
+    sampler: Any
     core: Any = None
 
     @property
@@ -46,7 +52,9 @@ class Implementation:
             weakref.finalize(memory, self.core.unguard, self.core.guard(memory)).atexit = False
 
 
-_PYTHON = Implementation("python", recorder.Recorder, TracedCoroutine, RequestScope, Turns)
+_PYTHON = Implementation(
+    "python", recorder.Recorder, TracedCoroutine, RequestScope, Turns, stack_of_thread, Sampler
+)
 
 
 def _reason_against_core() -> str | None:
@@ -91,7 +99,14 @@ def _load_core() -> Implementation | None:
         )
         return None
     return Implementation(
-        "c", _core.Recorder, _core.TracedCoroutine, _core.RequestScope, _core.Turns, _core
+        "c",
+        _core.Recorder,
+        _core.TracedCoroutine,
+        _core.RequestScope,
+        _core.Turns,
+        _core.stack_of_thread,
+        _core.Sampler,
+        _core,
     )
 
 

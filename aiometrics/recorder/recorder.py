@@ -8,6 +8,7 @@ clock, so that segments and waits tile a task's life without gaps or overlaps.
 from __future__ import annotations
 
 import os
+import threading
 import types
 from asyncio import CancelledError, iscoroutine
 from bisect import bisect_left
@@ -24,6 +25,9 @@ from aiometrics.pages.layout import (
     FAILED,
     HEADER,
     LOOP,
+    PATH_HASH,
+    PATH_PROBES,
+    SEGMENT_PATH,
     SQUARE_NS2,
     YIELD_POINT,
 )
@@ -82,6 +86,10 @@ class Recorder:
         #: How many tasks have been traced.
         self._traced = 0
         self._current: TracedCoroutine | None = None
+        #: When the segment that ended last began, and the yield point where it ended.
+        self._ended = (0, 0)
+        #: The thread in which the loop ran when a task or a callback began.
+        self._thread = threading.get_ident()
         self._locator = Locator(labels)
         self._suspended_tasks = SuspendedTasks(page)
         #: An exception for the application that came while a place was named.
@@ -198,6 +206,7 @@ class Recorder:
             return None
         try:
             now = self._clock()
+            self._thread = threading.get_ident()
             traced = TracedCoroutine(None, self, CALLBACKS, now)
             with self.page.writing:
                 self._enter(traced, now)
@@ -299,6 +308,7 @@ class Recorder:
     def _end_wait(self, traced: TracedCoroutine, now: int) -> None:
         if traced._state != SUSPENDED:
             self.admit(traced)
+            self._thread = threading.get_ident()
             self._observe(
                 self._layout.start_delay, self._layout.segment_pieces_ns, now - traced._created_ns
             )
@@ -388,6 +398,8 @@ class Recorder:
         segment_ns = now - traced._since_ns
         traced._active_ns += segment_ns
         self._count_segment(point, segment_ns)
+        self._count_path(traced._point, point, segment_ns)
+        self._ended = traced._since_ns, point
         if traced._scope is not None:
             traced._scope.charge_segment(traced, point, segment_ns - traced._divided_ns, now)
             traced._divided_ns = 0
@@ -397,6 +409,25 @@ class Recorder:
             self._count_blocking(traced, point, segment_ns)
         self._leave(traced, now)
         return segment_ns
+
+    def _count_path(self, began: int, ended: int, segment_ns: int) -> None:
+        """Count the segment by the yield points where it began and ended."""
+        path = self._path(began, ended)
+        self._words[path + SEGMENT_PATH["segments"]] += 1
+        self._words[path + SEGMENT_PATH["active_ns"]] += segment_ns
+
+    def _path(self, began: int, ended: int) -> int:
+        words, layout = self._words, self._layout
+        number = (31 * (began + 1) + ended) * PATH_HASH >> 15
+        for probe in range(PATH_PROBES):
+            path = layout.segment_path((number + probe) % layout.max_segment_paths)
+            if not words[path + SEGMENT_PATH["segments"]]:
+                words[path + SEGMENT_PATH["began"]] = began
+                words[path + SEGMENT_PATH["ended"]] = ended
+                return path
+            if (began, ended) == tuple(words[path : path + SEGMENT_PATH["segments"]]):
+                return path
+        return layout.segment_path(layout.max_segment_paths)
 
     def _notify_blocked(self, point: int, segment_ns: int) -> None:
         """Call ``blocked`` if the segment reached the blocking threshold."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from aiometrics.pages.layout import AT_START
+
 if TYPE_CHECKING:
     from aiometrics.recorder.recorder import Recorder
     from aiometrics.recorder.scope import RequestScope
@@ -54,7 +56,7 @@ class TracedCoroutine:
         #: When the eager child that is running began.
         self._paused_ns = 0
         #: The yield point where it is suspended, and since when.
-        self._point = 0
+        self._point = AT_START
         self._suspended_ns = 0
         #: The request that its time belongs to, and the part of the segment in progress that does
         #: not: it was charged already, or belongs to no request.

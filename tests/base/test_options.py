@@ -48,6 +48,7 @@ def test_defaults_are_the_documented_ones() -> None:
         exclude=(),
         watchdog=True,
         watchdog_interval=0.05,
+        sample_interval=0.01,
         directory="",
     )
     serving = ServingOptions(
@@ -87,6 +88,7 @@ OTHERS: dict[str, Any] = {
     "on_error": "raise",
     "watchdog": False,
     "watchdog_interval": 13.0,
+    "sample_interval": 14.0,
     "directory": "/nowhere",
 }
 
@@ -242,6 +244,7 @@ TOO_MANY = "raise max_requests, which is 1, to at least that number"
         ({"on_error": 1}, TypeError, "on_error must be a string, not 1"),
         ({"watchdog": 1}, TypeError, "watchdog must be True or False, not 1"),
         ({"watchdog_interval": 0}, ValueError, f"watchdog_interval {SECONDS} 0"),
+        ({"sample_interval": -1}, ValueError, f"sample_interval {SECONDS} -1"),
     ],
 )
 def test_wrong_option_is_refused(
@@ -299,6 +302,7 @@ def test_unknown_option_is_refused() -> None:
         ("AIOMETRICS_WATCHDOG", "Off", "watchdog", False),
         ("AIOMETRICS_WATCHDOG", "1", "watchdog", True),
         ("AIOMETRICS_WATCHDOG_INTERVAL", "0.2", "watchdog_interval", 0.2),
+        ("AIOMETRICS_SAMPLE_INTERVAL", "0", "sample_interval", 0),
     ],
 )
 def test_every_option_can_come_from_the_environment(
@@ -345,7 +349,7 @@ def test_variable_out_of_range_is_refused_like_an_argument() -> None:
 
 def test_pages_stay_the_same_when_the_watchdog_changes() -> None:
     """An exporter with another watchdog can take over a running instrumentation."""
-    watched = RecordingOptions(watchdog=False, watchdog_interval=1)
+    watched = RecordingOptions(watchdog=False, watchdog_interval=1, sample_interval=0)
     assert RecordingOptions().same_pages(watched)
     assert not RecordingOptions().same_pages(RecordingOptions(sample=0.5))
 

@@ -97,7 +97,7 @@ for number in (10, 20):
     if not child:
         assert threads() == []
         asyncio.run(work(number))
-        assert threads() == ["aiometrics-keeper", "aiometrics-watchdog"], threads()
+        assert threads() == [f"aiometrics-{name}" for name in ("keeper", "sampler", "watchdog")]
         os._exit(0)
     children.append(child)
 assert [0, 0] == [waited(child) for child in children]
@@ -168,7 +168,8 @@ async def main():
     # Nobody but the child could write from here on: the parent waits for it, and its threads are
     # stopped.
     exporter._periodic.stop()
-    exporter._watchdog.stop()
+    for watcher in exporter._watchers:
+        watcher.stop()
     before = bytes(slot.page.memory)
     child = os.fork()
     if child:
@@ -306,7 +307,7 @@ if __name__ == "__main__":
     exporter = start()
     asyncio.run(work(1))
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        expected = ["aiometrics-keeper", "aiometrics-watchdog"]
+        expected = ["aiometrics-keeper", "aiometrics-sampler", "aiometrics-watchdog"]
         assert [expected] * 4 == pool.map(job, [10] * 4, chunksize=1)
     end(exporter)
 """

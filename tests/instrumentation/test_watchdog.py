@@ -19,19 +19,7 @@ from support.tracing import every_loop
 
 import aiometrics
 from aiometrics.base.internal_errors import InternalErrors
-from aiometrics.instrumentation import stack
 from aiometrics.instrumentation.loop_stats import LoopStats
-from aiometrics.instrumentation.stack import (
-    MAX_FRAMES,
-    SHORT,
-    UNKNOWN,
-    Call,
-    _frames_without_collection,
-    blocked_at,
-    calls,
-    frame_of_thread,
-    shortened,
-)
 from aiometrics.instrumentation.watchdog import (
     LINES,
     MIN_PAUSE_NS,
@@ -43,7 +31,21 @@ from aiometrics.instrumentation.watchdog import (
 )
 from aiometrics.pages.layout import LOOP
 from aiometrics.pages.snapshot import OTHER
+from aiometrics.recorder import stack
 from aiometrics.recorder.places import Places
+from aiometrics.recorder.stack import (
+    MAX_FRAMES,
+    SHORT,
+    UNKNOWN,
+    Call,
+    Frame,
+    _frames_without_collection,
+    blocked_at,
+    calls,
+    frames,
+    shortened,
+    stack_of_thread,
+)
 from aiometrics.testing import TracedLoop, traced_loop
 
 
@@ -63,7 +65,8 @@ MS = 1_000_000
 #: at all the time.
 RESTLESS = """
 import os, sys, threading, warnings
-from aiometrics.instrumentation.stack import frame_of_thread
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+stack_of_thread = IMPLEMENTATIONS[sys.argv[1]].stack_of_thread
 warnings.simplefilter("ignore")
 sys.setswitchinterval(1e-5)
 class Garbage:
@@ -79,8 +82,9 @@ def make_garbage():
         Garbage()
 for work in (start_threads, start_threads, make_garbage):
     threading.Thread(target=work, daemon=True).start()
+main = threading.get_ident()
 for _ in range(1_000_000):
-    frame_of_thread(1)
+    stack_of_thread(main)
 print("done", flush=True)
 os._exit(0)
 """
@@ -104,6 +108,7 @@ class Watched:
             made.internal_errors,
             threshold_ns=100 * MS,
             interval=0.05,
+            stack_of_thread=made.stack_of_thread,
             clock=traced.clock,
         )
 
@@ -253,15 +258,15 @@ def test_a_stack_that_may_belong_to_the_next_segment_is_dropped(
 ) -> None:
     """The segment ended after the page was read, and before the stack was."""
 
-    def frames() -> dict[int, FrameType]:
+    def goes_on(_: int) -> list[Frame]:
         (slot,) = watched.traced.instrumentation.slots()
         slot.page.words[slot.page.layout.loop + LOOP["segment_since_ns"]] += 1
-        return {}
+        return []
 
     async def main() -> None:
         watched.work(100)
         with monkeypatch.context() as patched:
-            patched.setattr(sys, "_current_frames", frames)
+            patched.setattr(watched.dog, "_stack_of_thread", goes_on)
             watched.dog.look()
 
     watched.traced.run(main())
@@ -276,7 +281,7 @@ def test_a_thread_that_is_not_found_is_unknown(
     async def main() -> None:
         watched.work(100)
         with monkeypatch.context() as patched:
-            patched.setattr(sys, "_current_frames", dict)
+            patched.setattr(watched.dog, "_stack_of_thread", lambda _: [])
             watched.dog.look()
 
     watched.traced.run(main())
@@ -286,10 +291,14 @@ def test_a_thread_that_is_not_found_is_unknown(
 @pytest.mark.skipif(
     sys.version_info >= (3, 12), reason="garbage is collected between instructions only"
 )
-def test_looking_at_a_stack_does_not_deadlock_all_threads() -> None:
+def test_looking_at_a_stack_does_not_deadlock_all_threads(implementation: str) -> None:
     """With sys._current_frames() alone they mostly do before a million calls."""
     told = subprocess.run(
-        [sys.executable, "-c", RESTLESS], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", RESTLESS, implementation],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert "done\n" == told.stdout, told.stderr
 
@@ -302,15 +311,16 @@ def test_frames_are_looked_up_while_collection_is_disabled(
     """A collection in the middle could deadlock all threads. The setting is restored afterwards."""
     seen: list[bool] = []
 
-    def frames() -> dict[int, FrameType]:
+    def of_threads() -> dict[int, FrameType]:
         seen.append(gc.isenabled())
         return {1: here_is}
 
     here_is = sys._getframe()
     monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
-    monkeypatch.setattr(sys, "_current_frames", frames)
+    monkeypatch.setattr(sys, "_current_frames", of_threads)
     with collecting(enabled=enabled):
-        assert (here_is, None) == (frame_of_thread(1), frame_of_thread(2))
+        assert here_is.f_code is stack_of_thread(1)[0][0]
+        assert [] == stack_of_thread(2)
         assert enabled == gc.isenabled()
     assert [False, False] == seen
 
@@ -320,13 +330,13 @@ def test_collection_is_enabled_again_after_a_failed_look_up(
 ) -> None:
     """The look-up may fail because memory is short."""
 
-    def frames() -> dict[int, FrameType]:
+    def of_threads() -> dict[int, FrameType]:
         raise MemoryError
 
     monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", True)
-    monkeypatch.setattr(sys, "_current_frames", frames)
+    monkeypatch.setattr(sys, "_current_frames", of_threads)
     with collecting(enabled=True), pytest.raises(MemoryError):
-        frame_of_thread(1)
+        stack_of_thread(1)
     assert gc.isenabled()
 
 
@@ -477,7 +487,7 @@ def test_a_stack_begins_where_the_loop_runs_something(
 
     async def main() -> None:
         def inner() -> None:
-            found.append(calls(sys._getframe()))
+            found.append(calls(frames(sys._getframe())))
 
         inner()
 
@@ -493,7 +503,7 @@ def test_a_stack_begins_where_the_loop_runs_something(
 def frames_of(source: str, module: str, path: str) -> list[Call]:
     """The stack at the call of ``stop()`` in a module of that name and file."""
     found: list[Call] = []
-    stop = lambda: found.extend(calls(sys._getframe(1)))  # noqa: E731 - a function would need a name in the stack
+    stop = lambda: found.extend(calls(frames(sys._getframe(1))))  # noqa: E731 - a function would need a name in the stack
     exec(compile(source, path, "exec"), {"__name__": module, "stop": stop})  # noqa: S102 - code of ours, in a place of its own
     return found
 
@@ -658,8 +668,7 @@ def test_a_log_handler_may_stop_the_exporter(caplog: pytest.LogCaptureFixture) -
         finally:
             logger.removeHandler(handler)
     assert {} == exporter.snapshot().errors
-    assert exporter._watchdog is not None
-    exporter._watchdog._thread.join()  # the line goes to other handlers after this one
+    exporter._watchers[0]._thread.join()  # the line goes to other handlers after this one
     assert 1 == len(logged(caplog))
     for thread in watchdogs():
         thread.join(300)

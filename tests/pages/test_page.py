@@ -24,10 +24,12 @@ from aiometrics.pages.layout import (
     ENTRY_BYTES,
     ENTRY_WORDS,
     HEADER,
+    HELD,
     LOOP,
     LOOP_NAME_BYTES,
     LOOP_STATS,
     MAX_EXEMPLARS,
+    MAX_HELD,
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
@@ -36,6 +38,7 @@ from aiometrics.pages.layout import (
     REQUEST_WAIT,
     SCOPE_ERROR,
     SCOPE_ERRORS,
+    SEGMENT_PATH,
     STATUSES,
     VERSION,
     WORD,
@@ -70,6 +73,8 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     yield layout.samples, MAX_PLACES * ENTRY_WORDS
     yield layout.errors, MAX_PROBES * ENTRY_WORDS
     yield layout.exemplars, MAX_EXEMPLARS * ENTRY_WORDS
+    for number in range(MAX_HELD):
+        yield layout.held_entry(number), len(HELD) + ENTRY_BYTES // WORD
     for number in range(layout.max_coroutines + OWN_COROUTINES):
         yield layout.coroutine(number), len(COROUTINE)
         for histogram in (layout.wall, layout.active):
@@ -87,6 +92,8 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
         yield layout.request_active(number), len(layout.wait_pieces_ns) + 2
     for number in range(layout.max_request_waits + 1):
         yield layout.request_wait(number), len(REQUEST_WAIT)
+    for number in range(layout.max_segment_paths + 1):
+        yield layout.segment_path(number), len(SEGMENT_PATH)
     yield layout.strings, layout.string_bytes // WORD
 
 
@@ -119,6 +126,7 @@ def test_c_header_has_every_word_of_every_record() -> None:
         "SCOPE_ERROR": SCOPE_ERROR,
         "REQUEST": REQUEST,
         "REQUEST_WAIT": REQUEST_WAIT,
+        "SEGMENT_PATH": SEGMENT_PATH,
     }
     written = {
         name: int(value)

@@ -11,6 +11,7 @@ from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import (
     Coroutine,
     Exemplar,
+    Held,
     Histogram,
     Loop,
     RequestType,
@@ -158,6 +159,7 @@ def shop() -> Snapshot:
                 block_samples={'shop/"quoted"\\größe.py:7 f > re.match': 8},
             ),
         ),
+        held=(Held("shop.orders.handle", "shop/report.py:9 build > json.loads", 12, 125_000_000),),
         coroutines=(
             coroutine(
                 created=9,

@@ -45,6 +45,7 @@ class Stall:
             made.internal_errors,
             threshold_ns=threshold_ns,
             interval=0.05,
+            stack_of_thread=made.stack_of_thread,
             clock=traced.clock,
         )
 

@@ -48,6 +48,7 @@ class GarbageCollectionHook:
     def _on_collection(self, phase: str, info: Mapping[str, Any]) -> None:
         try:
             if phase == "start":
+                self._note(info["generation"])
                 self._since_ns = self._clock()
             elif self._since_ns is not None:
                 self._charge(info["generation"], self._clock() - self._since_ns)
@@ -59,11 +60,20 @@ class GarbageCollectionHook:
             self._internal_errors.report(PROBE, error)
 
     def _charge(self, generation: int, ns: int) -> None:
-        if os.getpid() != self._pid:
-            # A forked child that has not handled the fork yet: the page is the parent's.
-            return
-        loop = _get_running_loop()
-        loop_stats = None if loop is None else self._stats_of(loop)
+        loop_stats = self._loop_stats()
         if loop_stats is not None:
             loop_stats.add_gc_pause(generation, ns)
+            loop_stats.set_collecting(None)
             loop_stats.note_thread()
+
+    def _note(self, generation: int) -> None:
+        loop_stats = self._loop_stats()
+        if loop_stats is not None:
+            loop_stats.set_collecting(generation)
+
+    def _loop_stats(self) -> LoopStats | None:
+        if os.getpid() != self._pid:
+            # A forked child that has not handled the fork yet: the page is the parent's.
+            return None
+        loop = _get_running_loop()
+        return None if loop is None else self._stats_of(loop)

@@ -53,8 +53,9 @@ enum {
     LOOP_EVENTS_WAITING = 12,
     LOOP_SEEN_NS = 13,
     LOOP_SEGMENTS_BEFORE_NS = 14,
-    LOOP_STARTED = 15,
-    LOOP_SCALARS = 16,
+    LOOP_COLLECTING = 15,
+    LOOP_STARTED = 16,
+    LOOP_SCALARS = 17,
 };
 
 enum {
@@ -97,6 +98,36 @@ enum {
     REQUEST_WAIT_WAIT_NS = 2,
     REQUEST_WAIT_SCALARS = 3,
 };
+
+enum {
+    SEGMENT_PATH_BEGAN = 0,
+    SEGMENT_PATH_ENDED = 1,
+    SEGMENT_PATH_SEGMENTS = 2,
+    SEGMENT_PATH_ACTIVE_NS = 3,
+    SEGMENT_PATH_SCALARS = 4,
+};
+
+enum {
+    HELD_SAMPLES = 0,
+    HELD_ACTIVE_NS = 1,
+    HELD_COROUTINE = 2,
+    HELD_LENGTH = 3,
+};
+
+enum {
+    NO_COROUTINE = -1,
+    AT_START = -1,
+    HELD_LATER = -1,
+};
+
+typedef enum {
+    KIND_STANDARD_LIBRARY = 0,
+    KIND_LIBRARY = 1,
+    KIND_APPLICATION = 2,
+    KIND_RUNNER = 3,
+    KIND_WITNESS = 4,
+    KIND_OWN = 5,
+} FrameKind;
 
 enum {
     SCOPE_ERROR_ABANDONED = 0,
@@ -147,16 +178,22 @@ typedef enum {
 #define TIMED_WITHOUT_EVENTS 2
 #define OTHER_POINT 0
 #define WAITS_PER_REQUEST 8
+#define MAX_HELD 513
+#define HELD_WORDS 36
+#define PATH_HASH UINT64_C(0x9e3779b1)
+#define PATH_PROBES 8
 #define SCOPE_POINTS 64
 #define SCOPE_NESTED 64
 #define MAX_TIMELINE 1000
 #define TABLE_LIMIT 16384
 #define MAX_DEPTH 10000
+#define MAX_PAUSES 5
+#define MAX_FRAMES 256
 #define UNWRAPPINGS 8
 #define WAITED_NS 20000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "efbf3bd0b9fe64e9"
+#define CONSTANTS_DIGEST "9eb1e7c258f6694c"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"

@@ -9,7 +9,9 @@
 #include "libuv_turns.h"
 #include "loop_methods.h"
 #include "recorder.h"
+#include "sampler.h"
 #include "scope.h"
+#include "stack.h"
 #include "turns.h"
 
 static PyMethodDef methods[] = {
@@ -25,6 +27,7 @@ static PyMethodDef methods[] = {
     {"hook_methods", loop_methods_hook, METH_VARARGS, "hook_methods(loop_class, listener): tell the listener when its loops run, stop and are closed."},
     {"unhook_methods", loop_methods_unhook, METH_NOARGS, "unhook_methods(): restore the methods unless something else has replaced them since."},
 #endif
+    {"stack_of_thread", stack_of_thread, METH_O, "stack_of_thread(ident): the frames that a thread is executing, innermost first."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -46,7 +49,7 @@ execute(PyObject *module)
         return -1;
     }
     if (errors_init() < 0 || locate_init() < 0 || callback_init() < 0 || recorder_init_module(module) < 0 || traced_init_module(module) < 0 ||
-        scope_init_module(module) < 0 || turns_init_module(module) < 0) {
+        scope_init_module(module) < 0 || turns_init_module(module) < 0 || sampler_init_module(module) < 0) {
         return -1;
     }
 #if LIBUV_CAN_BE_FOUND

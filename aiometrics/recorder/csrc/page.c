@@ -23,6 +23,10 @@ header_open(Page *page)
     page->last_point = (Py_ssize_t)header[HEADER_MAX_YIELD_POINTS];
     page->last_request = (Py_ssize_t)header[HEADER_MAX_REQUESTS];
     page->last_request_wait = WAITS_PER_REQUEST * page->last_request;
+    page->path_mask = 1;
+    while (page->path_mask < 2 * (uint64_t)page->last_point - 1) {
+        page->path_mask = 2 * page->path_mask + 1;
+    }
     page->threshold_ns = header[HEADER_BLOCKING_THRESHOLD_NS];
     page->weight = header[HEADER_WEIGHT];
     return 0;
@@ -102,6 +106,7 @@ parts_open(Page *page, PyObject *layout)
     page->request_words = REQUEST_SCALARS + (STATUSES + 1) * page->wait.words;
     Py_ssize_t coroutines = (page->last_coroutine + 1) * page->coroutine_words, points = (page->last_point + 1) * page->point_words;
     Py_ssize_t requests = (page->last_request + 1) * page->request_words, waits = (page->last_request_wait + 1) * REQUEST_WAIT_SCALARS;
+    Py_ssize_t paths = (Py_ssize_t)(page->path_mask + 2) * SEGMENT_PATH_SCALARS;
     if ((page->loop = part(page, layout, "loop", LOOP_SCALARS)) == NULL ||
         (page->start_delay = part(page, layout, "start_delay", page->segment.words)) == NULL ||
         (page->iterations = part(page, layout, "iterations", page->segment.words)) == NULL ||
@@ -109,7 +114,9 @@ parts_open(Page *page, PyObject *layout)
         (page->points = part(page, layout, "yield_points", points)) == NULL ||
         (page->scope_errors = part(page, layout, "scope_errors", SCOPE_ERROR_SCALARS)) == NULL ||
         (page->requests = part(page, layout, "requests", requests)) == NULL ||
-        (page->request_waits = part(page, layout, "request_waits", waits)) == NULL) {
+        (page->request_waits = part(page, layout, "request_waits", waits)) == NULL ||
+        (page->held = part(page, layout, "held", MAX_HELD * HELD_WORDS)) == NULL ||
+        (page->paths = part(page, layout, "segment_paths", paths)) == NULL) {
         return -1;
     }
     return 0;

@@ -36,6 +36,8 @@ typedef struct {
     int64_t *scope_errors;
     int64_t *requests;
     int64_t *request_waits;
+    int64_t *held;
+    int64_t *paths;
     Py_ssize_t coroutine_words;
     Py_ssize_t point_words;
     Py_ssize_t request_words;
@@ -43,6 +45,7 @@ typedef struct {
     Py_ssize_t last_point;
     Py_ssize_t last_request;
     Py_ssize_t last_request_wait;
+    uint64_t path_mask; /* the number of segment paths but the last, less one */
     Pieces segment;
     Pieces wait;
     int64_t threshold_ns;
@@ -111,6 +114,33 @@ add_square(int64_t *point, int64_t duration_ns)
         point[POINT_SQUARE_NS2] -= (int64_t)SQUARE_NS2;
         point[POINT_SQUARE_S2] += 1;
     }
+}
+
+/* Counts a segment by the yield points where it began and ended. */
+static inline void
+page_count_path(const Page *page, int32_t began, int32_t ended, int64_t segment_ns)
+{
+    uint64_t number = (31 * (uint64_t)(began + 1) + (uint64_t)ended) * PATH_HASH >> 15;
+    int64_t *path = page->paths + (page->path_mask + 1) * SEGMENT_PATH_SCALARS;
+    for (uint64_t probe = 0; probe < PATH_PROBES; probe++) {
+        int64_t *found = page->paths + ((number + probe) & page->path_mask) * SEGMENT_PATH_SCALARS;
+        if (found[SEGMENT_PATH_SEGMENTS] == 0) {
+            found[SEGMENT_PATH_BEGAN] = began;
+            found[SEGMENT_PATH_ENDED] = ended;
+        }
+        if (found[SEGMENT_PATH_BEGAN] == began && found[SEGMENT_PATH_ENDED] == ended) {
+            path = found;
+            break;
+        }
+    }
+    path[SEGMENT_PATH_SEGMENTS] += 1;
+    path[SEGMENT_PATH_ACTIVE_NS] += segment_ns;
+}
+
+static inline int64_t *
+page_held(const Page *page, int32_t number)
+{
+    return page->held + number * HELD_WORDS;
 }
 
 static inline int64_t *

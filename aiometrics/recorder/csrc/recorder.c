@@ -3,6 +3,7 @@
 #include "errors.h"
 #include "hook.h"
 #include "recorder.h"
+#include "sampler.h"
 #include "scope.h"
 
 #include <structmember.h>
@@ -65,6 +66,7 @@ retire(Recorder *self)
 {
     self->retired = 1;
     self->current = NULL;
+    sampler_forget(self);
 }
 
 /* An error of ours: reported and gone, and this recorder with it; what was true of the tasks at this moment is not known any more.
@@ -368,6 +370,9 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
     observe(page_segments(&self->page, point), &self->page.segment, segment_ns);
     note_max(&page_point(&self->page, point)[POINT_SEGMENT_MAX_NS], segment_ns);
     add_square(page_point(&self->page, point), segment_ns);
+    page_count_path(&self->page, traced->point, point, segment_ns);
+    self->ended_since_ns = traced->since_ns;
+    self->ended_point = point;
     if (traced->scope != NULL) {
         scope_charge_segment(traced->scope, traced, point, segment_ns - traced->divided_ns, now);
         traced->divided_ns = 0;
@@ -428,6 +433,7 @@ recorder_resume(Recorder *self, Traced *traced)
     }
     else {
         recorder_admit(self, traced);
+        sampler_note_thread(self);
         observe(self->page.start_delay, &self->page.segment, now - traced->created_ns);
         if (scope_ever_entered) {
             scope_attach(self, traced);
@@ -523,6 +529,8 @@ recorder_enter_callback(Recorder *self, Traced *frame)
         return recorder_fail(self);
     }
     frame->record = CALLBACKS;
+    frame->point = AT_START;
+    sampler_note_thread(self);
     page_begin(&self->page);
     enter(self, frame, now);
     page_end(&self->page);
@@ -758,6 +766,7 @@ recorder_dealloc(Recorder *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    sampler_forget(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }

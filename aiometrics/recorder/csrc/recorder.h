@@ -22,6 +22,7 @@ typedef enum { AT_RETURN, AT_RAISE, AT_EAGER_CHILD, PSEUDO_POINTS } PseudoPoint;
 
 typedef struct Recorder Recorder;
 typedef struct Scope Scope;
+typedef struct Target Target;
 
 typedef struct Traced {
     PyObject_HEAD
@@ -84,6 +85,9 @@ struct Recorder {
     Gaps gaps;
     uint64_t draw;
     int64_t traced; /* how many tasks have been traced */
+    int64_t ended_since_ns; /* when the segment that ended last began */
+    int32_t ended_point;    /* the yield point where it ended */
+    Target *target;         /* what samples it, or NULL; borrowed */
     int retired;
 };
 

@@ -23,7 +23,7 @@ traced_new(PyObject *coro, Recorder *recorder, int32_t record, int64_t created_n
     self->created_ns = created_ns;
     self->active_ns = self->since_ns = self->paused_ns = self->counted_ns = self->divided_ns = 0;
     self->record = record;
-    self->point = 0;
+    self->point = AT_START;
     self->state = OFFERED;
     PyObject_GC_Track((PyObject *)self);
     return (PyObject *)self;

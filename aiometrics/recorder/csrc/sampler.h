@@ -1,0 +1,38 @@
+/* Samples which lines hold the loops. */
+#ifndef AIOMETRICS_SAMPLER_H
+#define AIOMETRICS_SAMPLER_H
+
+#include "recorder.h"
+
+#include <stdatomic.h>
+
+/* A page that is sampled. It lives as long as its sampler, because a thread without the GIL reads
+   the page. */
+struct Target {
+    Target *next;
+    PyObject *page_object;
+    PyObject *places;   /* an aiometrics.recorder.held.HeldPlaces */
+    Recorder *recorder; /* borrowed; NULL once it has retired */
+    Page page;
+    Table kinds;   /* code -> its FrameKind */
+    Table entries; /* coroutine, line and what it called -> the entry of the page */
+    Table points;  /* coroutine and yield point -> the entry of the page */
+    atomic_ulong thread; /* where the loop ran when a task or a callback began */
+    /* The samples not noted yet, the time that they stand for, and the segment in progress at the
+       last of them. */
+    atomic_llong samples, owed_ns, since_ns;
+    atomic_int record;
+};
+
+int sampler_init_module(PyObject *module);
+void sampler_forget(Recorder *recorder);
+
+static inline void
+sampler_note_thread(Recorder *recorder)
+{
+    if (recorder->target != NULL) {
+        atomic_store_explicit(&recorder->target->thread, PyThread_get_thread_ident(), memory_order_relaxed);
+    }
+}
+
+#endif

@@ -1,0 +1,108 @@
+"""The sampler in Python: the twin of ``csrc/sampler.c``, its specification and its fallback.
+
+It finds out which lines take the active time of loops. At random moments it looks which loops are
+active, and notes for each the line that holds it. The C one lets a loop's thread note that itself,
+at its next instruction that may be interrupted. This one must wait for the GIL, which takes 5 ms
+where the loop computes; of a segment that has ended by then it knows only where it ended.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiometrics.pages.layout import LOOP, NO_COROUTINE
+from aiometrics.pages.page import Page
+from aiometrics.recorder.held import LATER, HeldPlaces
+from aiometrics.recorder.stack import stack_of_thread
+
+#: The longest pause, and the most that one sample can stand for unless one segment lasted all the
+#: time, in mean pauses.
+MAX_PAUSES = 5
+
+
+@dataclass(slots=True)
+class _Target:
+    """A loop's page, its recorder, and the time since the last sample that was noted."""
+
+    page: Page
+    places: HeldPlaces
+    recorder: Any
+    samples: int = 0
+    owed_ns: int = 0
+    #: The segment in progress at the last look: when it began, 0 if none, and its coroutine.
+    since_ns: int = 0
+    record: int = NO_COROUTINE
+
+    def word(self, name: str) -> int:
+        return self.page.words[self.page.layout.loop + LOOP[name]]
+
+
+class Sampler:
+    """Samples the loops that it watches; all its methods may be called by any thread."""
+
+    def __init__(self, main_thread: int) -> None:
+        self._main_thread = main_thread
+        self._targets: list[_Target] = []
+        self._stopping = threading.Event()
+
+    def watch(self, recorder: Any, places: HeldPlaces) -> None:
+        """Sample the loop of ``recorder`` from now on, instead of an earlier one on its page."""
+        page = recorder.page
+        self._targets = [found for found in self._targets if found.page is not page]
+        self._targets.append(_Target(page, places, recorder))
+
+    def run(self, interval_ns: int) -> None:
+        """Sample at random moments, ``interval_ns`` apart on average, until :meth:`stop`."""
+        looked_ns = time.monotonic_ns()
+        while not self._stopping.wait(_pause_ns(interval_ns) / 1e9):
+            now_ns = time.monotonic_ns()
+            self._look(now_ns - looked_ns, now_ns, MAX_PAUSES * interval_ns)
+            looked_ns = now_ns
+
+    def stop(self) -> None:
+        """Make :meth:`run` return."""
+        self._stopping.set()
+
+    def tick(self, elapsed_ns: int) -> None:
+        """Take one sample of each active loop, which stands for ``elapsed_ns``."""
+        self._look(elapsed_ns, 0, elapsed_ns)
+
+    def _look(self, elapsed_ns: int, now_ns: int, most_ns: int) -> None:
+        for target in self._targets:
+            since_ns = target.word("segment_since_ns")
+            if not since_ns and not target.word("turn_since_ns"):
+                continue
+            target.since_ns = since_ns
+            target.record = target.word("segment_coroutine") if since_ns else NO_COROUTINE
+            lasted_ns = now_ns - since_ns if since_ns else 0
+            target.owed_ns += min(elapsed_ns, max(most_ns, lasted_ns))
+            target.samples += 1
+            _note(target)
+
+
+def _note(target: _Target) -> None:
+    number = _number(target)
+    if number == LATER:
+        return
+    target.places.table.add(number, target.samples, target.owed_ns)
+    target.samples = target.owed_ns = 0
+
+
+def _number(target: _Target) -> int:
+    recorder = target.recorder
+    if target.since_ns == target.word("segment_since_ns"):
+        stack = stack_of_thread(recorder._thread)  # noqa: SLF001 - the recorder is its twin's struct
+        return target.places.stack(target.record, stack, target.word("collecting"))
+    ended_since_ns, point = recorder._ended  # noqa: SLF001 - as above
+    if target.since_ns and target.since_ns == ended_since_ns:
+        return target.places.point(target.record, point)
+    return target.places.unknown(target.record)
+
+
+def _pause_ns(interval_ns: int, draw: Callable[[float], float] = random.expovariate) -> float:
+    return min(draw(1 / interval_ns), MAX_PAUSES * interval_ns)

@@ -1,0 +1,333 @@
+"""Samples: which line is named, in which coroutine, and for how much time they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from support.tracing import every_loop
+
+import aiometrics
+from aiometrics.pages.layout import LOOP
+from aiometrics.pages.snapshot import ITSELF, RETURN, START
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.testing import TracedLoop, traced_loop
+
+MS = 1_000_000
+FILE = f"{__name__.replace('.', '/')}.py"
+#: A program that ends while its loop is sampled, in each of the ways in which programs end.
+ENDS = """
+import asyncio, os, sys, time
+import aiometrics
+aiometrics.start_exporter(0, "127.0.0.1", registry=None, sample_interval=1e-4)
+async def main():
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        sum(range(100))
+        await asyncio.sleep(0)
+asyncio.run(main())
+if sys.argv[1] == "forks":
+    child = os.fork()
+    asyncio.run(main())
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+asyncio.run(main())
+print("done", flush=True)
+if sys.argv[1] == "raises":
+    raise SystemExit(0)
+"""
+
+
+def here() -> int:
+    """The line of the caller."""
+    return sys._getframe(1).f_lineno
+
+
+@pytest.fixture
+def traced(implementation: str) -> Iterator[TracedLoop]:
+    """A traced loop on each recorder."""
+    with traced_loop(implementation=implementation) as made:
+        yield made
+
+
+def held(traced: TracedLoop) -> dict[tuple[str, str], tuple[int, int]]:
+    """Samples and milliseconds by coroutine and line."""
+    return {
+        (entry.coroutine.rpartition(".")[2], entry.held_at): (
+            entry.samples,
+            entry.active_ns // MS,
+        )
+        for entry in traced.snapshot().held
+    }
+
+
+def name_of(function: Any) -> str:
+    """The name of a function as it stands in a place."""
+    return str(function.__qualname__)
+
+
+def test_a_sample_is_counted_at_its_line_and_coroutine(traced: TracedLoop) -> None:
+    """The line is where the loop is, and not where the segment ends."""
+    tick, lines = traced.instrumentation.sampler.tick, []
+
+    def work() -> None:
+        lines.append(here() + 1)
+        tick(10 * MS)
+
+    async def main() -> None:
+        work()
+        work()
+        lines.append(here() + 1)
+        tick(5 * MS)
+        await asyncio.sleep(0)
+
+    traced.run(main())
+    assert {
+        ("main", f"{FILE}:{lines[0]} {name_of(work)}"): (2, 20),
+        ("main", f"{FILE}:{lines[2]} {name_of(main)}"): (1, 5),
+    } == held(traced)
+
+
+def test_what_a_library_does_is_counted_at_the_line_that_called_it(traced: TracedLoop) -> None:
+    """Its function is named behind the line."""
+    tick, lines = traced.instrumentation.sampler.tick, []
+
+    async def main() -> None:
+        lines.append(here() + 1)
+        with ExitStack() as stack:
+            stack.callback(tick, 10 * MS)
+
+    traced.run(main())
+    place = f"{FILE}:{lines[0]} {name_of(main)} > contextlib.ExitStack.__exit__"
+    assert {("main", place): (1, 10)} == held(traced)
+
+
+def test_callbacks_and_the_loop_itself(traced: TracedLoop) -> None:
+    """A callback is a segment of its own; what is none is the loop's own work."""
+    tick, lines = traced.instrumentation.sampler.tick, []
+
+    def callback() -> None:
+        lines.append(here() + 1)
+        tick(10 * MS)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(callback)
+        await asyncio.sleep(0)
+
+    traced.run(main())
+    assert {("(callback)", f"{FILE}:{lines[0]} {name_of(callback)}"): (1, 10)} == held(traced)
+    loop: Any = traced.loop
+    plain = loop._process_events
+
+    def process_events(events: Any) -> None:
+        tick(3 * MS)
+        plain(events)
+
+    loop._process_events = process_events
+    traced.run(main())
+    found = {line: ms for (coroutine, line), (_, ms) in held(traced).items() if coroutine == ITSELF}
+    assert found
+    assert all(ms % 3 == 0 for ms in found.values())
+
+
+def test_an_idle_loop_is_not_sampled(traced: TracedLoop) -> None:
+    """Neither before it runs, nor while it waits, nor after it."""
+    tick = traced.instrumentation.sampler.tick
+
+    def tick_while_it_waits() -> None:
+        (slot,) = traced.instrumentation.slots()
+        while not slot.page.words[slot.page.layout.loop + LOOP["poll_since_ns"]]:
+            time.sleep(1e-3)
+        tick(10 * MS)
+
+    async def main() -> None:
+        await asyncio.to_thread(tick_while_it_waits)
+
+    traced.clock.advance_ns(1)
+    tick(10 * MS)
+    traced.run(main())
+    tick(10 * MS)
+    assert {} == held(traced)
+
+
+def test_garbage_collection_is_named(traced: TracedLoop) -> None:
+    """It is named behind the line that allocated, with its generation, and never aiometrics."""
+    tick, lines = traced.instrumentation.sampler.tick, []
+
+    def witness(phase: str, _: Any) -> None:
+        if phase == "stop":
+            tick(10 * MS)
+
+    async def main() -> None:
+        lines.append(here() + 1)
+        gc.collect(1)
+
+    gc.callbacks.insert(0, witness)
+    try:
+        traced.run(main())
+    finally:
+        gc.callbacks.remove(witness)
+    found = [line for line, _ in held(traced).items() if line[0] == "main"]
+    assert found
+    assert all(line.endswith(" > (garbage collection, generation 1)") for _, line in found)
+
+
+def test_segments_are_counted_by_where_they_began_and_ended(traced: TracedLoop) -> None:
+    """All of a coroutine's segments add up over its paths."""
+    lines: list[int] = []
+
+    async def main() -> None:
+        for _ in range(3):
+            lines.append(here() + 2)
+            traced.clock.advance_ns(MS)
+            await asyncio.sleep(0)
+        traced.clock.advance_ns(MS)
+
+    traced.run(main())
+    snapshot = traced.snapshot()
+    point = f"{FILE}:{lines[0]} {name_of(main)}"
+    paths = {
+        (path.began_at, path.ended_at): (path.segments, path.active_ns // MS)
+        for path in snapshot.segment_paths
+        if path.coroutine.endswith(name_of(main))
+    }
+    assert {
+        (START, point): (1, 1),
+        (point, point): (2, 2),
+        (point, RETURN): (1, 1),
+    } == paths
+    segments = sum(entry.segments.count for entry in snapshot.yield_points)
+    assert segments == sum(path.segments for path in snapshot.segment_paths)
+
+
+def test_paths_without_room_are_counted_as_other(implementation: str) -> None:
+    """The sums stay whole."""
+
+    async def main() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+            await asyncio.sleep(1)
+            await asyncio.gather(*(asyncio.create_task(asyncio.sleep(0)) for _ in range(3)))
+
+    with traced_loop(implementation=implementation, max_yield_points=3) as traced:
+        traced.run(main())
+        snapshot = traced.snapshot()
+    segments = sum(entry.segments.count for entry in snapshot.yield_points)
+    assert segments == sum(path.segments for path in snapshot.segment_paths)
+
+
+def share_of_short(entries: Any) -> float:
+    """The share of ``short()`` in what it and ``long()`` took."""
+    taken = {"short": 0, "long": 0}
+    for coroutine, ns in entries:
+        name = coroutine.rpartition(".")[2]
+        taken[name] = taken.get(name, 0) + ns
+    return taken["short"] / (taken["short"] + taken["long"])
+
+
+def work(seconds: float) -> None:
+    """Compute for so much time of the thread."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+async def short_and_long() -> None:
+    """About as much time in short segments as in long ones."""
+
+    async def short() -> None:
+        work(100e-6)
+
+    async def long() -> None:
+        work(0.02)
+
+    for _ in range(25):
+        await asyncio.create_task(long())
+        for _ in range(200):
+            await asyncio.create_task(short())
+
+
+@pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="Python waits for the GIL, which is biased")
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_shares_do_not_depend_on_the_length_of_segments(where: str) -> None:
+    """Short segments are seen as often as they deserve, within many times what chance allows.
+
+    A thread that waits for the GIL sees hardly any of them.
+    """
+    with every_loop("c") as made:
+        sampling = threading.Thread(target=made.sampler.run, args=(MS,))
+        sampling.start()
+        if where == "main":
+            asyncio.run(short_and_long())
+        else:
+            runs = threading.Thread(target=lambda: asyncio.run(short_and_long()))
+            runs.start()
+            runs.join()
+        made.sampler.stop()
+        sampling.join()
+        snapshot = made.snapshot()
+    sampled = share_of_short((entry.coroutine, entry.active_ns) for entry in snapshot.held)
+    exact = share_of_short(
+        (point.coroutine, point.segments.sum_ns) for point in snapshot.yield_points
+    )
+    assert abs(sampled - exact) < 0.25
+    assert {} == snapshot.errors
+
+
+def test_a_wait_that_never_returns_is_named_while_it_lasts() -> None:
+    """The sampling thread looks itself when the loop does not answer."""
+    released = threading.Event()
+
+    async def main() -> None:
+        released.wait(60)
+
+    with aiometrics.start_exporter(
+        0, "127.0.0.1", registry=None, sample_interval=1e-3, watchdog=False
+    ) as exporter:
+
+        def watches() -> None:
+            while not any("threading.Event.wait" in entry.held_at for entry in seen()):
+                time.sleep(0.01)
+            released.set()
+
+        def seen() -> Any:
+            return exporter.snapshot().held
+
+        watcher = threading.Thread(target=watches)
+        watcher.start()
+        asyncio.run(main())
+        watcher.join()
+    assert released.is_set()
+
+
+@pytest.mark.parametrize("extensions", [True, False], ids=["c", "python"])
+@pytest.mark.parametrize("how", ["returns", "raises", "forks"])
+def test_a_program_ends_as_without_samples(how: str, extensions: bool) -> None:  # noqa: FBT001 - a parameter
+    """The sampling thread ends before the interpreter does; a child has no part in it."""
+    told = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore", "-c", ENDS, how],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={} if extensions else {"AIOMETRICS_NO_EXTENSIONS": "1"},
+    )
+    assert (0, ["done"] * (1 + (how == "forks"))) == (told.returncode, told.stdout.split()), (
+        told.stderr
+    )
+
+
+def test_no_sampling_without_an_interval() -> None:
+    """Then there is no thread for it either."""
+    threads = {thread.name for thread in threading.enumerate()}
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=None, sample_interval=0):
+        now = {thread.name for thread in threading.enumerate()}
+    assert "aiometrics-sampler" not in now - threads
