@@ -97,7 +97,7 @@ for number in (10, 20):
     if not child:
         assert threads() == []
         asyncio.run(work(number))
-        assert threads() == ["aiometrics-keeper", "aiometrics-watchdog"], threads()
+        assert threads() == [f"aiometrics-{name}" for name in ("keeper", "sampler", "watchdog")]
         os._exit(0)
     children.append(child)
 assert [0, 0] == [waited(child) for child in children]
@@ -307,7 +307,7 @@ if __name__ == "__main__":
     exporter = start()
     asyncio.run(work(1))
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        expected = ["aiometrics-keeper", "aiometrics-watchdog"]
+        expected = [f"aiometrics-{name}" for name in ("keeper", "sampler", "watchdog")]
         assert [expected] * 4 == pool.map(job, [10] * 4, chunksize=1)
     end(exporter)
 """

@@ -12,6 +12,7 @@
 
 #include "breaker.h"
 #include "clock.h"
+#include "errors.h"
 #include "frame.h"
 #include "stack.h"
 
@@ -81,7 +82,7 @@ kind_of(Target *target, PyFrameObject *frame, PyCodeObject *code)
         return kind;
     }
     PyObject *globals = PyFrame_GetGlobals(frame);
-    kind = number_within(PyObject_CallMethod(target->places, "kind", "OO", code, globals), KIND_OWN);
+    kind = number_within(call_uninterrupted(target->places, "kind", "(OO)", code, globals), KIND_OWN);
     Py_DECREF(globals);
     return kind < 0 || table_put(&target->kinds, (Key){(PyObject *)code, NULL, NULL, 0}, kind) < 0 ? -1 : kind;
 }
@@ -164,7 +165,7 @@ name_line(Target *target, int32_t record, const Line *line, int collecting)
         Py_SETREF(below, Py_BuildValue("NN", PyFrame_GetCode(line->below), PyFrame_GetGlobals(line->below)));
     }
     PyObject *frame = below == NULL ? NULL : Py_BuildValue("OiO", code, PyFrame_GetLineNumber(line->frame), globals);
-    PyObject *answer = frame == NULL ? NULL : PyObject_CallMethod(target->places, "frame", "iOOi", (int)record, frame, below, collecting);
+    PyObject *answer = frame == NULL ? NULL : call_uninterrupted(target->places, "frame", "(iOOi)", (int)record, frame, below, collecting);
     Py_XDECREF(frame);
     Py_XDECREF(below);
     Py_DECREF(globals);
@@ -200,8 +201,8 @@ entry_asked(Target *target, const char *method, int32_t record, int32_t point)
     if (entry != TABLE_MISS) {
         return entry;
     }
-    PyObject *answer = point < 0 ? PyObject_CallMethod(target->places, method, "i", (int)record)
-                                 : PyObject_CallMethod(target->places, method, "ii", (int)record, (int)point);
+    PyObject *answer = point < 0 ? call_uninterrupted(target->places, method, "(i)", (int)record)
+                                 : call_uninterrupted(target->places, method, "(ii)", (int)record, (int)point);
     entry = entry_number(answer);
     if (entry == MAX_HELD) {
         return entry;
