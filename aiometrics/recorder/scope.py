@@ -343,7 +343,7 @@ def divide(task: TracedCoroutine, now: int) -> None:
 
 def _part(task: TracedCoroutine) -> int:
     """Return the key for the part of the task's segment since it was divided last."""
-    if task._point and not task._divided_ns:
+    if task._point > 0 and not task._divided_ns:
         return ~task._point
     return ~(task._recorder._layout.max_yield_points + 1 + task._record)
 

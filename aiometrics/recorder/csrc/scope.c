@@ -105,7 +105,7 @@ task_in_progress(const Recorder *recorder)
 static int32_t
 part_key(const Recorder *recorder, const Traced *traced)
 {
-    if (traced->point != 0 && traced->divided_ns == 0) {
+    if (traced->point > 0 && traced->divided_ns == 0) {
         return ~traced->point;
     }
     return ~((int32_t)recorder->page.last_point + 1 + traced->record);

@@ -686,7 +686,7 @@ def test_a_taken_port_is_an_error_that_names_the_fix(serve: Serve) -> None:
     assert (
         f"cannot serve metrics on port {port} of '127.0.0.1': Address already in use. "
         "Give another port, or port=0 for any free one; "
-        "several workers need a port each, or a shared directory"
+        "programs started one by one need a port each, or a shared directory"
     ) == caught.value.strerror
 
 
