@@ -268,8 +268,9 @@ class _Decoder:
         layout, buckets = self._layout, self._layout.segment_buckets
         since = self._loop("segment_since_ns")
         timed = bool(self._loop("timed"))
-        # A loop that is gone is no longer timed, but its idle time stays.
-        ever_timed = timed or self._loop("idle_ns")
+        iterations = self._histogram(layout.iterations, buckets, 1)
+        # A loop that is gone is no longer timed, but what was counted stays.
+        ever_timed = timed or iterations.count or self._loop("idle_ns")
         with_events = ever_timed and self._loop("timed") != TIMED_WITHOUT_EVENTS
         return Loop(
             self._text(self._header("loop_name")),
@@ -279,7 +280,7 @@ class _Decoder:
             Running(self._running_name(names), self._now_ns - since)
             if since and self._alive
             else None,
-            self._histogram(layout.iterations, buckets, 1),
+            iterations,
             self._loop("active_ns")
             + (self._elapsed_ns("turn_since_ns") if timed else self._owned_ns()),
             self._loop("idle_ns") + self._elapsed_ns("poll_since_ns") if ever_timed else None,

@@ -132,7 +132,9 @@ async def main():
         seen = exporter.snapshot()
         assert 7 + 5 + 1 == seen.coroutine("__main__.works").created, seen.coroutines
         loops = [(loop.loop, loop.process_id) for loop in seen.loops]
-        assert [("0", os.getppid()), ("1", 0)] == loops
+        # The C recorder adopts the tasks of the inherited loop, which go on here.
+        inherited = [("1", os.getpid())] if aiometrics.IMPLEMENTATION == "c" else []
+        assert [("0", os.getppid()), *inherited, (str(1 + len(inherited)), 0)] == loops
         os._exit(0)
     except BaseException as error:
         print(repr(error), flush=True)
@@ -145,7 +147,7 @@ end(exporter)
 
 
 def test_a_task_that_forks_goes_on_in_both(tmp_path: Path, implementation: str) -> None:
-    """Steps of inherited tasks are not counted in the child; those on its own loop are."""
+    """Inherited tasks are created and ended in the parent only; those of its own in the child."""
     found = run(tmp_path / "shared", IN_A_TASK, implementation=implementation)
     assert 5 + 1 + 7 == found["asyncio_tasks_created_total", "__main__.works"]
     assert 0 == found["asyncio_tasks", "__main__.works"]
