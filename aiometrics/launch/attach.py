@@ -12,9 +12,22 @@ from pathlib import Path
 
 #: The script is run by the main thread of the process between any two instructions, perhaps in the
 #: middle of an import. So it imports nothing that might be half imported, and only starts a thread.
+#: It may be given to the process again, and then does nothing.
 _SCRIPT = """
-def _aiometrics(call, result, _start=__import__("_thread").start_new_thread):
+def _aiometrics(call, result, _threads=__import__("_thread")):
+    main = _threads.get_ident()
+    def importing():
+        import sys
+        frame = sys._current_frames().get(main)
+        while frame is not None and "importlib" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        return frame is not None
     def run():
+        import time
+        for _ in range({patience}):
+            if not importing():
+                break
+            time.sleep(0.05)
         import json, os
         try:
             from aiometrics.launch import attached
@@ -24,11 +37,20 @@ def _aiometrics(call, result, _start=__import__("_thread").start_new_thread):
         with open(result + ".part", "w", encoding="utf-8") as file:
             json.dump(outcome, file)
         os.replace(result + ".part", result)
-    _start(run, ())
+    try:
+        __import__({builtins!r}).mkdir(result + ".begun")
+    except FileExistsError:
+        return
+    _threads.start_new_thread(run, ())
 _aiometrics({call!r}, {result!r})
 del _aiometrics
 """
 _INTERVAL_SECONDS = 0.05
+#: An interpreter that is starting can lose a script, which is then given to it again.
+_AGAIN_SECONDS = 1.0
+#: How often the thread looks whether the main thread still imports, which two threads should not do
+#: at one time: if each waits for a module of the other's, one gets a module that is half imported.
+_PATIENCE = 100
 #: An interpreter is ready for scripts this soon after its start.
 _STARTS_SECONDS = 2.0
 
@@ -62,19 +84,25 @@ def _call(pid: int, call: str, timeout: float) -> str:
         )
     directory = Path(tempfile.mkdtemp(prefix="aiometrics-attach-"))
     script, result = directory / "script.py", directory / "result.json"
-    script.write_text(_SCRIPT.format(call=call, result=str(result)), encoding="utf-8")
+    program = _SCRIPT.format(call=call, result=str(result), builtins=os.name, patience=_PATIENCE)
+    script.write_text(program, encoding="utf-8")
     try:
         _let_in(pid, directory, script)
-        _run_in(pid, script)
+        begun = _wait_for(pid, script, Path(f"{result}.begun"), timeout)
     except BaseException:
         _remove(directory)
         raise
+    if not begun:
+        raise AttachError(
+            f"process {pid} has run no Python code in its main thread for {timeout:g} s. It "
+            f"will run {script} when it does; remove {directory} afterwards"
+        )
     deadline = time.monotonic() + timeout
     while not result.exists():
         if time.monotonic() > deadline:
             raise AttachError(
-                f"process {pid} has run no Python code in its main thread for {timeout:g} s. It "
-                f"will run {script} when it does; remove {directory} afterwards"
+                f"process {pid} has begun to run {script}, but has not finished within "
+                f"{timeout:g} s; remove {directory} once it has"
             )
         time.sleep(_INTERVAL_SECONDS)
     outcome = json.loads(result.read_text(encoding="utf-8"))
@@ -82,6 +110,19 @@ def _call(pid: int, call: str, timeout: float) -> str:
     if "error" in outcome:
         raise AttachError(f"process {pid}: {outcome['error']}")
     return str(outcome["said"])
+
+
+def _wait_for(pid: int, script: Path, begun: Path, timeout: float) -> bool:
+    """Have the process run the script, and return whether it has begun to."""
+    deadline = time.monotonic() + timeout
+    while not begun.exists():
+        now = time.monotonic()
+        if now > deadline:
+            return False
+        _run_in(pid, script)
+        while not begun.exists() and time.monotonic() < now + _AGAIN_SECONDS:
+            time.sleep(_INTERVAL_SECONDS)
+    return True
 
 
 def _let_in(pid: int, *paths: Path) -> None:
@@ -126,5 +167,8 @@ def _refused(pid: int, error: Exception) -> AttachError:
 
 def _remove(directory: Path) -> None:
     for path in directory.iterdir():
-        path.unlink()
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
     directory.rmdir()

@@ -115,7 +115,7 @@ def test_a_running_service_is_traced_and_left_as_it_was(
 
 
 @NEWER
-@pytest.mark.long
+@pytest.mark.once
 def test_attaching_is_safe_at_any_moment(capsys: pytest.CaptureFixture[str]) -> None:
     """Also while the service imports its modules: it goes on and loses nothing, a hundred times."""
     draw = random.Random(16)  # noqa: S311 - moments need not be secret
