@@ -94,7 +94,7 @@ SOME = (
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in SOME else pytest.param(name, marks=pytest.mark.long) for name in SERVERS],
+    [name if name in SOME else pytest.param(name, marks=pytest.mark.once) for name in SERVERS],
 )
 def test_all_requests_are_counted_at_one_port(name: str, tmp_path: Path) -> None:
     """Whichever worker handles them. Nothing is left when the server has ended."""
@@ -176,7 +176,7 @@ def load() -> Iterator[list[Running]]:
         thread.join()
 
 
-@pytest.mark.long
+@pytest.mark.once
 def test_no_counter_falls_when_workers_are_killed(tmp_path: Path, load: list[Running]) -> None:
     """Fifty times under load, with scrapes all the time; two services do not mix."""
     seen: dict[int, list[Exposition]] = {}
@@ -221,7 +221,7 @@ WAYS = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.once
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["uvicorn, 4 workers", "uvicorn.run in __main__, 2 workers"])
 def test_nothing_is_left_behind(name: str, way: str, tmp_path: Path) -> None:

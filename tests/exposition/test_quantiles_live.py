@@ -123,7 +123,7 @@ def summary(found: list[float]) -> tuple[float, float]:
     return median, ninetieth
 
 
-@pytest.mark.long
+@pytest.mark.once
 @pytest.mark.parametrize("directories", [None, "/opt/debian-forky/bin"], ids=["PATH", "forky"])
 def test_native_quantiles_are_true_within_three_percent(
     directories: str | None,

@@ -166,7 +166,7 @@ def first_line(
 CULPRIT = f"{__name__.replace('.', '/')}.py crunch"
 
 
-@pytest.mark.long
+@pytest.mark.once
 @LOOPS
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_first_row_names_the_line(
@@ -176,7 +176,7 @@ def test_the_first_row_names_the_line(
     assert CULPRIT == first_line(implementation, make_loop, SERVICES[service])
 
 
-@pytest.mark.long
+@pytest.mark.once
 @LOOPS
 def test_the_first_row_beside_asyncpg(
     implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop], postgres_folder: str
@@ -194,7 +194,7 @@ def test_the_first_row_beside_asyncpg(
     assert CULPRIT == first_line(implementation, make_loop, main)
 
 
-@pytest.mark.long
+@pytest.mark.once
 @LOOPS
 def test_the_first_row_beside_redis(
     implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop], redis_path: str

@@ -102,7 +102,7 @@ py-modules = ["{name}"]
 """
 
 
-@pytest.mark.long
+@pytest.mark.once
 def test_what_pip_installs_tells_whose_it_is(implementation: str, tmp_path: Path) -> None:
     """An editable install is the application, and what was installed into a folder a library."""
     for name, source in (("driver", DRIVER), ("shop", SHOP)):
@@ -161,7 +161,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dist" / "frozen" / "frozen"
 
 
-@pytest.mark.long
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("application", "expected"),
     [("", ["frozen.py:7 main", "shop.query"]), ("shop", ["shop.py:4 query", "driver.fetch"])],
@@ -212,7 +212,7 @@ def test_what_is_typed_into_ipython_is_the_application(
     assert [["__main__.query", "In[1]:3 query", "driver.fetch"]] == seen
 
 
-@pytest.mark.long
+@pytest.mark.once
 def test_the_cells_of_a_notebook_are_the_application(
     implementation: str, tmp_path: Path, driver: Path
 ) -> None:

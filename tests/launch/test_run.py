@@ -43,7 +43,7 @@ def requests(metrics: Exposition) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in SOME else pytest.param(name, marks=pytest.mark.long) for name in SERVERS],
+    [name if name in SOME else pytest.param(name, marks=pytest.mark.once) for name in SERVERS],
 )
 def test_a_server_is_traced_as_it_is(name: str, tmp_path: Path) -> None:
     """All requests are counted at one port, in tasks and by route."""

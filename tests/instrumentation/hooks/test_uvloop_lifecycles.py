@@ -49,7 +49,7 @@ def live(life: str, version: str, *traced: str) -> Ending:
 bare = cache(live)
 
 
-@pytest.mark.long
+@pytest.mark.once
 @pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the C recorder is not built")
 @pytest.mark.parametrize("version", VERSIONS, ids=os.path.basename)
 @pytest.mark.parametrize("life", LIVES)
