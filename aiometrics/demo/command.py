@@ -110,6 +110,7 @@ def run(settings: Settings) -> int:
             addr=settings.addr,
             application=["aiometrics.demo"],
             objectives=OBJECTIVES,
+            on_error="raise",
         )
     except OSError as error:
         return _fail(error.strerror)

@@ -8,6 +8,7 @@ import sysconfig
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 from aiometrics.base.handover import HAND_OVER
@@ -51,7 +52,7 @@ class Implementation:
 
         Only the C core can do this: without it, the next access kills the process.
         """
-        if self.core is not None:
+        if self.core is not None and isinstance(memory, mmap):
             weakref.finalize(memory, self.core.unguard, self.core.guard(memory)).atexit = False
 
 

@@ -25,7 +25,15 @@ from aiometrics.pages import header, merge, reader
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, ExemplarTable
 from aiometrics.pages.header import PageError, PageFormat
-from aiometrics.pages.layout import LOOP, LOOP_STATS, NAME_BYTES, REQUEST_WAIT, YIELD_POINT, Layout
+from aiometrics.pages.layout import (
+    LOOP,
+    LOOP_STATS,
+    NAME_BYTES,
+    REQUEST_WAIT,
+    SEGMENT_PATH,
+    YIELD_POINT,
+    Layout,
+)
 from aiometrics.pages.merge import merged
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView
@@ -96,6 +104,9 @@ def seeds() -> list[bytes]:
     for place in range(LAYOUT.coroutines, LAYOUT.strings):
         if not full.words[place] and place not in owners:
             full.words[place] = place - LAYOUT.coroutines
+    for path in range(LAYOUT.segment_paths, LAYOUT.strings, len(SEGMENT_PATH)):
+        full.words[path + SEGMENT_PATH["began"]] = path % 4 - 1
+        full.words[path + SEGMENT_PATH["ended"]] = path % 4
     CounterTable(full, LAYOUT.samples, 3).add("shop/db.py:1 fetch > re.match", 3)
     CounterTable(full, LAYOUT.errors, 3).add("naming", 2)
     exemplars = ExemplarTable(full)
