@@ -24,9 +24,9 @@ TARGET_LABELS = {"job", "instance", "pod", "le"}
 
 
 def sample_names(metric: Metric) -> set[str]:
-    """Return the names of the samples of ``metric``; that of a native histogram is its own."""
+    """Return the names of the samples of ``metric``."""
     return (
-        {metric.name, *(f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum"))}
+        {f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum")}
         if metric.kind == "histogram"
         else {metric.name}
     )
