@@ -364,7 +364,7 @@ def _inert(options: Options, registry: Registry | None) -> Exporter:
     if options.serving.on_error == "raise":
         raise RuntimeError(message)
     logger.warning("aiometrics: %s", message)
-    recording = replace(options.recording, watchdog=False)
+    recording = replace(options.recording, watchdog=False, sample_interval=0)
     exporter = Exporter(options, recording, Instrumentation(recording), registry, None)
     exporter.abandon()
     return exporter

@@ -213,7 +213,6 @@ def test_no_counter_falls_when_workers_are_killed(tmp_path: Path, load: list[Run
 WAYS = {
     "SIGTERM": [signal.SIGTERM],
     "SIGINT": [signal.SIGINT],
-    "SIGQUIT": [signal.SIGQUIT],
     "SIGHUP": [signal.SIGHUP],
     "SIGKILL": [signal.SIGKILL],
     "SIGINT twice": [signal.SIGINT, signal.SIGINT],
