@@ -417,6 +417,7 @@ def test_nested_loops_work(applied: str) -> None:
     assert run(head + traced + NESTED) == bare
 
 
+@needs_slot
 def test_pyinstrument_sees_the_same_functions() -> None:
     """Its asynchronous mode follows a context variable through awaits."""
     pytest.importorskip("pyinstrument")
