@@ -59,7 +59,7 @@ COLLECTS_ANYWHERE = sys.version_info < (3, 12)
 
 
 class FrameKind(enum.IntEnum):
-    """What a frame is for the search for the line that holds the loop."""
+    """The role of a frame in the search for the line that holds the loop."""
 
     STANDARD_LIBRARY = CodeOrigin.STANDARD_LIBRARY
     LIBRARY = CodeOrigin.LIBRARY
