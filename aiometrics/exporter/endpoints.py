@@ -16,10 +16,12 @@ from aiometrics.base.http.server import HttpServer
 from aiometrics.base.http.web_config import path_of
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
+from aiometrics.exporter.live import LiveHandler
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exporter.service import Service
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.families import ExporterInfo
+from aiometrics.exposition.live import LiveView
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import RECORDER_HAND_OVER
 
@@ -39,6 +41,7 @@ class Endpoints:
     """Serves the snapshots of ``source()`` and the metrics of ``registry`` as ``options`` say.
 
     The port is taken by :meth:`bind`, answered from :meth:`start` on and freed by :meth:`close`.
+    The live page shows them as ``view`` says.
     In a ``service`` only the leader takes the port, and the others stand by. If there is none and
     the pages are ``shared``, any process that has the port probably answers for this one.
     """
@@ -53,6 +56,7 @@ class Endpoints:
         *,
         shared: bool = False,
         service: Service | None = None,
+        view: LiveView | None = None,
     ) -> None:
         self._options = options
         self._service = service
@@ -64,6 +68,7 @@ class Endpoints:
             registry,
             partial(self._report, "registry"),
         )
+        self._live_handler = LiveHandler(lambda: (source(), info), view or LiveView())
         self._access_control = self._new_access_control()
         self._encrypted = self._access_control is not None and self._access_control.encrypted
         self._server: HttpServer | None = None
@@ -98,7 +103,12 @@ class Endpoints:
         self._server = HttpServer(
             self._options.addr,
             self._options.port,
-            {"/": self._index, "/metrics": self._metrics, "/-/healthy": self._healthy},
+            {
+                "/": self._index,
+                "/metrics": self._metrics,
+                "/debug/live": self._live,
+                "/-/healthy": self._healthy,
+            },
             on_error=self._report,
             request_timeout=self._options.request_timeout,
             max_connections=self._options.max_connections,
@@ -180,6 +190,9 @@ class Endpoints:
 
     def _metrics(self, request: Request) -> Response:
         return self._scrape_handler.answer(request.headers.get("accept"))
+
+    def _live(self, _: Request) -> Response:
+        return self._live_handler.answer()
 
     def _index(self, _: Request) -> Response:
         title = html.escape(self._title)

@@ -29,6 +29,7 @@ from aiometrics.exporter.session import (
 )
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.collector import MultiprocessMetrics
+from aiometrics.exposition.live import LiveView
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.recorder.places import main_package
 
@@ -65,6 +66,7 @@ class Exporter(Session):
             INFO,
             shared=bool(options.recording.directory),
             service=service,
+            view=LiveView(instrumentation.places.of_library),
         )
         self._periodic: Periodic | None = None
 

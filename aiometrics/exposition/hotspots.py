@@ -186,13 +186,23 @@ class Hotspots:
         return self.table(max(_MIN_WIDTH, min(_MAX_WIDTH, columns)))
 
 
+def of_no_library(_yield_point: str) -> bool:
+    """Return False: where the files of libraries are is not known."""
+    return False
+
+
+def waits_for_work(point: Place | YieldPoint, of_library: Callable[[str], bool]) -> bool:
+    """Return whether tasks wait there because there is nothing to do."""
+    return point.awaits in _QUEUES or of_library(point.yield_point)
+
+
 def find_hotspots(
     snapshot: Snapshot,
     top: int = 5,
     since: Snapshot | None = None,
     *,
     blocking_threshold_ns: int = 100_000_000,
-    of_library: Callable[[str], bool] = lambda _: False,
+    of_library: Callable[[str], bool] = of_no_library,
 ) -> Hotspots:
     """Return the ``top`` worst rows of each kind in ``snapshot``.
 
@@ -226,7 +236,7 @@ def find_hotspots(
         _worst(
             (_waiter(point) for point in gained.yield_points if point.waits.count),
             top,
-            lambda row: (not _for_work(row, of_library), row.mean_ns),
+            lambda row: (not waits_for_work(row, of_library), row.mean_ns),
         ),
         _worst((row for row in stuck if row.age_ns >= STUCK_AGE_NS), top, _suspicion),
         _worst(
@@ -249,11 +259,6 @@ def _loops_ns(gained: Snapshot, interval_ns: int) -> int:
     segments_ns = sum(point.segments.sum_ns for point in gained.yield_points)
     sampled_ns = sum(held.active_ns for held in gained.held)
     return max(interval_ns * max(1, len(ran)), segments_ns, sampled_ns)
-
-
-def _for_work(row: Waiter, of_library: Callable[[str], bool]) -> bool:
-    """Return whether tasks wait there because there is nothing to do."""
-    return row.awaits in _QUEUES or of_library(row.yield_point)
 
 
 def _worst(

@@ -264,6 +264,11 @@ class _Decoder:
         )
         return pending_ns(since, counted, looked, self._header("blocking_threshold_ns"))
 
+    def _running(self, names: tuple[str, ...], since: int) -> Running:
+        elapsed_ns = self._now_ns - since
+        blocks = elapsed_ns >= self._header("blocking_threshold_ns")
+        return Running(self._running_name(names), elapsed_ns, blocks)
+
     def _loop_record(self, names: tuple[str, ...]) -> Loop:
         layout, buckets = self._layout, self._layout.segment_buckets
         since = self._loop("segment_since_ns")
@@ -277,9 +282,7 @@ class _Decoder:
             self._histogram(layout.start_delay, buckets, self._weight),
             self._loop("blocking_ns") + self._pending_ns(),
             self._heartbeat_ns(),
-            Running(self._running_name(names), self._now_ns - since)
-            if since and self._alive
-            else None,
+            self._running(names, since) if since and self._alive else None,
             iterations,
             self._loop("active_ns")
             + (self._elapsed_ns("turn_since_ns") if timed else self._owned_ns()),

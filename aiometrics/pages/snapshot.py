@@ -185,10 +185,14 @@ class SegmentPath:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The segment in progress: its coroutine, and how long it has lasted so far."""
+    """The segment in progress: its coroutine, and how long it has lasted so far.
+
+    It ``blocks`` if that is at or over the blocking threshold of its page.
+    """
 
     coroutine: str
     elapsed_ns: int
+    blocks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
