@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import html
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from aiometrics.base import fork
 from aiometrics.base.http.auth import AccessControl
 from aiometrics.base.http.listener import url
 from aiometrics.base.http.messages import Request, Response
-from aiometrics.base.http.server import HttpServer
+from aiometrics.base.http.server import HttpServer, Route
 from aiometrics.base.http.web_config import path_of
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
@@ -43,7 +43,8 @@ class Endpoints:
     The port is taken by :meth:`bind`, answered from :meth:`start` on and freed by :meth:`close`.
     The live page shows them as ``view`` says.
     In a ``service`` only the leader takes the port, and the others stand by. If there is none and
-    the pages are ``shared``, any process that has the port probably answers for this one.
+    the pages are ``shared``, any process that has the port probably answers for this one. ``debug``
+    has further routes by path.
     """
 
     def __init__(
@@ -57,10 +58,18 @@ class Endpoints:
         shared: bool = False,
         service: Service | None = None,
         view: LiveView | None = None,
+        debug: Mapping[str, Route] | None = None,
     ) -> None:
         self._options = options
         self._service = service
         self._shared = shared
+        self._routes: dict[str, Route] = {
+            "/": self._index,
+            "/metrics": self._metrics,
+            "/debug/live": self._live,
+            "/-/healthy": self._healthy,
+            **(debug or {}),
+        }
         self._title = f"aiometrics {info.version} ({info.implementation})"
         self._report = partial(internal_errors.report, outcome=STAYS_ON)
         self._scrape_handler = ScrapeHandler(
@@ -103,12 +112,7 @@ class Endpoints:
         self._server = HttpServer(
             self._options.addr,
             self._options.port,
-            {
-                "/": self._index,
-                "/metrics": self._metrics,
-                "/debug/live": self._live,
-                "/-/healthy": self._healthy,
-            },
+            self._routes,
             on_error=self._report,
             request_timeout=self._options.request_timeout,
             max_connections=self._options.max_connections,

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 
 from aiometrics.base.background import Periodic, daemon_threads_allowed
 from aiometrics.base.options import Options, RecordingOptions, ServingOptions, resolve
+from aiometrics.exporter.debug import tasks_route
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.scrape import give_way
 from aiometrics.exporter.service import Service, service_of
@@ -67,6 +68,7 @@ class Exporter(Session):
             shared=bool(options.recording.directory),
             service=service,
             view=LiveView(instrumentation.places.of_library),
+            debug={"/debug/tasks": tasks_route(instrumentation.live_tasks.take, give_way)},
         )
         self._periodic: Periodic | None = None
 

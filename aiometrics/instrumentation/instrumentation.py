@@ -18,6 +18,7 @@ from aiometrics.instrumentation.hooks import libuv
 from aiometrics.instrumentation.hooks.selector import time_iterations
 from aiometrics.instrumentation.hooks.timing import LoopTiming
 from aiometrics.instrumentation.installed_hooks import InstalledHooks
+from aiometrics.instrumentation.live_tasks import LiveTasks
 from aiometrics.instrumentation.loop_internals import is_uvloop, ready_handles
 from aiometrics.instrumentation.slots import Slot, SlotPool
 from aiometrics.instrumentation.snapshots import Snapshots
@@ -107,6 +108,7 @@ class Instrumentation:
             clock=clock,
             unix_clock=unix_clock,
         )
+        self.live_tasks = LiveTasks(self._loops, self.places, implementation, clock, unix_clock)
         fork.forget_in_child(self, fork.Stage.RECORDING, Instrumentation._stop_in_child)
 
     def instrument_every_loop(self) -> None:

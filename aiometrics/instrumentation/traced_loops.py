@@ -77,6 +77,10 @@ class TracedLoops:
         loops = [known.loop() for known in self._known.copy().values()]
         return [loop for loop in loops if loop is not None]
 
+    def traced(self) -> list[KnownLoop]:
+        """The loops that are traced. Takes no lock."""
+        return [known for known in self._known.copy().values() if known.recorder is not None]
+
     def choose_every_loop(self) -> None:
         """Trace any loop from now on."""
         with self.lock:

@@ -30,22 +30,27 @@ def _registries(loops: Iterable[Any]) -> Iterator[Iterable[Any]]:
     yield getattr(tasks, "_eager_tasks", ())
 
 
-def _alive(loops: Iterable[Any]) -> Iterator[Any]:
+def alive(loops: Iterable[Any], limit: int = LIMIT) -> Iterator[Any]:
+    """The tasks that are not done, of at most ``limit`` in each registry.
+
+    Up to Python 3.13 they are those of all loops. From 3.14 on they are those of ``loops``, because
+    the interpreter does not list the other loops.
+    """
     for registry in _registries(loops):
-        for entry in _copy(registry):
+        for entry in _copy(registry, limit):
             task = entry if isinstance(entry, asyncio.Future) else entry()
             if task is not None and not task.done():
                 yield task
 
 
-def _copy(registry: Iterable[Any]) -> list[Any]:
+def _copy(registry: Iterable[Any], limit: int) -> list[Any]:
     """The first entries of a registry.
 
     They are copied in one call into C, but a task may end, or be collected, just before that.
     """
     while True:
         try:
-            return list(islice(registry, LIMIT))
+            return list(islice(registry, limit))
         except RuntimeError:
             continue
 
@@ -53,8 +58,6 @@ def _copy(registry: Iterable[Any]) -> list[Any]:
 def untraced_tasks(follows: Callable[[Any], bool], loops: Iterable[Any]) -> int:
     """Return how many live tasks have a coroutine that ``follows(coroutine)`` denies.
 
-    Up to Python 3.13 the tasks of all loops are looked at. From 3.14 on it is those of ``loops``,
-    because the interpreter does not list the other loops. At most the first 10 000 tasks are looked
-    at.
+    At most the first 10 000 tasks are looked at.
     """
-    return sum(not follows(getattr(task, "_coro", None)) for task in _alive(loops))
+    return sum(not follows(getattr(task, "_coro", None)) for task in alive(loops))

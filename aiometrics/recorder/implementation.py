@@ -17,6 +17,7 @@ from aiometrics.recorder.c_constants import DIGEST
 from aiometrics.recorder.sampler import Sampler
 from aiometrics.recorder.scope import RequestScope
 from aiometrics.recorder.stack import Frame, stack_of_thread
+from aiometrics.recorder.task_state import state_of
 from aiometrics.recorder.traced import TracedCoroutine
 from aiometrics.recorder.turns import Turns
 
@@ -35,6 +36,9 @@ class Implementation:
     turns: Any
     #: Returns whether the steps of a task are recorded, given the coroutine that it steps.
     follows: Callable[[Any], bool]
+    #: Returns a ``TaskState``, given that coroutine; ``None`` if
+    #: the steps are not recorded.
+    state_of: Callable[[Any], tuple[Any, ...] | None]
     hand_over: Any
     #: Returns the frames that a thread is executing, innermost first.
     stack_of_thread: Callable[[int], Sequence[Frame]]
@@ -66,6 +70,7 @@ _PYTHON = Implementation(
     RequestScope,
     Turns,
     _is_wrapped,
+    state_of,
     HAND_OVER,
     stack_of_thread,
     Sampler,
@@ -119,6 +124,7 @@ def _load_core() -> Implementation | None:
         _core.RequestScope,
         _core.Turns,
         _core.follows,
+        _core.task_state,
         _core.HandOver(),
         _core.stack_of_thread,
         _core.Sampler,

@@ -20,6 +20,7 @@ static PyMethodDef methods[] = {
     {"hook", hook_install, METH_VARARGS, "hook(lookup, notice): trace the tasks whose loop lookup(loop) has a recorder for."},
     {"unhook", hook_remove, METH_NOARGS, "unhook(): restore everything. Return the names of what something else has replaced since."},
     {"follows", slot_follows, METH_O, "follows(coro): whether the steps of a task with that root are recorded."},
+    {"task_state", slot_task_state, METH_O, "task_state(coro): what is known of the task with that root; None if its steps are not recorded."},
     {"followed", slot_followed, METH_NOARGS, "followed(): how many coroutines the table of roots has."},
     {"hook_handles", handle_hook, METH_O, "hook_handles(Handle): learn where a handle keeps its callback."},
     {"guard", guard_add, METH_O, "guard(memory): replace mapped memory by zeros if its file is cut off; return its address."},

@@ -307,6 +307,19 @@ slot_follows(PyObject *Py_UNUSED(module), PyObject *coro)
 }
 
 PyObject *
+slot_task_state(PyObject *Py_UNUSED(module), PyObject *coro)
+{
+    Traced *traced = Py_IS_TYPE(coro, traced_type) ? traced_record(coro) : passes() ? NULL : roots_get(coro);
+    if (traced == NULL || traced == &roots_left_out || traced->recorder->retired) {
+        Py_RETURN_NONE;
+    }
+    PyObject *scope = traced->scope == NULL ? Py_None : (PyObject *)traced->scope;
+    PyObject *adopted = traced->adopted ? Py_True : Py_False;
+    return Py_BuildValue("(OOLLLOiLO)", traced->coro, traced->recorder, (long long)traced->number, (long long)traced->creator,
+                         (long long)traced->created_ns, adopted, (int)traced->state, (long long)traced->since_ns, scope);
+}
+
+PyObject *
 slot_followed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     return PyLong_FromSize_t(roots.used);

@@ -18,6 +18,9 @@ int slot_remove(PyObject *left);
 
 /* follows(coro): whether the steps of a task with that root are recorded. */
 PyObject *slot_follows(PyObject *module, PyObject *coro);
+/* task_state(coro): what is known of the task with that root, as state_of() in task_state.py returns it; None if its steps are not
+   recorded. */
+PyObject *slot_task_state(PyObject *module, PyObject *coro);
 /* followed(): how many coroutines the table of roots has. */
 PyObject *slot_followed(PyObject *module, PyObject *ignored);
 
