@@ -82,9 +82,14 @@ class Stuck:
         return Response(200, b"")
 
 
-def http_threads(name: str = "aiometrics-http") -> list[threading.Thread]:
-    """Return the server threads of this process whose names start with ``name``."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+def http_threads() -> list[threading.Thread]:
+    """Return the server threads of this process."""
+    return [thread for thread in threading.enumerate() if thread.name == "aiometrics-http"]
+
+
+def open_connections(server: HttpServer) -> int:
+    """Return how many clients have a connection to a server."""
+    return sum(not found.closed.is_set() for found in server._connections._connections)
 
 
 def connect(server: HttpServer, source: str = "127.0.0.1") -> socket.socket:

@@ -94,6 +94,8 @@ class Connection:
         )
         #: Whether :meth:`close` or :meth:`cut` was called.
         self.ended = False
+        #: Set when the socket is closed.
+        self.closed = threading.Event()
         self._sock = sock
         self._answer = answer
         self._request_timeout = request_timeout
@@ -141,6 +143,7 @@ class Connection:
         self.ended = True
         with self._changing:
             self._sock.close()
+        self.closed.set()
         self._on_turn()
 
     def _close_inherited(self) -> None:

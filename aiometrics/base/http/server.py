@@ -1,6 +1,6 @@
 """The HTTP server: daemon threads that answer while the event loop is blocked.
 
-No client can hold one of them for long.
+They stay, and no client can hold one of them for long.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from aiometrics.base import fork
 from aiometrics.base.handover import HAND_OVER, HandOver
 from aiometrics.base.http.auth import AccessControl
 from aiometrics.base.http.connection import Connection
-from aiometrics.base.http.connections import ConnectionLimit, join
+from aiometrics.base.http.connections import ConnectionLimit
+from aiometrics.base.http.crew import STAYING, Crew
 from aiometrics.base.http.host import is_loopback, names_this_machine
 from aiometrics.base.http.listener import listen, url
 from aiometrics.base.http.messages import Request, Response, encode, plain
 from aiometrics.base.http.negotiation import accepts_gzip
+from aiometrics.base.http.reserve import Reserve
 
 __all__ = ["HttpServer", "Request", "Response", "Route"]
 
@@ -32,7 +34,7 @@ _PROBE = "http"
 _METHODS = ("GET", "HEAD")
 #: The pause after a failure to accept; without file descriptors it would repeat at once.
 _ACCEPT_PAUSE_SECONDS = 1.0
-#: How long ``close`` waits for the acceptor.
+#: How long ``close`` waits until no thread accepts, and then for threads that are inside a route.
 _JOIN_SECONDS = 2.0
 #: Metrics compress twenty to one at level 1; level 6 takes three times as long for a tenth less.
 #: 31 is the window size of zlib with a gzip header.
@@ -49,18 +51,18 @@ _MISDIRECTED = (
 class HttpServer:
     """Serves ``routes`` (path to function) over HTTP/1.1, with a daemon thread per connection.
 
-    The constructor binds ``port`` (0: any free one) on ``addr``; :meth:`start` begins to answer. A
-    request must arrive within ``request_timeout`` seconds in all, however its bytes are spread, and
-    its response must be received within as many. Between requests a connection may idle for
-    ``idle_timeout`` seconds, which by default is longer than the usual scrape intervals. Beyond
-    ``max_connections``, the client that has kept the server waiting longest is disconnected for the
-    next one. If there is no such client, because all are being answered, the next one waits for a
-    second, then gets 503 and no thread.
+    Threads stay when connections end. The constructor binds ``port`` (0: any free one) on ``addr``;
+    :meth:`start` begins to answer. A request must arrive within ``request_timeout`` seconds in all,
+    however its bytes are spread, and its response must be received within as many. Between requests
+    a connection may idle for ``idle_timeout`` seconds, which by default is longer than the usual
+    scrape intervals. Beyond ``max_connections``, the client that has kept the server waiting
+    longest is disconnected for the next one. If there is no such client, because all are being
+    answered, the next one waits for a second, then gets 503.
 
     An ``access_control`` says whether TLS is used, and sees every request first: if it returns a
     response, the client gets that one. Threads that answer get the interpreter by ``hand_over``.
-    Errors that it or a route raises go to ``on_error`` with the
-    name of the probe, ``"http"``, and the client gets 500.
+    Errors that it or a route raises go to ``on_error`` with the name of the probe, ``"http"``, and
+    the client gets 500.
 
     On a loopback address without access control, a request whose ``Host`` header names another
     machine gets 421.
@@ -100,9 +102,9 @@ class HttpServer:
         self._connections = ConnectionLimit(max_connections)
         self._gzip_lock = threading.Lock()
         self._last_gzip = b"", b""
-        self._acceptor = threading.Thread(
-            target=self._accept_until_closed, name="aiometrics-http", daemon=True
-        )
+        #: For as many clients as the threads that are always there can serve at once.
+        self._reserve = Reserve(STAYING - 1)
+        self._crew = Crew(self._next_connection, self._serve, max_connections + 1)
 
     @property
     def port(self) -> int:
@@ -119,7 +121,7 @@ class HttpServer:
 
     def start(self) -> None:
         """Begin to answer."""
-        self._acceptor.start()
+        self._crew.start()
 
     def close(self) -> None:
         """Free the port, cut every connection and wait for the threads. Idempotent.
@@ -131,43 +133,64 @@ class HttpServer:
         if self._pid != os.getpid():
             return
         self._stop_accepting()
-        for sock in (self._listener, self._waker, self._wakened):
+        for sock in (self._listener, self._waker, self._wakened, self._reserve):
             sock.close()
-        self._connections.close_all()
+        self._connections.cut_all()
+        self._crew.join(_JOIN_SECONDS)
 
     def _stop_accepting(self) -> None:
         self._closing.set()
         self._connections.admit_no_more()
         with suppress(OSError):  # closed before
             self._waker.send(b"\0")
-        join([self._acceptor], _JOIN_SECONDS)
+        self._crew.await_turn(_JOIN_SECONDS)
 
-    def _accept_until_closed(self) -> None:
-        descriptors = self._listener.fileno(), self._wakened.fileno()
+    def _next_connection(self) -> Connection | None:
+        """Wait for the next client; ``None`` when the server closes."""
         with self._hand_over:
             while not self._closing.is_set():
                 try:
-                    self._hand_over.wait(descriptors)
-                    self._accept()
+                    self._hand_over.wait((self._listener.fileno(), self._wakened.fileno()))
+                    if connection := self._accept():
+                        return connection
                 except Exception as error:  # noqa: BLE001 - it may neither end the server nor spin
                     if not self._closing.is_set():
                         self._report(error)
                         self._closing.wait(_ACCEPT_PAUSE_SECONDS)
+        return None
 
-    def _accept(self) -> None:
+    def _accept(self) -> Connection | None:
+        """Return a connection to the client that waits; ``None`` if there is none after all."""
+        connection = None
+        self._reserve.lend()
+        try:
+            connection = self._admit()
+        finally:
+            if connection is None:
+                self._reserve.refill()
+        return connection
+
+    def _admit(self) -> Connection | None:
         try:
             sock, address = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # the client is gone
-            return
+            return None
         if not self._connections.find_room():
             self._refuse(sock)
-            return
+            return None
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:  # as above
             sock.close()
-            return
-        self._admit(sock, address[0])
+            return None
+        connection = self._connection(sock, address[0])
+        self._connections.admit(connection)
+        try:
+            self._crew.find_successor()
+        except RuntimeError:  # no thread can be started
+            connection.close()
+            raise
+        return connection
 
     def _refuse(self, sock: socket.socket) -> None:
         with sock, suppress(OSError):
@@ -182,8 +205,8 @@ class HttpServer:
             # Unread bytes would turn the close into a reset, which could overtake the response.
             sock.recv(_RECEIVE_BYTES)
 
-    def _admit(self, sock: socket.socket, client: str) -> None:
-        connection = Connection(
+    def _connection(self, sock: socket.socket, client: str) -> Connection:
+        return Connection(
             sock,
             self._answer,
             client=client,
@@ -193,16 +216,16 @@ class HttpServer:
             tls=self._tls,
             hand_over=self._hand_over,
         )
-        self._connections.admit(connection, self._serve)
 
     def _serve(self, connection: Connection) -> None:
         try:
             with self._hand_over:
                 connection.serve()
-        except Exception as error:  # noqa: BLE001 - Python would print it to the application's stderr
+        except BaseException as error:  # noqa: BLE001 - the thread stays, and prints nothing
             self._report(error)
         finally:
             connection.close()
+            self._reserve.refill()
 
     def _answer(self, request: Request, kept: Callable[[], bool]) -> bytes:
         with_body = request.method != "HEAD"
@@ -246,6 +269,6 @@ class HttpServer:
                 self._last_gzip = body, zlib.compress(body, _GZIP_LEVEL, wbits=_GZIP_WBITS)
             return self._last_gzip[1]
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         with suppress(Exception):
             self._on_error(_PROBE, error)

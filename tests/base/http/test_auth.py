@@ -32,6 +32,7 @@ from support.serving import (
     connect,
     exchange,
     http_threads,
+    open_connections,
     status_line,
 )
 
@@ -130,7 +131,7 @@ def test_tls(
     with closing(connection):
         assert (200, b"hello\n") == ask_on(connection, "/")[::2]
         assert HUGE == ask_on(connection, "/huge")[2]
-        assert 1 == len(http_threads("aiometrics-http-client"))
+        assert 1 == open_connections(server)
 
     assert f"https://127.0.0.1:{server.port}" == server.url
 

@@ -15,10 +15,11 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -34,13 +35,15 @@ from support.serving import (
     connect,
     exchange,
     http_threads,
+    open_connections,
     read_all,
     status_line,
 )
 
 from aiometrics.base.http import connection as http_connection
-from aiometrics.base.http import connections as http_crowd
+from aiometrics.base.http import connections as http_limit
 from aiometrics.base.http import server as server_module
+from aiometrics.base.http.crew import STAYING
 from aiometrics.base.http.messages import MAX_BODY, MAX_HEAD, MAX_HEADERS, MAX_REQUEST_LINE
 from aiometrics.base.http.server import HttpServer, Request, Response
 
@@ -219,10 +222,10 @@ def test_a_connection_serves_many_requests(serve: Serve) -> None:
             ask_on(connection, "/", "HEAD")[0],
             ask_on(connection, "/")[0],
         ]
-        threads = len(http_threads("aiometrics-http-client"))
+        connections = open_connections(server)
 
     assert [404, 405, 200, 200] == statuses
-    assert 1 == threads
+    assert 1 == connections
 
 
 def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
@@ -310,14 +313,14 @@ def test_a_slow_sender_is_cut(serve: Serve, body: bool) -> None:  # noqa: FBT001
 
 
 def test_a_slow_reader_is_cut(serve: Serve) -> None:
-    """A client that does not receive its response loses the connection, and the thread ends."""
+    """A client that does not receive its response loses the connection, and the thread is free."""
     server = serve(request_timeout=1.0)
     with connect(server) as sock:
         sock.sendall(b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n")
         assert select.select([sock], [], [], GUARD_SECONDS)[0]
-        for thread in http_threads("aiometrics-http-client"):
-            thread.join(GUARD_SECONDS)
-        assert [] == http_threads("aiometrics-http-client")
+        for connection in server._connections._connections:
+            assert connection.closed.wait(GUARD_SECONDS)
+        assert 0 == open_connections(server)
         assert len(read_all(sock)) < len(HUGE)
 
     assert 200 == ask(server, "/")[0]
@@ -336,14 +339,15 @@ def test_a_client_that_disconnects_is_not_an_error(serve: Serve) -> None:
 
 
 def test_too_many_connections_are_refused(serve: Serve) -> None:
-    """If all connections are being answered, a client gets 503 and no thread, until one ends."""
+    """If all connections are being answered, a client gets 503, until one ends."""
     stuck = Stuck()
     server = serve(max_connections=1, routes={**ROUTES, "/stuck": stuck})
     with connect(server) as first:
         first.sendall(b"GET /stuck HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert stuck.entered.acquire(timeout=GUARD_SECONDS)
         refusal = exchange(server, b"")
-        assert 1 == len(http_threads("aiometrics-http-client"))
+        assert 1 == open_connections(server)
+        assert 2 == len(http_threads())
         stuck.leave.set()
         assert read_all(first).startswith(b"HTTP/1.1 200 OK")
     status, _, _ = ask(server, "/")
@@ -396,7 +400,7 @@ def test_the_client_that_kept_the_server_waiting_longest_is_evicted(
 ) -> None:
     """Without room, the next client replaces the one whose turn began first."""
     monkeypatch.setattr(http_connection, "_TAKING_SECONDS", 0.0)
-    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(http_limit, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(max_connections=2, request_timeout=GUARD_SECONDS, idle_timeout=GUARD_SECONDS)
     with connect(server) as first:
         first.sendall(data)
@@ -416,7 +420,7 @@ def test_a_host_with_many_connections_evicts_only_its_own(
 ) -> None:
     """The host with most connections loses one, even if another kept the server waiting longer."""
     monkeypatch.setattr(http_connection, "_ASKING_SECONDS", 0.0)
-    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(http_limit, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(max_connections=3, request_timeout=GUARD_SECONDS)
     with (
         connect(server, source="127.0.0.2") as other,
@@ -435,7 +439,7 @@ def test_pipelined_requests_do_not_keep_others_waiting(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without room, a client with many requests gets one response, then others have their turn."""
-    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(http_limit, "_ROOM_SECONDS", GUARD_SECONDS)
     # A busy machine may let nothing happen for longer than a client may take.
     monkeypatch.setattr(http_connection, "_ASKING_SECONDS", GUARD_SECONDS)
     monkeypatch.setattr(http_connection, "_TAKING_SECONDS", GUARD_SECONDS)
@@ -445,7 +449,7 @@ def test_pipelined_requests_do_not_keep_others_waiting(
         greedy.sendall(b"GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
         next_one.sendall(GET)
         assert stuck.entered.acquire(timeout=GUARD_SECONDS)
-        (connection,) = server._connections._connections.values()
+        (connection,) = server._connections._connections
         while not connection.last_response:
             os.sched_yield()
         stuck.leave.set()
@@ -459,7 +463,7 @@ def test_pipelined_requests_do_not_keep_others_waiting(
 def test_a_new_client_is_not_evicted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new client has a grace period; without it the next one would always replace it."""
     monkeypatch.setattr(http_connection, "_ASKING_SECONDS", GUARD_SECONDS)
-    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", 0.0)
+    monkeypatch.setattr(http_limit, "_ROOM_SECONDS", 0.0)
     server = serve(max_connections=1)
     with connect(server) as first:
         assert "HTTP/1.1 503 Service Unavailable" == status_line(exchange(server, b""))
@@ -471,7 +475,7 @@ def test_hundreds_of_silent_clients_do_not_block_a_scraper(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There are few threads, and scrapes are answered before, meanwhile and after."""
-    monkeypatch.setattr(http_crowd, "_ROOM_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(http_limit, "_ROOM_SECONDS", GUARD_SECONDS)
     server = serve(request_timeout=GUARD_SECONDS)
     with ExitStack() as stack:
         statuses = []
@@ -479,25 +483,31 @@ def test_hundreds_of_silent_clients_do_not_block_a_scraper(
             stack.enter_context(connect(server))
             if number % 100 == 0:
                 statuses.append(ask(server, "/")[0])
-        threads = len(http_threads("aiometrics-http-client"))
+        threads = len(http_threads())
 
     assert [200] * 5 == statuses
-    assert 16 >= threads
+    assert 17 >= threads  # one waits for the next client
 
 
 def test_a_failure_to_start_a_thread_is_survived(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client is cut, the error reported, and the next client served."""
+    """A client for whom one is needed is cut, the error reported, and the next client served."""
     monkeypatch.setattr(server_module, "_ACCEPT_PAUSE_SECONDS", 0.0)
-    server = serve(max_connections=1)
+    server = serve()
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        assert b"" == exchange(server, b"")
+    with ExitStack() as stack:
+        for _ in range(STAYING - 1):
+            client = stack.enter_context(connect(server))
+            client.sendall(GET)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            assert b"" == exchange(server, b"")
+        assert 200 == ask(server, "/")[0]
 
     assert 200 == ask(server, "/")[0]
     assert [("http", "can't start new thread")] == [
@@ -505,30 +515,112 @@ def test_a_failure_to_start_a_thread_is_survived(
     ]
 
 
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let the process open no descriptor beyond those that it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_a_lack_of_file_descriptors_is_survived(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error is reported, and the client is served once there is a descriptor."""
+    """Some clients are served without; for others the error is reported until there are some."""
     monkeypatch.setattr(server_module, "_ACCEPT_PAUSE_SECONDS", 0.01)
     server = serve()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket() as sock:
-        sock.settimeout(GUARD_SECONDS)
-        lowest_free = os.dup(sock.fileno())
-        os.close(lowest_free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-        try:
-            sock.connect(("127.0.0.1", server.port))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket()) for _ in range(STAYING)]
+        with no_descriptors():
+            for client in clients:
+                client.settimeout(GUARD_SECONDS)
+                client.connect(("127.0.0.1", server.port))
+            for client in clients[:-1]:
+                client.sendall(GET)
+                assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
             assert serve.reported.wait(GUARD_SECONDS)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        answer = read_all(sock)
+        clients[-1].sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = read_all(clients[-1])
 
     assert "HTTP/1.1 200 OK" == status_line(answer)
     assert {("http", errno.EMFILE)} == {
         (probe, getattr(error, "errno", None)) for probe, error in serve.errors
     }
+
+
+def test_a_lack_of_file_descriptors_does_not_end_with_the_reserve(serve: Serve) -> None:
+    """A descriptor that a client leaves is held for the next one."""
+    server = serve()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket()) for _ in range(3 * STAYING)]
+        with no_descriptors():
+            for client in clients:
+                client.settimeout(GUARD_SECONDS)
+                client.connect(("127.0.0.1", server.port))
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert read_all(client).startswith(b"HTTP/1.1 200 OK")
+
+    assert [] == serve.errors
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not say")  # noqa: PTH112 - as the program asks
+def test_no_thread_or_descriptor_comes_or_goes_with_a_scrape(serve: Serve) -> None:
+    """A program that counts its own sees the same before, during and after scrapes."""
+
+    def count() -> tuple[tuple[int, ...], int]:
+        threads = sorted(int(task) for task in os.listdir("/proc/self/task"))  # noqa: PTH208 - as above
+        return tuple(threads), len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - as above
+
+    def counted(_: Request) -> Response:
+        during.append(count())
+        return Response(200, b"")
+
+    during: list[tuple[tuple[int, ...], int]] = []
+    server = serve(routes={"/": counted})
+    threads, descriptors = count()
+    for _ in range(20):
+        assert exchange(server, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
+        for connection in server._connections._connections:
+            assert connection.closed.wait(GUARD_SECONDS)
+    # The client, too, is a part of this process, and has a descriptor.
+    assert {(threads, descriptors + 1)} == set(during)
+    server.close()
+    assert len(threads) - STAYING == len(count()[0])
+
+
+def test_a_route_that_exits_costs_no_thread(serve: Serve) -> None:
+    """Not even ``SystemExit`` ends a thread that serves."""
+
+    def leave(_: Request) -> Response:
+        sys.exit("the application wants to end")
+
+    server = serve(routes={**ROUTES, "/leave": leave})
+    for _ in range(2 * STAYING):
+        assert b"" == exchange(server, b"GET /leave HTTP/1.0\r\n\r\n")
+
+    assert 200 == ask(server, "/")[0]
+    assert STAYING == len(http_threads())
+    assert {("http", SystemExit)} == {(probe, type(error)) for probe, error in serve.errors}
+
+
+def test_a_thread_more_is_started_for_a_client_more(serve: Serve) -> None:
+    """It stays, too, and serves later clients."""
+    server = serve()
+    with ExitStack() as stack:
+        for _ in range(STAYING + 2):
+            client = stack.enter_context(connect(server))
+            client.sendall(GET)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+        threads = http_threads()
+    assert STAYING + 3 == len(threads)
+    for _ in range(3 * STAYING):
+        assert 200 == ask(server, "/")[0]
+    assert threads == http_threads()
 
 
 # Malformed requests
@@ -779,7 +871,6 @@ def test_close_does_not_wait_forever_for_a_route(
 ) -> None:
     """A stuck route does not delay the application's shutdown."""
     monkeypatch.setattr(server_module, "_JOIN_SECONDS", 0.0)
-    monkeypatch.setattr(http_crowd, "_JOIN_SECONDS", 0.0)
     entered, leave = threading.Event(), threading.Event()
 
     def stuck(_: Request) -> Response:
@@ -792,12 +883,12 @@ def test_close_does_not_wait_forever_for_a_route(
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert entered.wait(GUARD_SECONDS)
         server.close()
-        threads = http_threads("aiometrics-http-client")
+        (connection,) = server._connections._connections
+        assert not connection.closed.is_set()
         leave.set()
-        for thread in threads:
+        for thread in http_threads():
             thread.join(GUARD_SECONDS)
 
-    assert 1 == len(threads)
     assert [] == serve.errors
 
 
@@ -824,9 +915,9 @@ def test_threads_are_daemons_with_names(serve: Serve) -> None:
         ask_on(connection, "/")
         threads = http_threads()
 
-    assert [("aiometrics-http", True), ("aiometrics-http-client", True)] == sorted(
+    assert [("aiometrics-http", True)] * STAYING == [
         (thread.name, thread.daemon) for thread in threads
-    )
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
