@@ -26,7 +26,8 @@ static struct {
     PyTypeObject *noticed; /* only compared */
     int displacement_noticed;
     PyObject *loop_name, *coro_name;
-    PyObject *get_running_loop, *current;
+    PyObject *get_running_loop, *current_tasks;
+    PyObject *current_task; /* NULL before Python 3.14 */
     struct {
         PyObject *loop; /* only compared: when a loop goes, its recorder is retired */
         Recorder *recorder;
@@ -198,17 +199,6 @@ hooked_init(PyObject *task, PyObject *args, PyObject *kwargs)
 
 /* --- the task that runs ------------------------------------------------------------------------------------------------------- */
 
-/* The task that runs on a loop: a new reference, or NULL. */
-static PyObject *
-current_task(PyObject *loop)
-{
-#if PY_VERSION_HEX < 0x030E0000
-    return Py_XNewRef(PyDict_GetItemWithError(hook.current, loop));
-#else
-    return PyObject_CallOneArg(hook.current, loop);
-#endif
-}
-
 /* Tells once about tasks of a type that we do not see. */
 static void
 notice_foreign(PyObject *task)
@@ -236,30 +226,45 @@ hook_notice_displaced(void)
     }
 }
 
-/* The root of a task, without code of the application: a new reference, or NULL. */
-static PyObject *
-root_of(PyObject *task)
+/* Whether a coroutine is the root of a task, found without code of the application. */
+static int
+is_root_of(PyObject *coro, PyObject *task)
 {
+    if (task == NULL || task == Py_None) {
+        return 0;
+    }
     if (!is_of(task, &hook.in_c) && !is_of(task, &hook.in_python)) {
         notice_foreign(task);
-        return NULL;
+        return 0;
     }
-    return PyObject_GenericGetAttr(task, hook.coro_name);
+    PyObject *root = PyObject_GenericGetAttr(task, hook.coro_name);
+    Py_XDECREF(root); /* the task keeps it */
+    return root == coro;
 }
 
-PyObject *
-hook_current_root(PyObject **running)
+/* From Python 3.14 on, only tasks in Python are in the table of current tasks, and those in C are asked for. */
+static int
+is_current_root(PyObject *coro, PyObject *loop)
+{
+    int found = is_root_of(coro, PyDict_GetItemWithError(hook.current_tasks, loop));
+    if (!found && hook.current_task != NULL) {
+        PyObject *task = PyObject_CallOneArg(hook.current_task, loop);
+        found = is_root_of(coro, task);
+        Py_XDECREF(task);
+    }
+    return found;
+}
+
+int
+hook_is_current_root(PyObject *coro, PyObject **running)
 {
     PyObject *loop = hook.lookup == NULL ? NULL : PyObject_CallNoArgs(hook.get_running_loop);
-    PyObject *task = loop == NULL || loop == Py_None ? NULL : current_task(loop);
-    PyObject *root = task == NULL || task == Py_None ? NULL : root_of(task);
+    int found = loop != NULL && loop != Py_None && is_current_root(coro, loop);
     if (PyErr_Occurred()) {
         PyErr_Clear();
     }
-    Py_XDECREF(root); /* the task keeps it */
-    Py_XDECREF(task); /* it runs */
     *running = loop;
-    return root;
+    return found;
 }
 
 /* --- patches ------------------------------------------------------------------------------------------------------------------ */
@@ -376,11 +381,14 @@ hook_init(void)
         return -1;
     }
     get_coro.place = patch_method(hook.in_c.type, "get_coro", METH_NOARGS);
-    hook.current = import_from("_asyncio", PY_VERSION_HEX < 0x030E0000 ? "_current_tasks" : "current_task");
+    hook.current_tasks = import_from("asyncio.tasks", "_current_tasks");
+    if (PY_VERSION_HEX >= 0x030E0000) {
+        hook.current_task = import_from("_asyncio", "current_task");
+    }
     hook.get_running_loop = import_from("_asyncio", "_get_running_loop");
     hook.loop_name = PyUnicode_InternFromString("loop");
     hook.coro_name = PyUnicode_InternFromString("_coro");
-    return hook.current == NULL || hook.get_running_loop == NULL || hook.loop_name == NULL || hook.coro_name == NULL ? -1 : 0;
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 PyObject *

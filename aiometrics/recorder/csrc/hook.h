@@ -17,9 +17,9 @@ PyObject *hook_install(PyObject *module, PyObject *args);
 PyObject *hook_remove(PyObject *module, PyObject *ignored);
 int hook_init(void);
 
-/* The root of the task that runs in this thread, only to be compared: NULL if there is none. `running`
-   becomes the loop, a new reference, or NULL or None. No exception comes out of it. */
-PyObject *hook_current_root(PyObject **running);
+/* Whether a coroutine is the root of a task that runs in this thread. `running` becomes the loop, a new
+   reference, or NULL or None. No exception comes out of it. */
+int hook_is_current_root(PyObject *coro, PyObject **running);
 
 /* The recorder of a loop: a new reference, or NULL if the loop is not traced. lookup reports its
    own errors; the only exception that can come out of it is an interrupt of the application. */

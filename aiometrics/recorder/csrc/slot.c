@@ -67,7 +67,7 @@ static Traced *
 adopt(PyObject *coro)
 {
     PyObject *loop;
-    Traced *traced = hook_current_root(&loop) == coro ? adopt_on(loop, coro) : NULL;
+    Traced *traced = hook_is_current_root(coro, &loop) ? adopt_on(loop, coro) : NULL;
     Py_XDECREF(loop);
     return traced;
 }
@@ -81,9 +81,9 @@ nested(PyObject *coro, Traced *traced)
         return traced;
     }
     PyObject *loop;
-    PyObject *root = hook_current_root(&loop);
+    int found = hook_is_current_root(coro, &loop);
     Py_XDECREF(loop);
-    return root == coro ? traced : NULL;
+    return found ? traced : NULL;
 }
 
 /* The record of the task whose step this is; NULL if it is no task's. */

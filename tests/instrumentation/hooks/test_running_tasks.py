@@ -232,13 +232,6 @@ def test_tasks_in_python_are_traced(monkeypatch: pytest.MonkeyPatch, when: str) 
     assert {"(return)": 1, "(raise)": 1} == ends(seen, "waits")
 
 
-#: From 3.15 on, the step of a task in Python is not found unless its constructor was seen.
-_FOUND_BY_STEP = pytest.mark.skipif(
-    sys.version_info >= (3, 15), reason="tasks in Python are not adopted on Python 3.15"
-)
-
-
-@_FOUND_BY_STEP
 def test_tasks_of_a_derived_type_in_python_are_traced_from_their_first_step() -> None:
     """Nobody sees them being created."""
 
@@ -260,7 +253,6 @@ def test_tasks_of_a_derived_type_in_python_are_traced_from_their_first_step() ->
     assert 0 == seen.untraced_tasks
 
 
-@_FOUND_BY_STEP
 def test_tasks_whose_constructor_was_replaced_are_traced_and_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
