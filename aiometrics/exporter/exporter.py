@@ -95,6 +95,8 @@ class Exporter(Session):
 
         If it raises, everything is as before.
         """
+        if self._service is not None:
+            self._service.directory.remove_abandoned()
         refuses = self.serving.on_error == "raise"
         bound = self._endpoints.try_to_bind(or_raise=refuses)
         try:

@@ -214,6 +214,7 @@ WAYS = {
     "SIGTERM": [signal.SIGTERM],
     "SIGINT": [signal.SIGINT],
     "SIGHUP": [signal.SIGHUP],
+    "SIGQUIT": [signal.SIGQUIT],
     "SIGKILL": [signal.SIGKILL],
     "SIGINT twice": [signal.SIGINT, signal.SIGINT],
     "SIGKILL of all": [],
@@ -222,23 +223,51 @@ WAYS = {
 
 @pytest.mark.once
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["uvicorn, 4 workers", "uvicorn.run in __main__, 2 workers"])
+@pytest.mark.parametrize(
+    "name",
+    ["uvicorn, 4 workers", "uvicorn.run in __main__, 2 workers", "gunicorn, uvicorn's workers"],
+)
 def test_nothing_is_left_behind(name: str, way: str, tmp_path: Path) -> None:
-    """However the service ends."""
-    with running(SERVERS[name], tmp_path) as server:
+    """However the service ends, also if the signal goes to all processes, as systemd sends it."""
+    hurry = {"GUNICORN_CMD_ARGS": "--graceful-timeout 1"}  # it sits that out at SIGQUIT
+    ignored = {"SIGHUP"} if name.startswith("gunicorn") else {"SIGHUP", "SIGQUIT"}
+    with running(SERVERS[name], tmp_path, environ=hurry) as server:
         scraped(server)
         until(
             lambda: 1 == len(directories(server)) == len(janitors(server)),
             "one directory, and the process that will remove it",
         )
+        janitor = janitors(server)[0]
         for number in WAYS[way]:
+            if number != signal.SIGKILL:
+                os.kill(janitor, number)
             server.process.send_signal(number)
         if not WAYS[way]:
             os.killpg(server.process.pid, signal.SIGKILL)
-        if way != "SIGHUP":
+        if way not in ignored:
             server.process.wait(300)
     until(lambda: nothing_is_left(server), "the directory to be removed")
 
+
+def test_what_was_left_behind_is_removed_by_the_next_service(
+    tmp_path: Path, free_port: int
+) -> None:
+    """Also if that one is a single process, and has no directory of its own."""
+    with running(UVICORN, tmp_path) as server:
+        until(lambda: 1 == len(janitors(server)), "the process that would remove the directory")
+        os.kill(janitors(server)[0], signal.SIGKILL)
+        os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        until(lambda: [] == janitors(server), "the end of all processes")
+        assert 1 == len(directories(server))
+    subprocess.run([sys.executable, "-c", SINGLE, str(free_port)], check=True)
+    assert [] == directories(server)
+
+
+SINGLE = """
+import sys, aiometrics
+aiometrics.start_exporter(int(sys.argv[1]), "127.0.0.1").stop()
+"""
 
 METHODS = """
 import asyncio, multiprocessing, os, sys, urllib.request

@@ -2,7 +2,7 @@
 
 Run as a program, which must not need the package: ``janitor.py DIRECTORY PID STARTED``. No process
 of the service could do it: a worker cannot know that its supervisor is about to end too, and none
-of them acts when it is killed.
+of them acts when it is killed. It sleeps in the kernel until there is something to do.
 """
 
 import os
@@ -10,6 +10,9 @@ import sys
 import time
 
 INTERVAL_SECONDS = 0.5
+#: SIGHUP, SIGINT, SIGQUIT and SIGTERM, by which systemd ends all processes of a service at once.
+#: The module ``signal`` would add a third to the memory of this process.
+SIGNALS = (1, 2, 3, 15)
 
 
 def lives(pid: int, started: int) -> bool:
@@ -22,14 +25,14 @@ def lives(pid: int, started: int) -> bool:
     return fields[0] not in "ZX" and fields[19] == str(started)
 
 
-def is_written(directory: str) -> bool:
-    """Return whether a process holds the lock of one of the pages."""
+def is_written(directory: str, *, wait: bool = False) -> bool:
+    """Return whether a process holds the lock of one of the pages, or wait until none does."""
     import fcntl  # noqa: PLC0415 - not every system has it
 
     for entry in os.scandir(directory):
         descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return True
         finally:
@@ -57,15 +60,39 @@ def remove_if_abandoned(directory: str, pid: int, started: int) -> bool:
     return True
 
 
+def wait_for_end(pid: int, started: int) -> None:
+    """Return when the process has ended."""
+    import select  # noqa: PLC0415 - of use to this process alone
+
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        descriptor = -1  # it has ended, or the system has no such descriptors
+    while lives(pid, started):
+        if descriptor >= 0:
+            select.select([descriptor], [], [])
+        else:
+            time.sleep(INTERVAL_SECONDS)
+
+
 def main(directory: str, pid: int, started: int) -> None:
     """Wait in the background until the directory can be removed."""
+    import _signal  # type: ignore[import-not-found]  # noqa: PLC0415 - as above
+
+    for number in SIGNALS:
+        _signal.signal(number, _signal.SIG_IGN)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     if os.fork():
         os._exit(0)  # so that it is no child of a process of the service
     os.setsid()
-    os.closerange(3, 4096)
     os.chdir("/")
+    wait_for_end(pid, started)
     while os.path.isdir(directory) and not remove_if_abandoned(directory, pid, started):
         time.sleep(INTERVAL_SECONDS)
+        try:
+            is_written(directory, wait=True)
+        except OSError:
+            continue
 
 
 if __name__ == "__main__":

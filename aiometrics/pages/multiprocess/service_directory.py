@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from aiometrics.pages.multiprocess.directory import ClaimedSlot, SharedDirectory
 from aiometrics.pages.multiprocess.private_directory import filesystem_of, in_memory
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the directory below it is checked to be ours
+#: What the interpreter may need in order to start. It is given nothing else of the application.
+_ENVIRON = ("LD_LIBRARY_PATH",)
 _TEMPORARY = "/tmp"  # noqa: S108 - as above
 
 
@@ -35,29 +38,31 @@ class ServiceDirectory(SharedDirectory):
     def claim(self, page_format: PageFormat) -> ClaimedSlot:
         """Claim a slot for a loop, and make the directory if necessary."""
         if self.prepare():
-            self._remove_abandoned()
             self._start_janitor()
         return super().claim(page_format)
 
-    def _remove_abandoned(self) -> None:
-        """Remove directories that services left behind whose janitor was killed."""
+    def remove_abandoned(self) -> None:
+        """Remove directories that services left behind whose janitor was killed or not started."""
         pattern = re.compile(re.escape(self._family) + r".*-(\d+)-(\d+)")
-        for entry in os.scandir(self._parent):
-            match = pattern.fullmatch(entry.name)
-            if match is not None:
-                janitor.remove_if_abandoned(entry.path, int(match[1]), int(match[2]))
+        with suppress(OSError):  # it may not be read
+            for entry in os.scandir(self._parent):
+                match = pattern.fullmatch(entry.name)
+                if match is not None:
+                    janitor.remove_if_abandoned(entry.path, int(match[1]), int(match[2]))
 
     def _start_janitor(self) -> None:
         """Start the process that removes the directory; without one, a later service does it."""
         if not Path(sys.executable).name.startswith("python"):
             return  # the interpreter is part of another program
+        if callable(signal.getsignal(signal.SIGCHLD)):
+            return  # the application would be told that a child has ended
         devnull = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
         arguments = [self.path, str(self._root.pid), str(self._root.started)]
         with suppress(OSError):  # no memory for it, or the application has waited for it
             starter = os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-I", "-S", janitor.__file__, *arguments],
-                os.environ,
+                {name: os.environ[name] for name in _ENVIRON if name in os.environ},
                 file_actions=devnull,
             )
             os.waitpid(starter, 0)
