@@ -1,4 +1,4 @@
-"""The endpoints of a port: the metrics, an index for people, and a health check for probes."""
+"""The endpoints of a port: the metrics, a live page for people, and a health check for probes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiometrics.base.http.server import HttpServer, Route
 from aiometrics.base.http.web_config import path_of
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
-from aiometrics.exporter.live import LiveHandler
+from aiometrics.exporter.live import LiveHandler, page_routes
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exporter.service import Service
 from aiometrics.exposition.collection import Registry
@@ -65,6 +65,7 @@ class Endpoints:
         self._shared = shared
         self._routes: dict[str, Route] = {
             "/": self._index,
+            **page_routes(),
             "/metrics": self._metrics,
             "/debug/live": self._live,
             "/-/healthy": self._healthy,

@@ -1,24 +1,53 @@
-"""Answers requests for the numbers of this moment as JSON."""
+"""The live page, and the numbers of this moment that it shows, as JSON."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 from aiometrics.base import fork
-from aiometrics.base.http.messages import Response
+from aiometrics.base.http.messages import Request, Response, plain
 from aiometrics.base.singleflight import SingleFlight
 from aiometrics.exporter.scrape import give_way
 from aiometrics.exposition.families import Source
 from aiometrics.exposition.live import LiveView
 
+_FILES = Path(__file__).resolve().parent / "live_page"
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+}
+#: The one style sheet that d3-flame-graph adds as a text.
+_FLAME_GRAPH_STYLE = "'sha256-PjPkXjWPssRCMzB6p5SnF25xrwIH7ThbVHWlE+SG1DE='"
+#: Everything comes from this port, nothing of it from the program that is observed.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; img-src data:; "
+    f"style-src 'self' {_FLAME_GRAPH_STYLE}; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE_HEADERS = (
+    ("Content-Security-Policy", _POLICY),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-cache"),
+)
+#: Names of files in ``vendor`` have the version in them.
+_VENDOR_HEADERS = (("Cache-Control", "max-age=31536000, immutable"),)
+#: An answer is given again for this many times as long as it took, so that making them takes at
+#: most a tenth of one processor, however many ask.
+_REUSE = 10
+
 
 class LiveHandler:
-    """Answers with the snapshot of ``source`` as ``view`` shows it.
-
-    However many ask, one answer is made at a time.
-    """
+    """Answers with the snapshot of ``source`` as ``view`` shows it."""
 
     def __init__(self, source: Source, view: LiveView) -> None:
         self._source = source
         self._view = view
+        self._last = b""
+        self._reusable_until_ns = 0
         self._reset()
         fork.forget_in_child(self, fork.Stage.LOCKS, LiveHandler._reset)
 
@@ -32,5 +61,37 @@ class LiveHandler:
         )
 
     def _rendered(self, _: None) -> bytes:
+        if time.monotonic_ns() < self._reusable_until_ns:
+            return self._last
+        began_ns = time.thread_time_ns()
         snapshot, info = self._source()
-        return b"".join(self._view.slices(snapshot, info, give_way))
+        self._last = b"".join(self._view.slices(snapshot, info, give_way))
+        took_ns = time.thread_time_ns() - began_ns
+        self._reusable_until_ns = time.monotonic_ns() + _REUSE * took_ns
+        return self._last
+
+
+def page_routes() -> dict[str, Callable[[Request], Response]]:
+    """Return what answers each path of the live page; nothing where its files were left out."""
+    files = {
+        f"/live/{path.relative_to(_FILES).as_posix()}": path
+        for path in _FILES.rglob("*")
+        if path.suffix in _TYPES
+    }
+    index = files.pop("/live/index.html", None)
+    return {
+        **({"/": partial(_file, index, _PAGE_HEADERS)} if index else {}),
+        **{name: partial(_file, path, _headers(name)) for name, path in files.items()},
+    }
+
+
+def _headers(name: str) -> tuple[tuple[str, str], ...]:
+    return _VENDOR_HEADERS if name.startswith("/live/vendor/") else (("Cache-Control", "no-cache"),)
+
+
+def _file(path: Path, headers: tuple[tuple[str, str], ...], _: Request) -> Response:
+    try:
+        content = path.read_bytes()
+    except OSError:  # the program has changed its root, or its files are being replaced
+        return plain(404)
+    return Response(200, content, _TYPES[path.suffix], headers)

@@ -247,11 +247,12 @@ class Places:
 
         Only modules that are loaded here are known.
         """
-        module = yield_point.partition(":")[0].partition("/")[0].removesuffix(".py")
+        module = yield_point.partition(":")[0].removesuffix(".py").replace("/", ".")
         if _within(module, self._library) or _within(module, self._application):
             return _within(module, self._library)
-        file = loaded_from(module)
-        return file is not None and _origin_of_file(file, module) < CodeOrigin.APPLICATION
+        package = module.partition(".")[0]
+        file = loaded_from(package)
+        return file is not None and _origin_of_file(file, package) < CodeOrigin.APPLICATION
 
     def transparent(self, root: Any) -> bool:
         """Return whether ``root`` may be a wrapper, whose code says nothing about the task."""

@@ -28,7 +28,7 @@ def document(
 
 def documented(heading: str) -> set[str]:
     """Return the fields of the table under ``heading`` in the documentation."""
-    text = PAGE.read_text(encoding="utf-8").partition(f"{heading}\n")[2].partition("\n## ")[0]
+    text = PAGE.read_text(encoding="utf-8").partition(f"{heading}\n")[2].partition("\n##")[0]
     return {
         name
         for line in re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE)
@@ -53,12 +53,12 @@ def everything() -> Snapshot:
 def test_every_field_is_documented() -> None:
     """The tables of the page have the fields of the answer, neither more nor less."""
     answer = document(everything())
-    assert documented("# Live numbers as JSON") == set(answer)
+    assert documented("## Live numbers as JSON") == set(answer)
     tables = {name: rows for name, rows in answer.items() if isinstance(rows, list)}
     assert 7 == len(tables)
     for name, rows in tables.items():
         assert rows
-        assert documented(f"## Fields of `{name}`") == set(rows[0]), name
+        assert documented(f"### Fields of `{name}`") == set(rows[0]), name
 
 
 def test_numbers_are_those_of_the_snapshot_in_seconds() -> None:

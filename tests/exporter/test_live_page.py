@@ -1,0 +1,215 @@
+"""The live page: what is served of it, and what it does in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from support.browser import GUARD_SECONDS, Tab, tab
+
+import aiometrics
+
+LOCAL = "127.0.0.1"
+FILES = Path(aiometrics.__file__).parent / "exporter/live_page"
+#: As npm publishes them, in the versions that are in the names of their folders.
+DIGESTS = {
+    "d3.min.js": "912111098ea99503a6f4967361d2bbdc9dbf58cf9c678c8e27e5b02d1a07f0c1",
+    "d3-flamegraph.umd.min.js": "5f8d8bc7bf7f8329248d43c1e215431a88f77e17daa217f3c31b019b8b71b3f7",
+    "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
+SERVICE = """
+import asyncio
+import signal
+import sys
+
+import aiometrics
+
+
+async def hold_everybody_up():
+    sys.stdin.readline()
+
+
+async def rank_results():
+    return sum(range(300_000))
+
+
+async def search():
+    while True:
+        await rank_results()
+        await asyncio.sleep(0.002)
+
+
+async def send_receipt():
+    await asyncio.sleep(0)
+    raise LookupError("no such address")
+
+
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    searches = asyncio.create_task(search())
+    blocks = []
+    loop.add_signal_handler(
+        signal.SIGUSR1, lambda: blocks.append(asyncio.create_task(hold_everybody_up()))
+    )
+    exporter = aiometrics.start_exporter(0, "127.0.0.1", registry=None)
+    print(exporter.url.removesuffix("metrics"), flush=True)
+    while True:
+        await asyncio.wait([asyncio.create_task(send_receipt())])
+        await asyncio.sleep(0.05)
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """The port of an exporter."""
+    with aiometrics.start_exporter(0, LOCAL, registry=None) as exporter:
+        yield exporter.port
+
+
+def get(port: int, path: str) -> tuple[http.client.HTTPResponse, bytes]:
+    """Return a response and its body."""
+    connection = http.client.HTTPConnection(LOCAL, port, timeout=GUARD_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response, response.read()
+    finally:
+        connection.close()
+
+
+def test_everything_that_the_page_needs_is_served_from_the_port(port: int) -> None:
+    """Each file that it names is there; the policy allows no others, and no text as a script."""
+    response, body = get(port, "/")
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'; script-src 'self'; connect-src 'self'; " in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    named = set(re.findall(r'(?:src|href)="(/live/[^"]+)"', body.decode()))
+    modules = [get(port, f"/live/{path.name}")[1].decode() for path in FILES.glob("*.js")]
+    named |= {name for text in modules for name in re.findall(r'from "([^"]+)"', text)}
+    served = {name: get(port, name)[0] for name in named}
+    assert 11 == len(named)
+    assert {200} == {answer.status for answer in served.values()}
+    types = {Path(name).suffix: answer.headers["Content-Type"] for name, answer in served.items()}
+    assert {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"} == types
+    assert 404 == get(port, "/live/../live.py")[0].status
+    assert 404 == get(port, "/live/vendor/d3-7.9.2/LICENSE")[0].status
+
+
+def test_libraries_are_as_published_with_their_licences() -> None:
+    """Their bytes are those of the release in the name of the folder."""
+    vendor = FILES / "vendor"
+    found = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*/*.*s")
+    }
+    assert found == DIGESTS
+    assert all((folder / "LICENSE").is_file() for folder in vendor.iterdir())
+
+
+@asynccontextmanager
+async def service(directory: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """Run the service in a process of its own; yield the process and the page's address."""
+    program = directory / "shop.py"
+    program.write_text(SERVICE, encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(program),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        yield process, (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def in_browser(
+    directory: Path,
+    path: Callable[[Tab, asyncio.subprocess.Process], object],
+) -> None:
+    """Open the page of the service and run ``path``; nothing may go wrong in the browser."""
+
+    async def run() -> None:
+        async with service(directory) as (process, url), tab() as page:
+            await page.open(url)
+            await path(page, process)  # type: ignore[misc]
+            assert [] == page.errors
+            assert {url} == {re.sub(r"(?<=\d/).*", "", asked) for asked in page.requests}
+
+    asyncio.run(run())
+
+
+@pytest.mark.once
+def test_from_the_page_to_the_culprit(binary: Callable[..., str], tmp_path: Path) -> None:
+    """The line stands out, its chain opens, and two moments are compared, by mouse and keys."""
+    binary("chromium")
+
+    async def path(page: Tab, _: asyncio.subprocess.Process) -> None:
+        culprit = "#findings li:first-child"
+        await page.until(
+            f"document.querySelector('{culprit}').textContent.includes('rank_results')"
+        )
+        assert "shop.py:14" in await page.value(f"document.querySelector('{culprit}').textContent")
+        await page.until("document.querySelector('#findings').textContent.includes('send_receipt')")
+        await page.press("p", "p")
+        await page.click(f"{culprit} button")
+        await page.until("document.querySelector('#details').open")
+        chain = await page.value("document.querySelector('#details .chain').textContent")
+        assert "__main__.search" in chain
+        assert "rank_results" in chain
+        await page.press("Escape")
+        await page.until("!document.querySelector('#details').open")
+        await page.press("p", "p")
+        assert "change" not in await page.value("document.querySelector('#held').textContent")
+        await page.press("b", "b")
+        await page.until("document.querySelector('#held').textContent.includes('change')")
+        await page.until("document.querySelector('#comparison').textContent.includes('Compared')")
+        await page.press("b", "b")
+        await page.until("!document.querySelector('#held').textContent.includes('change')")
+        frame = "[...document.querySelectorAll('#flame .frame')]"
+        await page.until(f"{frame}.some((node) => node.textContent.includes('rank_results'))")
+        await page.press("/", "/")
+        await page.until("document.activeElement.id === 'search'")
+        for letter in "receipt":
+            await page.press(letter, letter)
+        await page.until("!document.querySelector('#held tbody tr')")
+        assert "send_receipt" in await page.value("document.querySelector('#findings').textContent")
+
+    in_browser(tmp_path, path)
+
+
+@pytest.mark.once
+def test_a_block_is_shown_while_it_lasts(binary: Callable[..., str], tmp_path: Path) -> None:
+    """The page names the line that blocks the loop until it is over; a reader is told."""
+    binary("chromium")
+
+    async def path(page: Tab, process: asyncio.subprocess.Process) -> None:
+        await page.until("document.querySelector('#held tbody tr')")
+        assert await page.value("document.querySelector('#alarm').hidden")
+        os.kill(process.pid, signal.SIGUSR1)
+        await page.until(
+            "document.querySelector('#alarm').textContent.includes('shop.py:10 hold_everybody_up')"
+        )
+        assert (await page.value("document.title")).startswith("BLOCKED")
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        await page.until("document.querySelector('#alarm').hidden")
+
+    in_browser(tmp_path, path)
