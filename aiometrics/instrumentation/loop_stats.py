@@ -16,7 +16,7 @@ from aiometrics.instrumentation.loop_internals import (
     ready_handles,
     scheduled_timers,
 )
-from aiometrics.instrumentation.thread_times import ThreadId, ThreadMeter
+from aiometrics.instrumentation.thread_times import ThreadId, ThreadMeter, Usage, UsageMeter
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.layout import LOOP, LOOP_STATS, MAX_PLACES, UNKNOWN
 from aiometrics.pages.page import Page
@@ -47,6 +47,7 @@ class LoopStats:
                 thread_times.runqueue_ns, self._known("thread_runqueue_ns")
             ),
         }
+        self._usage = UsageMeter()
         self._loop: Callable[[], Any] = _no_loop
         self._thread: ThreadId | None = None
 
@@ -91,6 +92,11 @@ class LoopStats:
     def thread_ident(self) -> int | None:
         """The thread that runs the loop, or ran it last; ``None`` if there is no loop."""
         return None if self._thread is None else self._thread.ident
+
+    def thread_usage(self) -> Usage:
+        """What the kernel has counted of that thread; for the watchdog."""
+        thread = self._thread
+        return Usage() if thread is None else self._usage(thread.native)
 
     def refresh(self) -> None:
         """Ask the kernel about the thread, and the loop about its queues."""

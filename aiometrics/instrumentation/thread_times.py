@@ -52,6 +52,45 @@ def runqueue_ns(native: int) -> int | None:
         return None
 
 
+class Usage(NamedTuple):
+    """What the kernel has counted of a thread so far, in ns; ``None`` if it does not say."""
+
+    native: int | None = None
+    cpu_ns: int | None = None
+    runqueue_ns: int | None = None
+
+    def since(self, before: Usage) -> Usage:
+        """What was counted since then; nothing is known if that was another thread."""
+        if self.native != before.native:
+            return Usage(self.native)
+        return Usage(
+            self.native,
+            _gain(self.cpu_ns, before.cpu_ns),
+            _gain(self.runqueue_ns, before.runqueue_ns),
+        )
+
+
+def _gain(now: int | None, before: int | None) -> int | None:
+    return None if now is None or before is None else now - before
+
+
+class UsageMeter:
+    """Asks for both times of a thread, and opens a file only if it has run since it last asked.
+
+    The kernel adds the time in the run queue when the thread gets a CPU.
+    """
+
+    def __init__(self) -> None:
+        self._last = Usage()
+
+    def __call__(self, native: int) -> Usage:
+        """Return what is counted of a thread so far."""
+        now_ns = cpu_ns(native)
+        if (native, now_ns) != self._last[:2]:
+            self._last = Usage(native, now_ns, runqueue_ns(native))
+        return self._last
+
+
 class ThreadMeter:
     """Adds up the gains of a time that is kept for each thread, so that the total never falls.
 

@@ -1,11 +1,11 @@
 """Finds the line that blocks a loop.
 
 A thread looks at each loop's segment in progress and, once it reaches the threshold, at its stack.
+What is said of it is the business of ``block_log``.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from aiometrics.base.background import Background
 from aiometrics.base.clock import SECOND_NS, Clock, monotonic
 from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.instrumentation.block_log import Block, BlockLog
 from aiometrics.instrumentation.slots import Slot
+from aiometrics.instrumentation.thread_times import Usage
 from aiometrics.pages.layout import COROUTINE, LOOP
 from aiometrics.pages.page import Page
 from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION
@@ -27,13 +29,9 @@ from aiometrics.recorder.stack import (
     shortened,
 )
 
-logger = logging.getLogger("aiometrics.blocked")
-
 PROBE = "watchdog"
-#: An incident that lasts this long is logged before its end, which may never come.
+#: An incident that lasts this long is told before its end, which may never come.
 LASTING_NS = 5 * SECOND_NS
-#: At most so many lines are logged within a minute.
-LINES, MINUTE_NS = 20, 60 * SECOND_NS
 MIN_PAUSE_NS = 1_000_000
 _SINCE = LOOP["segment_since_ns"]
 
@@ -68,44 +66,45 @@ class Incident:
     coroutine: str
     #: Blocking time of the loop before this segment. The growth until its end is how long it was.
     before_ns: int
+    #: What the loop's thread had used when the segment was not yet a block.
+    usage: Usage
     seen_ns: int = 0
     places: Counter[str] = field(default_factory=Counter)
     stacks: dict[str, str] = field(default_factory=dict)
-    logged: bool = False
+    told: bool = False
 
     def lasted_ns(self, blocking_ns: int, now_ns: int) -> int:
         """Return the length of the segment, from the loop's blocking time at the next look."""
         counted_ns = min(blocking_ns - self.before_ns, now_ns - self.since_ns)
         return max(self.seen_ns, counted_ns)
 
+    def block(self, loop: str, lasted_ns: int, usage: Usage, *, over: bool) -> Block:
+        """Return what there is to tell, given what the thread has used by now."""
+        used = usage.since(self.usage)
+        ((place, _),) = self.places.most_common(1)
+        return Block(
+            loop,
+            self.coroutine,
+            place,
+            self.stacks[place],
+            lasted_ns,
+            _at_most(used.cpu_ns, lasted_ns),
+            _at_most(used.runqueue_ns, lasted_ns),
+            over,
+        )
 
-class LogLimit:
-    """Lets at most ``LINES`` log lines through in a minute."""
 
-    def __init__(self) -> None:
-        self._minute_ns: int | None = None
-        self._taken = 0
-        self._withheld = 0
-
-    def take(self, now_ns: int) -> int | None:
-        """Return how many lines were withheld since the last one; ``None`` to withhold this one."""
-        if self._minute_ns is None or now_ns - self._minute_ns >= MINUTE_NS:
-            self._minute_ns, self._taken = now_ns, 0
-        if self._taken >= LINES:
-            self._withheld += 1
-            return None
-        self._taken += 1
-        withheld, self._withheld = self._withheld, 0
-        return withheld
+def _at_most(ns: int | None, limit_ns: int) -> int | None:
+    """The share of a segment: what was counted began with the look before it."""
+    return None if ns is None else min(ns, limit_ns)
 
 
 class Watchdog(Background):
     """Looks at the pages of ``slots()`` whenever a segment can have reached the threshold.
 
     From then on it looks every ``interval`` seconds. Each look at a loop that is blocked counts one
-    sample at the place where its thread is. Each incident is logged in one line to the logger
-    ``aiometrics.blocked``, at its end or after 5 seconds. An internal error counts for the probe
-    ``watchdog``, and ends the thread.
+    sample at the place where its thread is. Each incident is told to the ``log``, at its end or
+    after 5 seconds. An internal error counts for the probe ``watchdog``, and ends the thread.
     """
 
     def __init__(
@@ -127,12 +126,16 @@ class Watchdog(Background):
         self._stack_of_thread = stack_of_thread
         self._clock = clock
         self._incidents: dict[Slot, Incident] = {}
-        self._log_limit = LogLimit()
+        #: What the threads of loops without an incident had used at the last look.
+        self._usages: dict[Slot, Usage] = {}
+        self._log = BlockLog()
         super().__init__("aiometrics-watchdog")
 
     def look(self) -> int:
         """Look at every loop once, and return after how many ns to look again."""
-        return min(map(self._look_at, self._slots()), default=self._interval_ns)
+        pause = min(map(self._look_at, self._slots()), default=self._interval_ns)
+        self._log.catch_up(self._clock())
+        return pause
 
     def _run(self) -> None:
         try:
@@ -157,6 +160,8 @@ class Watchdog(Background):
             self._end(slot, incident, now_ns)
         if stack is not None:
             self._sample(slot, since_ns, stack, collecting, now_ns)
+        if slot not in self._incidents:
+            self._usages[slot] = slot.loop_stats.thread_usage()
         return pause_ns(since_ns, now_ns, self._threshold_ns, self._interval_ns)
 
     def _stack(self, slot: Slot, since_ns: int) -> list[Call] | None:
@@ -171,49 +176,30 @@ class Watchdog(Background):
         incident = self._incidents.get(slot)
         if incident is None:
             before_ns = _word(slot.page, "blocking_ns") - _word(slot.page, "segment_counted_ns")
+            usage = self._usages.pop(slot, None) or slot.loop_stats.thread_usage()
             incident = self._incidents[slot] = Incident(
-                since_ns, _coroutine_name(slot.page), before_ns
+                since_ns, _coroutine_name(slot.page), before_ns, usage
             )
         place = blocked_at(stack, self._places, collecting)
         slot.loop_stats.count_block_sample(place)
         incident.places[place] += 1
         incident.stacks[place] = shortened(stack) or UNKNOWN
         incident.seen_ns = now_ns - since_ns
-        if incident.seen_ns >= LASTING_NS and not incident.logged:
-            self._log(
-                slot,
-                incident,
-                now_ns,
-                f"has been blocked for {_text(incident.seen_ns)} and still is,",
-            )
+        if incident.seen_ns >= LASTING_NS:
+            self._tell(slot, incident, incident.seen_ns, now_ns, over=False)
 
     def _end(self, slot: Slot, incident: Incident, now_ns: int) -> None:
-        if not incident.logged:
-            lasted_ns = incident.lasted_ns(_word(slot.page, "blocking_ns"), now_ns)
-            self._log(slot, incident, now_ns, f"was blocked for {_text(lasted_ns)}")
+        lasted_ns = incident.lasted_ns(_word(slot.page, "blocking_ns"), now_ns)
+        self._tell(slot, incident, lasted_ns, now_ns, over=True)
 
-    def _log(self, slot: Slot, incident: Incident, now_ns: int, blocked: str) -> None:
-        incident.logged = True
-        withheld = self._log_limit.take(now_ns)
-        if withheld is None:
+    def _tell(
+        self, slot: Slot, incident: Incident, lasted_ns: int, now_ns: int, *, over: bool
+    ) -> None:
+        if incident.told:
             return
-        ((place, samples),) = incident.places.most_common(1)
-        more = f" ({withheld} earlier incidents were not logged)" if withheld else ""
-        logger.warning(
-            "loop %s %s by %s at %s (%d of %d samples): %s%s",
-            slot.name,
-            blocked,
-            incident.coroutine,
-            place,
-            samples,
-            incident.places.total(),
-            incident.stacks[place],
-            more,
-        )
-
-
-def _text(ns: int) -> str:
-    return f"{ns / SECOND_NS:.3f} s"
+        incident.told = True
+        usage = slot.loop_stats.thread_usage()
+        self._log.tell(incident.block(slot.name, lasted_ns, usage, over=over), now_ns)
 
 
 def _word(page: Page, field: str) -> int:
