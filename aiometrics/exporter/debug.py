@@ -1,4 +1,4 @@
-"""What is computed when somebody asks: the list of live tasks."""
+"""What is computed when somebody asks: the list of live tasks, and what such routes share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from urllib.parse import parse_qsl
 
+from aiometrics.base import fork
 from aiometrics.base.http.messages import Request, Response
 from aiometrics.base.http.server import Route
 from aiometrics.base.yielding import Pause
@@ -21,25 +22,37 @@ class QueryError(ValueError):
     """An invalid query. The message is the answer."""
 
 
-def answering(route: Route, *, at_a_time: int) -> Route:
-    """Return ``route`` with 400 for invalid queries, and 503 for more clients ``at_a_time``."""
-    free = threading.BoundedSemaphore(at_a_time)
+class Limited:
+    """A route that answers few clients ``at_a_time``, others with 503; an invalid query gets 400.
 
-    def answer(request: Request) -> Response:
+    So requests that take long never take all threads of a server.
+    """
+
+    def __init__(self, route: Route, at_a_time: int) -> None:
+        self._route = route
+        self._at_a_time = at_a_time
+        self._reset()
+        fork.forget_in_child(self, fork.Stage.LOCKS, Limited._reset)
+
+    def _reset(self) -> None:
+        """Count from 0, also in a forked child, which lacks the threads that answered."""
+        self._free = threading.BoundedSemaphore(self._at_a_time)
+
+    def __call__(self, request: Request) -> Response:
+        """Answer the request."""
+        free = self._free
         if not free.acquire(blocking=False):
             return _refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{at_a_time} such requests are being answered: try again when one is done",
+                f"at most {self._at_a_time} such requests are answered at a time: try again later",
                 ("Retry-After", "1"),
             )
         try:
-            return route(request)
+            return self._route(request)
         except QueryError as error:
             return _refusal(HTTPStatus.BAD_REQUEST, str(error))
         finally:
             free.release()
-
-    return answer
 
 
 def _refusal(status: HTTPStatus, message: str, *headers: tuple[str, str]) -> Response:
@@ -60,7 +73,7 @@ def tasks_route(take: Callable[[int, Pause], TaskList], pause: Pause) -> Route:
             return Response(200, listed.as_json().encode(), _JSON)
         return Response(200, listed.as_text().encode())
 
-    return answering(answer, at_a_time=1)
+    return Limited(answer, at_a_time=1)
 
 
 def parse_query(query: str, known: Collection[str]) -> dict[str, str]:

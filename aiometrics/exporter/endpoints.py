@@ -17,7 +17,8 @@ from aiometrics.base.http.web_config import path_of
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
 from aiometrics.exporter.live import LiveHandler, page_routes
-from aiometrics.exporter.scrape import ScrapeHandler
+from aiometrics.exporter.profiles import Profiles
+from aiometrics.exporter.scrape import ScrapeHandler, give_way
 from aiometrics.exporter.service import Service
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.families import ExporterInfo
@@ -63,12 +64,14 @@ class Endpoints:
         self._options = options
         self._service = service
         self._shared = shared
+        self._profiles = Profiles(source, give_way, options.max_connections)
         self._routes: dict[str, Route] = {
             "/": self._index,
             **page_routes(),
             "/metrics": self._metrics,
             "/debug/live": self._live,
             "/-/healthy": self._healthy,
+            **self._profiles.routes,
             **(debug or {}),
         }
         self._title = f"aiometrics {info.version} ({info.implementation})"
@@ -178,6 +181,7 @@ class Endpoints:
 
     def close(self) -> None:
         """Free the port. Does nothing in a forked child, whose parent serves it."""
+        self._profiles.close()
         if self._server is not None:
             self._server.close()
         if self._service is not None:

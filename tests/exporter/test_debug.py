@@ -12,7 +12,7 @@ import pytest
 
 import aiometrics
 from aiometrics.base.http.messages import Request, Response
-from aiometrics.exporter.debug import answering
+from aiometrics.exporter.debug import Limited
 
 LOCAL = "127.0.0.1"
 GUARD_SECONDS = 300
@@ -104,7 +104,7 @@ def test_one_list_is_made_at_a_time() -> None:
         assert released.wait(GUARD_SECONDS)
         return Response(200, b"")
 
-    route = answering(slow, at_a_time=1)
+    route = Limited(slow, at_a_time=1)
     request = Request("GET", "/debug/tasks", "", {})
     thread = threading.Thread(target=route, args=(request,))
     thread.start()

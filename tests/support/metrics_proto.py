@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal.decoder import _DecodeVarint32  # type: ignore[attr-defined]  # not in its stubs
 from prometheus_client.samples import Sample
+
+from support.protobuf_messages import message_class
 
 _PACKAGE = "io.prometheus.client"
 _MESSAGES = {
@@ -62,26 +63,7 @@ _MESSAGES = {
 TYPES = ("counter", "gauge", "summary", "untyped", "histogram")
 
 
-def _family_class() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="metrics.proto", package=_PACKAGE, syntax="proto2"
-    )
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field_name, (number, declared) in fields.items():
-            field = message.field.add(name=field_name, number=number)
-            repeated, kind = declared.startswith("*"), declared.removeprefix("*")
-            field.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
-            if kind in _MESSAGES:
-                field.type, field.type_name = field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
-            else:
-                field.type = getattr(field, f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.MetricFamily"))
-
-
-MetricFamily = _family_class()
+MetricFamily = message_class(_PACKAGE, _MESSAGES, "MetricFamily")
 
 
 def families(data: bytes) -> Iterator[Any]:
