@@ -76,6 +76,7 @@ def test_pages_of_a_version_have_one_layout() -> None:
         "request_wait": list(layout.REQUEST_WAIT),
         "held": list(layout.HELD),
         "segment_path": list(layout.SEGMENT_PATH),
+        "chain_node": list(layout.CHAIN_NODE),
         "scope_error": list(layout.SCOPE_ERROR),
         "coroutines": made.coroutines,
         "yield_points": made.yield_points,

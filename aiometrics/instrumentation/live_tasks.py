@@ -18,9 +18,8 @@ from aiometrics.base.yielding import Pause
 from aiometrics.exposition.task_list import LiveTask, Parent, RequestOfTask, TaskList
 from aiometrics.instrumentation.traced_loops import KnownLoop, TracedLoops
 from aiometrics.instrumentation.untraced import alive
-from aiometrics.recorder.await_chain import awaited_by, code_of, opaque, peek
+from aiometrics.recorder.await_chain import code_of, links, opaque, peek
 from aiometrics.recorder.implementation import Implementation
-from aiometrics.recorder.locate import MAX_DEPTH
 from aiometrics.recorder.places import Places, type_name
 from aiometrics.recorder.stack import calls
 from aiometrics.recorder.task_state import TaskState
@@ -147,8 +146,8 @@ class LiveTasks:
         return _shortened([*map(str, reversed(found))])
 
     def _chain(self, task: Any, root: Any) -> dict[str, Any]:
-        links = [link for link in _links(root) if code_of(link) is not None]
-        shown = _shortened(links)
+        frames = [link for link in links(root) if code_of(link) is not None and not opaque(link)]
+        shown = _shortened(frames)
         waiter = getattr(task, "_fut_waiter", None)
         of = self._root_of(waiter)
         return {
@@ -188,19 +187,9 @@ def _request(scope: Any) -> RequestOfTask | None:
     return None if scope is None else RequestOfTask(scope.type, scope.id)
 
 
-def _links(root: Any) -> Iterator[Any]:
-    link = root
-    for _ in range(MAX_DEPTH):
-        if link is None:
-            return
-        if not opaque(link):
-            yield link
-        link = awaited_by(link)
-
-
-def _shortened(links: Iterable[Any]) -> dict[str, Any]:
+def _shortened(found: Iterable[Any]) -> dict[str, Any]:
     """Return the outermost and the innermost of many links, and how many are left out between."""
-    chain = tuple(links)
+    chain = tuple(found)
     left_out = max(0, len(chain) - _MAX_FRAMES)
     half = _MAX_FRAMES // 2
     if left_out:

@@ -5,13 +5,16 @@ strings::
 
     header | segment bounds | wait bounds | loop record | loop statistics
         | block samples | errors | exemplars | held | coroutine records | yield point records
-        | scope errors | request records | request wait records | segment paths | strings
+        | scope errors | request records | request wait records | chain nodes | segment paths
+        | strings
 
 Record 0 of each kind is ``(other)``, and coroutine record 1 is ``(callback)``. A histogram is its
 sum in ns, then one count per piece, the last one unbounded; see :mod:`aiometrics.pages.buckets`.
 Block samples and errors are tables of entries, each a count and the name that is counted; exemplars
 are entries without a count. Scope errors are one count for each kind. Held are samples by the line
-that held the loop and the coroutine. Segment paths say how many segments went from which yield
+that held the loop and the coroutine. Chain nodes are the tree of awaits: each is a place below its
+parent, and one where a chain ends has the yield point and the times of the tasks that waited there
+by that chain. Segment paths say how many segments went from which yield
 point to which; their place is a hash of both, and the last one is (other). A string is one word:
 its offset in the string area, shifted left by 32, plus its length in bytes. The string area begins
 with room for the loop's name, the only string that may change.
@@ -29,7 +32,7 @@ from aiometrics.pages.buckets import Buckets, buckets
 T = TypeVar("T")
 
 MAGIC = int.from_bytes(b"aiometr\0", "little")
-VERSION = 3
+VERSION = 4
 WORD = 8
 STRING_BYTES_PER_NAME = 128
 #: Longer names are cut, to limit the bytes that one reference to a name can make a reader write.
@@ -96,6 +99,9 @@ HEADER = _numbered(
     "overflow_request_wait",
     "opened_unix_ns",  # when the latest loop began to write
     "native",  # whether there are native histograms
+    "chain_nodes",
+    "chain_bytes",  # of the strings in use, those that only chain nodes refer to
+    "chains_full",  # whether there was no room for a chain; then no others are added
 )
 LOOP = _numbered(
     # complete updates of the page; the first word, because a page is copied from the first word to
@@ -210,6 +216,17 @@ AT_START = -1
 #: Where a path is looked for, from the place that its hash says.
 PATH_PROBES = 8
 PATH_HASH = 0x9E37_79B1
+#: A node of the tree of awaits: the number of its parent, or NO_NODE; a string, the place; and
+#: where a chain ends, its yield point, else NO_POINT. Nodes come after their parents.
+CHAIN_NODE = _numbered("parent", "place", "point", "active_ns", "wait_ns", "waits")
+NO_NODE = NO_POINT = -1
+#: The nodes without a place. What is recorded at the yield point (other) goes to the first one,
+#: which is not read, since the yield point has it all. The second is for chains without room.
+OTHER_POINT_NODE, OTHER_NODE = range(2)
+OWN_CHAIN_NODES = 2
+NODES_PER_YIELD_POINT = 4
+#: Of a chain with more frames, those in the middle are left out.
+MAX_CHAIN_FRAMES = 64
 SCOPE_ERROR = _numbered(*SCOPE_ERRORS)
 #: Room for request wait records per request type.
 WAITS_PER_REQUEST = 8
@@ -373,9 +390,24 @@ class Layout:
         return WAITS_PER_REQUEST * self.max_requests
 
     @_CachedProperty
+    def chain_nodes(self) -> int:
+        """Start of the chain nodes."""
+        return self.request_waits + (self.max_request_waits + 1) * len(REQUEST_WAIT)
+
+    @property
+    def max_chain_nodes(self) -> int:
+        """The largest number of chain nodes besides those without a place."""
+        return NODES_PER_YIELD_POINT * self.max_yield_points
+
+    @property
+    def max_chain_bytes(self) -> int:
+        """The largest number of bytes of strings that only chain nodes refer to."""
+        return STRING_BYTES_PER_NAME * self.max_yield_points
+
+    @_CachedProperty
     def segment_paths(self) -> int:
         """Start of the segment paths."""
-        return self.request_waits + (self.max_request_waits + 1) * len(REQUEST_WAIT)
+        return self.chain_node(self.max_chain_nodes + OWN_CHAIN_NODES)
 
     @_CachedProperty
     def max_segment_paths(self) -> int:
@@ -390,9 +422,8 @@ class Layout:
     @_CachedProperty
     def string_bytes(self) -> int:
         """Size of the string area in bytes, a whole number of words."""
-        return STRING_BYTES_PER_NAME * (
-            self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 4
-        )
+        names = self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 4
+        return STRING_BYTES_PER_NAME * names + self.max_chain_bytes
 
     @_CachedProperty
     def size(self) -> int:
@@ -404,13 +435,14 @@ class Layout:
 
         Counts are limited to the room for them, because anybody may have written the header.
         """
-        coroutines, yield_points, requests, request_waits, string_bytes = (
+        coroutines, yield_points, requests, request_waits, chain_nodes, string_bytes = (
             min(max(header[HEADER[name]], 0), most)
             for name, most in (
                 ("coroutines", self.max_coroutines + OWN_COROUTINES),
                 ("yield_points", self.max_yield_points + 1),
                 ("requests", self.max_requests + 1),
                 ("request_waits", self.max_request_waits + 1),
+                ("chain_nodes", self.max_chain_nodes + OWN_CHAIN_NODES),
                 ("strings_used", self.string_bytes),
             )
         )
@@ -419,6 +451,7 @@ class Layout:
             (self.yield_points, self.yield_point(yield_points)),
             (self.scope_errors, self.request(requests)),
             (self.request_waits, self.request_wait(request_waits)),
+            (self.chain_nodes, self.chain_node(chain_nodes)),
             # The strings follow the segment paths, which may be anywhere in their table.
             (self.segment_paths, self.strings + -(-string_bytes // WORD)),
         )
@@ -462,6 +495,10 @@ class Layout:
     def request_wait(self, number: int) -> int:
         """Start of request wait record ``number``."""
         return self.request_waits + number * len(REQUEST_WAIT)
+
+    def chain_node(self, number: int) -> int:
+        """Start of chain node ``number``."""
+        return self.chain_nodes + number * len(CHAIN_NODE)
 
     def held_entry(self, number: int) -> int:
         """Start of entry ``number`` of the table of lines that held the loop."""

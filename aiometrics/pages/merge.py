@@ -13,6 +13,7 @@ from aiometrics.base.yielding import Pause, in_slices, no_pause
 from aiometrics.pages.layout import RECORD_KINDS, RECORD_OUTCOMES, SCOPE_ERRORS, STATUSES
 from aiometrics.pages.reader import OVERFLOWS, PageView
 from aiometrics.pages.snapshot import (
+    Chain,
     Coroutine,
     Exemplar,
     Held,
@@ -53,6 +54,7 @@ def merged(
         request_waits=merged_request_waits(pages),
         held=merged_held(pages),
         segment_paths=merged_segment_paths(pages, pause),
+        chains=merged_chains(pages, pause),
         scope_errors=merged_counts(
             (dict.fromkeys(SCOPE_ERRORS, 0), *(page.scope_errors for page in pages))
         ),
@@ -124,6 +126,12 @@ def merged_segment_paths(
     return _added_up(in_slices(entries, pause), lambda entry: entry.labels, _add_segment_paths)
 
 
+def merged_chains(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[Chain, ...]:
+    """Return the chains of awaits of all pages; those with the same labels are added up."""
+    entries = (entry for view in views for entry in view.chains)
+    return _added_up(in_slices(entries, pause), lambda entry: entry.labels, _add_chains)
+
+
 def merged_overflow(views: Iterable[PageView]) -> dict[str, int]:
     """Return the number of names and loops without room, by kind, over all pages."""
     return merged_counts((dict.fromkeys(OVERFLOWS, 0), *(view.overflow for view in views)))
@@ -144,6 +152,15 @@ def _add_held(one: Held, two: Held) -> Held:
 def _add_segment_paths(one: SegmentPath, two: SegmentPath) -> SegmentPath:
     return replace(
         one, segments=one.segments + two.segments, active_ns=one.active_ns + two.active_ns
+    )
+
+
+def _add_chains(one: Chain, two: Chain) -> Chain:
+    return replace(
+        one,
+        waits=one.waits + two.waits,
+        wait_ns=one.wait_ns + two.wait_ns,
+        active_ns=one.active_ns + two.active_ns,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from aiometrics.pages.layout import (
     CALLBACKS,
+    CHAIN_NODE,
     COROUTINE,
     HEADER,
     LOOP,
@@ -19,6 +20,7 @@ from aiometrics.pages.layout import (
     LOOP_STATS_GAUGES,
     MAGIC,
     NAME_BYTES,
+    OWN_CHAIN_NODES,
     OWN_COROUTINES,
     REQUEST,
     REQUEST_WAIT,
@@ -148,6 +150,8 @@ class Page:
             yield self.layout.request(number) + REQUEST["name"]
         for number in range(self.words[HEADER["request_waits"]]):
             yield self.layout.request_wait(number) + REQUEST_WAIT["awaits"]
+        for number in range(OWN_CHAIN_NODES, self.words[HEADER["chain_nodes"]]):
+            yield self.layout.chain_node(number) + CHAIN_NODE["place"]
 
     def _store_own(self) -> None:
         other = self._string(OTHER)
@@ -158,6 +162,7 @@ class Page:
         self.words[self.layout.request(0) + REQUEST["name"]] = other
         self.words[self.layout.request_wait(0) + REQUEST_WAIT["awaits"]] = other
         self.words[HEADER["coroutines"]] = OWN_COROUTINES
+        self.words[HEADER["chain_nodes"]] = OWN_CHAIN_NODES
         for kind in ("yield_points", "requests", "request_waits"):
             self.words[HEADER[kind]] = 1
 
@@ -316,6 +321,23 @@ class Page:
         self.words[record + REQUEST_WAIT["awaits"]] = ref
         self.words[HEADER["request_waits"]] = number + 1
         return number
+
+    def chain_string(self, text: str) -> int:
+        """Return a reference to the place of a chain node; 0 if there is no room for it.
+
+        The places have a room of their own, so that none is left without a name for their sake.
+        """
+        ref = self._refs.get(text)
+        if ref is not None:
+            return ref
+        words, size = self.words, len(_encoded(text))
+        if (
+            words[HEADER["chain_bytes"]] + size > self.layout.max_chain_bytes
+            or words[HEADER["strings_used"]] + size > self.layout.string_bytes
+        ):
+            return 0
+        words[HEADER["chain_bytes"]] += size
+        return self._string(text)
 
     def mark_observed(self, now_ns: int) -> None:
         """Count the segment, turn or wait in progress up to ``now_ns``.

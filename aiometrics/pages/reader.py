@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from aiometrics.base.yielding import Pause, in_slices, no_pause
 from aiometrics.pages.buckets import Buckets
+from aiometrics.pages.chain_reader import ChainReader
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, Key, decoded
 from aiometrics.pages.header import Buffer, PageError, parse_header
 from aiometrics.pages.layout import (
@@ -31,6 +32,7 @@ from aiometrics.pages.layout import (
     MAX_PROBES,
     NAME_BYTES,
     NO_COROUTINE,
+    OWN_CHAIN_NODES,
     OWN_COROUTINES,
     RECORD_KINDS,
     RECORD_OUTCOMES,
@@ -53,6 +55,7 @@ from aiometrics.pages.snapshot import (
     OTHER,
     RUNNING,
     START,
+    Chain,
     Coroutine,
     Exemplar,
     Held,
@@ -89,6 +92,7 @@ class PageView:
     scope_errors: Mapping[str, int]
     held: tuple[Held, ...]
     segment_paths: tuple[SegmentPath, ...]
+    chains: tuple[Chain, ...]
 
 
 def read(
@@ -130,10 +134,15 @@ class _Decoder:
         self._layout = parse_header(data, len(data)).layout
         self._words = memoryview(data)[: self._layout.strings * WORD].cast("q")
         self._used = {
-            "coroutines": self._count("coroutines", self._layout.max_coroutines + OWN_COROUTINES),
+            "coroutines": self._count(
+                "coroutines", self._layout.max_coroutines + OWN_COROUTINES, OWN_COROUTINES
+            ),
             "yield_points": self._count("yield_points", self._layout.max_yield_points + 1),
             "requests": self._count("requests", self._layout.max_requests + 1),
             "request_waits": self._count("request_waits", self._layout.max_request_waits + 1),
+            "chain_nodes": self._count(
+                "chain_nodes", self._layout.max_chain_nodes + OWN_CHAIN_NODES, OWN_CHAIN_NODES
+            ),
         }
         self._strings_used = self._header("strings_used")
         self._weight = self._header("weight")
@@ -186,6 +195,7 @@ class _Decoder:
             },
             tuple(self._held(names)),
             tuple(self._segment_paths(points, pause)),
+            tuple(self._chains(points, pause)),
         )
 
     def _header(self, name: str) -> int:
@@ -237,9 +247,9 @@ class _Decoder:
     def _request(self, number: int, name: str) -> int:
         return self._words[self._layout.request(number) + REQUEST[name]]
 
-    def _count(self, name: str, capacity: int) -> int:
+    def _count(self, name: str, capacity: int, least: int = 1) -> int:
         count = self._header(name)
-        if not (OWN_COROUTINES if name == "coroutines" else 1) <= count <= capacity:
+        if not least <= count <= capacity:
             raise PageError(f"a page with room for {capacity} {name} cannot have {count}")
         return count
 
@@ -435,6 +445,10 @@ class _Decoder:
                 segments * weight,
                 active_ns * weight,
             )
+
+    def _chains(self, points: Sequence[YieldPoint], pause: Pause) -> Iterator[Chain]:
+        chains = ChainReader(self._words, self._layout, points, self._text, self._weight)
+        return chains.chains(self._used["chain_nodes"], pause)
 
     def _request_waits(self, requests: tuple[str, ...]) -> tuple[RequestWait, ...]:
         other, *others = (

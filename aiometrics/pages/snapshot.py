@@ -14,6 +14,8 @@ RETURN, RAISE, EAGER_CHILD, RUNNING = "(return)", "(raise)", "(eager child)", "(
 OTHER = "(other)"
 #: Where the first segment of a task begins, and all of a callback.
 START = "(start)"
+#: In place of the middle of a chain of many frames.
+LEFT_OUT = "(...)"
 #: The pseudo coroutine of callbacks that are not steps of tasks.
 CALLBACK = "(callback)"
 #: The pseudo coroutine of the loop's own work between segments.
@@ -184,6 +186,31 @@ class SegmentPath:
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """The tasks of one coroutine that waited by one chain of awaits, a branch of the tree.
+
+    ``frames`` are the places of the chain, outermost first. Of more than 64 those in the middle are
+    ``(...)``. There are none where no await is: for the pseudo yield points, for callbacks, and for
+    what has no room, which is ``(other)``.
+    """
+
+    coroutine: str
+    frames: tuple[str, ...]
+    #: The yield point, which is one of the frames, and what it awaits.
+    yield_point: str
+    awaits: str
+    #: Waits at the end of the chain, and their time; and that of the segments that ended there.
+    waits: int
+    wait_ns: int
+    active_ns: int
+
+    @property
+    def labels(self) -> tuple[str, tuple[str, ...], str, str]:
+        """``(coroutine, frames, yield_point, awaits)``."""
+        return (self.coroutine, self.frames, self.yield_point, self.awaits)
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """The segment in progress: its coroutine, and how long it has lasted so far.
 
@@ -254,6 +281,8 @@ class Snapshot:
     held: tuple[Held, ...] = ()
     #: Where segments began and ended.
     segment_paths: tuple[SegmentPath, ...] = ()
+    #: The tree of awaits by its branches. Their numbers add up to those of the yield points.
+    chains: tuple[Chain, ...] = ()
     #: Misuses of request scopes, by kind.
     scope_errors: Mapping[str, int] = field(default_factory=dict)
     #: Names for which there was no room, by kind.

@@ -66,6 +66,9 @@ def in_every_state() -> Iterator[Any]:
     yield source
 
 
+#: Links of an await chain that are followed: more than the interpreter can nest, but few enough to
+#: end a chain that leads back to itself.
+MAX_DEPTH = 10_000
 #: Answers of :func:`hop`.
 ENDS, HIDES, ASKS, ASKS_BEHIND = range(4)
 _OPAQUE = tuple({type(sample) for sample in _samples()})
@@ -158,6 +161,16 @@ def awaited_by(obj: Any) -> Any:
     if follow is not None:
         return follow(obj)
     return _hidden(obj) if opaque(obj) else peek(obj, *_LINKS)
+
+
+def links(root: Any) -> Iterator[Any]:
+    """Yield the await chain of a suspended coroutine, from itself to what it finally waits for."""
+    link = root
+    for _ in range(MAX_DEPTH):
+        if link is None:
+            return
+        yield link
+        link = awaited_by(link)
 
 
 def frame_of(obj: Any) -> types.FrameType | None:

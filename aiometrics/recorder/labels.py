@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from aiometrics.base.internal_errors import InternalErrors
-from aiometrics.pages.layout import CALLBACKS
+from aiometrics.pages.chain_table import ChainTable
+from aiometrics.pages.layout import CALLBACKS, MAX_CHAIN_FRAMES, OTHER_NODE, OTHER_POINT_NODE
 from aiometrics.pages.page import Page, stored
-from aiometrics.pages.snapshot import CALLBACK, IN_REQUEST, OTHER
+from aiometrics.pages.snapshot import CALLBACK, IN_REQUEST, LEFT_OUT, OTHER
 from aiometrics.recorder import callback as callbacks
 from aiometrics.recorder.places import CodeOrigin, Places
 
@@ -39,6 +40,7 @@ class Labels:
         self._points = {names: number for number, names in page.yield_points()}
         self._requests = {OTHER: 0, **{name: number for number, name in page.requests()}}
         self._request_waits = {names: number for number, names in page.request_waits()}
+        self._chains = ChainTable(page)
         #: Labels by record number.
         self._coroutine_names = {0: OTHER, CALLBACKS: CALLBACK, **dict(page.coroutines())}
         self._point_labels = {0: (OTHER, OTHER, OTHER)}
@@ -77,6 +79,13 @@ class Labels:
             if yield_point is None or awaits is None
             else self._point(coroutine, yield_point, awaits)
         )
+
+    def chain_node(self, point: int, root: Any) -> int:
+        """Return the node of the chain by which ``root`` is suspended at a yield point."""
+        if self._chains.full:
+            return OTHER_NODE if point else OTHER_POINT_NODE
+        places = self._ask(None, self._places.chain, root)
+        return OTHER_NODE if places is None else self._chains.node(_shortened(places), point)
 
     def pseudo_point(self, coroutine: int, name: str) -> int:
         """Return the record of a yield point that is none, such as ``(return)``, of a coroutine."""
@@ -173,3 +182,11 @@ class Labels:
         """Keep a record unless it is (other), so that the tables are as bounded as the page."""
         if number:
             table[key] = number
+
+
+def _shortened(places: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the places of a chain without those in the middle, if they are too many."""
+    if len(places) <= MAX_CHAIN_FRAMES:
+        return places
+    half = MAX_CHAIN_FRAMES // 2
+    return (*places[:half], LEFT_OUT, *places[-half:])

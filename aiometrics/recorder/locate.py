@@ -9,14 +9,10 @@ from types import CodeType
 from typing import Any
 
 from aiometrics.pages.layout import CALLBACKS
-from aiometrics.recorder.await_chain import awaited_by, code_of, frame_of, opaque
+from aiometrics.recorder.await_chain import code_of, frame_of, links, opaque
 from aiometrics.recorder.callback import identity
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.table import Table
-
-#: Links of an await chain that are followed: more than the interpreter can nest, but few enough to
-#: end a chain that leads back to itself.
-MAX_DEPTH = 10_000
 
 
 class Locator:
@@ -27,6 +23,7 @@ class Locator:
         self._records = Table()
         self._origins = Table()
         self._points = Table()
+        self._chain_nodes = Table()
         self._request_waits = Table()
 
     def coroutine(self, coro: Any) -> int:
@@ -41,18 +38,20 @@ class Locator:
                 self._records.put(record, code)
         return record
 
-    def yield_point(self, record: int, root: Any, yielded: Any) -> int:
-        """Return the yield point of a suspended task.
+    def suspension(self, record: int, root: Any, yielded: Any) -> tuple[int, int]:
+        """Return the yield point of a suspended task, and the node of its await chain."""
+        chain = list(links(root))
+        point = self._yield_point(record, chain, yielded)
+        return point, self._chain_node(record, point, chain, yielded)
 
-        That is the innermost frame of the highest origin in the await chain, together with the
-        first link below it that has a name.
+    def _yield_point(self, record: int, chain: list[Any], yielded: Any) -> int:
+        """Return the innermost frame of the highest origin in the await chain.
+
+        The first link below it that has a name belongs to it.
         """
-        owner, callee, highest = root, None, -1
+        owner, callee, highest = chain[0], None, -1
         below = False
-        link = root
-        for _ in range(MAX_DEPTH):
-            if link is None:
-                break
+        for link in chain:
             if below and not opaque(link):
                 callee, below = link, False
             code = code_of(link)
@@ -60,7 +59,6 @@ class Locator:
                 origin = self._origin_of(link, code)
                 if origin >= highest:
                     owner, callee, highest, below = link, None, origin, True
-            link = awaited_by(link)
         code, lasti = _instruction(owner)
         objects, word = (code, *_awaited(callee, yielded)), (record, lasti)
         point = self._points.get(*objects, word=word)
@@ -68,6 +66,16 @@ class Locator:
             point = self._labels.yield_point(record, owner, callee, yielded)
             self._points.put(point, *objects, word=word)
         return point
+
+    def _chain_node(self, record: int, point: int, chain: list[Any], yielded: Any) -> int:
+        places = [_instruction(link) for link in chain]
+        objects = (*(code for code, _ in places), type(yielded))
+        word = (record, *(lasti for _, lasti in places))
+        node = self._chain_nodes.get(*objects, word=word)
+        if node is None:
+            node = self._labels.chain_node(point, chain[0])
+            self._chain_nodes.put(node, *objects, word=word)
+        return node
 
     def callback(self, callback: Any) -> int:
         """Return the yield point that stands for a callback."""
@@ -96,9 +104,10 @@ class Locator:
         return origin
 
 
-def _instruction(owner: Any) -> tuple[Any, int]:
-    frame = frame_of(owner)
-    return (type(owner), 0) if frame is None else (frame.f_code, frame.f_lasti)
+def _instruction(link: Any) -> tuple[Any, int]:
+    """Return the code of a link and the instruction that it is at, or else its type."""
+    frame = frame_of(link)
+    return (code_of(link) or type(link), 0) if frame is None else (frame.f_code, frame.f_lasti)
 
 
 def _awaited(callee: Any, yielded: Any) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from aiometrics.recorder.await_chain import (
     code_of,
     frame_of,
     is_built_in,
+    links,
     peek,
     type_names,
 )
@@ -278,6 +279,16 @@ class Places:
             return self._foreign(owner)
         position = _position(code, frame.f_lineno, _module_of(owner))
         return f"{position} {_qualname_of(owner, code)}"
+
+    def chain(self, root: Any) -> tuple[str, ...]:
+        """Return the places of the awaits of a suspended coroutine, outermost first.
+
+        Ours are left out.
+        """
+        frames = [
+            link for link in links(root) if code_of(link) is not None and not ours(_module_of(link))
+        ]
+        return tuple(map(self.yield_point, frames or [root]))
 
     def awaits(self, callee: Any, yielded: Any) -> str:
         """Return what a yield point waits for: package and name of the awaitable below the frame.

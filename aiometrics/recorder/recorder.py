@@ -13,13 +13,14 @@ import types
 from asyncio import CancelledError, iscoroutine
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from aiometrics.base.clock import Clock, monotonic
 from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors, is_interrupt
 from aiometrics.pages.layout import (
     CALLBACKS,
     CANCELLED,
+    CHAIN_NODE,
     COMPLETED,
     COROUTINE,
     FAILED,
@@ -38,6 +39,8 @@ from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.locate import Locator
 from aiometrics.recorder.suspended import SuspendedTasks
 from aiometrics.recorder.traced import DONE, NEW, OFFERED, RUNNING, SUSPENDED, TracedCoroutine
+
+T = TypeVar("T")
 
 PROBE = "recorder"
 _MASK = (1 << 64) - 1
@@ -152,15 +155,17 @@ class Recorder:
             return
         try:
             since_ns, now = traced._since_ns, self._clock()
-            point = self.named(
-                self._locator.yield_point, traced._record, traced.__wrapped__, yielded
+            point, node = self.named(
+                self._locator.suspension, traced._record, traced.__wrapped__, yielded
             )
             now = self._prepare(traced, since_ns, now)
             if self.retired:  # while the place was named; another loop may own the page by now
                 return
             with self.page.writing:
                 segment_ns = self._finish_segment(traced, point, now)
-                traced._state, traced._point, traced._suspended_ns = SUSPENDED, point, now
+                self._words[self._layout.chain_node(node) + CHAIN_NODE["active_ns"]] += segment_ns
+                traced._state, traced._suspended_ns = SUSPENDED, now
+                traced._point, traced._node = point, node
                 self._suspended_tasks.add(point, id(traced), now)
             self._notify_blocked(point, segment_ns)
         except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
@@ -251,8 +256,8 @@ class Recorder:
         """Stop for good. Coroutines that are still traced run on untimed."""
         self.retired = True
 
-    def named(self, name: Callable[..., int], *subjects: Any) -> int:
-        """Return the number that ``name`` gives, and put an interrupt aside that comes meanwhile.
+    def named(self, name: Callable[..., T], *subjects: Any) -> T:
+        """Return the numbers that ``name`` gives, and put an interrupt aside that comes meanwhile.
 
         Naming takes long, for it asks about new code, and leaves nothing half done: it is repeated.
         """
@@ -314,7 +319,11 @@ class Recorder:
             )
             scope.attach(traced, self)
             return
-        self._count_wait(traced, traced._point, now - traced._suspended_ns)
+        wait_ns = now - traced._suspended_ns
+        self._count_wait(traced, traced._point, wait_ns)
+        node = self._layout.chain_node(traced._node)
+        self._words[node + CHAIN_NODE["wait_ns"]] += wait_ns
+        self._words[node + CHAIN_NODE["waits"]] += 1
         self._suspended_tasks.remove(traced._point, id(traced))
 
     def _count_wait(self, traced: TracedCoroutine, point: int, wait_ns: int) -> None:

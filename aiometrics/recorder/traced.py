@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from aiometrics.pages.layout import AT_START
+from aiometrics.pages.layout import AT_START, OTHER_POINT_NODE
 
 if TYPE_CHECKING:
     from aiometrics.recorder.recorder import Recorder
@@ -31,6 +31,7 @@ class TracedCoroutine:
         "_created_ns",
         "_creator",
         "_divided_ns",
+        "_node",
         "_number",
         "_opaque",
         "_outer",
@@ -61,8 +62,9 @@ class TracedCoroutine:
         self._outer: TracedCoroutine | None = None
         #: When the eager child that is running began.
         self._paused_ns = 0
-        #: The yield point where it is suspended, and since when.
+        #: The yield point where it is suspended, the node of its await chain, and since when.
         self._point = AT_START
+        self._node = OTHER_POINT_NODE
         self._suspended_ns = 0
         #: The request that its time belongs to, and the part of the segment in progress that does
         #: not: it was charged already, or belongs to no request.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from random import Random
 
 from aiometrics.pages.layout import (
+    CHAIN_NODE,
     COROUTINE,
     ENTRY,
     ENTRY_BYTES,
@@ -14,6 +15,7 @@ from aiometrics.pages.layout import (
     HEADER,
     LOOP,
     LOOP_STATS,
+    OWN_CHAIN_NODES,
     OWN_COROUTINES,
     REQUEST,
     REQUEST_WAIT,
@@ -202,6 +204,7 @@ def _records(layout: Layout) -> Iterator[tuple[int, dict[str, int]]]:
         yield layout.yield_point(number), YIELD_POINT
         yield layout.request(number), REQUEST
         yield layout.request_wait(number), REQUEST_WAIT
+        yield layout.chain_node(number + OWN_CHAIN_NODES), CHAIN_NODE
 
 
 def _fields(layout: Layout) -> Iterator[int]:

@@ -21,7 +21,8 @@ from aiometrics.base.yielding import no_pause
 from aiometrics.exposition import text
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.text import Renderer
-from aiometrics.pages import header, merge, reader
+from aiometrics.pages import chain_reader, header, merge, reader
+from aiometrics.pages.chain_table import ChainTable
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, ExemplarTable
 from aiometrics.pages.header import PageError, PageFormat
@@ -99,6 +100,7 @@ def seeds() -> list[bytes]:
         coroutine = full.add_coroutine(f"shop.größe.handle_{number}")
         full.add_yield_point(coroutine, f"shop/db.py:{number} fetch", "asyncio.sleep")
         full.add_request_wait(full.add_request(f"GET /{number}"), "asyncio.sleep")
+    ChainTable(full).node(("shop/api.py:3 handle", "shop/db.py:1 fetch"), 1)
     owners = {LAYOUT.yield_point(number) + YIELD_POINT["coroutine"] for number in range(4)}
     owners |= {LAYOUT.request_wait(number) + REQUEST_WAIT["request"] for number in range(4)}
     for place in range(LAYOUT.coroutines, LAYOUT.strings):
@@ -138,7 +140,7 @@ def campaign(cases: int, seed: int, read: Read = reader.read) -> Report:
     mutate, corpus, report = Mutator(random), seeds(), Report()
     good = corpus.copy()
     started = time.perf_counter()
-    with Branches(reader, merge, header) as branches, directory() as path:
+    with Branches(reader, chain_reader, merge, header) as branches, directory() as path:
         for data in corpus:
             _try(report, data, partial(_read_and_continue, report, data, read))
         for number in range(cases):
@@ -207,6 +209,7 @@ def _check_size(view: PageView) -> None:
     names = [view.loop.loop, *(entry.coroutine for entry in view.coroutines)]
     names += [name for point in view.yield_points for name in point.labels]
     names += [name for wait in view.request_waits for name in (wait.request, wait.awaits)]
+    names += [name for chain in view.chains for name in chain.frames]
     longest = max(map(len, names))
     if longest > NAME_BYTES:
         raise AssertionError(f"a name of {longest} characters")

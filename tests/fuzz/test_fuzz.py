@@ -50,6 +50,7 @@ def test_pages_are_valid_before_they_are_broken() -> None:
         len(full.request_waits),
     )
     assert full.loop.block_samples
+    assert any(chain.frames for chain in full.chains)
     assert full.errors
     assert any(point.exemplar for point in full.yield_points)
     assert blocked.loop.running

@@ -19,6 +19,7 @@ from aiometrics.instrumentation.hooks.handles import HandleHook
 from aiometrics.instrumentation.slots import SlotPool
 from aiometrics.pages.header import PageError, PageFormat
 from aiometrics.pages.layout import (
+    CHAIN_NODE,
     COROUTINE,
     ENTRY,
     ENTRY_BYTES,
@@ -33,6 +34,7 @@ from aiometrics.pages.layout import (
     MAX_PLACES,
     MAX_PROBES,
     NAME_BYTES,
+    OWN_CHAIN_NODES,
     OWN_COROUTINES,
     REQUEST,
     REQUEST_WAIT,
@@ -75,6 +77,17 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
     yield layout.exemplars, MAX_EXEMPLARS * ENTRY_WORDS
     for number in range(MAX_HELD):
         yield layout.held_entry(number), len(HELD) + ENTRY_BYTES // WORD
+    yield from task_regions(layout)
+    yield from request_regions(layout)
+    for number in range(layout.max_chain_nodes + OWN_CHAIN_NODES):
+        yield layout.chain_node(number), len(CHAIN_NODE)
+    for number in range(layout.max_segment_paths + 1):
+        yield layout.segment_path(number), len(SEGMENT_PATH)
+    yield layout.strings, layout.string_bytes // WORD
+
+
+def task_regions(layout: Layout) -> Iterator[tuple[int, int]]:
+    """Yield start and size of the parts of a page that are about tasks."""
     for number in range(layout.max_coroutines + OWN_COROUTINES):
         yield layout.coroutine(number), len(COROUTINE)
         for histogram in (layout.wall, layout.active):
@@ -84,6 +97,10 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
         yield layout.yield_point(number), len(YIELD_POINT)
         yield layout.segments(number), len(layout.segment_pieces_ns) + 2
         yield layout.waits(number), len(layout.wait_pieces_ns) + 2
+
+
+def request_regions(layout: Layout) -> Iterator[tuple[int, int]]:
+    """Yield start and size of the parts of a page that are about requests."""
     yield layout.scope_errors, len(SCOPE_ERRORS)
     for number in range(layout.max_requests + 1):
         yield layout.request(number), len(REQUEST)
@@ -92,9 +109,6 @@ def regions(layout: Layout) -> Iterator[tuple[int, int]]:
         yield layout.request_active(number), len(layout.wait_pieces_ns) + 2
     for number in range(layout.max_request_waits + 1):
         yield layout.request_wait(number), len(REQUEST_WAIT)
-    for number in range(layout.max_segment_paths + 1):
-        yield layout.segment_path(number), len(SEGMENT_PATH)
-    yield layout.strings, layout.string_bytes // WORD
 
 
 @given(
@@ -127,6 +141,7 @@ def test_c_header_has_every_word_of_every_record() -> None:
         "REQUEST": REQUEST,
         "REQUEST_WAIT": REQUEST_WAIT,
         "SEGMENT_PATH": SEGMENT_PATH,
+        "CHAIN_NODE": CHAIN_NODE,
     }
     written = {
         name: int(value)
@@ -279,8 +294,9 @@ def test_overflow_counts_names_not_events(implementation: str) -> None:
 def test_strings_without_room_are_counted() -> None:
     """When the string area is full, a new name becomes (other), and known names still work."""
     made = page()
-    room = LAYOUT.string_bytes - LOOP_NAME_BYTES - len("(other)(callback)") - NAME_BYTES
+    room = LAYOUT.string_bytes - LOOP_NAME_BYTES - len("(other)(callback)") - 2 * NAME_BYTES
     assert 0 < room < NAME_BYTES
+    assert 1 == made.add_request("v" * NAME_BYTES)
     assert (OWN_COROUTINES, OWN_COROUTINES + 1) == (
         made.add_coroutine("w" * NAME_BYTES),
         made.add_coroutine("x" * room),

@@ -74,6 +74,23 @@ def check_shapes(result: Result) -> None:
         assert squares_ns2 <= point.segment_max_ns * segments.sum_ns
 
 
+def check_chains(result: Result) -> None:
+    """Check that the tree of awaits has all that its yield points have, to the nanosecond."""
+    snapshot = result.snapshot
+    ends: dict[tuple[str, str, str], tuple[int, int, int]] = {}
+    for chain in snapshot.chains:
+        labels = (chain.coroutine, chain.yield_point, chain.awaits)
+        assert not chain.frames or chain.yield_point in chain.frames
+        numbers = (chain.waits, chain.wait_ns, chain.active_ns)
+        known = ends.get(labels, (0, 0, 0))
+        ends[labels] = (known[0] + numbers[0], known[1] + numbers[1], known[2] + numbers[2])
+    assert ends == {
+        point.labels: (point.waits.count, point.waits.sum_ns, point.segments.sum_ns)
+        for point in snapshot.yield_points
+        if point.waits.count or point.segments.count
+    }
+
+
 def check_requests(result: Result) -> None:
     """Check that requests are charged for all their tasks until they are left.
 
@@ -127,6 +144,7 @@ def test_numbers_add_up_in_random_programs(
     check_active(result)
     check_counts(result)
     check_shapes(result)
+    check_chains(result)
     check_requests(result)
 
 
@@ -142,6 +160,7 @@ def test_misused_scopes_leave_other_numbers_correct(
     check_active(result)
     check_counts(result)
     check_shapes(result)
+    check_chains(result)
 
 
 @EXAMPLES

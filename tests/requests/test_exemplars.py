@@ -452,6 +452,7 @@ def test_of_two_pages_the_newer_exemplar_is_shown() -> None:
             {},
             (),
             (),
+            (),
         )
         for number in (2, 3, 1)
     ]

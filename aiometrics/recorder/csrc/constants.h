@@ -34,7 +34,10 @@ enum {
     HEADER_OVERFLOW_REQUEST_WAIT = 24,
     HEADER_OPENED_UNIX_NS = 25,
     HEADER_NATIVE = 26,
-    HEADER_SCALARS = 27,
+    HEADER_CHAIN_NODES = 27,
+    HEADER_CHAIN_BYTES = 28,
+    HEADER_CHAINS_FULL = 29,
+    HEADER_SCALARS = 30,
 };
 
 enum {
@@ -108,6 +111,16 @@ enum {
 };
 
 enum {
+    CHAIN_NODE_PARENT = 0,
+    CHAIN_NODE_PLACE = 1,
+    CHAIN_NODE_POINT = 2,
+    CHAIN_NODE_ACTIVE_NS = 3,
+    CHAIN_NODE_WAIT_NS = 4,
+    CHAIN_NODE_WAITS = 5,
+    CHAIN_NODE_SCALARS = 6,
+};
+
+enum {
     HELD_SAMPLES = 0,
     HELD_ACTIVE_NS = 1,
     HELD_COROUTINE = 2,
@@ -117,6 +130,9 @@ enum {
 enum {
     NO_COROUTINE = -1,
     AT_START = -1,
+    OTHER_POINT_NODE = 0,
+    OTHER_NODE = 1,
+    OWN_CHAIN_NODES = 2,
     HELD_LATER = -1,
 };
 
@@ -167,7 +183,7 @@ typedef enum {
     CHAIN_ASKS_BEHIND = 3,
 } Hop;
 
-#define PAGE_VERSION 3
+#define PAGE_VERSION 4
 #define MAX_BOUNDS 64
 #define MAX_PIECES 182
 #define SQUARE_NS2 UINT64_C(0xde0b6b3a7640000)
@@ -180,6 +196,7 @@ typedef enum {
 #define WAITS_PER_REQUEST 8
 #define MAX_HELD 513
 #define HELD_WORDS 36
+#define NODES_PER_YIELD_POINT 4
 #define PATH_HASH UINT64_C(0x9e3779b1)
 #define PATH_PROBES 8
 #define SCOPE_POINTS 64
@@ -193,7 +210,7 @@ typedef enum {
 #define WAITED_NS 20000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "9eb1e7c258f6694c"
+#define CONSTANTS_DIGEST "440302ba65a8e7b3"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"

@@ -40,6 +40,7 @@ extern int frame_is_read;
 #else
 #define frame_is_read 0
 #define frame_read_code frame_ask_code
+#define frame_read_position(generator) ((uintptr_t)0)
 #define frame_read_awaited frame_ask_awaited
 #endif
 
@@ -88,6 +89,13 @@ frame_read_code(PyObject *generator)
 #else
     return frame_object(frame_of(generator)->f_executable);
 #endif
+}
+
+/* Where a generator that is not finished is: an address within its code, or right before it. */
+static inline uintptr_t
+frame_read_position(PyObject *generator)
+{
+    return (uintptr_t)frame_instruction(frame_of(generator));
 }
 
 /* How far below the end of its stack a suspended frame keeps what it awaits. */

@@ -1,6 +1,7 @@
 /* Finds the yield point of a suspended task, the innermost frame of the highest origin in the await
-   chain, and what it awaits: the twin of aiometrics/recorder/locate.py.
+   chain, and what it awaits; and the node of that chain: the twin of aiometrics/recorder/locate.py.
 
+   A chain that was met before is known by its hash (chains.h). Another one is walked, link by link.
    The walk runs on borrowed references, which the suspended frames keep alive as long as no Python
    code runs. Where Python must be asked, about code or a type that is new, the answer is cached and
    the walk begins again. For the few types that must be asked each time, all that the walk knows is
@@ -29,6 +30,7 @@ typedef struct {
     PyObject *owner_code; /* NULL if its code is unknown */
     PyObject *callee;     /* the link right below it, or NULL */
     PyObject *callee_code; /* NULL if it has none */
+    Trail *trail;
     PyObject *kept_alive; /* a list of objects that no frame keeps alive, or NULL */
     int32_t origin;
     int below; /* the next link is the callee */
@@ -72,6 +74,78 @@ learn_hop(Recorder *self, PyObject *link)
     return step;
 }
 
+/* A generator is known by the instruction that it is at; one that is finished by its type. */
+static inline uint64_t
+mix_generator(uint64_t hash, PyObject *generator, PyObject *code, int read)
+{
+    if (code == NULL) {
+        return chain_mix(hash, (uintptr_t)Py_TYPE(generator));
+    }
+    if (read) {
+        return chain_mix(hash, frame_read_position(generator));
+    }
+    return chain_mix(chain_mix(hash, (uintptr_t)code), (uint64_t)frame_lasti(generator));
+}
+
+static inline uint64_t
+first_hash(const Traced *traced)
+{
+    return chain_mix(0, (uint64_t)traced->record + 1);
+}
+
+static inline uint64_t
+last_hash(uint64_t hash, PyObject *yielded)
+{
+    hash = chain_mix(hash, (uintptr_t)Py_TYPE(yielded));
+    return hash + (hash == 0);
+}
+
+/* The hash of a chain of generators, and of what C can see through; 0 if it has to be walked. */
+static inline uint64_t
+hash_of(Recorder *self, PyObject *link, uint64_t hash, int read)
+{
+    for (int depth = 0; link != NULL && depth < MAX_DEPTH; depth++) {
+        if (chain_is_generator(link)) {
+            hash = mix_generator(hash, link, frame_code(link, read), read);
+            link = frame_awaited(link, read);
+            continue;
+        }
+        int32_t hop = table_get_one(&self->hops, (PyObject *)Py_TYPE(link));
+        hash = chain_mix(hash, (uintptr_t)Py_TYPE(link));
+        if (hop == CHAIN_ENDS) {
+            return hash;
+        }
+        link = hop == CHAIN_HIDES ? chain_hidden(link) : NULL;
+        if (link == NULL) {
+            return 0;
+        }
+    }
+    return hash;
+}
+
+static const Place *
+known_place(Recorder *self, const Traced *traced, PyObject *yielded)
+{
+    uint64_t first = first_hash(traced);
+    uint64_t hash = frame_is_read ? hash_of(self, traced->coro, first, 1) : hash_of(self, traced->coro, first, 0);
+    return hash == 0 ? NULL : chains_get(&self->chains, last_hash(hash, yielded));
+}
+
+/* Adds what a link is known by to the trail. */
+static Step
+note(Trail *trail, PyObject *object)
+{
+    trail->hash = chain_mix(trail->hash, (uintptr_t)object);
+    return trail_keep(trail, object) < 0 ? FAILED_WALK : GOES_ON;
+}
+
+static Step
+note_generator(Trail *trail, PyObject *generator, PyObject *code, int read)
+{
+    trail->hash = mix_generator(trail->hash, generator, code, read);
+    return trail_keep(trail, code != NULL ? code : (PyObject *)Py_TYPE(generator)) < 0 ? FAILED_WALK : GOES_ON;
+}
+
 /* Makes `link` the choice if its origin is high enough, or the callee of the present choice. */
 static inline Step
 consider(Recorder *self, Choice *choice, PyObject *link, PyObject *code)
@@ -107,7 +181,11 @@ follow(Recorder *self, Choice *choice, PyObject **link, int *depth, int read)
     PyObject *next = *link;
     Step step = GOES_ON;
     while (next != NULL && *depth < MAX_DEPTH && chain_is_generator(next)) {
-        step = consider(self, &found, next, frame_code(next, read));
+        PyObject *code = frame_code(next, read);
+        step = note_generator(found.trail, next, code, read);
+        if (step == GOES_ON) {
+            step = consider(self, &found, next, code);
+        }
         if (step != GOES_ON) {
             break;
         }
@@ -176,7 +254,10 @@ follow_asking(Recorder *self, Choice *choice, PyObject **link, int nameless)
     if (code == NULL) {
         return FAILED_WALK;
     }
-    Step step = nameless ? GOES_ON : consider(self, choice, *link, code == Py_None ? NULL : code);
+    Step step = code == Py_None ? GOES_ON : note(choice->trail, code);
+    if (step == GOES_ON && !nameless) {
+        step = consider(self, choice, *link, code == Py_None ? NULL : code);
+    }
     if (step != GOES_ON) {
         return step;
     }
@@ -191,6 +272,9 @@ follow_other(Recorder *self, Choice *choice, PyObject **link)
     if (hop == TABLE_MISS) {
         return learn_hop(self, *link);
     }
+    if (note(choice->trail, (PyObject *)Py_TYPE(*link)) != GOES_ON) {
+        return FAILED_WALK;
+    }
     if (hop == CHAIN_ENDS) {
         (void)consider(self, choice, *link, NULL);
         return ENDED;
@@ -204,10 +288,11 @@ follow_other(Recorder *self, Choice *choice, PyObject **link)
 }
 
 static Step
-walk(Recorder *self, Choice *choice, PyObject *root)
+walk(Recorder *self, Choice *choice, const Traced *traced)
 {
-    *choice = (Choice){.owner = root, .origin = -1};
-    PyObject *link = root;
+    PyObject *root = traced->coro, *link = root;
+    *choice = (Choice){.owner = root, .origin = -1, .trail = choice->trail};
+    choice->trail->hash = first_hash(traced);
     for (int depth = 0; depth < MAX_DEPTH; depth++) {
         Step step = follow_generators(self, choice, &link, &depth);
         if (step == GOES_ON && depth < MAX_DEPTH) {
@@ -249,25 +334,69 @@ new_point(Recorder *self, const Traced *traced, Choice *choice, Key key, PyObjec
     return point < 0 || table_put(&self->points, key, point) < 0 ? -1 : point;
 }
 
-int32_t
-locate(Recorder *self, Traced *traced, PyObject *yielded)
+static int32_t
+point_of(Recorder *self, const Traced *traced, Choice *choice, PyObject *yielded)
 {
-    Choice choice;
+    Key key = key_of(traced, choice, yielded);
+    int32_t point = table_get(&self->points, key);
+    return point == TABLE_MISS ? new_point(self, traced, choice, key, yielded) : point;
+}
+
+/* The node of a chain that ends at a yield point; -1 with an exception. */
+static int32_t
+node_of(Recorder *self, const Traced *traced, int32_t point)
+{
+    if (page_chains_full(&self->page)) {
+        return point != 0 ? OTHER_NODE : OTHER_POINT_NODE;
+    }
+    return number_within(call_uninterrupted(self->labels, "chain_node", "(iO)", (int)point, traced->coro), self->page.last_node);
+}
+
+/* Finds the place of a chain that was walked, and caches it. Once there is no room for new nodes, the cache does not start anew: programs
+   whose chains never repeat would ask without end. */
+static int
+place_of(Recorder *self, const Traced *traced, Choice *choice, PyObject *yielded, Place *place)
+{
+    Trail *trail = choice->trail;
+    trail->hash = last_hash(trail->hash, yielded);
+    const Place *known = chains_get(&self->chains, trail->hash);
+    if (known != NULL) {
+        *place = *known;
+        return 0;
+    }
+    if (trail_keep(trail, (PyObject *)Py_TYPE(yielded)) < 0 || (place->point = point_of(self, traced, choice, yielded)) < 0 ||
+        (place->node = node_of(self, traced, place->point)) < 0) {
+        return -1;
+    }
+    return self->chains.used >= TABLE_LIMIT && page_chains_full(&self->page) ? 0 : chains_put(&self->chains, trail, *place);
+}
+
+static int
+locate_anew(Recorder *self, const Traced *traced, PyObject *yielded, Place *place)
+{
+    Trail trail = {0};
+    Choice choice = {.trail = &trail};
     Step step = LEARNED;
     for (int learned = 0; step == LEARNED && learned < 2 * MAX_DEPTH; learned++) {
-        step = walk(self, &choice, traced->coro);
+        step = walk(self, &choice, traced);
         if (step == LEARNED) {
             Py_CLEAR(choice.kept_alive);
+            trail_clear(&trail);
         }
     }
-    int32_t point = -1;
-    if (step == ENDED) {
-        Key key = key_of(traced, &choice, yielded);
-        point = table_get(&self->points, key);
-        if (point == TABLE_MISS) {
-            point = new_point(self, traced, &choice, key, yielded);
-        }
-    }
+    int result = step == ENDED ? place_of(self, traced, &choice, yielded, place) : -1;
     Py_XDECREF(choice.kept_alive);
-    return point;
+    trail_clear(&trail);
+    return result;
+}
+
+int
+locate(Recorder *self, Traced *traced, PyObject *yielded, Place *place)
+{
+    const Place *known = known_place(self, traced, yielded);
+    if (known == NULL) {
+        return locate_anew(self, traced, yielded, place);
+    }
+    *place = *known;
+    return 0;
 }

@@ -23,6 +23,7 @@ header_open(Page *page)
     page->last_point = (Py_ssize_t)header[HEADER_MAX_YIELD_POINTS];
     page->last_request = (Py_ssize_t)header[HEADER_MAX_REQUESTS];
     page->last_request_wait = WAITS_PER_REQUEST * page->last_request;
+    page->last_node = NODES_PER_YIELD_POINT * page->last_point + OWN_CHAIN_NODES - 1;
     page->path_mask = 1;
     while (page->path_mask < 2 * (uint64_t)page->last_point - 1) {
         page->path_mask = 2 * page->path_mask + 1;
@@ -106,6 +107,7 @@ parts_open(Page *page, PyObject *layout)
     page->request_words = REQUEST_SCALARS + (STATUSES + 1) * page->wait.words;
     Py_ssize_t coroutines = (page->last_coroutine + 1) * page->coroutine_words, points = (page->last_point + 1) * page->point_words;
     Py_ssize_t requests = (page->last_request + 1) * page->request_words, waits = (page->last_request_wait + 1) * REQUEST_WAIT_SCALARS;
+    Py_ssize_t nodes = (page->last_node + 1) * CHAIN_NODE_SCALARS;
     Py_ssize_t paths = (Py_ssize_t)(page->path_mask + 2) * SEGMENT_PATH_SCALARS;
     if ((page->loop = part(page, layout, "loop", LOOP_SCALARS)) == NULL ||
         (page->start_delay = part(page, layout, "start_delay", page->segment.words)) == NULL ||
@@ -116,6 +118,7 @@ parts_open(Page *page, PyObject *layout)
         (page->requests = part(page, layout, "requests", requests)) == NULL ||
         (page->request_waits = part(page, layout, "request_waits", waits)) == NULL ||
         (page->held = part(page, layout, "held", MAX_HELD * HELD_WORDS)) == NULL ||
+        (page->nodes = part(page, layout, "chain_nodes", nodes)) == NULL ||
         (page->paths = part(page, layout, "segment_paths", paths)) == NULL) {
         return -1;
     }

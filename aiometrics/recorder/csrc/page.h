@@ -38,13 +38,15 @@ typedef struct {
     int64_t *request_waits;
     int64_t *held;
     int64_t *paths;
+    int64_t *nodes;
     Py_ssize_t coroutine_words;
     Py_ssize_t point_words;
     Py_ssize_t request_words;
-    Py_ssize_t last_coroutine; /* these four: the highest number that a record can have */
+    Py_ssize_t last_coroutine; /* these five: the highest number that a record can have */
     Py_ssize_t last_point;
     Py_ssize_t last_request;
     Py_ssize_t last_request_wait;
+    Py_ssize_t last_node;
     uint64_t path_mask; /* the number of segment paths but the last, less one */
     Pieces segment;
     Pieces wait;
@@ -135,6 +137,19 @@ page_count_path(const Page *page, int32_t began, int32_t ended, int64_t segment_
     }
     path[SEGMENT_PATH_SEGMENTS] += 1;
     path[SEGMENT_PATH_ACTIVE_NS] += segment_ns;
+}
+
+static inline int64_t *
+page_node(const Page *page, int32_t number)
+{
+    return page->nodes + number * CHAIN_NODE_SCALARS;
+}
+
+/* Whether a chain of awaits that is new has no room. */
+static inline int
+page_chains_full(const Page *page)
+{
+    return ((const int64_t *)page->buffer.buf)[HEADER_CHAINS_FULL] != 0;
 }
 
 static inline int64_t *

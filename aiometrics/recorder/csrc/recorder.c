@@ -434,6 +434,9 @@ recorder_resume(Recorder *self, Traced *traced)
     page_begin(&self->page);
     if (traced->state == SUSPENDED) {
         waited(self, traced, traced->point, now - traced->since_ns);
+        int64_t *node = page_node(&self->page, traced->node);
+        node[CHAIN_NODE_WAIT_NS] += now - traced->since_ns;
+        node[CHAIN_NODE_WAITS] += 1;
         unlink_waiting(self, traced);
     }
     else {
@@ -458,18 +461,20 @@ suspend(Recorder *self, Traced *traced, PyObject *yielded)
     if (clock_read(self->clock, &now) < 0) {
         return -1;
     }
-    int32_t point = locate(self, traced, yielded);
-    if (prepare(self, traced, point, since_ns, &now) < 0) {
+    Place place;
+    if (locate(self, traced, yielded, &place) < 0 || prepare(self, traced, place.point, since_ns, &now) < 0) {
         return -1;
     }
     page_begin(&self->page);
-    int64_t segment_ns = finish_segment(self, traced, point, now);
+    int64_t segment_ns = finish_segment(self, traced, place.point, now);
+    page_node(&self->page, place.node)[CHAIN_NODE_ACTIVE_NS] += segment_ns;
     traced->state = SUSPENDED;
-    traced->point = point;
+    traced->point = place.point;
+    traced->node = place.node;
     traced->since_ns = now;
     link_waiting(self, traced);
     page_end(&self->page);
-    return tell(self, point, segment_ns);
+    return tell(self, place.point, segment_ns);
 }
 
 int
@@ -774,6 +779,9 @@ tables_open(Recorder *self)
             return -1;
         }
     }
+    if (chains_open(&self->chains) < 0) {
+        return -1;
+    }
     self->waiting = PyMem_Calloc((size_t)self->page.last_point + 1, sizeof(Waiting));
     self->pseudo = PyMem_Malloc(((size_t)self->page.last_coroutine + 1) * sizeof(*self->pseudo));
     if (self->waiting == NULL || self->pseudo == NULL) {
@@ -831,7 +839,7 @@ recorder_traverse(Recorder *self, visitproc visit, void *arg)
             return result;
         }
     }
-    return 0;
+    return chains_traverse(&self->chains, visit, arg);
 }
 
 static void
@@ -848,6 +856,7 @@ recorder_dealloc(Recorder *self)
     for (size_t number = 0; number < Py_ARRAY_LENGTH(tables); number++) {
         table_close(tables[number]);
     }
+    chains_close(&self->chains);
     PyMem_Free(self->waiting);
     PyMem_Free(self->pseudo);
     PyMem_RawFree(self->gaps.frame);

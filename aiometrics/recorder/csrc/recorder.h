@@ -14,6 +14,7 @@
 #include <Python.h>
 #include <stdint.h>
 
+#include "chains.h"
 #include "constants.h"
 #include "page.h"
 #include "table.h"
@@ -47,6 +48,7 @@ typedef struct Traced {
     int64_t divided_ns;   /* of the segment, what does not belong to `scope`: it was charged already, or belongs to none */
     int32_t record;
     int32_t point;
+    int32_t node;     /* SUSPENDED: of the chain of awaits */
     State state;      /* OFFERED: it is not known yet whether there will be a task */
     uint16_t steps;   /* how many steps on the C stack refer to it */
     uint8_t adopted;  /* it was running when it was found, so its creation is unknown */
@@ -89,6 +91,7 @@ struct Recorder {
     Table hops;    /* type -> how the await chain goes on */
     Table transports; /* type -> whether it may be a transport of asyncio */
     Table points;  /* record, code, instruction and callee -> yield point */
+    Chains chains; /* chain of awaits -> yield point and node */
     Table request_waits; /* request and yield point -> where its waits are added */
     Gaps gaps;
     uint64_t draw;
@@ -146,8 +149,9 @@ void recorder_retire(Recorder *self);
 PyObject *traced_new(PyObject *coro, Recorder *recorder);
 Traced *traced_record(PyObject *wrapper);
 
-/* Finds the yield point of a suspended coroutine: locate.c. -1 with an exception. */
-int32_t locate(Recorder *self, Traced *traced, PyObject *yielded);
+/* Finds the yield point of a suspended coroutine, and the node of its chain of awaits: locate.c. -1
+   with an exception. */
+int locate(Recorder *self, Traced *traced, PyObject *yielded, Place *place);
 
 /* The yield point that stands for a callback: callback.c. -1 with an exception. */
 int callback_init(void);
