@@ -40,6 +40,7 @@ class LoopStats:
         self._words = page.words
         self._start = page.layout.loop_stats
         self._collecting = page.layout.loop + LOOP["collecting"]
+        self._collecting_since_ns = 0
         self._samples = CounterTable(page, page.layout.samples, MAX_PLACES)
         self._meters = {
             "thread_cpu_ns": ThreadMeter(thread_times.cpu_ns, self._known("thread_cpu_ns")),
@@ -71,9 +72,18 @@ class LoopStats:
         """Add ``ns`` of garbage collection in the loop's thread."""
         self._words[self._start + LOOP_STATS[f"gc_pause_{generation}_ns"]] += ns
 
-    def set_collecting(self, generation: int | None) -> None:
-        """Note that garbage is being collected in the loop's thread; ``None`` if no longer."""
-        self._words[self._collecting] = 0 if generation is None else generation + 1
+    def begin_collection(self, generation: int, now_ns: int) -> None:
+        """Note that garbage is being collected in the loop's thread from now on."""
+        self._collecting_since_ns = now_ns
+        self._words[self._collecting] = generation + 1
+
+    def end_collection(self) -> None:
+        """Note that it no longer is."""
+        self._words[self._collecting] = 0
+
+    def collecting(self, since_ns: int) -> int:
+        """Return the generation that has been collected since a time or longer, plus 1; else 0."""
+        return self._words[self._collecting] if self._collecting_since_ns <= since_ns else 0
 
     def count_unhandled_exception(self) -> None:
         """Count a call of the loop's exception handler."""

@@ -125,6 +125,8 @@ class Watchdog(Background):
         self._interval_ns = round(interval * SECOND_NS)
         self._stack_of_thread = stack_of_thread
         self._clock = clock
+        #: When the look is due that waits for the GIL, or for that moment.
+        self._due_ns = clock()
         self._incidents: dict[Slot, Incident] = {}
         #: What the threads of loops without an incident had used at the last look.
         self._usages: dict[Slot, Usage] = {}
@@ -134,7 +136,9 @@ class Watchdog(Background):
     def look(self) -> int:
         """Look at every loop once, and return after how many ns to look again."""
         pause = min(map(self._look_at, self._slots()), default=self._interval_ns)
-        self._log.catch_up(self._clock())
+        now_ns = self._clock()
+        self._log.catch_up(now_ns)
+        self._due_ns = now_ns + pause
         return pause
 
     def _run(self) -> None:
@@ -147,7 +151,9 @@ class Watchdog(Background):
     def _look_at(self, slot: Slot) -> int:
         slot.observe()
         since_ns, now_ns = _since_ns(slot.page), self._clock()
-        collecting = _word(slot.page, "collecting")
+        # Callbacks of the collector are where a thread gives up the GIL. If a collection began
+        # while this look was waiting for that, it is not what took the time.
+        collecting = slot.loop_stats.collecting(self._due_ns)
         # Before anything else, because the thread may go on at any moment.
         stack = (
             self._stack(slot, since_ns)

@@ -228,6 +228,32 @@ def test_a_block_inside_of_a_library_is_charged_to_the_line_that_called_it(
     } == watched.samples
 
 
+def test_a_collection_that_began_while_a_look_was_late_is_not_the_cause(watched: Watched) -> None:
+    """Its callbacks are where the thread gives up the GIL, for which the look had to wait."""
+    late_ms = [60, 0]
+
+    def in_collection(phase: str, _: Any) -> None:
+        if phase == "start":
+            watched.work(60)
+            watched.dog.look()
+
+    async def main() -> None:
+        watched.work(100)
+        watched.dog.look()
+        for milliseconds in late_ms:
+            watched.work(milliseconds)
+            gc.collect(1)
+
+    gc.collect()
+    gc.callbacks.append(in_collection)
+    try:
+        watched.traced.run(main())
+    finally:
+        gc.callbacks.remove(in_collection)
+    causes = [place.rpartition(" > ")[2] for place in watched.samples if "in_collection" in place]
+    assert ["aiometrics.Watchdog.look", "(garbage collection, generation 1)"] == causes
+
+
 def test_a_callback_that_blocks_is_named_too(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:

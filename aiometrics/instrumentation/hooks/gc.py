@@ -48,8 +48,8 @@ class GarbageCollectionHook:
     def _on_collection(self, phase: str, info: Mapping[str, Any]) -> None:
         try:
             if phase == "start":
-                self._note(info["generation"])
                 self._since_ns = self._clock()
+                self._note(info["generation"], self._since_ns)
             elif self._since_ns is not None:
                 self._charge(info["generation"], self._clock() - self._since_ns)
                 self._since_ns = None
@@ -63,13 +63,13 @@ class GarbageCollectionHook:
         loop_stats = self._loop_stats()
         if loop_stats is not None:
             loop_stats.add_gc_pause(generation, ns)
-            loop_stats.set_collecting(None)
+            loop_stats.end_collection()
             loop_stats.note_thread()
 
-    def _note(self, generation: int) -> None:
+    def _note(self, generation: int, now_ns: int) -> None:
         loop_stats = self._loop_stats()
         if loop_stats is not None:
-            loop_stats.set_collecting(generation)
+            loop_stats.begin_collection(generation, now_ns)
 
     def _loop_stats(self) -> LoopStats | None:
         if os.getpid() != self._pid:

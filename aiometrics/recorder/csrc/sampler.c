@@ -176,7 +176,7 @@ name_line(Target *target, int32_t record, const Line *line, int collecting)
 static int32_t
 entry_of_line(Target *target, int32_t record, const Line *line)
 {
-    int collecting = (int)target->page.loop[LOOP_COLLECTING];
+    int collecting = atomic_load(&target->collecting);
     PyCodeObject *code = PyFrame_GetCode(line->frame), *below = line->below == NULL ? NULL : PyFrame_GetCode(line->below);
     uint64_t number = (uint64_t)(uint32_t)record << 32 | (uint64_t)collecting << 28 | (uint32_t)(PyFrame_GetLasti(line->frame) & 0xFFFFFFF);
     Key key = {(PyObject *)code, (PyObject *)below, NULL, number};
@@ -333,6 +333,7 @@ look(Target *target, int64_t elapsed_ns, int64_t now_ns, int64_t most_ns)
     }
     int64_t lasted_ns = since_ns == 0 ? 0 : now_ns - since_ns;
     atomic_store(&target->record, record);
+    atomic_store(&target->collecting, (int)word(target, LOOP_COLLECTING));
     atomic_store(&target->since_ns, since_ns);
     atomic_fetch_add(&target->owed_ns, Py_MIN(elapsed_ns, Py_MAX(most_ns, lasted_ns)));
     atomic_fetch_add(&target->samples, 1);

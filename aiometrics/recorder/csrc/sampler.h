@@ -19,9 +19,11 @@ struct Target {
     Table points;  /* coroutine and yield point -> the entry of the page */
     atomic_ulong thread; /* where the loop ran when a task or a callback began */
     /* The samples not noted yet, the time that they stand for, and the segment in progress at the
-       last of them. */
+       last of them, and whether garbage was being collected. That is read when the sample is taken:
+       the interpreter may be interrupted in callbacks of the collector, so that a sample of what came
+       before is often noted there. */
     atomic_llong samples, owed_ns, since_ns;
-    atomic_int record;
+    atomic_int record, collecting;
 };
 
 int sampler_init_module(PyObject *module);
