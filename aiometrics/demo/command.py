@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -28,6 +29,8 @@ from aiometrics.requests import slow_log
 
 #: Rows per kind: room for every fault beside what aiohttp itself does.
 _ROWS = 6
+#: The most columns of a table.
+_COLUMNS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,7 @@ class Reporter(threading.Thread):
             blocking_threshold_ns=threshold_ns,
             of_library=self._exporter.instrumentation.places.of_library,
         )
-        _say(f"\n{found}")
+        _say(f"\n{found.table(_columns())}")
 
 
 def run(settings: Settings) -> int:
@@ -158,10 +161,16 @@ def _url(listener: socket.socket) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+def _columns() -> int:
+    """Return the width of the tables, which also fits where there is no terminal."""
+    return max(80, min(_COLUMNS, shutil.get_terminal_size((_COLUMNS, 0)).columns))
+
+
 def _welcome(settings: Settings, shop_url: str, exporter: Exporter) -> str:
     span = "until Ctrl-C" if settings.seconds is None else f"for {settings.seconds:g} s"
     return (
         f"shop     {shop_url} under load from another process, {span}\n"
+        f"live     {exporter.url.removesuffix('metrics')} shows it in a browser\n"
         f"metrics  {exporter.url}\n"
         f"faults, and the functions to look for:\n{legend(settings.faults)}"
     )

@@ -362,7 +362,8 @@ def test_the_demo_shows_all_six_faults() -> None:
     found: tuple[set[str], set[str], set[str]] = set(), set(), set()
     tables = ""
     with demo("--every", "2", "--port", "0") as process:
-        url = first_table(process).split("metrics  ")[1].split()[0]
+        welcome = first_table(process)
+        url = welcome.split("metrics  ")[1].split()[0]
         for _ in range(150):
             # On a busy machine one table may have no room for all faults.
             tables += first_table(process)
@@ -376,6 +377,8 @@ def test_the_demo_shows_all_six_faults() -> None:
     assert (expected, expected, kinds) == found
     assert (0, []) == (process.returncode, complaints(err))
     assert "HOTSPOTS since the start" in out
+    assert f"live     {url.removesuffix('metrics')} " in welcome
+    assert 100 >= max(map(len, f"{tables}{out}".splitlines()))
 
 
 def test_the_demo_ends_when_its_time_is_up() -> None:

@@ -174,6 +174,7 @@ def test_from_the_page_to_the_culprit(binary: Callable[..., str], tmp_path: Path
         chain = await page.value("document.querySelector('#details .chain').textContent")
         assert "__main__.search" in chain
         assert "rank_results" in chain
+        await page.until("document.querySelector('#tasks').textContent.includes('__main__.search')")
         await page.press("Escape")
         await page.until("!document.querySelector('#details').open")
         await page.press("p", "p")

@@ -39,7 +39,7 @@ export class UtilisationChart {
     this.#plot = new uPlot({
       width: this.#parent.clientWidth,
       height: HEIGHT,
-      legend: { show: loops.length > 1 },
+      legend: { live: false },
       cursor: { drag: { x: true, y: false, setScale: false } },
       scales: { y: { range: [0, 100] } },
       axes: [{ ...axis, values: (_, times) => times.map(clock) }, { ...axis, size: 48, values: (_, values) => values.map((value) => `${value} %`) }],
@@ -47,7 +47,10 @@ export class UtilisationChart {
         label, stroke: colour(`loop-${number}`), width: 2, points: { show: false },
         fill: loops.length === 1 ? colour("loop-fill") : undefined,
         value: (_, value) => (value == null ? "-" : `${value.toFixed(0)} %`),
-      }))],
+      })), {
+        label: "blocked", stroke: colour("bad"), fill: colour("bad-fill"), width: 1, points: { show: false },
+        value: (_, value) => (value == null ? "-" : `${value.toFixed(0)} %`),
+      }],
       hooks: {
         setSelect: [(plot) => {
           if (plot.select.width < 4) return;
@@ -64,14 +67,17 @@ const clock = (time) => new Date(time * 1000).toLocaleTimeString("en-GB");
 function series(history, moments, loops) {
   const times = [];
   const shares = loops.map(() => []);
+  const blocked = [];
   for (let number = 1; number < moments.length; number += 1) {
     const gain = history.gainedLoops(moments[number], moments[number - 1]);
+    const seconds = moments[number].taken - moments[number - 1].taken;
     times.push(moments[number].taken);
+    blocked.push(Math.min(100, Math.max(0, ...loops.map((loop) => (100 * (gain.get(loop)?.blocking ?? 0)) / seconds))));
     loops.forEach((loop, at) => {
       const row = gain.get(loop);
       const all = row ? row.active + row.idle : 0;
       shares[at].push(all > 0 ? (100 * row.active) / all : null);
     });
   }
-  return [times, ...shares];
+  return [times, ...shares, blocked];
 }

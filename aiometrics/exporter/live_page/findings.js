@@ -15,13 +15,14 @@ const digits = (value) => (value >= 10 || value === 0 ? String(Math.round(value)
 
 export const rate = (value) => (value >= 10 ? Math.round(value).toLocaleString("en") : value.toFixed(1));
 
-const HOLDS = 0.05;
+const HOLDS = 0.1;
+const LATE = 0.05;
 // The watchdog looks this often, and what it sees must be so much of a line's time.
 const LOOK_SECONDS = 0.05;
 const MOSTLY_BLOCKS = 0.2;
 const STUCK_SECONDS = 5;
 const STUCK_RATIO = 10;
-const QUEUE = /\b(Semaphore|BoundedSemaphore|Lock|Condition)\b/;
+const QUEUE = /\b(Semaphore|BoundedSemaphore|Lock|Condition|_ContextManagerMixin)\b/;
 const QUEUED_SECONDS = 0.02;
 const TINY_PER_SECOND = 500;
 const TINY_SECONDS = 50e-6;
@@ -78,7 +79,7 @@ function holding(gain) {
         kind: blocks ? "blocks the loop" : "holds the loop",
         tone: blocks || share >= 0.3 ? "bad" : "warn",
         text: `This line took ${percent(share)} of the loop's time (the loop was busy for ${percent(Math.min(1, busy))})`
-          + (blocks ? ", without an await for so long that other tasks had to wait." : "."),
+          + (blocks ? ", without an await for so long that other tasks had to wait." : "; nothing else ran meanwhile."),
         place: row.held_at,
         coroutine: row.coroutine,
         weight: (blocks ? 60 : 20) + 100 * share,
@@ -120,7 +121,7 @@ function queues(gain, points, seconds) {
     .map((row) => ({
       kind: "queue",
       tone: "warn",
-      text: `Tasks queue here for ${row.awaits.split(".").at(-2)}: ${duration(row.waiting / row.waits)} each, `
+      text: `Tasks queue here for a ${QUEUE.exec(row.awaits)[1].replace("_ContextManagerMixin", "lock")}: ${duration(row.waiting / row.waits)} each, `
         + `${rate(row.waiting / seconds)} of them at a time.`,
       place: row.yield_point,
       awaits: row.awaits,
@@ -169,7 +170,7 @@ function failing(gain) {
 
 function objectives(gain, latest) {
   const promised = new Map(latest.requests.map((row) => [row.request, row.objective_seconds]));
-  return gain.requests.filter((row) => row.violations > 0 && row.requests > 0).map((row) => ({
+  return gain.requests.filter((row) => row.requests > 0 && row.violations / row.requests >= LATE).map((row) => ({
     kind: "too slow",
     tone: "warn",
     text: `${row.violations} requests took longer than ${duration(promised.get(row.request) ?? 0)}, their objective. `

@@ -8,7 +8,9 @@ import { drawTable, element, placeOf } from "/live/table.js";
 
 const ASK_MS = 700;
 const SILENT_MS = 3000;
-const ROWS = 12;
+const SILENT_ASK_MS = 2000;
+const ROWS = 10;
+const TASKS = 6;
 
 const history = new History();
 const state = {
@@ -36,7 +38,7 @@ async function ask() {
     }
   }
   showState();
-  setTimeout(ask, Math.max(100, ASK_MS - (performance.now() - started)));
+  setTimeout(ask, Math.max(100, (state.failure ? SILENT_ASK_MS : ASK_MS) - (performance.now() - started)));
 }
 
 function interval() {
@@ -147,16 +149,18 @@ function showLoops(gain, latest) {
   ]);
 }
 
-/** The change since the interval that is compared with, per second of the loops. */
-function change(table, value) {
+const ofLoops = { whole: (gain) => gain.loopSeconds, written: (part) => `${(part * 100).toFixed(1)} %` };
+const atATime = { whole: (gain) => gain.seconds ?? gain.loopSeconds, written: (part) => part.toFixed(1) };
+
+/** The change since the interval that is compared with, of a number that is seconds per seconds. */
+function change(table, value, { whole, written }) {
   if (!state.baseline) return [];
-  const before = new Map(state.baseline[table].map((row) => [row.key, row]));
+  const before = new Map(state.baseline[table].map((row) => [row.key, value(row) / whole(state.baseline)]));
   return [{
     title: "change",
     text: (row) => {
-      const then = before.get(row.key);
-      const difference = value(row) / state.gain.loopSeconds - (then ? value(then) / state.baseline.loopSeconds : 0);
-      return `${difference > 0 ? "+" : ""}${(difference * 100).toFixed(1)} %`;
+      const difference = value(row) / whole(state.gain) - (before.get(row.key) ?? 0);
+      return (difference > 0 ? "+" : "") + written(difference);
     },
   }];
 }
@@ -166,7 +170,7 @@ function showHeld(gain) {
     .sort((one, two) => two.active - one.active).slice(0, ROWS);
   drawTable($("held"), rows, [
     { title: "share", node: (row) => bar(row.active / gain.loopSeconds) },
-    ...change("held", (row) => row.active),
+    ...change("held", (row) => row.active, ofLoops),
     { title: "seconds", text: (row) => row.active.toFixed(2), wide: true },
     { title: "samples", text: (row) => String(row.samples), wide: true },
     { title: "line, and what it calls", node: (row) => placeOf(row.held_at), name: true, open: openDetails, place: (row) => row.held_at },
@@ -195,7 +199,7 @@ function showWaits(gain, latest) {
   const seconds = gain.seconds ?? gain.loopSeconds;
   drawTable($("waits"), rows, [
     { title: "tasks at a time", text: (row) => rate(row.waiting / seconds) },
-    ...change("yield_points", (row) => row.waiting),
+    ...change("yield_points", (row) => row.waiting, atATime),
     { title: "mean", text: (row) => duration(row.waiting / row.waits) },
     { title: "waits", text: (row) => String(row.waits), wide: true },
     { title: "now", text: (row) => String(points.get(row.key)?.suspended ?? 0), wide: true },
@@ -228,7 +232,7 @@ function showSegments(gain) {
   const seconds = gain.seconds ?? gain.loopSeconds;
   drawTable($("segments"), rows, [
     { title: "share", node: (row) => bar(row.active / gain.loopSeconds) },
-    ...change("segment_paths", (row) => row.active),
+    ...change("segment_paths", (row) => row.active, ofLoops),
     { title: "mean", text: (row) => duration(row.active / row.segments) },
     { title: "per second", text: (row) => rate(row.segments / seconds), wide: true },
     { title: "from", node: (row) => placeOf(row.began_at), name: true },
@@ -318,6 +322,9 @@ function openDetails(row) {
     ]);
   } else {
     body.append(element("h3", {}, "Chain, from the task to the line"), chainOf(row.coroutine, text, row.awaits));
+    const live = element("div", { id: "tasks", "aria-live": "polite" });
+    body.append(live);
+    showTasks(live, row.coroutine, place(text).name);
     section(body, "Where tasks of this coroutine wait", gain.yield_points.filter((other) => same(other) && other.waits > 0 && !isPseudo(other.yield_point))
       .sort((one, two) => two.waiting - one.waiting), [
       { title: "mean", text: (other) => duration(other.waiting / other.waits) },
@@ -339,6 +346,28 @@ function openDetails(row) {
     ]);
   }
   $("details").showModal();
+}
+
+/** The tasks of a coroutine that are in a function now, with their chains, the oldest first. */
+async function showTasks(parent, coroutine, name) {
+  let tasks;
+  try {
+    const response = await fetch("/debug/tasks?format=json&limit=1000", { cache: "no-store" });
+    tasks = response.ok ? (await response.json()).tasks : [];
+  } catch {
+    tasks = [];
+  }
+  const found = tasks.filter((task) => task.coroutine === coroutine && task.chain.some((frame) => place(frame).name === name));
+  if (!found.length) return;
+  parent.append(element("h3", {}, `Tasks that are there now: ${found.length}`), ...found.slice(0, TASKS).map((task) => element("div", { class: "task" },
+    element("p", {}, [
+      task.name ?? task.coroutine,
+      task.age_seconds === null ? "" : `${task.adopted ? "over " : ""}${duration(task.age_seconds)} old`,
+      task.state_seconds === null ? "" : `${task.state} for ${duration(task.state_seconds)}`,
+      task.request ? `works for ${task.request.type} ${task.request.id ?? ""}` : "",
+      task.parent?.coroutine ? `created by ${task.parent.coroutine}` : "",
+    ].filter(Boolean).join(", ")),
+    element("ol", { class: "chain" }, ...[...task.chain, task.awaits].filter(Boolean).map((step) => element("li", {}, placeOf(step)))))));
 }
 
 function section(body, title, rows, columns) {
