@@ -26,13 +26,14 @@ MADE_BY_US = {"Exporter", "Hotspots", "Job", "Request", "Snapshot"}
 
 def public_names(module: str) -> dict[str, list[str] | None]:
     """The public names of a module, each with its arguments if it can be called."""
-    found = vars(import_module(module))
+    imported = import_module(module)
+    found = vars(imported)
     names = found.get("__all__") or [
         name
         for name, value in found.items()
         if not name.startswith("_") and callable(value) and value.__module__ == module
     ]
-    return {name: arguments(name, found[name]) for name in sorted(names)}
+    return {name: arguments(name, getattr(imported, name)) for name in sorted(names)}
 
 
 def arguments(name: str, value: Any) -> list[str] | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from aiometrics.base import fork
 from aiometrics.base.http.messages import Request, Response
 from aiometrics.base.http.server import Route
 from aiometrics.base.yielding import Pause
-from aiometrics.exposition.task_list import TaskList
+
+if TYPE_CHECKING:
+    from aiometrics.exposition.task_list import TaskList
 
 #: Tasks in a list, and the most that one can ask for.
 _DEFAULT_TASKS, _MOST_TASKS = 100, 1000
@@ -61,14 +64,14 @@ def _refusal(status: HTTPStatus, message: str, *headers: tuple[str, str]) -> Res
     )
 
 
-def tasks_route(take: Callable[[int, Pause], TaskList], pause: Pause) -> Route:
-    """Return the route of the live tasks that ``take(limit, pause)`` lists."""
+def tasks_route(lister: Callable[[], Callable[[int, Pause], TaskList]], pause: Pause) -> Route:
+    """Return the route of the live tasks that ``lister()(limit, pause)`` lists."""
 
     def answer(request: Request) -> Response:
         query = parse_query(request.query, {"limit", "format"})
         limit = whole_number(query, "limit", _DEFAULT_TASKS, range(1, _MOST_TASKS + 1))
         form = choice(query, "format", ("text", "json"))
-        listed = take(limit, pause)
+        listed = lister()(limit, pause)
         if form == "json":
             return Response(200, listed.as_json().encode(), _JSON)
         return Response(200, listed.as_text().encode())

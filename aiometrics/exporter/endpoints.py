@@ -7,13 +7,12 @@ import html
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aiometrics.base import fork
-from aiometrics.base.http.auth import AccessControl
 from aiometrics.base.http.listener import url
 from aiometrics.base.http.messages import Request, Response
 from aiometrics.base.http.server import HttpServer, Route
-from aiometrics.base.http.web_config import path_of
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
 from aiometrics.exporter.live import LiveHandler, page_routes
@@ -25,6 +24,9 @@ from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.live import LiveView
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import RECORDER_HAND_OVER
+
+if TYPE_CHECKING:
+    from aiometrics.base.http.auth import AccessControl
 
 logger = logging.getLogger("aiometrics")
 
@@ -193,9 +195,12 @@ class Endpoints:
         self._server = self._access_control = None
 
     def _new_access_control(self) -> AccessControl | None:
-        return (
-            AccessControl(path_of(self._options.web_config)) if self._options.web_config else None
-        )
+        if not self._options.web_config:
+            return None
+        from aiometrics.base.http.auth import AccessControl  # noqa: PLC0415 - few services need it
+        from aiometrics.base.http.web_config import path_of  # noqa: PLC0415 - as above
+
+        return AccessControl(path_of(self._options.web_config))
 
     def _metrics(self, request: Request) -> Response:
         return self._scrape_handler.answer(request.headers.get("accept"))

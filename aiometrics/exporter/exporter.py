@@ -68,7 +68,7 @@ class Exporter(Session):
             shared=bool(options.recording.directory),
             service=service,
             view=LiveView(instrumentation.places.of_library),
-            debug={"/debug/tasks": tasks_route(instrumentation.live_tasks.take, give_way)},
+            debug={"/debug/tasks": tasks_route(lambda: instrumentation.live_tasks.take, give_way)},
         )
         self._periodic: Periodic | None = None
 

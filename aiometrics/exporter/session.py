@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiometrics.base import fork
 from aiometrics.base.background import Background
@@ -22,7 +22,6 @@ from aiometrics.base.version import __version__
 from aiometrics.exporter.service import Service
 from aiometrics.exposition.collector import SnapshotCollector
 from aiometrics.exposition.families import ExporterInfo
-from aiometrics.exposition.hotspots import Hotspots, find_hotspots
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.sampling import Sampling
 from aiometrics.instrumentation.watchdog import Watchdog
@@ -30,6 +29,9 @@ from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import FRAMES, IMPLEMENTATION
 from aiometrics.recorder.places import main_package
+
+if TYPE_CHECKING:
+    from aiometrics.exposition.hotspots import Hotspots
 
 
 class Session:
@@ -196,6 +198,8 @@ def hotspots(top: int = 5, *, since: Snapshot | None = None) -> Hotspots:
     ``since``, an earlier :func:`snapshot`, the numbers are those of the interval. Raises
     ``RuntimeError`` if nothing is instrumented.
     """
+    from aiometrics.exposition.hotspots import find_hotspots  # noqa: PLC0415 - few programs ask
+
     instrumentation = _instrumentation()
     threshold_ns = instrumentation.options.blocking_threshold_ns
     return find_hotspots(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from operator import lt, sub
 from typing import TypeVar
 
+from aiometrics.exposition.idle_waits import of_no_library, waits_for_work
 from aiometrics.exposition.text_table import GAP, NameColumn, NumberColumn, ascii_name, format_table
 from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import (
@@ -28,9 +29,6 @@ STUCK_AGE_NS = 1_000_000_000
 #: A suspension that is this many times older than the mean wait of its yield point is listed before
 #: those that are merely old.
 SUSPECT_RATIO = 20.0
-
-#: What workers await until there is something to do.
-_QUEUES = frozenset({"asyncio.LifoQueue.get", "asyncio.PriorityQueue.get", "asyncio.Queue.get"})
 
 #: Columns of the table: the fewest, those without a terminal, and the most.
 _MIN_WIDTH, _DEFAULT_WIDTH, _MAX_WIDTH = 80, 120, 140
@@ -186,16 +184,6 @@ class Hotspots:
         return self.table(max(_MIN_WIDTH, min(_MAX_WIDTH, columns)))
 
 
-def of_no_library(_yield_point: str) -> bool:
-    """Return False: where the files of libraries are is not known."""
-    return False
-
-
-def waits_for_work(point: Place | YieldPoint, of_library: Callable[[str], bool]) -> bool:
-    """Return whether tasks wait there because there is nothing to do."""
-    return point.awaits in _QUEUES or of_library(point.yield_point)
-
-
 def find_hotspots(
     snapshot: Snapshot,
     top: int = 5,
@@ -299,8 +287,7 @@ def _task_gain(now: Coroutine, old: Coroutine | None) -> Coroutine:
     if old is None:
         return now
     wall = {status: _histogram_gain(now.wall[status], old.wall[status]) for status in STATUSES}
-    return replace(
-        now,
+    return now._replace(
         wall=wall,
         destroyed_pending=_counter_gain(now.destroyed_pending, old.destroyed_pending),
     )
@@ -324,8 +311,7 @@ def _point_gain(now: YieldPoint, old: YieldPoint | None) -> YieldPoint:
 def _held_gain(now: Held, old: Held | None) -> Held:
     if old is None:
         return now
-    return replace(
-        now,
+    return now._replace(
         samples=_counter_gain(now.samples, old.samples),
         active_ns=_counter_gain(now.active_ns, old.active_ns),
     )

@@ -14,7 +14,7 @@ from typing import Any
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.exposition.families import ExporterInfo
-from aiometrics.exposition.hotspots import of_no_library, waits_for_work
+from aiometrics.exposition.idle_waits import of_no_library, waits_for_work
 from aiometrics.pages.snapshot import (
     Coroutine,
     Held,

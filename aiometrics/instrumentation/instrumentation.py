@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiometrics.base import fork
 from aiometrics.base.clock import Clock, monotonic
@@ -18,7 +18,6 @@ from aiometrics.instrumentation.hooks import libuv
 from aiometrics.instrumentation.hooks.selector import time_iterations
 from aiometrics.instrumentation.hooks.timing import LoopTiming
 from aiometrics.instrumentation.installed_hooks import InstalledHooks
-from aiometrics.instrumentation.live_tasks import LiveTasks
 from aiometrics.instrumentation.loop_internals import is_uvloop, ready_handles
 from aiometrics.instrumentation.slots import Slot, SlotPool
 from aiometrics.instrumentation.snapshots import Snapshots
@@ -36,6 +35,9 @@ from aiometrics.requests.exemplars import Exemplars
 from aiometrics.requests.finished import Observers
 from aiometrics.requests.request import request_class
 from aiometrics.requests.slow_log import SlowRequestLog
+
+if TYPE_CHECKING:
+    from aiometrics.instrumentation.live_tasks import LiveTasks
 
 
 class Instrumentation:
@@ -108,8 +110,18 @@ class Instrumentation:
             clock=clock,
             unix_clock=unix_clock,
         )
-        self.live_tasks = LiveTasks(self._loops, self.places, implementation, clock, unix_clock)
+        self._implementation = implementation
+        self._unix_clock = unix_clock
         fork.forget_in_child(self, fork.Stage.RECORDING, Instrumentation._stop_in_child)
+
+    @property
+    def live_tasks(self) -> LiveTasks:
+        """What lists the live tasks."""
+        from aiometrics.instrumentation.live_tasks import LiveTasks  # noqa: PLC0415 - few ask
+
+        return LiveTasks(
+            self._loops, self.places, self._implementation, self.clock, self._unix_clock
+        )
 
     def instrument_every_loop(self) -> None:
         """Trace the tasks that any loop creates from now on."""

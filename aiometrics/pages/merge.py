@@ -146,18 +146,17 @@ def merged_counts(counts: Iterable[Mapping[K, int]]) -> dict[K, int]:
 
 
 def _add_held(one: Held, two: Held) -> Held:
-    return replace(one, samples=one.samples + two.samples, active_ns=one.active_ns + two.active_ns)
+    return one._replace(samples=one.samples + two.samples, active_ns=one.active_ns + two.active_ns)
 
 
 def _add_segment_paths(one: SegmentPath, two: SegmentPath) -> SegmentPath:
-    return replace(
-        one, segments=one.segments + two.segments, active_ns=one.active_ns + two.active_ns
+    return one._replace(
+        segments=one.segments + two.segments, active_ns=one.active_ns + two.active_ns
     )
 
 
 def _add_chains(one: Chain, two: Chain) -> Chain:
-    return replace(
-        one,
+    return one._replace(
         waits=one.waits + two.waits,
         wait_ns=one.wait_ns + two.wait_ns,
         active_ns=one.active_ns + two.active_ns,

@@ -1,6 +1,7 @@
 """The content of pages at one moment.
 
-Immutable values in integer nanoseconds for readers and reports.
+Immutable values in integer nanoseconds for readers and reports. Small ones are named tuples, which
+take a quarter of the time to import.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import add
+from typing import NamedTuple
 
 #: Pseudo yield points, for segments and waits that end without an await of the application.
 RETURN, RAISE, EAGER_CHILD, RUNNING = "(return)", "(raise)", "(eager child)", "(running)"
@@ -66,8 +68,7 @@ class Histogram:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Exemplar:
+class Exemplar(NamedTuple):
     """One slow sample: labels that lead to its origin, its duration, and its Unix time in ns."""
 
     labels: tuple[tuple[str, str], ...]
@@ -103,8 +104,7 @@ class YieldPoint:
         return (self.coroutine, self.yield_point, self.awaits)
 
 
-@dataclass(frozen=True, slots=True)
-class Coroutine:
+class Coroutine(NamedTuple):
     """All tasks whose root coroutine has one name; ``wall`` and ``active`` are keyed by status."""
 
     coroutine: str
@@ -133,8 +133,7 @@ class RequestType:
     exemplars: Mapping[str, Exemplar] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestWait:
+class RequestWait(NamedTuple):
     """Time that the requests of one type waited for one thing."""
 
     request: str
@@ -147,8 +146,7 @@ class RequestWait:
         return (self.request, self.awaits)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """A line that held a loop in tasks of one coroutine.
 
     The samples that were taken of it, and the time that they stand for.
@@ -165,8 +163,7 @@ class Held:
         return (self.coroutine, self.held_at)
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentPath:
+class SegmentPath(NamedTuple):
     """The segments of one coroutine that began at one place and ended at another.
 
     ``began_at`` is the yield point where the task was suspended before, or ``(start)``. A page has
@@ -185,8 +182,7 @@ class SegmentPath:
         return (self.coroutine, self.began_at, self.ended_at)
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(NamedTuple):
     """The tasks of one coroutine that waited by one chain of awaits, a branch of the tree.
 
     ``frames`` are the places of the chain, outermost first. Of more than 64 those in the middle are
@@ -210,8 +206,7 @@ class Chain:
         return (self.coroutine, self.frames, self.yield_point, self.awaits)
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(NamedTuple):
     """The segment in progress: its coroutine, and how long it has lasted so far.
 
     It ``blocks`` if that is at or over the blocking threshold of its page.

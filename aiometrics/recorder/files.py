@@ -6,7 +6,6 @@ import functools
 import os
 import sys
 import sysconfig
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -65,11 +64,23 @@ def is_installed(path: str, module: str) -> bool:
 def _installed_in(folder: str) -> frozenset[str]:
     """Return the top-level modules of distributions whose metadata is in a folder or archive."""
     try:
-        root: Any = Path(folder) if os.path.isdir(folder) else zipfile.Path(folder)
-        metadata = [entry for entry in root.iterdir() if entry.name.endswith(".dist-info")]
-    except (OSError, zipfile.BadZipFile):
+        metadata = [entry for entry in _entries(folder) if entry.name.endswith(".dist-info")]
+    except OSError:
         return frozenset()
     return frozenset(top for entry in metadata for top in _tops(entry / "RECORD"))
+
+
+def _entries(folder: str) -> Iterator[Any]:
+    if os.path.isdir(folder):
+        return Path(folder).iterdir()
+    if not os.path.isfile(folder):
+        return iter(())
+    import zipfile  # noqa: PLC0415 - few programs are in archives
+
+    try:
+        return zipfile.Path(folder).iterdir()
+    except zipfile.BadZipFile:
+        return iter(())
 
 
 def _tops(record: Any) -> Iterator[str]:

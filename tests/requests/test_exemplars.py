@@ -99,7 +99,7 @@ def test_the_exemplar_stands_at_its_bucket_and_at_the_counter() -> None:
 )
 def test_which_bucket_a_sample_is_in(value_ns: int, bound: str) -> None:
     """A bound is the last duration of its bucket; longer durations are in the last bucket."""
-    slow = replace(SLOW, exemplar=replace(EXEMPLAR, value_ns=value_ns))
+    slow = replace(SLOW, exemplar=EXEMPLAR._replace(value_ns=value_ns))
     (line,) = (
         line
         for line in page(Snapshot(0, yield_points=(slow,)), OPENMETRICS).splitlines()

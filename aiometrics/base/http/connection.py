@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from aiometrics.base import fork
 from aiometrics.base.handover import HandOver
@@ -25,7 +26,9 @@ from aiometrics.base.http.messages import (
     parse_head,
     plain,
 )
-from aiometrics.base.http.tls import Tls
+
+if TYPE_CHECKING:
+    from aiometrics.base.http.tls import Tls
 
 _RECEIVE_BYTES = 16384
 #: Bytes that are read and dropped after an error, so that the client sees the response: a reset

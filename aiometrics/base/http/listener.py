@@ -19,7 +19,9 @@ def listen(addr: str, port: int) -> socket.socket:
     cannot be bound.
     """
     try:
-        found = socket.getaddrinfo(addr, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # The codec for other names takes longer to import than the server to start.
+        host = addr.encode() if addr.isascii() else addr
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(found, key=lambda candidate: candidate[0] != socket.AF_INET)
         return _bound(family, address)
     except OSError as error:

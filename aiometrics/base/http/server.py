@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from aiometrics.base import fork
 from aiometrics.base.handover import HAND_OVER, HandOver
-from aiometrics.base.http.auth import AccessControl
 from aiometrics.base.http.connection import Connection
 from aiometrics.base.http.connections import ConnectionLimit
 from aiometrics.base.http.crew import STAYING, Crew
@@ -25,6 +25,9 @@ from aiometrics.base.http.listener import listen, url
 from aiometrics.base.http.messages import Request, Response, encode, plain
 from aiometrics.base.http.negotiation import accepts_gzip
 from aiometrics.base.http.reserve import Reserve
+
+if TYPE_CHECKING:
+    from aiometrics.base.http.auth import AccessControl
 
 __all__ = ["HttpServer", "Request", "Response", "Route"]
 
