@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import Field, dataclass, field, fields, replace
@@ -22,6 +23,7 @@ DEFAULT_PORT = 9400
 #: Thirty years, which in ns still fits into a word of a page.
 LONGEST_SECONDS = 1e9
 SEGMENT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+_LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
 WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 
 
@@ -62,6 +64,14 @@ def _objectives(text: str) -> dict[str, float]:
         return dict(json.loads(text))
     pairs = (part.rpartition("=") for part in _strings(text))
     return {name.strip(): float(seconds) for name, _, seconds in pairs}
+
+
+def _labels(text: str) -> dict[str, str]:
+    """Parse ``name=value`` pairs separated by commas, or a JSON object."""
+    if text.startswith("{"):
+        return dict(json.loads(text))
+    pairs = (part.partition("=") for part in _strings(text))
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _variable(text: str) -> Any:
@@ -168,6 +178,8 @@ class ServingOptions:
     request_timeout: float = field(default=10.0, metadata={"parse": _number})
     max_connections: int = field(default=16, metadata={"parse": int})
     on_error: str = field(default="retry", metadata={"parse": str})
+    labels: Mapping[str, str] = field(default_factory=dict, metadata={"parse": _labels})
+    labels_on_series: bool = field(default=False, metadata={"parse": _flag})
 
     def __post_init__(self) -> None:
         _check_count("port", self.port, 0, 65535)
@@ -176,6 +188,8 @@ class ServingOptions:
         _check_seconds("request_timeout", self.request_timeout)
         _check_count("max_connections", self.max_connections, 1, 10_000)
         _check_choice("on_error", self.on_error, ("retry", "raise"))
+        _check_labels(self.labels)
+        _check_flag("labels_on_series", self.labels_on_series)
 
 
 class Options(NamedTuple):
@@ -213,6 +227,8 @@ def resolve(
     request_timeout: float | None = None,
     max_connections: int | None = None,
     on_error: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    labels_on_series: bool | None = None,
     watchdog: bool | None = None,
     watchdog_interval: float | None = None,
     sample_interval: float | None = None,
@@ -258,6 +274,8 @@ def resolve(
             request_timeout=_first(request_timeout, serving["request_timeout"]),
             max_connections=_first(max_connections, serving["max_connections"]),
             on_error=_first(on_error, serving["on_error"]),
+            labels=_first(labels, serving["labels"]),
+            labels_on_series=_first(labels_on_series, serving["labels_on_series"]),
         ),
     )
 
@@ -414,6 +432,26 @@ def _check_objectives(objectives: object, most: int) -> None:
             f"objectives name {len(objectives)} types of requests: "
             f"raise max_requests, which is {most}, to at least that number"
         )
+
+
+def _check_labels(labels: object) -> None:
+    if not isinstance(labels, Mapping):
+        raise TypeError(
+            f"labels must be values by name, such as {{'service': 'shop'}}, not {labels!r}"
+        )
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(
+                f"labels must be strings, such as {{'version': '1.4'}}, not {name!r}: {value!r}"
+            )
+        if not _LABEL.fullmatch(name):
+            raise ValueError(
+                f"labels has {name!r}, which is not a valid label name: use letters, digits and _"
+            )
+        if not value:
+            raise ValueError(
+                f"labels has {name!r}: '', but to Prometheus an empty label is none: leave it out"
+            )
 
 
 def _check_variable(name: str, value: object) -> None:

@@ -30,6 +30,7 @@ from aiometrics.exporter.session import (
 )
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.collector import MultiprocessMetrics
+from aiometrics.exposition.constant_labels import constant_labels
 from aiometrics.exposition.live import LiveView
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.recorder.places import main_package
@@ -54,6 +55,10 @@ class Exporter(Session):
         service: Service | None,
     ) -> None:
         super().__init__(recording, instrumentation)
+        serving = options.serving
+        self.info = replace(
+            INFO, labels=constant_labels(serving.labels, on_series=serving.labels_on_series)
+        )
         self._options = options
         self._registry = registry
         self._service = service
@@ -64,7 +69,7 @@ class Exporter(Session):
             source,
             _registry_of_all_processes(registry) if self.survives_fork else registry,
             instrumentation.internal_errors,
-            INFO,
+            self.info,
             shared=bool(options.recording.directory),
             service=service,
             view=LiveView(instrumentation.places.of_library),
@@ -198,6 +203,8 @@ def start_exporter(
     request_timeout: float | None = None,
     max_connections: int | None = None,
     on_error: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    labels_on_series: bool | None = None,
     watchdog: bool | None = None,
     watchdog_interval: float | None = None,
     sample_interval: float | None = None,
@@ -252,6 +259,9 @@ def start_exporter(
         What to do if another program has the port: ``"retry"`` logs a warning, traces meanwhile,
         and tries again every second, so that the service comes up as it would without an exporter;
         ``"raise"`` raises ``OSError``.
+    ``labels``, ``labels_on_series``
+        Labels of your own, such as ``{"service": "shop", "version": "1.4"}``, for the metric
+        ``aiometrics_service_info``, and if the second is true for all series of aiometrics.
     ``watchdog``, ``watchdog_interval``
         Whether a thread looks for the lines that block a loop (yes), and the number of seconds
         between two looks (0.05).
@@ -296,6 +306,8 @@ def start_exporter(
         request_timeout=request_timeout,
         max_connections=max_connections,
         on_error=on_error,
+        labels=labels,
+        labels_on_series=labels_on_series,
         watchdog=watchdog,
         watchdog_interval=watchdog_interval,
         sample_interval=sample_interval,

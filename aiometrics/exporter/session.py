@@ -42,6 +42,7 @@ class Session:
     """
 
     def __init__(self, recording: RecordingOptions, instrumentation: Instrumentation) -> None:
+        self.info = INFO
         self.recording = recording
         self.instrumentation = instrumentation
         self._watchers = new_watchers(instrumentation, recording)
@@ -226,7 +227,7 @@ def collected() -> tuple[Snapshot, ExporterInfo]:
     """Return what a scrape shows now: an empty snapshot if nothing is traced yet."""
     instrumentation = process.instrumentation
     current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
-    return current, INFO
+    return current, INFO if process.session is None else process.session.info
 
 
 #: Counts errors while nothing is traced; only their log lines are seen.

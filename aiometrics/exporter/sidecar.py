@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from types import FrameType
 
 from aiometrics.base.clock import monotonic
@@ -17,6 +18,7 @@ from aiometrics.base.options import ServingOptions
 from aiometrics.base.version import __version__
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exposition.collector import MultiprocessMetrics
+from aiometrics.exposition.constant_labels import constant_labels
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
@@ -39,7 +41,14 @@ class Sidecar:
         self._directory = SharedDirectory(os.path.abspath(directory))  # noqa: PTH100 - keeps links
         self._internal_errors = InternalErrors()
         registry = MultiprocessMetrics() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
-        self._endpoints = Endpoints(serving, self.snapshot, registry, self._internal_errors, INFO)
+        labels = constant_labels(serving.labels, on_series=serving.labels_on_series)
+        self._endpoints = Endpoints(
+            serving,
+            self.snapshot,
+            registry,
+            self._internal_errors,
+            replace(INFO, labels=labels),
+        )
 
     @property
     def url(self) -> str:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.exposition import metrics
+from aiometrics.exposition.constant_labels import NO_LABELS, ConstantLabels
 from aiometrics.exposition.metrics import Metric
 from aiometrics.pages.snapshot import (
     CALLBACK,
@@ -75,12 +76,14 @@ class ExporterInfo:
 
     ``implementation`` is its recorder: ``c``, ``python`` or ``none``. ``frames`` is how the
     recorder reads suspended frames, and ``scrape_ns`` is the time that the previous scrape took.
+    ``labels`` are the user's own.
     """
 
     version: str
     implementation: str
     frames: str
     scrape_ns: int = 0
+    labels: ConstantLabels = NO_LABELS
 
 
 #: Returns what one scrape shows.
@@ -105,9 +108,10 @@ def families(snapshot: Snapshot, info: ExporterInfo) -> Iterator[Family]:
     def series() -> Iterator[Row]:
         yield (), samples + 1
 
+    labels = info.labels
     for metric, rows in _recorded(snapshot, info):
-        yield metric, counted(rows)
-    yield metrics.SERIES, series()
+        yield labels.metric(metric), counted(labels.rows(rows))
+    yield labels.metric(metrics.SERIES), iter(labels.rows(series()))
 
 
 def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, Iterable[Row]]]:
@@ -223,6 +227,7 @@ def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, 
 
     python = (platform.python_implementation(), platform.python_version())
     yield metrics.BUILD_INFO, [((info.version, info.implementation, info.frames, *python), 1)]
+    yield metrics.SERVICE_INFO, info.labels.info()
     yield metrics.SCRAPE_DURATION, [((), seconds(info.scrape_ns))]
     yield metrics.OVERFLOW, (((kind,), count) for kind, count in snapshot.overflow.items())
     yield metrics.ERRORS, (((probe,), count) for probe, count in snapshot.errors.items())

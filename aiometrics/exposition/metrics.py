@@ -334,6 +334,12 @@ BUILD_INFO = Metric(
     "python) and how it reads suspended frames: direct, or by descriptors, which costs more. In a "
     "sidecar both are none.",
 )
+SERVICE_INFO = Metric(
+    "aiometrics_service_info",
+    "gauge",
+    (),
+    "Always 1. The labels are those that were given as labels; without them there is no series.",
+)
 SCRAPE_DURATION = Metric(
     "aiometrics_scrape_duration_seconds",
     "gauge",
@@ -436,6 +442,7 @@ METRICS: tuple[Metric, ...] = (
     REQUEST_OBJECTIVE_SECONDS,
     REQUEST_OBJECTIVE_VIOLATIONS,
     BUILD_INFO,
+    SERVICE_INFO,
     SCRAPE_DURATION,
     SERIES,
     OVERFLOW,

@@ -58,6 +58,8 @@ def test_defaults_are_the_documented_ones() -> None:
         request_timeout=10.0,
         max_connections=16,
         on_error="retry",
+        labels={},
+        labels_on_series=False,
     )
     assert (recording, serving) == (RecordingOptions(), ServingOptions()) == resolve(environ={})
 
@@ -86,6 +88,8 @@ OTHERS: dict[str, Any] = {
     "request_timeout": 11.0,
     "max_connections": 12,
     "on_error": "raise",
+    "labels": {"service": "shop"},
+    "labels_on_series": True,
     "watchdog": False,
     "watchdog_interval": 13.0,
     "sample_interval": 14.0,
@@ -242,6 +246,30 @@ TOO_MANY = "raise max_requests, which is 1, to at least that number"
         ({"max_connections": 0}, ValueError, "max_connections must be from 1 to 10000, not 0"),
         ({"on_error": "ignore"}, ValueError, "on_error must be 'retry' or 'raise', not 'ignore'"),
         ({"on_error": 1}, TypeError, "on_error must be a string, not 1"),
+        (
+            {"labels": "service=shop"},
+            TypeError,
+            "labels must be values by name, such as {'service': 'shop'}, not 'service=shop'",
+        ),
+        (
+            {"labels": {"version": 1.4}},
+            TypeError,
+            "labels must be strings, such as {'version': '1.4'}, not 'version': 1.4",
+        ),
+        *(
+            (
+                {"labels": {name: "x"}},
+                ValueError,
+                f"labels has {name!r}, which is not a valid label name: use letters, digits and _",
+            )
+            for name in ("", "1st", "my-service", "__name__", "a.b", "größe")
+        ),
+        (
+            {"labels": {"service": ""}},
+            ValueError,
+            "labels has 'service': '', but to Prometheus an empty label is none: leave it out",
+        ),
+        ({"labels_on_series": 1}, TypeError, "labels_on_series must be True or False, not 1"),
         ({"watchdog": 1}, TypeError, "watchdog must be True or False, not 1"),
         ({"watchdog_interval": 0}, ValueError, f"watchdog_interval {SECONDS} 0"),
         ({"sample_interval": -1}, ValueError, f"sample_interval {SECONDS} -1"),
@@ -299,6 +327,14 @@ def test_unknown_option_is_refused() -> None:
         ("AIOMETRICS_REQUEST_TIMEOUT", "2.5", "request_timeout", 2.5),
         ("AIOMETRICS_MAX_CONNECTIONS", "3", "max_connections", 3),
         ("AIOMETRICS_ON_ERROR", "raise", "on_error", "raise"),
+        (
+            "AIOMETRICS_LABELS",
+            "service=shop, version = 1.4=x",
+            "labels",
+            {"service": "shop", "version": "1.4=x"},
+        ),
+        ("AIOMETRICS_LABELS", '{"team": "a,b"}', "labels", {"team": "a,b"}),
+        ("AIOMETRICS_LABELS_ON_SERIES", "1", "labels_on_series", True),
         ("AIOMETRICS_WATCHDOG", "Off", "watchdog", False),
         ("AIOMETRICS_WATCHDOG", "1", "watchdog", True),
         ("AIOMETRICS_WATCHDOG_INTERVAL", "0.2", "watchdog_interval", 0.2),

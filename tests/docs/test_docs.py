@@ -149,6 +149,7 @@ def test_the_table_of_options_has_the_defaults() -> None:
             "DIR",
             "EXCLUDE",
             "INCLUDE",
+            "LABELS",
             "LIBRARY",
             "OBJECTIVES",
             "REQUEST_ID",

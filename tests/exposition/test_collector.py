@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from support.samples import FACTS, coroutine, histogram, loop, shop, yield_point
 
 from aiometrics.exposition.collector import SnapshotCollector
+from aiometrics.exposition.constant_labels import constant_labels
 from aiometrics.exposition.families import Distribution, Value, distribution, families, seconds
 from aiometrics.exposition.metrics import METRICS
 from aiometrics.pages.layout import STATUSES
@@ -48,7 +51,8 @@ def test_every_metric_has_exactly_one_family() -> None:
 
 def test_every_row_has_the_labels_and_the_kind_of_value_of_its_metric() -> None:
     """There are as many label values as labels, and distributions for histograms only."""
-    shown = [(metric, list(found)) for metric, found in families(shop(), FACTS)]
+    facts = replace(FACTS, labels=constant_labels({"service": "shop"}, on_series=False))
+    shown = [(metric, list(found)) for metric, found in families(shop(), facts)]
     assert all(found for _, found in shown)
     assert [] == [
         (metric.name, labels)
