@@ -30,6 +30,7 @@ from grafana.parts.queries import (
     everywhere_now,
     gained,
     mean,
+    of_all_loops,
     quantile,
     rate,
     select,
@@ -76,9 +77,9 @@ def summary() -> list[PanelBuilder]:
         ),
         big_number(
             "How much of a loop's time does it take?",
-            "Share of one loop's time that its segments take. Over 50 % it slows down everything "
-            "else.",
-            at_points(f"{SEGMENTS}_sum", by=""),
+            "Share of the time of all loops that its segments take. Over 50 % it slows down "
+            "everything else.",
+            of_all_loops(at_points(f"{SEGMENTS}_sum", by="")),
             unit="percentunit",
             limits=thresholds.HOTSPOT,
             decimals=1,
@@ -155,18 +156,23 @@ def points() -> list[PanelBuilder]:
         ranking(
             "Where does it run, and where does it wait?",
             "One row for each yield point, starting with the one that takes the most loop time. "
-            "Active: share of one loop that ran up to this point. Waiting: mean number of tasks "
-            "suspended here. Wait and segment are means.",
+            "Active: share of the time of all loops that ran up to this point. Waiting: mean "
+            "number of tasks suspended here. Wait and segment are means.",
             {"yield_point": "Yield point", "awaits": "Awaits", "coroutine": "Coroutine"},
             [
-                Column("Active %", f"{active} and {worst}", thresholds.HOTSPOT, bar=True),
+                Column(
+                    "Active %",
+                    of_all_loops(f"({active} and {worst})"),
+                    thresholds.HOTSPOT,
+                    bar=True,
+                ),
                 Column("Waiting", f"{waiting} and {worst}", bar=True),
                 Column("Segments/s", f"{count} and {worst}"),
                 Column("Segment ms", f"{active} / ({count} > 0) and {worst}", thresholds.SLOW),
                 Column("Wait ms", f"{waiting} / ({waits} > 0) and {worst}"),
                 Column(
                     "Blocked %",
-                    f"{at_points('asyncio_blocking_seconds_total')} and {worst}",
+                    of_all_loops(f"({at_points('asyncio_blocking_seconds_total')} and {worst})"),
                     thresholds.BLOCKED,
                 ),
                 Column(

@@ -19,6 +19,7 @@ from grafana.parts.queries import (
     everywhere_now,
     gained,
     leading,
+    of_all_loops,
     quantile,
     rate,
     select,
@@ -206,11 +207,14 @@ def harm() -> list[Column]:
     inflicted = at_points("asyncio_inflicted_wait_seconds_total")
     worst = top(f"{active} + {inflicted}")
     return [
-        Column("Harm %", worst, bar=True),
-        Column("Active %", f"{active} and {worst}", thresholds.HOTSPOT, bar=True),
-        Column("Blocked %", f"{blocking} and {worst}", thresholds.BLOCKED),
-        Column("Short segments %", f"clamp_min({active} - {blocking}, 0) and {worst}"),
-        Column("Inflicted wait %", f"{inflicted} and {worst}"),
+        Column("Harm %", of_all_loops(worst), bar=True),
+        Column("Active %", of_all_loops(f"({active} and {worst})"), thresholds.HOTSPOT, bar=True),
+        Column("Blocked %", of_all_loops(f"({blocking} and {worst})"), thresholds.BLOCKED),
+        Column(
+            "Short segments %",
+            of_all_loops(f"(clamp_min({active} - {blocking}, 0) and {worst})"),
+        ),
+        Column("Inflicted wait %", of_all_loops(f"({inflicted} and {worst})")),
         Column("Segments/s", f"{count} and {worst}", thresholds.NONE, bar=True),
         Column("Mean segment ms", f"{active} / ({count} > 0) and {worst}", thresholds.SLOW),
     ]
@@ -228,10 +232,10 @@ def burners() -> list[PanelBuilder]:
             "Which yield points do the most harm?",
             "The worst row comes first. Harm: the loop time taken here, plus the waits inflicted "
             "on handles that were ready behind its blocking segments; 100 % is one second per "
-            "second. Active: share of one loop. Blocked: the part of it in segments over the "
-            "threshold. Short segments: the rest, which no alert on blocking sees. (running) is a "
-            "segment in progress, (return) is the code after the last await. Look at the code "
-            "that runs before the yield point.",
+            "second in each of the loops. Active: share of the time of all loops. Blocked: the "
+            "part of it in segments over the threshold. Short segments: the rest, which no alert "
+            "on blocking sees. (running) is a segment in progress, (return) is the code after the "
+            "last await. Look at the code that runs before the yield point.",
             POINT_HEADINGS,
             harm(),
             links=[TO_COROUTINE],
@@ -239,9 +243,13 @@ def burners() -> list[PanelBuilder]:
         ),
         lines(
             "Which yield points take the loop's time?",
-            "Loop time by yield point, as a share of one loop. A band that widens when the service "
-            "slows down is the cause.",
-            {"{{yield_point}} · {{coroutine}}": f"{active} and {largest_in_range}"},
+            "Loop time by yield point, as a share of the time of all loops. A band that widens "
+            "when the service slows down is the cause.",
+            {
+                "{{yield_point}} · {{coroutine}}": of_all_loops(
+                    f"({active} and {largest_in_range})"
+                ),
+            },
             unit="percentunit",
             stacked=True,
             link=drill_down("__field.labels.coroutine"),
@@ -275,7 +283,7 @@ def burners() -> list[PanelBuilder]:
                 Column(
                     "Mean segment ms", f"{active} / ({count} > 0) and {busiest}", thresholds.SLOW
                 ),
-                Column("Active %", f"{active} and {busiest}", thresholds.HOTSPOT),
+                Column("Active %", of_all_loops(f"({active} and {busiest})"), thresholds.HOTSPOT),
             ],
             links=[TO_COROUTINE],
             height=12,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from grafana.parts import thresholds
 from grafana.parts.panels import Column, PanelBuilder, lines, ranking, request_link
-from grafana.parts.queries import REQUEST, SELECTED, everywhere, everywhere_now, select, top
+from grafana.parts.queries import (
+    REQUEST,
+    SELECTED,
+    everywhere,
+    everywhere_now,
+    of_all_loops,
+    select,
+    top,
+)
 
 WALL = "asyncio_request_wall_seconds"
 ACTIVE = "asyncio_request_active_seconds_sum"
@@ -101,14 +109,14 @@ def by_loop_time() -> PanelBuilder:
     waits = everywhere("job_request_awaits", WAITS, REQUEST, "request")
     return ranking(
         "Which requests take the loop's time?",
-        "Loop time of all tasks of a request, including child tasks, as a share of one loop. "
-        "Afterwards: the part that its tasks took after the request had ended. Running: share of "
-        "its duration in which a request runs; if it is low, the request waits, or the loop is "
-        "too busy to run it. Waiting: mean number of its tasks that wait at a time.",
+        "Loop time of all tasks of a request, including child tasks, as a share of the time of "
+        "all loops. Afterwards: the part that its tasks took after the request had ended. "
+        "Running: share of its duration in which a request runs; if it is low, the request waits, "
+        "or the loop is too busy to run it. Waiting: mean number of its tasks that wait at a time.",
         HEADINGS,
         [
-            Column("Loop %", worst, thresholds.HOTSPOT, bar=True),
-            Column("Afterwards %", f"{of_requests(BACKGROUND)} and {worst}"),
+            Column("Loop %", of_all_loops(worst), thresholds.HOTSPOT, bar=True),
+            Column("Afterwards %", of_all_loops(f"({of_requests(BACKGROUND)} and {worst})")),
             Column("On the loop ms", f"{per_request(ACTIVE)} and {worst}", thresholds.SLOW),
             Column("Mean ms", f"{per_request(f'{WALL}_sum')} and {worst}"),
             Column(

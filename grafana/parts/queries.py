@@ -107,6 +107,11 @@ def _either(recorded: str, raw: str, by: str, *, whole: bool) -> str:
     return f"({total(recorded, by)} or {total(raw, by)})"
 
 
+def of_all_loops(seconds: str) -> str:
+    """Return the query for ``seconds`` per second as a share of the time of all loops that run."""
+    return f"{seconds} / scalar(sum({select('job_instance:asyncio_loops:count', JOB)}))"
+
+
 def buckets(histogram: str, selector: str) -> str:
     """Return the query for observations per second by bucket, as a heatmap needs them."""
     return total(rate(f"{histogram}_bucket", selector), "le")

@@ -23,7 +23,7 @@ SATURATED = 0.9
 #: Share of wall time that a loop's thread may wait for a CPU.
 STARVED_BY_SCHEDULER = 0.1
 
-#: Share of one loop's time above which a single yield point is hot.
+#: Share of the time of all loops above which a single yield point is hot.
 HOT = 0.5
 
 #: Share of a coroutine's tasks that may fail.
