@@ -16,6 +16,7 @@ from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.idle_waits import of_no_library, waits_for_work
 from aiometrics.pages.snapshot import (
+    Chain,
     Coroutine,
     Held,
     Histogram,
@@ -76,6 +77,7 @@ class LiveView:
             "held": map(_held, snapshot.held),
             "yield_points": (self._yield_point(point, now_ns) for point in snapshot.yield_points),
             "segment_paths": map(_segment_path, snapshot.segment_paths),
+            "chains": map(_chain, snapshot.chains),
             "coroutines": map(_coroutine, snapshot.coroutines),
             "requests": map(_request, snapshot.requests),
             "request_waits": map(_request_wait, snapshot.request_waits),
@@ -157,6 +159,17 @@ def _segment_path(path: SegmentPath) -> Row:
         "ended_at": encodable(path.ended_at),
         "segments": path.segments,
         "active_seconds": _seconds(path.active_ns),
+    }
+
+
+def _chain(chain: Chain) -> Row:
+    return {
+        "coroutine": encodable(chain.coroutine),
+        "frames": [encodable(frame) for frame in chain.frames],
+        "yield_point": encodable(chain.yield_point),
+        "awaits": encodable(chain.awaits),
+        "waits": {"count": chain.waits, "sum_seconds": _seconds(chain.wait_ns)},
+        "active_seconds": _seconds(chain.active_ns),
     }
 
 

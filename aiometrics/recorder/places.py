@@ -286,9 +286,13 @@ class Places:
         Ours are left out.
         """
         frames = [
-            link for link in links(root) if code_of(link) is not None and not ours(_module_of(link))
+            link for link in links(root) if code_of(link) is not None and not self._passes_on(link)
         ]
         return tuple(map(self.yield_point, frames or [root]))
+
+    def _passes_on(self, link: Any) -> bool:
+        """Return whether a link is ours, unless it counts as the application's, as the demo."""
+        return ours(_module_of(link)) and self.origin(link) < CodeOrigin.APPLICATION
 
     def awaits(self, callee: Any, yielded: Any) -> str:
         """Return what a yield point waits for: package and name of the awaitable below the frame.

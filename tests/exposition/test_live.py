@@ -11,7 +11,7 @@ from typing import Any
 from support.samples import FACTS, request, shop, yield_point
 
 from aiometrics.exposition.live import LiveView
-from aiometrics.pages.snapshot import RequestWait, SegmentPath, Snapshot
+from aiometrics.pages.snapshot import Chain, RequestWait, SegmentPath, Snapshot
 
 S = 1_000_000_000
 PAGE = Path(__file__).resolve().parents[2] / "docs/live.md"
@@ -46,6 +46,7 @@ def everything() -> Snapshot:
         held=shop().held,
         requests=(request(),),
         request_waits=(RequestWait("GET /", "asyncio.sleep", S),),
+        chains=(Chain("shop.main", ("shop.py:3 main",), "shop.py:3 main", "Future", 2, S, 9),),
         segment_paths=(SegmentPath("shop.main", "(start)", "shop.py:3 main", 4, S),),
     )
 
@@ -55,7 +56,7 @@ def test_every_field_is_documented() -> None:
     answer = document(everything())
     assert documented("## Live numbers as JSON") == set(answer)
     tables = {name: rows for name, rows in answer.items() if isinstance(rows, list)}
-    assert 7 == len(tables)
+    assert 8 == len(tables)
     for name, rows in tables.items():
         assert rows
         assert documented(f"### Fields of `{name}`") == set(rows[0]), name

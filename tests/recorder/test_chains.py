@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aiometrics.demo.storage import Orders, Pool
 from aiometrics.pages.chain_table import ChainTable
 from aiometrics.pages.header import PageError
 from aiometrics.pages.layout import (
@@ -214,3 +215,13 @@ def test_chains_of_several_loops_are_added_up(page: Page) -> None:
     (chain,) = merged([view, view], taken_ns=0, sample_ratio=1.0).chains
     assert ("shop.py:1 main", "shop.py:2 run") == chain.frames
     assert (140, 4) == (chain.wait_ns, chain.waits)
+
+
+def test_an_application_within_our_package_is_in_its_chains(implementation: str) -> None:
+    """The demo is; what else is ours and only passes on is not."""
+    application = ["aiometrics.demo"]
+    with traced_loop(implementation=implementation, application=application) as traced:
+        traced.run(Orders(Pool(1)).fetch(7))
+        (chain,) = chains_of(traced.snapshot(), Orders.fetch)
+    assert ["Orders.fetch", "sleep"] == functions(chain)
+    assert chain.frames[0] == chain.yield_point

@@ -1,6 +1,6 @@
 // What stands out in an interval, worst first, in sentences for somebody who sees it first.
 
-import { isPseudo, place, sum } from "/live/numbers.js";
+import { isPseudo, keyOf, place, sum } from "/live/numbers.js";
 
 const percent = (share) => `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`;
 
@@ -41,8 +41,6 @@ export function findings(gain, latest, history) {
     ...objectives(gain, latest),
   ].sort((one, two) => two.weight - one.weight);
 }
-
-export const keyOf = (row) => [row.coroutine, row.yield_point, row.awaits].join("\0");
 
 /** The blocks in progress, with the line that was seen to block since they began. */
 export function blockedNow(latest, history) {

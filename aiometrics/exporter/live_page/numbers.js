@@ -1,6 +1,7 @@
 // History of the numbers in /debug/live, and what happened between two moments of it.
 
 const zero = { count: 0, sum_seconds: 0 };
+const FRAMES = "\x1f";
 const STATUSES = ["completed", "failed", "cancelled"];
 
 // Of each table: what names a row, and its numbers that only grow.
@@ -35,6 +36,10 @@ const TABLES = {
       blocking: (r) => r.blocking_seconds,
       inflicted: (r) => r.inflicted_wait_seconds,
     },
+  },
+  chains: {
+    names: ["coroutine", "frames", "yield_point", "awaits"],
+    grows: { waiting: (r) => r.waits.sum_seconds, active: (r) => r.active_seconds },
   },
   segment_paths: {
     names: ["coroutine", "began_at", "ended_at"],
@@ -85,7 +90,7 @@ export class History {
       const index = this.#index[name];
       const fields = Object.values(grows);
       const rows = answer[name].map((row) => {
-        const key = names.map((field) => row[field]).join("\0");
+        const key = names.map((field) => [row[field]].flat().join(FRAMES)).join("\0");
         if (!index.has(key)) index.set(key, index.size);
         return [index.get(key), row];
       });
@@ -201,14 +206,24 @@ function tree(title, rows, path, value) {
 export const heldTree = (gain) =>
   tree("on the loop", gain.held, (row) => [row.coroutine, ...row.held_at.split(" > ")], (row) => row.active);
 
-/** The time of waiting tasks by coroutine, line and what they awaited. */
+/** The time of waiting tasks by coroutine, await chain and what they awaited. */
 export const waitTree = (gain, forWork) =>
   tree(
     "waiting",
-    gain.yield_points.filter((row) => !forWork.has(row.key) && !isPseudo(row.yield_point)),
-    (row) => [row.coroutine, row.yield_point, row.awaits],
+    gain.chains.filter((row) => !forWork.has(keyOf(row)) && !isPseudo(row.yield_point)),
+    (row) => [row.coroutine, ...framesOf(row), row.awaits],
     (row) => row.waiting,
   );
+
+/** The time on the loop by coroutine and the await chain at which it was given back. */
+export const workTree = (gain) =>
+  tree("on the loop", gain.chains, (row) => [row.coroutine, ...framesOf(row)], (row) => row.active);
+
+/** The places of an await chain, outermost first; the yield point where there is none. */
+export const framesOf = (row) => (row.frames ? row.frames.split(FRAMES) : [row.yield_point]);
+
+/** What names a yield point. */
+export const keyOf = (row) => [row.coroutine, row.yield_point, row.awaits].join("\0");
 
 /** Marks each node with what it has more per second than in the other tree. */
 export function compare(node, other, scale, otherScale) {

@@ -1,8 +1,8 @@
 // The live page: asks for the numbers, keeps their history, and shows an interval of it.
 
 import { FlameGraph } from "/live/flame.js";
-import { blockedNow, duration, findings, keyOf, mostly, percent, rate, stuckRows } from "/live/findings.js";
-import { History, compare, heldTree, isPseudo, place, waitTree } from "/live/numbers.js";
+import { blockedNow, duration, findings, mostly, percent, rate, stuckRows } from "/live/findings.js";
+import { History, compare, framesOf, heldTree, isPseudo, keyOf, place, waitTree, workTree } from "/live/numbers.js";
 import { UtilisationChart } from "/live/chart.js";
 import { drawTable, element, placeOf } from "/live/table.js";
 
@@ -11,6 +11,11 @@ const SILENT_MS = 3000;
 const SILENT_ASK_MS = 2000;
 const ROWS = 10;
 const TASKS = 6;
+const NOTES = {
+  held: "Coroutine of the task, line that held the loop, what it called. Sampled.",
+  waits: "Coroutine of the task, its chain of awaits, what it waits for. Exact; without waits for work.",
+  work: "Coroutine of the task, and the chain of awaits at which it gave the loop back. Exact.",
+};
 
 const history = new History();
 const state = {
@@ -259,7 +264,7 @@ function showFailures(gain, latest) {
 
 function trees(gain, latest) {
   const forWork = new Set(latest.yield_points.filter((row) => row.waits_for_work).map(keyOf));
-  return state.flame === "held" ? heldTree(gain) : waitTree(gain, forWork);
+  return { held: heldTree, waits: (of) => waitTree(of, forWork), work: workTree }[state.flame](gain);
 }
 
 function showFlame(gain, latest) {
@@ -276,9 +281,7 @@ function showFlame(gain, latest) {
   });
   $("flame-note").textContent = state.baseline
     ? "Red takes more time per second than in the interval compared with, blue less."
-    : state.flame === "held"
-      ? "Coroutine of the task, line that held the loop, what it called. Sampled."
-      : "Coroutine of the task, line that waits, what it waits for. Exact; without waits for work.";
+    : NOTES[state.flame];
 }
 
 function showComparison() {
@@ -300,11 +303,21 @@ function showHealth(latest) {
   ].join(" · ");
 }
 
-function chainOf(coroutine, text, awaits) {
-  const { name, callee } = place(text);
-  const steps = [coroutine, text === coroutine ? null : name && text.split(" > ")[0], awaits ?? (callee || null)];
-  return element("ol", { class: "chain" }, ...steps.filter(Boolean).map((step) => element("li", {}, placeOf(step))));
+/** The frames from the task to a place, by the await chain through its function that took most. */
+function stepsTo(coroutine, text, awaits) {
+  const [line, callee] = text.split(" > ");
+  const { name } = place(line);
+  const chains = state.gain.chains
+    .filter((row) => row.coroutine === coroutine && row.frames && (awaits === undefined || row.awaits === awaits))
+    .map((row) => ({ frames: framesOf(row), much: row.waiting + row.active }))
+    .map((row) => ({ ...row, at: row.frames.findLastIndex((frame) => frame === line || place(frame).name === name) }))
+    .filter((row) => row.at >= 0)
+    .sort((one, two) => two.much - one.much);
+  const outer = chains.length ? chains[0].frames.slice(0, chains[0].at) : [];
+  return [coroutine, ...outer, line, awaits ?? callee].filter((step, number) => step && (number === 0 || step !== coroutine));
 }
+
+const chainOf = (steps) => element("ol", { class: "chain" }, ...steps.map((step) => element("li", {}, placeOf(step))));
 
 function openDetails(row) {
   const text = row.place ?? row.held_at ?? row.yield_point ?? row.ended_at ?? row.request ?? row.coroutine;
@@ -321,7 +334,7 @@ function openDetails(row) {
       { title: "for", text: (other) => other.awaits, name: true },
     ]);
   } else {
-    body.append(element("h3", {}, "Chain, from the task to the line"), chainOf(row.coroutine, text, row.awaits));
+    body.append(element("h3", {}, "Chain, from the task to the line"), chainOf(stepsTo(row.coroutine, text, row.awaits)));
     const live = element("div", { id: "tasks", "aria-live": "polite" });
     body.append(live);
     showTasks(live, row.coroutine, place(text).name);
@@ -367,7 +380,7 @@ async function showTasks(parent, coroutine, name) {
       task.request ? `works for ${task.request.type} ${task.request.id ?? ""}` : "",
       task.parent?.coroutine ? `created by ${task.parent.coroutine}` : "",
     ].filter(Boolean).join(", ")),
-    element("ol", { class: "chain" }, ...[...task.chain, task.awaits].filter(Boolean).map((step) => element("li", {}, placeOf(step)))))));
+    chainOf([...task.chain, task.awaits].filter(Boolean)))));
 }
 
 function section(body, title, rows, columns) {
@@ -392,7 +405,7 @@ function toggleComparison() {
 
 function chooseFlame(kind) {
   state.flame = kind;
-  for (const name of ["held", "waits"]) $(`flame-${name}`).setAttribute("aria-pressed", name === kind);
+  for (const name of Object.keys(NOTES)) $(`flame-${name}`).setAttribute("aria-pressed", name === kind);
   flame.thaw();
   show();
 }
@@ -400,6 +413,7 @@ function chooseFlame(kind) {
 $("pause").addEventListener("click", togglePause);
 $("compare").addEventListener("click", toggleComparison);
 $("flame-held").addEventListener("click", () => chooseFlame("held"));
+$("flame-work").addEventListener("click", () => chooseFlame("work"));
 $("flame-waits").addEventListener("click", () => chooseFlame("waits"));
 $("flame-reset").addEventListener("click", () => { flame.thaw(); show(); });
 $("interval").addEventListener("change", (event) => { state.interval = event.target.value; show(); });
