@@ -42,6 +42,7 @@ _OUR_WRAPPERS = frozenset(
         "aiometrics.instrumentation.hooks.handles",
         "aiometrics.instrumentation.hooks.selector",
         "aiometrics.instrumentation.hooks.tasks",
+        "aiometrics.instrumentation.instrumentation",
         "aiometrics.integrations.aiohttp",
         "aiometrics.integrations.asgi",
         "aiometrics.recorder.recorder",
@@ -89,6 +90,8 @@ class Call(NamedTuple):
     code: CodeType
     line: int | None
     module: str
+    #: Whether our witnesses called it, and not the application.
+    witnessed: bool = False
 
     def __str__(self) -> str:
         return place(self.code, self.line, self.module)
@@ -170,10 +173,14 @@ def calls(stack: Sequence[Frame]) -> list[Call]:
     within = list(takewhile(lambda frame: not _runs_loop(frame), stack[:MAX_FRAMES]))
     if within and not any(map(_runs_loop, stack[len(within) : len(within) + 1])):
         within = _within_coroutine(within)
-    found = (
-        Call(code, line, module_name(code, module_globals)) for code, line, module_globals in within
-    )
-    return [call for call in found if call.module not in _OUR_WRAPPERS]
+    found: list[Call] = []
+    for code, line, module_globals in within:
+        module = module_name(code, module_globals)
+        if module not in _OUR_WRAPPERS:
+            found.append(Call(code, line, module))
+        elif found:
+            found[-1] = found[-1]._replace(witnessed=True)
+    return found
 
 
 def _runs_loop(frame: Frame) -> bool:
@@ -195,8 +202,9 @@ def blocked_at(stack: Sequence[Call], places: Places, collecting: int = 0) -> st
     It is the innermost call of the application and, if that called a library, what it called.
     Without a call of the application it is the innermost call of a third-party library, else the
     innermost call. C functions have no frame; the line shows which one it is. Code of aiometrics,
-    and what that calls, is never the place. While garbage is being collected, of the generation
-    ``collecting`` less one, that is what was called.
+    and what that calls, is never the place, nor what was called unless the application called it.
+    While garbage is being collected, of the generation ``collecting`` less one, that is what was
+    called.
     """
     origins = [places.origin_of(call.module, call.code) for call in stack]
     work = max(
@@ -215,7 +223,10 @@ def blocked_at(stack: Sequence[Call], places: Places, collecting: int = 0) -> st
     if not eligible:
         return UNKNOWN
     number = max(eligible, key=origins.__getitem__)
-    return held_at(stack[number], stack[number - 1] if number else None, collecting)
+    below = stack[number - 1] if number else None
+    if number - 1 == work and below is not None and below.witnessed:
+        below = None
+    return held_at(stack[number], below, collecting)
 
 
 def held_at(call: Call, below: Call | None, collecting: int) -> str:

@@ -20,7 +20,7 @@ from support.tracing import every_loop
 
 import aiometrics
 from aiometrics.base.internal_errors import InternalErrors
-from aiometrics.instrumentation import block_log
+from aiometrics.instrumentation import block_log, thread_times
 from aiometrics.instrumentation.block_log import MINUTE_NS
 from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.watchdog import MIN_PAUSE_NS, Watchdog, blocked_ns, pause_ns
@@ -119,8 +119,14 @@ class Watched:
 
 
 @pytest.fixture
-def watched(implementation: str, caplog: pytest.LogCaptureFixture) -> Iterator[Watched]:
-    """A watched loop on each recorder, of which every block is logged."""
+def watched(
+    implementation: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Watched]:
+    """A watched loop on each recorder, of which every block is logged.
+
+    Its time is virtual, to which the time that a busy machine lets it wait for a CPU says nothing.
+    """
+    monkeypatch.setattr(thread_times, "runqueue_ns", lambda _: 0)
     caplog.set_level(logging.DEBUG, block_log.logger.name)
     with traced_loop(implementation=implementation) as traced:
         yield Watched(traced)

@@ -110,6 +110,46 @@ def test_what_a_library_does_is_counted_at_the_line_that_called_it(traced: Trace
     assert {("main", place): (1, 10)} == held(traced)
 
 
+@pytest.mark.parametrize("called", [True, False], ids=["called", "in a hook"])
+def test_what_we_do_is_counted_at_the_line_of_the_application(
+    traced: TracedLoop,
+    called: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """What it called is named if it is ours, but not what our hooks call."""
+    lines = []
+    tick = traced.instrumentation.sampler.tick
+    works = code_of_ours("aiometrics.exporter.made_up", WORKS, tick=tick)
+    hook = code_of_ours("aiometrics.instrumentation.hooks.tasks", HOOK, works=works)
+
+    async def main() -> None:
+        lines.append(here() + 1)
+        works() if called else hook()
+
+    traced.run(main())
+    place = f"{FILE}:{lines[0]} {name_of(main)}"
+    assert {("main", f"{place} > aiometrics.works" if called else place): (1, 10)} == held(traced)
+
+
+WORKS = """
+from contextlib import ExitStack
+
+def works():
+    with ExitStack() as stack:
+        stack.callback(tick, 10_000_000)
+"""
+HOOK = """
+def hook():
+    works()
+"""
+
+
+def code_of_ours(module: str, source: str, **names: Any) -> Any:
+    """Return the function that ``source`` defines last, as if a module of aiometrics had it."""
+    names["__name__"] = module
+    exec(compile(source, aiometrics.__file__, "exec"), names)  # noqa: S102 - it stands above
+    return list(names.values())[-1]
+
+
 def test_callbacks_and_the_loop_itself(traced: TracedLoop) -> None:
     """A callback is a segment of its own; what is none is the loop's own work."""
     tick, lines = traced.instrumentation.sampler.tick, []

@@ -98,6 +98,7 @@ typedef struct {
     PyFrameObject *inner; /* the frame inside of this one that is not skipped; strong */
     int32_t highest;      /* the kind of the line's frame, -1 if there is none */
     PyObject *root;       /* the code of the task's coroutine, or NULL; borrowed */
+    int own;              /* whether the last frame that was not skipped is ours */
 } Search;
 
 /* Considers a frame. 1 if the search is over, -1 with an exception. */
@@ -109,9 +110,13 @@ consider(Target *target, Line *line, Search *search, PyFrameObject *frame, PyCod
         return kind < 0 ? -1 : 1;
     }
     if (kind == KIND_WITNESS) {
+        if (search->own) {
+            Py_CLEAR(search->inner); /* the application did not call it */
+        }
         return 0;
     }
-    if (kind == KIND_OWN) {
+    search->own = kind == KIND_OWN;
+    if (search->own) {
         line_set(line, NULL, NULL); /* what we call is our work */
         search->highest = -1;
     }
