@@ -288,6 +288,7 @@ recorder_open_gaps(Recorder *self, const int32_t *points, void (*poll_is_over)(v
     memcpy(self->gaps.points, points, sizeof(self->gaps.points));
     self->gaps.poll_is_over = poll_is_over;
     self->gaps.watch = watch;
+    sampler_note_gaps(self);
     return 0;
 }
 

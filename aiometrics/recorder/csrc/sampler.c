@@ -273,6 +273,32 @@ note(Sampler *self, Target *target, PyFrameObject *(*innermost)(unsigned long), 
     return 0;
 }
 
+/* Takes the sample of a loop that seemed to wait, if it has turned out that it was handling events.
+   While the loop's thread runs Python, that is what it does, and then the page shows since when. */
+static void
+settle_wait(Target *target)
+{
+    int64_t looked_ns = atomic_exchange(&target->waited_at_ns, 0);
+    Recorder *recorder = target->recorder;
+    if (looked_ns == 0 || recorder == NULL || recorder->retired || atomic_load(&target->samples) > 0) {
+        return;
+    }
+    if (recorder->gaps.phase == GAPS_POLLING) {
+        recorder->gaps.poll_is_over(recorder->gaps.watch);
+    }
+    int64_t since_ns = target->page.loop[LOOP_TURN_SINCE_NS];
+    if (since_ns == 0 || looked_ns < since_ns) {
+        return;
+    }
+    int64_t *loop = target->page.loop;
+    int in_gap = recorder->current == NULL && loop[LOOP_SEGMENT_SINCE_NS] <= looked_ns;
+    atomic_store(&target->record, CALLBACKS);
+    atomic_store(&target->since_ns, in_gap ? loop[LOOP_SEGMENT_SINCE_NS] : since_ns);
+    atomic_store(&target->collecting, (int)loop[LOOP_COLLECTING]);
+    atomic_store(&target->owed_ns, Py_MAX(atomic_load(&target->waited_ns), looked_ns - since_ns));
+    atomic_store(&target->samples, 1);
+}
+
 static PyFrameObject *
 own_frame(unsigned long Py_UNUSED(ident))
 {
@@ -294,7 +320,11 @@ answer(void *Py_UNUSED(unused))
     int result = 0;
     Py_INCREF(self);
     for (Target *target = atomic_load(&self->targets); target != NULL && result == 0; target = target->next) {
-        if (atomic_load(&target->samples) > 0 && atomic_load(&target->thread) == self->main_thread) {
+        if (atomic_load(&target->thread) != self->main_thread) {
+            continue;
+        }
+        settle_wait(target);
+        if (atomic_load(&target->samples) > 0) {
             result = note(self, target, own_frame, 1);
         }
     }
@@ -323,6 +353,17 @@ word(const Target *target, int field)
     return *(volatile int64_t *)&target->page.loop[field];
 }
 
+/* Looks at a loop that seems to wait for events. Only later it can be told whether it was handling
+   some: by a pending call, which an idle loop makes when it wakes up. */
+static void
+look_at_wait(Target *target, int64_t elapsed_ns, int64_t now_ns)
+{
+    if (now_ns != 0 && atomic_load(&target->hides_events) && word(target, LOOP_POLL_SINCE_NS) != 0) {
+        atomic_store(&target->waited_ns, elapsed_ns);
+        atomic_store(&target->waited_at_ns, now_ns);
+    }
+}
+
 /* Looks whether a loop is active. What this sample stands for is at most `most_ns`, or what the
    segment has lasted. */
 static int
@@ -330,6 +371,7 @@ look(Target *target, int64_t elapsed_ns, int64_t now_ns, int64_t most_ns)
 {
     int64_t since_ns = word(target, LOOP_SEGMENT_SINCE_NS);
     if (since_ns == 0 && word(target, LOOP_TURN_SINCE_NS) == 0) {
+        look_at_wait(target, Py_MIN(elapsed_ns, most_ns), now_ns);
         return 0;
     }
     int32_t record = since_ns == 0 ? NO_COROUTINE : (int32_t)word(target, LOOP_SEGMENT_COROUTINE);
@@ -351,10 +393,11 @@ look_at_all(Sampler *self, int64_t elapsed_ns, int64_t now_ns, int64_t most_ns)
 {
     int answers = 0, needs_gil = 0;
     for (Target *target = atomic_load(&self->targets); target != NULL; target = target->next) {
+        int main = atomic_load(&target->thread) == self->main_thread;
         if (!look(target, elapsed_ns, now_ns, most_ns)) {
+            answers |= main && atomic_load(&target->waited_at_ns) != 0;
             continue;
         }
-        int main = atomic_load(&target->thread) == self->main_thread;
         answers |= main;
         needs_gil |= !main || atomic_load(&target->samples) > PATIENCE;
     }
@@ -532,6 +575,7 @@ sampler_watch(PyObject *object, PyObject *args)
     target->recorder = recorder;
     recorder->target = target;
     sampler_note_thread(recorder);
+    sampler_note_gaps(recorder);
     if (PyThread_get_thread_ident() == self->main_thread) {
         breaker_check();
     }

@@ -24,10 +24,22 @@ struct Target {
        before is often noted there. */
     atomic_llong samples, owed_ns, since_ns;
     atomic_int record, collecting;
+    /* Whether the loop may handle events while the page says that it waits for some (libuv_turns.c):
+       then the last sample taken of that, 0 if there is none, and the time that it stands for. */
+    atomic_int hides_events;
+    atomic_llong waited_at_ns, waited_ns;
 };
 
 int sampler_init_module(PyObject *module);
 void sampler_forget(Recorder *recorder);
+
+static inline void
+sampler_note_gaps(Recorder *recorder)
+{
+    if (recorder->target != NULL) {
+        atomic_store(&recorder->target->hides_events, recorder->gaps.frame != NULL);
+    }
+}
 
 static inline void
 sampler_note_thread(Recorder *recorder)
