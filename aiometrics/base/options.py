@@ -107,6 +107,7 @@ class RecordingOptions:
     library: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
     include: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
     exclude: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
+    patient: tuple[str, ...] = field(default=(), metadata={"parse": _strings})
     watchdog: bool = field(default=True, metadata={"parse": _flag})
     watchdog_interval: float = field(default=0.05, metadata={"parse": _number})
     sample_interval: float = field(default=0.01, metadata={"parse": _number})
@@ -131,6 +132,7 @@ class RecordingOptions:
         _check_prefixes("library", self.library)
         _check_patterns("include", self.include)
         _check_patterns("exclude", self.exclude)
+        _check_patterns("patient", self.patient)
         _check_flag("watchdog", self.watchdog)
         _check_seconds("watchdog_interval", self.watchdog_interval)
         if self.sample_interval != 0:
@@ -224,6 +226,7 @@ def resolve(
     library: Sequence[str] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    patient: Sequence[str] | None = None,
     request_timeout: float | None = None,
     max_connections: int | None = None,
     on_error: str | None = None,
@@ -262,6 +265,7 @@ def resolve(
             library=_first(_tuple("library", library), recording["library"]),
             include=_first(_tuple("include", include), recording["include"]),
             exclude=_first(_tuple("exclude", exclude), recording["exclude"]),
+            patient=_first(_tuple("patient", patient), recording["patient"]),
             watchdog=_first(watchdog, recording["watchdog"]),
             watchdog_interval=_first(watchdog_interval, recording["watchdog_interval"]),
             sample_interval=_first(sample_interval, recording["sample_interval"]),

@@ -200,6 +200,7 @@ def start_exporter(
     library: Sequence[str] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    patient: Sequence[str] | None = None,
     request_timeout: float | None = None,
     max_connections: int | None = None,
     on_error: str | None = None,
@@ -252,6 +253,10 @@ def start_exporter(
     ``include``, ``exclude``
         Names of coroutines that have rows of their own (all), and of those that have none (none),
         such as ``["shop.jobs.*"]``; ``*`` stands for anything. The others are in ``(other)``.
+    ``patient``
+        Names of coroutines, or of what they await, that wait on purpose (none), such as
+        ``["shop.chat.*", "starlette.WebSocket.receive*"]``: however long they wait, they are not
+        stuck.
     ``request_timeout``, ``max_connections``
         Seconds for one request and its response (10), and the number of connections that are
         served at a time (16).
@@ -303,6 +308,7 @@ def start_exporter(
         library=library,
         include=include,
         exclude=exclude,
+        patient=patient,
         request_timeout=request_timeout,
         max_connections=max_connections,
         on_error=on_error,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from aiometrics.pages.snapshot import PATIENT
+
 #: What workers await until there is something to do.
 _QUEUES = frozenset({"asyncio.LifoQueue.get", "asyncio.PriorityQueue.get", "asyncio.Queue.get"})
 
@@ -28,4 +30,6 @@ def of_no_library(_yield_point: str) -> bool:
 
 def waits_for_work(place: Place, of_library: Callable[[str], bool]) -> bool:
     """Return whether tasks wait there because there is nothing to do."""
-    return place.awaits in _QUEUES or of_library(place.yield_point)
+    return (
+        place.awaits in _QUEUES or place.awaits.endswith(PATIENT) or of_library(place.yield_point)
+    )

@@ -75,6 +75,7 @@ class Instrumentation:
             options.library,
             include=options.include,
             exclude=options.exclude,
+            patient=options.patient,
         )
         self._slot_pool = SlotPool(
             _page_format(options),

@@ -14,6 +14,8 @@ from typing import NamedTuple
 #: Pseudo yield points, for segments and waits that end without an await of the application.
 RETURN, RAISE, EAGER_CHILD, RUNNING = "(return)", "(raise)", "(eager child)", "(running)"
 OTHER = "(other)"
+#: Ends the name of what is awaited on purpose, however long it takes.
+PATIENT = " (patient)"
 #: Where the first segment of a task begins, and all of a callback.
 START = "(start)"
 #: In place of the middle of a chain of many frames.

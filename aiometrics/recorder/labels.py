@@ -77,7 +77,11 @@ class Labels:
         return (
             0
             if yield_point is None or awaits is None
-            else self._point(coroutine, yield_point, awaits)
+            else self._point(
+                coroutine,
+                yield_point,
+                self._places.marked(self._coroutine_names[coroutine], awaits),
+            )
         )
 
     def chain_node(self, point: int, root: Any) -> int:

@@ -11,6 +11,7 @@ from itertools import takewhile
 from types import CodeType, FunctionType
 from typing import Any
 
+from aiometrics.pages.snapshot import PATIENT
 from aiometrics.recorder import wrappers
 from aiometrics.recorder.await_chain import (
     code_of,
@@ -199,8 +200,9 @@ class Places:
     """Tells application code from libraries, and names coroutines and yield points.
 
     ``application`` and ``library`` are prefixes of modules that override what the location of a
-    file says; ``library`` wins. ``include`` and ``exclude`` are patterns of names of coroutines.
-    docs/metrics.md explains the names under "yield point".
+    file says; ``library`` wins. ``include`` and ``exclude`` are patterns of names of coroutines,
+    ``patient`` of those or of what they await. docs/metrics.md explains the names under "yield
+    point".
     """
 
     def __init__(
@@ -210,16 +212,23 @@ class Places:
         *,
         include: Iterable[str] = (),
         exclude: Iterable[str] = (),
+        patient: Iterable[str] = (),
     ) -> None:
         self._application = tuple(application)
         self._library = tuple(library)
         self._include = tuple(include)
         self._exclude = tuple(exclude)
+        self._patient = tuple(patient)
 
     def chosen(self, coroutine: str) -> bool:
         """Return whether a coroutine of this name is to have rows of its own."""
         included = not self._include or _matches(coroutine, self._include)
         return included and not _matches(coroutine, self._exclude)
+
+    def marked(self, coroutine: str, awaits: str) -> str:
+        """Return what a coroutine awaits, with a mark if it waits on purpose."""
+        patient = _matches(coroutine, self._patient) or _matches(awaits, self._patient)
+        return awaits + PATIENT if patient else awaits
 
     def origin(self, obj: Any) -> CodeOrigin:
         """Return whose code a coroutine, generator or asynchronous generator runs."""

@@ -41,7 +41,7 @@ STUCK_SECONDS = 300
 STUCK_TIMES_MEAN = 20
 
 #: Excludes waits for work to arrive, which are never stuck.
-PATIENT = 'awaits!~".*Queue\\\\.get"'
+PATIENT = 'awaits!~".*(Queue\\\\.get| \\\\(patient\\\\))"'
 
 
 def steps(*limits: tuple[float, str]) -> list[Threshold]:

@@ -152,6 +152,7 @@ def test_the_table_of_options_has_the_defaults() -> None:
             "LABELS",
             "LIBRARY",
             "OBJECTIVES",
+            "PATIENT",
             "REQUEST_ID",
             "SLOW_REQUEST",
             "WEB_CONFIG",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aiometrics.exposition.idle_waits import of_no_library, waits_for_work
 from aiometrics.testing import traced_loop
 
 
@@ -39,3 +40,26 @@ def test_what_is_left_out_counts_as_other(options: dict[str, Any], implementatio
     (other,) = [point for point in seen.yield_points if point.coroutine == "(other)"]
     assert 2_000_000_000 == other.waits.sum_ns
     assert 0 == sum(seen.overflow.values())
+
+
+@pytest.mark.parametrize("named", [f"{__name__}.noise", "asyncio.sl*p"])
+def test_what_waits_on_purpose_is_marked(named: str, implementation: str) -> None:
+    """It is named by the coroutine or by what it awaits, and only its real waits are marked."""
+    with traced_loop(implementation=implementation, patient=(named,)) as traced:
+        traced.run(main())
+        seen = traced.snapshot()
+    sleeps = {"asyncio.sleep (patient)"}
+    assert {
+        "main": {"asyncio._GatheringFuture", "(return)"},
+        "wanted": {"asyncio.sleep" if "noise" in named else "asyncio.sleep (patient)", "(return)"},
+        "noise": {*sleeps, "(return)"},
+    } == {
+        entry.coroutine.rpartition(".")[2]: {
+            point.awaits for point in seen.yield_points if point.coroutine == entry.coroutine
+        }
+        for entry in seen.coroutines
+        if entry.created
+    }
+    marked = [point for point in seen.yield_points if point.awaits in sleeps]
+    assert marked
+    assert all(waits_for_work(point, of_no_library) for point in marked)
