@@ -19,6 +19,7 @@ from aiometrics.exporter.assets import export
 from aiometrics.exporter.sidecar import serve
 from aiometrics.launch.attach import AttachError, attach, detach
 from aiometrics.launch.command import PATH, become, environment
+from aiometrics.top import command as top
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -302,7 +303,19 @@ def _faults(text: str) -> frozenset[Fault]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-_COMMANDS = (_add_run, _add_attach, _add_detach, _add_demo, _add_export_assets, _add_serve)
+def _add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    top.add_parser(commands, _seconds, _fail)
+
+
+_COMMANDS = (
+    _add_run,
+    _add_attach,
+    _add_detach,
+    _add_demo,
+    _add_export_assets,
+    _add_serve,
+    _add_top,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

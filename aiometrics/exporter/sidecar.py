@@ -20,7 +20,6 @@ from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exposition.collector import MultiprocessMetrics
 from aiometrics.exposition.constant_labels import constant_labels
 from aiometrics.exposition.families import ExporterInfo
-from aiometrics.pages.merge import merged
 from aiometrics.pages.multiprocess.directory import SharedDirectory
 from aiometrics.pages.snapshot import Snapshot
 
@@ -59,13 +58,7 @@ class Sidecar:
         """Return the numbers of all pages of the directory; none while it does not exist."""
         unix_ns = time.time_ns()
         view = self._directory.read((), None, monotonic(), unix_ns)
-        return merged(
-            [view.pages[number] for number in sorted(view.pages)],
-            taken_ns=unix_ns,
-            errors=self._internal_errors.counts(),
-            sample_ratio=1 / view.page_format.weight if view.page_format else 1.0,
-            skipped_pages=view.skipped,
-        )
+        return view.snapshot(unix_ns, self._internal_errors.counts())
 
     def start(self) -> None:
         """Bind the port and answer. Raises ``OSError`` if the port or directory cannot be used."""

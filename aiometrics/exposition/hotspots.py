@@ -6,10 +6,10 @@ It shows what takes the loop's time, what waits longest, what is stuck and what 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import lt, sub
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from aiometrics.exposition.idle_waits import of_no_library, waits_for_work
 from aiometrics.exposition.text_table import GAP, NameColumn, NumberColumn, ascii_name, format_table
@@ -127,6 +127,16 @@ class Endings:
     completed: int
 
 
+class Section(NamedTuple):
+    """A table: its title, its rows, its columns, and the text in place of no rows."""
+
+    title: str
+    rows: Sequence[object]
+    numbers: tuple[NumberColumn, ...]
+    names: tuple[NameColumn, ...]
+    empty: str
+
+
 @dataclass(frozen=True, slots=True)
 class Hotspots:
     """The worst rows of each kind, worst first, with durations in ns.
@@ -151,6 +161,14 @@ class Hotspots:
 
         Where room is short, names are on a line of their own.
         """
+        lines = self.head()
+        for title, rows, numbers, names, empty in self.sections():
+            lines += ["", title] if rows else ["", f"{title}: {empty}"]
+            lines += format_table(rows, numbers, names, width) if rows else []
+        return "\n".join(lines)
+
+    def head(self) -> list[str]:
+        """Return the lines above the tables: the interval, and the state of each loop."""
         span = (
             "since the start"
             if self.interval_ns is None
@@ -159,17 +177,20 @@ class Hotspots:
         lines = [f"HOTSPOTS {span}", *(line for loop in self.loops for line in _loop_lines(loop))]
         if len(self.loops) > 1 and self.interval_ns is not None:
             lines.append(f"share %: of the time of all {len(self.loops)} loops together")
+        return lines
+
+    def sections(self) -> tuple[Section, ...]:
+        """Return the tables, in the order in which they are shown."""
         nobody = self._why_empty()
-        for title, rows, numbers, names, empty in (
-            ("WHICH LINES HOLD THE LOOP", self.holders, _HOLDER_COLUMNS, _HELD, "no samples"),
-            ("WHO BURNS THE LOOP", self.burners, _BURNER_COLUMNS, _PLACE, nobody),
-            ("WHO WAITS LONGEST", self.waiters, _WAITER_COLUMNS, _PLACE, nobody),
-            ("WHO IS STUCK", self.stuck, _STUCK_COLUMNS, _PLACE, nobody),
-            ("WHO FAILS", self.endings, _ENDINGS_COLUMNS, (_COROUTINE,), nobody),
-        ):
-            lines += ["", title] if rows else ["", f"{title}: {empty}"]
-            lines += format_table(rows, numbers, names, width) if rows else []
-        return "\n".join(lines)
+        return (
+            Section(
+                "WHICH LINES HOLD THE LOOP", self.holders, _HOLDER_COLUMNS, _HELD, "no samples"
+            ),
+            Section("WHO BURNS THE LOOP", self.burners, _BURNER_COLUMNS, _PLACE, nobody),
+            Section("WHO WAITS LONGEST", self.waiters, _WAITER_COLUMNS, _PLACE, nobody),
+            Section("WHO IS STUCK", self.stuck, _STUCK_COLUMNS, _PLACE, nobody),
+            Section("WHO FAILS", self.endings, _ENDINGS_COLUMNS, (_COROUTINE,), nobody),
+        )
 
     def _why_empty(self) -> str:
         if not self.untraced_tasks:
@@ -189,7 +210,7 @@ def find_hotspots(
     top: int = 5,
     since: Snapshot | None = None,
     *,
-    blocking_threshold_ns: int = 100_000_000,
+    blocking_threshold_ns: int | None = 100_000_000,
     of_library: Callable[[str], bool] = of_no_library,
 ) -> Hotspots:
     """Return the ``top`` worst rows of each kind in ``snapshot``.
@@ -201,7 +222,8 @@ def find_hotspots(
 
     Waits for more work, as of a connection that is kept alive, come after all others. They are the
     waits at yield points of which ``of_library(yield_point)`` is true, and those for a queue.
-    Raises ``ValueError`` if ``top`` is less than 1.
+    Without ``blocking_threshold_ns``, the pages say whether a segment in progress blocks. Raises
+    ``ValueError`` if ``top`` is less than 1.
     """
     if top < 1:
         raise ValueError(f"top={top!r}: ask for at least 1 row")
@@ -329,14 +351,20 @@ def _histogram_gain(now: Histogram, before: Histogram) -> Histogram:
     )
 
 
-def _loop_state(loop: Loop, interval_ns: int, threshold_ns: int) -> LoopState:
-    blocked = loop.running if loop.running and loop.running.elapsed_ns >= threshold_ns else None
+def _loop_state(loop: Loop, interval_ns: int, threshold_ns: int | None) -> LoopState:
+    running = loop.running
+    if running is None:
+        blocks = False
+    elif threshold_ns is None:
+        blocks = running.blocks
+    else:
+        blocks = running.elapsed_ns >= threshold_ns
     return LoopState(
         loop.loop,
         loop.blocking_ns,
         _share(loop.blocking_ns, max(interval_ns, loop.blocking_ns if interval_ns > 0 else 0)),
         loop.start_delay.mean_ns,
-        blocked,
+        running if blocks else None,
     )
 
 

@@ -26,6 +26,7 @@ FRAMEWORKS = (
     "gunicorn",
     "opentelemetry",
     "starlette",
+    "textual",
     "uvicorn",
     "uvloop",
 )

@@ -25,7 +25,7 @@ from aiometrics.pages.header import (
     parse_header,
     version_of,
 )
-from aiometrics.pages.merge import labelled
+from aiometrics.pages.merge import labelled, merged
 from aiometrics.pages.multiprocess import page_copy, slot_file
 from aiometrics.pages.multiprocess.page_copy import Copy
 from aiometrics.pages.multiprocess.private_directory import DirectoryError, PrivateDirectory
@@ -33,6 +33,7 @@ from aiometrics.pages.multiprocess.private_file import REASONS, Reason, Unusable
 from aiometrics.pages.multiprocess.slot_file import SlotFile
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, check_range, read
+from aiometrics.pages.snapshot import Snapshot
 
 logger = logging.getLogger("aiometrics")
 
@@ -73,6 +74,16 @@ class DirectoryView(NamedTuple):
     #: The format of these pages, whose loops are named by slot number; ``None`` if there are no
     #: pages.
     page_format: PageFormat | None
+
+    def snapshot(self, taken_ns: int, errors: Mapping[str, int]) -> Snapshot:
+        """Return the sums of all pages, with the internal errors of who reads them."""
+        return merged(
+            [self.pages[number] for number in sorted(self.pages)],
+            taken_ns=taken_ns,
+            errors=errors,
+            sample_ratio=1 / self.page_format.weight if self.page_format else 1.0,
+            skipped_pages=self.skipped,
+        )
 
 
 class SharedDirectory:
