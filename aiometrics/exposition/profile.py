@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import add
 from typing import NamedTuple, TypeVar
 
-from aiometrics.pages.snapshot import RequestType, Snapshot, YieldPoint
+from aiometrics.pages.snapshot import Chain, RequestType, Snapshot
 
 K = TypeVar("K", bound=Hashable)
 
@@ -49,25 +50,13 @@ class Profile:
     duration_ns: int
 
 
-class Chain(NamedTuple):
-    """A coroutine, the frames of a chain of awaits, and what the last one awaits."""
-
-    coroutine: str
-    frames: tuple[str, ...]
-    awaits: str
-
-    @property
-    def stack(self) -> tuple[str, ...]:
-        """The chain as a stack."""
-        return (self.coroutine, *self.frames, *((self.awaits,) if self.awaits else ()))
-
-
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What profiles are made of, counted since the start."""
 
     taken_ns: int
-    chains: Mapping[Chain, Values]
+    #: By stack, of which the first frame is the coroutine.
+    chains: Mapping[tuple[str, ...], Values]
     #: Sampled ns by coroutine and line.
     held: Mapping[tuple[str, str], int]
     #: By type of request, and by what it waits for.
@@ -89,8 +78,8 @@ class Totals:
     def by_coroutine(self, duration_ns: int) -> Profile:
         """Return the profile whose stacks begin with the coroutines of tasks."""
         waiting = [
-            Sample(chain.stack, values._replace(active_ns=0), chain.coroutine)
-            for chain, values in self.chains.items()
+            Sample(stack, values._replace(active_ns=0), stack[0])
+            for stack, values in self.chains.items()
             if values.wait_ns or values.waits
         ]
         return Profile((*waiting, *self._active()), self.taken_ns - duration_ns, duration_ns)
@@ -106,9 +95,9 @@ class Totals:
     def _active(self) -> Iterator[Sample]:
         exact: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
         sampled: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
-        for chain, values in self.chains.items():
+        for stack, values in self.chains.items():
             if values.active_ns:
-                exact[chain.coroutine][chain.stack] = values.active_ns
+                exact[stack[0]][stack] = values.active_ns
         for (coroutine, held_at), ns in self.held.items():
             sampled[coroutine][coroutine, *held_at.split(_CALLS)] = ns
         for coroutine, by_stack in exact.items():
@@ -118,25 +107,26 @@ class Totals:
 
 def totals_of(snapshot: Snapshot) -> Totals:
     """Return what a snapshot has counted."""
-    chains: dict[Chain, Values] = {}
-    for point in snapshot.yield_points:
-        values = Values(point.segments.sum_ns, point.waits.sum_ns, point.waits.count)
-        if any(values):
-            chains[_chain(point)] = values
+    chains: dict[tuple[str, ...], Values] = {}
+    for chain in snapshot.chains:
+        stack, values = _stack(chain), Values(chain.active_ns, chain.wait_ns, chain.waits)
+        chains[stack] = Values(*map(add, values, chains.get(stack, Values())))
     routes = {(kind.request, _ACTIVE): _active_of(kind) for kind in snapshot.requests}
     for wait in snapshot.request_waits:
         routes[wait.labels] = Values(wait_ns=wait.wait_ns)
     return Totals(
         snapshot.taken_ns,
-        chains,
+        {stack: values for stack, values in chains.items() if any(values)},
         {held.labels: held.active_ns for held in snapshot.held},
         {key: values for key, values in routes.items() if any(values)},
     )
 
 
-def _chain(point: YieldPoint) -> Chain:
-    pseudo = point.awaits == point.yield_point
-    return Chain(point.coroutine, (point.yield_point,), "" if pseudo else point.awaits)
+def _stack(chain: Chain) -> tuple[str, ...]:
+    """Return the coroutine and the frames of the chain, and what is awaited if no frame says it."""
+    frames = chain.frames or (chain.yield_point,)
+    says_it = frames[-1] != chain.yield_point or chain.awaits == chain.yield_point
+    return (chain.coroutine, *frames, *(() if says_it else (chain.awaits,)))
 
 
 def _active_of(kind: RequestType) -> Values:

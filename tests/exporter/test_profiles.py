@@ -92,6 +92,32 @@ def test_a_profile_without_seconds_is_since_the_start(traced: TracedLoop) -> Non
     assert (6, 9, 3) == totals(ask(profiles, "profile"))
 
 
+async def outer(traced: TracedLoop) -> None:
+    """Wait below another coroutine."""
+    await worker(traced, 1)
+
+
+def test_stacks_are_chains_of_awaits(traced: TracedLoop) -> None:
+    """Outermost first, by each caller; what is awaited is innermost."""
+
+    async def main() -> None:
+        await outer(traced)
+        await worker(traced, 1)
+
+    traced.run(main())
+    found = pprof_proto.parse(ask(profiles_of(traced), "profile").body)
+    waiting = {
+        tuple(name.rpartition(".")[2] for name, _, _ in stack.frames): stack.values[1:]
+        for stack in found.stacks
+        if stack.values[1]
+    }
+    once = (3_000_000_000, 1)
+    assert waiting == {
+        ("main", "main", "outer", "worker", "sleep"): once,
+        ("main", "main", "worker", "sleep"): once,
+    }
+
+
 def test_a_profile_of_some_seconds_has_what_happens_meanwhile(traced: TracedLoop) -> None:
     """The thread that answers sleeps, by its own clock."""
     traced.run(worker(traced, 2))

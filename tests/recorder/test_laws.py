@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from operator import add
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.random_programs import MISUSES, PROGRAMS, ROOTS, Ops, Result, name_of, run_program
 
+from aiometrics.exposition.profile import totals_of
 from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import total
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
@@ -91,6 +94,19 @@ def check_chains(result: Result) -> None:
     }
 
 
+def check_profiles(result: Result) -> None:
+    """Profiles of awaits add up to the counters."""
+    points = result.snapshot.yield_points
+    sums = [0, 0, 0]
+    for sample in totals_of(result.snapshot).by_coroutine(0).samples:
+        sums = list(map(add, sums, sample.values))
+    assert sums == [
+        sum(point.segments.sum_ns for point in points),
+        sum(point.waits.sum_ns for point in points),
+        sum(point.waits.count for point in points),
+    ]
+
+
 def check_requests(result: Result) -> None:
     """Check that requests are charged for all their tasks until they are left.
 
@@ -145,6 +161,7 @@ def test_numbers_add_up_in_random_programs(
     check_counts(result)
     check_shapes(result)
     check_chains(result)
+    check_profiles(result)
     check_requests(result)
 
 
@@ -161,6 +178,7 @@ def test_misused_scopes_leave_other_numbers_correct(
     check_counts(result)
     check_shapes(result)
     check_chains(result)
+    check_profiles(result)
 
 
 @EXAMPLES
