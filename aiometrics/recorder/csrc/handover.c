@@ -19,7 +19,7 @@
 atomic_int handover_asking;
 static atomic_uint taken;     /* how often a thread that answers has had the interpreter */
 static _Atomic int64_t pause_ns; /* how long no loop gives it up, since it was not taken */
-static int64_t paused_ns;     /* since when; the GIL protects it */
+static _Atomic int64_t paused_ns; /* since when */
 static _Thread_local int asks;
 
 static void
@@ -29,23 +29,33 @@ sleep_ns(int64_t duration_ns)
     (void)nanosleep(&duration, NULL);
 }
 
+unsigned
+handover_wait(unsigned before)
+{
+    int64_t now = clock_read_system();
+    if (now - paused_ns < pause_ns) {
+        return taken;
+    }
+    for (int moment = 0; moment < MOMENTS && taken == before; moment++) {
+        sleep_ns(MOMENT_NS);
+    }
+    if (taken == before) {
+        paused_ns = now;
+        pause_ns = Py_MIN(Py_MAX(2 * pause_ns, LEAST_PAUSE_NS), MOST_PAUSE_NS);
+    }
+    return taken;
+}
+
 void
 handover_give(void)
 {
-    int64_t pause = pause_ns, now = clock_read_system();
-    if (now - paused_ns < pause) {
+    if (clock_read_system() - paused_ns < pause_ns) {
         return;
     }
     unsigned before = taken;
     PyThreadState *state = PyEval_SaveThread();
-    for (int moment = 0; moment < MOMENTS && taken == before; moment++) {
-        sleep_ns(MOMENT_NS);
-    }
+    (void)handover_wait(before);
     PyEval_RestoreThread(state);
-    if (taken == before) {
-        paused_ns = now;
-        pause_ns = Py_MIN(Py_MAX(2 * pause, LEAST_PAUSE_NS), MOST_PAUSE_NS);
-    }
 }
 
 PyThreadState *

@@ -14,6 +14,10 @@ int handover_init_module(PyObject *module);
 /* Lets a thread that answers have the interpreter, unless it did not take it the last time. */
 void handover_give(void);
 
+/* The same for a loop that does not hold the interpreter now. `before` is what the call before
+   returned: nothing is waited for if a thread took it since. */
+unsigned handover_wait(unsigned before);
+
 /* Whether the thread of a loop should give it up, once a turn that did not rest. */
 static inline int
 handover_is_asked(void)

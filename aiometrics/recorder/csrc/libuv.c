@@ -30,6 +30,7 @@ find_all(void *module)
         {"uv_loop_configure", &libuv.loop_configure, 0},
         {"uv_run", &libuv.run, 0},
         {"uv_metrics_idle_time", &libuv.metrics_idle_time, 0},
+        {"uv_backend_timeout", &libuv.backend_timeout, 0},
         {"uv_prepare_init", &libuv.init[LIBUV_PREPARE], 0},
         {"uv_prepare_start", &libuv.start[LIBUV_PREPARE], 0},
         {"uv_check_init", &libuv.init[LIBUV_CHECK], 0},

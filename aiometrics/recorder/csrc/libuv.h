@@ -48,6 +48,7 @@ typedef struct {
     int (*loop_configure)(void *loop, int option, ...);
     int (*run)(void *loop, int mode);
     uint64_t (*metrics_idle_time)(void *loop);
+    int (*backend_timeout)(const void *loop);
     int (*init[LIBUV_KINDS])(void *loop, LibuvHandle *handle);
     int (*start[LIBUV_KINDS])(LibuvHandle *handle, LibuvCallback callback);
     void (*unref)(LibuvHandle *handle);

@@ -6,6 +6,7 @@
 #if LIBUV_CAN_BE_FOUND
 
 #include "clock.h"
+#include "handover.h"
 #include "recorder.h"
 #include "turns.h"
 
@@ -31,6 +32,7 @@ typedef struct {
     uint64_t events;
     uint64_t events_waiting;
     int64_t timed;
+    unsigned taken; /* what handover_wait() returned last */
     int looked; /* whether a look found the wait over */
     int running;
     int joined; /* the run that goes on was in progress when it was first seen, so that its end is not told */
@@ -112,6 +114,20 @@ close_handles(Watch *watch)
     }
 }
 
+/* Lets a thread that answers a scrape have the interpreter, if the loop will not rest. This is part
+   of the wait: the loop would let go of it anyway, but take it back before that thread runs. */
+static void
+hand_over(Watch *watch)
+{
+    if (libuv.backend_timeout(watch->loop) != 0) {
+        return;
+    }
+    watch->taken = handover_wait(watch->taken);
+    lock(watch);
+    watch->entered_ns = clock_read_system();
+    unlock(watch);
+}
+
 static void
 on_prepare(LibuvHandle *handle)
 {
@@ -126,6 +142,9 @@ on_prepare(LibuvHandle *handle)
         turns_enter(watch->turns, watch->entered_ns, watch->timed);
     }
     unlock(watch);
+    if (handover_is_asked()) {
+        hand_over(watch);
+    }
 }
 
 /* Returns how many events there were since the last time; 1 if that is not known. */

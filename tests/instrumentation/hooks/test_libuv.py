@@ -284,6 +284,33 @@ def test_rows_add_up_to_the_active_time(made: Instrumentation, loop: Any) -> Non
 
 
 @WITH_C
+def test_a_loop_that_never_rests_gives_way_to_a_thread_that_answers(
+    made: Instrumentation, loop: Any
+) -> None:
+    """It sleeps at least three moments, and counts them as idle time; afterwards it does not."""
+    hand_over = IMPLEMENTATIONS["c"].hand_over
+
+    def idle_ns() -> int:
+        found = only(made)
+        return 0 if found.idle_ns is None else found.idle_ns
+
+    async def main() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        before_ns = idle_ns()
+        with hand_over:
+            for _ in range(5):
+                await asyncio.sleep(0)
+        asked_ns = idle_ns()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert asked_ns - before_ns >= 3 * 50_000
+        assert idle_ns() == asked_ns
+
+    loop.run_until_complete(main())
+
+
+@WITH_C
 def test_the_end_of_a_run_is_seen_that_was_joined(made: Instrumentation, loop: Any) -> None:
     """Where tracing begins inside a run, nobody tells of its end: a look finds out."""
     made.remove()
