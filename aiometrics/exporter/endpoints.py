@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import html
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aiometrics.base import fork
 from aiometrics.base.http.listener import url
@@ -22,6 +22,7 @@ from aiometrics.exporter.service import Service
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.live import LiveView
+from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import RECORDER_HAND_OVER
 
@@ -40,6 +41,13 @@ _TAKEN = (
 )
 
 
+class SnapshotSource(Protocol):
+    """Returns all numbers. The coroutines and yield points may be in the records, if given."""
+
+    def __call__(self, records: Records | None = None, /) -> Snapshot:
+        """Return the snapshot."""
+
+
 class Endpoints:
     """Serves the snapshots of ``source()`` and the metrics of ``registry`` as ``options`` say.
 
@@ -53,7 +61,7 @@ class Endpoints:
     def __init__(
         self,
         options: ServingOptions,
-        source: Callable[[], Snapshot],
+        source: SnapshotSource,
         registry: Registry | None,
         internal_errors: InternalErrors,
         info: ExporterInfo,
@@ -79,7 +87,7 @@ class Endpoints:
         self._title = f"aiometrics {info.version} ({info.implementation})"
         self._report = partial(internal_errors.report, outcome=STAYS_ON)
         self._scrape_handler = ScrapeHandler(
-            lambda: (source(), info),
+            lambda records: (source(records), info),
             registry,
             partial(self._report, "registry"),
         )

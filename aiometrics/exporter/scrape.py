@@ -13,16 +13,19 @@ from aiometrics.base.http.messages import Response
 from aiometrics.base.singleflight import SingleFlight
 from aiometrics.base.yielding import CooperativeYield
 from aiometrics.exposition.collection import Registry
-from aiometrics.exposition.families import ExporterInfo, Source
+from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.protobuf import ProtobufRenderer
 from aiometrics.exposition.text import OPENMETRICS, OPENMETRICS_UTF_8, TEXT, Renderer
+from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import Snapshot
-from aiometrics.recorder.implementation import RECORDER_HAND_OVER
+from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION, RECORDER_HAND_OVER
 
 #: Shared by all threads of the process that answer scrapes.
 give_way = CooperativeYield(sleep=RECORDER_HAND_OVER.rest)
 
-_Render = Callable[[Snapshot, ExporterInfo], Iterator[bytes]]
+#: Returns what one scrape shows. The coroutines and yield points may be in the records.
+RecordsSource = Callable[[Records | None], tuple[Snapshot, ExporterInfo]]
+_Render = Callable[..., Iterator[bytes]]
 
 
 class ScrapeHandler:
@@ -34,7 +37,10 @@ class ScrapeHandler:
     """
 
     def __init__(
-        self, source: Source, registry: Registry | None, on_error: Callable[[Exception], None]
+        self,
+        source: RecordsSource,
+        registry: Registry | None,
+        on_error: Callable[[Exception], None],
     ) -> None:
         self._source = source
         text = Renderer(registry, on_error=on_error, pause=give_way)
@@ -66,8 +72,9 @@ class ScrapeHandler:
 
     def _rendered(self, chosen: negotiation.Format) -> bytes:
         start_ns = time.perf_counter_ns()
-        snapshot, facts = self._source()
+        records = DEFAULT_IMPLEMENTATION.new_records()
+        snapshot, facts = self._source(records)
         facts = replace(facts, scrape_ns=self._previous_ns)
-        body = b"".join(self._slices[chosen](snapshot, facts))
+        body = DEFAULT_IMPLEMENTATION.join(self._slices[chosen](snapshot, facts, records=records))
         self._previous_ns = time.perf_counter_ns() - start_ns
         return body

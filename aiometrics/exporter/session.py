@@ -26,6 +26,7 @@ from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.sampling import Sampling
 from aiometrics.instrumentation.watchdog import Watchdog
 from aiometrics.pages.multiprocess.directory import SharedDirectory
+from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import FRAMES, IMPLEMENTATION
 from aiometrics.recorder.places import main_package
@@ -223,11 +224,16 @@ class Collector(SnapshotCollector):
         super().__init__(collected)
 
 
-def collected() -> tuple[Snapshot, ExporterInfo]:
-    """Return what a scrape shows now: an empty snapshot if nothing is traced yet."""
+def collected(records: Records | None = None) -> tuple[Snapshot, ExporterInfo]:
+    """Return what a scrape shows now: an empty snapshot if nothing is traced yet.
+
+    The coroutines and yield points are in ``records``, if these are given and filled.
+    """
     instrumentation = process.instrumentation
-    current = Snapshot(time.time_ns()) if instrumentation is None else instrumentation.snapshot()
-    return current, INFO if process.session is None else process.session.info
+    info = INFO if process.session is None else process.session.info
+    if instrumentation is None:
+        return Snapshot(time.time_ns()), info
+    return instrumentation.snapshot(records=records), info
 
 
 #: Counts errors while nothing is traced; only their log lines are seen.

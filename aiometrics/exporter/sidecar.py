@@ -21,6 +21,7 @@ from aiometrics.exposition.collector import MultiprocessMetrics
 from aiometrics.exposition.constant_labels import constant_labels
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.pages.multiprocess.directory import SharedDirectory
+from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import Snapshot
 
 #: A sidecar records nothing itself, so it has no recorder to name.
@@ -54,10 +55,15 @@ class Sidecar:
         """The address of the metrics, as seen from this machine."""
         return self._endpoints.url
 
-    def snapshot(self) -> Snapshot:
-        """Return the numbers of all pages of the directory; none while it does not exist."""
-        unix_ns = time.time_ns()
-        view = self._directory.read((), None, monotonic(), unix_ns)
+    def snapshot(self, records: Records | None = None) -> Snapshot:
+        """Return the numbers of all pages of the directory; none while it does not exist.
+
+        The coroutines and yield points are in ``records``, if these are given and filled.
+        """
+        now_ns, unix_ns = monotonic(), time.time_ns()
+        view = self._directory.read((), None, now_ns, unix_ns, records=records)
+        if records is not None and records.declined:
+            view = self._directory.read((), None, now_ns, unix_ns)
         return view.snapshot(unix_ns, self._internal_errors.counts())
 
     def start(self) -> None:

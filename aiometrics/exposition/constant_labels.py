@@ -27,6 +27,11 @@ class ConstantLabels(NamedTuple):
         if self.names:
             yield (() if self.on_series else self.values), 1
 
+    @property
+    def of_series(self) -> tuple[tuple[str, str], ...]:
+        """Names and values of the labels that all series have."""
+        return tuple(zip(self.names, self.values, strict=True)) if self.on_series else ()
+
     def metric(self, metric: Metric) -> Metric:
         """Return ``metric`` with the labels that its series have."""
         if not self.names or not (self.on_series or metric is SERVICE_INFO):

@@ -90,13 +90,16 @@ class ExporterInfo:
 Source = Callable[[], tuple[Snapshot, ExporterInfo]]
 
 
-def families(snapshot: Snapshot, info: ExporterInfo) -> Iterator[Family]:
+def families(
+    snapshot: Snapshot, info: ExporterInfo, written: int | None = None
+) -> Iterator[Family]:
     """Yield every metric with its rows, which are made only as they are iterated.
 
     So a scrape can pause between any two rows. ``aiometrics_series`` comes last: it counts itself
-    and the samples of all rows that were iterated before.
+    and the samples of all rows that were iterated before. If the caller has ``written`` so many
+    samples of yield points and coroutines, their families are left out.
     """
-    samples = 0
+    samples = written or 0
 
     def counted(rows: Iterable[Row]) -> Iterator[Row]:
         nonlocal samples
@@ -109,14 +112,16 @@ def families(snapshot: Snapshot, info: ExporterInfo) -> Iterator[Family]:
         yield (), samples + 1
 
     labels = info.labels
-    for metric, rows in _recorded(snapshot, info):
+    if written is None:
+        for metric, rows in _of_records(snapshot):
+            yield labels.metric(metric), counted(labels.rows(rows))
+    for metric, rows in _of_the_rest(snapshot, info):
         yield labels.metric(metric), counted(labels.rows(rows))
     yield labels.metric(metrics.SERIES), iter(labels.rows(series()))
 
 
-def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, Iterable[Row]]]:
-    coroutines, loops = snapshot.coroutines, snapshot.loops
-
+def _of_records(snapshot: Snapshot) -> Iterator[tuple[Metric, Iterable[Row]]]:
+    coroutines = snapshot.coroutines
     yield from _of_yield_points(snapshot.yield_points)
 
     yield metrics.TASKS_CREATED, (((entry.coroutine,), entry.created) for entry in coroutines)
@@ -141,6 +146,10 @@ def _recorded(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, 
         metrics.TASKS_DESTROYED_PENDING,
         (((entry.coroutine,), entry.destroyed_pending) for entry in coroutines),
     )
+
+
+def _of_the_rest(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metric, Iterable[Row]]]:
+    loops = snapshot.loops
 
     yield metrics.LOOP_TIME_SECONDS, _loop_times(loops)
     yield (

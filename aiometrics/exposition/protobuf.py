@@ -14,6 +14,7 @@ from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.collector import ApplicationMetrics
+from aiometrics.exposition.constant_labels import ConstantLabels
 from aiometrics.exposition.families import (
     Distribution,
     ExporterInfo,
@@ -26,14 +27,25 @@ from aiometrics.exposition.metrics import Kind
 from aiometrics.exposition.protobuf_application import application_families
 from aiometrics.exposition.protobuf_messages import (
     HISTOGRAM_FIELD,
+    VALUE_FIELD,
     Type,
+    head_of_family,
     label_pairs,
     message_of_family,
     single_value,
     timestamp,
 )
-from aiometrics.exposition.wire_format import double, field, integer, signed, zigzag
+from aiometrics.exposition.record_families import (
+    RECORD_LABELS,
+    exemplar_buckets,
+    record_families,
+    segment_bounds_seconds,
+    wait_bounds_seconds,
+)
+from aiometrics.exposition.wire_format import double, field, integer, signed, string, zigzag
 from aiometrics.pages.buckets import SCHEMA, ZERO_INDEX
+from aiometrics.pages.layout import Layout
+from aiometrics.pages.records import Core, Records
 from aiometrics.pages.snapshot import Exemplar, Snapshot
 
 #: Bytes of a slice, which takes about 0.1 ms to write.
@@ -70,10 +82,20 @@ class ProtobufRenderer:
         if self._application is not None:
             self._application.close()
 
-    def slices(self, snapshot: Snapshot, info: ExporterInfo) -> Iterator[bytes]:
-        """Yield the messages of all families, one or more at a time, in slices."""
+    def slices(
+        self, snapshot: Snapshot, info: ExporterInfo, records: Records | None = None
+    ) -> Iterator[bytes]:
+        """Yield the messages of all families, one or more at a time, in slices.
+
+        The coroutines and yield points are those of ``records``, if these are filled, which are
+        written without the GIL.
+        """
+        written = None
+        if records is not None and records.filled is not None:
+            messages, written = _messages_of_records(records, *records.filled, info.labels)
+            yield messages
         labels = _Labels()
-        for metric, rows in families(snapshot, info):
+        for metric, rows in families(snapshot, info, written):
             kind = _TYPES[metric.kind]
             metrics: list[bytes] = []
             size = 0
@@ -89,6 +111,41 @@ class ProtobufRenderer:
             for messages in self._application.written(application_families):
                 yield messages
                 self._pause()
+
+
+def _messages_of_records(
+    records: Records, core: Core, layout: Layout, labels: ConstantLabels
+) -> tuple[bytes, int]:
+    """Return the families of records, and how many samples they have."""
+    bounds = segment_bounds_seconds(layout), wait_bounds_seconds(layout)
+    return core.protobuf(
+        _described(layout, labels),
+        tuple(tuple(string(1, name) for name in names) for names in RECORD_LABELS),
+        tuple(
+            (bucket, _exemplar(exemplar)) for bucket, exemplar in exemplar_buckets(records, layout)
+        ),
+        *(b"".join(_bucket_ends(some)) for some in bounds),
+        _ZERO_BUCKET,
+    )
+
+
+@lru_cache(maxsize=8)
+def _described(layout: Layout, labels: ConstantLabels) -> tuple[object, ...]:
+    """Return the families of records as the C core reads them."""
+    return tuple(
+        (
+            head_of_family(family.metric.name, family.metric.help, _TYPES[family.metric.kind]),
+            family.table,
+            family.group,
+            family.number,
+            VALUE_FIELD[_TYPES[family.metric.kind]],
+            family.exemplars,
+            tuple(
+                (word, label_pairs((*more, *labels.of_series)), ()) for word, more in family.rows
+            ),
+        )
+        for family in record_families(layout)
+    )
 
 
 class _Labels:

@@ -20,8 +20,14 @@ class Type(IntEnum):
 
 
 #: Fields of ``Metric``.
-_VALUE_FIELD = {Type.GAUGE: 2, Type.COUNTER: 3, Type.UNTYPED: 5}
 SUMMARY_FIELD, HISTOGRAM_FIELD = 4, 7
+VALUE_FIELD = {
+    Type.GAUGE: 2,
+    Type.COUNTER: 3,
+    Type.SUMMARY: SUMMARY_FIELD,
+    Type.UNTYPED: 5,
+    Type.HISTOGRAM: HISTOGRAM_FIELD,
+}
 
 
 def message_of_family(name: str, help_text: str, kind: Type, metrics: Iterable[bytes]) -> bytes:
@@ -29,14 +35,19 @@ def message_of_family(name: str, help_text: str, kind: Type, metrics: Iterable[b
     content = b"".join(metrics)
     if not content:
         return b""
-    head = string(1, name) + string(2, help_text) + integer(3, kind)
+    head = head_of_family(name, help_text, kind)
     return varint(len(head) + len(content)) + head + content
+
+
+def head_of_family(name: str, help_text: str, kind: Type) -> bytes:
+    """Return what precedes the metrics of a family."""
+    return string(1, name) + string(2, help_text) + integer(3, kind)
 
 
 def single_value(kind: Type, value: float, exemplar: bytes = b"") -> bytes:
     """Return the value of a metric that has only one; only counters have exemplars."""
     found = field(2, exemplar) if exemplar and kind == Type.COUNTER else b""
-    return field(_VALUE_FIELD[kind], double(1, value) + found)
+    return field(VALUE_FIELD[kind], double(1, value) + found)
 
 
 def timestamp(whole_seconds: int, ns: int) -> bytes:

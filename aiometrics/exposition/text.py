@@ -11,6 +11,7 @@ from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.collector import ApplicationMetrics, FormatName
+from aiometrics.exposition.constant_labels import ConstantLabels
 from aiometrics.exposition.families import (
     Distribution,
     ExporterInfo,
@@ -21,6 +22,14 @@ from aiometrics.exposition.families import (
     split_exemplar,
 )
 from aiometrics.exposition.metrics import Metric
+from aiometrics.exposition.record_families import (
+    RECORD_LABELS,
+    RecordFamily,
+    exemplar_buckets,
+    record_families,
+)
+from aiometrics.pages.layout import Layout
+from aiometrics.pages.records import Core, Records
 from aiometrics.pages.snapshot import Exemplar, Snapshot, encodable
 
 #: Characters of a slice, which takes about 0.1 ms to write.
@@ -88,24 +97,39 @@ class Renderer:
         if self._application is not None:
             self._application.close()
 
-    def slices(self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat) -> Iterator[bytes]:
+    def slices(
+        self,
+        snapshot: Snapshot,
+        info: ExporterInfo,
+        form: TextFormat,
+        records: Records | None = None,
+    ) -> Iterator[bytes]:
         """Yield the text in UTF-8, in slices that take about 0.1 ms to write.
 
-        A family of the application is one slice, however long it is.
+        A family of the application is one slice, however long it is. The coroutines and yield
+        points are those of ``records``, if these are filled, which are written without the GIL.
         """
-        for part in self._parts(snapshot, info, form):
+        for part in self._parts(snapshot, info, form, records):
             yield part
             self._pause()
         yield form.end
 
-    def _parts(self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat) -> Iterator[bytes]:
-        yield from _joined(self._ours(snapshot, info, form))
+    def _parts(
+        self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat, records: Records | None
+    ) -> Iterator[bytes]:
+        written = None
+        if records is not None and records.filled is not None:
+            text, written = _text_of_records(records, *records.filled, form, info.labels)
+            yield text
+        yield from _joined(self._ours(snapshot, info, form, written))
         if self._application is not None:
             yield from self._application.families(form.name)
 
-    def _ours(self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat) -> Iterator[str]:
+    def _ours(
+        self, snapshot: Snapshot, info: ExporterInfo, form: TextFormat, written: int | None
+    ) -> Iterator[str]:
         used: _Cache = {}
-        for metric, rows in families(snapshot, info):
+        for metric, rows in families(snapshot, info, written):
             yield form.header(metric)
             yield from _lines(
                 metric,
@@ -163,11 +187,63 @@ def _with_exemplar(lines: str, value: float | Distribution, exemplar: Exemplar) 
     """Return the lines of a row with the exemplar after its bucket, or after the only line."""
     value_seconds = seconds(exemplar.value_ns)
     line_number = value.bucket(value_seconds) if isinstance(value, Distribution) else 0
-    whole, ns = divmod(exemplar.unix_ns, SECOND_NS)
     split_lines = lines.split("\n")
-    labels = _label_text(*zip(*exemplar.labels, strict=True))
-    split_lines[line_number] += f" # {{{labels}}} {value_seconds!r} {whole}.{ns:09}"
+    split_lines[line_number] += _exemplar_text(exemplar)
     return "\n".join(split_lines)
+
+
+def _exemplar_text(exemplar: Exemplar) -> str:
+    whole, ns = divmod(exemplar.unix_ns, SECOND_NS)
+    labels = _label_text(*zip(*exemplar.labels, strict=True))
+    return f" # {{{labels}}} {seconds(exemplar.value_ns)!r} {whole}.{ns:09}"
+
+
+def _text_of_records(
+    records: Records, core: Core, layout: Layout, form: TextFormat, labels: ConstantLabels
+) -> tuple[bytes, int]:
+    """Return the families of records as text, and how many samples they have."""
+    exemplars = exemplar_buckets(records, layout) if form.exemplars else ()
+    return core.text(
+        _described(layout, form, labels),
+        tuple(map(_described_labels, RECORD_LABELS)),
+        tuple((bucket, _exemplar_text(exemplar).encode()) for bucket, exemplar in exemplars),
+    )
+
+
+@lru_cache(maxsize=8)
+def _described(layout: Layout, form: TextFormat, labels: ConstantLabels) -> tuple[object, ...]:
+    """Return the families of records as the C core reads them."""
+    return tuple(
+        (
+            form.header(family.metric).encode(),
+            family.table,
+            family.group,
+            family.number,
+            0,
+            family.exemplars,
+            tuple(
+                (word, b"", _described_lines(family, layout, (*more, *labels.of_series)))
+                for word, more in family.rows
+            ),
+        )
+        for family in record_families(layout)
+    )
+
+
+def _described_lines(
+    family: RecordFamily, layout: Layout, labels: tuple[tuple[str, str], ...]
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Return what is before and after the first labels of each line of a row."""
+    more = "".join("," + _label_text((name,), (value,)) for name, value in labels)
+    lines = _template(family.metric, family.bounds_seconds(layout)).splitlines()
+    parts = (line.rpartition("%")[0].partition(_LABELS) for line in lines)
+    return tuple((before.encode(), (more + after).encode()) for before, _, after in parts)
+
+
+def _described_labels(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Return what precedes the value of each label."""
+    first, *others = (f'{name}="' for name in names)
+    return (first.encode(), *(f'",{name}'.encode() for name in others))
 
 
 @lru_cache(maxsize=256)

@@ -26,6 +26,7 @@ from aiometrics.pages.exemplar_table import SEGMENT
 from aiometrics.pages.header import PageFormat
 from aiometrics.pages.layout import RECORD_KINDS, YIELD_POINT, from_seconds
 from aiometrics.pages.multiprocess.directory import SharedDirectory
+from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION, Implementation
 from aiometrics.recorder.places import Places
@@ -85,6 +86,7 @@ class Instrumentation:
             internal_errors=self.internal_errors,
             directory=directory,
             guard=implementation.guard,
+            copying=implementation.copying,
             private=private,
         )
         #: Writes the records of single requests: lines of the slow log, and traces.
@@ -173,12 +175,13 @@ class Instrumentation:
         self._snapshots.forget()
         self.sampler = self._new_sampler()
 
-    def snapshot(self, pause: Pause = no_pause) -> Snapshot:
+    def snapshot(self, pause: Pause = no_pause, records: Records | None = None) -> Snapshot:
         """All numbers now; with a shared directory, those of all its processes.
 
-        ``pause`` is called now and then.
+        ``pause`` is called now and then. The coroutines and yield points are in ``records``, if
+        these are given and filled.
         """
-        return self._snapshots.take(pause)
+        return self._snapshots.take(pause, records)
 
     def refresh(self) -> None:
         """Write into the pages what is not written there as it happens."""

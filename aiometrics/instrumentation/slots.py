@@ -19,8 +19,9 @@ from aiometrics.pages.header import PageError, PageFormat
 from aiometrics.pages.layout import HEADER, MAX_PROBES
 from aiometrics.pages.merge import labelled
 from aiometrics.pages.multiprocess.directory import ClaimedSlot, SharedDirectory
-from aiometrics.pages.page import Memory, Page
+from aiometrics.pages.page import PYTHON_COPYING, Copying, Memory, Page
 from aiometrics.pages.reader import PageView, read
+from aiometrics.pages.records import Records
 from aiometrics.recorder.held import HeldPlaces
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.places import Places
@@ -71,6 +72,7 @@ class SlotPool:
         internal_errors: InternalErrors,
         directory: SharedDirectory | None = None,
         guard: Callable[[Memory], None] = lambda _: None,
+        copying: Copying = PYTHON_COPYING,
         private: bool = False,
     ) -> None:
         self._page_format = page_format
@@ -80,6 +82,7 @@ class SlotPool:
         self._internal_errors = internal_errors
         self._directory = directory
         self._guard = guard
+        self._copying = copying
         self.private = private
         self._slots: list[Slot] = []
         # Reentrant, because garbage collection in the middle may run a finalizer of the
@@ -169,17 +172,22 @@ class SlotPool:
         return list(self._slots)
 
     def views(
-        self, now_ns: int, unix_ns: int, pause: Pause = no_pause
+        self,
+        now_ns: int,
+        unix_ns: int,
+        pause: Pause = no_pause,
+        records: Records | None = None,
     ) -> tuple[list[PageView], Mapping[str, int]]:
         """Views of all pages, those of other processes in the shared directory included.
 
-        Also returns how many pages of other processes were skipped, by reason.
+        Also returns how many pages of other processes were skipped, by reason. ``records`` are
+        those of :func:`~aiometrics.pages.reader.read`.
         """
         private: list[PageView] = []
         shared: dict[int, PageView] = {}
         slots = self.all()
         for slot in slots:
-            view = _view(slot, now_ns, unix_ns, pause)
+            view = self._view(slot, now_ns, unix_ns, pause, records)
             if view is None:
                 continue
             if slot.claimed is None:
@@ -190,11 +198,27 @@ class SlotPool:
             return private, {}
         damaged = len(slots) - len(private) - len(shared)
         own = {slot.claimed.number for slot in slots if slot.claimed is not None}
-        others = self._directory.read(own, self._page_format, now_ns, unix_ns, pause)
+        others = self._directory.read(
+            own, self._page_format, now_ns, unix_ns, pause=pause, records=records
+        )
         shared.update(others.pages)
         skipped = Counter(others.skipped)
         skipped["damaged"] += damaged
         return [*private, *(shared[number] for number in sorted(shared))], skipped
+
+    def _view(
+        self, slot: Slot, now_ns: int, unix_ns: int, pause: Pause, records: Records | None
+    ) -> PageView | None:
+        """Return the view of a slot's page, or ``None`` if somebody has damaged it."""
+        slot.page.mark_observed(now_ns)
+        try:
+            copy = slot.page.copy(self._copying)
+            view = read(copy, now_ns, unix_ns, pause=pause, records=records)
+        except PageError:
+            slot.unreadable = True
+            return None
+        slot.unreadable = False
+        return view
 
     def _slot_named(self, thread_name: str) -> Slot | None:
         name = _unique(thread_name, {slot.name for slot in self._slots if not slot.free})
@@ -246,15 +270,3 @@ def _unique(name: str, taken: Container[str]) -> str:
     """Return ``name``, or ``name-2`` and so on if it is taken."""
     numbered = (f"{name}-{number}" for number in count(2))
     return next(free for free in chain((name,), numbered) if free not in taken)
-
-
-def _view(slot: Slot, now_ns: int, unix_ns: int, pause: Pause) -> PageView | None:
-    """Return the view of a slot's page, or ``None`` if somebody has damaged it."""
-    slot.page.mark_observed(now_ns)
-    try:
-        view = read(slot.page.copy(), now_ns, unix_ns, pause=pause)
-    except PageError:
-        slot.unreadable = True
-        return None
-    slot.unreadable = False
-    return view

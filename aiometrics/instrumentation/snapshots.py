@@ -14,6 +14,7 @@ from aiometrics.instrumentation.slots import SlotPool
 from aiometrics.instrumentation.traced_loops import TracedLoops
 from aiometrics.instrumentation.untraced import untraced_tasks
 from aiometrics.pages.merge import merged
+from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.requests.binding import BINDINGS
 
@@ -49,14 +50,17 @@ class Snapshots:
         self._unix_clock = unix_clock
         self._process_stats = self._new_process_stats()
 
-    def take(self, pause: Pause = no_pause) -> Snapshot:
+    def take(self, pause: Pause = no_pause, records: Records | None = None) -> Snapshot:
         """All numbers now; with a shared directory, those of all its processes.
 
-        ``pause`` is called now and then.
+        ``pause`` is called now and then. The coroutines and yield points are in ``records``, if
+        these are given and filled.
         """
         self.refresh()
-        unix_ns = self._unix_clock()
-        pages, skipped = self._slot_pool.views(self._clock(), unix_ns, pause)
+        now_ns, unix_ns = self._clock(), self._unix_clock()
+        pages, skipped = self._slot_pool.views(now_ns, unix_ns, pause, records)
+        if records is not None and records.declined:
+            pages, skipped = self._slot_pool.views(now_ns, unix_ns, pause)
         return merged(
             pages,
             taken_ns=unix_ns,

@@ -6,7 +6,8 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from aiometrics.pages.layout import (
     CALLBACKS,
@@ -44,6 +45,34 @@ _COPIES, _COPY_PAUSE_SECONDS = 50, 100e-6
 _PRIVATE = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
 
 Memory = bytearray | mmap.mmap
+
+
+#: Starts and ends of parts of a page, in words.
+Parts = tuple[tuple[int, int], ...]
+
+
+class Copying(NamedTuple):
+    """How parts of a page are copied.
+
+    ``provide(target, parts)`` makes their memory ready, and may let other threads run.
+    ``copy_parts(target, source, parts)`` copies them.
+    """
+
+    provide: Callable[[Memory, Parts], object]
+    copy_parts: Callable[[Memory, Memory, Parts], object]
+
+
+def _provide(_target: Memory, _parts: Parts) -> None:
+    """Do nothing: the system provides memory as it is written."""
+
+
+def _copy_parts(target: Memory, source: Memory, parts: Parts) -> None:
+    for first, last in parts:
+        start, end = first * WORD, last * WORD
+        target[start:end] = source[start:end]
+
+
+PYTHON_COPYING = Copying(_provide, _copy_parts)
 
 
 def zeros(size: int) -> mmap.mmap:
@@ -166,24 +195,19 @@ class Page:
         for kind in ("yield_points", "requests", "request_waits"):
             self.words[HEADER[kind]] = 1
 
-    def copy(self) -> Memory:
+    def copy(self, copying: Copying = PYTHON_COPYING) -> Memory:
         """Return a consistent copy, or an inconsistent one if the writer does not pause.
 
         Only what is in use is copied. Any thread may call this.
         """
+        data = zeros(self.layout.size)
+        copying.provide(data, self.layout.in_use(self.words))
         for _ in range(_COPIES):
             started = self.words[self.layout.loop + _STARTED]
-            data = self._copied()
+            copying.copy_parts(data, self.memory, self.layout.in_use(self.words))
             if self._at_rest(started):
                 return data
             time.sleep(_COPY_PAUSE_SECONDS)
-        return self._copied()
-
-    def _copied(self) -> Memory:
-        data = zeros(self.layout.size)
-        for first, last in self.layout.in_use(self.words):
-            start, end = first * WORD, last * WORD
-            data[start:end] = self.memory[start:end]
         return data
 
     def _at_rest(self, started: int) -> bool:

@@ -5,8 +5,9 @@ It trusts nothing in them, because anybody may have written them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 from aiometrics.base.yielding import Pause, in_slices, no_pause
 from aiometrics.pages.buckets import Buckets
@@ -49,6 +50,7 @@ from aiometrics.pages.layout import (
     elapsed_ns,
     pending_ns,
 )
+from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import (
     CALLBACK,
     ITSELF,
@@ -96,16 +98,31 @@ class PageView:
 
 
 def read(
-    data: Buffer, now_ns: int, unix_ns: int, *, alive: bool = True, pause: Pause = no_pause
+    data: Buffer,
+    now_ns: int,
+    unix_ns: int,
+    *,
+    alive: bool = True,
+    pause: Pause = no_pause,
+    records: Records | None = None,
 ) -> PageView:
     """Decode a copy of a page, taken at ``now_ns`` by the clock and Unix time ``unix_ns``.
 
     Momentary values are left out if the writer is no longer ``alive``. ``pause`` is called now and
-    then.
+    then. With ``records``, those of coroutines and yield points are added there, and are not in the
+    view, unless they are declined; the view has no segment paths and no chains then.
 
     Raises :class:`PageError` if ``data`` is not a page, or if its offsets point outside of it.
     """
-    return _Decoder(data, unix_ns - now_ns, now_ns, alive=alive).view(pause)
+    decoder = _Decoder(data, unix_ns - now_ns, now_ns, alive=alive)
+    if records is None:
+        return decoder.view(pause)
+    rest = decoder.rest(pause)
+    if decoder.add_to(records):
+        return rest
+    view = decoder.view(pause)
+    records.declined = True
+    return view
 
 
 def check_range(data: Buffer) -> None:
@@ -123,6 +140,28 @@ def check_range(data: Buffer) -> None:
     for number in (found for some in numbers for found in (min(some), max(some))):
         if abs(number) > _MAX_COUNT:
             raise PageError(f"a number in a page must not exceed {_MAX_COUNT}, but one is {number}")
+
+
+class _Names(Sequence[str]):
+    """Texts that are decoded when they are asked for."""
+
+    def __init__(self, count: int, text: Callable[[int], str]) -> None:
+        self._count = count
+        self._text = text
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[str]: ...
+    def __getitem__(self, number: int | slice) -> str | Sequence[str]:
+        if isinstance(number, slice):
+            return tuple(self)[number]
+        if number >= self._count:
+            raise IndexError(number)
+        return self._text(number)
 
 
 class _Decoder:
@@ -154,27 +193,63 @@ class _Decoder:
         self._exemplars = dict(self._read_exemplars())
 
     def view(self, pause: Pause) -> PageView:
-        names = tuple(
-            self._text(self._coroutine(number, "name"))
-            for number in range(self._used["coroutines"])
-        )
+        """Return all that is in the page."""
+        names = tuple(self._names())
         points = tuple(
             self._yield_point(number, names)
             for number in in_slices(range(self._used["yield_points"]), pause)
         )
-        requests = tuple(
-            self._text(self._request(number, "name")) for number in range(self._used["requests"])
-        )
-        return PageView(
-            self._loop_record(names),
-            tuple(
+        return replace(
+            self._rest(names, pause),
+            coroutines=tuple(
                 self._coroutine_record(number, name)
                 for number, name in in_slices(enumerate(names), pause)
                 if self._coroutine(number, "created")
                 or self._coroutine(number, "live")
                 or self._coroutine(number, "destroyed_pending")
             ),
-            (*(point for point in points if _was_reached(point)), *self._running_points(names)),
+            yield_points=(
+                *(point for point in points if _was_reached(point)),
+                *self._running_points(names),
+            ),
+            segment_paths=tuple(self._segment_paths(points, pause)),
+            chains=tuple(self._chains(points, pause)),
+        )
+
+    def rest(self, pause: Pause) -> PageView:
+        """Return what is not in records of coroutines and yield points."""
+        return self._rest(self._names(), pause)
+
+    def add_to(self, records: Records) -> bool:
+        """Add the records of coroutines and yield points, unless they are declined."""
+        return records.add(
+            self._data,
+            self._layout,
+            {**self._used, "string_bytes": self._strings_used},
+            weight=self._weight,
+            threshold_ns=self._header("blocking_threshold_ns"),
+            alive=self._alive,
+            unix_offset_ns=self._unix_offset_ns,
+            exemplars=[
+                (number, exemplar)
+                for (kind, number), exemplar in self._exemplars.items()
+                if kind == SEGMENT
+            ],
+        )
+
+    def _names(self) -> Sequence[str]:
+        return _Names(
+            self._used["coroutines"], lambda number: self._text(self._coroutine(number, "name"))
+        )
+
+    def _rest(self, names: Sequence[str], pause: Pause) -> PageView:
+        requests = tuple(
+            self._text(self._request(number, "name")) for number in range(self._used["requests"])
+        )
+        return PageView(
+            self._loop_record(names),
+            (),
+            (),
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
             self._counts(self._layout.errors, MAX_PROBES),
             self._loop_stat("untraced_tasks") if self._alive else 0,
@@ -194,8 +269,8 @@ class _Decoder:
                 for number, kind in enumerate(SCOPE_ERRORS)
             },
             tuple(self._held(names)),
-            tuple(self._segment_paths(points, pause)),
-            tuple(self._chains(points, pause)),
+            (),
+            (),
         )
 
     def _header(self, name: str) -> int:
@@ -274,12 +349,12 @@ class _Decoder:
         )
         return pending_ns(since, counted, looked, self._header("blocking_threshold_ns"))
 
-    def _running(self, names: tuple[str, ...], since: int) -> Running:
+    def _running(self, names: Sequence[str], since: int) -> Running:
         elapsed_ns = self._now_ns - since
         blocks = elapsed_ns >= self._header("blocking_threshold_ns")
         return Running(self._running_name(names), elapsed_ns, blocks)
 
-    def _loop_record(self, names: tuple[str, ...]) -> Loop:
+    def _loop_record(self, names: Sequence[str]) -> Loop:
         layout, buckets = self._layout, self._layout.segment_buckets
         since = self._loop("segment_since_ns")
         timed = bool(self._loop("timed"))
@@ -342,7 +417,7 @@ class _Decoder:
         busy_since = turn if self._loop("timed") else self._loop("segment_since_ns")
         return (busy_since or self._now_ns) + self._unix_offset_ns
 
-    def _running_name(self, names: tuple[str, ...]) -> str:
+    def _running_name(self, names: Sequence[str]) -> str:
         number = self._loop("segment_coroutine")
         if not 0 <= number < len(names):
             raise PageError(
@@ -367,7 +442,7 @@ class _Decoder:
             },
         )
 
-    def _yield_point(self, number: int, names: tuple[str, ...]) -> YieldPoint:
+    def _yield_point(self, number: int, names: Sequence[str]) -> YieldPoint:
         layout, start = self._layout, self._layout.yield_point(number)
         scalars = self._words[start : start + len(YIELD_POINT)].tolist()
         coroutine, yield_point, awaits, blocking, inflicted, suspended, oldest = scalars[:7]
@@ -414,7 +489,7 @@ class _Decoder:
             },
         )
 
-    def _held(self, names: tuple[str, ...]) -> Iterator[Held]:
+    def _held(self, names: Sequence[str]) -> Iterator[Held]:
         layout = self._layout
         for entry, text in self._entries(layout.held, MAX_HELD, HELD, HELD_WORDS):
             samples, active_ns, coroutine = self._words[entry : entry + HELD["length"]].tolist()
@@ -465,7 +540,7 @@ class _Decoder:
             )
         return RequestWait(requests[request], self._text(awaits), wait_ns * self._weight)
 
-    def _running_points(self, names: tuple[str, ...]) -> Iterable[YieldPoint]:
+    def _running_points(self, names: Sequence[str]) -> Iterable[YieldPoint]:
         layout, pending_ns, current = (
             self._layout,
             self._pending_ns(),

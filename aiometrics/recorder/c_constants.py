@@ -11,8 +11,8 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from aiometrics.base.internal_errors import OFF_FOR_LOOP
-from aiometrics.pages import buckets, layout
-from aiometrics.pages.snapshot import EAGER_CHILD, RAISE, RETURN
+from aiometrics.pages import buckets, layout, records
+from aiometrics.pages.snapshot import CALLBACK, EAGER_CHILD, RAISE, RETURN, RUNNING
 from aiometrics.recorder import (
     await_chain,
     callback,
@@ -58,9 +58,20 @@ ENUMS = (
             "OTHER_POINT_NODE": layout.OTHER_POINT_NODE,
             "OTHER_NODE": layout.OTHER_NODE,
             "OWN_CHAIN_NODES": layout.OWN_CHAIN_NODES,
+            "NO_NODE": layout.NO_NODE,
+            "NO_POINT": layout.NO_POINT,
             "HELD_LATER": held.LATER,
         },
     ),
+    Enum(
+        "",
+        {
+            **{f"TABLE_{table.name}": table.value for table in records.Table},
+            "TABLES": len(records.Table),
+        },
+    ),
+    Enum("", {f"GROUP_{name}": group.value for name, group in records.Group.__members__.items()}),
+    Enum("", {f"NUMBER_{number.name}": number.value for number in records.Number}),
     Enum("FrameKind", {f"KIND_{kind.name}": kind.value for kind in stack.FrameKind}),
     _record("SCOPE_ERROR", layout.SCOPE_ERROR),
     Enum("Status", {name.upper(): code for code, name in enumerate(layout.STATUSES)}),
@@ -97,6 +108,10 @@ NUMBERS: Mapping[str, int] = {
     "PAGE_VERSION": layout.VERSION,
     "MAX_BOUNDS": layout.MAX_BOUNDS,
     "MAX_PIECES": layout.MAX_BOUNDS + len(buckets.NATIVE_BOUNDS_NS) + 1,
+    "MAX_CHAIN_FRAMES": layout.MAX_CHAIN_FRAMES,
+    "NATIVE_BUCKETS": buckets.LAST_INDEX - buckets.ZERO_INDEX + 1,
+    "NATIVE_ORIGIN": -buckets.ZERO_INDEX,
+    "NAME_BYTES": layout.NAME_BYTES,
     "SQUARE_NS2": layout.SQUARE_NS2,
     "MAX_RECORDS": layout.MAX_RECORDS,
     "STATUSES": len(layout.STATUSES),
@@ -125,6 +140,8 @@ TEXTS: Mapping[str, str] = {
     "RETURN_NAME": RETURN,
     "RAISE_NAME": RAISE,
     "EAGER_CHILD_NAME": EAGER_CHILD,
+    "RUNNING_NAME": RUNNING,
+    "CALLBACK_NAME": CALLBACK,
     "RECORDER_PROBE": recorder.PROBE,
     "TURNS_PROBE": turns.PROBE,
     "OFF_FOR_LOOP": OFF_FOR_LOOP,

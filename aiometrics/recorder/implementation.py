@@ -6,12 +6,14 @@ import logging
 import os
 import sysconfig
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
 
 from aiometrics.base.handover import HAND_OVER
+from aiometrics.pages.page import PYTHON_COPYING, Copying
+from aiometrics.pages.records import Records
 from aiometrics.recorder import recorder
 from aiometrics.recorder.c_constants import DIGEST
 from aiometrics.recorder.sampler import Sampler
@@ -50,6 +52,22 @@ class Implementation:
         """``direct`` if it reads suspended frames in place, else ``descriptors``."""
         frames: str = getattr(self.core, "FRAMES", "descriptors")
         return frames
+
+    @property
+    def copying(self) -> Copying:
+        """How it copies pages."""
+        if self.core is None:
+            return PYTHON_COPYING
+        return Copying(self.core.provide, self.core.copy_parts)
+
+    def new_records(self) -> Records | None:
+        """Return records that are written without the GIL; ``None`` if Python writes them."""
+        return None if self.core is None else Records(self.core.Records)
+
+    def join(self, parts: Iterable[bytes]) -> bytes:
+        """Return the joined bytes."""
+        joined: bytes = b"".join(parts) if self.core is None else self.core.join(*parts)
+        return joined
 
     def guard(self, memory: object) -> None:
         """Keep the process alive if the file behind mapped ``memory`` is cut off.

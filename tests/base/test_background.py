@@ -30,7 +30,7 @@ def endpoints_on(port: int) -> Endpoints:
     """Return endpoints that show an empty snapshot."""
     return Endpoints(
         ServingOptions(port=port, addr="127.0.0.1"),
-        lambda: Snapshot(0),
+        lambda _=None: Snapshot(0),
         None,
         InternalErrors(),
         INFO,
@@ -142,7 +142,7 @@ def test_binding_fails_when_the_address_is_not_of_this_machine() -> None:
     """Waiting would not help: no process will free such an address."""
     nowhere = Endpoints(
         ServingOptions(port=0, addr="192.0.2.1"),
-        lambda: Snapshot(0),
+        lambda _=None: Snapshot(0),
         None,
         InternalErrors(),
         INFO,

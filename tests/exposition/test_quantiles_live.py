@@ -75,7 +75,7 @@ def service() -> tuple[Snapshot, dict[tuple[str, str, float], float]]:
 @contextmanager
 def served(snapshot: Snapshot) -> Iterator[str]:
     """Serve a snapshot as an exporter does, and give the address."""
-    scrapes = ScrapeHandler(lambda: (snapshot, FACTS), None, lambda _: None)
+    scrapes = ScrapeHandler(lambda _: (snapshot, FACTS), None, lambda _: None)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

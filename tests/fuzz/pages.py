@@ -16,6 +16,7 @@ from functools import partial
 from random import Random
 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from support.renderings import Copied, rendered, rendered_in_c
 
 from aiometrics.base.yielding import no_pause
 from aiometrics.exposition import text
@@ -78,6 +79,8 @@ class Report:
     #: How many of the accepted pages were rendered, and how many of these were continued.
     rendered: int = 0
     continued: int = 0
+    #: How many of those that were rendered the C core wrote.
+    compiled: int = 0
     #: Reasons why pages were refused, without their numbers, and how often.
     refusals: Counter[str] = field(default_factory=Counter)
     #: Tracebacks of unexpected errors, each with the page that caused it.
@@ -184,6 +187,8 @@ def _try(report: Report, data: bytes, attempt: Callable[[], object]) -> None:
 
 
 def _read(report: Report, data: bytes, read: Read) -> PageView:
+    if "c" in IMPLEMENTATIONS:
+        _feed(data)
     view = read(data, NOW_NS, UNIX_NS)
     report.accepted += 1
     _check_size(view)
@@ -194,6 +199,23 @@ def _read_and_render(report: Report, data: bytes, read: Read) -> None:
     """Check that a page that is accepted can be rendered."""
     _render(_read(report, data, read))
     report.rendered += 1
+    if "c" in IMPLEMENTATIONS:
+        _compare(report, data)
+
+
+def _compare(report: Report, data: bytes) -> None:
+    """Check that the C core writes the same of a page, and of one whose writer is gone."""
+    pages = [Copied(data), Copied(data, alive=False)]
+    compiled = rendered_in_c(pages, NOW_NS, UNIX_NS)
+    report.compiled += compiled.compiled
+    if rendered(pages, NOW_NS, UNIX_NS).formats != compiled.formats:
+        raise AssertionError("the C core writes a page in another way")
+
+
+def _feed(data: bytes) -> None:
+    """Let the C core read a page. It is refused if, and only if, Python refuses it."""
+    records = IMPLEMENTATIONS["c"].new_records()
+    reader.read(data, NOW_NS, UNIX_NS, records=records)
 
 
 def _read_and_continue(report: Report, data: bytes, read: Read) -> None:

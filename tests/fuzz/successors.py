@@ -41,7 +41,7 @@ class _DirectoryOfOneSlot:
     def claim(self, page_format: PageFormat) -> ClaimedSlot:
         return ClaimedSlot(0, Page(*page_format, memory=self.memory), cast("SlotFile", self))
 
-    def read(self, *_: object) -> DirectoryView:
+    def read(self, *_: object, **__: object) -> DirectoryView:
         return DirectoryView({}, {}, None)
 
     def release(self) -> None:

@@ -33,6 +33,7 @@ from aiometrics.pages.multiprocess.private_file import REASONS, Reason, Unusable
 from aiometrics.pages.multiprocess.slot_file import SlotFile
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, check_range, read
+from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import Snapshot
 
 logger = logging.getLogger("aiometrics")
@@ -162,11 +163,14 @@ class SharedDirectory:
         page_format: PageFormat | None,
         now_ns: int,
         unix_ns: int,
+        *,
         pause: Pause = no_pause,
+        records: Records | None = None,
     ) -> DirectoryView:
         """Read all slots except our ``own``.
 
         Pages of another format are skipped; without ``page_format``, the newest page sets it.
+        ``records`` are those of :func:`~aiometrics.pages.reader.read`.
 
         Never raises: files that cannot be read are skipped, counted, and logged once. A missing
         directory counts as empty.
@@ -184,9 +188,8 @@ class SharedDirectory:
                         copied[number] = found
         for number, (data, alive) in copied.items():
             with self._skipping(skipped, _name(number)):
-                pages[number] = labelled(
-                    read(data, now_ns, unix_ns, alive=alive, pause=pause), str(number)
-                )
+                view = read(data, now_ns, unix_ns, alive=alive, pause=pause, records=records)
+                pages[number] = labelled(view, str(number))
         return DirectoryView(pages, skipped, page_format)
 
     @contextmanager

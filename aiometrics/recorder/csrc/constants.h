@@ -133,7 +133,33 @@ enum {
     OTHER_POINT_NODE = 0,
     OTHER_NODE = 1,
     OWN_CHAIN_NODES = 2,
+    NO_NODE = -1,
+    NO_POINT = -1,
     HELD_LATER = -1,
+};
+
+enum {
+    TABLE_YIELD_POINTS = 0,
+    TABLE_COROUTINES = 1,
+    TABLES = 2,
+};
+
+enum {
+    GROUP_ENDED = 1,
+    GROUP_AWAITED = 2,
+    GROUP_BLOCKING = 4,
+    GROUP_ALL = 7,
+};
+
+enum {
+    NUMBER_SEGMENTS = 0,
+    NUMBER_WAITS = 1,
+    NUMBER_COUNT = 2,
+    NUMBER_MOMENTARY = 3,
+    NUMBER_SECONDS = 4,
+    NUMBER_LONGEST_SECONDS = 5,
+    NUMBER_SQUARE_SECONDS = 6,
+    NUMBER_OLDEST_SECONDS = 7,
 };
 
 typedef enum {
@@ -186,6 +212,10 @@ typedef enum {
 #define PAGE_VERSION 4
 #define MAX_BOUNDS 64
 #define MAX_PIECES 182
+#define MAX_CHAIN_FRAMES 64
+#define NATIVE_BUCKETS 118
+#define NATIVE_ORIGIN 80
+#define NAME_BYTES 1024
 #define SQUARE_NS2 UINT64_C(0xde0b6b3a7640000)
 #define MAX_RECORDS 1000000
 #define STATUSES 3
@@ -210,10 +240,12 @@ typedef enum {
 #define WAITED_NS 20000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "440302ba65a8e7b3"
+#define CONSTANTS_DIGEST "14161c51b687a1bf"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"
+#define RUNNING_NAME "(running)"
+#define CALLBACK_NAME "(callback)"
 #define RECORDER_PROBE "recorder"
 #define TURNS_PROBE "turns"
 #define OFF_FOR_LOOP "which is now off for this loop"

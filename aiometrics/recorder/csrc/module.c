@@ -1,5 +1,6 @@
 #include "clock.h"
 #include "constants.h"
+#include "copying.h"
 #include "errors.h"
 #include "frame.h"
 #include "guard.h"
@@ -10,6 +11,7 @@
 #include "libuv_turns.h"
 #include "loop_methods.h"
 #include "recorder.h"
+#include "records.h"
 #include "sampler.h"
 #include "scope.h"
 #include "slot.h"
@@ -33,6 +35,9 @@ static PyMethodDef methods[] = {
     {"unhook_methods", loop_methods_unhook, METH_NOARGS, "unhook_methods(): restore the methods unless something else has replaced them since."},
 #endif
     {"stack_of_thread", stack_of_thread, METH_O, "stack_of_thread(ident): the frames that a thread is executing, innermost first."},
+    {"provide", copying_provide, METH_VARARGS, "provide(target, parts): have the memory of these parts ready."},
+    {"copy_parts", copying_copy_parts, METH_VARARGS, "copy_parts(target, source, parts): copy these parts of a page at once."},
+    {"join", copying_join, METH_VARARGS, "join(*parts): join bytes without the GIL."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -56,7 +61,7 @@ execute(PyObject *module)
     if (errors_init() < 0 || hook_init() < 0 || slot_init() < 0 || locate_init() < 0 || callback_init() < 0 ||
         recorder_init_module(module) < 0 || traced_init_module(module) < 0 ||
         scope_init_module(module) < 0 || turns_init_module(module) < 0 ||
-        handover_init_module(module) < 0 || sampler_init_module(module) < 0) {
+        handover_init_module(module) < 0 || records_init_module(module) < 0 || sampler_init_module(module) < 0) {
         return -1;
     }
 #if LIBUV_CAN_BE_FOUND

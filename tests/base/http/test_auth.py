@@ -613,7 +613,7 @@ def test_a_standby_process_knows_its_address(
         other.listen()
         port = other.getsockname()[1]
         options = ServingOptions(port=port, addr="localhost", web_config=str(directory / "web.yml"))
-        endpoints = Endpoints(options, lambda: Snapshot(0), None, InternalErrors(), INFO)
+        endpoints = Endpoints(options, lambda _=None: Snapshot(0), None, InternalErrors(), INFO)
         assert not endpoints.try_to_bind()
 
     assert f"https://localhost:{port}/metrics" == endpoints.url

@@ -718,7 +718,9 @@ def test_reader_pauses_after_every_few_records(
             page.words[
                 LAYOUT.request(page.add_request(f"GET /{number}")) + REQUEST["background_ns"]
             ] = 1
-    pages = list(directory.read((), PAGE_FORMAT, 0, 0, lambda: pauses.append(None)).pages.values())
+    pages = list(
+        directory.read((), PAGE_FORMAT, 0, 0, pause=lambda: pauses.append(None)).pages.values()
+    )
     # A page has 5 coroutines, 4 yield points, and 3 requests, one of them (other); a slice has 4.
     assert 2 * 2 == len(pauses)
     seen = merged(pages, taken_ns=0, sample_ratio=1, pause=lambda: pauses.append(None))

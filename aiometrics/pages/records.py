@@ -1,0 +1,141 @@
+"""The coroutine and yield point records of pages, which the C core reads and writes.
+
+They are nearly all of an exposition. The C core adds them up and writes them without the GIL, so
+that a scrape costs the loops no time. What it finds odd it declines, and Python reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum, IntFlag
+from typing import Protocol
+
+from aiometrics.pages.buckets import ZERO_INDEX, Buckets
+from aiometrics.pages.header import Buffer
+from aiometrics.pages.layout import Layout
+from aiometrics.pages.snapshot import Exemplar
+
+
+class Table(IntEnum):
+    """The kinds of records."""
+
+    YIELD_POINTS = 0
+    COROUTINES = 1
+
+
+class Group(IntFlag):
+    """The families that a record has a row in."""
+
+    ENDED = 1
+    AWAITED = 2
+    BLOCKING = 4
+    ALL = 7
+
+
+class Number(IntEnum):
+    """How the numbers of several records become one, and what it is."""
+
+    SEGMENTS = 0  # a histogram
+    WAITS = 1  # a histogram
+    COUNT = 2
+    MOMENTARY = 3  # 0 if the writer is gone
+    SECONDS = 4
+    LONGEST_SECONDS = 5
+    SQUARE_SECONDS = 6
+    OLDEST_SECONDS = 7
+
+
+class Core(Protocol):
+    """The C core's part."""
+
+    def add(  # noqa: PLR0917 - C takes positions
+        self,
+        data: Buffer,
+        parts: tuple[int, ...],
+        weight: int,
+        threshold_ns: int,
+        alive: bool,  # noqa: FBT001 - as above
+        unix_offset_ns: int,
+        exemplars: list[tuple[int, int]],
+        /,
+    ) -> bool:
+        """Add the records of a copy; False if they are for Python to read."""
+
+    def text(self, *description: object) -> tuple[bytes, int]:
+        """Return families as text, and how many samples they have."""
+
+    def protobuf(self, *description: object) -> tuple[bytes, int]:
+        """Return families as protobuf, and how many samples they have."""
+
+
+#: Makes the C core's part, from the buckets of segments and of waits, by piece.
+NewCore = Callable[[tuple[bytes, bytes], tuple[bytes, bytes]], Core]
+
+
+class Records:
+    """The records of the pages of one scrape. They keep the copies."""
+
+    def __init__(self, new_core: NewCore) -> None:
+        self._new_core = new_core
+        self._core: Core | None = None
+        self._layout: Layout | None = None
+        #: The exemplars of all copies, in the order in which the core numbers them.
+        self.exemplars: list[Exemplar] = []
+        #: Whether a page is to be read in Python, and so all of them.
+        self.declined = False
+
+    @property
+    def filled(self) -> tuple[Core, Layout] | None:
+        """What was added, and its layout; ``None`` if Python has read the pages."""
+        if self.declined or self._core is None or self._layout is None:
+            return None
+        return self._core, self._layout
+
+    def add(
+        self,
+        data: Buffer,
+        layout: Layout,
+        used: Mapping[str, int],
+        *,
+        weight: int,
+        threshold_ns: int,
+        alive: bool,
+        unix_offset_ns: int,
+        exemplars: Sequence[tuple[int, Exemplar]],
+    ) -> bool:
+        """Add the records of a copy, unless they are for Python to read.
+
+        ``used`` are numbers of records by kind, and of bytes of strings; ``exemplars`` are those of
+        yield points, by number.
+        """
+        if self._core is None or self._layout is None:
+            self._layout = layout
+            self._core = self._new_core(_maps(layout.segment_buckets), _maps(layout.wait_buckets))
+        if self._layout != layout:
+            return False
+        self.exemplars.extend(exemplar for _, exemplar in exemplars)
+        return self._core.add(
+            data,
+            (
+                layout.loop,
+                layout.coroutines,
+                used["coroutines"],
+                layout.yield_points,
+                used["yield_points"],
+                layout.chain_nodes,
+                used["chain_nodes"],
+                layout.segment_paths,
+                layout.max_segment_paths + 1,
+                layout.strings,
+                used["string_bytes"],
+            ),
+            weight,
+            threshold_ns,
+            alive,
+            unix_offset_ns,
+            [(number, exemplar.unix_ns) for number, exemplar in exemplars],
+        )
+
+
+def _maps(buckets: Buckets) -> tuple[bytes, bytes]:
+    return bytes(buckets.classic), bytes(index - ZERO_INDEX for index in buckets.native)

@@ -1,0 +1,610 @@
+#include "records.h"
+
+#include "handover.h"
+#include "page.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Sums of squares stay below 10^15 s², however many are added up. */
+#define MOST_SQUARE_S2 INT64_C(10000000000)
+#define MOST_UNIX_NS (INT64_C(1) << 62)
+
+typedef enum { ACCEPTED, DECLINED, NO_MEMORY } Outcome;
+
+PyTypeObject *records_type;
+
+static Bytes
+bytes_of(const char *text)
+{
+    return (Bytes){text, strlen(text)};
+}
+
+static bool
+is_equal(Bytes one, Bytes two)
+{
+    return one.length == two.length && memcmp(one.start, two.start, one.length) == 0;
+}
+
+/* --- what a copy must be like: nothing in it is used before ---------------------------------------- */
+
+static bool
+is_utf8(Bytes text)
+{
+    const unsigned char *byte = (const unsigned char *)text.start, *end = byte + text.length;
+    while (byte < end) {
+        unsigned lead = *byte++;
+        if (lead < 0x80) {
+            continue;
+        }
+        int more = lead < 0xE0 ? 1 : lead < 0xF0 ? 2 : 3;
+        if (lead < 0xC2 || lead > 0xF4 || end - byte < more) {
+            return false;
+        }
+        /* No overlong forms, no surrogates, nothing beyond U+10FFFF. */
+        if ((lead == 0xE0 && *byte < 0xA0) || (lead == 0xED && *byte > 0x9F) || (lead == 0xF0 && *byte < 0x90) || (lead == 0xF4 && *byte > 0x8F)) {
+            return false;
+        }
+        for (; more > 0; more--) {
+            if ((*byte++ & 0xC0) != 0x80) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static Bytes
+text_of(const Copy *copy, int64_t reference)
+{
+    return (Bytes){copy->strings + (reference >> 32), (size_t)(reference & 0xFFFFFFFF)};
+}
+
+static bool
+is_text(const Copy *copy, int64_t reference)
+{
+    int64_t start = reference >> 32, length = reference & 0xFFFFFFFF;
+    return reference >= 0 && length <= NAME_BYTES && start + length <= copy->strings_used && is_utf8(text_of(copy, reference));
+}
+
+static bool
+are_counts(const int64_t *words, Py_ssize_t count)
+{
+    for (Py_ssize_t word = 0; word < count; word++) {
+        if (words[word] < 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static const int64_t *
+coroutine_of(const Records *self, const Copy *copy, Py_ssize_t number)
+{
+    return copy->words + copy->coroutines + number * self->coroutine_words;
+}
+
+static const int64_t *
+point_of(const Records *self, const Copy *copy, Py_ssize_t number)
+{
+    return copy->words + copy->points + number * self->point_words;
+}
+
+static bool
+is_sound_point(const Copy *copy, const int64_t *point)
+{
+    int64_t oldest = point[POINT_OLDEST_NS], offset = copy->unix_offset_ns;
+    return point[POINT_COROUTINE] < copy->coroutine_count && is_text(copy, point[POINT_YIELD_POINT]) && is_text(copy, point[POINT_AWAITS]) &&
+           point[POINT_SQUARE_S2] <= MOST_SQUARE_S2 && point[POINT_SQUARE_NS2] < (int64_t)SQUARE_NS2 &&
+           (oldest == 0 || (oldest > -offset && oldest < MOST_UNIX_NS - offset));
+}
+
+static bool
+is_sound_path(const Copy *copy, const int64_t *path)
+{
+    int64_t began = path[SEGMENT_PATH_BEGAN], ended = path[SEGMENT_PATH_ENDED];
+    return path[SEGMENT_PATH_SEGMENTS] == 0 ||
+           (began >= AT_START && began < copy->point_count && ended >= 0 && ended < copy->point_count);
+}
+
+/* Returns how many frames lead to the parent of a node; -1 if it cannot be the parent. `frames` has
+   this for the nodes before that can be parents, and one more, and else 0. */
+static int
+frames_above(const uint8_t *frames, int64_t parent, Py_ssize_t number)
+{
+    if (parent == NO_NODE) {
+        return 0;
+    }
+    if (parent < OWN_CHAIN_NODES || parent >= number || frames[parent] == 0) {
+        return -1;
+    }
+    return frames[parent] > MAX_CHAIN_FRAMES ? -1 : frames[parent];
+}
+
+static bool
+are_sound_nodes(const Copy *copy, uint8_t *frames)
+{
+    for (Py_ssize_t number = OWN_CHAIN_NODES; number < copy->node_count; number++) {
+        const int64_t *node = copy->words + copy->nodes + number * CHAIN_NODE_SCALARS;
+        int64_t point = node[CHAIN_NODE_POINT];
+        int above = frames_above(frames, node[CHAIN_NODE_PARENT], number);
+        if (above < 0 || !is_text(copy, node[CHAIN_NODE_PLACE]) || (point != NO_POINT && (point < 0 || point >= copy->point_count))) {
+            return false;
+        }
+        frames[number] = point == NO_POINT ? (uint8_t)(above + 1) : 0;
+    }
+    return true;
+}
+
+static bool
+is_sound_tree(const Copy *copy)
+{
+    uint8_t *frames = calloc((size_t)copy->node_count + 1, 1);
+    bool sound = frames != NULL && are_sound_nodes(copy, frames);
+    free(frames);
+    return sound;
+}
+
+static bool
+is_sound(const Records *self, const Copy *copy)
+{
+    const int64_t *loop = copy->words + copy->loop;
+    if (copy->threshold_ns < 0 || loop[LOOP_SEGMENT_SINCE_NS] < 0 || loop[LOOP_SEGMENT_COUNTED_NS] < 0 || loop[LOOP_LOOKED_NS] < 0) {
+        return false;
+    }
+    for (Py_ssize_t number = 0; number < copy->coroutine_count; number++) {
+        const int64_t *coroutine = coroutine_of(self, copy, number);
+        if (!are_counts(coroutine, self->coroutine_words) || !is_text(copy, coroutine[COROUTINE_NAME])) {
+            return false;
+        }
+    }
+    for (Py_ssize_t number = 0; number < copy->point_count; number++) {
+        const int64_t *point = point_of(self, copy, number);
+        if (!are_counts(point, self->point_words) || !is_sound_point(copy, point)) {
+            return false;
+        }
+    }
+    for (Py_ssize_t number = 0; number < copy->path_count; number++) {
+        if (!is_sound_path(copy, copy->words + copy->paths + number * SEGMENT_PATH_SCALARS)) {
+            return false;
+        }
+    }
+    return is_sound_tree(copy);
+}
+
+static bool
+fits(Py_ssize_t start, Py_ssize_t count, Py_ssize_t words, Py_ssize_t total)
+{
+    return start >= 0 && count >= 0 && start <= total && count <= (total - start) / words;
+}
+
+/* Whether the parts of the copy are where they are said to be, and are not many. */
+static bool
+is_laid_out(const Records *self, const Copy *copy)
+{
+    if ((uintptr_t)copy->buffer.buf % sizeof(int64_t) || copy->unix_offset_ns <= -MOST_UNIX_NS || copy->unix_offset_ns >= MOST_UNIX_NS) {
+        return false;
+    }
+    Py_ssize_t total = copy->buffer.len / WORD_BYTES, strings = copy->strings - (const char *)copy->buffer.buf;
+    return fits(copy->loop, 1, LOOP_SCALARS, total) && fits(copy->coroutines, copy->coroutine_count, self->coroutine_words, total) &&
+           fits(copy->points, copy->point_count, self->point_words, total) && fits(copy->nodes, copy->node_count, CHAIN_NODE_SCALARS, total) && fits(copy->paths, copy->path_count, SEGMENT_PATH_SCALARS, total) &&
+           fits(strings, copy->strings_used, 1, copy->buffer.len) && copy->coroutine_count <= 2 * MAX_RECORDS && copy->point_count <= 2 * MAX_RECORDS;
+}
+
+/* --- adding up ------------------------------------------------------------------------------------- */
+
+/* Returns memory for one more item, perhaps in another place; NULL if there is none. */
+static void *
+with_room(void *items, int count, int *room, size_t size)
+{
+    if (count < *room) {
+        return items;
+    }
+    int wanted = *room ? 2 * *room : 64;
+    void *found = realloc(items, (size_t)wanted * size);
+    if (found != NULL) {
+        *room = wanted;
+    }
+    return found;
+}
+
+static uint32_t
+hash_of(const Bytes *labels)
+{
+    uint32_t hash = 2166136261u;
+    for (int number = 0; number < LABELS; number++) {
+        for (size_t byte = 0; byte < labels[number].length; byte++) {
+            hash = (hash ^ (unsigned char)labels[number].start[byte]) * 16777619u;
+        }
+        hash = (hash ^ 0xFF) * 16777619u;
+    }
+    return hash;
+}
+
+static bool
+rehash(RowTable *table)
+{
+    int count = table->slot_count ? 2 * table->slot_count : 256;
+    int *slots = malloc((size_t)count * sizeof(int));
+    if (slots == NULL) {
+        return false;
+    }
+    memset(slots, -1, (size_t)count * sizeof(int));
+    for (int number = 0; number < table->count; number++) {
+        Row *row = &table->rows[number];
+        int *slot = &slots[row->hash & (uint32_t)(count - 1)];
+        row->next = *slot;
+        *slot = number;
+    }
+    free(table->slots);
+    table->slots = slots;
+    table->slot_count = count;
+    return true;
+}
+
+/* Which families have a row of the yield point. The specification is families.py. */
+static unsigned
+groups_of(const Bytes *labels)
+{
+    Bytes point = labels[1];
+    bool eager_child = is_equal(point, bytes_of(EAGER_CHILD_NAME)), running = is_equal(point, bytes_of(RUNNING_NAME));
+    bool last = is_equal(point, bytes_of(RETURN_NAME)) || is_equal(point, bytes_of(RAISE_NAME));
+    bool callback = is_equal(labels[0], bytes_of(CALLBACK_NAME));
+    unsigned groups = eager_child ? 0 : GROUP_BLOCKING;
+    groups |= eager_child || running ? 0 : GROUP_ENDED;
+    return groups | (running || last || (callback && !eager_child) ? 0 : GROUP_AWAITED);
+}
+
+/* Returns the row with these labels, a new one if need be; NULL if there is no memory. */
+static Row *
+row_with(RowTable *table, const Bytes *labels, unsigned groups)
+{
+    uint32_t hash = hash_of(labels);
+    for (int number = table->slot_count ? table->slots[hash & (uint32_t)(table->slot_count - 1)] : -1; number >= 0; number = table->rows[number].next) {
+        Row *row = &table->rows[number];
+        if (row->hash == hash && is_equal(row->labels[0], labels[0]) && is_equal(row->labels[1], labels[1]) && is_equal(row->labels[2], labels[2])) {
+            return row;
+        }
+    }
+    Row *rows = with_room(table->rows, table->count, &table->room, sizeof(Row));
+    if (rows == NULL) {
+        return NULL;
+    }
+    table->rows = rows;
+    if (table->count >= table->slot_count && !rehash(table)) {
+        return NULL;
+    }
+    int *slot = &table->slots[hash & (uint32_t)(table->slot_count - 1)];
+    Row *row = &rows[table->count];
+    *row = (Row){.hash = hash, .groups = groups, .first = -1, .last = -1, .exemplar = -1, .next = *slot};
+    memcpy(row->labels, labels, sizeof(row->labels));
+    *slot = table->count++;
+    return row;
+}
+
+static Outcome
+add_part(Records *self, Row *row, Part part)
+{
+    if (row == NULL) {
+        return NO_MEMORY;
+    }
+    if (part.weight > MOST_PARTS - row->count) {
+        return DECLINED;
+    }
+    Part *parts = with_room(self->parts, self->part_count, &self->part_room, sizeof(Part));
+    if (parts == NULL) {
+        return NO_MEMORY;
+    }
+    self->parts = parts;
+    part.next = -1;
+    parts[self->part_count] = part;
+    if (row->last >= 0) {
+        parts[row->last].next = self->part_count;
+    }
+    else {
+        row->first = self->part_count;
+    }
+    row->last = self->part_count++;
+    row->count += part.weight;
+    return ACCEPTED;
+}
+
+static Part
+part_of(const Copy *copy, const int64_t *words, int weight)
+{
+    return (Part){.words = words, .weight = weight, .alive = copy->alive, .unix_offset_ns = copy->unix_offset_ns};
+}
+
+/* Tasks may be sampled, callbacks never are. */
+static int
+weight_of(const Copy *copy, Bytes coroutine)
+{
+    return is_equal(coroutine, bytes_of(CALLBACK_NAME)) ? 1 : copy->weight;
+}
+
+static bool
+has_any(const int64_t *words, Py_ssize_t count)
+{
+    for (Py_ssize_t word = 0; word < count; word++) {
+        if (words[word] != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool
+was_reached(const Records *self, const Copy *copy, const int64_t *point)
+{
+    Py_ssize_t segments = self->shapes[0].pieces, waits = self->shapes[1].pieces;
+    const int64_t *first = point + POINT_SCALARS + 1;
+    return has_any(first, segments) || has_any(first + segments + 1, waits) || (copy->alive && point[POINT_SUSPENDED] != 0);
+}
+
+static void
+keep_newer(const Records *self, Row *row, int exemplar)
+{
+    if (exemplar >= 0 && (row->exemplar < 0 || self->exemplar_ns[exemplar] > self->exemplar_ns[row->exemplar])) {
+        row->exemplar = exemplar;
+    }
+}
+
+static Outcome
+add_points(Records *self, const Copy *copy)
+{
+    Outcome outcome = ACCEPTED;
+    for (Py_ssize_t number = 0; number < copy->point_count && outcome == ACCEPTED; number++) {
+        const int64_t *point = point_of(self, copy, number);
+        if (!was_reached(self, copy, point)) {
+            continue;
+        }
+        Bytes labels[LABELS] = {text_of(copy, coroutine_of(self, copy, point[POINT_COROUTINE])[COROUTINE_NAME]),
+                                text_of(copy, point[POINT_YIELD_POINT]), text_of(copy, point[POINT_AWAITS])};
+        Row *row = row_with(&self->tables[TABLE_YIELD_POINTS], labels, groups_of(labels));
+        outcome = add_part(self, row, part_of(copy, point, weight_of(copy, labels[0])));
+        if (row != NULL) {
+            keep_newer(self, row, copy->exemplars[number]);
+        }
+    }
+    return outcome;
+}
+
+/* The blocking time that readers counted of the segment in progress, if not yet final. */
+static int64_t
+pending_ns(const Copy *copy)
+{
+    const int64_t *loop = copy->words + copy->loop;
+    int64_t since = loop[LOOP_SEGMENT_SINCE_NS], seen = loop[LOOP_LOOKED_NS] - since;
+    return since != 0 && seen >= copy->threshold_ns ? Py_MAX(0, seen - loop[LOOP_SEGMENT_COUNTED_NS]) : 0;
+}
+
+static Outcome
+add_running(Records *self, const Copy *copy)
+{
+    Outcome outcome = ACCEPTED;
+    int64_t pending = pending_ns(copy), current = copy->words[copy->loop + LOOP_SEGMENT_COROUTINE];
+    for (Py_ssize_t number = 0; number < copy->coroutine_count && outcome == ACCEPTED; number++) {
+        const int64_t *coroutine = coroutine_of(self, copy, number);
+        int64_t more = number == current ? pending : 0;
+        if (coroutine[COROUTINE_RUNNING_NS] > INT64_MAX - more) {
+            return DECLINED;
+        }
+        int64_t running_ns = coroutine[COROUTINE_RUNNING_NS] + more;
+        if (running_ns == 0) {
+            continue;
+        }
+        Bytes labels[LABELS] = {text_of(copy, coroutine[COROUTINE_NAME]), bytes_of(RUNNING_NAME), bytes_of(RUNNING_NAME)};
+        Part part = part_of(copy, NULL, weight_of(copy, labels[0]));
+        part.running_ns = running_ns;
+        outcome = add_part(self, row_with(&self->tables[TABLE_YIELD_POINTS], labels, groups_of(labels)), part);
+    }
+    return outcome;
+}
+
+static Outcome
+add_coroutines(Records *self, const Copy *copy)
+{
+    Outcome outcome = ACCEPTED;
+    for (Py_ssize_t number = 0; number < copy->coroutine_count && outcome == ACCEPTED; number++) {
+        const int64_t *coroutine = coroutine_of(self, copy, number);
+        if (coroutine[COROUTINE_CREATED] || coroutine[COROUTINE_LIVE] || coroutine[COROUTINE_DESTROYED_PENDING]) {
+            Bytes labels[LABELS] = {text_of(copy, coroutine[COROUTINE_NAME])};
+            labels[1] = labels[2] = bytes_of("");
+            Row *row = row_with(&self->tables[TABLE_COROUTINES], labels, GROUP_ALL);
+            outcome = add_part(self, row, part_of(copy, coroutine, copy->weight));
+        }
+    }
+    return outcome;
+}
+
+static Outcome
+add_copy(Records *self, const Copy *copy)
+{
+    if (!is_laid_out(self, copy) || !is_sound(self, copy)) {
+        return DECLINED;
+    }
+    Outcome outcome = add_points(self, copy);
+    if (outcome == ACCEPTED) {
+        outcome = add_running(self, copy);
+    }
+    return outcome == ACCEPTED ? add_coroutines(self, copy) : outcome;
+}
+
+/* --- for Python ------------------------------------------------------------------------------------ */
+
+/* Reads the exemplars of a copy: by yield point, when each was. 0, or -1 with an exception. */
+static int
+read_exemplars(Records *self, Copy *copy, PyObject *exemplars)
+{
+    Py_ssize_t count = PyList_GET_SIZE(exemplars), points = Py_MAX(copy->point_count, 0);
+    copy->exemplars = malloc((size_t)(points + 1) * sizeof(int));
+    int64_t *when = realloc(self->exemplar_ns, (size_t)(self->exemplar_count + count + 1) * sizeof(int64_t));
+    if (when != NULL) {
+        self->exemplar_ns = when;
+    }
+    if (copy->exemplars == NULL || when == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memset(copy->exemplars, -1, (size_t)(points + 1) * sizeof(int));
+    for (Py_ssize_t number = 0; number < count; number++) {
+        Py_ssize_t point;
+        long long unix_ns;
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(exemplars, number), "nL", &point, &unix_ns)) {
+            return -1;
+        }
+        if (point >= 0 && point < points) {
+            copy->exemplars[point] = self->exemplar_count;
+        }
+        self->exemplar_ns[self->exemplar_count++] = unix_ns;
+    }
+    return 0;
+}
+
+static int
+read_copy(Records *self, Copy *copy, PyObject *args)
+{
+    PyObject *exemplars;
+    Py_ssize_t strings;
+    long long weight, threshold_ns, offset_ns;
+    if (!PyArg_ParseTuple(args, "y*(nnnnnnnnnnn)LLpLO!:add", &copy->buffer, &copy->loop, &copy->coroutines, &copy->coroutine_count, &copy->points,
+                          &copy->point_count, &copy->nodes, &copy->node_count, &copy->paths, &copy->path_count, &strings, &copy->strings_used, &weight, &threshold_ns, &copy->alive,
+                          &offset_ns, &PyList_Type, &exemplars)) {
+        return -1;
+    }
+    copy->words = copy->buffer.buf;
+    copy->strings = (const char *)copy->buffer.buf + Py_MIN(Py_MAX(strings, 0), copy->buffer.len / WORD_BYTES) * WORD_BYTES;
+    copy->threshold_ns = threshold_ns;
+    copy->unix_offset_ns = offset_ns;
+    copy->weight = (int)Py_MIN(Py_MAX(weight, 0), MOST_PARTS + 1);
+    if (read_exemplars(self, copy, exemplars) < 0) {
+        free(copy->exemplars);
+        PyBuffer_Release(&copy->buffer);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+records_add(PyObject *object, PyObject *args)
+{
+    Records *self = (Records *)object;
+    Copy *copies = realloc(self->copies, (size_t)(self->copy_count + 1) * sizeof(Copy));
+    if (copies == NULL) {
+        return PyErr_NoMemory();
+    }
+    self->copies = copies;
+    Copy *copy = &copies[self->copy_count];
+    *copy = (Copy){.alive = 0};
+    if (read_copy(self, copy, args) < 0) {
+        return NULL;
+    }
+    self->copy_count++;
+    PyThreadState *state = handover_leave();
+    Outcome outcome = add_copy(self, copy);
+    handover_return(state);
+    return outcome == NO_MEMORY ? PyErr_NoMemory() : PyBool_FromLong(outcome == ACCEPTED);
+}
+
+/* Reads by piece the bucket that it belongs to, of which there are `most`. */
+static int
+read_map(Py_buffer map, uint8_t *bucket_of, int most)
+{
+    const uint8_t *buckets = map.buf;
+    for (Py_ssize_t piece = 0; piece < map.len; piece++) {
+        if (buckets[piece] >= most) {
+            PyErr_Format(PyExc_ValueError, "a piece belongs to bucket %d of %d", buckets[piece], most);
+            return -1;
+        }
+        bucket_of[piece] = buckets[piece];
+    }
+    return 0;
+}
+
+static int
+read_shape(Shape *shape, Py_buffer classic, Py_buffer native)
+{
+    if (classic.len < 1 || classic.len > MAX_PIECES || (native.len != 0 && native.len != classic.len)) {
+        PyErr_Format(PyExc_ValueError, "a histogram has 1 to %d pieces, not %zd and %zd", MAX_PIECES, classic.len, native.len);
+        return -1;
+    }
+    shape->pieces = classic.len;
+    shape->native = native.len != 0;
+    if (read_map(classic, shape->classic_of, MAX_BOUNDS + 1) < 0 || read_map(native, shape->native_of, NATIVE_BUCKETS) < 0) {
+        return -1;
+    }
+    shape->buckets = shape->classic_of[shape->pieces - 1] + 1;
+    return 0;
+}
+
+static PyObject *
+records_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    Py_buffer maps[4];
+    if (!PyArg_ParseTuple(args, "(y*y*)(y*y*):Records", &maps[0], &maps[1], &maps[2], &maps[3])) {
+        return NULL;
+    }
+    Records *self = (Records *)type->tp_alloc(type, 0);
+    if (self != NULL && (read_shape(&self->shapes[0], maps[0], maps[1]) < 0 || read_shape(&self->shapes[1], maps[2], maps[3]) < 0)) {
+        Py_CLEAR(self);
+    }
+    for (int map = 0; map < 4; map++) {
+        PyBuffer_Release(&maps[map]);
+    }
+    if (self != NULL) {
+        Py_ssize_t segment_words = self->shapes[0].pieces + 1, wait_words = self->shapes[1].pieces + 1;
+        self->coroutine_words = COROUTINE_SCALARS + 2 * STATUSES * wait_words;
+        self->point_words = POINT_SCALARS + segment_words + wait_words;
+    }
+    return (PyObject *)self;
+}
+
+static void
+records_dealloc(PyObject *object)
+{
+    Records *self = (Records *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    for (int number = 0; number < self->copy_count; number++) {
+        PyBuffer_Release(&self->copies[number].buffer);
+        free(self->copies[number].exemplars);
+    }
+    for (int number = 0; number < TABLES; number++) {
+        free(self->tables[number].rows);
+        free(self->tables[number].slots);
+    }
+    free(self->copies);
+    free(self->parts);
+    free(self->exemplar_ns);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef records_methods[] = {
+    {"add", records_add, METH_VARARGS, "Add the records of a copy of a page; False if they are for Python to read."},
+    {"text", records_text, METH_VARARGS, "Return families as text, and how many samples they have."},
+    {"protobuf", records_protobuf, METH_VARARGS, "Return families as protobuf, and how many samples they have."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot records_slots[] = {
+    {Py_tp_doc, "The coroutines and yield points of several pages."},
+    {Py_tp_new, records_new},
+    {Py_tp_dealloc, records_dealloc},
+    {Py_tp_methods, records_methods},
+    {0, NULL},
+};
+
+static PyType_Spec records_spec = {
+    .name = "aiometrics.recorder._core.Records",
+    .basicsize = sizeof(Records),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = records_slots,
+};
+
+int
+records_init_module(PyObject *module)
+{
+    records_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &records_spec, NULL);
+    return records_type == NULL ? -1 : PyModule_AddType(module, records_type);
+}

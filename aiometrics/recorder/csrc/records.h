@@ -1,0 +1,94 @@
+/* The coroutine and yield point records of copies of pages, read and added up without the GIL. The
+   specification is aiometrics/pages/reader.py and merge.py. It trusts nothing in a page. What it
+   cannot read as they do, because numbers are negative or names are not UTF-8 for instance, it
+   leaves to them. */
+#ifndef AIOMETRICS_RECORDS_H
+#define AIOMETRICS_RECORDS_H
+
+#include <Python.h>
+#include <stdint.h>
+
+#include "constants.h"
+#include "decimal.h"
+
+#define LABELS 3
+/* A record counts so many times at most, over all pages: its numbers fit into Wide. */
+#define MOST_PARTS 65536
+
+/* Bytes of somebody else. */
+typedef struct {
+    const char *start;
+    size_t length;
+} Bytes;
+
+/* By piece of a histogram, the buckets that it belongs to. */
+typedef struct {
+    Py_ssize_t pieces;
+    Py_ssize_t buckets; /* classic ones */
+    int native;         /* whether there are native ones */
+    uint8_t classic_of[MAX_PIECES];
+    uint8_t native_of[MAX_PIECES];
+} Shape;
+
+typedef struct {
+    Py_buffer buffer;
+    const int64_t *words;
+    const char *strings;
+    Py_ssize_t loop, coroutines, points, nodes, paths;
+    Py_ssize_t coroutine_count, point_count, node_count, path_count, strings_used;
+    int64_t threshold_ns, unix_offset_ns;
+    int weight;
+    int alive;
+    int *exemplars; /* by yield point, the number of its exemplar; -1 if it has none */
+} Copy;
+
+/* What one record of one page adds to a row. */
+typedef struct {
+    const int64_t *words; /* NULL: blocking time only, of (running) */
+    int64_t running_ns;
+    int weight;
+    int alive;
+    int64_t unix_offset_ns;
+    int next; /* the next part of the row; -1 if it is the last one */
+} Part;
+
+/* The records of all pages that have the same labels. */
+typedef struct {
+    Bytes labels[LABELS];
+    uint32_t hash;
+    unsigned groups;
+    int first, last;
+    int count;    /* of its parts, by weight */
+    int exemplar; /* -1 if it has none */
+    int next;     /* the next row in the same slot */
+} Row;
+
+typedef struct {
+    Row *rows;
+    int count, room;
+    int *slots;
+    int slot_count;
+} RowTable;
+
+typedef struct {
+    PyObject_HEAD
+    Shape shapes[2]; /* of segments and of waits */
+    Py_ssize_t coroutine_words, point_words;
+    Copy *copies;
+    int copy_count;
+    Part *parts;
+    int part_count, part_room;
+    int64_t *exemplar_ns; /* when each was */
+    int exemplar_count;
+    RowTable tables[2];
+} Records;
+
+extern PyTypeObject *records_type;
+
+int records_init_module(PyObject *module);
+
+/* Writes the families that Python describes: (bytes, samples). */
+PyObject *records_text(PyObject *self, PyObject *args);
+PyObject *records_protobuf(PyObject *self, PyObject *args);
+
+#endif

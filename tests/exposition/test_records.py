@@ -1,0 +1,176 @@
+"""The C core writes records as Python does, byte for byte, or leaves them to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from support.renderings import Copied, rendered, rendered_in_c
+
+from aiometrics.exporter.scrape import ScrapeHandler
+from aiometrics.exposition.families import ExporterInfo
+from aiometrics.pages.exemplar_table import SEGMENT, ExemplarTable
+from aiometrics.pages.header import PageError
+from aiometrics.pages.layout import (
+    COROUTINE,
+    HEADER,
+    LOOP,
+    SEGMENT_PATH,
+    SQUARE_NS2,
+    YIELD_POINT,
+    Layout,
+)
+from aiometrics.pages.merge import merged
+from aiometrics.pages.page import Page
+from aiometrics.pages.reader import read
+from aiometrics.pages.records import Records
+from aiometrics.pages.snapshot import (
+    EAGER_CHILD,
+    RAISE,
+    RETURN,
+    RUNNING,
+    Exemplar,
+    Snapshot,
+)
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+
+pytestmark = pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the C recorder is not built")
+NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
+NAMES = ("shop.größe", 'a"b\\c\nd', "x", "", "\U0001f600", "ユ" * 300)
+POINTS = (RETURN, RAISE, EAGER_CHILD, RUNNING, "shop.py:1 f", 'say "no"', "\\", "ü")
+
+
+def layout(*, native: bool) -> Layout:
+    """Return a small layout."""
+    return Layout((1_000, 1_000_000), (2_000, 3_000, 10**10), 8, 12, 2, native=native)
+
+
+def number(random: Random) -> int:
+    """Return a number of any length that a page can have."""
+    return random.choice((0, 0, 1, random.randrange(1 << random.randrange(1, 63))))
+
+
+def page_with(random: Random, *, native: bool) -> Page:
+    """Return a page with any names and numbers; some of its records have the same names."""
+    page = Page(
+        layout(native=native),
+        blocking_threshold_ns=100,
+        weight=random.choice((1, 1, 7, 1000)),
+    )
+    page.open("MainThread")
+    for _ in range(random.randrange(9)):
+        page.add_coroutine(random.choice(NAMES))
+    for _ in range(random.randrange(13)):
+        coroutine = random.randrange(page.words[HEADER["coroutines"]])
+        page.add_yield_point(coroutine, random.choice(POINTS), random.choice(NAMES))
+    fill(random, page)
+    return page
+
+
+def fill(random: Random, page: Page) -> None:
+    """Write numbers into all records that are in use."""
+    words, at = page.words, page.layout
+    for record in range(words[HEADER["coroutines"]]):
+        start = at.coroutine(record)
+        for word in range(start + COROUTINE["created"], start + at.coroutine_words):
+            words[word] = number(random)
+    for record in range(words[HEADER["yield_points"]]):
+        start = at.yield_point(record)
+        for word in range(start + YIELD_POINT["blocking_ns"], start + at.yield_point_words):
+            words[word] = number(random) if random.random() < 0.5 else 0
+        words[start + YIELD_POINT["square_s2"]] %= 10**10
+        words[start + YIELD_POINT["square_ns2"]] %= SQUARE_NS2
+        words[start + YIELD_POINT["oldest_ns"]] %= 1 << 60
+    for name in ("segment_since_ns", "segment_counted_ns", "looked_ns"):
+        words[at.loop + LOOP[name]] = random.randrange(1000)
+    exemplars = ExemplarTable(page)
+    for _ in range(random.randrange(5)):
+        exemplar = Exemplar(
+            (("trace_id", "a" * 32),), random.randrange(3_000_000), UNIX_NS + random.randrange(9)
+        )
+        exemplars.put(SEGMENT, random.randrange(words[HEADER["yield_points"]]), exemplar)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_both_write_the_same_bytes(native: bool) -> None:  # noqa: FBT001 - a parameter
+    """Of one page or of several, of sampled tasks, and of writers that are gone."""
+    random = Random(7)  # noqa: S311 - the test must be reproducible
+    for _ in range(40):
+        pages = [
+            Copied(page_with(random, native=native).copy(), alive=random.random() < 0.8)
+            for _ in range(random.choice((1, 1, 2, 5)))
+        ]
+        compiled = rendered_in_c(pages, NOW_NS, UNIX_NS)
+        assert compiled.compiled
+        assert rendered(pages, NOW_NS, UNIX_NS).formats == compiled.formats
+
+
+def negative(page: Page) -> None:
+    """A number is negative."""
+    page.words[page.layout.segments(1)] = -1
+
+
+def not_utf_8(page: Page) -> None:
+    """A name is not UTF-8."""
+    ref = page.words[page.layout.yield_point(1) + YIELD_POINT["awaits"]]
+    page.memory[page.layout.strings * 8 + (ref >> 32)] = 0xFF
+
+
+def too_many_squares(page: Page) -> None:
+    """A sum of squares is larger than any that can be."""
+    page.words[page.layout.yield_point(1) + YIELD_POINT["square_ns2"]] = SQUARE_NS2
+
+
+def before_1970(page: Page) -> None:
+    """A task is suspended since a time before 1970."""
+    page.words[page.layout.yield_point(1) + YIELD_POINT["oldest_ns"]] = -2 * UNIX_NS
+
+
+def heavy(page: Page) -> None:
+    """Each task counts very often."""
+    page.words[HEADER["weight"]] = 1 << 60
+
+
+@pytest.mark.parametrize("damage", [negative, not_utf_8, too_many_squares, before_1970, heavy])
+def test_what_is_odd_is_left_to_python(damage: Callable[[Page], None]) -> None:
+    """Then all pages are, as their records are added up."""
+    page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
+    sound = Copied(page.copy())
+    assert page.words[HEADER["yield_points"]] > 1
+    damage(page)
+    pages = [sound, Copied(page.copy())]
+    both = rendered_in_c(pages, NOW_NS, UNIX_NS)
+    assert not both.compiled
+    assert rendered(pages, NOW_NS, UNIX_NS).formats == both.formats
+
+
+def test_what_is_damaged_is_refused_and_changes_nothing() -> None:
+    """The records that were added before are still written."""
+    page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
+    sound = page.copy()
+    page.words[page.layout.segment_path(0) + SEGMENT_PATH["segments"]] = 1
+    page.words[page.layout.segment_path(0) + SEGMENT_PATH["ended"]] = 99
+    records = IMPLEMENTATIONS["c"].new_records()
+    read(sound, NOW_NS, UNIX_NS, records=records)
+    with pytest.raises(PageError, match="99"):
+        read(page.copy(), NOW_NS, UNIX_NS, records=records)
+    assert records is not None
+    assert not records.declined
+
+
+def test_a_scrape_is_written_in_c() -> None:
+    """Its source is asked to leave the records to the C core."""
+    page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
+    given: list[Records | None] = []
+
+    def source(records: Records | None) -> tuple[Snapshot, ExporterInfo]:
+        given.append(records)
+        view = read(page.copy(), NOW_NS, UNIX_NS, records=records)
+        return merged([view], taken_ns=1, sample_ratio=1.0), ExporterInfo("1", "c", "direct")
+
+    body = ScrapeHandler(source, None, lambda _: None).answer(None).body
+    (records,) = given
+    if IMPLEMENTATIONS["c"].new_records() is not None and records is not None:
+        assert records.filled is not None
+    assert b"asyncio_segment_seconds_bucket{" in body
