@@ -233,7 +233,7 @@ class _Decoder:
             exemplars=[
                 (number, exemplar)
                 for (kind, number), exemplar in self._exemplars.items()
-                if kind == SEGMENT
+                if kind == SEGMENT and 0 <= number < self._used["yield_points"]
             ],
         )
 

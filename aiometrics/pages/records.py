@@ -15,6 +15,8 @@ from aiometrics.pages.header import Buffer
 from aiometrics.pages.layout import Layout
 from aiometrics.pages.snapshot import Exemplar
 
+_MOST_NS = 1 << 62
+
 
 class Table(IntEnum):
     """The kinds of records."""
@@ -111,7 +113,7 @@ class Records:
         if self._core is None or self._layout is None:
             self._layout = layout
             self._core = self._new_core(_maps(layout.segment_buckets), _maps(layout.wait_buckets))
-        if self._layout != layout:
+        if self._layout != layout or any(abs(e.unix_ns) > _MOST_NS for _, e in exemplars):
             return False
         self.exemplars.extend(exemplar for _, exemplar in exemplars)
         return self._core.add(

@@ -132,7 +132,14 @@ def heavy(page: Page) -> None:
     page.words[HEADER["weight"]] = 1 << 60
 
 
-@pytest.mark.parametrize("damage", [negative, not_utf_8, too_many_squares, before_1970, heavy])
+def late(page: Page) -> None:
+    """An exemplar is of a time that 64 bits cannot hold."""
+    ExemplarTable(page).put(SEGMENT, 1, Exemplar((("trace_id", "a"),), 1, 1 << 63))
+
+
+@pytest.mark.parametrize(
+    "damage", [negative, not_utf_8, too_many_squares, before_1970, heavy, late]
+)
 def test_what_is_odd_is_left_to_python(damage: Callable[[Page], None]) -> None:
     """Then all pages are, as their records are added up."""
     page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
@@ -143,6 +150,17 @@ def test_what_is_odd_is_left_to_python(damage: Callable[[Page], None]) -> None:
     both = rendered_in_c(pages, NOW_NS, UNIX_NS)
     assert not both.compiled
     assert rendered(pages, NOW_NS, UNIX_NS).formats == both.formats
+
+
+def test_an_exemplar_of_no_yield_point_is_left_out() -> None:
+    """Its number may be of any size."""
+    page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
+    for number_of_none in (1 << 63, 13):
+        ExemplarTable(page).put(SEGMENT, number_of_none, Exemplar((("trace_id", "a"),), 1, UNIX_NS))
+    pages = [Copied(page.copy())]
+    compiled = rendered_in_c(pages, NOW_NS, UNIX_NS)
+    assert compiled.compiled
+    assert rendered(pages, NOW_NS, UNIX_NS).formats == compiled.formats
 
 
 def test_what_is_damaged_is_refused_and_changes_nothing() -> None:
