@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from aiometrics.exposition.constant_labels import ConstantLabels
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.protobuf import ProtobufRenderer
 from aiometrics.exposition.text import OPENMETRICS, TEXT, Renderer
@@ -14,7 +15,8 @@ from aiometrics.pages.reader import read
 from aiometrics.pages.records import Records
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
-INFO = ExporterInfo("1.2.3", "python", "descriptors")
+LABELS = ConstantLabels(("service", "zone"), ("shop", 'a"b'), on_series=True)
+INFO = ExporterInfo("1.2.3", "python", "descriptors", labels=LABELS)
 
 
 class Copied(NamedTuple):
