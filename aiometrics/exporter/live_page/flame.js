@@ -11,14 +11,14 @@ export class FlameGraph {
     [this.#parent, this.#details, this.#reset] = [parent, details, reset];
   }
 
-  /** Draws the tree, unless it was drawn a moment ago or somebody has zoomed in. */
-  show(tree, { differs, search, describe }) {
-    const kind = `${tree.name} ${differs} ${search}`;
+  /** Draws the tree of a function, unless it was drawn a moment ago or somebody looks at it. */
+  show(treeOf, { kind: of, differs, search, describe }) {
+    const kind = `${of} ${differs} ${search}`;
     const looks = this.#zoomed || this.#parent.contains(document.activeElement) || this.#parent.matches(":hover");
     if (kind === this.#shown && (looks || performance.now() - this.#drawnAt < DRAWN_MS)) return;
     this.#shown = kind;
     this.#drawnAt = performance.now();
-    this.#tree = tree;
+    this.#tree = treeOf();
     this.#draw(differs, search, describe);
   }
 
@@ -40,7 +40,7 @@ export class FlameGraph {
       .inverted(true)
       .sort((one, two) => two.value - one.value)
       .getName((node) => node.data.name)
-      .setLabelHandler((node) => describe(node.data.name, node.data.value))
+      .setLabelHandler((node) => describe(node.data.name, node.data.value, this.#tree.value))
       .setDetailsHandler((text) => { this.#details.textContent = text ?? ""; })
       .setColorMapper((node) => colourOf(node, colours, differs, most, search))
       .onClick((node) => this.#onZoom(node));

@@ -90,9 +90,13 @@ export class History {
       const index = this.#index[name];
       const fields = Object.values(grows);
       const rows = answer[name].map((row) => {
-        const key = names.map((field) => [row[field]].flat().join(FRAMES)).join("\0");
-        if (!index.has(key)) index.set(key, index.size);
-        return [index.get(key), row];
+        const values = names.map((field) => [row[field]].flat().join(FRAMES));
+        const key = values.join("\0");
+        if (!index.has(key)) {
+          const named = Object.fromEntries(names.map((field, number) => [field, values[number]]));
+          index.set(key, { at: index.size, named: { key, ...named } });
+        }
+        return [index.get(key).at, row];
       });
       const column = new Float64Array(index.size * fields.length);
       for (const [at, row] of rows) {
@@ -149,19 +153,19 @@ export class History {
   }
 
   #gainedRows(name, later, earlier) {
-    const { names, grows } = TABLES[name];
-    const fields = Object.keys(grows);
+    const fields = Object.keys(TABLES[name].grows);
     const now = later.columns[name];
     const old = earlier?.columns[name] ?? [];
     const rows = [];
-    for (const [key, at] of this.#index[name]) {
-      if (at * fields.length >= now.length) break;
-      const row = { key };
-      key.split("\0").forEach((value, number) => { row[names[number]] = value; });
-      fields.forEach((field, number) => {
-        const [is, was] = [now[at * fields.length + number], old[at * fields.length + number] ?? 0];
-        row[field] = is >= was ? is - was : is;
-      });
+    for (const { at, named } of this.#index[name].values()) {
+      const first = at * fields.length;
+      if (first >= now.length) break;
+      const row = { ...named };
+      for (let number = 0; number < fields.length; number += 1) {
+        const is = now[first + number];
+        const was = old[first + number] ?? 0;
+        row[fields[number]] = is >= was ? is - was : is;
+      }
       rows.push(row);
     }
     return rows;

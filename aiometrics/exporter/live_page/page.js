@@ -268,16 +268,16 @@ function trees(gain, latest) {
 }
 
 function showFlame(gain, latest) {
-  const tree = trees(gain, latest);
-  const seconds = gain.seconds ?? gain.loopSeconds;
-  if (state.baseline) {
-    const before = state.baseline;
-    compare(tree, trees(before, latest), 1 / seconds, 1 / (before.seconds ?? before.loopSeconds));
-  }
-  flame.show(tree, {
+  flame.show(() => {
+    const tree = trees(gain, latest);
+    const { baseline } = state;
+    if (baseline) compare(tree, trees(baseline, latest), 1 / atATime.whole(gain), 1 / atATime.whole(baseline));
+    return tree;
+  }, {
+    kind: state.flame,
     differs: Boolean(state.baseline),
     search: state.search,
-    describe: (name, value) => `${name}: ${duration(value)}, ${percent(value / (tree.value || 1))}`,
+    describe: (name, value, whole) => `${name}: ${duration(value)}, ${percent(value / (whole || 1))}`,
   });
   $("flame-note").textContent = state.baseline
     ? "Red takes more time per second than in the interval compared with, blue less."
