@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import _thread
 import logging
-import sys
 import threading
 from collections.abc import Callable
 
+from aiometrics.base import green_threads
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 
 PROBE = "keeper"
@@ -22,13 +22,14 @@ _warned = False
 def _warn_if_patched() -> None:
     """Log a warning, once, if threads are greenlets, which run only while no loop blocks."""
     global _warned  # noqa: PLW0603 - once per process
-    monkey = sys.modules.get("gevent.monkey")
-    if _warned or monkey is None or not monkey.is_module_patched("threading"):
+    found = None if _warned else green_threads.patched_by()
+    if found is None:
         return
     _warned = True
     logger.warning(
-        "aiometrics: gevent has replaced threads: a blocked loop is neither noticed nor scraped "
-        "until it goes on. Leave threads alone: gevent.monkey.patch_all(thread=False)"
+        "aiometrics: %s has replaced threads: a blocked loop is neither noticed nor scraped "
+        "until it goes on, and not sampled. Leave threads alone: %s",
+        *found,
     )
 
 

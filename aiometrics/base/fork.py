@@ -12,12 +12,19 @@ import os
 import threading
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 logger = logging.getLogger("aiometrics")
 
 T = TypeVar("T")
+
+
+class Closable(Protocol):
+    """Something that has a descriptor."""
+
+    def close(self) -> object:
+        """Close the descriptor."""
 
 
 class Stage(IntEnum):
@@ -55,6 +62,11 @@ def forget_in_child(owner: T, stage: Stage, forget: Callable[[T], object]) -> No
     """
     with creation_lock:
         _registered.setdefault(owner, []).append((stage, forget))
+
+
+def close(owner: Closable) -> None:
+    """Close something in a child. Sockets of eventlet have no such method in their class."""
+    owner.close()
 
 
 def _forget_all() -> None:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from aiometrics.base import fork
+from aiometrics.base import fork, green_threads
+from aiometrics.base.handover import HAND_OVER
 from aiometrics.base.http.listener import url
 from aiometrics.base.http.messages import Request, Response
 from aiometrics.base.http.server import HttpServer, Route
@@ -131,7 +132,7 @@ class Endpoints:
             request_timeout=self._options.request_timeout,
             max_connections=self._options.max_connections,
             access_control=self._access_control or self._new_access_control(),
-            hand_over=RECORDER_HAND_OVER,
+            hand_over=HAND_OVER if green_threads.patched_by() else RECORDER_HAND_OVER,
         )
 
     def try_to_bind(self, *, or_raise: bool = False) -> bool:

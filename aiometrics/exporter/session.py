@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from aiometrics.base import fork
+from aiometrics.base import fork, green_threads
 from aiometrics.base.background import Background
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
@@ -294,7 +294,7 @@ def new_watchers(
 def _new_sampling(
     instrumentation: Instrumentation, options: RecordingOptions
 ) -> tuple[Sampling, ...]:
-    if not options.sample_interval:
+    if not options.sample_interval or green_threads.patched_by():
         return ()
     interval_ns = max(1, round(options.sample_interval * SECOND_NS))
     return (Sampling(instrumentation.sampler, interval_ns, instrumentation.internal_errors),)

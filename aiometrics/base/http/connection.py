@@ -138,8 +138,7 @@ class Connection:
         """From any thread: make network operations of :meth:`serve` fail, so that it ends."""
         self.ended = True
         with self._changing, suppress(OSError):  # the client may have closed first
-            # SSLSocket.shutdown() would switch to plain text.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            _shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket."""
@@ -228,8 +227,15 @@ class Connection:
 
     def _linger(self, deadline: _Deadline) -> None:
         """End our side, then wait until the client ends its own."""
-        # SSLSocket.shutdown() would switch to plain text.
-        socket.socket.shutdown(self._sock, socket.SHUT_WR)
+        _shutdown(self._sock, socket.SHUT_WR)
         self._buffer.clear()
         while len(self._buffer) < _LINGER_BYTES:
             self._receive(deadline)
+
+
+def _shutdown(sock: socket.socket, how: int) -> None:
+    """Shut a socket down. The method of an ``SSLSocket`` would switch to plain text."""
+    if isinstance(sock, ssl.SSLSocket):
+        socket.socket.shutdown(sock, how)
+    else:
+        sock.shutdown(how)

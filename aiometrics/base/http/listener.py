@@ -60,7 +60,7 @@ def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
     with fork.creation_lock:
         sock = socket.socket(family, socket.SOCK_STREAM)
         # A port is free only when no process listens there, forked children included.
-        fork.forget_in_child(sock, fork.Stage.DESCRIPTORS, socket.socket.close)
+        fork.forget_in_child(sock, fork.Stage.DESCRIPTORS, fork.close)
     try:
         if os.name == "posix":  # on other systems it would let two servers share the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

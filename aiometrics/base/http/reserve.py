@@ -53,5 +53,5 @@ class Reserve:
 def _descriptor() -> socket.socket:
     with fork.creation_lock:
         held = socket.socket()
-        fork.forget_in_child(held, fork.Stage.DESCRIPTORS, socket.socket.close)
+        fork.forget_in_child(held, fork.Stage.DESCRIPTORS, fork.close)
     return held

@@ -89,7 +89,7 @@ class HttpServer:
         self._listener = listen(addr, port)
         self._waker, self._wakened = socket.socketpair()
         for sock in (self._waker, self._wakened):
-            fork.forget_in_child(sock, fork.Stage.DESCRIPTORS, socket.socket.close)
+            fork.forget_in_child(sock, fork.Stage.DESCRIPTORS, fork.close)
         self._address = self._listener.getsockname()
         self._routes = routes
         self._on_error = on_error
