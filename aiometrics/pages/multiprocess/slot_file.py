@@ -65,12 +65,13 @@ class SlotFile:
     def clear(self, size: int) -> None:
         """Write ``size`` zeros.
 
-        A hole would kill a process that writes to its mapping when the file system is full.
+        A hole would kill a process that writes to its mapping when the file system is full; to cut
+        the file off first would kill one that still reads a damaged page which it gave up.
         """
-        os.ftruncate(self._descriptor, 0)
         zeros, written = bytes(min(size, 1 << 20)), 0
         while written < size:
             written += os.pwrite(self._descriptor, zeros[: size - written], written)
+        os.ftruncate(self._descriptor, size)
 
     def memory(self, size: int) -> mmap:
         """Map the file.
