@@ -12,6 +12,7 @@ from pathlib import Path
 from contenders.contender import Unavailable
 from contenders.registry import CONTENDERS, OURS
 from sections import (
+    busy_scrape,
     instructions,
     live,
     memory,
@@ -40,6 +41,7 @@ SECTIONS = {
     "memory": memory.run,
     "live": live.run,
     "scrape": scrape.run,
+    "busy_scrape": busy_scrape.run,
 }
 RESULTS = Path(__file__).parents[1] / "results"
 
