@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from rich.text import Text
@@ -10,6 +12,7 @@ from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane
+from textual.worker import get_current_worker
 
 from aiometrics.exposition.hotspots import Hotspots, Section
 from aiometrics.exposition.text_table import ascii_name
@@ -50,7 +53,7 @@ class Top(App[None]):
         self._rows = rows
         self._every = every
         self._since_start = False
-        self._paused = False
+        self._paused = self._looking = False
         self._last: Reading | None = None
         self._before: Snapshot | None = None
 
@@ -69,17 +72,25 @@ class Top(App[None]):
         self.look()
         self.set_interval(self._every, self.look)
 
-    @work(thread=True, exclusive=True, group="look")
     def look(self) -> None:
-        """Read the source, unless the numbers are to stay."""
-        if self._paused:
-            return
+        """Read the source, unless the numbers are to stay, or the last look is not over."""
+        if not self._paused and not self._looking:
+            self._looking = True
+            self._read()
+
+    @work(thread=True)
+    def _read(self) -> None:
+        show: Callable[[], None]
         try:
-            reading = self._source.read()
+            show = partial(self._show_reading, self._source.read())
         except SourceError as error:
-            self.call_from_thread(self._show_problem, str(error))
-        else:
-            self.call_from_thread(self._show_reading, reading)
+            show = partial(self._show_problem, str(error))
+        if not get_current_worker().is_cancelled:  # else there is no screen any more
+            self.call_from_thread(self._finish_look, show)
+
+    def _finish_look(self, show: Callable[[], None]) -> None:
+        self._looking = False
+        show()
 
     def action_tab(self, name: str) -> None:
         """Show one of the tables."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,8 @@ from aiometrics.top.screen import Top
 from aiometrics.top.sources import Reading, SourceError
 
 pytestmark = pytest.mark.asyncio
+
+GUARD_SECONDS = 300
 
 
 @dataclass
@@ -92,6 +95,46 @@ async def test_the_last_numbers_stay_when_there_are_no_new_ones() -> None:
         app.look()
         await app.workers.wait_for_complete()
         assert "" == text(app, "problem")
+
+
+@dataclass
+class Slow:
+    """Answers when it is let go, and counts who asks."""
+
+    let_go: threading.Event
+    asked: list[None]
+    name: str = "slow"
+
+    def read(self) -> Reading:
+        self.asked.append(None)
+        assert self.let_go.wait(GUARD_SECONDS)
+        return Reading(alive(shop()))
+
+
+async def test_a_slow_source_is_asked_once_at_a_time() -> None:
+    """However often the screen would look, and the answer is shown."""
+    source = Slow(threading.Event(), [])
+    app = Top(source, 20, 3600)
+    async with app.run_test(size=(140, 40)):
+        for _ in range(3):
+            app.look()
+        source.let_go.set()
+        await app.workers.wait_for_complete()
+        assert cells(app, "burns")
+        assert [None] == source.asked
+        app.look()
+        await app.workers.wait_for_complete()
+        assert [None, None] == source.asked
+
+
+async def test_the_screen_ends_while_a_source_does_not_answer() -> None:
+    """What it answers later is shown nowhere."""
+    source = Slow(threading.Event(), [])
+    app = Top(source, 20, 3600)
+    async with app.run_test(size=(140, 40)) as pilot:
+        await pilot.press("q")
+    source.let_go.set()
+    assert 0 == app.return_code
 
 
 async def test_the_dead_have_their_last_numbers() -> None:
