@@ -227,7 +227,21 @@ def burners() -> list[PanelBuilder]:
     count = at_points(f"{SEGMENTS}_count", by=place)
     largest_in_range = top(at_points(f"{SEGMENTS}_sum", by=place, whole=True))
     busiest = top(count)
+    held = everywhere(
+        "job_held_at", "asyncio_active_sampled_seconds_total", COROUTINE, "coroutine, held_at"
+    )
     return [
+        ranking(
+            "Which lines hold the loop?",
+            "Samples of the loop's own time: the line that was executing, and what it called, in "
+            "tasks of which coroutine. A call into C counts at its line. This is what to look at "
+            "first: the yield points below say where the loop was given back. The coroutine "
+            "(callback) stands for callbacks, and (loop) for what the loop does between them.",
+            {"held_at": "Held at", "coroutine": "Coroutine"},
+            [Column("Active %", of_all_loops(top(held)), thresholds.HOTSPOT, bar=True)],
+            links=[TO_COROUTINE],
+            height=12,
+        ),
         ranking(
             "Which yield points do the most harm?",
             "The worst row comes first. Harm: the loop time taken here, plus the waits inflicted "

@@ -248,6 +248,11 @@ def counters_of(points: int) -> Iterator[Labels]:
         yield from histogram("asyncio_wait_seconds", labels, WAIT_BUCKETS if detailed else ())
         yield {"__name__": "asyncio_blocking_seconds_total"} | labels
         yield {"__name__": "asyncio_inflicted_wait_seconds_total"} | labels
+        yield {
+            "__name__": "asyncio_active_sampled_seconds_total",
+            "coroutine": labels["coroutine"],
+            "held_at": labels["yield_point"],
+        }
         if number % POINTS_PER_COROUTINE == 0:
             yield from task_counters({"coroutine": labels["coroutine"]}, detailed=detailed)
 

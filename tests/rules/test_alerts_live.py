@@ -6,6 +6,7 @@ A real Prometheus evaluates the repository's rules; only their windows are short
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import urllib.parse
@@ -209,6 +210,46 @@ def test_a_loop_of_uvloop_that_is_starved_by_a_protocol_fires(
     samples = re.sub('job="[^"]*"', 'job="uvloop"', runbook(root, alert)[1])
     lines = prometheus.until(bool, lambda: prometheus.ask(samples))
     assert {"hold"} == {labels["blocked_at"].split()[-1] for labels, _ in lines}
+
+
+def panel_query(root: Path, title: str, job: str) -> str:
+    """Return the query of a table of the dashboard of hotspots, as Grafana asks it for one job."""
+    board = json.loads((root / "grafana/dashboards/hotspots.json").read_text(encoding="utf-8"))
+    (query,) = (
+        target["expr"]
+        for panel in board["panels"]
+        if panel.get("title") == title
+        for target in panel["targets"]
+    )
+    chosen = {"job": job, "instance": ".*", "coroutine": ".*", "topk": "10"}
+    for variable, value in {**chosen, "__rate_interval": "5m"}.items():
+        query = query.replace(f"${variable}", value)
+    return str(query)
+
+
+def lines_that_hold(
+    prometheus: prometheus_server.Prometheus, root: Path, job: str
+) -> Callable[[], list[str]]:
+    """Return what asks for the functions in the rows of a table, the first of them first."""
+    query = panel_query(root, "Which lines hold the loop?", job)
+
+    def ask() -> list[str]:
+        rows = sorted(prometheus.ask(query), key=lambda row: -row[1])
+        return [labels["held_at"].partition(" > ")[0].split()[-1] for labels, _ in rows]
+
+    return ask
+
+
+def test_the_first_row_of_the_dashboard_is_the_line_that_holds_the_loop(
+    prometheus: prometheus_server.Prometheus, root: Path
+) -> None:
+    """It is that of a fault of the demo, and that of a protocol of uvloop in the C recorder."""
+    guilty = {"Payments.charge_card", "Stock.reserve_stock"}
+    rows = lines_that_hold(prometheus, root, "shop")
+    assert prometheus.until(lambda names: bool(guilty & {*names[:1]}), rows)[0] in guilty
+    if IMPLEMENTATION == "c":
+        rows = lines_that_hold(prometheus, root, "uvloop")
+        assert ["hold"] == prometheus.until(lambda names: names[:1] == ["hold"], rows)[:1]
 
 
 def shares(prometheus: prometheus_server.Prometheus) -> dict[str, float]:
