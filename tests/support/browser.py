@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -38,6 +37,7 @@ class Tab:
     socket: aiohttp.ClientWebSocketResponse
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _answers: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
 
@@ -51,7 +51,9 @@ class Tab:
                 self._note(said["method"], said["params"])
 
     def _note(self, method: str, params: dict[str, Any]) -> None:
-        if method == "Network.requestWillBeSent":
+        if method == "Page.loadEventFired":
+            self.loaded.set()
+        elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Log.entryAdded" and params["entry"]["level"] in {"error", "warning"}:
             self.errors.append(json.dumps(params["entry"]))
@@ -75,7 +77,9 @@ class Tab:
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
         await self.resize(width, height)
+        self.loaded.clear()
         await self.call("Page.navigate", url=url)
+        await asyncio.wait_for(self.loaded.wait(), GUARD_SECONDS)
 
     async def resize(self, width: int, height: int) -> None:
         """Show the page as wide as said."""
@@ -182,8 +186,3 @@ async def _port(browser: asyncio.subprocess.Process) -> int:
         if line.startswith("DevTools listening on ws://"):
             return int(line.rpartition(":")[2].partition("/")[0])
     raise RuntimeError(f"Chromium ended: {''.join(said)}")
-
-
-def save(picture: bytes, path: Path) -> None:
-    """Write a picture."""
-    path.write_bytes(picture)
