@@ -45,6 +45,13 @@ print(before == after, "_aiometrics" in globals(), flush=True)
 """
 
 
+#: Python opens a script by an import, which fails in code without builtins, such as that by which
+#: named tuples are made. It says so, and is given the script again.
+NOT_OPENED = re.compile(
+    r"Can't open debugger script .*:\nTraceback .*\n.*\nKeyError: '__import__'\n"
+)
+
+
 @contextmanager
 def service(
     code: str = SERVICE, environ: Mapping[str, str] | None = None
@@ -116,7 +123,6 @@ def test_a_running_service_is_traced_and_left_as_it_was(
 
 @NEWER
 @pytest.mark.long
-@pytest.mark.skipif(sys.version_info >= (3, 15), reason="was not seen to pass on Python 3.15")
 def test_attaching_is_safe_at_any_moment(capsys: pytest.CaptureFixture[str]) -> None:
     """Also while the service imports its modules: it goes on and loses nothing, a hundred times."""
     draw = random.Random(16)  # noqa: S311 - moments need not be secret
@@ -128,7 +134,8 @@ def test_attaching_is_safe_at_any_moment(capsys: pytest.CaptureFixture[str]) -> 
             attached(process, capsys)
             time.sleep(draw.uniform(0, 0.05))
             assert 0 == main(["detach", str(process.pid)])
-            assert ("ready\nTrue", "") == tuple(text[:10] for text in end(process))
+            out, errors = end(process)
+            assert ("ready\nTrue", "") == (out[:10], NOT_OPENED.sub("", errors))
             assert 0 == process.wait()
             capsys.readouterr()
 
