@@ -13,13 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from soak import ports
 from soak.metrics import Exposition
-from support.servers import SERVERS, STARLETTE, Running, Server, running, until
+from support.prometheus_server import Prometheus, run_prometheus
+from support.servers import LOCAL, SERVERS, STARLETTE, Running, Server, running, until
 
 from aiometrics.base.processes import root_process
 
@@ -27,6 +28,8 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells who descends from whom"
 )
 
+#: Where the newest Prometheus is, if it is not on ``PATH``.
+NEWEST = f"/opt/debian-forky/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the directories are
 UVICORN = Server(STARLETTE, ("-m", "uvicorn", "web:app", "--port", "{port}", "--workers", "2"))
 
@@ -66,6 +69,15 @@ def falls(earlier: Exposition, later: Exposition) -> list[object]:
         and key[0].endswith(("_total", "_bucket", "_count", "_sum"))
         and later.samples.get(key, -1.0) < value
     ]
+
+
+def resets(prometheus: Prometheus, job: str) -> dict[str, float]:
+    """Return how often each counter of ours began anew, as Prometheus sees it, if it ever did."""
+    names = prometheus.get("label/__name__/values", **{"match[]": f'{{job="{job}"}}'})
+    ours = [name for name in names if re.fullmatch(COUNTERS, name)]
+    assert ours
+    sums = ((name, prometheus.ask(f'sum(resets({name}{{job="{job}"}}[1h]))')) for name in ours)
+    return {name: found[0][1] for name, found in sums if found and found[0][1]}
 
 
 def scraped(server: Running) -> Exposition:
@@ -153,6 +165,9 @@ def test_two_services_with_one_port_are_told_apart(tmp_path: Path) -> None:
     until(lambda: nothing_is_left(second), "the directories to be removed")
 
 
+COUNTERS = r"(asyncio|aiometrics)_.+_(total|bucket|count|sum)"
+
+
 @pytest.fixture
 def load() -> Iterator[list[Running]]:
     """Servers that are appended get requests all the time, whatever becomes of them."""
@@ -177,14 +192,26 @@ def load() -> Iterator[list[Running]]:
 
 
 @pytest.mark.once
-def test_no_counter_falls_when_workers_are_killed(tmp_path: Path, load: list[Running]) -> None:
-    """Fifty times under load, with scrapes all the time; two services do not mix."""
+def test_no_counter_falls_when_workers_are_killed(
+    tmp_path: Path, load: list[Running], binary: Callable[..., str], root: Path
+) -> None:
+    """Fifty times under load, for scrapes all the time and for Prometheus; services do not mix."""
     seen: dict[int, list[Exposition]] = {}
     names = ["gunicorn, uvicorn's workers", "uvicorn, 4 workers"]
     places = [tmp_path / "gunicorn", tmp_path / "uvicorn"]
     for place in places:
         place.mkdir()
-    with running(SERVERS[names[0]], places[0]) as one, running(SERVERS[names[1]], places[1]) as two:
+    with (
+        running(SERVERS[names[0]], places[0]) as one,
+        running(SERVERS[names[1]], places[1]) as two,
+        run_prometheus(
+            binary("prometheus", NEWEST),
+            root,
+            tmp_path,
+            {job.name: f"{LOCAL}:{it.metrics}" for job, it in zip(places, (one, two), strict=True)},
+            seconds=60,
+        ) as prometheus,
+    ):
         load += [one, two]
         for number in range(50):
             server = (one, two)[number % 2]
@@ -208,6 +235,7 @@ def test_no_counter_falls_when_workers_are_killed(tmp_path: Path, load: list[Run
             until(lambda server=server: server.exposition() is not None, "an answer")  # type: ignore[misc]
             # A worker that was killed between its two counts has counted one of them.
             assert abs(server.counted() - server.handled()) <= 50
+        assert {} == resets(prometheus, "gunicorn") | resets(prometheus, "uvicorn")
 
 
 WAYS = {

@@ -33,7 +33,8 @@ import os
 import aiometrics
 aiometrics.start_exporter(port=int(os.environ["METRICS"]), addr="127.0.0.1")
 """
-_COUNT = """
+#: Counts what it handles in a file, one byte each.
+COUNT = """
 import asyncio, os, sys
 
 HANDLED = os.open(os.environ["HANDLED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -43,7 +44,7 @@ async def work():
     await asyncio.sleep(0)
 """
 STARLETTE = (
-    _COUNT
+    COUNT
     + """
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -61,7 +62,7 @@ if __name__ == "__main__":
 """
 )
 FASTAPI = (
-    _COUNT
+    COUNT
     + """
 from fastapi import FastAPI
 
@@ -74,7 +75,7 @@ async def order(id: str):
 """
 )
 AIOHTTP = (
-    _COUNT
+    COUNT
     + """
 from aiohttp import web
 
@@ -90,7 +91,7 @@ if __name__ == "__main__":
 """
 )
 SANIC = (
-    _COUNT
+    COUNT
     + """
 from sanic import Sanic
 from sanic.response import text
@@ -120,12 +121,12 @@ class Server:
     routes: bool = True
 
 
-_UVICORN = ("-m", "uvicorn", "web:app", "--port", "{port}")
-_GUNICORN = ("-m", "gunicorn", "web:app", "--bind", "127.0.0.1:{port}", "--no-control-socket")
+UVICORN = ("-m", "uvicorn", "web:app", "--port", "{port}")
+GUNICORN = ("-m", "gunicorn", "web:app", "--bind", "127.0.0.1:{port}", "--no-control-socket")
 SERVERS = {
-    "uvicorn": Server(STARLETTE, _UVICORN),
-    "uvicorn, 4 workers": Server(STARLETTE, (*_UVICORN, "--workers", "4"), workers=4),
-    "uvicorn, reload": Server(STARLETTE, (*_UVICORN, "--reload")),
+    "uvicorn": Server(STARLETTE, UVICORN),
+    "uvicorn, 4 workers": Server(STARLETTE, (*UVICORN, "--workers", "4"), workers=4),
+    "uvicorn, reload": Server(STARLETTE, (*UVICORN, "--reload")),
     "uvicorn.run in __main__": Server(STARLETTE, ("web.py",), environ={"WORKERS": "1"}),
     "uvicorn.run in __main__, 2 workers": Server(
         STARLETTE, ("web.py",), workers=2, environ={"WORKERS": "2"}
@@ -137,15 +138,15 @@ SERVERS = {
         FASTAPI, ("-m", "fastapi", "dev", "web.py", "--port", "{port}"), ("fastapi_cli",)
     ),
     "gunicorn, uvicorn's workers": Server(
-        STARLETTE, (*_GUNICORN, "-w", "2", "-k", "uvicorn_worker.UvicornWorker"), workers=2
+        STARLETTE, (*GUNICORN, "-w", "2", "-k", "uvicorn_worker.UvicornWorker"), workers=2
     ),
     "gunicorn, preload": Server(
         STARLETTE,
-        (*_GUNICORN, "-w", "2", "-k", "uvicorn_worker.UvicornWorker", "--preload"),
+        (*GUNICORN, "-w", "2", "-k", "uvicorn_worker.UvicornWorker", "--preload"),
         workers=2,
     ),
     "gunicorn, aiohttp's workers": Server(
-        AIOHTTP, (*_GUNICORN, "-w", "2", "-k", "aiohttp.GunicornWebWorker"), workers=2
+        AIOHTTP, (*GUNICORN, "-w", "2", "-k", "aiohttp.GunicornWebWorker"), workers=2
     ),
     "hypercorn": Server(
         STARLETTE, ("-m", "hypercorn", "web:app", "-w", "2", "-b", "127.0.0.1:{port}"), workers=2
@@ -276,17 +277,7 @@ def running(
                 *(word.format(port=port) for word in server.arguments),
             ],
             cwd=directory,
-            env={
-                **os.environ,
-                "HOME": str(directory),
-                "HANDLED": str(directory / "handled"),
-                "METRICS": str(metrics),
-                "PORT": str(port),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "PYTHONUNBUFFERED": "1",
-                **server.environ,
-                **(environ or {}),
-            },
+            env=environment(directory, metrics, port, {**server.environ, **(environ or {})}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -300,10 +291,26 @@ def running(
             sys.stderr.write(found.log())
             raise
         finally:
-            _end(process)
+            end(process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def environment(
+    directory: Path, metrics: int, port: int, more: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the environment of a program in ``directory``."""
+    return {
+        **os.environ,
+        "HOME": str(directory),
+        "HANDLED": str(directory / "handled"),
+        "METRICS": str(metrics),
+        "PORT": str(port),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        **more,
+    }
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
     """End the server, and then what is left of its session, which it began."""
     if process.poll() is None:
         process.terminate()
