@@ -9,21 +9,32 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 from aiometrics.base.clock import SECOND_NS
+from aiometrics.base.option_checks import (
+    check_addr,
+    check_buckets,
+    check_choice,
+    check_count,
+    check_flag,
+    check_labels,
+    check_objectives,
+    check_path,
+    check_patterns,
+    check_prefixes,
+    check_sample,
+    check_seconds,
+    check_variable,
+)
 
 T = TypeVar("T")
 
 DEFAULT_PORT = 9400
-#: Thirty years, which in ns still fits into a word of a page.
-LONGEST_SECONDS = 1e9
 SEGMENT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
-_LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
 WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 
 
@@ -114,29 +125,29 @@ class RecordingOptions:
     directory: str = field(default="", metadata={"parse": str})
 
     def __post_init__(self) -> None:
-        _check_path("directory", self.directory)
-        _check_buckets("segment_buckets", self.segment_buckets)
-        _check_buckets("wait_buckets", self.wait_buckets)
-        _check_flag("native_histograms", self.native_histograms)
-        _check_seconds("blocking_threshold", self.blocking_threshold)
-        _check_sample(self.sample)
-        _check_count("max_yield_points", self.max_yield_points, 1, 100_000)
-        _check_count("max_coroutines", self.max_coroutines, 1, 100_000)
-        _check_count("max_loops", self.max_loops, 1, 1000)
-        _check_count("max_requests", self.max_requests, 1, 10_000)
-        _check_objectives(self.objectives, self.max_requests)
-        _check_variable("request_id", self.request_id)
+        check_path("directory", self.directory)
+        check_buckets("segment_buckets", self.segment_buckets)
+        check_buckets("wait_buckets", self.wait_buckets)
+        check_flag("native_histograms", self.native_histograms)
+        check_seconds("blocking_threshold", self.blocking_threshold)
+        check_sample(self.sample)
+        check_count("max_yield_points", self.max_yield_points, 1, 100_000)
+        check_count("max_coroutines", self.max_coroutines, 1, 100_000)
+        check_count("max_loops", self.max_loops, 1, 1000)
+        check_count("max_requests", self.max_requests, 1, 10_000)
+        check_objectives(self.objectives, self.max_requests)
+        check_variable("request_id", self.request_id)
         if self.slow_request is not None:
-            _check_seconds("slow_request", self.slow_request)
-        _check_prefixes("application", self.application)
-        _check_prefixes("library", self.library)
-        _check_patterns("include", self.include)
-        _check_patterns("exclude", self.exclude)
-        _check_patterns("patient", self.patient)
-        _check_flag("watchdog", self.watchdog)
-        _check_seconds("watchdog_interval", self.watchdog_interval)
+            check_seconds("slow_request", self.slow_request)
+        check_prefixes("application", self.application)
+        check_prefixes("library", self.library)
+        check_patterns("include", self.include)
+        check_patterns("exclude", self.exclude)
+        check_patterns("patient", self.patient)
+        check_flag("watchdog", self.watchdog)
+        check_seconds("watchdog_interval", self.watchdog_interval)
         if self.sample_interval != 0:
-            _check_seconds("sample_interval", self.sample_interval)
+            check_seconds("sample_interval", self.sample_interval)
 
     def same_pages(self, other: RecordingOptions) -> bool:
         """Whether ``other`` leads to the same numbers and names in the pages.
@@ -184,14 +195,14 @@ class ServingOptions:
     labels_on_series: bool = field(default=False, metadata={"parse": _flag})
 
     def __post_init__(self) -> None:
-        _check_count("port", self.port, 0, 65535)
-        _check_addr(self.addr)
-        _check_path("web_config", self.web_config)
-        _check_seconds("request_timeout", self.request_timeout)
-        _check_count("max_connections", self.max_connections, 1, 10_000)
-        _check_choice("on_error", self.on_error, ("retry", "raise"))
-        _check_labels(self.labels)
-        _check_flag("labels_on_series", self.labels_on_series)
+        check_count("port", self.port, 0, 65535)
+        check_addr(self.addr)
+        check_path("web_config", self.web_config)
+        check_seconds("request_timeout", self.request_timeout)
+        check_count("max_connections", self.max_connections, 1, 10_000)
+        check_choice("on_error", self.on_error, ("retry", "raise"))
+        check_labels(self.labels)
+        check_flag("labels_on_series", self.labels_on_series)
 
 
 class Options(NamedTuple):
@@ -329,135 +340,3 @@ def _tuple(name: str, given: object) -> tuple[Any, ...] | None:
 def _path(given: Any) -> Any:
     """Return a path object as text; the type of everything else is checked later."""
     return os.fspath(given) if isinstance(given, os.PathLike) else given
-
-
-def _check_addr(value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"addr must be a string, not {value!r}")
-    advice = "use '0.0.0.0' for every interface or '127.0.0.1' for this machine only"
-    if not value:
-        raise ValueError(f"addr must not be empty; {advice}")
-    if "/" in value or value.startswith("unix:"):
-        raise ValueError(
-            f"addr must be a host name or an IP address, not the unix socket or URL {value!r}, "
-            f"which Prometheus cannot scrape; {advice}"
-        )
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r}")
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
-
-
-def _check_path(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a path, not {value!r}")
-
-
-def _check_flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
-
-
-def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-
-
-def _check_seconds(name: str, value: float) -> None:
-    _check_number(name, value)
-    if not 1e-9 <= value <= LONGEST_SECONDS:
-        raise ValueError(
-            f"{name} must be a number of seconds from 1e-9 to {LONGEST_SECONDS:g}, not {value!r}"
-        )
-
-
-def _check_count(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer from {low} to {high}, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low} to {high}, not {value!r}")
-
-
-def _check_buckets(name: str, bounds: tuple[float, ...]) -> None:
-    for bound in bounds:
-        _check_seconds(f"each bound of {name}", bound)
-    rounded = [round(bound * SECOND_NS) for bound in bounds]
-    if not 1 <= len(bounds) <= 64 or rounded != sorted(set(rounded)):
-        raise ValueError(
-            f"{name} must be 1 to 64 ascending bounds in seconds, at least a nanosecond apart, "
-            f"not {bounds!r}"
-        )
-
-
-def _check_sample(sample: float) -> None:
-    _check_number("sample", sample)
-    if not 1e-6 <= sample <= 1 or abs(1 / sample - round(1 / sample)) > 1e-6:
-        raise ValueError(
-            "sample must be 1 for every task, or 1/N to trace one task in N "
-            f"(1/10, 0.01; N up to 1 000 000), not {sample!r}"
-        )
-
-
-def _check_prefixes(name: str, prefixes: tuple[object, ...]) -> None:
-    for prefix in prefixes:
-        if not isinstance(prefix, str) or not prefix:
-            raise TypeError(
-                f"{name} must be module prefixes such as ('shop', 'acme.billing'), not {prefixes!r}"
-            )
-
-
-def _check_patterns(name: str, patterns: tuple[object, ...]) -> None:
-    for pattern in patterns:
-        if not isinstance(pattern, str) or not pattern:
-            raise TypeError(
-                f"{name} must be names of coroutines such as ('shop.health', 'shop.jobs.*'), "
-                f"not {patterns!r}"
-            )
-
-
-def _check_objectives(objectives: object, most: int) -> None:
-    if not isinstance(objectives, Mapping):
-        raise TypeError(
-            "objectives must be seconds by type of request, such as "
-            f"{{'GET /orders/{{id}}': 0.25}}, not {objectives!r}"
-        )
-    for name, seconds in objectives.items():
-        if not isinstance(name, str) or not name:
-            raise TypeError(
-                "each key of objectives must be a type of request, such as 'GET /orders/{id}', "
-                f"not {name!r}"
-            )
-        _check_seconds(f"the objective of {name!r}", seconds)
-    if len(objectives) > most:
-        raise ValueError(
-            f"objectives name {len(objectives)} types of requests: "
-            f"raise max_requests, which is {most}, to at least that number"
-        )
-
-
-def _check_labels(labels: object) -> None:
-    if not isinstance(labels, Mapping):
-        raise TypeError(
-            f"labels must be values by name, such as {{'service': 'shop'}}, not {labels!r}"
-        )
-    for name, value in labels.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(
-                f"labels must be strings, such as {{'version': '1.4'}}, not {name!r}: {value!r}"
-            )
-        if not _LABEL.fullmatch(name):
-            raise ValueError(
-                f"labels has {name!r}, which is not a valid label name: use letters, digits and _"
-            )
-        if not value:
-            raise ValueError(
-                f"labels has {name!r}: '', but to Prometheus an empty label is none: leave it out"
-            )
-
-
-def _check_variable(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, ContextVar):
-        raise TypeError(f"{name} must be a contextvars.ContextVar, not {value!r}")

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiometrics.base.clock import SECOND_NS
-from aiometrics.base.options import LONGEST_SECONDS
+from aiometrics.base.option_checks import LONGEST_SECONDS
 from aiometrics.pages.exemplar_table import WALL
 from aiometrics.pages.layout import CANCELLED, COMPLETED, FAILED, STATUSES
 from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION, Implementation
