@@ -144,20 +144,6 @@ roots_remove(PyObject *coro)
 }
 
 void
-roots_enter_step(Traced *traced)
-{
-    traced->steps++;
-}
-
-void
-roots_leave_step(Traced *traced)
-{
-    if (--traced->steps == 0 && traced->orphaned) {
-        PyMem_Free(traced);
-    }
-}
-
-void
 roots_forget(const Recorder *recorder)
 {
     for (size_t place = 0; place <= roots.mask;) {

@@ -59,8 +59,19 @@ int roots_leave_out(PyObject *coro, int reason);
 Scope *roots_remove(PyObject *coro);
 
 /* A step on the C stack, which refers to the record, begins or ends. */
-void roots_enter_step(Traced *traced);
-void roots_leave_step(Traced *traced);
+static inline void
+roots_enter_step(Traced *traced)
+{
+    traced->steps++;
+}
+
+static inline void
+roots_leave_step(Traced *traced)
+{
+    if (--traced->steps == 0 && traced->orphaned) {
+        PyMem_Free(traced);
+    }
+}
 
 /* Removes the records of a recorder that goes, in which no scope is left. */
 void roots_forget(const Recorder *recorder);

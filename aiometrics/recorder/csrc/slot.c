@@ -6,7 +6,7 @@
 #include "roots.h"
 #include "scope.h"
 
-static int installed;
+/* The interpreter whose coroutines are in the table, and while nothing is hooked NULL. */
 static PyInterpreterState *interpreter;
 
 /* The root whose step this thread is in, the innermost one; only compared with NULL. */
@@ -33,7 +33,7 @@ static Patch *const patches[] = {&am_send, &send_method, &throw_method, &close_m
 static inline int
 passes(void)
 {
-    return !installed || PyInterpreterState_Get() != interpreter;
+    return PyInterpreterState_Get() != interpreter;
 }
 
 /* --- whose step it is --------------------------------------------------------------------------------------------------------- */
@@ -86,17 +86,9 @@ nested(PyObject *coro, Traced *traced)
     return found ? traced : NULL;
 }
 
-/* The record of the task whose step this is; NULL if it is no task's. */
 static Traced *
-stepping(PyObject *coro)
+outermost(PyObject *coro, Traced *traced)
 {
-    if (passes()) {
-        return NULL;
-    }
-    Traced *traced = roots_get(coro);
-    if (stepped != NULL) {
-        return nested(coro, traced);
-    }
     if (traced != NULL && traced != &roots_left_out && traced->recorder->retired && traced->steps == 0) {
         Py_XDECREF((PyObject *)roots_remove(coro));
         traced = NULL;
@@ -107,32 +99,47 @@ stepping(PyObject *coro)
 /* --- steps -------------------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    PyObject *coro;
-    Traced *traced;
+    PyObject *coro; /* the caller keeps it */
+    Traced *traced; /* NULL if this is no step of a task */
     Recorder *recorder; /* NULL if the task is not followed */
+    const void **stepped; /* this thread's */
     const void *outer;
     int timed; /* -1 if it was interrupted before it began */
 } Step;
 
-static Step
-begin(PyObject *coro, Traced *traced)
+static inline Step
+begin_known(PyObject *coro, Traced *traced, const void **here)
 {
-    Step step = {coro, traced, NULL, stepped, traced == &interrupted ? -1 : 0};
-    stepped = coro;
+    Step step = {coro, traced, NULL, here, *here, traced == &interrupted ? -1 : 0};
+    if (traced == NULL) {
+        return step;
+    }
+    *here = coro;
     if (traced == &interrupted || traced == &roots_left_out) {
         return step;
     }
     step.recorder = (Recorder *)Py_NewRef((PyObject *)traced->recorder);
-    Py_INCREF(coro);
     roots_enter_step(traced);
     step.timed = recorder_resume(step.recorder, traced);
     return step;
 }
 
-static void
+static inline Step
+begin(PyObject *coro)
+{
+    if (passes()) {
+        return (Step){.coro = coro};
+    }
+    const void **here = &stepped; /* asking for the place of it takes a call */
+    Traced *traced = roots_get(coro);
+    traced = *here != NULL ? nested(coro, traced) : outermost(coro, traced);
+    return begin_known(coro, traced, here);
+}
+
+static inline void
 end(const Step *step)
 {
-    stepped = step->outer;
+    *step->stepped = step->outer;
     if (step->recorder == NULL) {
         return;
     }
@@ -141,22 +148,20 @@ end(const Step *step)
     }
     roots_leave_step(step->traced);
     Py_DECREF(step->recorder);
-    Py_DECREF(step->coro);
 }
 
 static PySendResult
 hooked_am_send(PyObject *coro, PyObject *value, PyObject **result)
 {
-    Traced *traced = stepping(coro);
-    if (traced == NULL) {
+    Step step = begin(coro);
+    if (step.traced == NULL) {
         return PATCHED(am_send, sendfunc)(coro, value, result);
     }
-    Step step = begin(coro, traced);
     *result = NULL;
     PySendResult status = step.timed < 0 ? PYGEN_ERROR : PATCHED(am_send, sendfunc)(coro, value, result);
     if (step.timed > 0) {
-        int failed = status == PYGEN_NEXT ? recorder_suspend(step.recorder, traced, *result)
-                                          : recorder_end(step.recorder, traced, status == PYGEN_RETURN ? COMPLETED : recorder_status());
+        int failed = status == PYGEN_NEXT ? recorder_suspend(step.recorder, step.traced, *result)
+                                          : recorder_end(step.recorder, step.traced, status == PYGEN_RETURN ? COMPLETED : recorder_status());
         if (failed) {
             Py_CLEAR(*result);
             status = PYGEN_ERROR;
@@ -184,22 +189,20 @@ finished(const Step *step, PyObject *yielded)
 static PyObject *
 hooked_send(PyObject *coro, PyObject *value)
 {
-    Traced *traced = stepping(coro);
-    if (traced == NULL) {
+    Step step = begin(coro);
+    if (step.traced == NULL) {
         return PATCHED(send_method, PyCFunction)(coro, value);
     }
-    Step step = begin(coro, traced);
     return finished(&step, step.timed < 0 ? NULL : PATCHED(send_method, PyCFunction)(coro, value));
 }
 
 static PyObject *
 hooked_throw(PyObject *coro, PyObject *const *args, Py_ssize_t count)
 {
-    Traced *traced = stepping(coro);
-    if (traced == NULL) {
+    Step step = begin(coro);
+    if (step.traced == NULL) {
         return PATCHED(throw_method, FastMethod)(coro, args, count);
     }
-    Step step = begin(coro, traced);
     return finished(&step, step.timed < 0 ? NULL : PATCHED(throw_method, FastMethod)(coro, args, count));
 }
 
@@ -207,13 +210,12 @@ hooked_throw(PyObject *coro, PyObject *const *args, Py_ssize_t count)
 static PyObject *
 hooked_close(PyObject *coro, PyObject *ignored)
 {
-    Traced *traced = passes() ? NULL : roots_get(coro);
-    if (traced == NULL) {
+    Step step = begin_known(coro, passes() ? NULL : roots_get(coro), &stepped);
+    if (step.traced == NULL) {
         return PATCHED(close_method, PyCFunction)(coro, ignored);
     }
-    Step step = begin(coro, traced);
     PyObject *closed = step.timed < 0 ? NULL : PATCHED(close_method, PyCFunction)(coro, ignored);
-    if (step.timed > 0 && recorder_end(step.recorder, traced, closed == NULL ? recorder_status() : CANCELLED) < 0) {
+    if (step.timed > 0 && recorder_end(step.recorder, step.traced, closed == NULL ? recorder_status() : CANCELLED) < 0) {
         Py_CLEAR(closed);
     }
     end(&step);
@@ -258,7 +260,6 @@ int
 slot_init(void)
 {
     PyTypeObject *type = &PyCoro_Type;
-    interpreter = PyInterpreterState_Get();
     if (type->tp_as_async == NULL || type->tp_as_async->am_send == NULL) {
         PyErr_SetString(PyExc_ImportError, "coroutines have no am_send in this version of Python");
         return -1;
@@ -282,13 +283,13 @@ slot_install(void)
     for (size_t place = 0; place < Py_ARRAY_LENGTH(patches); place++) {
         patch_apply(patches[place]);
     }
-    installed = 1;
+    interpreter = PyInterpreterState_Get();
 }
 
 int
 slot_remove(PyObject *left)
 {
-    installed = 0;
+    interpreter = NULL;
     int result = 0;
     for (size_t place = 0; place < Py_ARRAY_LENGTH(patches); place++) {
         if (patch_undo_or_list(patches[place], left) < 0) {

@@ -20,7 +20,7 @@ typedef struct {
 
 PyTypeObject *turns_type;
 static PyTypeObject *timed_select_type;
-static PyObject *select_name;
+static PyObject *select_name, *zero;
 
 static int
 fail(Turns *self)
@@ -163,38 +163,64 @@ leave(Turns *self, int64_t events, int waiting)
     return timed;
 }
 
+/* Small integers are the same objects everywhere. */
 static int
 is_zero(PyObject *timeout)
 {
-    return PyLong_CheckExact(timeout) && PyObject_Not(timeout) == 1;
+    return timeout == zero;
 }
 
 /* The object behind a weak reference, a new reference; NULL with an exception if it is gone. */
 static PyObject *
 behind(PyObject *reference)
 {
-    PyObject *object = PyObject_CallNoArgs(reference);
-    if (object == Py_None) {
-        Py_CLEAR(object);
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *object;
+    (void)PyWeakref_GetRef(reference, &object);
+#else
+    PyObject *object = PyWeakref_GET_OBJECT(reference);
+    object = object == Py_None ? NULL : Py_NewRef(object);
+#endif
+    if (object == NULL) {
         PyErr_SetString(PyExc_ReferenceError, "the selector is gone");
     }
     return object;
 }
 
+/* Calls a function as a method of the selector, whose place before the arguments is ours until the call is over. */
+static PyObject *
+call_unbound(PyObject *method, PyObject *selector, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject **all = (PyObject **)args - 1;
+    PyObject *before = all[0];
+    all[0] = selector;
+    PyObject *events = PyObject_Vectorcall(method, all, (size_t)count + 1, names);
+    all[0] = before;
+    return events;
+}
+
+static PyObject *
+call_bound(PyObject *method, PyObject *selector, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    descrgetfunc bind = Py_TYPE(method)->tp_descr_get;
+    PyObject *bound = bind == NULL ? Py_NewRef(method) : bind(method, selector, (PyObject *)Py_TYPE(selector));
+    PyObject *events = bound == NULL ? NULL : PyObject_Vectorcall(bound, args, (size_t)count, names);
+    Py_XDECREF(bound);
+    return events;
+}
+
 /* Calls the method that the class of the selector has now, another tool's perhaps. */
 static PyObject *
-call_method(PyObject *selector, PyObject *const *args, Py_ssize_t count, PyObject *names)
+call_method(PyObject *selector, PyObject *const *args, size_t flags, PyObject *names)
 {
     PyObject *method = Py_XNewRef(_PyType_Lookup(Py_TYPE(selector), select_name));
-    descrgetfunc bind = method == NULL ? NULL : Py_TYPE(method)->tp_descr_get;
-    if (bind != NULL) {
-        Py_SETREF(method, bind(method, selector, (PyObject *)Py_TYPE(selector)));
-    }
-    else if (method == NULL) {
+    if (method == NULL) {
         PyErr_SetObject(PyExc_AttributeError, select_name);
+        return NULL;
     }
-    PyObject *events = method == NULL ? NULL : PyObject_Vectorcall(method, args, (size_t)count, names);
-    Py_XDECREF(method);
+    int is_function = PyType_HasFeature(Py_TYPE(method), Py_TPFLAGS_METHOD_DESCRIPTOR) && flags & PY_VECTORCALL_ARGUMENTS_OFFSET;
+    PyObject *events = (is_function ? call_unbound : call_bound)(method, selector, args, PyVectorcall_NARGS(flags), names);
+    Py_DECREF(method);
     return events;
 }
 
@@ -205,7 +231,7 @@ call_select(TimedSelect *self, PyObject *const *args, size_t flags, PyObject *na
         return PyObject_Vectorcall(self->select, args, flags & ~PY_VECTORCALL_ARGUMENTS_OFFSET, names);
     }
     PyObject *selector = behind(self->selector);
-    PyObject *events = selector == NULL ? NULL : call_method(selector, args, PyVectorcall_NARGS(flags), names);
+    PyObject *events = selector == NULL ? NULL : call_method(selector, args, flags, names);
     Py_XDECREF(selector);
     return events;
 }
@@ -409,7 +435,8 @@ int
 turns_init_module(PyObject *module)
 {
     select_name = PyUnicode_InternFromString("select");
-    timed_select_type = select_name == NULL ? NULL : (PyTypeObject *)PyType_FromModuleAndSpec(module, &timed_select_spec, NULL);
+    zero = PyLong_FromLong(0);
+    timed_select_type = select_name == NULL || zero == NULL ? NULL : (PyTypeObject *)PyType_FromModuleAndSpec(module, &timed_select_spec, NULL);
     turns_type = timed_select_type == NULL ? NULL : (PyTypeObject *)PyType_FromModuleAndSpec(module, &turns_spec, NULL);
     return turns_type == NULL ? -1 : PyModule_AddType(module, turns_type);
 }
