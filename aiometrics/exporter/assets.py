@@ -6,6 +6,7 @@ there is only one copy to maintain.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 #: Relative to the root of a checkout, to ``share`` in an installed package, and to the target of an
@@ -16,6 +17,11 @@ PATTERNS = (
     "grafana/dashboards/*.json",
     "grafana/kustomization.yaml",
     "deploy/kubernetes/*.yaml",
+)
+_INCOMPLETE = "reinstall aiometrics-exporter, from a wheel or a complete checkout"
+_BUILT_WITHOUT = (
+    "this program was frozen without them: export them where aiometrics-exporter is installed, "
+    "or give PyInstaller --collect-data aiometrics"
 )
 PACKAGE = Path(__file__).resolve().parent.parent
 INSTALLED = PACKAGE / "share"
@@ -57,6 +63,6 @@ def assets() -> dict[Path, bytes]:
         if not paths:
             raise FileNotFoundError(
                 f"{root / pattern} does not exist: "
-                "reinstall aiometrics-exporter, from a wheel or a complete checkout"
+                f"{_BUILT_WITHOUT if getattr(sys, 'frozen', False) else _INCOMPLETE}"
             )
     return {path.relative_to(root): path.read_bytes() for paths in found.values() for path in paths}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_a_package_without_assets_is_an_error(
     with pytest.raises(
         FileNotFoundError, match=r"prometheus\.yml does not exist: reinstall aiometrics-exporter"
     ):
+        assets.export(tmp_path / "out")
+
+
+def test_a_frozen_program_is_not_told_to_reinstall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was built without the assets, which no new installation changes."""
+    monkeypatch.setattr(assets, "INSTALLED", tmp_path)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(FileNotFoundError, match="PyInstaller --collect-data aiometrics"):
         assets.export(tmp_path / "out")
 
 

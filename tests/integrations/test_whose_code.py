@@ -124,7 +124,7 @@ def test_what_pip_installs_tells_whose_it_is(implementation: str, tmp_path: Path
 
 
 FROZEN = """
-import asyncio, json
+import asyncio, json, sys
 import aiometrics
 import shop
 
@@ -138,6 +138,16 @@ async def run():
     waited = [point for point in points if point.waits.count]
     print(json.dumps([(one.coroutine, one.yield_point, one.awaits) for one in waited]))
 
+if "assets" in sys.argv:
+    from aiometrics.exporter.assets import assets
+    assets()
+if "scraped" in sys.argv:
+    import urllib.request
+    with aiometrics.start_exporter(0, "127.0.0.1") as exporter:
+        asyncio.run(main())
+        pages = exporter.url, exporter.url.removesuffix("metrics")
+        print([urllib.request.urlopen(url).status for url in pages], exporter.snapshot().errors)
+    sys.exit()
 asyncio.run(run())
 """
 
@@ -181,6 +191,19 @@ def test_a_frozen_program_is_the_application(
         AIOMETRICS_NO_EXTENSIONS="" if implementation == "c" else "1",
     )
     assert [["__main__.main", *expected]] == seen
+
+
+@pytest.mark.long
+def test_a_frozen_program_says_what_it_was_built_without(frozen: Path, tmp_path: Path) -> None:
+    """It is no internal error, and a new installation would not help."""
+    told = subprocess.run(
+        [frozen, "assets"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert 1 == told.returncode, told.stderr
+    assert "or give PyInstaller --collect-data aiometrics" in told.stderr
+    assert "reinstall" not in told.stderr
+    scraped = subprocess.run([frozen, "scraped"], capture_output=True, text=True, check=False)
+    assert ("[200, 200] {}\n", "") == (scraped.stdout, scraped.stderr)
 
 
 CELL = """
