@@ -185,3 +185,36 @@ def test_an_import_looks_as_it_would() -> None:
         [sys.executable, "-c", HOOKED], check=True, capture_output=True, text=True
     )
     assert "[True, True] True SourceFileLoader True\n" == done.stdout
+
+
+AMONG_OTHERS = """
+import importlib.util, sys
+from aiometrics.launch.path._aiometrics_imports import when_imported
+seen = []
+when_imported("colorsys", lambda module: seen.append(module.__name__))
+
+class Asking:
+    asks = False
+
+    def find_spec(self, name, path=None, target=None):
+        if self.asks:
+            return None
+        self.asks = True
+        try:
+            return importlib.util.find_spec(name)
+        finally:
+            self.asks = False
+
+sys.meta_path.insert(int(sys.argv[1]), Asking())
+import colorsys
+print(seen, type(colorsys.__loader__).__name__)
+"""
+
+
+@pytest.mark.parametrize("place", ["0", "1"])
+def test_a_finder_may_ask_all_finders(place: str) -> None:
+    """As ddtrace's does, before or after ours: the function is called once."""
+    done = subprocess.run(
+        [sys.executable, "-c", AMONG_OTHERS, place], check=True, capture_output=True, text=True
+    )
+    assert "['colorsys'] SourceFileLoader\n" == done.stdout

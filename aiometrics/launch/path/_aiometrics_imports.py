@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -27,15 +28,24 @@ class _Finder:
     def __init__(self, name: str, then: Callable[[ModuleType], object]) -> None:
         self._name = name
         self._then = then
+        self._looking = False
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != self._name:
+        if name != self._name or self._looking:
             return None
+        self._looking = True  # ddtrace has a finder that asks all finders in turn
+        try:
+            return self._found(path, target)
+        finally:
+            self._looking = False
+
+    def _found(self, path: Any, target: Any) -> ModuleSpec | None:
         for finder in [each for each in sys.meta_path if each is not self]:
             find_spec = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = find_spec and find_spec(name, path, target)
+            spec: ModuleSpec | None = find_spec and find_spec(self._name, path, target)
             if spec is not None:
-                sys.meta_path.remove(self)
+                with suppress(ValueError):  # another tool may have put other finders there
+                    sys.meta_path.remove(self)
                 if spec.loader is not None:
                     spec.loader = _Loader(spec.loader, self._then)  # type: ignore[assignment]
                 return spec
