@@ -366,9 +366,11 @@ def stuck() -> list[PanelBuilder]:
     return [
         ranking(
             "Which await is stuck?",
-            "Suspensions that have not ended, without get() of queues. The alert fires at 100 %: "
-            f"{thresholds.STUCK_SECONDS} s old and {thresholds.STUCK_TIMES_MEAN} times the mean "
-            "wait of the same yield point. Where no wait has ended recently, there is no mean and "
+            "Suspensions that have not ended, without those that wait on purpose. At 100 % they "
+            f"are {thresholds.STUCK_SECONDS} s old and {thresholds.STUCK_TIMES_MEAN} times the "
+            "mean wait of the same yield point. The alert fires if they are also twice as old as "
+            "the longest wait there, and such waits usually end. Where no wait has ended recently, "
+            "there is no mean and "
             "no row; 'How old is the oldest await?' includes it, and the dashboard of the "
             "coroutine shows its instance.",
             POINT_HEADINGS,

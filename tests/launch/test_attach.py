@@ -17,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from aiometrics.__main__ import main
 
+#: How often a service is attached to at some moment of its start.
+ROUNDS = int(os.environ.get("AIOMETRICS_TEST_ATTACHING", "20"))
 NEWER = pytest.mark.skipif(
     sys.version_info < (3, 14), reason="Python runs such scripts from 3.14 on"
 )
@@ -124,9 +126,9 @@ def test_a_running_service_is_traced_and_left_as_it_was(
 @NEWER
 @pytest.mark.long
 def test_attaching_is_safe_at_any_moment(capsys: pytest.CaptureFixture[str]) -> None:
-    """Also while the service imports its modules: it goes on and loses nothing, a hundred times."""
+    """Also while the service imports its modules: it goes on and loses nothing, however often."""
     draw = random.Random(16)  # noqa: S311 - moments need not be secret
-    for _ in range(100):
+    for _ in range(ROUNDS):
         with service(
             "import asyncio, ssl, email, http.client, xml.dom.minidom\n" + SERVICE
         ) as process:
