@@ -138,7 +138,8 @@ def _loop(loop: Loop) -> Row:
 def _running(running: Running) -> Row:
     return {
         "coroutine": encodable(running.coroutine),
-        "elapsed_seconds": _seconds(running.elapsed_ns),
+        # The segment may have begun after the snapshot.
+        "elapsed_seconds": _seconds(max(0, running.elapsed_ns)),
         "blocks": running.blocks,
     }
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from support.samples import FACTS, request, shop, yield_point
 
 from aiometrics.exposition.live import LiveView
-from aiometrics.pages.snapshot import Chain, RequestWait, SegmentPath, Snapshot
+from aiometrics.pages.snapshot import Chain, RequestWait, Running, SegmentPath, Snapshot
 
 S = 1_000_000_000
 PAGE = Path(__file__).resolve().parents[2] / "docs/live.md"
@@ -79,6 +80,14 @@ def test_numbers_are_those_of_the_snapshot_in_seconds() -> None:
         row["suspended"],
         row["oldest_suspension_seconds"],
     )
+
+
+def test_a_segment_that_began_after_the_snapshot_has_not_lasted_yet() -> None:
+    """No age is negative."""
+    (loop,) = shop().loops[:1]
+    later = replace(loop, running=Running("shop.main", -5, blocks=False))
+    (row,) = document(Snapshot(5 * S, loops=(later,)))["loops"]
+    assert {"coroutine": "shop.main", "elapsed_seconds": 0.0, "blocks": False} == row["running"]
 
 
 def test_waits_for_work_are_told_apart() -> None:

@@ -15,8 +15,12 @@ const digits = (value) => (value >= 10 || value === 0 ? String(Math.round(value)
 
 export const rate = (value) => (value >= 10 ? Math.round(value).toLocaleString("en") : value.toFixed(1));
 
-const HOLDS = 0.1;
+const BLOCKS = 0.1;
+const BUSY = 0.2;
+const VERY_BUSY = 0.3;
 const LATE = 0.05;
+const OFTEN_BLOCKED = 0.05;
+const CPU_SHORT = 0.2;
 // The watchdog looks this often, and what it sees must be so much of a line's time.
 const LOOK_SECONDS = 0.05;
 const MOSTLY_BLOCKS = 0.2;
@@ -27,19 +31,34 @@ const QUEUED_SECONDS = 0.02;
 const TINY_PER_SECOND = 500;
 const TINY_SECONDS = 50e-6;
 
-/** Returns {kind, tone, text, place, coroutine, weight} for each finding, worst first. */
+/**
+ * Returns {kind, tone, text, place, coroutine, weight} for each finding, worst first, causes before
+ * what follows from them. One without a place is about no code.
+ */
 export function findings(gain, latest, history) {
   const seconds = gain.seconds ?? gain.loopSeconds;
   const points = new Map(latest.yield_points.map((row) => [keyOf(row), row]));
-  return [
+  const found = [
     ...blockedNow(latest, history),
+    ...shortOfCpu(gain, seconds),
     ...holding(gain),
-    ...stuck(latest, gain),
+    ...stuck(latest),
     ...queues(gain, points, seconds),
-    ...tiny(gain, seconds),
+    ...tiny(gain, latest, seconds),
     ...failing(gain),
     ...objectives(gain, latest),
-  ].sort((one, two) => two.weight - one.weight);
+  ];
+  return found.filter((row) => !saidBetter(row, found)).sort((one, two) => two.weight - one.weight);
+}
+
+/** Whether another finding says more about the function of a busy line. */
+const saidBetter = (row, found) => row.kind === "busy line" && found.some((other) =>
+  other.place && other.kind !== row.kind && functionOf(other.place) === functionOf(row.place)
+  && (other.share ?? 1) >= row.share);
+
+function functionOf(text) {
+  const { folder, line, name } = place(text);
+  return `${folder}${line.replace(/:\d+$/, "")} ${name}`;
 }
 
 /** The blocks in progress, with the line that was seen to block since they began. */
@@ -65,32 +84,48 @@ export function blockedNow(latest, history) {
   });
 }
 
+/** Of the loops, the one that waited most for a CPU, if it did for long. */
+function shortOfCpu(gain, seconds) {
+  const [most] = gain.loops.map((row) => ({ ...row, share: row.queue / seconds }))
+    .sort((one, two) => two.share - one.share);
+  if (!(most?.share > CPU_SHORT)) return [];
+  return [{
+    kind: "machine busy",
+    tone: "aside",
+    text: `The machine is busy, or the CPU limit is too low: the loop ${most.loop} was ready, but waited for a CPU for `
+      + `${percent(Math.min(1, most.share))} of the time. Everything below looks slower than it is.`,
+    weight: 500,
+  }];
+}
+
 function holding(gain) {
   const busy = sum(gain.loops, (row) => row.active) / gain.loopSeconds;
   const blocked = new Map(gain.blocks.map((row) => [row.place, row.samples]));
-  return gain.held
-    .filter((row) => !isPseudo(row.held_at) && row.active / gain.loopSeconds >= HOLDS)
-    .map((row) => {
-      const share = row.active / gain.loopSeconds;
-      const blocks = (blocked.get(row.held_at) ?? 0) * LOOK_SECONDS >= MOSTLY_BLOCKS * row.active;
-      return {
-        kind: blocks ? "blocks the loop" : "holds the loop",
-        tone: blocks || share >= 0.3 ? "bad" : "warn",
-        text: `This line took ${percent(share)} of the loop's time (the loop was busy for ${percent(Math.min(1, busy))})`
-          + (blocks ? ", without an await for so long that other tasks had to wait." : "; nothing else ran meanwhile."),
-        place: row.held_at,
-        coroutine: row.coroutine,
-        weight: (blocks ? 60 : 20) + 100 * share,
-      };
-    });
+  return gain.held.filter((row) => !isPseudo(row.held_at)).flatMap((row) => {
+    const share = row.active / gain.loopSeconds;
+    const blocks = (blocked.get(row.held_at) ?? 0) * LOOK_SECONDS >= MOSTLY_BLOCKS * row.active;
+    if (share < (blocks ? BLOCKS : BUSY)) return [];
+    const bad = blocks || share >= VERY_BUSY;
+    return [{
+      kind: blocks ? "blocks the loop" : "busy line",
+      tone: bad ? "bad" : "warn",
+      text: `This line took ${percent(share)} of the loop's time, `
+        + (blocks ? "in long runs without an await: all other tasks have to wait for their end. "
+          : "mostly in short runs: other tasks have their turns in between. ")
+        + `In all, the loop was busy for ${percent(Math.min(1, busy))}.`,
+      place: row.held_at,
+      coroutine: row.coroutine,
+      share,
+      weight: blocks ? 60 + 100 * share : bad ? 20 + 100 * share : 20 + 50 * share,
+    }];
+  });
 }
 
-function stuck(latest, gain) {
-  const means = new Map(gain.yield_points.map((row) => [row.key, row.waits ? row.waiting / row.waits : 0]));
-  return stuckRows(latest, means).filter((row) => row.ratio >= STUCK_RATIO).map((row) => ({
+function stuck(latest) {
+  return stuckRows(latest).filter((row) => row.ratio >= STUCK_RATIO).map((row) => ({
     kind: "stuck",
     tone: "bad",
-    text: `${tasks(row.suspended)} here, the oldest for ${duration(row.age)}; usually it takes ${duration(row.mean)}.`,
+    text: `${tasks(row.suspended)} here for ${row.awaits}, the oldest for ${duration(row.age)}; usually it takes ${duration(row.mean)}.`,
     place: row.yield_point,
     awaits: row.awaits,
     coroutine: row.coroutine,
@@ -119,8 +154,8 @@ function queues(gain, points, seconds) {
     .map((row) => ({
       kind: "queue",
       tone: "warn",
-      text: `Tasks queue here for a ${QUEUE.exec(row.awaits)[1].replace("_ContextManagerMixin", "lock")}: ${duration(row.waiting / row.waits)} each, `
-        + `${rate(row.waiting / seconds)} of them at a time.`,
+      text: `Tasks queue here for a ${QUEUE.exec(row.awaits)[1].replace("_ContextManagerMixin", "lock")}: each waits for ${duration(row.waiting / row.waits)}, `
+        + `${rate(row.waiting / seconds)} of them at a time, until others release it.`,
       place: row.yield_point,
       awaits: row.awaits,
       coroutine: row.coroutine,
@@ -128,7 +163,8 @@ function queues(gain, points, seconds) {
     }));
 }
 
-function tiny(gain, seconds) {
+function tiny(gain, latest, seconds) {
+  const turn = switching(gain, latest);
   return gain.yield_points
     .filter((row) => !isPseudo(row.yield_point) && row.segments / seconds >= TINY_PER_SECOND
       && row.active / row.segments <= TINY_SECONDS)
@@ -136,12 +172,24 @@ function tiny(gain, seconds) {
       kind: "tiny steps",
       tone: "warn",
       text: `This await gives the loop back ${rate(row.segments / seconds)} times a second, after `
-        + `${duration(row.active / row.segments)} of work each time.`,
+        + `${duration(row.active / row.segments)} of work each time. ${cost(turn, row.active / row.segments)}`,
       place: row.yield_point,
       awaits: row.awaits,
       coroutine: row.coroutine,
-      weight: 30 + Math.min(10, row.segments / seconds / 1000),
+      weight: 38 + Math.min(10, row.segments / seconds / 1000),
     }));
+}
+
+/** What the loop itself took for each segment, or 0 if that is not known. */
+function switching(gain, latest) {
+  if (latest.sample_ratio < 1) return 0;
+  const own = sum(gain.loops, (row) => row.active) - sum(gain.yield_points, (row) => row.active);
+  return Math.max(0, own) / (sum(gain.yield_points, (row) => row.segments) || 1);
+}
+
+function cost(turn, work) {
+  if (!turn) return "";
+  return `To switch to the next task costs the loop ${duration(turn)}${turn >= work ? ", more than the work" : ""}: do more between two awaits.`;
 }
 
 function failing(gain) {
@@ -155,37 +203,50 @@ function failing(gain) {
         [row.destroyed, "were destroyed before they were done"],
         [row.cancelled, "were cancelled"],
       ].filter(([count]) => count > 0).map(([count, how]) => `${count} ${how}`);
+      const last = lastAwait(gain, row.coroutine);
       return {
         kind: bad ? "fails" : "cancelled",
-        tone: bad ? "bad" : "warn",
-        text: `Of ${all} tasks, ${what.join(", ")}.`,
-        place: row.coroutine,
+        tone: bad ? "bad" : "aside",
+        text: `Of ${all} tasks of ${row.coroutine}, ${what.join(", ")}${last ? ", mostly after the await in this line" : ""}. `
+          + (row.failed ? "For the exceptions, see the log and what awaits these tasks." : "")
+          + (bad ? "" : "That may be normal: timeouts and races cancel tasks."),
+        place: last ?? row.coroutine,
         coroutine: row.coroutine,
-        weight: bad ? 45 + 10 * (row.failed / all) : 15,
+        weight: bad ? 45 + 10 * (row.failed / all) : 5,
       };
     });
 }
 
+/** Where tasks that raised, which the cancelled do too, had mostly waited last. */
+function lastAwait(gain, coroutine) {
+  const [most] = gain.segment_paths
+    .filter((row) => row.coroutine === coroutine && row.ended_at === "(raise)" && row.segments > 0)
+    .sort((one, two) => two.segments - one.segments);
+  return most && !isPseudo(most.began_at) ? most.began_at : null;
+}
+
 function objectives(gain, latest) {
   const promised = new Map(latest.requests.map((row) => [row.request, row.objective_seconds]));
+  const blocked = Math.min(1, sum(gain.loops, (row) => row.blocking) / gain.loopSeconds);
   return gain.requests.filter((row) => row.requests > 0 && row.violations / row.requests >= LATE).map((row) => ({
     kind: "too slow",
     tone: "warn",
-    text: `${row.violations} requests took longer than ${duration(promised.get(row.request) ?? 0)}, their objective. `
-      + `On average they take ${duration(row.wall / row.requests)}, ${duration(row.active / row.requests)} of it on the loop. `
-      + `They wait most for ${mostly(gain, row.request)}.`,
+    text: `${row.violations} of ${row.requests} requests took longer than ${duration(promised.get(row.request) ?? 0)}, their objective. `
+      + `On average they take ${duration(row.wall / row.requests)}, ${duration(row.active / row.requests)} of it on the loop.`
+      + (mostly(gain, row.request) ? ` They wait most for ${mostly(gain, row.request)}.` : "")
+      + (blocked >= OFTEN_BLOCKED ? ` They wait for the loop too: it was blocked for ${percent(blocked)} of the time.` : ""),
     place: row.request,
     request: row.request,
     weight: 10 + 10 * Math.min(1, row.violations / row.requests),
   }));
 }
 
-/** What requests of a type wait for most. */
+/** What requests of a type wait for most, if they wait. */
 export function mostly(gain, request) {
   const [most] = gain.request_waits
     .filter((row) => row.request === request && row.waiting > 0)
     .sort((one, two) => two.waiting - one.waiting);
-  return most ? most.awaits : "nothing";
+  return most?.awaits;
 }
 
 export { percent, place };

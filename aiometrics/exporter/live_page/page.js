@@ -5,6 +5,7 @@ import { blockedNow, duration, findings, mostly, percent, rate, stuckRows } from
 import { History, compare, framesOf, heldTree, isPseudo, keyOf, place, waitTree, workTree } from "/live/numbers.js";
 import { UtilisationChart } from "/live/chart.js";
 import { drawTable, element, placeOf } from "/live/table.js";
+import { RequestsOfStuck, tasksIn } from "/live/tasks.js";
 
 const ASK_MS = 700;
 const SILENT_MS = 3000;
@@ -18,6 +19,7 @@ const NOTES = {
 };
 
 const history = new History();
+const requestsOfStuck = new RequestsOfStuck();
 const state = {
   interval: "10", chosen: null, paused: false, baseline: null, search: "",
   flame: "held", answeredAt: 0, gain: null, failure: "",
@@ -111,18 +113,27 @@ function matches(...texts) {
   return !state.search || texts.some((text) => text.toLowerCase().includes(state.search));
 }
 
+const ofInterval = (gain) => (gain.seconds === null ? "since the start"
+  : state.interval === "chosen" ? `in ${duration(gain.seconds)} from ${clock(gain.from)} to ${clock(gain.to)}`
+  : `in the last ${duration(gain.seconds)}`);
+
 function showFindings(gain, latest) {
-  const found = findings(gain, latest, history).filter((row) => matches(row.place, row.coroutine ?? "", row.kind));
+  $("measured").textContent = ofInterval(gain);
+  const found = findings(gain, latest, history).filter((row) => matches(row.place ?? "", row.coroutine ?? "", row.kind));
   const list = $("findings");
   const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   list.replaceChildren(...found.slice(0, 8).map((row) => {
+    const card = element("li", { class: row.tone }, element("span", { class: "kind" }, row.kind));
+    const why = element("span", { class: "why" }, [row.text, row.kind === "stuck" ? requestsOfStuck.text(row) : ""].join(" ").trim());
+    if (!row.place) {
+      card.append(why);
+      return card;
+    }
     const button = element("button", { type: "button", title: "Show its chain and numbers" }, placeOf(row.place));
     button.dataset.key = `${row.kind} ${row.place}`;
     button.addEventListener("click", () => openDetails(row));
-    return element("li", { class: row.tone },
-      element("span", { class: "kind" }, row.kind),
-      button,
-      element("span", { class: "why" }, row.text));
+    card.append(button, why);
+    return card;
   }));
   if (focused) [...list.querySelectorAll("button")].find((node) => node.dataset.key === focused)?.focus();
   if (!found.length) list.append(element("li", { class: "good" }, "Nothing stands out in this interval."));
@@ -148,8 +159,8 @@ function showLoops(gain, latest) {
     { title: "ms/turn", text: (row) => (row.turns ? milliseconds(row.active / row.turns) : "-") },
     { title: "blocked", text: (row) => percent(Math.min(1, row.blocking / seconds)) },
     { title: "start delay ms", text: (row) => (row.starts ? milliseconds(row.startDelay / row.starts) : "-"), wide: true },
-    { title: "on CPU", text: (row) => percent(row.cpu / seconds), wide: true },
-    { title: "waits for CPU", text: (row) => percent(row.queue / seconds), wide: true },
+    { title: "on CPU", text: (row) => (row.now.thread_cpu_seconds === null ? "-" : percent(row.cpu / seconds)), wide: true },
+    { title: "waits for CPU", text: (row) => (row.now.thread_runqueue_seconds === null ? "-" : percent(row.queue / seconds)), wide: true },
     { title: "now", text: (row) => (row.now.running ? `runs ${duration(row.now.running.elapsed_seconds)}` : "idle"), wide: true },
   ]);
 }
@@ -227,7 +238,7 @@ function showRequests(gain, latest) {
     { title: "too late", node: (row) => element("span", { class: row.violations ? "bad" : "" }, String(row.violations)) },
     { title: "on the loop", text: (row) => (row.requests ? duration(row.active / row.requests) : "-"), wide: true },
     { title: "now", text: (row) => String(now.get(row.request)?.in_progress ?? 0), wide: true },
-    { title: "waits most for", text: (row) => mostly(gain, row.request), name: true, wide: true },
+    { title: "waits most for", text: (row) => mostly(gain, row.request) ?? "nothing", name: true, wide: true },
   ], "No requests: add the middleware, or aiometrics.request().");
 }
 
@@ -363,14 +374,7 @@ function openDetails(row) {
 
 /** The tasks of a coroutine that are in a function now, with their chains, the oldest first. */
 async function showTasks(parent, coroutine, name) {
-  let tasks;
-  try {
-    const response = await fetch("/debug/tasks?format=json&limit=1000", { cache: "no-store" });
-    tasks = response.ok ? (await response.json()).tasks : [];
-  } catch {
-    tasks = [];
-  }
-  const found = tasks.filter((task) => task.coroutine === coroutine && task.chain.some((frame) => place(frame).name === name));
+  const found = await tasksIn(coroutine, name);
   if (!found.length) return;
   parent.append(element("h3", {}, `Tasks that are there now: ${found.length}`), ...found.slice(0, TASKS).map((task) => element("div", { class: "task" },
     element("p", {}, [
