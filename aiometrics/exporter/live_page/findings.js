@@ -110,8 +110,8 @@ function holding(gain) {
       kind: blocks ? "blocks the loop" : "busy line",
       tone: bad ? "bad" : "warn",
       text: `This line took ${percent(share)} of the loop's time, `
-        + (blocks ? "in long runs without an await: all other tasks have to wait for their end. "
-          : "mostly in short runs: other tasks have their turns in between. ")
+        + (blocks ? `in long runs without an await${runs(gain, row)}: all other tasks have to wait for their end. `
+          : `mostly in runs below the blocking threshold${runs(gain, row)}: other tasks have their turns in between. `)
         + `In all, the loop was busy for ${percent(Math.min(1, busy))}.`,
       place: row.held_at,
       coroutine: row.coroutine,
@@ -119,6 +119,14 @@ function holding(gain) {
       weight: blocks ? 60 + 100 * share : bad ? 20 + 100 * share : 20 + 50 * share,
     }];
   });
+}
+
+/** How long the segments are that a line's function ends, mostly. */
+function runs(gain, { coroutine, held_at }) {
+  const [most] = gain.yield_points
+    .filter((row) => row.coroutine === coroutine && row.segments > 0 && functionOf(row.yield_point) === functionOf(held_at))
+    .sort((one, two) => two.active - one.active);
+  return most ? ` (about ${duration(most.active / most.segments)} each)` : "";
 }
 
 function stuck(latest) {
