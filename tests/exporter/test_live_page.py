@@ -286,6 +286,16 @@ def ten_seconds() -> Snapshot:
             ),
             yield_point(pay, coroutine="shop.pay", segments=histogram(0, 10, sum_ns=2700 * MS)),
             yield_point(
+                "shop/find.py:8 rank",
+                coroutine="shop.find",
+                segments=histogram(0, 10, sum_ns=400 * MS),
+            ),
+            yield_point(
+                "shop/find.py:2 rank",
+                coroutine="shop.find",
+                segments=histogram(0, 1, sum_ns=100 * MS),
+            ),
+            yield_point(
                 "shop/pay.py:9 confirmed",
                 coroutine="shop.settle",
                 awaits="Future",
@@ -356,8 +366,8 @@ def test_findings_say_what_they_cost_and_causes_come_first(
             "30 % of the loop's time, in long runs without an await (about 270 ms each): all other",
             "3 tasks wait here for Future, the oldest for 8.0 s; usually it takes 30 ms.",
             "Of 16 tasks of shop.mail, 5 ended with an exception, mostly after the await",
-            "after 13 µs of work each time. To switch to the next task costs the loop 20 µs, more",
-            "25 % of the loop's time, mostly in runs below the blocking threshold: other",
+            "after 13 µs of work each time. To switch to the next task costs the loop 15 µs, more",
+            "25 % of the loop's time, mostly in short runs (about 40 ms each): other",
             (
                 "121 of 300 requests took longer than 200 ms, their objective. "
                 "On average they take 300 ms, 10 ms of it on the loop. "

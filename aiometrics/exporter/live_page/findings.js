@@ -24,6 +24,7 @@ const CPU_SHORT = 0.2;
 // The watchdog looks this often, and what it sees must be so much of a line's time.
 const LOOK_SECONDS = 0.05;
 const MOSTLY_BLOCKS = 0.2;
+const LONG_RUN_SECONDS = 0.05;
 const STUCK_SECONDS = 5;
 const STUCK_RATIO = 10;
 const QUEUE = /\b(Semaphore|BoundedSemaphore|Lock|Condition|_ContextManagerMixin)\b/;
@@ -103,15 +104,17 @@ function holding(gain) {
   const blocked = new Map(gain.blocks.map((row) => [row.place, row.samples]));
   return gain.held.filter((row) => !isPseudo(row.held_at)).flatMap((row) => {
     const share = row.active / gain.loopSeconds;
-    const blocks = (blocked.get(row.held_at) ?? 0) * LOOK_SECONDS >= MOSTLY_BLOCKS * row.active;
+    const run = runSeconds(gain, row);
+    const blocks = run >= LONG_RUN_SECONDS
+      || (blocked.get(row.held_at) ?? 0) * LOOK_SECONDS >= MOSTLY_BLOCKS * row.active;
     if (share < (blocks ? BLOCKS : BUSY)) return [];
     const bad = blocks || share >= VERY_BUSY;
     return [{
       kind: blocks ? "blocks the loop" : "busy line",
       tone: bad ? "bad" : "warn",
       text: `This line took ${percent(share)} of the loop's time, `
-        + (blocks ? `in long runs without an await${runs(gain, row)}: all other tasks have to wait for their end. `
-          : `mostly in runs below the blocking threshold${runs(gain, row)}: other tasks have their turns in between. `)
+        + (blocks ? `in long runs without an await${each(run)}: all other tasks have to wait for their end. `
+          : `mostly in short runs${each(run)}: other tasks have their turns in between. `)
         + `In all, the loop was busy for ${percent(Math.min(1, busy))}.`,
       place: row.held_at,
       coroutine: row.coroutine,
@@ -121,12 +124,14 @@ function holding(gain) {
   });
 }
 
-/** How long the segments are that a line's function ends, mostly. */
-function runs(gain, { coroutine, held_at }) {
+const each = (seconds) => (seconds ? ` (about ${duration(seconds)} each)` : "");
+
+/** The mean segment up to the busiest await in the function of a line; 0 if it has none. */
+function runSeconds(gain, { coroutine, held_at }) {
   const [most] = gain.yield_points
     .filter((row) => row.coroutine === coroutine && row.segments > 0 && functionOf(row.yield_point) === functionOf(held_at))
     .sort((one, two) => two.active - one.active);
-  return most ? ` (about ${duration(most.active / most.segments)} each)` : "";
+  return most ? most.active / most.segments : 0;
 }
 
 function stuck(latest) {
