@@ -163,6 +163,16 @@ def test_an_exemplar_of_no_yield_point_is_left_out() -> None:
     assert rendered(pages, NOW_NS, UNIX_NS).formats == compiled.formats
 
 
+@pytest.mark.parametrize("points", [2_000_001, 1 << 40, 1 << 62, (1 << 63) - 1])
+def test_a_number_of_yield_points_beyond_all_memory_is_declined(points: int) -> None:
+    """The C core does not rely on who calls it for that, and takes no memory for them."""
+    maps = bytes((0, 1)), b""
+    records = IMPLEMENTATIONS["c"].core.Records(maps, maps)
+    places = (0, 0, 0, 0, points, 0, 0, 0, 0, 0, 0)
+    exemplars = [(10**digits, UNIX_NS) for digits in range(18)]
+    assert not records.add(bytes(8192), places, 1, 0, True, 0, exemplars)  # noqa: FBT003 - as in C
+
+
 def test_what_is_damaged_is_refused_and_changes_nothing() -> None:
     """The records that were added before are still written."""
     page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible

@@ -10,6 +10,8 @@
 /* Sums of squares stay below 10^15 s², however many are added up. */
 #define MOST_SQUARE_S2 INT64_C(10000000000)
 #define MOST_UNIX_NS (INT64_C(1) << 62)
+/* A page with more of a kind is declined. */
+#define MOST_RECORDS (2 * MAX_RECORDS)
 
 typedef enum { ACCEPTED, DECLINED, NO_MEMORY } Outcome;
 
@@ -189,7 +191,7 @@ is_laid_out(const Records *self, const Copy *copy)
     Py_ssize_t total = copy->buffer.len / WORD_BYTES, strings = copy->strings - (const char *)copy->buffer.buf;
     return fits(copy->loop, 1, LOOP_SCALARS, total) && fits(copy->coroutines, copy->coroutine_count, self->coroutine_words, total) &&
            fits(copy->points, copy->point_count, self->point_words, total) && fits(copy->nodes, copy->node_count, CHAIN_NODE_SCALARS, total) && fits(copy->paths, copy->path_count, SEGMENT_PATH_SCALARS, total) &&
-           fits(strings, copy->strings_used, 1, copy->buffer.len) && copy->coroutine_count <= 2 * MAX_RECORDS && copy->point_count <= 2 * MAX_RECORDS;
+           fits(strings, copy->strings_used, 1, copy->buffer.len) && copy->coroutine_count <= MOST_RECORDS && copy->point_count <= MOST_RECORDS;
 }
 
 /* --- adding up ------------------------------------------------------------------------------------- */
@@ -437,7 +439,7 @@ add_copy(Records *self, const Copy *copy)
 static int
 read_exemplars(Records *self, Copy *copy, PyObject *exemplars)
 {
-    Py_ssize_t count = PyList_GET_SIZE(exemplars), points = Py_MAX(copy->point_count, 0);
+    Py_ssize_t count = PyList_GET_SIZE(exemplars), points = Py_MIN(Py_MAX(copy->point_count, 0), MOST_RECORDS);
     copy->exemplars = malloc((size_t)(points + 1) * sizeof(int));
     int64_t *when = realloc(self->exemplar_ns, (size_t)(self->exemplar_count + count + 1) * sizeof(int64_t));
     if (when != NULL) {
