@@ -84,7 +84,11 @@ def _entries(folder: str) -> Iterator[Any]:
 
 
 def _tops(record: Any) -> Iterator[str]:
-    if not record.is_file():  # distributions of Debian have none
+    try:
+        if not record.is_file():  # distributions of Debian have none
+            return
+        lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # it may be another user's
         return
-    for line in record.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         yield line.partition(",")[0].partition("/")[0].partition(".")[0]

@@ -87,6 +87,8 @@ def test_what_is_installed_beside_the_application_is_a_library(
     (tmp_path / "driver-1.0.dist-info").mkdir()
     for name, text in RECORD.items():
         (tmp_path / name).write_text(text)
+    (tmp_path / "odd-1.0.dist-info").mkdir()
+    (tmp_path / "odd-1.0.dist-info" / "RECORD").write_bytes("größe.py,,\n".encode("latin-1"))
     assert EXPECTED == run([sys.executable, "main.py"], tmp_path)
 
 
