@@ -17,6 +17,7 @@ from aiometrics.recorder.stack import (
     UNKNOWN,
     Call,
     Frame,
+    FrameKind,
     blocked_at,
     calls,
     frame_kind,
@@ -31,9 +32,9 @@ LATER = -1
 class HeldPlaces:
     """The entries of a page for the lines that hold its loop.
 
-    Asked once for each new line. Nothing here raises: an error counts as an internal error of the
-    probe ``sampler``, and the sample is ``(other)``. Where the application has used up its stack or
-    its memory, the sample waits.
+    Asked once for each new line. An error counts as an internal error of the probe ``sampler``, and
+    the sample is ``(other)``. Where the application has used up its stack or its memory, the sample
+    waits: that is the only error which may be raised here.
     """
 
     def __init__(
@@ -45,8 +46,17 @@ class HeldPlaces:
         self._internal_errors = internal_errors
 
     def kind(self, code: CodeType, module_globals: Mapping[str, Any]) -> int:
-        """Return the :class:`~aiometrics.recorder.stack.FrameKind` of a frame."""
-        return frame_kind(code, module_globals, self._places)
+        """Return the :class:`~aiometrics.recorder.stack.FrameKind` of a frame.
+
+        After an error, it is a library's.
+        """
+        try:
+            return frame_kind(code, module_globals, self._places)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 - never the application's problem
+            self._internal_errors.report(PROBE, error, STAYS_ON)
+            return FrameKind.LIBRARY
 
     def frame(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import subprocess
 import sys
 import threading
@@ -148,6 +149,64 @@ def code_of_ours(module: str, source: str, **names: Any) -> Any:
     names["__name__"] = module
     exec(compile(source, aiometrics.__file__, "exec"), names)  # noqa: S102 - it stands above
     return list(names.values())[-1]
+
+
+#: A function that is sampled where so much more stack is left.
+DEEP = """
+def deep(limit):
+    try:
+        setrecursionlimit(limit)
+    except RecursionError:
+        return None  # there is none
+    try:
+        tick(10_000_000)
+        return limit
+    finally:
+        setrecursionlimit(usual)
+"""
+
+
+@pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="Python samples in another thread")
+def test_a_stack_that_is_used_up_is_no_error_of_the_application() -> None:
+    """The sample, which is taken on its stack, waits until there is room to find its line."""
+    usual = sys.getrecursionlimit()
+    reached: list[int] = []
+
+    async def main() -> None:
+        depth = len(inspect.stack(0))
+        for limit in range(depth, depth + 60):
+            names: dict[str, Any] = {"tick": made.instrumentation.sampler.tick, "usual": usual}
+            names |= {"setrecursionlimit": sys.setrecursionlimit, "__name__": f"application{limit}"}
+            exec(compile(DEEP, f"{limit}.py", "exec"), names)  # noqa: S102 - it stands above
+            if names["deep"](limit) is not None:
+                reached.append(limit)
+
+    with traced_loop(implementation="c") as made:
+        made.run(main())
+        snapshot = made.snapshot()
+    assert len(reached) > 30
+    assert len(reached) == sum(entry.samples for entry in snapshot.held)
+    assert {} == snapshot.errors
+
+
+@pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="Python samples in another thread")
+def test_an_error_of_ours_is_no_error_of_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted, and the sample is, too."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("made up")
+
+    async def main() -> None:
+        made.instrumentation.sampler.tick(10 * MS)
+
+    monkeypatch.setattr("aiometrics.recorder.held.frame_kind", fail)
+    with (
+        pytest.raises(AssertionError, match=r"by probe: \{'sampler': 1\}"),
+        traced_loop(implementation="c") as made,
+    ):
+        made.run(main())  # it raises at the end
+    snapshot = made.snapshot()
+    assert [1] == [entry.samples for entry in snapshot.held]
 
 
 def test_callbacks_and_the_loop_itself(traced: TracedLoop) -> None:
