@@ -105,6 +105,9 @@ class Recorder:
         try:
             record = self.named(self._locator.coroutine, coro)
             traced = TracedCoroutine(coro, self, record, self._clock())
+        except (RecursionError, MemoryError):  # the application has used up its stack or its memory
+            self.pass_interrupt()
+            return coro
         except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)
             return coro

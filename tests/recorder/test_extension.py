@@ -822,3 +822,33 @@ def _no_unraisable_exceptions(monkeypatch: pytest.MonkeyPatch) -> Generator[None
     monkeypatch.setattr(sys, "unraisablehook", lambda what: unraisable.append(what.exc_value))
     yield
     assert [] == unraisable
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_a_task_made_where_the_stack_is_used_up_costs_only_itself(
+    error: type[Exception], implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorder goes on, and nothing is counted as its error."""
+
+    async def early() -> str:
+        return "early"
+
+    async def late() -> str:
+        return "late"
+
+    def fail(*_: object) -> None:
+        raise error
+
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        with monkeypatch.context() as patched:
+            patched.setattr(Labels, "coroutine", fail)
+            first = loop.create_task(early())
+        return [await first, await loop.create_task(late())]
+
+    with traced_loop(implementation=implementation) as traced:
+        assert ["early", "late"] == traced.run(main())
+        snapshot = traced.snapshot()
+    created = {entry.coroutine.rpartition(".")[2]: entry.created for entry in snapshot.coroutines}
+    assert 1 == created["late"]
+    assert {} == snapshot.errors

@@ -724,6 +724,10 @@ recorder_offer(Recorder *self, PyObject *coro)
         return Py_NewRef(coro);
     }
     PyObject *offered = sampled(self) ? offer(self, coro) : leave_out(coro) < 0 ? NULL : Py_NewRef(coro);
+    if (offered == NULL && (PyErr_ExceptionMatches(PyExc_RecursionError) || PyErr_ExceptionMatches(PyExc_MemoryError))) {
+        PyErr_Clear(); /* the application has used up its stack or its memory: the task is adopted at its first step */
+        return Py_NewRef(coro);
+    }
     return offered != NULL ? offered : recorder_fail(self) < 0 ? NULL : Py_NewRef(coro);
 }
 
