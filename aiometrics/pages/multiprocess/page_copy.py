@@ -21,7 +21,7 @@ from aiometrics.pages.multiprocess.private_file import (
     try_lock,
     unlock,
 )
-from aiometrics.pages.page import Memory, zeros
+from aiometrics.pages.page import Memory, Parts, zeros
 
 #: How often, and how far apart, a copy is attempted while the writer is in the middle of an update.
 #: It may wait for a CPU, or be throttled.
@@ -158,14 +158,17 @@ class _File:
 
         Also return whether no more records came into use meanwhile.
         """
-        parts = layout.in_use(_words(self._read(len(HEADER) * WORD, 0), len(HEADER)))
+        parts = self._in_use(layout)
         data = zeros(layout.size)
         view = memoryview(data)
         for first, last in parts:
             start, end = first * WORD, last * WORD
             if os.preadv(self._descriptor, [view[start:end]], start) != end - start:
                 raise PageError("it was cut off while it was read")
-        return data, parts == layout.in_use(_words(data, len(HEADER)))
+        return data, parts == self._in_use(layout)
+
+    def _in_use(self, layout: Layout) -> Parts:
+        return layout.in_use(_words(self._read(len(HEADER) * WORD, 0), len(HEADER)))
 
     def _loop(self, layout: Layout) -> tuple[int, ...]:
         return _words(self._read(len(LOOP) * WORD, layout.loop * WORD), len(LOOP))

@@ -8,6 +8,7 @@ import logging
 import os
 import stat
 import tracemalloc
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,11 +19,13 @@ from support.samples import LAYOUT
 
 from aiometrics.pages.header import PageFormat
 from aiometrics.pages.layout import (
+    AT_START,
     COROUTINE,
     HEADER,
     LOOP,
     LOOP_STATS,
     REQUEST,
+    SEGMENT_PATH,
     VERSION,
     WORD,
     YIELD_POINT,
@@ -481,6 +484,29 @@ def test_page_is_left_out_when_it_is_begun_anew_while_it_is_read(
 
     monkeypatch.setattr(os, "preadv", late)
     assert ({}, NONE_SKIPPED | {"options": 1}) == directory.read((), PAGE_FORMAT, 0, 0)[:2]
+
+
+def test_a_yield_point_that_is_added_while_the_page_is_read_is_read_too(
+    directory: SharedDirectory, claim: Callable[..., ClaimedSlot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segment paths, which are read last, may lead to it: without it the page would be damaged."""
+    page, preadv = claim().page, os.preadv
+    added: list[int] = []
+
+    def late(descriptor: int, buffers: Any, offset: int) -> int:
+        if offset == LAYOUT.segment_paths * WORD and not added:
+            coroutine = page.add_coroutine("shop.handle")
+            added.append(page.add_yield_point(coroutine, "shop/main.py:1 handle", ""))
+            path = LAYOUT.segment_path(0)
+            page.words[path : path + len(SEGMENT_PATH)] = memoryview(
+                array("q", [AT_START, added[0], 1, 5])
+            )
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", late)
+    found = directory.read((), PAGE_FORMAT, 0, 0)
+    assert ([0], NONE_SKIPPED) == (list(found.pages), found.skipped)
+    assert [1] == [path.segments for path in found.pages[0].segment_paths]
 
 
 def test_files_that_are_not_slots_are_ignored(
