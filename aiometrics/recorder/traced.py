@@ -19,8 +19,8 @@ class TracedCoroutine:
     """Forwards everything to a coroutine and has the recorder time each step.
 
     Tools that read the memory of a process, such as ``python -m asyncio ps`` from Python 3.14 on,
-    take what a task runs for a coroutine. ``_opaque`` is never set: it lies where they look for the
-    code that it runs, so they find none and go on. Slots lie in the order of their names.
+    take what a task runs for a coroutine. ``_nothing`` is never set: it lies where they look for
+    the code that it runs, so they find none and go on. Slots lie in the order of their names.
     """
 
     __slots__ = (
@@ -32,8 +32,8 @@ class TracedCoroutine:
         "_creator",
         "_divided_ns",
         "_node",
+        "_nothing",
         "_number",
-        "_opaque",
         "_outer",
         "_paused_ns",
         "_point",

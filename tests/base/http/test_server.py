@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -618,8 +619,12 @@ def test_a_thread_more_is_started_for_a_client_more(serve: Serve) -> None:
             assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
         threads = http_threads()
     assert STAYING + 3 == len(threads)
+    while server._crew._served:
+        time.sleep(0.001)  # until it has noticed that they are gone
     for _ in range(3 * STAYING):
         assert 200 == ask(server, "/")[0]
+        while server._crew._served:
+            time.sleep(0.001)
     assert threads == http_threads()
 
 
