@@ -1,4 +1,4 @@
-"""What is computed when somebody asks: the list of live tasks, and what such routes share."""
+"""Routes that compute when somebody asks: the list of live tasks, and what they share."""
 
 from __future__ import annotations
 

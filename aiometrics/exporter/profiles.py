@@ -37,7 +37,7 @@ _DOWNLOAD = ("Content-Disposition", 'attachment; filename="profile.pb.gz"')
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a request wants a profile to look like."""
+    """The form in which a request wants a profile."""
 
     by: str
     write: Write

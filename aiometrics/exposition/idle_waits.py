@@ -20,7 +20,7 @@ class Place(Protocol):
 
     @property
     def awaits(self) -> str:
-        """What is awaited."""
+        """The callee that is awaited."""
 
 
 def of_no_library(_yield_point: str) -> bool:

@@ -24,7 +24,7 @@ _ACTIVE = "(active)"
 
 
 class Values(NamedTuple):
-    """What is known of one stack: active and waiting ns, and the number of waits."""
+    """The numbers of one stack: active and waiting ns, and the number of waits."""
 
     active_ns: int = 0
     wait_ns: int = 0
@@ -52,7 +52,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What profiles are made of, counted since the start."""
+    """The counters that profiles are made of, since the start."""
 
     taken_ns: int
     #: By stack, of which the first frame is the coroutine.

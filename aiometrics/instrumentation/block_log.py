@@ -1,4 +1,4 @@
-"""What is said in the log about blocks, and how often. What is observed is the watchdog's business.
+"""The lines that are logged about blocks, and how often. Observing is the watchdog's business.
 
 A library must not fill the log of its application, nor fail tests that allow no line. So blocks
 that are over are logged at the level ``DEBUG``, since metrics tell them all. One that lasts is a

@@ -119,7 +119,7 @@ class Instrumentation:
 
     @property
     def live_tasks(self) -> LiveTasks:
-        """What lists the live tasks."""
+        """The lister of live tasks."""
         from aiometrics.instrumentation.live_tasks import LiveTasks  # noqa: PLC0415 - few ask
 
         return LiveTasks(

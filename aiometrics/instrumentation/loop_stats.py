@@ -104,7 +104,7 @@ class LoopStats:
         return None if self._thread is None else self._thread.ident
 
     def thread_usage(self) -> Usage:
-        """What the kernel has counted of that thread; for the watchdog."""
+        """The kernel's counts of that thread, for the watchdog."""
         thread = self._thread
         return Usage() if thread is None else self._usage(thread.native)
 

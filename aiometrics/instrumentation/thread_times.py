@@ -53,7 +53,7 @@ def runqueue_ns(native: int) -> int | None:
 
 
 class Usage(NamedTuple):
-    """What the kernel has counted of a thread so far, in ns; ``None`` if it does not say."""
+    """The kernel's counts of a thread so far, in ns; ``None`` if it does not say."""
 
     native: int | None = None
     cpu_ns: int | None = None

@@ -1,4 +1,4 @@
-"""What ``aiometrics attach`` and ``detach`` do inside of the process that they name."""
+"""The part of ``aiometrics attach`` and ``detach`` that runs in the process that they name."""
 
 from __future__ import annotations
 

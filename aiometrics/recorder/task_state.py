@@ -8,7 +8,7 @@ from aiometrics.recorder.traced import SUSPENDED, TracedCoroutine
 
 
 class TaskState(NamedTuple):
-    """What the recorder of a loop knows of a task. Times are readings of its clock, in ns."""
+    """The state of a task, as its recorder knows it. Times are readings of its clock, in ns."""
 
     root: Any
     recorder: Any

@@ -11,13 +11,13 @@ import json
 import resource
 import sys
 import threading
-from importlib import import_module
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from contenders.contender import Contender, Unavailable
 from contenders.ours import CRecorder, PythonRecorder
 from harness import child
+from harness.peer_server import prometheus_client_port
 from harness.plan import Plan
 from harness.samples import percentile
 from harness.table import Table
@@ -70,7 +70,7 @@ def measure(
         max_yield_points=2 * max(LINES.values()),
         max_coroutines=2 * max(LINES.values()),
     )
-    port = exporter.port if server == "aiometrics" else _prometheus_client_port(facade)
+    port = exporter.port if server == "aiometrics" else prometheus_client_port(facade)
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     async def main() -> dict[str, Any]:
@@ -92,14 +92,6 @@ def measure(
 
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
         return runner.run(main())
-
-
-def _prometheus_client_port(facade: Any) -> int:
-    prometheus_client = import_module("prometheus_client")
-    registry = prometheus_client.CollectorRegistry()
-    registry.register(facade.Collector())
-    server, _ = prometheus_client.start_http_server(0, addr="127.0.0.1", registry=registry)
-    return int(server.server_port)
 
 
 async def _many(coroutines: int) -> None:

@@ -9,13 +9,13 @@ import asyncio
 import json
 import sys
 from collections import defaultdict
-from importlib import import_module
 from time import perf_counter
 from typing import Any
 
 from contenders.contender import Contender, Unavailable
 from contenders.ours import CRecorder
 from harness import child
+from harness.peer_server import prometheus_client_port
 from harness.plan import Plan
 from harness.samples import percentile, quartiles
 from harness.table import Table
@@ -40,7 +40,7 @@ def measure(
         raise Unavailable("only aiometrics can be scraped")
     facade = contender.facade()
     exporter = facade.start_exporter(port=0, addr="127.0.0.1", registry=None)
-    port = exporter.port if server == "aiometrics" else _prometheus_client_port(facade)
+    port = exporter.port if server == "aiometrics" else prometheus_client_port(facade)
     seconds = SECONDS * scale
 
     async def main() -> dict[str, Any]:
@@ -63,14 +63,6 @@ def measure(
 
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
         return runner.run(main())
-
-
-def _prometheus_client_port(facade: Any) -> int:
-    prometheus_client = import_module("prometheus_client")
-    registry = prometheus_client.CollectorRegistry()
-    registry.register(facade.Collector())
-    server, _ = prometheus_client.start_http_server(0, addr="127.0.0.1", registry=registry)
-    return int(server.server_port)
 
 
 class _Turns:

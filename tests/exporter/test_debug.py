@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from support.serving import fetch
 
 import aiometrics
 from aiometrics.base.http.messages import Request, Response
@@ -27,13 +28,8 @@ def exporter() -> Iterator[aiometrics.Exporter]:
 
 def get(exporter: aiometrics.Exporter, path: str) -> tuple[int, str, bytes]:
     """Return status, content type and body of a response."""
-    connection = http.client.HTTPConnection(LOCAL, exporter.port, timeout=GUARD_SECONDS)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.getheader("Content-Type", ""), answer.read()
-    finally:
-        connection.close()
+    answer, body = fetch(exporter.port, path)
+    return answer.status, answer.getheader("Content-Type", ""), body
 
 
 def test_live_tasks_are_listed_while_the_loop_is_blocked(exporter: aiometrics.Exporter) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import threading
 from typing import Any
+
+from support.serving import fetch
 
 import aiometrics
 
@@ -14,20 +15,9 @@ LOCAL = "127.0.0.1"
 GUARD_SECONDS = 300
 
 
-def get(port: int, path: str) -> tuple[http.client.HTTPResponse, bytes]:
-    """Return a response and its body."""
-    connection = http.client.HTTPConnection(LOCAL, port, timeout=GUARD_SECONDS)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response, response.read()
-    finally:
-        connection.close()
-
-
 def live(port: int) -> Any:
     """Return the numbers of this moment."""
-    response, body = get(port, "/debug/live")
+    response, body = fetch(port, "/debug/live")
     assert (200, "application/json") == (response.status, response.getheader("Content-Type"))
     assert "no-store" == response.getheader("Cache-Control")
     return json.loads(body)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import http.client
 import json
 import os
 import re
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.browser import GUARD_SECONDS, Tab, tab
+from support.browser import Tab, tab
 from support.samples import FACTS, coroutine, histogram, loop, request, yield_point
+from support.serving import fetch
 
 import aiometrics
 from aiometrics.exposition.live import LiveView
@@ -87,34 +87,23 @@ def port() -> Iterator[int]:
         yield exporter.port
 
 
-def get(port: int, path: str) -> tuple[http.client.HTTPResponse, bytes]:
-    """Return a response and its body."""
-    connection = http.client.HTTPConnection(LOCAL, port, timeout=GUARD_SECONDS)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response, response.read()
-    finally:
-        connection.close()
-
-
 def test_everything_that_the_page_needs_is_served_from_the_port(port: int) -> None:
     """Each file that it names is there; the policy allows no others, and no text as a script."""
-    response, body = get(port, "/")
+    response, body = fetch(port, "/")
     policy = response.headers["Content-Security-Policy"]
     assert "default-src 'none'; script-src 'self'; connect-src 'self'; " in policy
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
     named = set(re.findall(r'(?:src|href)="(/live/[^"]+)"', body.decode()))
-    modules = [get(port, f"/live/{path.name}")[1].decode() for path in FILES.glob("*.js")]
+    modules = [fetch(port, f"/live/{path.name}")[1].decode() for path in FILES.glob("*.js")]
     named |= {name for text in modules for name in re.findall(r'from "([^"]+)"', text)}
-    served = {name: get(port, name)[0] for name in named}
+    served = {name: fetch(port, name)[0] for name in named}
     assert 12 == len(named)
     assert {200} == {answer.status for answer in served.values()}
     types = {Path(name).suffix: answer.headers["Content-Type"] for name, answer in served.items()}
     assert {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"} == types
-    assert 404 == get(port, "/live/../live.py")[0].status
-    assert 404 == get(port, "/live/vendor/d3-7.9.2/LICENSE")[0].status
+    assert 404 == fetch(port, "/live/../live.py")[0].status
+    assert 404 == fetch(port, "/live/vendor/d3-7.9.2/LICENSE")[0].status
 
 
 def test_libraries_are_as_published_with_their_licences() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import http.client
 import json
 import subprocess
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from support import pprof_proto
+from support.serving import fetch
 
 import aiometrics
 from aiometrics.base.http.messages import Request, Response
@@ -59,13 +59,8 @@ def ask(profiles: Profiles, target: str) -> Response:
 
 def get(exporter: aiometrics.Exporter, path: str) -> tuple[int, str, bytes]:
     """Return status, content type and body of a response."""
-    connection = http.client.HTTPConnection(LOCAL, exporter.port, timeout=GUARD_SECONDS)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.getheader("Content-Type", ""), answer.read()
-    finally:
-        connection.close()
+    answer, body = fetch(exporter.port, path)
+    return answer.status, answer.getheader("Content-Type", ""), body
 
 
 async def worker(traced: TracedLoop, rounds: int) -> None:

@@ -143,3 +143,14 @@ def ask(server: HttpServer, path: str, method: str = "GET", **headers: str) -> A
 def status_line(answer: bytes) -> str:
     """Return the first line of a raw response."""
     return answer.partition(b"\r\n")[0].decode()
+
+
+def fetch(port: int, path: str) -> tuple[http.client.HTTPResponse, bytes]:
+    """Return a response of an exporter of this machine, and its body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=GUARD_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response, response.read()
+    finally:
+        connection.close()
