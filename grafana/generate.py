@@ -1,6 +1,6 @@
 """Write the dashboards and the Kubernetes manifests, or check that the committed ones are current.
 
-python -m grafana.generate            writes grafana/dashboards/*.json and deploy/kubernetes/*.yaml
+python -m grafana.generate            writes grafana/dashboards*/*.json and deploy/kubernetes/*.yaml
 python -m grafana.generate --check    names every file that differs, and exits 1 if there is one
 """
 
@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 try:
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -24,6 +25,7 @@ from grafana.boards.event_loop import event_loop
 from grafana.boards.fleet import fleet
 from grafana.boards.hotspots import hotspots
 from grafana.kubernetes import manifests
+from grafana.parts.schema_v2 import resource
 
 ROOT = Path(__file__).resolve().parent.parent
 DASHBOARDS = {
@@ -34,17 +36,21 @@ DASHBOARDS = {
 }
 
 
-def dashboards() -> dict[str, str]:
-    """Return the JSON of each dashboard by its name.
+def dashboards() -> dict[str, dict[str, Any]]:
+    """Return each dashboard by its name.
 
     Panels are numbered by position, so that the same code always writes the same bytes.
     """
     found = {}
     for name, build in DASHBOARDS.items():
-        built = json.loads(JSONEncoder().encode(build().build()))
-        number_panels(built["panels"])
-        found[name] = json.dumps(built, indent=2, ensure_ascii=False) + "\n"
+        found[name] = json.loads(JSONEncoder().encode(build().build()))
+        number_panels(found[name]["panels"])
     return found
+
+
+def text(dashboard: Mapping[str, Any]) -> str:
+    """Return the content of a dashboard's file."""
+    return json.dumps(dashboard, indent=2, ensure_ascii=False) + "\n"
 
 
 def number_panels(panels: list[dict[str, object]], first: int = 1) -> int:
@@ -66,12 +72,14 @@ def files(root: Path = ROOT) -> dict[Path, str]:
     rules = [
         (root / "rules" / f"aiometrics.{kind}.yml").read_text() for kind in ("rules", "alerts")
     ]
+    boards = dashboards()
     return {
+        **{root / "grafana/dashboards" / f"{name}.json": text(one) for name, one in boards.items()},
         **{
-            root / "grafana/dashboards" / f"{name}.json": text
-            for name, text in dashboards().items()
+            root / "grafana/dashboards-v2" / f"{name}.json": text(resource(one))
+            for name, one in boards.items()
         },
-        **{root / "deploy/kubernetes" / name: text for name, text in manifests(rules).items()},
+        **{root / "deploy/kubernetes" / name: one for name, one in manifests(rules).items()},
     }
 
 

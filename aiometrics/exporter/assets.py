@@ -15,6 +15,7 @@ PATTERNS = (
     "prometheus.yml",
     "rules/*.yml",
     "grafana/dashboards/*.json",
+    "grafana/dashboards-v2/*.json",
     "grafana/kustomization.yaml",
     "deploy/kubernetes/*.yaml",
 )

@@ -30,6 +30,7 @@ from grafana.parts.queries import (
     everywhere_now,
     gained,
     mean,
+    named_briefly,
     of_all_loops,
     quantile,
     rate,
@@ -101,7 +102,7 @@ def summary() -> list[PanelBuilder]:
         ),
         big_number(
             "How old is its oldest await?",
-            "Age of its oldest suspension that has not ended, not counting get() of queues.",
+            "Age of its oldest suspension that has not ended, without those that wait on purpose.",
             OLDEST_AGE,
             unit="s",
             limits=thresholds.STUCK,
@@ -122,6 +123,7 @@ def balance() -> list[PanelBuilder]:
             },
             unit="short",
             stacked=True,
+            colours={"running": thresholds.WORK, "waiting": thresholds.QUIET},
         ),
         lines(
             "What does one task cost?",
@@ -185,7 +187,7 @@ def points() -> list[PanelBuilder]:
             "Which segment got longer?",
             "99 of 100 segments that end at this yield point were shorter. Over 100 ms it blocks "
             "the loop.",
-            {"{{yield_point}}": top(quantile(0.99, SEGMENTS, COROUTINE, "yield_point"))},
+            {"{{at}}": named_briefly(top(quantile(0.99, SEGMENTS, COROUTINE, "yield_point")))},
             unit="s",
             limits=thresholds.SLOW,
             exemplars=True,
@@ -195,8 +197,8 @@ def points() -> list[PanelBuilder]:
             "99 of 100 waits here were shorter. If one wait grows alone, what it awaits got "
             "slower; if all grow together, the loop did.",
             {
-                "{{yield_point}} ← {{awaits}}": top(
-                    quantile(0.99, WAITS, COROUTINE, "yield_point, awaits")
+                "{{at}} ← {{awaits}}": named_briefly(
+                    top(quantile(0.99, WAITS, COROUTINE, "yield_point, awaits"))
                 )
             },
             unit="s",
@@ -216,6 +218,11 @@ def tasks() -> list[PanelBuilder]:
             {"{{status}}": ended(COROUTINE, "status")},
             unit="cps",
             stacked=True,
+            colours={
+                "completed": thresholds.QUIET,
+                "cancelled": thresholds.SUSPICIOUS,
+                "failed": thresholds.ALARMING,
+            },
         ),
         lines(
             "On which instance do its tasks pile up?",
@@ -226,7 +233,8 @@ def tasks() -> list[PanelBuilder]:
         ),
         ranking(
             "How long have its oldest awaits lasted?",
-            "Its oldest suspensions that have not ended, by instance, without get() of queues.",
+            "Its oldest suspensions that have not ended, by instance, without those that wait on "
+            "purpose.",
             {"yield_point": "Yield point", "awaits": "Awaits", "instance": "Instance"},
             [Column("Age s", age, thresholds.STUCK, bar=True)],
             links=[instance_link("__data.fields.Instance")],

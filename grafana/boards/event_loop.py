@@ -256,6 +256,11 @@ def side_work() -> list[PanelBuilder]:
             {"generation {{generation}}": f"avg by (generation) ({pauses})"},
             unit="percentunit",
             stacked=True,
+            colours={
+                "generation 0": thresholds.QUIET,
+                "generation 1": thresholds.WORK,
+                "generation 2": thresholds.ALARMING,
+            },
         ),
         numbers(
             "Does the executor keep up?",

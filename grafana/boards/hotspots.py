@@ -19,6 +19,7 @@ from grafana.parts.queries import (
     everywhere_now,
     gained,
     leading,
+    named_briefly,
     of_all_loops,
     quantile,
     rate,
@@ -100,9 +101,10 @@ def health() -> list[PanelBuilder]:
         ),
         big_number(
             "How old is the oldest await?",
-            "Age of the oldest suspension that has not ended, not counting get() of queues. If it "
-            "is over 300 s, look at the table of stuck awaits below: an await is stuck only if it "
-            "has also lasted 20 times the mean wait at its yield point.",
+            "Age of the oldest suspension that has not ended, without those that wait on purpose: "
+            "for a queue, or where the option patient says so. If it is over 300 s, look at the "
+            "table of stuck awaits below: an await is stuck only if it has also lasted 20 times "
+            "the mean wait at its yield point.",
             OLDEST_AGE,
             unit="s",
             limits=thresholds.STUCK,
@@ -126,6 +128,15 @@ def health() -> list[PanelBuilder]:
     ]
 
 
+#: What a loop's thread does, in the order of the stack.
+STATES = {
+    "on a CPU": thresholds.WORK,
+    "in a system call, or waiting for the GIL": thresholds.SUSPICIOUS,
+    "waiting for a CPU": thresholds.ALARMING,
+    "idle": thresholds.QUIET,
+}
+
+
 def thread_states() -> dict[str, str]:
     """Return the shares of a loop thread's time by state, which add up to 1.
 
@@ -135,12 +146,8 @@ def thread_states() -> dict[str, str]:
     cpu = f"avg({rate('asyncio_loop_thread_cpu_seconds_total', LOOP)})"
     in_run_queue = f"(avg({rate('asyncio_loop_thread_runqueue_seconds_total', LOOP)}) or vector(0))"
     elsewhere = f"clamp_min({active} - {cpu} - {in_run_queue}, 0)"
-    return {
-        "on a CPU": cpu,
-        "waiting for a CPU": in_run_queue,
-        "in a system call, or waiting for the GIL": elsewhere,
-        "idle": f"clamp_min(1 - {active}, 0)",
-    }
+    rest = f"clamp_min(1 - {cpu} - {in_run_queue} - {elsewhere}, 0)"
+    return dict(zip(STATES, (cpu, elsewhere, in_run_queue, rest), strict=True))
 
 
 def starvation() -> list[PanelBuilder]:
@@ -156,6 +163,7 @@ def starvation() -> list[PanelBuilder]:
             unit="percentunit",
             stacked=True,
             maximum=1,
+            colours=STATES,
         ),
         heat(
             "How long does one turn of the loop take?",
@@ -260,12 +268,13 @@ def burners() -> list[PanelBuilder]:
             "Loop time by yield point, as a share of the time of all loops. A band that widens "
             "when the service slows down is the cause.",
             {
-                "{{yield_point}} · {{coroutine}}": of_all_loops(
-                    f"({active} and {largest_in_range})"
+                "{{at}} · {{task}}": named_briefly(
+                    of_all_loops(f"({active} and {largest_in_range})")
                 ),
             },
             unit="percentunit",
             stacked=True,
+            maximum=1,
             link=drill_down("__field.labels.coroutine"),
             legend_on_the_right=True,
             span=24,
@@ -310,7 +319,7 @@ def waiters() -> list[PanelBuilder]:
     """Return the panels about where tasks are suspended."""
     place = "coroutine, yield_point"
     no_task = f'awaits!="Task",{COROUTINE}'
-    legend = "{{yield_point}} ← {{awaits}} · {{coroutine}}"
+    legend = "{{at}} ← {{awaits}} · {{task}}"
     mean_wait, mean_in_range = (
         f"{at_points(f'{WAITS}_sum', no_task, whole=whole)} / "
         f"({at_points(f'{WAITS}_count', no_task, whole=whole)} > 0)"
@@ -326,7 +335,7 @@ def waiters() -> list[PanelBuilder]:
             "Mean time from a suspension to its resumption, without waits for other tasks, since "
             "those tasks are listed themselves. If it rises at one yield point and active time "
             "does not, what is awaited there got slower.",
-            {legend: f"{mean_wait} and {top(mean_in_range)}"},
+            {legend: named_briefly(f"{mean_wait} and {top(mean_in_range)}")},
             unit="s",
             link=drill_down("__field.labels.coroutine"),
             legend_on_the_right=True,
@@ -336,7 +345,7 @@ def waiters() -> list[PanelBuilder]:
             "Where are tasks suspended?",
             "Tasks that are suspended at each yield point now. A rising line is a queue for "
             "whatever is awaited, or a leak.",
-            {"{{yield_point}} · {{coroutine}}": f"{suspended} and {top(suspended_in_range)}"},
+            {"{{at}} · {{task}}": named_briefly(f"{suspended} and {top(suspended_in_range)}")},
             unit="short",
             link=drill_down("__field.labels.coroutine"),
         ),

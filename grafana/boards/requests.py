@@ -7,9 +7,11 @@ from grafana.parts.panels import Column, PanelBuilder, lines, ranking, request_l
 from grafana.parts.queries import (
     REQUEST,
     SELECTED,
+    WHOLE_RANGE,
     everywhere,
     everywhere_now,
     of_all_loops,
+    quantile,
     select,
     top,
 )
@@ -49,9 +51,16 @@ def missed(*, whole: bool = False) -> str:
 
 
 def slowest(*, whole: bool = False) -> str:
-    """Return the query for the time within which 99 of 100 requests ended."""
-    buckets = everywhere("job_request_le", f"{WALL}_bucket", REQUEST, "le, request", whole=whole)
-    return f"histogram_quantile(0.99, {buckets})"
+    """Return the query for the time within which 99 of 100 requests ended.
+
+    It is that of the slowest service, if several have requests of the same type.
+    """
+    recorded = select(f"job_request:{WALL}:p99_rate5m", REQUEST)
+    own = quantile(0.99, WALL, f"{REQUEST},{SELECTED}", "request")
+    if whole:
+        recorded = f"avg_over_time({recorded}{WHOLE_RANGE})"
+        own = own.replace("[$__rate_interval]", WHOLE_RANGE)
+    return f"(max by (request) ({recorded}) or {own})"
 
 
 def objective() -> str:

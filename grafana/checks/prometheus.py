@@ -49,9 +49,12 @@ def panels(board: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def fill(expression: str, variables: Mapping[str, str]) -> str:
-    """Replace ``$name`` and ``${name}`` in ``expression``; other variables become ``.*``."""
+    """Replace ``$name`` and ``${name}`` in ``expression``; other variables become ``.*``.
+
+    ``$1`` is no variable but a group of ``label_replace``.
+    """
     return re.sub(
-        r"\$\{?(\w+)(?::\w+)?\}?", lambda match: variables.get(match[1], ".*"), expression
+        r"\$\{?([A-Za-z_]\w*)(?::\w+)?\}?", lambda match: variables.get(match[1], ".*"), expression
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
+from types import MappingProxyType
 from typing import Any
 
 from grafana_foundation_sdk.builders import (
@@ -170,11 +171,13 @@ def lines(
     exemplars: bool = False,
     link: dashboard.DashboardLink | None = None,
     legend_on_the_right: bool = False,
+    colours: Mapping[str, str] = MappingProxyType({}),
     span: int = 12,
 ) -> timeseries.Panel:
     """Return a chart of series over time.
 
-    ``expressions`` maps legends to queries. ``limits`` are drawn as dashed lines.
+    ``expressions`` maps legends to queries. ``limits`` are drawn as dashed lines. ``colours`` maps
+    series that mean something to their colours; each of the others has one by its name.
     """
     panel = (
         timeseries.Panel()
@@ -219,6 +222,11 @@ def lines(
         panel.max(maximum)
     if link is not None:
         panel.data_links([link])
+    for series, colour in colours.items():
+        panel.with_override(
+            _named(series),
+            [DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})],
+        )
     return panel
 
 
@@ -319,14 +327,26 @@ def stripes(
     )
 
 
+#: Units of columns by the end of their headings.
+_COLUMN_UNITS = {" %": "percent", " ms": "ms", " s": "s", "/s": "cps"}
+
+
+def column_unit(heading: str) -> tuple[str, str]:
+    """Return the heading of a column without its unit, and the unit as Grafana calls it."""
+    for end, unit in _COLUMN_UNITS.items():
+        if heading.endswith(end):
+            return heading.removesuffix(end), unit
+    return heading, "short"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of numbers in a table.
 
     ``heading`` ends in the unit, ``expression`` is an instant query, ``limits`` and ``bar`` say how
-    the cells look. All cells of a table are plain numbers: Grafana's JSON schema allows only
-    objects as values of an override, so a column cannot have a unit of its own. ``%`` and ``ms`` in
-    the heading scale the query instead.
+    the cells look. ``%`` and ``ms`` in the heading scale the query, so that the numbers are right
+    as they are: Grafana's JSON schema of version 1 allows only objects as values of an override, so
+    the cells of a table with several units have none there. In schema version 2, they do.
     """
 
     heading: str
@@ -408,6 +428,7 @@ def ranking(
         for ref, column in refs.items()
     }
     headings = dict(labels) | values
+    units = {column_unit(column.heading)[1] for column in columns}
     panel = (
         _Table()
         .title(title)
@@ -421,7 +442,7 @@ def ranking(
         )
         .with_transformation(DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(DataTransformerConfig(id_val="organize", options=_organized(headings)))
-        .unit("short")
+        .unit(units.pop() if len(units) == 1 else "short")
         .min(0)
         .thresholds(_thresholds(NONE))
         .filterable(True)  # noqa: FBT003

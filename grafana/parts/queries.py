@@ -25,7 +25,19 @@ def select(metric: str, selector: str) -> str:
 
 
 def rate(metric: str, selector: str) -> str:
-    """Return the query for what ``metric`` gains per second."""
+    """Return the query for what ``metric`` gains per second.
+
+    The sum and the count of a histogram are also found in native ones, which have no series of
+    their own for them.
+    """
+    gained = _rate(metric, selector)
+    histogram, _, part = metric.rpartition("_")
+    if part not in {"sum", "count"}:
+        return gained
+    return f"({gained} or histogram_{part}({_rate(histogram, selector)}))"
+
+
+def _rate(metric: str, selector: str) -> str:
     return f"rate({metric}{{{selector}}}[$__rate_interval])"
 
 
@@ -113,13 +125,31 @@ def of_all_loops(seconds: str) -> str:
 
 
 def buckets(histogram: str, selector: str) -> str:
-    """Return the query for observations per second by bucket, as a heatmap needs them."""
-    return total(rate(f"{histogram}_bucket", selector), "le")
+    """Return the query for observations per second by bucket, as a heatmap needs them.
+
+    They are those of native histograms where there are any, which are finer.
+    """
+    native = total(_rate(histogram, selector))
+    classic = total(_rate(f"{histogram}_bucket", selector), "le")
+    return f"{native} or ({classic} unless on () {native})"
 
 
 def quantile(fraction: float, histogram: str, selector: str, by: str = "") -> str:
-    """Return the query for a quantile of ``histogram``; empty where it has no observations."""
-    labels = f"le, {by}" if by else "le"
-    return (
-        f"histogram_quantile({fraction:g}, {total(rate(f'{histogram}_bucket', selector), labels)})"
-    )
+    """Return the query for a quantile of ``histogram``; empty where it has no observations.
+
+    It is that of native histograms where there are any, which are finer.
+    """
+    native = total(_rate(histogram, selector), by)
+    classic = total(_rate(f"{histogram}_bucket", selector), f"le, {by}" if by else "le")
+    first, second = (f"histogram_quantile({fraction:g}, {one})" for one in (native, classic))
+    return f"({first} or {second})"
+
+
+def named_briefly(vector: str) -> str:
+    """Return ``vector`` with the labels ``at`` and ``task``, which are short enough for a legend.
+
+    They are the yield point without its folders, and the last two names of the coroutine, which
+    tell methods of different classes apart.
+    """
+    at = f'label_replace({vector}, "at", "$1", "yield_point", "(?:.*/)?(.*)")'
+    return f'label_replace({at}, "task", "$1", "coroutine", "(?:.*?[.])??([^.]+(?:[.][^.]+)?)")'

@@ -6,6 +6,10 @@ from grafana_foundation_sdk.models.dashboard import Threshold
 
 GREEN, YELLOW, ORANGE, RED = "green", "yellow", "orange", "red"
 
+#: What series are drawn in if it means something: time in which nothing happens is quiet, the
+#: program's own work is blue, and what should not be stands out.
+QUIET, WORK, SUSPICIOUS, ALARMING = "rgba(128, 128, 128, 0.3)", "blue", "orange", "red"
+
 #: Share of wall time that blocking segments may take: what is left of the objective of 99.9 %.
 BLOCKED_BUDGET = 0.001
 BLOCKED_TICKET = 1 * BLOCKED_BUDGET

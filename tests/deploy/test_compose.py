@@ -252,6 +252,7 @@ def test_image_is_built_from_what_the_package_needs() -> None:
     exported = {
         "!deploy/kubernetes",
         "!grafana/dashboards",
+        "!grafana/dashboards-v2",
         "!grafana/kustomization.yaml",
         "!prometheus.yml",
         "!rules",

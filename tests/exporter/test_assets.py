@@ -20,6 +20,7 @@ def maintained(root: Path) -> dict[str, bytes]:
         "rules": "*.yml",
         "grafana": "kustomization.yaml",
         "grafana/dashboards": "*.json",
+        "grafana/dashboards-v2": "*.json",
         "deploy/kubernetes": "*.yaml",
     }
     paths = [path for folder, pattern in folders.items() for path in (root / folder).glob(pattern)]

@@ -153,6 +153,9 @@ def test_native_quantiles_are_true_within_three_percent(
             assert median < 0.01, metric
             # Prometheus 2 interpolates between the bounds linearly, and 3 exponentially.
             assert ninetieth < (0.03 if version >= (3,) else 0.04), metric
+        # Rules record the same series, whichever kind of histogram there is.
+        recorded = partial(prometheus.ask, "job_yield_point:asyncio_segment_seconds_sum:rate5m")
+        assert SHAPES == len(prometheus.until(_complete, recorded))
         if both:
             for metric, found in errors(prometheus, "_bucket").items():
                 median, ninetieth = summary(found)

@@ -19,6 +19,7 @@ from aiometrics.exposition.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
+V2_FILES = sorted((ROOT / "grafana/dashboards-v2").glob("*.json"))
 VARIABLES = ["datasource", "job", "instance", "loop", "coroutine", "request", "topk"]
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?=\{)")
 
@@ -51,6 +52,30 @@ LIMITS = {
     "How much of a loop's time does it take?": ["AsyncioHotYieldPoint"],
 }
 
+#: The panel to look at first when an alert fires.
+PANEL_OF_ALERT = {
+    "AsyncioLoopStarvedFastBurn": "Which line blocked the loop?",
+    "AsyncioLoopStarvedSlowBurn": "Which line blocked the loop?",
+    "AsyncioLoopStarvedBudgetSpent": "Which line blocked the loop?",
+    "AsyncioLoopHung": "Which loop has stopped responding?",
+    "AsyncioLoopSaturated": "Which lines hold the loop?",
+    "AsyncioLoopThreadStarvedByScheduler": "Which loop waits for a CPU?",
+    "AsyncioHotYieldPoint": "Which yield points do the most harm?",
+    "AsyncioAwaitStuck": "Which await is stuck?",
+    "AsyncioTaskFailures": "Which tasks fail, or are destroyed while pending?",
+    "AsyncioTaskLeak": "Which tasks pile up?",
+    "AsyncioExecutorSaturated": "Does the executor keep up?",
+    "AsyncioUnhandledExceptions": "Which loop has unhandled exceptions?",
+    "AsyncioTasksDestroyedPending": "Which tasks fail, or are destroyed while pending?",
+    "AsyncioRequestObjectiveFastBurn": "Which requests miss their objective?",
+    "AsyncioRequestObjectiveSlowBurn": "Which requests miss their objective?",
+    "AsyncioRequestObjectiveBudgetSpent": "Which requests miss their objective?",
+    "AsyncioExporterDown": "How many processes answer?",
+    "AsyncioExporterAbsent": "How many processes answer?",
+    "AsyncioSeriesOverflowing": "Did the tables of names run out of room?",
+    "AsyncioExporterErrors": "Were there internal errors?",
+}
+
 
 def boards() -> dict[str, dict[str, Any]]:
     """Return the committed dashboards by file name."""
@@ -73,7 +98,7 @@ def all_panels() -> Iterator[dict[str, Any]]:
 
 def exported() -> set[str]:
     """Return the names of all samples in the list of metrics."""
-    suffixes = {"histogram": ("_bucket", "_sum", "_count")}
+    suffixes = {"histogram": ("_bucket", "_sum", "_count", "")}
     return {
         f"{metric.name}{suffix}"
         for metric in METRICS
@@ -81,7 +106,7 @@ def exported() -> set[str]:
     }
 
 
-def rules(kind: str) -> dict[str, str]:
+def rules(kind: str, field: str = "expr") -> dict[str, Any]:
     """Return the expressions of the rules of one kind, ``record`` or ``alert``, by name."""
     files = sorted((ROOT / "rules").glob("*.yml"))
     groups = [
@@ -89,7 +114,7 @@ def rules(kind: str) -> dict[str, str]:
         for path in files
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
     ]
-    return {rule[kind]: rule["expr"] for group in groups for rule in group["rules"] if kind in rule}
+    return {rule[kind]: rule[field] for group in groups for rule in group["rules"] if kind in rule}
 
 
 def first_limit(expression: str) -> float:
@@ -160,7 +185,7 @@ def test_labels_in_queries_exist() -> None:
     grouped = {
         label
         for text in expressions
-        for group in re.findall(r"(?:by|on) \(([^)]*)\)", text)
+        for group in re.findall(r"(?:by|on) \(([^)]+)\)", text)
         for label in group.split(", ")
     }
     assert set() == (matched | grouped) - known
@@ -249,7 +274,7 @@ def test_table_of_stuck_awaits_agrees_with_the_alert() -> None:
     ((factor, age),) = re.findall(r"clamp_min\((\d+) \* .*, (\d+)\)", score)
     patient, *_ = re.findall(r'awaits!~"[^"]*"', alert)
     assert f"> {age}\n" in alert
-    assert f"> {factor} * asyncio_wait_seconds_sum" in alert
+    assert re.search(rf"> {factor} \* \(\s*asyncio_wait_seconds_sum", alert)
     assert patient in score
 
 
@@ -346,3 +371,136 @@ def test_tables_put_the_worst_row_first() -> None:
             (sort,) = panel["options"]["sortBy"]
             assert sort["displayName"] in headings
             assert sort["desc"]
+
+
+@pytest.mark.parametrize("alert", PANEL_OF_ALERT)
+def test_alerts_link_to_the_panel_that_shows_their_cause(alert: str) -> None:
+    """The link opens one panel, with the job and instance of the alert selected."""
+    url = urlsplit(rules("alert", "annotations")[alert]["dashboard_url"])
+    query = dict(parse_qsl(url.query))
+    (board,) = (one for one in boards().values() if f"/d/{one['uid']}" == url.path)
+    titles = {str(panel["id"]): panel["title"] for panel in panels(board)}
+    assert PANEL_OF_ALERT[alert] == titles[query["viewPanel"]]
+    assert "{{ $labels.job | urlquery }}" == query["var-job"]
+    assert {name.removeprefix("var-") for name in query} <= {*VARIABLES, "viewPanel"}
+
+
+def test_every_alert_has_a_panel() -> None:
+    """No alert was added without saying what to look at."""
+    assert set(rules("alert")) == set(PANEL_OF_ALERT)
+
+
+def test_time_of_a_thread_ends_at_a_hundred_percent() -> None:
+    """The states are all of the time: the last is what the others leave, and is drawn quietly."""
+    (panel,) = (
+        one
+        for one in all_panels()
+        if one["title"] == "Where does the loop's thread spend its time?"
+    )
+    *states, idle = panel["targets"]
+    assert (
+        f"clamp_min(1 - {states[0]['expr']} - {states[2]['expr']} - {states[1]['expr']}, 0)"
+        == (idle["expr"])
+    )
+    assert 1 == panel["fieldConfig"]["defaults"]["max"]
+    assert "normal" == panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"]
+    assert {
+        "on a CPU": "blue",
+        "in a system call, or waiting for the GIL": "orange",
+        "waiting for a CPU": "red",
+        "idle": "rgba(128, 128, 128, 0.3)",
+    } == colours(panel)
+
+
+def colours(panel: dict[str, Any]) -> dict[str, str]:
+    """Return the fixed colours of series, by name."""
+    return {
+        override["matcher"]["options"]["names"][0]: one["value"]["fixedColor"]
+        for override in panel["fieldConfig"]["overrides"]
+        for one in override["properties"]
+        if one["id"] == "color" and one["value"]["mode"] == "fixed"
+    }
+
+
+def test_histograms_are_read_as_native_ones_too() -> None:
+    """No query of a histogram's buckets, sum or count is blind where there are only native ones."""
+    histograms = {metric.name for metric in METRICS if metric.kind == "histogram"}
+    for panel in all_panels():
+        for target in panel["targets"]:
+            names = set(NAME.findall(target["expr"]))
+            classic = {name for name in names if name.rpartition("_")[0] in histograms}
+            assert {name.rpartition("_")[0] for name in classic} <= names, target["expr"]
+
+
+def test_version_2_shows_the_same() -> None:
+    """Each panel has its queries, place and look, whether its row is open or not."""
+    for path in V2_FILES:
+        board, spec = boards()[path.stem], load(path)["spec"]
+        placed = [
+            (row["spec"]["title"], item["spec"]["element"]["name"])
+            for row in spec["layout"]["spec"]["rows"]
+            for item in row["spec"]["layout"]["spec"]["items"]
+        ]
+        assert [f"panel-{panel['id']}" for panel in panels(board)] == [name for _, name in placed]
+        assert set(spec["elements"]) == {name for _, name in placed}
+        assert VARIABLES == [variable["spec"]["name"] for variable in spec["variables"]]
+        for panel in panels(board):
+            shown = spec["elements"][f"panel-{panel['id']}"]["spec"]
+            assert panel["title"] == shown["title"]
+            assert [target["expr"] for target in panel["targets"]] == [
+                one["spec"]["query"]["spec"]["expr"] for one in shown["data"]["spec"]["queries"]
+            ]
+            assert panel["type"] == shown["vizConfig"]["group"]
+
+
+def test_files_of_both_versions_are_of_the_same_dashboards() -> None:
+    """Nothing is in one version only."""
+    assert [path.name for path in FILES] == [path.name for path in V2_FILES]
+    assert {f"aiometrics-{path.stem}" for path in FILES} == {
+        load(path)["metadata"]["name"] for path in V2_FILES
+    }
+
+
+def test_tables_of_version_2_have_a_unit_for_each_column() -> None:
+    """What is a share, a time or a rate is shown as one, and the headings need not say so."""
+    tables = [
+        element["spec"]
+        for path in V2_FILES
+        for element in load(path)["spec"]["elements"].values()
+        if element["spec"]["vizConfig"]["group"] == "table"
+    ]
+    assert tables
+    (harm,) = (one for one in tables if one["title"] == "Which yield points do the most harm?")
+    assert {
+        "Harm": "percent",
+        "Active": "percent",
+        "Blocked": "percent",
+        "Short segments": "percent",
+        "Inflicted wait": "percent",
+        "Segments": "cps",
+        "Mean segment": "ms",
+    } == units(harm)
+    for table in tables:
+        (organize,) = (
+            one["spec"]["options"]
+            for one in table["data"]["spec"]["transformations"]
+            if one["group"] == "organize"
+        )
+        headings = organize["renameByName"].values()
+        assert [] == [one for one in headings if re.search(r"(%|/s| ms| s)$", one)]
+        assert set(units(table)) <= set(headings)
+
+
+def units(panel: dict[str, Any]) -> dict[str, str]:
+    """Return the units of the columns of a table in version 2."""
+    return {
+        override["matcher"]["options"]["names"][0]: one["value"]
+        for override in panel["vizConfig"]["spec"]["fieldConfig"]["overrides"]
+        for one in override["properties"]
+        if one["id"] == "unit"
+    }
+
+
+def load(path: Path) -> Any:
+    """Return the content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

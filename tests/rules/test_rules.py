@@ -24,9 +24,9 @@ TARGET_LABELS = {"job", "instance", "pod", "le"}
 
 
 def sample_names(metric: Metric) -> set[str]:
-    """Return the names of the samples of ``metric``."""
+    """Return the names of the samples of ``metric``; that of a native histogram is its own."""
     return (
-        {f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum")}
+        {metric.name, *(f"{metric.name}_{suffix}" for suffix in ("bucket", "count", "sum"))}
         if metric.kind == "histogram"
         else {metric.name}
     )
@@ -209,12 +209,13 @@ def test_recorded_names_have_a_level_a_metric_and_operations(record: str) -> Non
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_has_all_labels_and_annotations(alert: str) -> None:
-    """An alert has a severity, a constant summary, a description with values, and a runbook."""
+    """An alert has a severity, a constant summary, a description with values, and two links."""
     rule = ALERTS[alert]
     assert re.fullmatch(r"Asyncio([A-Z][a-z]+)+", alert)
     assert {"severity"} == set(rule["labels"])
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
-    assert {"summary", "description", "runbook_url"} == set(rule["annotations"])
+    wanted = {"summary", "description", "runbook_url", "dashboard_url"}
+    assert wanted == set(rule["annotations"])
     assert "{{" not in rule["annotations"]["summary"]
     assert "{{ $labels." in rule["annotations"]["description"]
     assert f"{RUNBOOK_URL}#{alert.lower()}" == rule["annotations"]["runbook_url"]
