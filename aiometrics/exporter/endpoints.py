@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import html
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,7 @@ from aiometrics.base.http.messages import Request, Response
 from aiometrics.base.http.server import HttpServer, Route
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
+from aiometrics.base.yielding import Pause
 from aiometrics.exporter.live import LiveHandler, page_routes
 from aiometrics.exporter.profiles import Profiles
 from aiometrics.exporter.scrape import ScrapeHandler, give_way
@@ -23,6 +24,7 @@ from aiometrics.exporter.service import Service
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.live import LiveView
+from aiometrics.exposition.profile_parents import Lineages
 from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import RECORDER_HAND_OVER
@@ -56,7 +58,7 @@ class Endpoints:
     The live page shows them as ``view`` says.
     In a ``service`` only the leader takes the port, and the others stand by. If there is none and
     the pages are ``shared``, any process that has the port probably answers for this one. ``debug``
-    has further routes by path.
+    has further routes by path, and ``lineages`` is for profiles with parents.
     """
 
     def __init__(
@@ -71,11 +73,12 @@ class Endpoints:
         service: Service | None = None,
         view: LiveView | None = None,
         debug: Mapping[str, Route] | None = None,
+        lineages: Callable[[], Callable[[Pause], Lineages]] | None = None,
     ) -> None:
         self._options = options
         self._service = service
         self._shared = shared
-        self._profiles = Profiles(source, give_way, options.max_connections)
+        self._profiles = Profiles(source, give_way, options.max_connections, lineages=lineages)
         self._routes: dict[str, Route] = {
             "/": self._index,
             **page_routes(),

@@ -74,6 +74,7 @@ class Exporter(Session):
             service=service,
             view=LiveView(instrumentation.places.of_library),
             debug={"/debug/tasks": tasks_route(lambda: instrumentation.live_tasks.take, give_way)},
+            lineages=lambda: instrumentation.live_tasks.lineages,
         )
         self._periodic: Periodic | None = None
 

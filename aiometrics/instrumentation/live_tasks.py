@@ -9,12 +9,13 @@ import os
 import re
 import weakref
 from asyncio import tasks
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aiometrics.base.clock import Clock
-from aiometrics.base.yielding import Pause
+from aiometrics.base.yielding import Pause, in_slices
 from aiometrics.exposition.task_list import LiveTask, Parent, RequestOfTask, TaskList
 from aiometrics.instrumentation.traced_loops import KnownLoop, TracedLoops
 from aiometrics.instrumentation.untraced import alive
@@ -27,6 +28,8 @@ from aiometrics.recorder.traced import DONE, NEW, RUNNING, SUSPENDED
 
 #: Live tasks that are looked at; frames of one task that are named.
 _MAX_TASKS, _MAX_FRAMES = 100_000, 32
+#: Creators that are followed from one task to the next.
+_MAX_CREATORS = 16
 #: Tasks that are looked at between two pauses: about 0.1 ms of work.
 _SLICE = 100
 _STATES = {NEW: "created", SUSPENDED: "waiting", RUNNING: "running"}
@@ -84,6 +87,27 @@ class LiveTasks:
                 described.append(task)
             pause()
         return TaskList(self._unix_clock(), os.getpid(), tuple(described), len(found) - len(oldest))
+
+    def lineages(self, pause: Pause) -> Counter[tuple[str, ...]]:
+        """Count the traced tasks by their coroutine and those of the tasks that created them.
+
+        The coroutine of a task is the last of its lineage, which begins with the task whose creator
+        is over, or is no task.
+        """
+        by_key = {entry.key: entry for entry in self._found(pause) if entry.created_ns}
+        entries = in_slices(by_key.values(), pause)
+        return Counter(filter(None, (self._lineage(entry, by_key) for entry in entries)))
+
+    def _lineage(self, entry: _Found, by_key: Mapping[_Key, _Found]) -> tuple[str, ...]:
+        names: list[str] = []
+        found: _Found | None = entry
+        while found is not None and len(names) <= _MAX_CREATORS:
+            state = self._state(found.task())
+            if state is None:
+                break
+            names.append(self._places.coroutine(state.root))
+            found = by_key.get((id(state.recorder), state.creator)) if state.creator else None
+        return tuple(reversed(names))
 
     def _found(self, pause: Pause) -> Iterator[_Found]:
         references = [weakref.ref(task) for task in alive(self._loops.alive(), _MAX_TASKS)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import re
 import subprocess
 import threading
 import time
@@ -48,6 +49,7 @@ def profiles_of(traced: TracedLoop, max_connections: int = 16) -> Profiles:
         max_connections,
         rest=traced.clock.advance,
         clock=lambda: traced.clock() / 1e9,
+        lineages=lambda: traced.instrumentation.live_tasks.lineages,
     )
 
 
@@ -114,6 +116,103 @@ def test_stacks_are_chains_of_awaits(traced: TracedLoop) -> None:
     }
 
 
+async def manager(traced: TracedLoop, workers: int, until: asyncio.Event) -> None:
+    """Start workers, and wait for all of them."""
+    for _ in range(workers):
+        _kept.add(asyncio.create_task(worker_until(traced, until)))
+    await until.wait()
+
+
+async def worker_until(traced: TracedLoop, until: asyncio.Event) -> None:
+    """Compute and wait once, and stay."""
+    await worker(traced, 1)
+    await until.wait()
+
+
+_kept: set[asyncio.Task[None]] = set()
+
+
+def stacks(answer: Response) -> dict[tuple[str, ...], list[int]]:
+    """Return the values of the stacks of coroutines, by the last names of their outer frames."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for stack in pprof_proto.parse(answer.body).stacks:
+        names = [name.rpartition(".")[2] for name, _, _ in stack.frames]
+        outer = tuple(names[: 1 + names.index("worker_until")]) if "worker_until" in names else ()
+        sums = found.setdefault(outer, [0, 0, 0])
+        sums[:] = [have + more for have, more in zip(sums, stack.values, strict=True)]
+    return found
+
+
+def test_parents_are_frames_if_asked_for(traced: TracedLoop) -> None:
+    """Who created more live tasks has more of their time, and the sums stay those of the counters.
+
+    Names that asyncio gave to tasks are nowhere, nor are those that somebody chose.
+    """
+    profiles = profiles_of(traced)
+
+    async def main() -> None:
+        until = asyncio.Event()
+        tasks = [
+            asyncio.create_task(manager(traced, workers, until), name=f"chosen {workers}")
+            for workers in (1, 2)
+        ]
+        tasks.append(asyncio.create_task(worker_until(traced, until)))
+        await asyncio.sleep(100)
+        plain, asked = ask(profiles, "profile"), ask(profiles, "profile?parents=1")
+        assert totals(plain) == totals(asked)
+        assert {(), ("worker_until",)} == stacks(plain).keys()
+        found = stacks(asked)
+        whole = stacks(plain)["worker_until",]
+        assert 8_000_000_000 == whole[0]
+        assert {
+            ("main", "worker_until"): [value // 4 for value in whole],
+            ("main", "manager", "worker_until"): [value * 3 // 4 for value in whole],
+        } == {names: values for names, values in found.items() if names}
+        text = ask(profiles, "profile?parents=1&format=collapsed").body.decode()
+        assert "Task-" not in text
+        assert "chosen" not in text
+        until.set()
+        await asyncio.gather(*tasks, *_kept)
+
+    traced.run(main())
+    _kept.clear()
+    assert totals(ask(profiles, "profile")) == totals(ask(profiles, "profile?parents=1"))
+
+
+def test_parents_that_live_during_a_profile_are_seen(traced: TracedLoop) -> None:
+    """They are looked for each second, so what is over at its end counts, too."""
+    running: list[asyncio.Task[None]] = []
+
+    async def child() -> None:
+        await worker(traced, 1)
+
+    async def parent() -> None:
+        await asyncio.create_task(child())
+
+    def rest(seconds: float) -> None:
+        if not running:
+            traced.run(step())
+        traced.clock.advance(seconds)
+
+    async def step() -> None:
+        running.append(asyncio.create_task(parent()))
+        while not running[0].done():
+            await asyncio.sleep(0.5)
+            seen.update(traced.instrumentation.live_tasks.lineages(no_pause))
+
+    seen: dict[tuple[str, ...], int] = {}
+    profiles = Profiles(
+        traced.snapshot,
+        no_pause,
+        16,
+        rest=rest,
+        clock=lambda: traced.clock() / 1e9,
+        lineages=lambda: lambda _: seen,
+    )
+    text = ask(profiles, "profile?seconds=5&parents=1&format=collapsed&type=wait").body.decode()
+    assert re.search(r"parent;\S*child;", text), text
+
+
 def test_a_profile_of_some_seconds_has_what_happens_meanwhile(traced: TracedLoop) -> None:
     """The thread that answers sleeps, by its own clock."""
     traced.run(worker(traced, 2))
@@ -178,11 +277,17 @@ def test_an_hour_of_scrapes_leaves_nothing_behind(traced: TracedLoop) -> None:
     [
         ("profile?seconds=0", "seconds='0' is not a whole number from 1 to 120"),
         ("profile?seconds=121", "seconds='121' is not"),
-        ("profile?second=3", "there is no parameter 'second', only by, format, seconds, type"),
+        (
+            "profile?second=3",
+            "there is no parameter 'second', only by, format, parents, seconds, type",
+        ),
         ("profile?format=svg", "format='svg' is not one of pprof, speedscope, collapsed"),
         ("profile?by=loop", "by='loop' is not one of coroutine, route"),
         ("profile?type=wait", "type is for format=collapsed: pprof has all types"),
         ("profile?format=collapsed&type=cpu", "type='cpu' is not one of active, wait, count"),
+        ("profile?parents=yes", "parents='yes' is not one of 0, 1"),
+        ("profile?parents=1&by=route", "parents is for by=coroutine: by=route has no tasks"),
+        ("delta?parents=1", "parents: this process has none of the tasks"),
         (f"delta?consumer={65 * 'x'}", "consumer is longer than 64 characters"),
     ],
 )

@@ -23,6 +23,7 @@ from aiometrics.exposition.profile import (
     totals_of,
 )
 from aiometrics.exposition.profile_formats import Frame, collapsed, frame_of, pprof, speedscope
+from aiometrics.exposition.profile_parents import with_parents
 from aiometrics.pages.snapshot import Chain, Held, Snapshot, YieldPoint
 
 SCHEMA = json.loads((Path(__file__).parent / "speedscope.schema.json").read_text())
@@ -73,6 +74,34 @@ def busiest(snapshot: Snapshot) -> tuple[str, int]:
     for point in snapshot.yield_points:
         active[point.coroutine] = active.get(point.coroutine, 0) + point.segments.sum_ns
     return max(active.items(), key=lambda pair: pair[1])
+
+
+@given(st.dictionaries(st.lists(st.sampled_from("abc"), min_size=1).map(tuple), st.integers(1, 9)))
+def test_parents_leave_the_sums_of_each_coroutine(lineages: dict[tuple[str, ...], int]) -> None:
+    """However many tasks of which creators were seen, and of whatever coroutines."""
+    profile = totals_of(sample()).by_coroutine(0)
+    named = {name: letter for letter, name in zip("abc", sorted(labels(profile)), strict=False)}
+    renamed = replace(
+        profile,
+        samples=tuple(
+            replace(one, coroutine=named.get(one.coroutine, one.coroutine))
+            for one in profile.samples
+        ),
+    )
+    found = with_parents(renamed, lineages)
+    for coroutine in labels(renamed):
+        assert sums(of(renamed, coroutine)) == sums(of(found, coroutine))
+
+
+def labels(profile: Profile) -> set[str]:
+    """Return the coroutines of a profile."""
+    return {one.coroutine for one in profile.samples}
+
+
+def of(profile: Profile, coroutine: str) -> Profile:
+    """Return the samples of one coroutine."""
+    kept = tuple(one for one in profile.samples if one.coroutine == coroutine)
+    return replace(profile, samples=kept)
 
 
 def test_sums_are_those_of_the_counters() -> None:
