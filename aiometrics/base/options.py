@@ -193,6 +193,7 @@ class ServingOptions:
     on_error: str = field(default="retry", metadata={"parse": str})
     labels: Mapping[str, str] = field(default_factory=dict, metadata={"parse": _labels})
     labels_on_series: bool = field(default=False, metadata={"parse": _flag})
+    detail: int | None = field(default=None, metadata={"parse": int})
 
     def __post_init__(self) -> None:
         check_count("port", self.port, 0, 65535)
@@ -203,6 +204,8 @@ class ServingOptions:
         check_choice("on_error", self.on_error, ("retry", "raise"))
         check_labels(self.labels)
         check_flag("labels_on_series", self.labels_on_series)
+        if self.detail is not None:
+            check_count("detail", self.detail, 1, 100_000)
 
 
 class Options(NamedTuple):
@@ -243,6 +246,7 @@ def resolve(
     on_error: str | None = None,
     labels: Mapping[str, str] | None = None,
     labels_on_series: bool | None = None,
+    detail: int | None = None,
     watchdog: bool | None = None,
     watchdog_interval: float | None = None,
     sample_interval: float | None = None,
@@ -291,6 +295,7 @@ def resolve(
             on_error=_first(on_error, serving["on_error"]),
             labels=_first(labels, serving["labels"]),
             labels_on_series=_first(labels_on_series, serving["labels_on_series"]),
+            detail=_first(detail, serving["detail"]),
         ),
     )
 

@@ -57,7 +57,9 @@ class Exporter(Session):
         super().__init__(recording, instrumentation)
         serving = options.serving
         self.info = replace(
-            INFO, labels=constant_labels(serving.labels, on_series=serving.labels_on_series)
+            INFO,
+            labels=constant_labels(serving.labels, on_series=serving.labels_on_series),
+            detail=serving.detail or 0,
         )
         self._options = options
         self._registry = registry
@@ -207,6 +209,7 @@ def start_exporter(
     on_error: str | None = None,
     labels: Mapping[str, str] | None = None,
     labels_on_series: bool | None = None,
+    detail: int | None = None,
     watchdog: bool | None = None,
     watchdog_interval: float | None = None,
     sample_interval: float | None = None,
@@ -268,6 +271,9 @@ def start_exporter(
     ``labels``, ``labels_on_series``
         Labels of your own, such as ``{"service": "shop", "version": "1.4"}``, for the metric
         ``aiometrics_service_info``, and if the second is true for all series of aiometrics.
+    ``detail``
+        How many yield points have rows of their own in ``/metrics`` (all): those with the most loop
+        time. The others are summed up for each coroutine, as ``(other)``.
     ``watchdog``, ``watchdog_interval``
         Whether a thread looks for the lines that block a loop (yes), and the number of seconds
         between two looks (0.05).
@@ -315,6 +321,7 @@ def start_exporter(
         on_error=on_error,
         labels=labels,
         labels_on_series=labels_on_series,
+        detail=detail,
         watchdog=watchdog,
         watchdog_interval=watchdog_interval,
         sample_interval=sample_interval,

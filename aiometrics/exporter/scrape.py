@@ -13,6 +13,7 @@ from aiometrics.base.http.messages import Response
 from aiometrics.base.singleflight import SingleFlight
 from aiometrics.base.yielding import CooperativeYield
 from aiometrics.exposition.collection import Registry
+from aiometrics.exposition.detail import Detail
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.protobuf import ProtobufRenderer
 from aiometrics.exposition.text import OPENMETRICS, OPENMETRICS_UTF_8, TEXT, Renderer
@@ -30,6 +31,8 @@ _Render = Callable[..., Iterator[bytes]]
 
 class ScrapeHandler:
     """Answers scrapes with the snapshot of ``source``, followed by the application's ``registry``.
+
+    It remembers which yield points it has shown, if the source says that not all are wanted.
 
     Several threads may ask at a time. One response is rendered at a time, for all scrapes that
     arrived before it was begun. Errors of the application's collectors go to ``on_error``, which
@@ -59,6 +62,7 @@ class ScrapeHandler:
     def _reset(self) -> None:
         """Forget the rendering in progress, also in a forked child, which lacks its thread."""
         self._bodies = SingleFlight(self._rendered)
+        self._detail = Detail(0)
 
     def close(self) -> None:
         """Let the threads end that ask the application's collectors."""
@@ -74,7 +78,25 @@ class ScrapeHandler:
         start_ns = time.perf_counter_ns()
         records = DEFAULT_IMPLEMENTATION.new_records()
         snapshot, facts = self._source(records)
+        if facts.detail:
+            snapshot = self._condensed(snapshot, records, facts.detail)
         facts = replace(facts, scrape_ns=self._previous_ns)
         body = DEFAULT_IMPLEMENTATION.join(self._slices[chosen](snapshot, facts, records=records))
         self._previous_ns = time.perf_counter_ns() - start_ns
         return body
+
+    def _condensed(self, snapshot: Snapshot, records: Records | None, count: int) -> Snapshot:
+        """Return the snapshot with ``count`` yield points and the sums of the others.
+
+        They may be in the records.
+        """
+        if self._detail.count != count:
+            self._detail = Detail(count)
+        if records is not None and not records.declined:
+            if self._detail.fold(records):
+                return snapshot
+            snapshot, _ = self._source(None)
+        layout = None if records is None else records.layout
+        return replace(
+            snapshot, yield_points=self._detail.of(snapshot.yield_points, layout, give_way)
+        )

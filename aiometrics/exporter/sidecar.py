@@ -47,7 +47,7 @@ class Sidecar:
             self.snapshot,
             registry,
             self._internal_errors,
-            replace(INFO, labels=labels),
+            replace(INFO, labels=labels, detail=serving.detail or 0),
         )
 
     @property

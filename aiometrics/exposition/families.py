@@ -76,7 +76,8 @@ class ExporterInfo:
 
     ``implementation`` is its recorder: ``c``, ``python`` or ``none``. ``frames`` is how the
     recorder reads suspended frames, and ``scrape_ns`` is the time that the previous scrape took.
-    ``labels`` are the user's own.
+    ``labels`` are the user's own. ``detail`` is the number of yield points that are shown one by
+    one; 0 stands for all.
     """
 
     version: str
@@ -84,6 +85,7 @@ class ExporterInfo:
     frames: str
     scrape_ns: int = 0
     labels: ConstantLabels = NO_LABELS
+    detail: int = 0
 
 
 #: Returns what one scrape shows.

@@ -83,7 +83,7 @@ def merged_yield_points(
 ) -> tuple[YieldPoint, ...]:
     """Return the yield points of all pages; those with the same labels are added up."""
     entries = (entry for view in views for entry in view.yield_points)
-    return _added_up(in_slices(entries, pause), lambda entry: entry.labels, _add_yield_points)
+    return _added_up(in_slices(entries, pause), lambda entry: entry.labels, add_yield_points)
 
 
 def merged_requests(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[RequestType, ...]:
@@ -199,7 +199,8 @@ def _newer(*found: Exemplar | None) -> Exemplar | None:
     )
 
 
-def _add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
+def add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
+    """Return the sum of two yield points, with the labels of the first."""
     oldest = [entry.oldest_suspension_ns for entry in (one, two) if entry.oldest_suspension_ns]
     return replace(
         one,

@@ -6,7 +6,7 @@ that a scrape costs the loops no time. What it finds odd it declines, and Python
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum, IntFlag
 from typing import Protocol
 
@@ -16,6 +16,8 @@ from aiometrics.pages.layout import Layout
 from aiometrics.pages.snapshot import Exemplar
 
 _MOST_NS = 1 << 62
+#: Coroutine, yield point and what is awaited.
+Labels = tuple[str, str, str]
 
 
 class Table(IntEnum):
@@ -63,6 +65,11 @@ class Core(Protocol):
     ) -> bool:
         """Add the records of a copy; False if they are for Python to read."""
 
+    def fold(
+        self, count: int, most: int, shown: tuple[object, ...], summed: tuple[bytes, ...], /
+    ) -> tuple[list[tuple[bytes, bytes, bytes, bytes | None]], list[bytes]] | None:
+        """Sum up yield points; ``None`` if Python has to read the pages."""
+
     def text(self, *description: object) -> tuple[bytes, int]:
         """Return families as text, and how many samples they have."""
 
@@ -92,6 +99,40 @@ class Records:
         if self.declined or self._core is None or self._layout is None:
             return None
         return self._core, self._layout
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout of the pages that were added, also of those that are for Python to read."""
+        return self._layout
+
+    def fold(
+        self,
+        count: int,
+        most: int,
+        shown: Mapping[Labels, object],
+        summed: Iterable[str],
+    ) -> tuple[dict[Labels, bytes | None], list[str]] | None:
+        """Sum up yield points as :class:`aiometrics.exposition.detail.Detail` does.
+
+        Return those that are shown from now on, and the coroutines of which others were summed up;
+        ``None``, and all is declined, if the pages are for Python to read.
+        """
+        if self._core is None or self.declined:
+            return None
+        found = self._core.fold(
+            count,
+            most,
+            tuple((*map(str.encode, labels), before) for labels, before in shown.items()),
+            tuple(map(str.encode, summed)),
+        )
+        if found is None:
+            self.declined = True
+            return None
+        new, coroutines = found
+        return (
+            {(c.decode(), y.decode(), a.decode()): before for c, y, a, before in new},
+            [coroutine.decode() for coroutine in coroutines],
+        )
 
     def add(
         self,

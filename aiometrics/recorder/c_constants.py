@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from aiometrics.base.internal_errors import OFF_FOR_LOOP
 from aiometrics.pages import buckets, layout, records
-from aiometrics.pages.snapshot import CALLBACK, EAGER_CHILD, RAISE, RETURN, RUNNING
+from aiometrics.pages.snapshot import CALLBACK, EAGER_CHILD, OTHER, RAISE, RETURN, RUNNING
 from aiometrics.recorder import (
     await_chain,
     callback,
@@ -141,6 +141,7 @@ TEXTS: Mapping[str, str] = {
     "RAISE_NAME": RAISE,
     "EAGER_CHILD_NAME": EAGER_CHILD,
     "RUNNING_NAME": RUNNING,
+    "OTHER_NAME": OTHER,
     "CALLBACK_NAME": CALLBACK,
     "RECORDER_PROBE": recorder.PROBE,
     "TURNS_PROBE": turns.PROBE,

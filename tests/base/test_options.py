@@ -61,6 +61,7 @@ def test_defaults_are_the_documented_ones() -> None:
         on_error="retry",
         labels={},
         labels_on_series=False,
+        detail=None,
     )
     assert (recording, serving) == (RecordingOptions(), ServingOptions()) == resolve(environ={})
 
@@ -92,6 +93,7 @@ OTHERS: dict[str, Any] = {
     "on_error": "raise",
     "labels": {"service": "shop"},
     "labels_on_series": True,
+    "detail": 15,
     "watchdog": False,
     "watchdog_interval": 13.0,
     "sample_interval": 14.0,
@@ -272,6 +274,8 @@ TOO_MANY = "raise max_requests, which is 1, to at least that number"
             "labels has 'service': '', but to Prometheus an empty label is none: leave it out",
         ),
         ({"labels_on_series": 1}, TypeError, "labels_on_series must be True or False, not 1"),
+        ({"detail": 0}, ValueError, "detail must be from 1 to 100000, not 0"),
+        ({"detail": True}, TypeError, "detail must be an integer from 1 to 100000, not True"),
         ({"watchdog": 1}, TypeError, "watchdog must be True or False, not 1"),
         ({"watchdog_interval": 0}, ValueError, f"watchdog_interval {SECONDS} 0"),
         ({"sample_interval": -1}, ValueError, f"sample_interval {SECONDS} -1"),
@@ -338,6 +342,7 @@ def test_unknown_option_is_refused() -> None:
         ),
         ("AIOMETRICS_LABELS", '{"team": "a,b"}', "labels", {"team": "a,b"}),
         ("AIOMETRICS_LABELS_ON_SERIES", "1", "labels_on_series", True),
+        ("AIOMETRICS_DETAIL", "50", "detail", 50),
         ("AIOMETRICS_WATCHDOG", "Off", "watchdog", False),
         ("AIOMETRICS_WATCHDOG", "1", "watchdog", True),
         ("AIOMETRICS_WATCHDOG_INTERVAL", "0.2", "watchdog_interval", 0.2),

@@ -146,6 +146,7 @@ def test_the_table_of_options_has_the_defaults() -> None:
         f"AIOMETRICS_{name}"
         for name in (
             "APPLICATION",
+            "DETAIL",
             "DIR",
             "EXCLUDE",
             "INCLUDE",

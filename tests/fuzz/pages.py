@@ -21,6 +21,7 @@ from support.renderings import Copied, rendered, rendered_in_c
 
 from aiometrics.base.yielding import no_pause
 from aiometrics.exposition import text
+from aiometrics.exposition.detail import Detail
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.text import Renderer
 from aiometrics.pages import chain_reader, header, merge, reader
@@ -208,10 +209,16 @@ def _read_and_render(report: Report, data: bytes, read: Read) -> None:
 def _compare(report: Report, data: bytes) -> None:
     """Check that the C core writes the same of a page, and of one whose writer is gone."""
     pages = [Copied(data), Copied(data, alive=False)]
-    compiled = rendered_in_c(pages, NOW_NS, UNIX_NS)
-    report.compiled += compiled.compiled
-    if rendered(pages, NOW_NS, UNIX_NS).formats != compiled.formats:
+    report.compiled += _compared(pages, None, None)
+    _compared(pages, Detail(1), Detail(1))
+
+
+def _compared(pages: list[Copied], in_python: Detail | None, in_c: Detail | None) -> bool:
+    """Compare what both write; return whether the C core did."""
+    compiled = rendered_in_c(pages, NOW_NS, UNIX_NS, in_c)
+    if rendered(pages, NOW_NS, UNIX_NS, detail=in_python).formats != compiled.formats:
         raise AssertionError("the C core writes a page in another way")
+    return compiled.compiled
 
 
 def _feed(data: bytes) -> None:

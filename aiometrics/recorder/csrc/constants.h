@@ -240,11 +240,12 @@ typedef enum {
 #define WAITED_NS 20000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "14161c51b687a1bf"
+#define CONSTANTS_DIGEST "8ad82ae64a267c6f"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"
 #define RUNNING_NAME "(running)"
+#define OTHER_NAME "(other)"
 #define CALLBACK_NAME "(callback)"
 #define RECORDER_PROBE "recorder"
 #define TURNS_PROBE "turns"

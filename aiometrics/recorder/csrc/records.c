@@ -3,31 +3,13 @@
 #include "handover.h"
 #include "page.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
 
-/* Sums of squares stay below 10^15 s², however many are added up. */
-#define MOST_SQUARE_S2 INT64_C(10000000000)
 #define MOST_UNIX_NS (INT64_C(1) << 62)
 /* A page with more of a kind is declined. */
 #define MOST_RECORDS (2 * MAX_RECORDS)
 
-typedef enum { ACCEPTED, DECLINED, NO_MEMORY } Outcome;
-
 PyTypeObject *records_type;
-
-static Bytes
-bytes_of(const char *text)
-{
-    return (Bytes){text, strlen(text)};
-}
-
-static bool
-is_equal(Bytes one, Bytes two)
-{
-    return one.length == two.length && memcmp(one.start, two.start, one.length) == 0;
-}
 
 /* --- what a copy must be like: nothing in it is used before ---------------------------------------- */
 
@@ -258,16 +240,32 @@ groups_of(const Bytes *labels)
     return groups | (running || last || (callback && !eager_child) ? 0 : GROUP_AWAITED);
 }
 
+static int
+find_row(const RowTable *table, const Bytes *labels, uint32_t hash)
+{
+    for (int number = table->slot_count ? table->slots[hash & (uint32_t)(table->slot_count - 1)] : -1; number >= 0; number = table->rows[number].next) {
+        const Row *row = &table->rows[number];
+        if (row->hash == hash && is_equal(row->labels[0], labels[0]) && is_equal(row->labels[1], labels[1]) && is_equal(row->labels[2], labels[2])) {
+            return number;
+        }
+    }
+    return -1;
+}
+
+int
+records_find_row(const RowTable *table, const Bytes *labels)
+{
+    return find_row(table, labels, hash_of(labels));
+}
+
 /* Returns the row with these labels, a new one if need be; NULL if there is no memory. */
 static Row *
 row_with(RowTable *table, const Bytes *labels, unsigned groups)
 {
     uint32_t hash = hash_of(labels);
-    for (int number = table->slot_count ? table->slots[hash & (uint32_t)(table->slot_count - 1)] : -1; number >= 0; number = table->rows[number].next) {
-        Row *row = &table->rows[number];
-        if (row->hash == hash && is_equal(row->labels[0], labels[0]) && is_equal(row->labels[1], labels[1]) && is_equal(row->labels[2], labels[2])) {
-            return row;
-        }
+    int found = find_row(table, labels, hash);
+    if (found >= 0) {
+        return &table->rows[found];
     }
     Row *rows = with_room(table->rows, table->count, &table->room, sizeof(Row));
     if (rows == NULL) {
@@ -285,8 +283,15 @@ row_with(RowTable *table, const Bytes *labels, unsigned groups)
     return row;
 }
 
-static Outcome
-add_part(Records *self, Row *row, Part part)
+int
+records_row(RowTable *table, const Bytes *labels)
+{
+    Row *row = row_with(table, labels, groups_of(labels));
+    return row == NULL ? -1 : (int)(row - table->rows);
+}
+
+Outcome
+records_add_part(Records *self, Row *row, Part part)
 {
     if (row == NULL) {
         return NO_MEMORY;
@@ -344,8 +349,8 @@ was_reached(const Records *self, const Copy *copy, const int64_t *point)
     return has_any(first, segments) || has_any(first + segments + 1, waits) || (copy->alive && point[POINT_SUSPENDED] != 0);
 }
 
-static void
-keep_newer(const Records *self, Row *row, int exemplar)
+void
+records_keep_newer(const Records *self, Row *row, int exemplar)
 {
     if (exemplar >= 0 && (row->exemplar < 0 || self->exemplar_ns[exemplar] > self->exemplar_ns[row->exemplar])) {
         row->exemplar = exemplar;
@@ -364,9 +369,9 @@ add_points(Records *self, const Copy *copy)
         Bytes labels[LABELS] = {text_of(copy, coroutine_of(self, copy, point[POINT_COROUTINE])[COROUTINE_NAME]),
                                 text_of(copy, point[POINT_YIELD_POINT]), text_of(copy, point[POINT_AWAITS])};
         Row *row = row_with(&self->tables[TABLE_YIELD_POINTS], labels, groups_of(labels));
-        outcome = add_part(self, row, part_of(copy, point, weight_of(copy, labels[0])));
+        outcome = records_add_part(self, row, part_of(copy, point, weight_of(copy, labels[0])));
         if (row != NULL) {
-            keep_newer(self, row, copy->exemplars[number]);
+            records_keep_newer(self, row, copy->exemplars[number]);
         }
     }
     return outcome;
@@ -399,7 +404,7 @@ add_running(Records *self, const Copy *copy)
         Bytes labels[LABELS] = {text_of(copy, coroutine[COROUTINE_NAME]), bytes_of(RUNNING_NAME), bytes_of(RUNNING_NAME)};
         Part part = part_of(copy, NULL, weight_of(copy, labels[0]));
         part.running_ns = running_ns;
-        outcome = add_part(self, row_with(&self->tables[TABLE_YIELD_POINTS], labels, groups_of(labels)), part);
+        outcome = records_add_part(self, row_with(&self->tables[TABLE_YIELD_POINTS], labels, groups_of(labels)), part);
     }
     return outcome;
 }
@@ -414,7 +419,7 @@ add_coroutines(Records *self, const Copy *copy)
             Bytes labels[LABELS] = {text_of(copy, coroutine[COROUTINE_NAME])};
             labels[1] = labels[2] = bytes_of("");
             Row *row = row_with(&self->tables[TABLE_COROUTINES], labels, GROUP_ALL);
-            outcome = add_part(self, row, part_of(copy, coroutine, copy->weight));
+            outcome = records_add_part(self, row, part_of(copy, coroutine, copy->weight));
         }
     }
     return outcome;
@@ -578,12 +583,15 @@ records_dealloc(PyObject *object)
     free(self->copies);
     free(self->parts);
     free(self->exemplar_ns);
+    free(self->befores);
+    Py_XDECREF(self->shown);
     type->tp_free(object);
     Py_DECREF(type);
 }
 
 static PyMethodDef records_methods[] = {
     {"add", records_add, METH_VARARGS, "Add the records of a copy of a page; False if they are for Python to read."},
+    {"fold", records_fold, METH_VARARGS, "Sum up yield points; None if Python has to read the pages."},
     {"text", records_text, METH_VARARGS, "Return families as text, and how many samples they have."},
     {"protobuf", records_protobuf, METH_VARARGS, "Return families as protobuf, and how many samples they have."},
     {NULL, NULL, 0, NULL},

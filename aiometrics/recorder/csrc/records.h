@@ -6,7 +6,9 @@
 #define AIOMETRICS_RECORDS_H
 
 #include <Python.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "constants.h"
 #include "decimal.h"
@@ -70,6 +72,8 @@ typedef struct {
     int slot_count;
 } RowTable;
 
+typedef enum { ACCEPTED, DECLINED, NO_MEMORY } Outcome;
+
 typedef struct {
     PyObject_HEAD
     Shape shapes[2]; /* of segments and of waits */
@@ -81,11 +85,58 @@ typedef struct {
     int64_t *exemplar_ns; /* when each was */
     int exemplar_count;
     RowTable tables[2];
+    PyObject *shown;  /* keeps the records of detail.c that Python gave */
+    int64_t *befores; /* those that it made */
 } Records;
+
+/* The sums of a histogram. */
+typedef struct {
+    Wide sum_ns;
+    Wide classic[MAX_BOUNDS + 1];
+    Wide native[NATIVE_BUCKETS];
+} Sums;
+
+typedef struct {
+    Wide value;
+    int scale; /* 0: a whole number */
+} Number;
 
 extern PyTypeObject *records_type;
 
 int records_init_module(PyObject *module);
+
+static inline Bytes
+bytes_of(const char *text)
+{
+    return (Bytes){text, strlen(text)};
+}
+
+static inline bool
+is_equal(Bytes one, Bytes two)
+{
+    return one.length == two.length && memcmp(one.start, two.start, one.length) == 0;
+}
+
+/* Sums of squares stay below 10^15 s², however many are added up. */
+#define MOST_SQUARE_S2 INT64_C(10000000000)
+
+/* Return the number of the row with these labels, or -1: there is none, or no memory for one. The
+   second one adds it if need be, so that other rows may be in another place then. */
+int records_find_row(const RowTable *table, const Bytes *labels);
+int records_row(RowTable *table, const Bytes *labels);
+
+/* Adds a part to a row; that has changed no other one unless it was ACCEPTED. */
+Outcome records_add_part(Records *self, Row *row, Part part);
+
+/* Gives a row an exemplar if it is newer than its own. */
+void records_keep_newer(const Records *self, Row *row, int exemplar);
+
+/* Both add up the parts of a row, at a word of its records. */
+Number records_number(const Records *self, const Row *row, int kind, Py_ssize_t word);
+void records_add_up(const Records *self, const Row *row, const Shape *shape, Py_ssize_t word, Sums *sums);
+
+/* Sums up yield points for Python. */
+PyObject *records_fold(PyObject *self, PyObject *args);
 
 /* Writes the families that Python describes: (bytes, samples). */
 PyObject *records_text(PyObject *self, PyObject *args);

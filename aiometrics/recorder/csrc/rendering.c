@@ -61,17 +61,6 @@ typedef struct {
     int64_t samples;
 } Writer;
 
-typedef struct {
-    Wide sum_ns;
-    Wide classic[MAX_BOUNDS + 1];
-    Wide native[NATIVE_BUCKETS];
-} Sums;
-
-typedef struct {
-    Wide value;
-    int scale; /* 0: a whole number */
-} Number;
-
 /* --- buffers --------------------------------------------------------------------------------------- */
 
 static char *
@@ -150,8 +139,8 @@ earlier(const Part *part, Py_ssize_t word, Wide found)
     return found == 0 || unix_ns < found ? unix_ns : found;
 }
 
-static Number
-number_of(const Records *self, const Row *row, int kind, Py_ssize_t word)
+Number
+records_number(const Records *self, const Row *row, int kind, Py_ssize_t word)
 {
     Wide found = 0;
     for (int number = row->first; number >= 0; number = self->parts[number].next) {
@@ -178,8 +167,8 @@ number_of(const Records *self, const Row *row, int kind, Py_ssize_t word)
     return (Number){found, whole ? 0 : kind == NUMBER_SQUARE_SECONDS ? SQUARE_SCALE : SECOND_SCALE};
 }
 
-static void
-add_up(const Records *self, const Row *row, const Shape *shape, Py_ssize_t word, Sums *sums)
+void
+records_add_up(const Records *self, const Row *row, const Shape *shape, Py_ssize_t word, Sums *sums)
 {
     memset(sums, 0, sizeof(*sums));
     for (int number = row->first; number >= 0; number = self->parts[number].next) {
@@ -263,12 +252,12 @@ write_text_row(Writer *writer, const Family *family, const Variant *variant, Byt
     const WrittenExemplar *exemplar = exemplar_of(writer, family, row);
     const Line *line = variant->lines;
     if (!is_histogram(family)) {
-        write_line(writer, line, labels, number_of(writer->records, row, family->number, variant->word), exemplar);
+        write_line(writer, line, labels, records_number(writer->records, row, family->number, variant->word), exemplar);
         return;
     }
     const Shape *shape = shape_of(writer, family);
     Sums sums;
-    add_up(writer->records, row, shape, variant->word, &sums);
+    records_add_up(writer->records, row, shape, variant->word, &sums);
     Wide count = 0;
     for (int bucket = 0; bucket < shape->buckets; bucket++) {
         count += sums.classic[bucket];
@@ -408,7 +397,7 @@ put_histogram(Writer *writer, const Family *family, const Row *row, Py_ssize_t w
 {
     const Shape *shape = shape_of(writer, family);
     Sums sums;
-    add_up(writer->records, row, shape, word, &sums);
+    records_add_up(writer->records, row, shape, word, &sums);
     Wide count = 0;
     for (int bucket = 0; bucket < shape->buckets; bucket++) {
         count += sums.classic[bucket];
@@ -437,7 +426,7 @@ write_protobuf_row(Writer *writer, const Family *family, const Variant *variant,
         put_histogram(writer, family, row, variant->word, exemplar);
     }
     else {
-        put_double(&writer->value, 1, number_of(writer->records, row, family->number, variant->word));
+        put_double(&writer->value, 1, records_number(writer->records, row, family->number, variant->word));
         if (exemplar != NULL && exemplar->content.length) {
             put_field(&writer->value, 2, exemplar->content);
         }
