@@ -19,6 +19,7 @@ from aiometrics.exposition.metrics import METRICS, Metric
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
 TESTS = sorted((RULES / "tests").glob("*.yml"))
+NATIVE_TESTS = sorted((RULES / "tests" / "prometheus3").glob("*.yml"))
 RUNBOOK_URL = "https://github.com/aiometrics/aiometrics/blob/main/docs/runbooks.md"
 TARGET_LABELS = {"job", "instance", "pod", "le"}
 
@@ -155,6 +156,25 @@ def test_rules_pass_their_unit_tests(binary: Callable[..., str], path: Path) -> 
             )
         pytest.skip(f"{program} is not of Prometheus 2")
     promtool(lambda _: program, "test", "rules", str(path))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("path", NATIVE_TESTS, ids=lambda path: path.name.partition(".")[0])
+def test_rules_read_native_histograms(binary: Callable[..., str], path: Path) -> None:
+    """They record the same, and alerts say the same, where there are no classic series."""
+    promtool(lambda _: binary("promtool", "/opt/debian-forky/bin"), "test", "rules", str(path))
+
+
+def test_each_histogram_that_is_recorded_is_tested_as_a_native_one() -> None:
+    """The series by bucket are of classic ones only."""
+    tested = {
+        name
+        for path in NATIVE_TESTS
+        for case in load(path)["tests"]
+        for test in case.get("promql_expr_test", ())
+        for name in names_in(test["expr"])
+    }
+    assert tested == {name for name, rule in RECORDS.items() if "histogram_" in rule["expr"]}
 
 
 @pytest.mark.parametrize("alert", ALERTS)
