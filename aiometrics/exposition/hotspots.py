@@ -12,6 +12,7 @@ from operator import lt, sub
 from typing import NamedTuple, TypeVar
 
 from aiometrics.exposition.idle_waits import of_no_library, waits_for_work
+from aiometrics.exposition.stuck import Judge
 from aiometrics.exposition.text_table import GAP, NameColumn, NumberColumn, ascii_name, format_table
 from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import (
@@ -26,9 +27,6 @@ from aiometrics.pages.snapshot import (
 
 #: Suspensions younger than this are not stuck and not listed.
 STUCK_AGE_NS = 1_000_000_000
-#: A suspension that is this many times older than the mean wait of its yield point is listed before
-#: those that are merely old.
-SUSPECT_RATIO = 20.0
 
 #: Columns of the table: the fewest, those without a terminal, and the most.
 _MIN_WIDTH, _DEFAULT_WIDTH, _MAX_WIDTH = 80, 120, 140
@@ -107,13 +105,16 @@ class Waiter(Place):
 class Stuck(Place):
     """The oldest suspension at one yield point.
 
-    ``ratio`` is its age over the mean of all waits that ended there, or ``None`` if none did.
+    ``ratio`` is its age over the mean of all waits that ended there, or ``None`` if none did. It is
+    ``stuck`` as the alert ``AsyncioAwaitStuck`` means it, or at least ``unusual``, or merely old.
     """
 
     age_ns: int
     mean_ns: float
     ratio: float | None
     suspended: int
+    unusual: bool = False
+    stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +231,9 @@ def find_hotspots(
     gained = _gain(snapshot, since) if since else snapshot
     interval_ns = snapshot.taken_ns - since.taken_ns if since else 0
     loops_ns = _loops_ns(gained, interval_ns)
+    judge = Judge(snapshot.taken_ns, snapshot.coroutines, of_library)
     stuck = (
-        _stuck(point, snapshot.taken_ns)
+        _stuck(point, snapshot.taken_ns, judge)
         for point in snapshot.yield_points
         if point.oldest_suspension_ns
     )
@@ -394,15 +396,21 @@ def _waiter(point: YieldPoint) -> Waiter:
     return Waiter(*point.labels, waits.mean_ns, waits.count, point.suspended, point.wait_max_ns)
 
 
-def _stuck(point: YieldPoint, now_ns: int) -> Stuck:
+def _stuck(point: YieldPoint, now_ns: int, judge: Judge) -> Stuck:
     age_ns, mean_ns = now_ns - point.oldest_suspension_ns, point.waits.mean_ns
     return Stuck(
-        *point.labels, age_ns, mean_ns, age_ns / mean_ns if mean_ns else None, point.suspended
+        *point.labels,
+        age_ns,
+        mean_ns,
+        age_ns / mean_ns if mean_ns else None,
+        point.suspended,
+        judge.is_unusual(point),
+        judge.is_stuck(point),
     )
 
 
 def _suspicion(row: Stuck) -> tuple[float, ...]:
-    return (row.ratio is not None and row.ratio >= SUSPECT_RATIO, row.age_ns)
+    return (row.stuck, row.unusual, row.age_ns)
 
 
 def _endings(entry: Coroutine) -> Endings:

@@ -15,6 +15,7 @@ from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.exposition.families import ExporterInfo
 from aiometrics.exposition.idle_waits import of_no_library, waits_for_work
+from aiometrics.exposition.stuck import Judge
 from aiometrics.pages.snapshot import (
     Chain,
     Coroutine,
@@ -71,11 +72,14 @@ class LiveView:
         }
 
     def _tables(self, snapshot: Snapshot) -> dict[str, Iterable[Row]]:
-        now_ns = snapshot.taken_ns
+        judge = Judge(snapshot.taken_ns, snapshot.coroutines, self.of_library)
         return {
             "loops": map(_loop, snapshot.loops),
             "held": map(_held, snapshot.held),
-            "yield_points": (self._yield_point(point, now_ns) for point in snapshot.yield_points),
+            "yield_points": (
+                self._yield_point(point, snapshot.taken_ns, judge)
+                for point in snapshot.yield_points
+            ),
             "segment_paths": map(_segment_path, snapshot.segment_paths),
             "chains": map(_chain, snapshot.chains),
             "coroutines": map(_coroutine, snapshot.coroutines),
@@ -83,7 +87,7 @@ class LiveView:
             "request_waits": map(_request_wait, snapshot.request_waits),
         }
 
-    def _yield_point(self, point: YieldPoint, now_ns: int) -> Row:
+    def _yield_point(self, point: YieldPoint, now_ns: int, judge: Judge) -> Row:
         since_ns = point.oldest_suspension_ns
         return {
             "coroutine": encodable(point.coroutine),
@@ -98,6 +102,8 @@ class LiveView:
             "suspended": point.suspended,
             "oldest_suspension_seconds": _seconds(now_ns - since_ns) if since_ns else None,
             "waits_for_work": waits_for_work(point, self.of_library),
+            "unusual": judge.is_unusual(point),
+            "stuck": judge.is_stuck(point),
         }
 
 

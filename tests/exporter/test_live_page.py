@@ -300,6 +300,7 @@ def ten_seconds() -> Snapshot:
         coroutines=(
             coroutine("shop.mail", wall={"completed": histogram(11), "failed": histogram(5)}),
             coroutine("shop.ask", wall={"completed": histogram(19), "cancelled": histogram(13)}),
+            coroutine("shop.settle", wall={"completed": histogram(0, 100)}),
         ),
         requests=(
             request(

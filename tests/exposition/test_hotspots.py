@@ -246,28 +246,27 @@ def test_waiters_are_ordered_by_mean_wait() -> None:
 
 
 def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
-    """Waits 20 times older than usual at their place come first.
+    """What the alert would call stuck comes first, then what few others show to be unusual.
 
     Older waits, at places where that is normal or unknown, follow.
     """
     points = [
         suspended("forever by design", 900 * S),
         suspended("as usual", 30 * S, waits=3, waited_ns=90 * S),
-        suspended("lost", 5 * S, tasks=2, waits=10, waited_ns=100 * MS),
-        suspended("just under", 20 * S - 1, waits=1, waited_ns=S),
-        suspended("just over", 20 * S, waits=1, waited_ns=S),
+        suspended("lost", 5 * S, tasks=2, waits=100, waited_ns=S),
+        suspended("just under", 20 * S, waits=1, waited_ns=S),
+        suspended("just over", 20 * S + 1, waits=1, waited_ns=S),
     ]
-    stuck = find_hotspots(snapshot(*points)).stuck
-    assert ["just over", "lost", "forever by design", "as usual", "just under"] == [
+    ended = coroutine("shop.orders.handle", wall={"completed": histogram(100)})
+    stuck = find_hotspots(replace(snapshot(*points), coroutines=(ended,))).stuck
+    assert ["lost", "just over", "forever by design", "as usual", "just under"] == [
         row.yield_point for row in stuck
     ]
-    assert (
-        Stuck("shop.orders.handle", "lost", "asyncio.sleep", 5 * S, 10.0 * MS, 500.0, 2) == stuck[1]
-    )
-    assert (
-        Stuck("shop.orders.handle", "forever by design", "asyncio.sleep", 900 * S, 0.0, None, 1)
-        == stuck[2]
-    )
+    lost = ("shop.orders.handle", "lost", "asyncio.sleep", 5 * S, 10.0 * MS, 500.0, 2)
+    assert Stuck(*lost, unusual=True, stuck=True) == stuck[0]
+    assert (stuck[1].unusual, stuck[1].stuck) == (True, False)
+    old = ("shop.orders.handle", "forever by design", "asyncio.sleep", 900 * S, 0.0, None, 1)
+    assert Stuck(*old) == stuck[2]
 
 
 def test_younger_than_a_second_is_not_stuck() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from support.samples import FACTS, request, shop, yield_point
+from support.samples import FACTS, coroutine, histogram, request, shop, yield_point
 
 from aiometrics.exposition.live import LiveView
 from aiometrics.pages.snapshot import Chain, RequestWait, Running, SegmentPath, Snapshot
@@ -100,6 +100,18 @@ def test_waits_for_work_are_told_apart() -> None:
     view = LiveView(lambda place: place.startswith("aiohttp/"))
     rows = document(Snapshot(S, yield_points=points), view)["yield_points"]
     assert [True, True, False] == [row["waits_for_work"] for row in rows]
+
+
+def test_stuck_tasks_are_told_apart() -> None:
+    """A program that reads the numbers need not judge itself."""
+    point = yield_point(
+        waits=histogram(100, sum_ns=S), suspended=1, oldest_suspension_ns=S, wait_max_ns=S
+    )
+    ended = coroutine(point.coroutine, wall={"completed": histogram(100)})
+    for coroutines, stuck in (((ended,), True), ((), False)):
+        seen = Snapshot(9 * S, yield_points=(point,), coroutines=coroutines)
+        (row,) = document(seen)["yield_points"]
+        assert (True, stuck) == (row["unusual"], row["stuck"])
 
 
 def test_many_rows_are_written_in_slices() -> None:

@@ -25,8 +25,7 @@ const CPU_SHORT = 0.2;
 const LOOK_SECONDS = 0.05;
 const MOSTLY_BLOCKS = 0.2;
 const LONG_RUN_SECONDS = 0.05;
-const STUCK_SECONDS = 5;
-const STUCK_RATIO = 10;
+const LISTED_SECONDS = 5;
 const QUEUE = /\b(Semaphore|BoundedSemaphore|Lock|Condition|_ContextManagerMixin)\b/;
 const QUEUED_SECONDS = 0.02;
 const TINY_PER_SECOND = 500;
@@ -135,14 +134,14 @@ function runSeconds(gain, { coroutine, held_at }) {
 }
 
 function stuck(latest) {
-  return stuckRows(latest).filter((row) => row.ratio >= STUCK_RATIO).map((row) => ({
-    kind: "stuck",
-    tone: "bad",
+  return stuckRows(latest).filter((row) => row.unusual).map((row) => ({
+    kind: row.stuck ? "stuck" : "long wait",
+    tone: row.stuck ? "bad" : "warn",
     text: `${tasks(row.suspended)} here for ${row.awaits}, the oldest for ${duration(row.age)}; usually it takes ${duration(row.mean)}.`,
     place: row.yield_point,
     awaits: row.awaits,
     coroutine: row.coroutine,
-    weight: 70 + Math.min(20, row.ratio / 10),
+    weight: (row.stuck ? 70 : 50) + Math.min(20, row.ratio / 10),
   }));
 }
 
@@ -151,13 +150,13 @@ const tasks = (count) => (count === 1 ? "1 task waits" : `${count} tasks wait`);
 /** Where tasks have waited for long, and for how many times as long as others before. */
 export function stuckRows(latest) {
   return latest.yield_points
-    .filter((row) => row.oldest_suspension_seconds >= STUCK_SECONDS && !row.waits_for_work)
+    .filter((row) => row.oldest_suspension_seconds >= LISTED_SECONDS && !row.waits_for_work)
     .map((row) => {
       const mean = row.waits.count ? row.waits.sum_seconds / row.waits.count : 0;
       const age = row.oldest_suspension_seconds;
       return { ...row, key: keyOf(row), age, mean, ratio: mean ? age / mean : null };
     })
-    .sort((one, two) => (two.ratio >= STUCK_RATIO) - (one.ratio >= STUCK_RATIO) || two.age - one.age);
+    .sort((one, two) => two.stuck - one.stuck || two.unusual - one.unusual || two.age - one.age);
 }
 
 function queues(gain, points, seconds) {
