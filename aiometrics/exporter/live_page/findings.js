@@ -103,6 +103,7 @@ function holding(gain) {
   const blocked = new Map(gain.blocks.map((row) => [row.place, row.samples]));
   return gain.held.filter((row) => !isPseudo(row.held_at)).flatMap((row) => {
     const share = row.active / gain.loopSeconds;
+    if (share < BLOCKS) return [];
     const run = runSeconds(gain, row);
     const blocks = run >= LONG_RUN_SECONDS
       || (blocked.get(row.held_at) ?? 0) * LOOK_SECONDS >= MOSTLY_BLOCKS * row.active;

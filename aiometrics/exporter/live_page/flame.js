@@ -5,17 +5,19 @@
 const DRAWN_MS = 2000;
 
 export class FlameGraph {
-  #parent; #details; #reset; #graph; #zoomed = false; #drawnAt = -Infinity; #shown = ""; #tree;
+  #parent; #details; #reset; #graph; #zoomed = false; #visible = false; #drawnAt = -Infinity; #shown = ""; #tree;
 
   constructor(parent, details, reset) {
     [this.#parent, this.#details, this.#reset] = [parent, details, reset];
+    new IntersectionObserver((entries) => { this.#visible = entries.at(-1).isIntersecting; }).observe(parent);
   }
 
-  /** Draws the tree of a function, unless it was drawn a moment ago or somebody looks at it. */
+  /** Draws the tree of a function, unless it was a moment ago, nobody can see it, or somebody looks at it. */
   show(treeOf, { kind: of, differs, search, describe }) {
     const kind = `${of} ${differs} ${search}`;
     const looks = this.#zoomed || this.#parent.contains(document.activeElement) || this.#parent.matches(":hover");
-    if (kind === this.#shown && (looks || performance.now() - this.#drawnAt < DRAWN_MS)) return;
+    const recent = performance.now() - this.#drawnAt < DRAWN_MS;
+    if (kind === this.#shown && (looks || recent || !this.#visible)) return;
     this.#shown = kind;
     this.#drawnAt = performance.now();
     this.#tree = treeOf();

@@ -11,6 +11,8 @@ const ASK_MS = 700;
 const SILENT_MS = 3000;
 const SILENT_ASK_MS = 2000;
 const ROWS = 10;
+// What is shown is brought up to date for so long in one frame, so that frames are on time.
+const SLICE_MS = 6;
 const TASKS = 6;
 const NOTES = {
   held: "Coroutine of the task, line that held the loop, what it called. Sampled.",
@@ -39,7 +41,7 @@ async function ask() {
       history.add(await response.json());
       state.answeredAt = performance.now();
       state.failure = "";
-      if (!state.paused) show();
+      if (!state.paused) await show();
     } catch (error) {
       state.failure = String(error.message ?? error);
     }
@@ -68,24 +70,45 @@ function choose(from, to) {
 
 const clock = (time) => new Date(time * 1000).toLocaleTimeString("en-GB");
 
+let parts = [];
+let shown = Promise.resolve();
+
+/** Brings the page up to date, a part after the other; what is being shown is left for the newer. */
 function show() {
-  if (!history.latest) return;
+  if (!history.latest) return shown;
   const gain = history.gained(...interval());
   state.gain = gain;
   const { latest } = history;
-  showAlarm(latest);
-  showFindings(gain, latest);
-  showLoops(gain, latest);
-  showHeld(gain);
-  showStuck(latest);
-  showWaits(gain, latest);
-  showRequests(gain, latest);
-  showSegments(gain);
-  showFailures(gain, latest);
-  showFlame(gain, latest);
-  showComparison(gain);
-  chart.show(history);
-  showHealth(latest);
+  const idle = !parts.length;
+  parts = [
+    () => showAlarm(latest),
+    () => showComparison(),
+    () => showFindings(gain, latest),
+    () => showLoops(gain, latest),
+    () => chart.show(history),
+    () => showHeld(gain),
+    () => showFlame(gain, latest),
+    () => showStuck(latest),
+    () => showWaits(gain, latest),
+    () => showRequests(gain, latest),
+    () => showSegments(gain),
+    () => showFailures(gain, latest),
+    () => showHealth(latest),
+  ];
+  if (idle) shown = showParts();
+  return shown;
+}
+
+async function showParts() {
+  try {
+    while (parts.length) {
+      const began = performance.now();
+      do parts.shift()(); while (parts.length && performance.now() - began < SLICE_MS);
+      if (parts.length) await new Promise(requestAnimationFrame);
+    }
+  } finally {
+    parts = [];
+  }
 }
 
 function showState() {
@@ -124,7 +147,7 @@ function showFindings(gain, latest) {
   const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   list.replaceChildren(...found.slice(0, 8).map((row) => {
     const card = element("li", { class: row.tone }, element("span", { class: "kind" }, row.kind));
-    const why = element("span", { class: "why" }, [row.text, row.kind === "stuck" ? requestsOfStuck.text(row) : ""].join(" ").trim());
+    const why = element("span", { class: "why" }, [row.text, row.kind === "stuck" || row.kind === "long wait" ? requestsOfStuck.text(row) : ""].join(" ").trim());
     if (!row.place) {
       card.append(why);
       return card;

@@ -58,7 +58,9 @@ const classOf = (column) => [column.name ? "name" : "number", column.wide ? "wid
 function fill(held, row, columns) {
   held.row = row;
   columns.forEach((column, number) => {
-    const shown = column.node ? column.node(row) : element("span", {}, ...(column.name ? breakable(column.text(row)) : [column.text(row)]));
+    const text = column.node ? null : column.text(row);
+    if (text !== null && held.texts[number] === text) return;
+    const shown = column.node ? column.node(row) : element("span", {}, ...(column.name ? breakable(text) : [text]));
     if (held.texts[number] === shown.textContent) return;
     held.texts[number] = shown.textContent;
     let content = shown;
