@@ -43,6 +43,12 @@ def is_interrupt(error: BaseException) -> bool:
     return not isinstance(error, Exception) or from_signal(error)
 
 
+def pass_on(error: BaseException) -> None:
+    """Raise an exception again if a handler of a signal raised it."""
+    if from_signal(error):
+        raise error
+
+
 def _shows_handler(traceback: TracebackType | None) -> bool:
     while traceback is not None and traceback.tb_next is not None:
         interrupted, traceback = traceback.tb_frame, traceback.tb_next
@@ -74,8 +80,8 @@ class InternalErrors:
         The log line names the ``outcome`` for the probe. An exception that a handler of a signal
         raised is the application's: it is raised again, and nothing else is.
         """
-        if isinstance(error, Exception) and from_signal(error):
-            raise error
+        if isinstance(error, Exception):
+            pass_on(error)
         with self._lock:
             self._counts[probe] += 1
             first = self._counts[probe] == 1

@@ -57,7 +57,10 @@ class InstalledHooks:
         tasks = c_hooks(core, self._loops.recorder_of) or python_hooks(self._trace)
         running = RunningLoopHook(self._loop_started, self._loop_stopped)
         collections = GarbageCollectionHook(
-            self._loops.stats_of, self._clock, self._internal_errors
+            self._loops.stats_of,
+            self._clock,
+            self._internal_errors,
+            self._implementation.deferring,
         )
         for hook in (
             *tasks,

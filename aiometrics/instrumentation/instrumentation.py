@@ -101,7 +101,9 @@ class Instrumentation:
         ]
         #: Called when a loop is about to be traced.
         self.on_loop: Callable[[], None] = _do_nothing
-        self._loops = TracedLoops(self._slot_pool, self.internal_errors, self._attach)
+        self._loops = TracedLoops(
+            self._slot_pool, self.internal_errors, self._attach, implementation.deferring
+        )
         self._hooks = InstalledHooks(self._loops, implementation, clock, self.internal_errors)
         self._snapshots = Snapshots(
             self._loops,

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from aiometrics.base.internal_errors import pass_on
+
 
 class ExecutorState(NamedTuple):
     """The number of threads that an executor has started, and of the calls that wait for one."""
@@ -48,7 +50,8 @@ def executor_state(loop: Any) -> ExecutorState | None:
     """
     try:
         executor = _uvloop_executor(loop) if is_uvloop(loop) else loop._default_executor
-    except Exception:  # noqa: BLE001 - a loop of an unknown kind
+    except Exception as error:  # noqa: BLE001 - a loop of an unknown kind
+        pass_on(error)
         return None
     if executor is None:
         return ExecutorState(0, 0)
@@ -61,7 +64,8 @@ def _count(ask: Callable[[], Any]) -> int | None:
     """Return what ``ask()`` returns if that is a count. Code of unknown loops may do anything."""
     try:
         number = ask()
-    except Exception:  # noqa: BLE001 - an attribute that is missing or odd
+    except Exception as error:  # noqa: BLE001 - an attribute that is missing or odd
+        pass_on(error)
         return None
     return number if type(number) is int and number >= 0 else None
 

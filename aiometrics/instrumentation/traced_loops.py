@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors, is_interrupt
+from aiometrics.base.internal_errors import OFF_FOR_LOOP, InternalErrors, is_interrupt, pass_on
 from aiometrics.instrumentation.hooks.timing import LoopTiming
 from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.slots import Slot, SlotPool
@@ -44,6 +44,7 @@ class TracedLoops:
     """The loops that were chosen, or every loop of the process.
 
     When a chosen loop is first seen, ``attach(known_loop, loop)`` adds the objects that measure it.
+    The interpreter drops what is raised when a loop is collected, so that is ``deferring``.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class TracedLoops:
         slot_pool: SlotPool,
         internal_errors: InternalErrors,
         attach: Callable[[KnownLoop, Any], None],
+        deferring: Callable[[Callable[..., Any]], Callable[..., Any]],
     ) -> None:
         self._slot_pool = slot_pool
         self._internal_errors = internal_errors
         self._attach = attach
+        self._deferring = deferring
         #: By the id of the loop. Garbage collection may remove an entry at any moment, so iterate
         #: over a copy.
         self._known: dict[int, KnownLoop] = {}
@@ -174,12 +177,14 @@ class TracedLoops:
         with self.lock:
             number = id(loop)
             known = self._known[number] = KnownLoop(
-                _reference(loop, lambda _: self._on_collected(number))
+                _reference(loop, self._deferring(lambda _: self._on_collected(number)))
             )
             try:
                 self.sweep()
                 if self._is_chosen(loop):
                     self._attach(known, loop)
+            except (RecursionError, MemoryError):
+                self._on_collected(number)  # likewise: the application has used up its stack
             except BaseException as error:
                 if is_interrupt(error):
                     self._on_collected(number)  # so that it is adopted when it is next seen
@@ -218,7 +223,8 @@ def _is_closed(loop: Any) -> bool:
     """Return whether a loop is closed. One that cannot say may still run."""
     try:
         return bool(loop.is_closed())
-    except Exception:  # noqa: BLE001 - code of a loop of an unknown kind
+    except Exception as error:  # noqa: BLE001 - code of a loop of an unknown kind
+        pass_on(error)
         return False
 
 

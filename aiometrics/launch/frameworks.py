@@ -54,8 +54,8 @@ def _patch_aiohttp(module: ModuleType) -> None:
         from aiometrics.integrations.aiohttp import request_middleware  # noqa: PLC0415 - see above
 
         ours: Any = request_middleware()
-        known = [getattr(each, "__code__", None) for each in self.middlewares]
-        if not self.pre_frozen and ours.__code__ not in known:
+        has_it = any(getattr(each, "__code__", None) is ours.__code__ for each in self.middlewares)
+        if not self.pre_frozen and not has_it:
             self.middlewares.insert(0, ours)
         original(self)
 

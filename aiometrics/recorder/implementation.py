@@ -16,6 +16,7 @@ from aiometrics.pages.page import PYTHON_COPYING, Copying
 from aiometrics.pages.records import Records
 from aiometrics.recorder import recorder
 from aiometrics.recorder.c_constants import DIGEST
+from aiometrics.recorder.deferred import deferring
 from aiometrics.recorder.sampler import Sampler
 from aiometrics.recorder.scope import RequestScope
 from aiometrics.recorder.stack import Frame, stack_of_thread
@@ -45,6 +46,9 @@ class Implementation:
     #: Returns the frames that a thread is executing, innermost first.
     stack_of_thread: Callable[[int], Sequence[Frame]]
     sampler: Any
+    #: Returns a function that calls another where the interpreter would drop what it raises; what a
+    #: handler of a signal raises meanwhile reaches the application.
+    deferring: Callable[[Callable[..., Any]], Callable[..., Any]]
     core: Any = None
 
     @property
@@ -92,6 +96,7 @@ _PYTHON = Implementation(
     HAND_OVER,
     stack_of_thread,
     Sampler,
+    deferring,
 )
 
 
@@ -146,6 +151,7 @@ def _load_core() -> Implementation | None:
         _core.HandOver(),
         _core.stack_of_thread,
         _core.Sampler,
+        _core.deferring,
         _core,
     )
 

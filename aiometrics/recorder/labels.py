@@ -28,8 +28,9 @@ E = TypeVar("E")
 class Labels:
     """The records of one page by their labels.
 
-    Nothing here raises, except for interrupts. An error in naming counts as an internal error of
-    the probe ``naming``, and new places then go to ``(other)``.
+    Nothing here raises, except for interrupts, and where the application has used up its stack or
+    its memory: then it is asked again another time. An error in naming counts as an internal error
+    of the probe ``naming``, and new places then go to ``(other)``.
     """
 
     def __init__(self, page: Page, places: Places, internal_errors: InternalErrors) -> None:
@@ -162,6 +163,8 @@ class Labels:
             return otherwise
         try:
             return question(*subjects)
+        except (RecursionError, MemoryError):  # the application has used up its stack or its memory
+            raise
         except Exception as error:  # noqa: BLE001 - naming must not break the task
             self._internal_errors.report(PROBE, error)
             return otherwise

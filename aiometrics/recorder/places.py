@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -42,6 +42,8 @@ _LAUNCHERS = frozenset(
 )
 #: Wrappers around wrappers that are looked through.
 _MAX_WRAPPERS = 16
+#: What is between the folders of a path, also of one from another system.
+_FOLDERS = re.compile(r"[/\\]")
 #: What an interactive interpreter calls the code that was typed into it.
 _TYPED_IN = ("<python-input-", "<ipython-input-")
 
@@ -113,7 +115,7 @@ def _module_of(obj: Any) -> str:
     """Return the module of a coroutine's code. Those of Cython keep its name themselves."""
     frame, code, module = frame_of(obj), code_of(obj), peek(obj, "__module__")
     if isinstance(module, str):
-        return module
+        return _without_folders(module)
     if frame is not None:
         code = frame.f_code
     return (
@@ -149,7 +151,7 @@ def relative_path(code: CodeType, module: str) -> str:
     cell = _cell(code.co_filename)
     if cell is not None:
         return cell
-    *folders, file = code.co_filename.replace(os.sep, "/").split("/")
+    *folders, file = _FOLDERS.split(code.co_filename)
     packages = (_main_module() if module == "__main__" else module).split(".")
     if file != "__init__.py":
         packages.pop()
@@ -187,13 +189,13 @@ def module_name(code: CodeType, module_globals: Mapping[str, Any]) -> str:
     return (
         _without_folders(name)
         if isinstance(name, str)
-        else os.path.basename(code.co_filename).partition(".")[0]
+        else _without_folders(code.co_filename).partition(".")[0]
     )
 
 
 def _without_folders(module: str) -> str:
     """Return the name of a module, of which a loader may have made the path of its file."""
-    return module.replace(os.sep, "/").rpartition("/")[2]
+    return _FOLDERS.split(module)[-1]
 
 
 class Places:

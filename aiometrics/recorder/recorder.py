@@ -26,6 +26,7 @@ from aiometrics.pages.layout import (
     FAILED,
     HEADER,
     LOOP,
+    OTHER_POINT_NODE,
     PATH_HASH,
     PATH_PROBES,
     SEGMENT_PATH,
@@ -35,6 +36,7 @@ from aiometrics.pages.layout import (
 from aiometrics.pages.page import Page
 from aiometrics.pages.snapshot import EAGER_CHILD, RAISE, RETURN
 from aiometrics.recorder import scope
+from aiometrics.recorder.deferred import deferred
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.locate import Locator
 from aiometrics.recorder.suspended import SuspendedTasks
@@ -44,6 +46,7 @@ T = TypeVar("T")
 
 PROBE = "recorder"
 _MASK = (1 << 64) - 1
+_NOWHERE = 0, OTHER_POINT_NODE
 SEED = 0x9E37_79B9_7F4A_7C15
 
 
@@ -103,7 +106,7 @@ class Recorder:
         if self.retired or not _is_coroutine(coro) or not self._sampled():
             return coro
         try:
-            record = self.named(self._locator.coroutine, coro)
+            record = self.named(0, self._locator.coroutine, coro)
             traced = TracedCoroutine(coro, self, record, self._clock())
         except (RecursionError, MemoryError):  # the application has used up its stack or its memory
             self.pass_interrupt()
@@ -159,7 +162,7 @@ class Recorder:
         try:
             since_ns, now = traced._since_ns, self._clock()
             point, node = self.named(
-                self._locator.suspension, traced._record, traced.__wrapped__, yielded
+                _NOWHERE, self._locator.suspension, traced._record, traced.__wrapped__, yielded
             )
             now = self._prepare(traced, since_ns, now)
             if self.retired:  # while the place was named; another loop may own the page by now
@@ -183,9 +186,8 @@ class Recorder:
         try:
             since_ns, now = traced._since_ns, self._clock()
             status = _status(error)
-            point = self.named(
-                self._labels.pseudo_point, traced._record, RETURN if status == COMPLETED else RAISE
-            )
+            name = RETURN if status == COMPLETED else RAISE
+            point = self.named(0, self._labels.pseudo_point, traced._record, name)
             now = self._prepare(traced, since_ns, now)
             if self.retired:
                 return
@@ -230,7 +232,7 @@ class Recorder:
             return
         try:
             since_ns, now = traced._since_ns, self._clock()
-            point = self.named(self._locator.callback, callback)
+            point = self.named(0, self._locator.callback, callback)
             now = self._prepare(traced, since_ns, now)
             if self.retired:
                 return
@@ -259,22 +261,27 @@ class Recorder:
         """Stop for good. Coroutines that are still traced run on untimed."""
         self.retired = True
 
-    def named(self, name: Callable[..., T], *subjects: Any) -> T:
+    def named(self, other: T, name: Callable[..., T], *subjects: Any) -> T:
         """Return the numbers that ``name`` gives, and put an interrupt aside that comes meanwhile.
 
         Naming takes long, for it asks about new code, and leaves nothing half done: it is repeated.
+        Where the application has used up its stack or its memory, they are those of ``other``.
         """
         try:
+            try:
+                return name(*subjects)
+            except BaseException as error:
+                if not is_interrupt(error):
+                    raise
+                self._interrupt = error
             return name(*subjects)
-        except BaseException as error:
-            if not is_interrupt(error):
-                raise
-            self._interrupt = error
-        return name(*subjects)
+        except (RecursionError, MemoryError):
+            return other
 
     def pass_interrupt(self) -> None:
         """Raise the interrupt that was put aside, now that nothing is half done."""
         interrupt, self._interrupt = self._interrupt, None
+        interrupt = interrupt or deferred()
         try:
             if interrupt is not None:
                 raise interrupt
@@ -402,7 +409,7 @@ class Recorder:
         """
         outer = traced._outer
         if outer is not None:
-            self.named(self._labels.pseudo_point, outer._record, EAGER_CHILD)
+            self.named(0, self._labels.pseudo_point, outer._record, EAGER_CHILD)
         return now if traced._since_ns == since_ns else self._clock()
 
     def _finish_segment(self, traced: TracedCoroutine, point: int, now: int) -> int:

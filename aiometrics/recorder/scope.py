@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from aiometrics.pages.layout import CALLBACKS, REQUEST, REQUEST_WAIT, SCOPE_ERRORS
+from aiometrics.recorder.deferred import deferring
 
 if TYPE_CHECKING:
     from aiometrics.recorder.recorder import Recorder
@@ -198,7 +199,7 @@ class RequestScope:
             return {}
         waited = [key for key, charge in self._charges.items() if charge[2]]
         locate = recorder._locator.request_wait
-        return {key: recorder.named(locate, self._record, key) for key in waited}
+        return {key: recorder.named(0, locate, self._record, key) for key in waited}
 
     def keep_timeline(self) -> None:
         """Keep each step of the tasks from now on, as far as there is room."""
@@ -224,6 +225,7 @@ class RequestScope:
     def abandoned(self) -> None:
         """Do nothing. Subclasses override it to learn that the scope will never be left."""
 
+    @deferring
     def __del__(self) -> None:
         if self._state == OPEN:
             self._abandon()

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from aiometrics.pages.layout import AT_START, OTHER_POINT_NODE
+from aiometrics.recorder.deferred import deferring
 
 if TYPE_CHECKING:
     from aiometrics.recorder.recorder import Recorder
@@ -127,6 +128,7 @@ class TracedCoroutine:
     def __await__(self) -> Any:
         return self.__wrapped__.__await__()
 
+    @deferring
     def __del__(self) -> None:
         if self._state in (NEW, SUSPENDED):
             self._recorder.lose(self)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiometrics.base.clock import SECOND_NS
+from aiometrics.base.internal_errors import pass_on
 from aiometrics.base.option_checks import LONGEST_SECONDS
 from aiometrics.pages.exemplar_table import WALL
 from aiometrics.pages.layout import CANCELLED, COMPLETED, FAILED, STATUSES
@@ -312,6 +313,7 @@ def leave(left: Request, status: int = COMPLETED) -> None:
 
 
 def _report(binding: LoopBinding | None, error: Exception) -> None:
+    pass_on(error)
     if binding is not None:
         binding.internal_errors.report(PROBE, error)
 
@@ -347,5 +349,6 @@ def text(given: object, longest: int) -> str:
     """The first ``longest`` characters of ``given`` as text, whatever its ``__str__`` does."""
     try:
         return str.__getitem__(str(given), slice(longest))
-    except Exception:  # noqa: BLE001 - anything may be given, and its __str__ may do anything
+    except Exception as error:  # noqa: BLE001 - anything may be given, and its __str__ may do anything
+        pass_on(error)
         return f"({type(given).__name__})"[:longest]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import pytest
 from support.tracing import every_loop
@@ -15,6 +18,7 @@ from support.tracing import every_loop
 from aiometrics import request
 from aiometrics.pages.page import Page
 from aiometrics.recorder import callback
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from aiometrics.recorder.places import Places
 from aiometrics.requests.exemplars import Exemplars
 
@@ -143,3 +147,64 @@ def test_what_a_signal_raises_in_our_code_comes_out_and_changes_nothing_else(
         point.yield_point for point in seen.yield_points_of("new_code.work")
     }
     assert 0 == sum(entry.live for entry in seen.coroutines)
+
+
+def is_ours(frame: FrameType | None) -> bool:
+    """Whether what runs is our code, or was called by it."""
+    while frame is not None and frame.f_code.co_filename not in ("/srv/new_code.py", __file__):
+        if frame.f_globals.get("__name__", "").startswith("aiometrics."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+class Alarms:
+    """Signals that arrive all the time. Where our code runs, their handler raises, once a run."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.raised: list[BaseException] = []
+        self.dropped: list[BaseException | None] = []
+
+    def __enter__(self) -> Self:
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._drop
+        self._handler = signal.signal(signal.SIGALRM, self._too_late)
+        self._threshold = gc.get_threshold()
+        gc.set_threshold(20)  # the collector calls our code
+        signal.setitimer(signal.ITIMER_REAL, 20e-6, 20e-6)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.set_threshold(*self._threshold)
+        signal.signal(signal.SIGALRM, self._handler)
+        sys.unraisablehook = self._hook
+
+    def _drop(self, what: Any) -> None:
+        self.dropped.append(what.exc_value)
+
+    def _too_late(self, _: int, frame: FrameType | None) -> None:
+        if self.armed and is_ours(frame):
+            self.armed = False
+            self.raised.append(TooLateError(len(self.raised)))
+            raise self.raised[-1]
+
+
+#: How many exceptions handlers raise at moments that nobody chose.
+MANY = 100
+
+
+@pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the recorder in Python is interrupted too")
+def test_nothing_that_a_signal_raises_is_lost_wherever_it_arrives() -> None:
+    """It comes out in the program, once, and recording goes on."""
+    found: list[BaseException] = []
+    with every_loop("c"), Alarms() as alarms:
+        while len(alarms.raised) < MANY:
+            program = Program()
+            alarms.armed = True
+            program.run()
+            alarms.armed = False
+            program.close()
+            found += program.errors
+        assert [] == alarms.dropped
+        assert alarms.raised == found

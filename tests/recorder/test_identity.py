@@ -7,10 +7,12 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from aiometrics.launch import frameworks
 from aiometrics.testing import traced_loop
 
 #: A handler as people copy it, with nothing in it that tells one module from the other.
@@ -123,3 +125,29 @@ def test_types_are_not_compared_by_their_own_code(implementation: str) -> None:
     assert "Callback" in {
         point.yield_point.rpartition(".")[2] for point in seen.yield_points_of("(callback)")
     }
+
+
+def test_a_copy_of_our_middleware_is_not_ours() -> None:
+    """Its code is equal, and it may do anything else: it is in another module."""
+    pytest.importorskip("aiohttp")
+    from aiometrics.integrations import aiohttp as ours
+
+    copy: dict[str, Any] = {"__name__": "copied"}
+    source = Path(ours.__file__).read_text(encoding="utf-8")
+    exec(compile(source, "/srv/copied.py", "exec", dont_inherit=True), copy)  # noqa: S102
+    copied = copy["request_middleware"]()
+    assert copied.__code__ == ours.request_middleware().__code__  # type: ignore[attr-defined]
+
+    class Application:
+        pre_frozen = False
+
+        def __init__(self) -> None:
+            self.middlewares = [copied]
+
+        def pre_freeze(self) -> None:
+            pass
+
+    frameworks._patch_aiohttp(SimpleNamespace(Application=Application))  # type: ignore[arg-type]
+    application = Application()
+    application.pre_freeze()
+    assert 2 == len(application.middlewares)

@@ -665,6 +665,16 @@ def test_a_package_is_shown_by_its_init_file(implementation: str) -> None:
     )
 
 
+def test_a_path_of_another_system_is_not_shown_whole(implementation: str) -> None:
+    """Code can be compiled on Windows and run elsewhere."""
+    namespace: dict[str, Any] = {"__name__": "shop.db", "asyncio": asyncio}
+    source = "async def fetch():\n    await asyncio.sleep(1)\n"
+    exec(compile(source, r"C:\srv\app\shop\db.py", "exec"), namespace)  # noqa: S102
+    assert [("shop/db.py:2 fetch", "asyncio.sleep")] == awaits(
+        record(implementation, namespace["fetch"]()), "shop.db.fetch"
+    )
+
+
 @pytest.mark.parametrize(
     ("module", "path"),
     [

@@ -19,7 +19,7 @@ class GarbageCollectionHook:
     """A callback of the garbage collector.
 
     ``stats_of(loop)`` returns the statistics of a traced loop, or ``None``. It must not take a
-    lock.
+    lock. The collector drops what its callbacks raise, so they are ``deferring``.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class GarbageCollectionHook:
         stats_of: Callable[[Any], LoopStats | None],
         clock: Clock,
         internal_errors: InternalErrors,
+        deferring: Callable[[Callable[..., Any]], Callable[..., Any]],
     ) -> None:
         self._stats_of = stats_of
         self._clock = clock
@@ -34,7 +35,7 @@ class GarbageCollectionHook:
         self._pid = os.getpid()
         # One collection runs at a time, and from start to stop in one thread.
         self._since_ns: int | None = None
-        self._callback = self._on_collection
+        self._callback = deferring(self._on_collection)
 
     def install(self) -> None:
         """Register the callback."""

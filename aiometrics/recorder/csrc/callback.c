@@ -69,7 +69,7 @@ protocol_type(Recorder *self, PyObject *receiver)
     }
     PyObject *protocol = PyObject_GetAttr(receiver, protocol_name);
     if (protocol == NULL) {
-        PyErr_Clear();
+        error_clear();
         return Py_NewRef(Py_None);
     }
     PyObject *type = protocol == Py_None ? Py_None : (PyObject *)Py_TYPE(protocol);

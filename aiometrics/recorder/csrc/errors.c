@@ -30,19 +30,35 @@ error_report(PyObject *internal_errors, const char *probe, PyObject *error)
 {
     PyObject *subject = error == NULL ? Py_None : error;
     PyObject *reported = PyObject_CallMethod(internal_errors, "report", "sOs", probe, subject, OFF_FOR_LOOP);
-    if (reported == NULL) {
-        PyErr_Clear();
-    }
+    PyObject *raised = reported == NULL ? error_taken() : NULL;
     Py_XDECREF(reported);
+    if (raised != NULL && raised != error) { /* else it is the application's, to whom our caller gives it */
+        PyErr_SetObject((PyObject *)Py_TYPE(raised), raised);
+        error_clear();
+    }
+    Py_XDECREF(raised);
 }
 
-/* Whether a function of aiometrics.base.internal_errors is true of the error. */
+int
+error_of_shortage(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_RecursionError) && !PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return 0;
+    }
+    PyErr_Clear();
+    return 1;
+}
+
+static int defer(PyObject *interrupt);
+
+/* Whether a function of aiometrics.base.internal_errors is true of the error. Only a handler of a
+   signal can raise meanwhile. */
 static int
 answers(PyObject *error, const char *function)
 {
     PyObject *answer = PyObject_CallMethod(errors_module, function, "O", error);
     int truth = answer == Py_True;
-    if (answer == NULL) {
+    if (answer == NULL && !error_of_shortage() && defer(error_taken()) < 0) {
         PyErr_Clear();
     }
     Py_XDECREF(answer);
@@ -96,6 +112,28 @@ error_deferred(void)
 {
     PyObject *interrupt = signal_taken();
     return interrupt != NULL && defer(interrupt) == 0;
+}
+
+void
+error_clear(void)
+{
+    if (PyErr_Occurred() && !error_deferred()) {
+        PyErr_Clear();
+    }
+}
+
+static PyObject *
+call_deferring(PyObject *function, PyObject *args)
+{
+    PyObject *result = PyObject_Call(function, args, NULL);
+    return result == NULL && error_deferred() ? Py_NewRef(Py_None) : result;
+}
+
+PyObject *
+errors_deferring(PyObject *Py_UNUSED(module), PyObject *function)
+{
+    static PyMethodDef deferring = {"deferring", call_deferring, METH_VARARGS, NULL};
+    return PyCFunction_New(&deferring, function);
 }
 
 PyObject *

@@ -26,6 +26,15 @@ PyObject *call_uninterrupted(PyObject *object, const char *method, const char *f
 /* Whether a handler of a signal raised the exception that is set, which then comes out likewise. */
 int error_deferred(void);
 
+/* Clears the exception that is set, if any; one that a handler of a signal raised comes out likewise. */
+void error_clear(void);
+
+/* Whether the exception that is set, which is cleared then, says that the application has used up its stack or its memory. */
+int error_of_shortage(void);
+
+/* deferring(function): a function that calls it, where the interpreter would drop what it raises. */
+PyObject *errors_deferring(PyObject *module, PyObject *function);
+
 int errors_init(void);
 
 #endif

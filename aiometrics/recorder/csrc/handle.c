@@ -2,6 +2,7 @@
    itself. */
 #include "handle.h"
 
+#include "errors.h"
 #include "hook.h"
 #include "recorder.h"
 
@@ -97,7 +98,7 @@ call_plain(PyObject *callback, PyObject *args, PyObject *context, PyObject *loop
 {
     Recorder *recorder = is_step(callback) ? NULL : hook_recorder_of(loop);
     if (recorder == NULL) {
-        return PyErr_Occurred() ? NULL : call_in(context, callback, args);
+        return PyErr_Occurred() && !error_of_shortage() ? NULL : call_in(context, callback, args);
     }
     PyObject *result = call_timed(recorder, context, callback, args);
     Py_DECREF(recorder);

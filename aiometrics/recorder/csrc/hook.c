@@ -1,5 +1,6 @@
 #include "hook.h"
 
+#include "errors.h"
 #include "patch.h"
 #include "roots.h"
 #include "slot.h"
@@ -187,7 +188,7 @@ hooked_init(PyObject *task, PyObject *args, PyObject *kwargs)
     PyObject *loop = kwargs == NULL ? NULL : PyDict_GetItemWithError(kwargs, hook.loop_name);
     Recorder *recorder = hook_recorder_of(loop == NULL ? Py_None : loop);
     if (recorder == NULL) {
-        return PyErr_Occurred() ? -1 : init(task, args, kwargs);
+        return PyErr_Occurred() && !error_of_shortage() ? -1 : init(task, args, kwargs);
     }
     PyObject *coro = PyTuple_GET_ITEM(args, 0);
     PyObject *offered = recorder_offer(recorder, coro);
@@ -199,6 +200,17 @@ hooked_init(PyObject *task, PyObject *args, PyObject *kwargs)
 
 /* --- the task that runs ------------------------------------------------------------------------------------------------------- */
 
+/* Nothing that it raises is the business of the step in whose middle it is called. */
+static void
+notice(PyObject *subject)
+{
+    PyObject *done = subject == NULL ? NULL : PyObject_CallOneArg(hook.notice, subject);
+    if (done == NULL) {
+        error_clear();
+    }
+    Py_XDECREF(done);
+}
+
 /* Tells once about tasks of a type that we do not see. */
 static void
 notice_foreign(PyObject *task)
@@ -207,7 +219,7 @@ notice_foreign(PyObject *task)
         return;
     }
     hook.noticed = Py_TYPE(task);
-    Py_XDECREF(PyObject_CallOneArg(hook.notice, (PyObject *)Py_TYPE(task)));
+    notice((PyObject *)Py_TYPE(task));
 }
 
 void
@@ -217,20 +229,22 @@ hook_notice_displaced(void)
     for (size_t place = 0; place < Py_ARRAY_LENGTH(constructors) && !hook.displacement_noticed; place++) {
         if (constructors[place]->applied && !patch_is_in_place(constructors[place])) {
             hook.displacement_noticed = 1;
-            PyObject *done = PyObject_CallFunction(hook.notice, "s", constructors[place]->name);
-            if (done == NULL) {
-                PyErr_Clear();
-            }
-            Py_XDECREF(done);
+            PyObject *name = PyUnicode_FromString(constructors[place]->name);
+            notice(name);
+            Py_XDECREF(name);
         }
     }
 }
 
-/* Whether a coroutine is the root of a task, found without code of the application. */
+/* Whether a coroutine is the root of a task, found without code of the application. The task is NULL if an exception is set. */
 static int
 is_root_of(PyObject *coro, PyObject *task)
 {
-    if (task == NULL || task == Py_None) {
+    if (task == NULL) {
+        error_clear();
+        return 0;
+    }
+    if (task == Py_None) {
         return 0;
     }
     if (!is_of(task, &hook.in_c) && !is_of(task, &hook.in_python)) {
@@ -238,7 +252,11 @@ is_root_of(PyObject *coro, PyObject *task)
         return 0;
     }
     PyObject *root = PyObject_GenericGetAttr(task, hook.coro_name);
-    Py_XDECREF(root); /* the task keeps it */
+    if (root == NULL) {
+        error_clear();
+        return 0;
+    }
+    Py_DECREF(root); /* the task keeps it */
     return root == coro;
 }
 
@@ -260,8 +278,8 @@ hook_is_current_root(PyObject *coro, PyObject **running)
 {
     PyObject *loop = hook.lookup == NULL ? NULL : PyObject_CallNoArgs(hook.get_running_loop);
     int found = loop != NULL && loop != Py_None && is_current_root(coro, loop);
-    if (PyErr_Occurred()) {
-        PyErr_Clear();
+    if (loop == NULL) {
+        error_clear();
     }
     *running = loop;
     return found;

@@ -1,5 +1,7 @@
 #include "loop_methods.h"
 
+#include "errors.h"
+
 typedef enum { RUN_FOREVER, CLOSE, METHODS } Method;
 
 static PyObject *run_forever(PyObject *loop, PyObject *ignored);
@@ -55,7 +57,7 @@ run_forever(PyObject *loop, PyObject *Py_UNUSED(ignored))
     if (tell("stopped", loop) < 0) {
         Py_CLEAR(result);
         if (type != NULL) {
-            PyErr_Clear(); /* the application's own exception goes first */
+            error_clear(); /* the application's own exception goes first */
         }
     }
     if (type != NULL) {

@@ -34,6 +34,7 @@ static PyMethodDef methods[] = {
     {"hook_methods", loop_methods_hook, METH_VARARGS, "hook_methods(loop_class, listener): tell the listener when its loops run, stop and are closed."},
     {"unhook_methods", loop_methods_unhook, METH_NOARGS, "unhook_methods(): restore the methods unless something else has replaced them since."},
 #endif
+    {"deferring", errors_deferring, METH_O, "deferring(function): a function that calls it, and defers what a handler of a signal raises meanwhile."},
     {"stack_of_thread", stack_of_thread, METH_O, "stack_of_thread(ident): the frames that a thread is executing, innermost first."},
     {"provide", copying_provide, METH_VARARGS, "provide(target, parts): have the memory of these parts ready."},
     {"copy_parts", copying_copy_parts, METH_VARARGS, "copy_parts(target, source, parts): copy these parts of a page at once."},

@@ -81,7 +81,7 @@ recorder_fail(Recorder *self)
         recorder_retire(self);
         PyObject *closed = PyObject_CallMethod(self->page_object, "close", NULL);
         if (closed == NULL) {
-            PyErr_Clear();
+            error_clear();
         }
         Py_XDECREF(closed);
         error_report(self->internal_errors, RECORDER_PROBE, error);
@@ -106,15 +106,23 @@ number_within(PyObject *answer, Py_ssize_t most)
     return (int32_t)number;
 }
 
+/* A record that was asked for, or (other) if the application has used up its stack or its memory: another one will be named. */
+static int32_t
+or_other(int32_t number)
+{
+    return number < 0 && error_of_shortage() ? 0 : number;
+}
+
 static int32_t
 pseudo_point(Recorder *self, int32_t record, PseudoPoint which)
 {
     int32_t *known = &self->pseudo[record][which];
-    if (*known < 0) {
-        PyObject *answer = call_uninterrupted(self->labels, "pseudo_point", "(is)", (int)record, pseudo_names[which]);
-        *known = number_within(answer, self->page.last_point);
+    if (*known >= 0) {
+        return *known;
     }
-    return *known;
+    PyObject *answer = call_uninterrupted(self->labels, "pseudo_point", "(is)", (int)record, pseudo_names[which]);
+    *known = number_within(answer, self->page.last_point);
+    return or_other(*known);
 }
 
 int32_t
@@ -127,7 +135,7 @@ recorder_request_wait(Recorder *self, int32_t request, int32_t point)
     }
     PyObject *answer = call_uninterrupted(self->labels, "request_wait", "(ii)", (int)request, (int)point);
     record = number_within(answer, self->page.last_request_wait);
-    return record < 0 || table_put(&self->request_waits, key, record) < 0 ? -1 : record;
+    return or_other(record < 0 || table_put(&self->request_waits, key, record) < 0 ? -1 : record);
 }
 
 /* --- what the page shows ------------------------------------------------------------------------------------------------------ */
@@ -347,7 +355,7 @@ leave(Recorder *self, Traced *traced, int64_t now)
     if (outer != NULL && self->current == traced) {
         int64_t paused_ns = now - outer->paused_ns;
         outer->since_ns += paused_ns;
-        waited(self, outer, self->pseudo[outer->record][AT_EAGER_CHILD], paused_ns);
+        waited(self, outer, Py_MAX(self->pseudo[outer->record][AT_EAGER_CHILD], 0), paused_ns);
     }
     unchain(self, traced);
 }
@@ -419,7 +427,7 @@ tell(Recorder *self, int32_t point, int64_t segment_ns)
     PyObject *done = args == NULL ? NULL : call_unseen(self->blocked, args);
     Py_XDECREF(args);
     Py_XDECREF(done);
-    return done == NULL && !error_deferred() ? -1 : 0;
+    return done == NULL && !error_deferred() && !error_of_shortage() ? -1 : 0;
 }
 
 int
@@ -463,7 +471,13 @@ suspend(Recorder *self, Traced *traced, PyObject *yielded)
         return -1;
     }
     Place place;
-    if (locate(self, traced, yielded, &place) < 0 || prepare(self, traced, place.point, since_ns, &now) < 0) {
+    if (locate(self, traced, yielded, &place) < 0) {
+        if (!error_of_shortage()) {
+            return -1;
+        }
+        place = (Place){.point = 0, .node = OTHER_POINT_NODE};
+    }
+    if (prepare(self, traced, place.point, since_ns, &now) < 0) {
         return -1;
     }
     page_begin(&self->page);
@@ -559,7 +573,7 @@ leave_callback(Recorder *self, Traced *frame, PyObject *callback)
     if (clock_read(self->clock, &now) < 0) {
         return -1;
     }
-    int32_t point = locate_callback(self, callback);
+    int32_t point = or_other(locate_callback(self, callback));
     if (prepare(self, frame, point, since_ns, &now) < 0) {
         return -1;
     }
@@ -651,7 +665,7 @@ is_coroutine(PyObject *object)
     int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
     Py_XDECREF(answer);
     if (truth < 0) {
-        PyErr_Clear();
+        error_clear();
     }
     return truth > 0;
 }
@@ -692,7 +706,7 @@ wrap(Recorder *self, PyObject *coro, int32_t record, int64_t created_ns)
 static PyObject *
 offer(Recorder *self, PyObject *coro)
 {
-    int32_t record = record_of(self, coro);
+    int32_t record = or_other(record_of(self, coro));
     int64_t now;
     if (record < 0 || clock_read(self->clock, &now) < 0) {
         return NULL;
@@ -724,9 +738,8 @@ recorder_offer(Recorder *self, PyObject *coro)
         return Py_NewRef(coro);
     }
     PyObject *offered = sampled(self) ? offer(self, coro) : leave_out(coro) < 0 ? NULL : Py_NewRef(coro);
-    if (offered == NULL && (PyErr_ExceptionMatches(PyExc_RecursionError) || PyErr_ExceptionMatches(PyExc_MemoryError))) {
-        PyErr_Clear(); /* the application has used up its stack or its memory: the task is adopted at its first step */
-        return Py_NewRef(coro);
+    if (offered == NULL && error_of_shortage()) {
+        return Py_NewRef(coro); /* it is adopted at its first step */
     }
     return offered != NULL ? offered : recorder_fail(self) < 0 ? NULL : Py_NewRef(coro);
 }
@@ -737,7 +750,7 @@ adopt(Recorder *self, PyObject *coro)
     if (!sampled(self)) {
         return leave_out(coro) < 0 ? NULL : &roots_left_out;
     }
-    int32_t record = record_of(self, coro);
+    int32_t record = or_other(record_of(self, coro));
     int64_t now;
     if (record < 0 || clock_read(self->clock, &now) < 0) {
         return NULL;

@@ -251,17 +251,6 @@ entry_of(Target *target, PyFrameObject *(*innermost)(unsigned long), int safe)
     return entry;
 }
 
-/* Whether the exception that is set, which is cleared then, is that the application has used up its stack or its memory: the sample waits. */
-static int
-must_wait(void)
-{
-    if (!PyErr_ExceptionMatches(PyExc_RecursionError) && !PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        return 0;
-    }
-    PyErr_Clear();
-    return 1;
-}
-
 static int
 note(Sampler *self, Target *target, PyFrameObject *(*innermost)(unsigned long), int safe)
 {
@@ -274,7 +263,7 @@ note(Sampler *self, Target *target, PyFrameObject *(*innermost)(unsigned long), 
     int32_t entry = entry_of(target, innermost, safe);
     self->busy = 0;
     if (entry < 0) {
-        return must_wait() ? 0 : -1;
+        return error_of_shortage() ? 0 : -1;
     }
     if (entry == MAX_HELD) {
         return 0;

@@ -2,6 +2,7 @@
 #include "scope.h"
 
 #include "clock.h"
+#include "errors.h"
 
 #include <structmember.h>
 
@@ -183,7 +184,7 @@ notify_abandoned(Scope *self)
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     PyObject *done = PyObject_CallMethod((PyObject *)self, "abandoned", NULL);
-    if (done == NULL) {
+    if (done == NULL && !error_deferred()) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
     Py_XDECREF(done);

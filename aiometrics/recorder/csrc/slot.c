@@ -1,5 +1,6 @@
 #include "slot.h"
 
+#include "errors.h"
 #include "hook.h"
 #include "patch.h"
 #include "recorder.h"
@@ -54,7 +55,7 @@ adopt_on(PyObject *loop, PyObject *coro)
         return traced;
     }
     if (PyErr_Occurred()) {
-        return &interrupted;
+        return error_of_shortage() ? &roots_left_out : &interrupted;
     }
     if (roots_get(coro) == NULL && roots_leave_out(coro, ROOT_REFUSED) < 0) {
         PyErr_Clear();

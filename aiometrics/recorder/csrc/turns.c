@@ -254,7 +254,7 @@ timed_select_call(PyObject *object, PyObject *const *args, size_t flags, PyObjec
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     if (leave(self->turns, 0, 0) < 0) {
-        PyErr_Clear(); /* the selector's exception goes first */
+        error_clear(); /* the selector's exception goes first */
     }
     PyErr_Restore(type, value, traceback);
     return NULL;

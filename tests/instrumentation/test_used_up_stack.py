@@ -1,0 +1,142 @@
+"""Programs that run their loops where the stack is almost used up."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.tracing import every_loop
+
+from aiometrics import request
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.recorder.labels import Labels
+from aiometrics.testing import traced_loop
+
+#: Frames that are left where the loop begins to run. The fewest are what a bare loop needs, and
+#: with the most, we have all that we need.
+LEFT = range(24, 120)
+SOURCE = """
+async def main():
+    loop.call_soon(called)
+    with request("GET /"):
+        await loop.create_task(work())
+
+async def work():
+    await sleep(0)
+
+def called():
+    done.append(None)
+"""
+
+
+def depth() -> int:
+    """How many frames of Python the stack has."""
+    frame, frames = sys._getframe(), 0
+    while frame is not None:
+        frame, frames = frame.f_back, frames + 1  # type: ignore[assignment]  # the outermost has none
+    return frames
+
+
+def with_frames_left(left: int, call: Callable[[], Any]) -> Any:
+    """Call a function where only so many frames are left."""
+
+    def deeper(frames: int) -> Any:
+        return call() if frames <= 0 else deeper(frames - 1)
+
+    return deeper(sys.getrecursionlimit() - depth() - left)
+
+
+def new_code(loop: asyncio.AbstractEventLoop, done: list[None]) -> dict[str, Any]:
+    """The program, in code that was never met before."""
+    code = {
+        "__name__": "new_code",
+        "loop": loop,
+        "request": request,
+        "sleep": asyncio.sleep,
+        "done": done,
+    }
+    exec(compile(SOURCE, "/srv/new_code.py", "exec"), code)  # noqa: S102 - the source is above
+    return code
+
+
+def run(left: int) -> bool:
+    """Run the program where so few frames are left, and say whether it came to its end."""
+    done: list[None] = []
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+    main = new_code(loop, done)["main"]()
+    try:
+        with_frames_left(left, lambda: loop.run_until_complete(main))
+    except RecursionError:
+        done.clear()
+    finally:
+        main.close()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+    return bool(done)
+
+
+@pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the recorder in Python needs frames itself")
+def test_a_stack_that_is_used_up_costs_names_and_nothing_else() -> None:
+    """The program ends as without us, and what is named later has its name."""
+    bare = [run(left) for left in LEFT]
+    with every_loop("c") as traced:
+        assert bare == [run(left) for left in LEFT]
+        before = traced.snapshot().coroutine("new_code.work").created
+        assert run(500)
+        seen = traced.snapshot()
+    assert before + 1 == seen.coroutine("new_code.work").created
+    assert {"new_code.py:8 work", "(return)"} <= {
+        point.yield_point for point in seen.yield_points_of("new_code.work")
+    }
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "callback",
+        "chain_node",
+        "coroutine",
+        "origin",
+        "pseudo_point",
+        "request_wait",
+        "transparent",
+        "yield_point",
+    ],
+)
+def test_what_cannot_be_named_now_is_counted_under_other_and_named_later(
+    implementation: str, name: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each place in the naming where the stack, or the memory, can be used up."""
+    original = getattr(Labels, name)
+    failed: list[None] = []
+
+    def fail_once(*args: Any) -> Any:
+        if failed:
+            return original(*args)
+        failed.append(None)
+        raise error
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(int)
+        with request("GET /"):
+            await asyncio.sleep(1)
+
+    async def main() -> None:
+        await asyncio.gather(work(), work())
+
+    with traced_loop(implementation=implementation) as traced:
+        monkeypatch.setattr(Labels, name, fail_once)
+        traced.run(main())
+        traced.run(main())
+        seen = traced.snapshot()
+    assert failed
+    assert {} == seen.errors
+    assert 6 == sum(entry.created for entry in seen.coroutines)
+    assert 0 == sum(entry.live for entry in seen.coroutines)
