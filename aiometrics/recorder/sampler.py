@@ -20,8 +20,8 @@ from aiometrics.pages.page import Page
 from aiometrics.recorder.held import LATER, HeldPlaces
 from aiometrics.recorder.stack import stack_of_thread
 
-#: The longest pause, and the most that one sample can stand for unless one segment lasted all the
-#: time, in mean pauses.
+#: In mean pauses: the longest pause, and where the turns of a loop are not known, the most that one
+#: sample can stand for unless one segment lasted all the time.
 MAX_PAUSES = 5
 
 
@@ -34,6 +34,8 @@ class _Target:
     recorder: Any
     samples: int = 0
     owed_ns: int = 0
+    #: The active time of the loop for which samples stand so far.
+    sampled_ns: int = 0
     #: The segment in progress at the last look: when it began, 0 if none, and its coroutine.
     since_ns: int = 0
     record: int = NO_COROUTINE
@@ -54,11 +56,15 @@ class Sampler:
         """Sample the loop of ``recorder`` from now on, instead of an earlier one on its page."""
         page = recorder.page
         self._targets = [found for found in self._targets if found.page is not page]
-        self._targets.append(_Target(page, places, recorder))
+        target = _Target(page, places, recorder)
+        target.sampled_ns = target.word("active_ns")
+        self._targets.append(target)
 
     def run(self, interval_ns: int) -> None:
         """Sample at random moments, ``interval_ns`` apart on average, until :meth:`stop`."""
         looked_ns = time.monotonic_ns()
+        for target in self._targets:
+            target.sampled_ns += _active_since_sample(target, looked_ns)
         while not self._stopping.wait(_pause_ns(interval_ns) / 1e9):
             now_ns = time.monotonic_ns()
             self._look(now_ns - looked_ns, now_ns, MAX_PAUSES * interval_ns)
@@ -68,9 +74,13 @@ class Sampler:
         """Make :meth:`run` return."""
         self._stopping.set()
 
-    def tick(self, elapsed_ns: int) -> None:
-        """Take one sample of each active loop, which stands for ``elapsed_ns``."""
-        self._look(elapsed_ns, 0, elapsed_ns)
+    def tick(self, elapsed_ns: int, now_ns: int = 0) -> None:
+        """Take one sample of each active loop, which stands for ``elapsed_ns``.
+
+        With ``now_ns`` it is taken as in :meth:`run`: where turns are known, it stands for the
+        active time since the last sample.
+        """
+        self._look(elapsed_ns, now_ns, elapsed_ns)
 
     def _look(self, elapsed_ns: int, now_ns: int, most_ns: int) -> None:
         for target in self._targets:
@@ -79,10 +89,26 @@ class Sampler:
                 continue
             target.since_ns = since_ns
             target.record = target.word("segment_coroutine") if since_ns else NO_COROUTINE
-            lasted_ns = now_ns - since_ns if since_ns else 0
-            target.owed_ns += min(elapsed_ns, max(most_ns, lasted_ns))
+            if now_ns and target.word("timed"):
+                passed_ns = _active_since_sample(target, now_ns)
+            else:
+                lasted_ns = now_ns - since_ns if since_ns else 0
+                passed_ns = min(elapsed_ns, max(most_ns, lasted_ns))
+            target.sampled_ns += passed_ns
+            target.owed_ns += passed_ns
             target.samples += 1
             _note(target)
+
+
+def _active_since_sample(target: _Target, now_ns: int) -> int:
+    """Return how long a loop was active since its last sample, for which the next one stands.
+
+    So all samples add up to the active time, and each active moment is as likely to be counted as
+    any other, however late the thread looks because the machine is busy.
+    """
+    since_ns = target.word("turn_since_ns")
+    active_ns = target.word("active_ns") + (now_ns - since_ns if since_ns else 0)
+    return max(active_ns - target.sampled_ns, 0)
 
 
 def _note(target: _Target) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from random import Random
 from typing import Any
 
 import pytest
@@ -133,6 +134,7 @@ def test_what_we_do_is_counted_at_the_line_of_the_application(
 
 WORKS = """
 from contextlib import ExitStack
+from random import Random
 
 def works():
     with ExitStack() as stack:
@@ -235,6 +237,64 @@ def test_callbacks_and_the_loop_itself(traced: TracedLoop) -> None:
     found = {line: ms for (coroutine, line), (_, ms) in held(traced).items() if coroutine == ITSELF}
     assert found
     assert all(ms % 3 == 0 for ms in found.values())
+
+
+def test_samples_add_up_to_the_active_time(traced: TracedLoop) -> None:
+    """Each stands for the active time since the last one, however late it is, and for no other."""
+    tick, clock, lines = traced.instrumentation.sampler.tick, traced.clock, []
+
+    async def main() -> None:
+        lines.append(here() + 6)
+        for ms in 1, 300, 2:
+            await asyncio.sleep(60)
+            clock.advance_ns(ms * MS)
+            await asyncio.sleep(0)
+            clock.advance_ns(ms * MS)
+            tick(60_000 * MS, clock())
+
+    traced.run(main())
+    assert {("main", f"{FILE}:{lines[0]} {name_of(main)}"): (3, 606)} == held(traced)
+    assert 606 * MS == traced.snapshot().loops[0].active_ns
+
+
+def test_late_samples_do_not_favour_long_segments(traced: TracedLoop) -> None:
+    """On a busy machine every other sample comes late; the shares are still the true ones."""
+    draw, clock, tick = Random(7), traced.clock, traced.instrumentation.sampler.tick  # noqa: S311 - no secret
+    looked_ns = due_ns = clock()
+
+    def work(ns: int) -> None:
+        nonlocal looked_ns, due_ns
+        end_ns = clock() + ns
+        while due_ns < end_ns:
+            clock.advance_ns(max(0, due_ns - clock()))
+            tick(due_ns - looked_ns, due_ns)
+            looked_ns = due_ns
+            due_ns += round(draw.expovariate(1 / (10 * MS))) + draw.choice((0, 100 * MS))
+        clock.advance_ns(end_ns - clock())
+
+    async def long() -> None:
+        work(100 * MS)
+
+    async def short() -> None:
+        for _ in range(100):
+            work(MS)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        for _ in range(500):
+            await asyncio.create_task(long())
+            await asyncio.create_task(short())
+
+    traced.run(main())
+    assert abs(share_of("long", traced) - 0.5) < 0.03
+
+
+def share_of(function: str, traced: TracedLoop) -> float:
+    """The share of a coroutine in the time that samples stand for."""
+    entries = [
+        (entry.coroutine.rpartition(".")[2], entry.active_ns) for entry in traced.snapshot().held
+    ]
+    return sum(ns for name, ns in entries if name == function) / sum(ns for _, ns in entries)
 
 
 def test_an_idle_loop_is_not_sampled(traced: TracedLoop) -> None:

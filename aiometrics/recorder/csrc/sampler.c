@@ -215,6 +215,38 @@ entry_asked(Target *target, const char *method, int32_t record, int32_t point)
     return entry < 0 || table_put(&target->points, key, entry) < 0 ? -1 : entry;
 }
 
+/* --- what a sample stands for ------------------------------------------------------------------- */
+
+static int64_t
+word(const Target *target, int field)
+{
+    return *(volatile int64_t *)&target->page.loop[field];
+}
+
+/* Returns how long a loop whose turns are known was active since its last sample, for which the next
+   one stands. The loop may be between the two words that are read here. What is left out then, or
+   counted twice, is made up for at the next sample, since all of them add up to the active time. */
+static int64_t
+active_since_sample(Target *target, int64_t now_ns)
+{
+    int64_t active_ns = word(target, LOOP_ACTIVE_NS), since_ns = word(target, LOOP_TURN_SINCE_NS);
+    active_ns += since_ns == 0 ? 0 : now_ns - since_ns;
+    int64_t passed_ns = Py_MAX(active_ns - atomic_load(&target->sampled_ns), 0);
+    atomic_fetch_add(&target->sampled_ns, passed_ns);
+    return passed_ns;
+}
+
+/* Where turns are not known, a sample stands for the time since the last look, which is `elapsed_ns`.
+   The loop may have waited for most of it, so that is at most `most_ns`, or what the segment has
+   lasted. */
+static int64_t
+elapsed_since_look(Target *target, int64_t elapsed_ns, int64_t most_ns, int64_t lasted_ns)
+{
+    int64_t passed_ns = Py_MIN(elapsed_ns, Py_MAX(most_ns, lasted_ns));
+    atomic_fetch_add(&target->sampled_ns, passed_ns);
+    return passed_ns;
+}
+
 /* --- noting what is due ------------------------------------------------------------------------- */
 
 /* The code of the coroutine whose segment is in progress, a new reference; NULL if it has none. */
@@ -298,7 +330,7 @@ settle_wait(Target *target)
     atomic_store(&target->record, CALLBACKS);
     atomic_store(&target->since_ns, in_gap ? loop[LOOP_SEGMENT_SINCE_NS] : since_ns);
     atomic_store(&target->collecting, (int)loop[LOOP_COLLECTING]);
-    atomic_store(&target->owed_ns, Py_MAX(atomic_load(&target->waited_ns), looked_ns - since_ns));
+    atomic_store(&target->owed_ns, active_since_sample(target, looked_ns));
     atomic_store(&target->samples, 1);
 }
 
@@ -350,31 +382,23 @@ ask(Sampler *self)
     breaker_set();
 }
 
-static int64_t
-word(const Target *target, int field)
-{
-    return *(volatile int64_t *)&target->page.loop[field];
-}
-
 /* Looks at a loop that seems to wait for events. Only later it can be told whether it was handling
    some: by a pending call, which an idle loop makes when it wakes up. */
 static void
-look_at_wait(Target *target, int64_t elapsed_ns, int64_t now_ns)
+look_at_wait(Target *target, int64_t now_ns)
 {
     if (now_ns != 0 && atomic_load(&target->hides_events) && word(target, LOOP_POLL_SINCE_NS) != 0) {
-        atomic_store(&target->waited_ns, elapsed_ns);
         atomic_store(&target->waited_at_ns, now_ns);
     }
 }
 
-/* Looks whether a loop is active. What this sample stands for is at most `most_ns`, or what the
-   segment has lasted. */
+/* Looks whether a loop is active. Without a time, the sample stands for all that has elapsed. */
 static int
 look(Target *target, int64_t elapsed_ns, int64_t now_ns, int64_t most_ns)
 {
     int64_t since_ns = word(target, LOOP_SEGMENT_SINCE_NS);
     if (since_ns == 0 && word(target, LOOP_TURN_SINCE_NS) == 0) {
-        look_at_wait(target, Py_MIN(elapsed_ns, most_ns), now_ns);
+        look_at_wait(target, now_ns);
         return 0;
     }
     int32_t record = since_ns == 0 ? NO_COROUTINE : (int32_t)word(target, LOOP_SEGMENT_COROUTINE);
@@ -385,7 +409,8 @@ look(Target *target, int64_t elapsed_ns, int64_t now_ns, int64_t most_ns)
     atomic_store(&target->record, record);
     atomic_store(&target->collecting, (int)word(target, LOOP_COLLECTING));
     atomic_store(&target->since_ns, since_ns);
-    atomic_fetch_add(&target->owed_ns, Py_MIN(elapsed_ns, Py_MAX(most_ns, lasted_ns)));
+    int known = now_ns != 0 && word(target, LOOP_TIMED);
+    atomic_fetch_add(&target->owed_ns, known ? active_since_sample(target, now_ns) : elapsed_since_look(target, elapsed_ns, most_ns, lasted_ns));
     atomic_fetch_add(&target->samples, 1);
     return 1;
 }
@@ -457,6 +482,9 @@ sampler_run(PyObject *object, PyObject *arg)
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "an interval must be more than 0 ns, not %R", arg);
     }
     answering = self;
+    for (Target *target = atomic_load(&self->targets); target != NULL; target = target->next) {
+        (void)active_since_sample(target, now_ns);
+    }
     int stopped = 0, failed = 0;
     while (!stopped && !failed) {
         int needs_gil = 0;
@@ -493,15 +521,15 @@ sampler_stop(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-sampler_tick(PyObject *object, PyObject *arg)
+sampler_tick(PyObject *object, PyObject *args)
 {
     Sampler *self = (Sampler *)object;
-    int64_t elapsed_ns = PyLong_AsLongLong(arg);
-    if (elapsed_ns == -1 && PyErr_Occurred()) {
+    long long elapsed_ns, now_ns = 0;
+    if (!PyArg_ParseTuple(args, "L|L:tick", &elapsed_ns, &now_ns)) {
         return NULL;
     }
     answering = self;
-    if (look_at_all(self, elapsed_ns, 0, elapsed_ns) && note_others(self) < 0) {
+    if (look_at_all(self, elapsed_ns, now_ns, elapsed_ns) && note_others(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -577,6 +605,7 @@ sampler_watch(PyObject *object, PyObject *args)
     sampler_forget(recorder);
     target->recorder = recorder;
     recorder->target = target;
+    atomic_store(&target->sampled_ns, word(target, LOOP_ACTIVE_NS));
     sampler_note_thread(recorder);
     sampler_note_gaps(recorder);
     if (PyThread_get_thread_ident() == self->main_thread) {
@@ -636,7 +665,7 @@ static PyMethodDef sampler_methods[] = {
     {"watch", sampler_watch, METH_VARARGS, "Sample the loop of a recorder from now on."},
     {"run", sampler_run, METH_O, "Sample at random moments, so many ns apart on average, until stop()."},
     {"stop", sampler_stop, METH_NOARGS, "Make run() return."},
-    {"tick", sampler_tick, METH_O, "Take one sample of each active loop, which stands for so many ns."},
+    {"tick", sampler_tick, METH_VARARGS, "Take one sample of each active loop, which stands for so many ns, or is taken at a given time."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -25,9 +25,11 @@ struct Target {
     atomic_llong samples, owed_ns, since_ns;
     atomic_int record, collecting;
     /* Whether the loop may handle events while the page says that it waits for some (libuv_turns.c):
-       then the last sample taken of that, 0 if there is none, and the time that it stands for. */
+       then when the last sample of that was taken, 0 if there is none. */
     atomic_int hides_events;
-    atomic_llong waited_at_ns, waited_ns;
+    atomic_llong waited_at_ns;
+    /* The active time of the loop for which samples stand so far. */
+    atomic_llong sampled_ns;
 };
 
 int sampler_init_module(PyObject *module);
