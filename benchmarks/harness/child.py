@@ -40,17 +40,20 @@ def run(
     """Run a measurement and return its result.
 
     ``prefix`` is the command that runs it, such as valgrind. Raises ``Unavailable`` with the
-    contender's own message if it cannot run here, and ``RuntimeError`` with its standard error if
-    it fails.
+    contender's own message if it cannot run here, or if it takes too long, and ``RuntimeError``
+    with its standard error if it fails.
     """
-    finished = subprocess.run(
-        [*prefix, *command(module, contender, loop, **options)],
-        env=environment(contender),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
+    try:
+        finished = subprocess.run(
+            [*prefix, *command(module, contender, loop, **options)],
+            env=environment(contender),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"it took longer than {LIMIT_SECONDS} s") from None
     if finished.returncode:
         raise RuntimeError(
             f"{module} of {contender} on {loop} ended with {finished.returncode}:\n"

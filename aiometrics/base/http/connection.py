@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -64,7 +64,7 @@ class _Deadline:
 class Connection:
     """Serves one client on ``sock``.
 
-    ``answer`` turns a request into the bytes of a response, and asks at the end whether the
+    ``answer`` turns a request into the parts of a response, and asks at the end whether the
     connection is kept. ``tls`` says how to encrypt, if at all. ``on_turn`` is called when the
     client's turn begins, and at the end.
 
@@ -76,7 +76,7 @@ class Connection:
     def __init__(
         self,
         sock: socket.socket,
-        answer: Callable[[Request, Callable[[], bool]], bytes],
+        answer: Callable[[Request, Callable[[], bool]], Sequence[bytes]],
         *,
         client: str,
         on_turn: Callable[[], object],
@@ -182,7 +182,9 @@ class Connection:
 
     def _keep_pace(self) -> None:
         """Pause before the response, so that endless requests do not slow down the loop."""
-        time.sleep(max(0.0, self._next_at - time.monotonic()))
+        early = self._next_at - time.monotonic()
+        if early > 0:
+            time.sleep(early)
         self._next_at = time.monotonic() + _PACE_SECONDS
 
     def _receive_request(self, deadline: _Deadline) -> Head:
@@ -205,12 +207,18 @@ class Connection:
             raise ConnectionAbortedError
         self._buffer += data
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, parts: Sequence[bytes]) -> None:
         deadline = _Deadline(self._request_timeout)
-        rest = memoryview(data)
+        rest = [memoryview(part) for part in parts if part]
         while rest:
             self._wait(deadline, write=True)
-            rest = rest[self._sock.send(rest) :]
+            rest = _without(rest, self._send_some(rest))
+
+    def _send_some(self, rest: Sequence[memoryview]) -> int:
+        """Send at once what the system takes, and return the number of bytes."""
+        if isinstance(self._sock, ssl.SSLSocket) or not hasattr(self._sock, "sendmsg"):
+            return self._sock.send(rest[0])
+        return self._sock.sendmsg(rest)
 
     def _wait(self, deadline: _Deadline, *, write: bool) -> None:
         """Wait until the socket can be written to or read from.
@@ -231,6 +239,14 @@ class Connection:
         self._buffer.clear()
         while len(self._buffer) < _LINGER_BYTES:
             self._receive(deadline)
+
+
+def _without(parts: Sequence[memoryview], count: int) -> list[memoryview]:
+    """Return what follows the first ``count`` bytes of ``parts``."""
+    first, *others = parts
+    if count < len(first):
+        return [first[count:], *others]
+    return _without(others, count - len(first)) if others else []
 
 
 def _shutdown(sock: socket.socket, how: int) -> None:

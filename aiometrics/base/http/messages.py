@@ -107,8 +107,11 @@ def parse_head(received: bytes | bytearray) -> Head:
     return Head(request, _body_length(headers), _keep_alive(minor, headers))
 
 
-def encode(response: Response, *, keep_alive: bool, with_body: bool = True) -> bytes:
-    """Return the bytes of ``response``; without its body, its headers are still complete."""
+def encode(response: Response, *, keep_alive: bool, with_body: bool = True) -> tuple[bytes, bytes]:
+    """Return head and body of ``response``; without its body, its headers are still complete.
+
+    They are not joined, as a long body would be copied.
+    """
     lines = [
         f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
         f"Date: {formatdate(usegmt=True)}",
@@ -119,7 +122,7 @@ def encode(response: Response, *, keep_alive: bool, with_body: bool = True) -> b
         f"Connection: {'keep-alive' if keep_alive else 'close'}",
     ]
     head = "\r\n".join(lines).encode("latin-1") + HEAD_END
-    return head + response.body if with_body else head
+    return head, response.body if with_body else b""
 
 
 def _parse_request_line(line: bytes | bytearray) -> tuple[str, str, int]:

@@ -199,12 +199,8 @@ class HttpServer:
         with sock, suppress(OSError):
             sock.settimeout(0)
             if not self._tls:
-                sock.send(
-                    encode(
-                        plain(HTTPStatus.SERVICE_UNAVAILABLE, (("Retry-After", "1"),)),
-                        keep_alive=False,
-                    )
-                )
+                refusal = plain(HTTPStatus.SERVICE_UNAVAILABLE, (("Retry-After", "1"),))
+                sock.send(b"".join(encode(refusal, keep_alive=False)))
             # Unread bytes would turn the close into a reset, which could overtake the response.
             sock.recv(_RECEIVE_BYTES)
 
@@ -230,7 +226,7 @@ class HttpServer:
             connection.close()
             self._reserve.refill()
 
-    def _answer(self, request: Request, kept: Callable[[], bool]) -> bytes:
+    def _answer(self, request: Request, kept: Callable[[], bool]) -> tuple[bytes, bytes]:
         with_body = request.method != "HEAD"
         try:
             response = self._compressed(self._response(request), request)
