@@ -11,9 +11,10 @@ import gc
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
-from itertools import takewhile
+from itertools import accumulate, chain, islice, repeat, takewhile
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ _OUR_WRAPPERS = frozenset(
 )
 #: A frame at one moment: its code, its line and its globals.
 Frame = tuple[CodeType, int | None, Mapping[str, Any]]
+_AS_FRAME = operator.attrgetter("f_code", "f_lineno", "f_globals")
 _ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
 #: Whether garbage is collected wherever memory is allocated, and not only between instructions.
 COLLECTS_ANYWHERE = sys.version_info < (3, 12)
@@ -98,26 +100,28 @@ class Call(NamedTuple):
 
 
 def stack_of_thread(ident: int) -> list[Frame]:
-    """The frames that a thread is executing, innermost first.
+    """The frames that a thread is executing, innermost first, up to one more than ``MAX_FRAMES``.
 
     Empty if there is no such thread, and in Python also while another interpreter exists.
     """
-    collects = COLLECTS_ANYWHERE and gc.isenabled()
-    found = (_frames_without_collection() if collects else _frames_of_threads()()).get(ident)
-    return [] if found is None else frames(found)
+    # There is no variable with the frames of all threads: one of them would be the variable's own.
+    innermost = map(operator.methodcaller("get", ident), map(operator.call, (_look_up(),)))
+    walk: Callable[[], list[Frame]] = partial(list, frames(innermost))
+    return _without_collection(walk) if COLLECTS_ANYWHERE and gc.isenabled() else walk()
 
 
-def frames(innermost: FrameType | None) -> list[Frame]:
-    """A frame and those outside of it, up to one more than ``MAX_FRAMES``."""
-    found: list[Frame] = []
-    frame = innermost
-    while frame is not None and len(found) <= MAX_FRAMES:
-        found.append((frame.f_code, frame.f_lineno, frame.f_globals))
-        frame = frame.f_back
-    return found
+def frames(innermost: Iterable[FrameType | None]) -> Iterator[Frame]:
+    """Walk outwards from a frame, if it is one, without an instruction of Python.
+
+    So no other thread runs on the way while a frame is held, which would keep alive what the
+    application has let go of.
+    """
+    steps: Iterator[Any] = chain(innermost, repeat("f_back"))
+    outwards: Iterator[Any] = accumulate(steps, getattr)
+    return islice(map(_AS_FRAME, takewhile(bool, outwards)), MAX_FRAMES + 1)
 
 
-def _frames_of_threads() -> Callable[[], Mapping[int, FrameType]]:
+def _look_up() -> Callable[[], Mapping[int, FrameType]]:
     """Return what looks up the frames of all threads, unless there is another interpreter.
 
     ``sys._current_frames()`` walks the threads of all interpreters without the locks of the others,
@@ -146,14 +150,15 @@ def _find_list_interpreters() -> Callable[[], Sequence[Any]]:
 _list_interpreters = _find_list_interpreters()
 
 
-def _frames_without_collection() -> Mapping[int, FrameType]:
-    """The frames of all threads, looked up while garbage collection is disabled.
+def _without_collection(walk: Callable[[], list[Frame]]) -> list[Frame]:
+    """Walk while garbage collection is disabled.
 
-    The interpreter looks them up under a lock. If garbage is collected then, and a finalizer lets
-    another thread run that wants the lock too, all threads stop for ever (python/cpython#106883).
+    The interpreter looks the frames up under a lock. If garbage is collected then, and a finalizer
+    lets another thread run that wants the lock too, all threads stop for ever
+    (python/cpython#106883).
     """
-    found: Mapping[int, FrameType]
-    steps: Any = (gc.isenabled, gc.disable, _frames_of_threads(), gc.enable)
+    found: list[Frame]
+    steps: Any = (gc.isenabled, gc.disable, walk, gc.enable)
     try:
         enabled, _, found, _ = map(operator.call, steps)
     except BaseException:

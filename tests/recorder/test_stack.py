@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from importlib import import_module
 from typing import Any
 
@@ -82,6 +84,41 @@ def test_the_frames_of_a_thread(implementation: str) -> None:
 def test_a_thread_that_does_not_exist_has_no_frames(implementation: str) -> None:
     """Its number is not that of a thread, or of none any more."""
     assert [] == IMPLEMENTATIONS[implementation].stack_of_thread(1)
+
+
+@pytest.mark.parametrize("anywhere", [False, True], ids=["collects later", "collects anywhere"])
+def test_a_look_holds_nothing_and_leaves_no_garbage(
+    implementation: str,
+    monkeypatch: pytest.MonkeyPatch,
+    anywhere: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """What a function had in its variables is freed when it returns, though it was looked at."""
+
+    class Local:
+        pass
+
+    def waits() -> None:
+        local = Local()
+        alive.append(weakref.ref(local))
+        started.set()
+        goes_on.wait(60)
+
+    alive: list[weakref.ref[Local]] = []
+    started, goes_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(stack, "COLLECTS_ANYWHERE", anywhere)
+    thread = threading.Thread(target=waits)
+    gc.collect()
+    thread.start()
+    assert started.wait(60)
+    found = IMPLEMENTATIONS[implementation].stack_of_thread(thread.ident or 0)
+    gc.disable()
+    try:
+        goes_on.set()
+        thread.join()
+        assert waits.__code__ in [code for code, _, _ in found]
+        assert None is alive[0]()
+    finally:
+        gc.enable()
 
 
 def test_python_looks_at_no_frames_while_there_is_another_interpreter(
