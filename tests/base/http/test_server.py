@@ -575,7 +575,6 @@ def test_a_lack_of_file_descriptors_does_not_end_with_the_reserve(serve: Serve) 
     assert [] == serve.errors
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not say")  # noqa: PTH112 - as the program asks
 def await_threads(server: HttpServer) -> None:
     """Wait until the threads have noticed that their clients are gone.
 
@@ -585,27 +584,34 @@ def await_threads(server: HttpServer) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not say")  # noqa: PTH112 - as the program asks
 def test_no_thread_or_descriptor_comes_or_goes_with_a_scrape(serve: Serve) -> None:
     """A program that counts its own sees the same before, during and after scrapes."""
 
-    def count() -> tuple[tuple[int, ...], int]:
-        threads = sorted(int(task) for task in os.listdir("/proc/self/task"))  # noqa: PTH208 - as above
-        return tuple(threads), len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - as above
+    def count() -> tuple[set[int], int]:
+        threads = {int(task) for task in os.listdir("/proc/self/task")}  # noqa: PTH208 - as above
+        return threads, len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - as above
 
     def counted(_: Request) -> Response:
         during.append(count())
         return Response(200, b"")
 
-    during: list[tuple[tuple[int, ...], int]] = []
+    during: list[tuple[set[int], int]] = []
     server = serve(routes={"/": counted})
+    ours = {thread.native_id for thread in http_threads()}
+    assert STAYING == len(ours)
     threads, descriptors = count()
     for _ in range(20):
         assert exchange(server, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
         await_threads(server)
-    # The client, too, is a part of this process, and has a descriptor.
-    assert {(threads, descriptors + 1)} == set(during)
+    for seen, opened in during:
+        # A thread that an earlier test has joined may still be on its way out.
+        assert ours <= seen <= threads
+        # The client, too, is a part of this process, and has a descriptor.
+        assert descriptors + 1 == opened
     server.close()
-    assert len(threads) - STAYING == len(count()[0])
+    while ours & count()[0]:  # the system removes a thread a little after it was joined
+        time.sleep(0.001)
 
 
 def test_a_route_that_exits_costs_no_thread(serve: Serve) -> None:
