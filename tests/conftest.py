@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,28 @@ from aiometrics.recorder.implementation import IMPLEMENTATIONS
 # No test may fail because other programs keep the machine busy.
 settings.register_profile("patient", settings(), deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--recorder``: where each recorder has a run of its own, no test need run twice."""
+    parser.addoption(
+        "--recorder",
+        choices=sorted(IMPLEMENTATIONS),
+        help="of the tests that run once for each recorder, run only those for this one",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests for other recorders than ``--recorder``."""
+    wanted = config.getoption("--recorder")
+    left_out = [item for item in items if wanted and _recorder(item) not in (None, wanted)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _recorder(item: pytest.Item) -> object:
+    call = getattr(item, "callspec", None)
+    return None if call is None else call.params.get("implementation")
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +93,9 @@ def serve() -> Iterator[Serve]:
     for server in factory.servers:
         server.close()
     assert [] == http_threads()
+
+
+def pytest_collection_finish() -> None:
+    """Spare each collection of a test what is there before all tests, which is a lot."""
+    gc.collect()
+    gc.freeze()

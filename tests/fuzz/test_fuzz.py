@@ -23,7 +23,7 @@ from fuzz import attacks, messages, pages
 LARGE = random.Random(1).randbytes(8 << 20)  # noqa: S311 - only its size matters
 
 
-@pytest.mark.long
+@pytest.mark.once
 def test_reader_refuses_broken_pages_and_does_nothing_else() -> None:
     """Some thousand pages are refused for all kinds of reasons, or accepted.
 
@@ -56,6 +56,7 @@ def test_pages_are_valid_before_they_are_broken() -> None:
     assert blocked.loop.running
 
 
+@pytest.mark.once
 def test_campaign_finds_a_missing_check() -> None:
     """It is run with a reader that lacks one check."""
 
