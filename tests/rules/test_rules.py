@@ -360,3 +360,29 @@ def test_unit_tests_of_rules_feed_series_as_they_are_exported(case: dict[str, An
             assert set() == own
             continue
         assert set(SAMPLES[name].labels) - {"awaits"} == own - {"awaits"}, given["series"]
+
+
+def test_rules_and_dashboards_do_without_native_histograms(
+    tmp_path: Path, binary: Callable[[str], str]
+) -> None:
+    """The command in the documentation takes out what not every database knows, and no more."""
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^sed -Ei .*$", text, flags=re.MULTILINE)
+    for folder in ("rules", "grafana/dashboards", "grafana/dashboards-v2"):
+        (tmp_path / folder).mkdir(parents=True)
+        for path in (ROOT / folder).glob("aiometrics*.yml" if folder == "rules" else "*.json"):
+            (tmp_path / folder / path.name).write_bytes(path.read_bytes())
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)  # noqa: S602 - our own page
+    left = {path: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.*")}
+    assert 10 == len(left)
+    for path, content in left.items():
+        assert not re.search(r" or histogram_(sum|count)", content), path
+        before = (ROOT / path.relative_to(tmp_path)).read_text(encoding="utf-8")
+        assert content.count("_seconds_sum") == before.count("_seconds_sum"), path
+        balance = [text.count("(") - text.count(")") for text in (content, before)]
+        assert balance[0] == balance[1], path
+    subprocess.run(
+        [binary("promtool"), "check", "rules", *(tmp_path / "rules").glob("*.yml")],
+        check=True,
+        capture_output=True,
+    )
