@@ -18,19 +18,19 @@ from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import ServingOptions
 from aiometrics.base.yielding import Pause
 from aiometrics.exporter.live import LiveHandler, page_routes
-from aiometrics.exporter.profiles import Profiles
 from aiometrics.exporter.scrape import ScrapeHandler, give_way
 from aiometrics.exporter.service import Service
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.families import ExporterInfo
-from aiometrics.exposition.live import LiveView
-from aiometrics.exposition.profile_parents import Lineages
+from aiometrics.exposition.idle_waits import of_no_library
 from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import RECORDER_HAND_OVER
 
 if TYPE_CHECKING:
     from aiometrics.base.http.auth import AccessControl
+    from aiometrics.exporter.profiles import Profiles
+    from aiometrics.exposition.profile_parents import Lineages
 
 logger = logging.getLogger("aiometrics")
 
@@ -55,7 +55,7 @@ class Endpoints:
     """Serves the snapshots of ``source()`` and the metrics of ``registry`` as ``options`` say.
 
     The port is taken by :meth:`bind`, answered from :meth:`start` on and freed by :meth:`close`.
-    The live page shows them as ``view`` says.
+    On the live page, tasks wait because there is nothing to do where ``of_library(yield_point)``.
     In a ``service`` only the leader takes the port, and the others stand by. If there is none and
     the pages are ``shared``, any process that has the port probably answers for this one. ``debug``
     has further routes by path, and ``lineages`` is for profiles with parents.
@@ -71,21 +71,24 @@ class Endpoints:
         *,
         shared: bool = False,
         service: Service | None = None,
-        view: LiveView | None = None,
+        of_library: Callable[[str], bool] = of_no_library,
         debug: Mapping[str, Route] | None = None,
         lineages: Callable[[], Callable[[Pause], Lineages]] | None = None,
     ) -> None:
         self._options = options
         self._service = service
         self._shared = shared
-        self._profiles = Profiles(source, give_way, options.max_connections, lineages=lineages)
+        self._source = source
+        self._profiles: Profiles | None = None
+        self._lineages = lineages
         self._routes: dict[str, Route] = {
             "/": self._index,
             **page_routes(),
             "/metrics": self._metrics,
             "/debug/live": self._live,
             "/-/healthy": self._healthy,
-            **self._profiles.routes,
+            "/debug/pprof/profile": self._profile,
+            "/debug/pprof/delta": self._profile,
             **(debug or {}),
         }
         self._title = f"aiometrics {info.version} ({info.implementation})"
@@ -95,7 +98,7 @@ class Endpoints:
             registry,
             partial(self._report, "registry"),
         )
-        self._live_handler = LiveHandler(lambda: (source(), info), view or LiveView())
+        self._live_handler = LiveHandler(lambda: (source(), info), of_library)
         self._access_control = self._new_access_control()
         self._encrypted = self._access_control is not None and self._access_control.encrypted
         self._server: HttpServer | None = None
@@ -195,7 +198,8 @@ class Endpoints:
 
     def close(self) -> None:
         """Free the port. Does nothing in a forked child, whose parent serves it."""
-        self._profiles.close()
+        if self._profiles is not None:
+            self._profiles.close()
         if self._server is not None:
             self._server.close()
         if self._service is not None:
@@ -219,6 +223,19 @@ class Endpoints:
 
     def _live(self, _: Request) -> Response:
         return self._live_handler.answer()
+
+    def _profile(self, request: Request) -> Response:
+        with fork.creation_lock:  # so that no child inherits a module that is half imported
+            if self._profiles is None:
+                from aiometrics.exporter.profiles import Profiles  # noqa: PLC0415 - few ask
+
+                self._profiles = Profiles(
+                    self._source,
+                    give_way,
+                    self._options.max_connections,
+                    lineages=self._lineages,
+                )
+        return self._profiles.routes[request.path.removesuffix("/")](request)
 
     def _index(self, _: Request) -> Response:
         title = html.escape(self._title)

@@ -31,7 +31,6 @@ from aiometrics.exporter.session import (
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.collector import MultiprocessMetrics
 from aiometrics.exposition.constant_labels import constant_labels
-from aiometrics.exposition.live import LiveView
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.recorder.places import main_package
 
@@ -56,8 +55,7 @@ class Exporter(Session):
     ) -> None:
         super().__init__(recording, instrumentation)
         serving = options.serving
-        self.info = replace(
-            INFO,
+        self.info = INFO._replace(
             labels=constant_labels(serving.labels, on_series=serving.labels_on_series),
             detail=serving.detail or 0,
         )
@@ -74,7 +72,7 @@ class Exporter(Session):
             self.info,
             shared=bool(options.recording.directory),
             service=service,
-            view=LiveView(instrumentation.places.of_library),
+            of_library=instrumentation.places.of_library,
             debug={"/debug/tasks": tasks_route(lambda: instrumentation.live_tasks.take, give_way)},
             lineages=lambda: instrumentation.live_tasks.lineages,
         )

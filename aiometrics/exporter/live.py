@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiometrics.base import fork
 from aiometrics.base.http.messages import Request, Response, plain
 from aiometrics.base.singleflight import SingleFlight
 from aiometrics.exporter.scrape import give_way
 from aiometrics.exposition.families import Source
-from aiometrics.exposition.live import LiveView
+from aiometrics.exposition.idle_waits import of_no_library
 
-_FILES = Path(__file__).resolve().parent / "live_page"
+if TYPE_CHECKING:
+    from aiometrics.exposition.live import LiveView
+
+#: Paths are texts here, because ``pathlib`` would take milliseconds of each start for them.
+_FILES = os.path.join(os.path.dirname(os.path.realpath(__file__)), "live_page")  # noqa: PTH118, PTH120
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -41,11 +46,12 @@ _REUSE = 10
 
 
 class LiveHandler:
-    """Answers with the snapshot of ``source`` as ``view`` shows it."""
+    """Answers with the snapshot of ``source`` as a ``LiveView`` shows it."""
 
-    def __init__(self, source: Source, view: LiveView) -> None:
+    def __init__(self, source: Source, of_library: Callable[[str], bool] = of_no_library) -> None:
         self._source = source
-        self._view = view
+        self._of_library = of_library
+        self._view: LiveView | None = None
         self._last = b""
         self._reusable_until_ns = 0
         self._reset()
@@ -64,19 +70,29 @@ class LiveHandler:
         if time.monotonic_ns() < self._reusable_until_ns:
             return self._last
         began_ns = time.thread_time_ns()
+        view = self._made_view()
         snapshot, info = self._source()
-        self._last = b"".join(self._view.slices(snapshot, info, give_way))
+        self._last = b"".join(view.slices(snapshot, info, give_way))
         took_ns = time.thread_time_ns() - began_ns
         self._reusable_until_ns = time.monotonic_ns() + _REUSE * took_ns
         return self._last
+
+    def _made_view(self) -> LiveView:
+        with fork.creation_lock:  # so that no child inherits a module that is half imported
+            if self._view is None:
+                from aiometrics.exposition.live import LiveView  # noqa: PLC0415 - few ask
+
+                self._view = LiveView(self._of_library)
+            return self._view
 
 
 def page_routes() -> dict[str, Callable[[Request], Response]]:
     """Return what answers each path of the live page; nothing where its files were left out."""
     files = {
-        f"/live/{path.relative_to(_FILES).as_posix()}": path
-        for path in _FILES.rglob("*")
-        if path.suffix in _TYPES
+        f"/live{folder.removeprefix(_FILES)}/{name}": f"{folder}/{name}"
+        for folder, _, names in os.walk(_FILES)
+        for name in names
+        if _suffix(name) in _TYPES
     }
     index = files.pop("/live/index.html", None)
     return {
@@ -89,9 +105,14 @@ def _headers(name: str) -> tuple[tuple[str, str], ...]:
     return _VENDOR_HEADERS if name.startswith("/live/vendor/") else (("Cache-Control", "no-cache"),)
 
 
-def _file(path: Path, headers: tuple[tuple[str, str], ...], _: Request) -> Response:
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1]  # noqa: PTH122 - as above
+
+
+def _file(path: str, headers: tuple[tuple[str, str], ...], _: Request) -> Response:
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:  # noqa: PTH123 - as above
+            content = file.read()
     except OSError:  # the program has changed its root, or its files are being replaced
         return plain(404)
-    return Response(200, content, _TYPES[path.suffix], headers)
+    return Response(200, content, _TYPES[_suffix(path)], headers)

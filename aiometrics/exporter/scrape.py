@@ -80,7 +80,7 @@ class ScrapeHandler:
         snapshot, facts = self._source(records)
         if facts.detail:
             snapshot = self._condensed(snapshot, records, facts.detail)
-        facts = replace(facts, scrape_ns=self._previous_ns)
+        facts = facts._replace(scrape_ns=self._previous_ns)
         body = DEFAULT_IMPLEMENTATION.join(self._slices[chosen](snapshot, facts, records=records))
         self._previous_ns = time.perf_counter_ns() - start_ns
         return body

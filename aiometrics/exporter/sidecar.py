@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-from dataclasses import replace
 from types import FrameType
 
 from aiometrics.base.clock import monotonic
@@ -47,7 +46,7 @@ class Sidecar:
             self.snapshot,
             registry,
             self._internal_errors,
-            replace(INFO, labels=labels, detail=serving.detail or 0),
+            INFO._replace(labels=labels, detail=serving.detail or 0),
         )
 
     @property

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client import Metric as PrometheusMetric
@@ -172,8 +172,7 @@ def _collectors(registry: Registry) -> list[Registry]:
     return [_TargetInfo(registry), *found]
 
 
-@dataclass(frozen=True, slots=True)
-class _TargetInfo:
+class _TargetInfo(NamedTuple):
     """The collector of what a registry says about its target."""
 
     registry: CollectorRegistry

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Metric as PrometheusMetric
@@ -142,8 +141,7 @@ class ApplicationMetrics:
             yield family, lines
 
 
-@dataclass(frozen=True, slots=True)
-class _OneFamily:
+class _OneFamily(NamedTuple):
     """A registry of one family."""
 
     family: PrometheusMetric

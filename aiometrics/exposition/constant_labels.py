@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -61,4 +60,4 @@ def constant_labels(labels: Mapping[str, str], *, on_series: bool) -> ConstantLa
 
 @lru_cache(maxsize=256)
 def _with_labels(metric: Metric, names: tuple[str, ...]) -> Metric:
-    return replace(metric, labels=(*metric.labels, *names))
+    return metric._replace(labels=(*metric.labels, *names))

@@ -9,7 +9,6 @@ import math
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -70,8 +69,7 @@ Row = tuple[tuple[str, ...], Value]
 Family = tuple[Metric, Iterator[Row]]
 
 
-@dataclass(frozen=True, slots=True)
-class ExporterInfo:
+class ExporterInfo(NamedTuple):
     """The version and recorder that the exporter reports about itself.
 
     ``implementation`` is its recorder: ``c``, ``python`` or ``none``. ``frames`` is how the

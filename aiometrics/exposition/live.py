@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, no_pause
@@ -37,8 +36,7 @@ _SLICE_ROWS = 16
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class LiveView:
+class LiveView(NamedTuple):
     """Makes the JSON of snapshots.
 
     ``of_library(yield_point)`` tells where tasks wait because there is nothing to do.

@@ -6,8 +6,7 @@ dashboards and the rules with this list.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -19,8 +18,7 @@ REQUEST_LABELS = ("request",)
 _UNITS = ("square_seconds", "seconds")
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     """One metric family.
 
     ``name`` is that of the samples of a counter or gauge; ``labels`` are in the order in which they

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.yielding import Pause, no_pause
@@ -43,8 +43,7 @@ _Texts = dict[tuple[str, ...], str]
 _Cache = dict[tuple[str, ...], _Texts]
 
 
-@dataclass(frozen=True, slots=True)
-class TextFormat:
+class TextFormat(NamedTuple):
     """A text format: its name, its family header, its end mark, and whether it has exemplars."""
 
     name: FormatName

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.pages.snapshot import OTHER
@@ -20,8 +21,7 @@ MINUTE_NS = 60 * SECOND_NS
 MAX_PLACES = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """A segment that held its loop too long, as it is told."""
 
     loop: str

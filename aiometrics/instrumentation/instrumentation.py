@@ -122,7 +122,8 @@ class Instrumentation:
     @property
     def live_tasks(self) -> LiveTasks:
         """The lister of live tasks."""
-        from aiometrics.instrumentation.live_tasks import LiveTasks  # noqa: PLC0415 - few ask
+        with fork.creation_lock:  # so that no child inherits a module that is half imported
+            from aiometrics.instrumentation.live_tasks import LiveTasks  # noqa: PLC0415 - few ask
 
         return LiveTasks(
             self._loops, self.places, self._implementation, self.clock, self._unix_clock

@@ -31,7 +31,7 @@ _NONE: Mapping[str, int] = MappingProxyType({})
 
 def labelled(view: PageView, loop: str) -> PageView:
     """Return ``view`` with its loop named ``loop``."""
-    return replace(view, loop=replace(view.loop, loop=loop))
+    return view._replace(loop=replace(view.loop, loop=loop))
 
 
 def merged(

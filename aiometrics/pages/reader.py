@@ -6,8 +6,8 @@ It trusts nothing in them, because anybody may have written them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import overload
+from dataclasses import replace
+from typing import NamedTuple, overload
 
 from aiometrics.base.yielding import Pause, in_slices, no_pause
 from aiometrics.pages.buckets import Buckets
@@ -76,8 +76,7 @@ OVERFLOWS = ("coroutine", "yield_point", "request", "request_wait", "string", "l
 _MAX_COUNT = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class PageView:
+class PageView(NamedTuple):
     """The content of one page."""
 
     loop: Loop
@@ -199,8 +198,7 @@ class _Decoder:
             self._yield_point(number, names)
             for number in in_slices(range(self._used["yield_points"]), pause)
         )
-        return replace(
-            self._rest(names, pause),
+        return self._rest(names, pause)._replace(
             coroutines=tuple(
                 self._coroutine_record(number, name)
                 for number, name in in_slices(enumerate(names), pause)

@@ -7,9 +7,8 @@ import os
 import sysconfig
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from mmap import mmap
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiometrics.base.handover import HAND_OVER
 from aiometrics.pages.page import PYTHON_COPYING, Copying
@@ -29,8 +28,7 @@ logger = logging.getLogger("aiometrics")
 _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
-@dataclass(frozen=True, slots=True)
-class Implementation:
+class Implementation(NamedTuple):
     """The classes of one implementation of the recorder, and the C module if it is in C."""
 
     name: str

@@ -5,8 +5,7 @@ from __future__ import annotations
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiometrics.base.clock import Clock
 from aiometrics.base.internal_errors import InternalErrors
@@ -19,8 +18,7 @@ from aiometrics.requests.objectives import Objectives
 PROBE = "request"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LoopBinding:
+class LoopBinding(NamedTuple):
     """The objects of one loop that a request scope needs."""
 
     recorder: Any

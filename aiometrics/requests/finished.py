@@ -38,8 +38,7 @@ class Step(NamedTuple):
     end_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(NamedTuple):
     """The steps of the tasks of a traced request.
 
     Tasks are in the order in which they were created, steps in the order in which they ended.

@@ -333,7 +333,9 @@ def test_profiles_leave_connections_for_scrapes(
 def test_a_profile_in_progress_ends_with_the_exporter() -> None:
     """The client gets what there is."""
     with aiometrics.start_exporter(0, LOCAL, registry=None) as running:
+        assert 200 == get(running, "/debug/pprof/profile")[0]
         profiles = running._endpoints._profiles
+        assert profiles is not None
         entered, answers = threading.Event(), []
         rest = profiles._rest
 

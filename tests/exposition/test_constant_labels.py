@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -26,7 +24,7 @@ Series = set[tuple[str, tuple[tuple[str, str], ...], float]]
 
 def info(*, on_series: bool) -> ExporterInfo:
     """The information of an exporter with labels."""
-    return replace(BARE, labels=constant_labels(LABELS, on_series=on_series))
+    return BARE._replace(labels=constant_labels(LABELS, on_series=on_series))
 
 
 def unexpected(error: Exception) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -246,7 +245,7 @@ def test_a_scrape_has_the_rows_that_the_source_wants() -> None:
 
     def source(records: Records | None) -> tuple[Snapshot, ExporterInfo]:
         view = read(page.copy(), NOW_NS, UNIX_NS, records=records)
-        return merged([view], taken_ns=1, sample_ratio=1.0), replace(FACTS, detail=1)
+        return merged([view], taken_ns=1, sample_ratio=1.0), FACTS._replace(detail=1)
 
     handler = ScrapeHandler(source, None, lambda _: None)
     for _ in range(2):

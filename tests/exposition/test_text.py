@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import zip_longest
 
 import pytest
@@ -138,7 +137,7 @@ def test_only_openmetrics_has_an_end_mark() -> None:
 
 def test_help_is_escaped_as_each_format_requires() -> None:
     """Both escape backslashes and newlines, and OpenMetrics escapes quotes too."""
-    metric = replace(METRICS[0], name="x", help='a "b" \\ c\nd')
+    metric = METRICS[0]._replace(name="x", help='a "b" \\ c\nd')
     assert '# HELP x a "b" \\\\ c\\nd\n# TYPE x histogram\n' == TEXT.header(metric)
     assert '# HELP x a \\"b\\" \\\\ c\\nd\n# TYPE x histogram\n' == OPENMETRICS.header(metric)
 

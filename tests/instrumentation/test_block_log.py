@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import unittest
-from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -23,7 +22,7 @@ MS = 1_000_000
 PLACE = "shop.py:7 handle > time.sleep"
 BY = f"by shop.handle at {PLACE}: run > handle"
 BLOCK = Block("main", "shop.handle", PLACE, "run > handle", 250 * MS)
-LASTING = replace(BLOCK, lasted_ns=5_000 * MS, over=False)
+LASTING = BLOCK._replace(lasted_ns=5_000 * MS, over=False)
 
 
 @pytest.fixture
@@ -47,22 +46,22 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
             "loop main was blocked for 0.250 s by shop.handle at shop.py:7 handle > time.sleep",
         ),
         (
-            replace(BLOCK, cpu_ns=3 * MS, runqueue_ns=124 * MS),
+            BLOCK._replace(cpu_ns=3 * MS, runqueue_ns=124 * MS),
             "DEBUG",
             "loop main was blocked for 0.250 s (0.003 s of it on a CPU) by shop.handle at " + PLACE,
         ),
         (
-            replace(BLOCK, cpu_ns=90 * MS, runqueue_ns=125 * MS),
+            BLOCK._replace(cpu_ns=90 * MS, runqueue_ns=125 * MS),
             "DEBUG",
             "loop main had no CPU for 0.125 s of 0.250 s, in shop.handle at " + PLACE,
         ),
         (
-            replace(LASTING, cpu_ns=0, runqueue_ns=0),
+            LASTING._replace(cpu_ns=0, runqueue_ns=0),
             "WARNING",
             f"loop main has been blocked for 5.000 s (0.000 s of it on a CPU) and still is, {BY}",
         ),
         (
-            replace(LASTING, cpu_ns=0, runqueue_ns=5_000 * MS),
+            LASTING._replace(cpu_ns=0, runqueue_ns=5_000 * MS),
             "DEBUG",
             "loop main had no CPU for 5.000 s of 5.000 s and goes on so, in shop.handle at "
             + PLACE,
@@ -121,7 +120,7 @@ def test_tests_that_allow_no_line_pass() -> None:
 def test_one_line_a_minute_for_a_place(heard: pytest.LogCaptureFixture) -> None:
     """The first is logged at once, the others as a count when the minute is over."""
     log = BlockLog()
-    starved = replace(BLOCK, runqueue_ns=250 * MS)
+    starved = BLOCK._replace(runqueue_ns=250 * MS)
     log.tell(BLOCK, 0)
     for now_ns in (1, MINUTE_NS - 1):
         log.tell(starved, now_ns)
@@ -157,12 +156,12 @@ def test_many_places_are_few_lines(heard: pytest.LogCaptureFixture) -> None:
     """Further places share one line, and get one of their own once there is room."""
     log = BlockLog()
     for number in range(MAX_PLACES + 3):
-        log.tell(replace(BLOCK, place=f"shop.py:{number} f"), 0)
+        log.tell(BLOCK._replace(place=f"shop.py:{number} f"), 0)
     assert MAX_PLACES == len(lines(heard))
-    log.tell(replace(BLOCK, place=f"shop.py:{MAX_PLACES} f"), MINUTE_NS)
+    log.tell(BLOCK._replace(place=f"shop.py:{MAX_PLACES} f"), MINUTE_NS)
     assert [
         "aiometrics: blocks at other places: 3 more, 0.750 s in all",
-        f"aiometrics: {replace(BLOCK, place=f'shop.py:{MAX_PLACES} f')}",
+        f"aiometrics: {BLOCK._replace(place=f'shop.py:{MAX_PLACES} f')}",
     ] == [message for _, message in lines(heard)[MAX_PLACES:]]
 
 

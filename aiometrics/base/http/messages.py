@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import NamedTuple
 from urllib.parse import unquote
 
 #: Limits of a request, in bytes and header lines. Prometheus stays far below, with a head of 300
@@ -26,8 +26,7 @@ _ABSOLUTE_TARGET = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request as routes see it.
 
     ``path`` is decoded, ``query`` is not. ``headers`` have lower-case names; repeated ones are
@@ -40,8 +39,7 @@ class Request:
     headers: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A response. The server adds headers for length, date, compression and connection."""
 
     status: int
@@ -50,8 +48,7 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A parsed request, the length of its body, and whether the connection may be used again."""
 
     request: Request

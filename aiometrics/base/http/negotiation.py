@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _QUALITY = re.compile(r"0(\.[0-9]*)?|1(\.0*)?")
 #: The number of a header's elements that are parsed. Scrapers send five; a head full of them would
@@ -12,8 +12,7 @@ _QUALITY = re.compile(r"0(\.[0-9]*)?|1(\.0*)?")
 _MAX_ELEMENTS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """An exposition format: its media type, the parameters that define it, its ``Content-Type``.
 
     The parameters are in lower case.
@@ -48,8 +47,7 @@ PROTOBUF = Format(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(NamedTuple):
     """One element of a header: its name, parameters without ``q``, and quality from 0 to 1."""
 
     name: str

@@ -11,7 +11,6 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -254,9 +253,8 @@ class HttpServer:
             return response
         headers = (*response.headers, ("Vary", "Accept-Encoding"))
         if not accepts_gzip(request.headers.get("accept-encoding")):
-            return replace(response, headers=headers)
-        return replace(
-            response,
+            return response._replace(headers=headers)
+        return response._replace(
             body=self._gzip(response.body),
             headers=(*headers, ("Content-Encoding", "gzip")),
         )
