@@ -20,7 +20,15 @@ import pytest
 from soak import ports
 from soak.metrics import Exposition
 from support.prometheus_server import Prometheus, run_prometheus
-from support.servers import LOCAL, SERVERS, STARLETTE, Running, Server, running, until
+from support.servers import (
+    LOCAL,
+    SERVERS,
+    STARLETTE,
+    Running,
+    Server,
+    running,
+    until,
+)
 
 from aiometrics.base.processes import root_process
 
@@ -193,21 +201,64 @@ def load() -> Iterator[list[Running]]:
 
 #: How many workers are killed.
 KILLS = int(os.environ.get("AIOMETRICS_TEST_KILLS", "16"))
+RENEWALS = 4
+
+
+def answering(server: Running) -> int:
+    """Return the worker that answers a request, as soon as one does."""
+    found: list[int] = []
+
+    def answered() -> bool:
+        try:
+            found.append(server.request())
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
+
+    until(answered, "a worker to answer")
+    return found[0]
+
+
+def kill_a_worker(server: Running) -> None:
+    """End a worker without warning; the supervisor starts another."""
+    os.kill(answering(server), signal.SIGKILL)
+
+
+def renew_all_workers(server: Running) -> None:
+    """Have the supervisor end its workers and start others, and wait until it has."""
+    before = [Path(f"/proc/{answering(server)}") for _ in range(50)]
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: not any(worker.exists() for worker in before), "the end of all workers")
+    answering(server)
+
+
+#: What is done to a service, how often, and how many counts may differ in the end: a worker that is
+#: killed between its two counts has counted one of them.
+HARMS = {
+    "a worker is killed": (kill_a_worker, KILLS, KILLS),
+    "all workers are renewed": (renew_all_workers, RENEWALS, 0),
+}
 
 
 @pytest.mark.once
-def test_no_counter_falls_when_workers_are_killed(
-    tmp_path: Path, load: list[Running], binary: Callable[..., str], root: Path
+@pytest.mark.parametrize("harm", HARMS)
+def test_no_counter_falls_whatever_becomes_of_workers(
+    harm: str,
+    tmp_path: Path,
+    load: list[Running],
+    binary: Callable[..., str],
+    root: Path,
 ) -> None:
     """Not for scrapes all the time under load, nor for Prometheus; services do not mix."""
+    do_harm, times, lost = HARMS[harm]
     seen: dict[int, list[Exposition]] = {}
-    names = ["gunicorn, uvicorn's workers", "uvicorn, 4 workers"]
+    gunicorn, uvicorn = SERVERS["gunicorn, uvicorn's workers"], SERVERS["uvicorn, 4 workers"]
     places = [tmp_path / "gunicorn", tmp_path / "uvicorn"]
     for place in places:
         place.mkdir()
     with (
-        running(SERVERS[names[0]], places[0]) as one,
-        running(SERVERS[names[1]], places[1]) as two,
+        running(gunicorn, places[0]) as one,
+        running(uvicorn, places[1]) as two,
         run_prometheus(
             binary("prometheus", NEWEST),
             root,
@@ -217,19 +268,8 @@ def test_no_counter_falls_when_workers_are_killed(
         ) as prometheus,
     ):
         load += [one, two]
-        for number in range(KILLS):
-            server = (one, two)[number % 2]
-            victims: list[int] = []
-
-            def found(victims: list[int] = victims, server: Running = server) -> bool:
-                try:
-                    victims.append(server.request())
-                except (OSError, http.client.HTTPException):
-                    return False
-                return True
-
-            until(found, "a worker to answer")
-            os.kill(victims[0], signal.SIGKILL)
+        for number in range(times):
+            do_harm((one, two)[number % 2])
             for each in (one, two):
                 seen.setdefault(each.port, []).append(scraped(each))
         load.clear()
@@ -237,8 +277,7 @@ def test_no_counter_falls_when_workers_are_killed(
             shown = seen[server.port]
             assert [] == [fall for pair in itertools.pairwise(shown) for fall in falls(*pair)]
             until(lambda server=server: server.exposition() is not None, "an answer")  # type: ignore[misc]
-            # A worker that was killed between its two counts has counted one of them.
-            assert abs(server.counted() - server.handled()) <= KILLS
+            assert abs(server.counted() - server.handled()) <= lost
         assert {} == resets(prometheus, "gunicorn") | resets(prometheus, "uvicorn")
 
 

@@ -3,7 +3,8 @@
 A server passes if it answers as it does bare, its requests are counted exactly at one port, and
 each has its route. Words select servers whose names contain one of them. What is not installed is
 shown as such; the other exporters need ``opentelemetry-distro`` with its exporter for Prometheus
-and its instrumentations, and ``ddtrace``.
+and its instrumentations, and ``ddtrace``. In the last two ways they are alone: ``opentelemetry``
+counts what its own exporter shows, of which each process has its own, and one has the port.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from support.servers import (
     SERVERS,
     STARLETTE,
     UVICORN,
+    UVICORN_4,
     Running,
     Server,
     running,
@@ -46,9 +48,7 @@ DDTRACE = str(Path(sys.executable).parent / "ddtrace-run")
 
 ON_OTHER_LOOPS = {
     "uvicorn, asyncio": Server(STARLETTE, (*UVICORN, "--loop", "asyncio")),
-    "uvicorn, 4 workers, asyncio": Server(
-        STARLETTE, (*UVICORN, "--workers", "4", "--loop", "asyncio"), workers=4
-    ),
+    "uvicorn, 4 workers, asyncio": Server(STARLETTE, (*UVICORN_4, "--loop", "asyncio"), workers=4),
     "hypercorn, uvloop": replace(
         SERVERS["hypercorn"], arguments=(*SERVERS["hypercorn"].arguments, "-k", "uvloop")
     ),
@@ -107,6 +107,10 @@ WAYS = {
     "run -- ddtrace": Way(
         before=(*RUN, "--", DDTRACE), environ={"DD_TRACE_ENABLED": "false"}, routes=_ours
     ),
+    "opentelemetry, line": Way(
+        before=(OTEL,), line=True, environ={**_OTEL_ENVIRON, "OTEL_METRICS_EXPORTER": "none"}
+    ),
+    "ddtrace, line": Way(before=(DDTRACE,), line=True, environ={"DD_TRACE_ENABLED": "false"}),
     "opentelemetry": Way(
         before=(OTEL,),
         environ={**_OTEL_ENVIRON, "OTEL_EXPORTER_PROMETHEUS_PORT": "{metrics}"},

@@ -122,10 +122,12 @@ class Server:
 
 
 UVICORN = ("-m", "uvicorn", "web:app", "--port", "{port}")
+#: On a busy machine its supervisor would take a worker that starts for one that hangs.
+UVICORN_4 = (*UVICORN, "--workers", "4", "--timeout-worker-healthcheck", "300")
 GUNICORN = ("-m", "gunicorn", "web:app", "--bind", "127.0.0.1:{port}", "--no-control-socket")
 SERVERS = {
     "uvicorn": Server(STARLETTE, UVICORN),
-    "uvicorn, 4 workers": Server(STARLETTE, (*UVICORN, "--workers", "4"), workers=4),
+    "uvicorn, 4 workers": Server(STARLETTE, UVICORN_4, workers=4),
     "uvicorn, reload": Server(STARLETTE, (*UVICORN, "--reload")),
     "uvicorn.run in __main__": Server(STARLETTE, ("web.py",), environ={"WORKERS": "1"}),
     "uvicorn.run in __main__, 2 workers": Server(
