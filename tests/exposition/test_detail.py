@@ -207,7 +207,7 @@ def test_both_write_the_same_bytes(native: bool) -> None:  # noqa: FBT001 - a pa
 
 
 @compiled
-def test_python_goes_on_where_the_core_declines() -> None:
+def test_values_go_on_where_the_core_declines() -> None:
     """A page that C leaves to Python changes no row, and from then on Python sums up."""
     random = Random(16)  # noqa: S311 - the test must be reproducible
     page, odd = empty_page(), empty_page()
