@@ -13,6 +13,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import prometheus_server
@@ -139,7 +140,7 @@ def prometheus(
             )
             targets[job] = urllib.parse.urlsplit(printed.split("metrics  ")[1].split()[0]).netloc
         directory = tmp_path_factory.mktemp("prometheus")
-        options = {"seconds": SECONDS, "every_ms": EVERY_MS, "shorter": SHORTER}
+        options: Any = {"seconds": SECONDS, "every_ms": EVERY_MS, "shorter": SHORTER}
         yield stack.enter_context(
             prometheus_server.run_prometheus(
                 binary("prometheus"), root, directory, targets, **options

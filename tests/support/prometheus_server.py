@@ -98,19 +98,23 @@ def run_prometheus(
     seconds: float,
     every_ms: int = 1_000,
     shorter: int = 1,
+    patience: int | None = None,
+    alertmanager: str | None = None,
     scrape: Any = MappingProxyType({}),
 ) -> Iterator[Prometheus]:
     """Run Prometheus with the configuration of the repository and these targets, by job.
 
-    Intervals are short, and windows are ``shorter`` times shorter. ``features`` are enabled besides
-    the default ones, and ``scrape`` is added to the configuration of each job.
+    Intervals are short, and windows are ``shorter`` times shorter, as is the time for which alerts
+    wait, or ``patience`` times. ``features`` are enabled besides the default ones, and ``scrape``
+    is added to the configuration of each job. Alerts go to the address of an ``alertmanager``.
     """
     configuration = yaml.safe_load((root / "prometheus.yml").read_text(encoding="utf-8"))
     for pattern in configuration["rule_files"]:
         for path in root.glob(pattern):
             rules = yaml.safe_load(path.read_text(encoding="utf-8"))
             (directory / path.name).write_text(
-                yaml.safe_dump(_hastened(rules, every_ms, shorter)), encoding="utf-8"
+                yaml.safe_dump(_hastened(rules, every_ms, shorter, patience or shorter)),
+                encoding="utf-8",
             )
     configuration["rule_files"] = [str(directory / "*.rules.yml"), str(directory / "*.alerts.yml")]
     configuration["global"] = {
@@ -126,6 +130,8 @@ def run_prometheus(
         }
         for job, address in targets.items()
     ]
+    managers = [] if alertmanager is None else [{"targets": [alertmanager]}]
+    configuration["alerting"] = {"alertmanagers": [{"static_configs": managers}]}
     file = directory / "prometheus.yml"
     file.write_text(yaml.safe_dump(configuration), encoding="utf-8")
     options = (
@@ -163,13 +169,13 @@ def shortened(text: str, times: int) -> str:
     return text if times == 1 else _WINDOW.sub(shorten, text)
 
 
-def _hastened(rules: Any, every_ms: int, times: int) -> Any:
+def _hastened(rules: Any, every_ms: int, times: int, patience: int) -> Any:
     for group in rules["groups"]:
         group["interval"] = f"{every_ms}ms"
         for rule in group["rules"]:
             rule["expr"] = shortened(rule["expr"], times)
             if "for" in rule:
-                rule["for"] = shortened(f"[{rule['for']}]", times).strip("[]")
+                rule["for"] = shortened(f"[{rule['for']}]", patience).strip("[]")
             rule["annotations"] = {
                 name: shortened(text, times) for name, text in rule.get("annotations", {}).items()
             }
