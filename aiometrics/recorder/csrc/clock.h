@@ -7,6 +7,8 @@
 #ifndef AIOMETRICS_CLOCK_H
 #define AIOMETRICS_CLOCK_H
 
+#include "seldom.h"
+
 #include <Python.h>
 #include <stdint.h>
 #include <time.h>
@@ -35,7 +37,7 @@ int clock_init(void);
    itself. */
 PyObject *clock_kept(PyObject *given);
 
-int clock_call(PyObject *given, int64_t *now);
+SELDOM int clock_call(PyObject *given, int64_t *now);
 
 /* monotonic_ns() for Python: what a recorder without a clock of its own reads. */
 PyObject *clock_monotonic_ns(PyObject *module, PyObject *ignored);

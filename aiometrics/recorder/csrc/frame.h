@@ -42,6 +42,7 @@ extern int frame_is_read;
 #define frame_read_code frame_ask_code
 #define frame_read_position(generator) ((uintptr_t)0)
 #define frame_read_awaited frame_ask_awaited
+#define frame_is_finished(generator) 1
 #endif
 
 #if FRAME_IS_KNOWN

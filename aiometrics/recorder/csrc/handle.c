@@ -96,7 +96,10 @@ call_as_written(PyObject *handle)
 static PyObject *
 call_plain(PyObject *callback, PyObject *args, PyObject *context, PyObject *loop)
 {
-    Recorder *recorder = is_step(callback) ? NULL : hook_recorder_of(loop);
+    if (is_step(callback)) {
+        return call_in(context, callback, args);
+    }
+    Recorder *recorder = hook_recorder_of(loop);
     if (recorder == NULL) {
         return PyErr_Occurred() && !error_of_shortage() ? NULL : call_in(context, callback, args);
     }

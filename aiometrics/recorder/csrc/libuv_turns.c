@@ -54,7 +54,7 @@ static PyObject *is_closed, *is_running;
 
 /* Held for a few instructions: by the loop in its callbacks, without the GIL, and by others with it.
    Nobody who holds it waits for anything. */
-static void
+static inline void
 lock(Watch *watch)
 {
     while (atomic_flag_test_and_set_explicit(&watch->locked, memory_order_acquire)) {
@@ -62,7 +62,7 @@ lock(Watch *watch)
     }
 }
 
-static void
+static inline void
 unlock(Watch *watch)
 {
     atomic_flag_clear_explicit(&watch->locked, memory_order_release);
@@ -104,7 +104,7 @@ on_check_closed(LibuvHandle *handle)
     disown(watch, 1);
 }
 
-static void
+SELDOM static void
 close_handles(Watch *watch)
 {
     if (!watch->closing) {
@@ -116,7 +116,7 @@ close_handles(Watch *watch)
 
 /* Lets a thread that answers a scrape have the interpreter, if the loop will not rest. This is part
    of the wait: the loop would let go of it anyway, but take it back before that thread runs. */
-static void
+SELDOM static void
 hand_over(Watch *watch)
 {
     if (libuv.backend_timeout(watch->loop) != 0) {
@@ -165,7 +165,7 @@ count_events(Watch *watch)
 
 /* The loop waits on after a look found its wait over: its thread had not been on a processor between
    the prepare callback and the wait. */
-static void
+SELDOM static void
 wait_on(Watch *watch)
 {
     const int64_t *loop = watch->turns->page.loop;

@@ -76,13 +76,14 @@ learn_hop(Recorder *self, PyObject *link)
 
 /* A generator is known by the instruction that it is at; one that is finished by its type. */
 static inline uint64_t
-mix_generator(uint64_t hash, PyObject *generator, PyObject *code, int read)
+mix_generator(uint64_t hash, PyObject *generator, int read)
 {
+    if (read && !frame_is_finished(generator)) {
+        return chain_mix(hash, frame_read_position(generator));
+    }
+    PyObject *code = frame_code(generator, read);
     if (code == NULL) {
         return chain_mix(hash, (uintptr_t)Py_TYPE(generator));
-    }
-    if (read) {
-        return chain_mix(hash, frame_read_position(generator));
     }
     return chain_mix(chain_mix(hash, (uintptr_t)code), (uint64_t)frame_lasti(generator));
 }
@@ -106,7 +107,7 @@ hash_of(Recorder *self, PyObject *link, uint64_t hash, int read)
 {
     for (int depth = 0; link != NULL && depth < MAX_DEPTH; depth++) {
         if (chain_is_generator(link)) {
-            hash = mix_generator(hash, link, frame_code(link, read), read);
+            hash = mix_generator(hash, link, read);
             link = frame_awaited(link, read);
             continue;
         }
@@ -142,7 +143,7 @@ note(Trail *trail, PyObject *object)
 static Step
 note_generator(Trail *trail, PyObject *generator, PyObject *code, int read)
 {
-    trail->hash = mix_generator(trail->hash, generator, code, read);
+    trail->hash = mix_generator(trail->hash, generator, read);
     return trail_keep(trail, code != NULL ? code : (PyObject *)Py_TYPE(generator)) < 0 ? FAILED_WALK : GOES_ON;
 }
 
@@ -371,7 +372,7 @@ place_of(Recorder *self, const Traced *traced, Choice *choice, PyObject *yielded
     return self->chains.used >= TABLE_LIMIT && page_chains_full(&self->page) ? 0 : chains_put(&self->chains, trail, *place);
 }
 
-static int
+SELDOM static int
 locate_anew(Recorder *self, const Traced *traced, PyObject *yielded, Place *place)
 {
     Trail trail = {0};

@@ -118,25 +118,23 @@ add_square(int64_t *point, int64_t duration_ns)
     }
 }
 
-/* Counts a segment by the yield points where it began and ended. */
-static inline void
-page_count_path(const Page *page, int32_t began, int32_t ended, int64_t segment_ns)
+/* Where segments are counted that began and ended at these yield points: the last one if there is no room. */
+static inline int64_t *
+page_path(const Page *page, int32_t began, int32_t ended)
 {
     uint64_t number = (31 * (uint64_t)(began + 1) + (uint64_t)ended) * PATH_HASH >> 15;
-    int64_t *path = page->paths + (page->path_mask + 1) * SEGMENT_PATH_SCALARS;
     for (uint64_t probe = 0; probe < PATH_PROBES; probe++) {
-        int64_t *found = page->paths + ((number + probe) & page->path_mask) * SEGMENT_PATH_SCALARS;
-        if (found[SEGMENT_PATH_SEGMENTS] == 0) {
-            found[SEGMENT_PATH_BEGAN] = began;
-            found[SEGMENT_PATH_ENDED] = ended;
+        int64_t *path = page->paths + ((number + probe) & page->path_mask) * SEGMENT_PATH_SCALARS;
+        if (path[SEGMENT_PATH_SEGMENTS] == 0) {
+            path[SEGMENT_PATH_BEGAN] = began;
+            path[SEGMENT_PATH_ENDED] = ended;
+            return path;
         }
-        if (found[SEGMENT_PATH_BEGAN] == began && found[SEGMENT_PATH_ENDED] == ended) {
-            path = found;
-            break;
+        if (path[SEGMENT_PATH_BEGAN] == began && path[SEGMENT_PATH_ENDED] == ended) {
+            return path;
         }
     }
-    path[SEGMENT_PATH_SEGMENTS] += 1;
-    path[SEGMENT_PATH_ACTIVE_NS] += segment_ns;
+    return page->paths + (page->path_mask + 1) * SEGMENT_PATH_SCALARS;
 }
 
 static inline int64_t *
@@ -182,16 +180,25 @@ page_point(const Page *page, int32_t number)
     return page->points + number * page->point_words;
 }
 
-static inline int64_t *
-page_segments(const Page *page, int32_t number)
+/* Counts a segment by the yield points where it began and ended. */
+static inline void
+page_count_segment(const Page *page, int32_t began, int32_t ended, int64_t segment_ns)
 {
-    return page_point(page, number) + POINT_SCALARS;
+    int64_t *point = page_point(page, ended);
+    observe(point + POINT_SCALARS, &page->segment, segment_ns);
+    note_max(&point[POINT_SEGMENT_MAX_NS], segment_ns);
+    add_square(point, segment_ns);
+    int64_t *path = page_path(page, began, ended);
+    path[SEGMENT_PATH_SEGMENTS] += 1;
+    path[SEGMENT_PATH_ACTIVE_NS] += segment_ns;
 }
 
-static inline int64_t *
-page_waits(const Page *page, int32_t number)
+static inline void
+page_count_wait(const Page *page, int32_t number, int64_t wait_ns)
 {
-    return page_segments(page, number) + page->segment.words;
+    int64_t *point = page_point(page, number);
+    observe(point + POINT_SCALARS + page->segment.words, &page->wait, wait_ns);
+    note_max(&point[POINT_WAIT_MAX_NS], wait_ns);
 }
 
 static inline int64_t *

@@ -209,7 +209,7 @@ settle(Recorder *self, Traced *traced)
 
 /* --- gaps between segments ---------------------------------------------------------------------------------------------------- */
 
-static void block(Recorder *self, Traced *traced, int32_t point, int64_t segment_ns);
+SELDOM static void block(Recorder *self, Traced *traced, int32_t point, int64_t segment_ns);
 
 static void
 gap_begin(Recorder *self, int64_t now)
@@ -253,10 +253,7 @@ gaps_settle(Recorder *self)
     if (sum_ns == 0) {
         return;
     }
-    observe(page_segments(&self->page, point), &self->page.segment, sum_ns);
-    note_max(&page_point(&self->page, point)[POINT_SEGMENT_MAX_NS], sum_ns);
-    add_square(page_point(&self->page, point), sum_ns);
-    page_count_path(&self->page, AT_START, point, sum_ns);
+    page_count_segment(&self->page, AT_START, point, sum_ns);
     self->gaps.sum_ns = 0;
 }
 
@@ -323,7 +320,7 @@ enter(Recorder *self, Traced *traced, int64_t now)
 
 /* Takes a segment from among those in progress. It is the innermost, unless threads or greenlets step tasks of one loop by turns; even
    then none may go on to refer to it. */
-static void
+SELDOM static void
 unchain(Recorder *self, Traced *traced)
 {
     Traced **place = &self->current;
@@ -340,24 +337,28 @@ unchain(Recorder *self, Traced *traced)
 static inline void
 waited(Recorder *self, const Traced *traced, int32_t point, int64_t wait_ns)
 {
-    observe(page_waits(&self->page, point), &self->page.wait, wait_ns);
-    note_max(&page_point(&self->page, point)[POINT_WAIT_MAX_NS], wait_ns);
+    page_count_wait(&self->page, point, wait_ns);
     if (traced->scope != NULL) {
         scope_charge_wait(traced->scope, point, wait_ns);
     }
 }
 
 /* A segment ends; the one that it interrupted goes on. */
-static void
+static inline void
 leave(Recorder *self, Traced *traced, int64_t now)
 {
     Traced *outer = traced->outer;
-    if (outer != NULL && self->current == traced) {
+    if (self->current != traced) {
+        unchain(self, traced);
+        return;
+    }
+    if (outer != NULL) {
         int64_t paused_ns = now - outer->paused_ns;
         outer->since_ns += paused_ns;
         waited(self, outer, Py_MAX(self->pseudo[outer->record][AT_EAGER_CHILD], 0), paused_ns);
     }
-    unchain(self, traced);
+    traced->outer = NULL;
+    show(self, outer);
 }
 
 static void
@@ -379,10 +380,7 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
 {
     int64_t segment_ns = now - traced->since_ns;
     traced->active_ns += segment_ns;
-    observe(page_segments(&self->page, point), &self->page.segment, segment_ns);
-    note_max(&page_point(&self->page, point)[POINT_SEGMENT_MAX_NS], segment_ns);
-    add_square(page_point(&self->page, point), segment_ns);
-    page_count_path(&self->page, traced->point, point, segment_ns);
+    page_count_segment(&self->page, traced->point, point, segment_ns);
     self->ended_since_ns = traced->since_ns;
     self->ended_point = point;
     if (traced->scope != NULL) {
@@ -400,6 +398,12 @@ finish_segment(Recorder *self, Traced *traced, int32_t point, int64_t now)
     return segment_ns;
 }
 
+SELDOM static int
+prepare_outer(Recorder *self, const Traced *outer)
+{
+    return pseudo_point(self, outer->record, AT_EAGER_CHILD) < 0 || self->retired ? -1 : 0;
+}
+
 /* Before a segment of `traced` is finished, after its point was named: so is the wait that it was of the one that it interrupted. If
    tasks were stepped meanwhile, which moved `since_ns` up, the segment lasts until now. -1 with an exception, or without one if the
    recorder was retired while Python ran: then nothing of it may be touched any more, since tasks that went meanwhile are still in its
@@ -410,24 +414,27 @@ prepare(Recorder *self, Traced *traced, int32_t point, int64_t since_ns, int64_t
     if (point < 0 || self->retired) {
         return -1;
     }
-    if (traced->outer != NULL && (pseudo_point(self, traced->outer->record, AT_EAGER_CHILD) < 0 || self->retired)) {
+    if (traced->outer != NULL && prepare_outer(self, traced->outer) < 0) {
         return -1;
     }
     return traced->since_ns != since_ns && clock_read(self->clock, now) < 0 ? -1 : 0;
+}
+
+SELDOM static int
+tell_blocked(Recorder *self, int32_t point, int64_t segment_ns)
+{
+    PyObject *args = Py_BuildValue("(iL)", (int)point, (long long)segment_ns);
+    PyObject *done = args == NULL ? NULL : call_unseen(self->blocked, args);
+    Py_XDECREF(args);
+    Py_XDECREF(done);
+    return done == NULL && !error_deferred() && !error_of_shortage() ? -1 : 0;
 }
 
 /* After a segment was finished: tells who asked of those that block. -1 with an exception. */
 static inline int
 tell(Recorder *self, int32_t point, int64_t segment_ns)
 {
-    if (segment_ns < self->page.threshold_ns || self->blocked == NULL) {
-        return 0;
-    }
-    PyObject *args = Py_BuildValue("(iL)", (int)point, (long long)segment_ns);
-    PyObject *done = args == NULL ? NULL : call_unseen(self->blocked, args);
-    Py_XDECREF(args);
-    Py_XDECREF(done);
-    return done == NULL && !error_deferred() && !error_of_shortage() ? -1 : 0;
+    return segment_ns < self->page.threshold_ns || self->blocked == NULL ? 0 : tell_blocked(self, point, segment_ns);
 }
 
 int

@@ -133,7 +133,7 @@ Status recorder_status(void);
 
 /* Handles an error of ours, in flight or not: see recorder.c. -1 with an exception if it was an
    interrupt. */
-int recorder_fail(Recorder *self);
+SELDOM int recorder_fail(Recorder *self);
 
 /* Where waits of requests at a yield point are added; -1 with an exception. */
 int32_t recorder_request_wait(Recorder *self, int32_t request, int32_t point);

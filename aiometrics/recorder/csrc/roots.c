@@ -58,12 +58,12 @@ add(Root root)
 Traced *
 roots_add(PyObject *coro)
 {
-    Traced *traced = PyMem_Calloc(1, sizeof(Traced));
+    Traced *traced = PyMem_Malloc(sizeof(Traced));
     if (traced == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
-    traced->coro = coro;
+    *traced = (Traced){.coro = coro};
     if (add((Root)traced) < 0) {
         PyMem_Free(traced);
         return NULL;

@@ -30,6 +30,17 @@ static Patch dealloc = {.name = "coroutine.tp_dealloc", .ours = (Function)hooked
 static Patch traverse = {.name = "coroutine.tp_traverse", .ours = (Function)hooked_traverse};
 static Patch *const patches[] = {&am_send, &send_method, &throw_method, &close_method, &dealloc, &traverse};
 
+/* Asking for the place takes a call, which a compiler that knows where it comes from would repeat. */
+static inline const void **
+place_of_stepped(void)
+{
+    const void **place = &stepped;
+#if defined(__GNUC__)
+    __asm__("" : "+r"(place));
+#endif
+    return place;
+}
+
 /* Whether a coroutine cannot be in the table, which the interpreter lock of this interpreter guards. */
 static inline int
 passes(void)
@@ -75,7 +86,7 @@ adopt(PyObject *coro)
 
 /* Inside of a task's step, a coroutine is stepped as a rule by the one that awaits it, and only then by its own task if that starts
    eagerly, or runs on a loop inside. */
-static Traced *
+SELDOM static Traced *
 nested(PyObject *coro, Traced *traced)
 {
     if (traced == NULL || traced->state == OFFERED) {
@@ -87,14 +98,27 @@ nested(PyObject *coro, Traced *traced)
     return found ? traced : NULL;
 }
 
-static Traced *
+/* Whether it is of a recorder that has stopped, and no step on the C stack refers to it. */
+static inline int
+is_stale(const Traced *traced)
+{
+    return traced != &roots_left_out && traced->recorder->retired && traced->steps == 0;
+}
+
+/* A root that is not in the table, or only as one of a recorder that has stopped. */
+SELDOM static Traced *
+adopt_anew(PyObject *coro, const Traced *stale)
+{
+    if (stale != NULL) {
+        Py_XDECREF((PyObject *)roots_remove(coro));
+    }
+    return adopt(coro);
+}
+
+static inline Traced *
 outermost(PyObject *coro, Traced *traced)
 {
-    if (traced != NULL && traced != &roots_left_out && traced->recorder->retired && traced->steps == 0) {
-        Py_XDECREF((PyObject *)roots_remove(coro));
-        traced = NULL;
-    }
-    return traced != NULL ? traced : adopt(coro);
+    return traced == NULL || is_stale(traced) ? adopt_anew(coro, traced) : traced;
 }
 
 /* --- steps -------------------------------------------------------------------------------------------------------------------- */
@@ -131,7 +155,7 @@ begin(PyObject *coro)
     if (passes()) {
         return (Step){.coro = coro};
     }
-    const void **here = &stepped; /* asking for the place of it takes a call */
+    const void **here = place_of_stepped();
     Traced *traced = roots_get(coro);
     traced = *here != NULL ? nested(coro, traced) : outermost(coro, traced);
     return begin_known(coro, traced, here);

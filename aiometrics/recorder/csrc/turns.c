@@ -14,6 +14,8 @@ typedef struct {
     Turns *turns;
     PyObject *selector; /* a weak reference */
     PyObject *select;   /* what the selector itself had for an attribute; NULL: as its class has it */
+    PyObject *method;   /* what its class has, of which it is borrowed as long as the class has this version; 0 if it is not known */
+    unsigned int version;
     PyObject *weakrefs;
     vectorcallfunc vectorcall;
 } TimedSelect;
@@ -22,7 +24,7 @@ PyTypeObject *turns_type;
 static PyTypeObject *timed_select_type;
 static PyObject *select_name, *zero;
 
-static int
+SELDOM static int
 fail(Turns *self)
 {
     PyObject *error = error_taken();
@@ -33,34 +35,13 @@ fail(Turns *self)
 
 /* Reads the clock. 1 if the turns are timed, 0 if not, -1 with an interrupt that is meant for the
    application. */
-static int
+static inline int
 read_now(Turns *self, int64_t *now)
 {
     if (!self->retired && clock_read(self->clock, now) < 0) {
         return fail(self);
     }
     return !self->retired;
-}
-
-/* Returns where one part of a turn ends and the next begins: now, unless a reader in another
-   process has counted the part beyond that. */
-static int64_t
-boundary(const Turns *self, int64_t now)
-{
-    return Py_MAX(now, self->page.loop[LOOP_SEEN_NS]);
-}
-
-static void
-end_turn(Turns *self, int64_t now)
-{
-    int64_t *loop = self->page.loop;
-    if (loop[LOOP_TURN_SINCE_NS] == 0) {
-        return;
-    }
-    int64_t active_ns = now - loop[LOOP_TURN_SINCE_NS];
-    loop[LOOP_ACTIVE_NS] += active_ns;
-    observe(self->page.iterations, &self->page.segment, active_ns);
-    loop[LOOP_TURN_SINCE_NS] = 0;
 }
 
 /* The loop starts running. Whether its turns can be timed is not known until it asks its selector,
@@ -77,49 +58,13 @@ turns_begin(Turns *self, int64_t now)
     }
 }
 
-static void
-show_timed(Turns *self, int64_t timed)
-{
-    if (self->began_ns != 0) {
-        self->page.loop[LOOP_TIMED] = timed;
-        self->page.loop[LOOP_TURN_SINCE_NS] = self->began_ns;
-        self->began_ns = 0;
-    }
-}
-
+/* What is known of the turn that a loop started with is shown. */
 void
-turns_enter(Turns *self, int64_t now, int64_t timed)
+turns_show_timed(Turns *self, int64_t timed)
 {
-    page_begin(&self->page);
-    show_timed(self, timed);
-    now = boundary(self, now);
-    end_turn(self, now);
-    self->page.loop[LOOP_POLL_SINCE_NS] = now;
-    page_end(&self->page);
-}
-
-int64_t
-turns_leave(Turns *self, int64_t now)
-{
-    int64_t *loop = self->page.loop;
-    if (loop[LOOP_POLL_SINCE_NS] == 0) {
-        return -1;
-    }
-    page_begin(&self->page);
-    now = boundary(self, now);
-    int64_t idle_ns = now - loop[LOOP_POLL_SINCE_NS];
-    loop[LOOP_IDLE_NS] += idle_ns;
-    loop[LOOP_POLL_SINCE_NS] = 0;
-    loop[LOOP_TURN_SINCE_NS] = now;
-    page_end(&self->page);
-    return idle_ns;
-}
-
-void
-turns_count_events(Turns *self, int64_t events, int64_t waiting)
-{
-    self->page.loop[LOOP_EVENTS] += events;
-    self->page.loop[LOOP_EVENTS_WAITING] += waiting;
+    self->page.loop[LOOP_TIMED] = timed;
+    self->page.loop[LOOP_TURN_SINCE_NS] = self->began_ns;
+    self->began_ns = 0;
 }
 
 void
@@ -127,11 +72,11 @@ turns_end(Turns *self, int64_t now)
 {
     self->began_ns = 0;
     page_begin(&self->page);
-    end_turn(self, boundary(self, now));
+    turns_end_active(self, turns_boundary(self, now));
     page_end(&self->page);
 }
 
-static int
+static inline int
 enter(Turns *self)
 {
     int64_t now;
@@ -142,7 +87,7 @@ enter(Turns *self)
     return timed;
 }
 
-static int
+static inline int
 leave(Turns *self, int64_t events, int waiting)
 {
     int64_t now, since_ns = self->page.loop[LOOP_POLL_SINCE_NS];
@@ -171,20 +116,15 @@ is_zero(PyObject *timeout)
 }
 
 /* The object behind a weak reference, a new reference; NULL with an exception if it is gone. */
-static PyObject *
+static inline PyObject *
 behind(PyObject *reference)
 {
-#if PY_VERSION_HEX >= 0x030D0000
-    PyObject *object;
-    (void)PyWeakref_GetRef(reference, &object);
-#else
-    PyObject *object = PyWeakref_GET_OBJECT(reference);
-    object = object == Py_None ? NULL : Py_NewRef(object);
-#endif
-    if (object == NULL) {
+    PyObject *object = ((PyWeakReference *)reference)->wr_object;
+    if (object == Py_None || Py_REFCNT(object) == 0) {
         PyErr_SetString(PyExc_ReferenceError, "the selector is gone");
+        return NULL;
     }
-    return object;
+    return Py_NewRef(object);
 }
 
 /* Calls a function as a method of the selector, whose place before the arguments is ours until the call is over. */
@@ -209,11 +149,21 @@ call_bound(PyObject *method, PyObject *selector, PyObject *const *args, Py_ssize
     return events;
 }
 
-/* Calls the method that the class of the selector has now, another tool's perhaps. */
-static PyObject *
-call_method(PyObject *selector, PyObject *const *args, size_t flags, PyObject *names)
+/* The method that the class of the selector has now, another tool's perhaps. Another version of the class may have another one. */
+static inline PyObject *
+method_of(TimedSelect *self, PyTypeObject *type)
 {
-    PyObject *method = Py_XNewRef(_PyType_Lookup(Py_TYPE(selector), select_name));
+    if (self->version == 0 || self->version != type->tp_version_tag) {
+        self->method = _PyType_Lookup(type, select_name);
+        self->version = self->method == NULL ? 0 : type->tp_version_tag;
+    }
+    return Py_XNewRef(self->method);
+}
+
+static inline PyObject *
+call_method(TimedSelect *self, PyObject *selector, PyObject *const *args, size_t flags, PyObject *names)
+{
+    PyObject *method = method_of(self, Py_TYPE(selector));
     if (method == NULL) {
         PyErr_SetObject(PyExc_AttributeError, select_name);
         return NULL;
@@ -224,16 +174,28 @@ call_method(PyObject *selector, PyObject *const *args, size_t flags, PyObject *n
     return events;
 }
 
-static PyObject *
+static inline PyObject *
 call_select(TimedSelect *self, PyObject *const *args, size_t flags, PyObject *names)
 {
     if (self->select != NULL) {
         return PyObject_Vectorcall(self->select, args, flags & ~PY_VECTORCALL_ARGUMENTS_OFFSET, names);
     }
     PyObject *selector = behind(self->selector);
-    PyObject *events = selector == NULL ? NULL : call_method(selector, args, flags, names);
+    PyObject *events = selector == NULL ? NULL : call_method(self, selector, args, flags, names);
     Py_XDECREF(selector);
     return events;
+}
+
+/* The selector raised an exception, which goes before one of ours. */
+SELDOM static void
+leave_raising(Turns *self)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (leave(self, 0, 0) < 0) {
+        error_clear();
+    }
+    PyErr_Restore(type, value, traceback);
 }
 
 static PyObject *
@@ -245,19 +207,13 @@ timed_select_call(PyObject *object, PyObject *const *args, size_t flags, PyObjec
         return NULL;
     }
     PyObject *events = call_select(self, args, flags, names);
-    if (events != NULL) {
-        if (leave(self->turns, PyList_CheckExact(events) ? PyList_GET_SIZE(events) : 0, waiting) < 0) {
-            Py_CLEAR(events);
-        }
-        return events;
+    if (events == NULL) {
+        leave_raising(self->turns);
     }
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    if (leave(self->turns, 0, 0) < 0) {
-        error_clear(); /* the selector's exception goes first */
+    else if (leave(self->turns, PyList_CheckExact(events) ? PyList_GET_SIZE(events) : 0, waiting) < 0) {
+        Py_CLEAR(events);
     }
-    PyErr_Restore(type, value, traceback);
-    return NULL;
+    return events;
 }
 
 /* No tp_clear: a cycle through the selector, which has this as an attribute, is broken there. */
@@ -401,6 +357,8 @@ turns_timed(PyObject *object, PyObject *args)
     timed->turns = (Turns *)Py_NewRef(object);
     timed->selector = reference;
     timed->select = own == Py_None ? NULL : Py_NewRef(own);
+    timed->method = NULL;
+    timed->version = 0;
     timed->weakrefs = NULL;
     timed->vectorcall = timed_select_call;
     PyObject_GC_Track((PyObject *)timed);
