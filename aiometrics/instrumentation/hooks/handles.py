@@ -11,7 +11,7 @@ import ast
 import gc
 import inspect
 from asyncio import events
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ PROBE = "callbacks"
 _HELPER = "__aiometrics__"
 _QUALNAME = "Handle._run"
 _RUNS_CALLBACK = "self._context.run(self._callback, *self._args)"
+_AT_IMPORT = events.Handle._run
 
 
 def _is_step(callback: Any) -> bool:
@@ -110,12 +111,18 @@ def _run_of_asyncio() -> FunctionType:
     Another tool may have replaced the method by a function that calls this one. Raises
     ``RuntimeError`` if there is no such function any more.
     """
-    found = events.Handle._run
-    objects: Iterable[Any] = (found,) if _is_of_asyncio(found) else gc.get_objects()
-    function: FunctionType | None = next(filter(_is_of_asyncio, objects), None)
+    function: FunctionType | None = next(filter(_is_of_asyncio, _candidates()), None)
     if function is None:
+        found = events.Handle._run
         raise RuntimeError(f"Handle._run was replaced by {found!r}: callbacks are not timed")
     return function
+
+
+def _candidates() -> Iterator[Any]:
+    """All objects, those first that are likely, or not listed after ``gc.freeze()``."""
+    yield events.Handle._run
+    yield _AT_IMPORT
+    yield from gc.get_objects()
 
 
 def _is_of_asyncio(obj: Any) -> bool:
