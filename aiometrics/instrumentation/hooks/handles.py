@@ -171,8 +171,8 @@ class HandleHook:
         if self._installed:
             self._installed[-1]._apply()
         elif self._original is not None:
+            # The name stays: a loop of another thread may be about to call the helper.
             self._function.__code__ = self._original
-            del self._function.__globals__[_HELPER]
 
     def _apply(self) -> None:
         self._function.__globals__[_HELPER] = self._helper
