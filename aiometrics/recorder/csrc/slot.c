@@ -60,11 +60,13 @@ adopt_on(PyObject *loop, PyObject *coro)
 {
     Recorder *recorder = hook_recorder_of(loop);
     Traced *traced = recorder == NULL ? NULL : recorder_adopt(recorder, coro);
-    Py_XDECREF((PyObject *)recorder);
     if (traced != NULL) {
         hook_notice_displaced();
-        return traced;
+        Py_DECREF((PyObject *)recorder); /* if another thread stopped it meanwhile, what it adopted goes with it */
+        traced = roots_get(coro);
+        return traced == NULL ? &roots_left_out : traced;
     }
+    Py_XDECREF((PyObject *)recorder);
     if (PyErr_Occurred()) {
         return error_of_shortage() ? &roots_left_out : &interrupted;
     }

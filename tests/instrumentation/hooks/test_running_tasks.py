@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
 import sys
 import threading
 from asyncio import tasks as asyncio_tasks
@@ -143,6 +144,44 @@ def test_running_tasks_are_traced_again_after_a_restart() -> None:
             assert {"(return)": 1} == ends(instrumentation.snapshot(), "waits")
 
     asyncio.run(main())
+
+
+COMES_AND_GOES = """
+import asyncio, sys, threading
+import aiometrics
+
+sys.setswitchinterval(1e-6)
+over = threading.Event()
+
+def come_and_go():
+    for _ in range(100):
+        options = {"registry": None, "watchdog": False, "sample_interval": 0}
+        aiometrics.start_exporter(0, "127.0.0.1", **options).stop()
+    over.set()
+
+async def works():
+    await asyncio.sleep(0)
+
+async def main():
+    while not over.is_set():
+        await asyncio.create_task(works())
+
+threading.Thread(target=come_and_go).start()
+asyncio.run(main())
+print("over")
+"""
+
+
+def test_a_thread_may_start_and_stop_exporters_beside_a_busy_loop() -> None:
+    """A recorder may be stopped while it adopts the task that is about to run."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", COMES_AND_GOES],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (0, "over\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 def test_running_tasks_of_a_loop_that_is_chosen_later_are_traced() -> None:
