@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from support import prometheus_server
 
@@ -107,11 +108,12 @@ def history(known: Faults, now: float) -> str:
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps the alerts that Alertmanager sends, by job."""
+    """Keeps the alerts that Alertmanager sends, by job, and the groups as which it does."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.sent: defaultdict[str, list[str]] = defaultdict(list)
+        self.groups: set[str] = set()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -119,6 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.groups.add(body["groupKey"])
         for alert in body["alerts"]:
             self.server.sent[alert["labels"]["job"]].append(alert["labels"]["alertname"])
         self.send_response(200)
@@ -200,3 +203,35 @@ def test_each_fault_sends_one_alert(binary: Callable[..., str], root: Path, tmp_
         assert firing == prometheus.until(lambda found: found == firing, lambda: states(address))
         one = {job: alerts[:1] for job, (_, _, alerts) in known.items()}
         assert one == prometheus.until(lambda sent: sent == one, lambda: dict(receiver.sent))
+
+
+def test_a_cause_that_is_found_later_joins_the_page(
+    binary: Callable[..., str], root: Path, tmp_path: Path
+) -> None:
+    """Requests are late at once; only later their loop was blocked for long enough to tell.
+
+    Receivers take what comes with the same key for the same incident.
+    """
+    pages = {"job": "shop", "severity": "critical"}
+    request, starved = LATE[0], STARVED[0]
+    with (
+        receiving() as receiver,
+        run_alertmanager(binary("prometheus-alertmanager"), root, tmp_path, receiver) as address,
+    ):
+        for alertname in (request, starved):
+            fire(address, {"alertname": alertname, "instance": "a:9400", "loop": "1", **pages})
+            await_alert(receiver, alertname)
+        assert ({"shop": [request, starved]}, 1) == (receiver.sent, len(receiver.groups))
+
+
+def fire(address: str, labels: dict[str, str]) -> None:
+    """Tell Alertmanager that an alert fires."""
+    url = f"http://{address}/api/v2/alerts"
+    requests.post(url, json=[{"labels": labels}], timeout=60).raise_for_status()
+
+
+def await_alert(receiver: Receiver, alertname: str) -> None:
+    """Wait until an alert was sent."""
+    end = time.monotonic() + SECONDS
+    while alertname not in receiver.sent["shop"] and time.monotonic() < end:
+        time.sleep(0.1)
