@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.tracing import every_loop
 
+from aiometrics.pages import page
 from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
@@ -22,8 +23,12 @@ THREADS, CHILDREN, AWAITS = 6, 300, 5
 
 
 @pytest.fixture(autouse=True)
-def frequent_switches() -> Generator[None, None, None]:
-    """Let the interpreter switch threads whenever it can."""
+def frequent_switches(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
+    """Let the interpreter switch threads whenever it can, and readers wait for a consistent copy.
+
+    A scrape gives up and takes what there is, since it must not take long.
+    """
+    monkeypatch.setattr(page, "_COPIES", 100_000)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
