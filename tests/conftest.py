@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -93,9 +92,3 @@ def serve() -> Iterator[Serve]:
     for server in factory.servers:
         server.close()
     assert [] == http_threads()
-
-
-def pytest_collection_finish() -> None:
-    """Spare each collection of a test what is there before all tests, which is a lot."""
-    gc.collect()
-    gc.freeze()
