@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -81,6 +82,16 @@ def run(left: int) -> bool:
     return bool(done)
 
 
+@pytest.fixture
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected: what is called then, such as Hypothesis's callback, needs frames."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collection")
 @pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the recorder in Python needs frames itself")
 def test_a_stack_that_is_used_up_costs_names_and_nothing_else() -> None:
     """The program ends as without us, and what is named later has its name."""
