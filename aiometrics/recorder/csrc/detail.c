@@ -267,18 +267,6 @@ fold(Detail *detail)
 
 /* --- for Python ------------------------------------------------------------------------------------ */
 
-static int
-read_bytes(PyObject *object, Bytes *bytes)
-{
-    char *start;
-    Py_ssize_t length;
-    if (PyBytes_AsStringAndSize(object, &start, &length) < 0) {
-        return -1;
-    }
-    *bytes = (Bytes){start, (size_t)length};
-    return 0;
-}
-
 /* Whether a yield point of a page may have such a record. That of other pages has another length. */
 static bool
 is_sound(const Records *records, Bytes record)

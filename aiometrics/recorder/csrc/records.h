@@ -105,6 +105,19 @@ extern PyTypeObject *records_type;
 
 int records_init_module(PyObject *module);
 
+/* The bytes of an object, which must outlive them; -1 with an exception if it is of another type. */
+static inline int
+read_bytes(PyObject *object, Bytes *bytes)
+{
+    char *start;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(object, &start, &length) < 0) {
+        return -1;
+    }
+    *bytes = (Bytes){start, (size_t)length};
+    return 0;
+}
+
 static inline Bytes
 bytes_of(const char *text)
 {

@@ -516,18 +516,6 @@ write_all(Writer *writer, const Format *format)
 
 /* --- for Python ------------------------------------------------------------------------------------ */
 
-static int
-read_bytes(PyObject *object, Bytes *bytes)
-{
-    char *start;
-    Py_ssize_t length;
-    if (PyBytes_AsStringAndSize(object, &start, &length) < 0) {
-        return -1;
-    }
-    *bytes = (Bytes){start, (size_t)length};
-    return 0;
-}
-
 /* The number of items of a tuple, at most `most`; -1 with an exception. */
 static int
 count_of(PyObject *items, Py_ssize_t most)
