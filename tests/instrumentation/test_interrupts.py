@@ -13,9 +13,9 @@ from types import FrameType
 from typing import Any, Self
 
 import pytest
+from support.new_code import FILE, new_code
 from support.tracing import every_loop
 
-from aiometrics import request
 from aiometrics.pages.page import Page
 from aiometrics.recorder import callback
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
@@ -76,33 +76,13 @@ def error(request: pytest.FixtureRequest) -> Iterator[BaseException]:
 
 
 class Program:
-    """A program that uses every kind of step once, in code that was never met before."""
+    """The program in new code, whose exceptions are kept."""
 
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
-        source = """
-async def main():
-    loop.call_soon(called)
-    with request("GET /"):
-        await loop.create_task(work())
-
-async def work():
-    await sleep(0)
-    spend()
-
-def called():
-    pass
-"""
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(lambda _, context: self.keep(context.get("exception")))
-        self.code: dict[str, Any] = {
-            "__name__": "new_code",
-            "loop": self.loop,
-            "request": request,
-            "sleep": asyncio.sleep,
-            "spend": lambda: sum(range(100_000)),
-        }
-        exec(compile(source, "/srv/new_code.py", "exec"), self.code)  # noqa: S102 - the source is above
+        self.code = new_code(self.loop, [], lambda: sum(range(100_000)))
 
     def keep(self, error: BaseException | None) -> None:
         """Keep an exception that came out."""
@@ -151,7 +131,7 @@ def test_what_a_signal_raises_in_our_code_comes_out_and_changes_nothing_else(
 
 def is_ours(frame: FrameType | None) -> bool:
     """Whether what runs is our code, or was called by it."""
-    while frame is not None and frame.f_code.co_filename not in ("/srv/new_code.py", __file__):
+    while frame is not None and frame.f_code.co_filename not in (FILE, __file__):
         if frame.f_globals.get("__name__", "").startswith("aiometrics."):
             return True
         frame = frame.f_back
@@ -196,14 +176,17 @@ MANY = 100
 
 @pytest.fixture
 def _no_other_callbacks() -> Iterator[None]:
-    """No callback of another tool runs after a collection, such as Hypothesis's.
+    """No collection calls what is of other tools and tests, such as Hypothesis's callback.
 
     Without us, too, what a signal raises in one is dropped.
     """
     others = list(gc.callbacks)
+    gc.collect()
+    gc.freeze()
     gc.callbacks.clear()
     yield
     gc.callbacks[:] = others
+    gc.unfreeze()
 
 
 @pytest.mark.usefixtures("_no_other_callbacks")

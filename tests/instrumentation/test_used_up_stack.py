@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.new_code import new_code
 from support.tracing import every_loop
 
 from aiometrics import request
@@ -19,18 +20,6 @@ from aiometrics.testing import traced_loop
 #: Frames that are left where the loop begins to run. The fewest are what a bare loop needs, and
 #: with the most, we have all that we need.
 LEFT = range(24, 120)
-SOURCE = """
-async def main():
-    loop.call_soon(called)
-    with request("GET /"):
-        await loop.create_task(work())
-
-async def work():
-    await sleep(0)
-
-def called():
-    done.append(None)
-"""
 
 
 def depth() -> int:
@@ -48,19 +37,6 @@ def with_frames_left(left: int, call: Callable[[], Any]) -> Any:
         return call() if frames <= 0 else deeper(frames - 1)
 
     return deeper(sys.getrecursionlimit() - depth() - left)
-
-
-def new_code(loop: asyncio.AbstractEventLoop, done: list[None]) -> dict[str, Any]:
-    """The program, in code that was never met before."""
-    code = {
-        "__name__": "new_code",
-        "loop": loop,
-        "request": request,
-        "sleep": asyncio.sleep,
-        "done": done,
-    }
-    exec(compile(SOURCE, "/srv/new_code.py", "exec"), code)  # noqa: S102 - the source is above
-    return code
 
 
 def run(left: int) -> bool:
