@@ -1,6 +1,6 @@
-"""What handlers of signals raise where the interpreter drops what is raised, such as finalizers.
+"""Keeps exceptions that signal handlers raise where the interpreter drops them, as in finalizers.
 
-It is the application's. The recorder in Python raises it at the end of a step; the C core has
+They are the application's. The recorder in Python raises them at the end of a step; the C core has
 functions of its own for this.
 """
 

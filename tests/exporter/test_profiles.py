@@ -144,7 +144,7 @@ def stacks(answer: Response) -> dict[tuple[str, ...], list[int]]:
 
 
 def test_parents_are_frames_if_asked_for(traced: TracedLoop) -> None:
-    """Who created more live tasks has more of their time, and the sums stay those of the counters.
+    """The creator of more live tasks has more of their time; the sums stay those of the counters.
 
     Names that asyncio gave to tasks are nowhere, nor are those that somebody chose.
     """

@@ -171,7 +171,7 @@ def test_the_most_active_ones_are_shown() -> None:
 
 
 def test_there_are_no_others_while_all_have_room() -> None:
-    """What a coroutine counts first is in no other row."""
+    """The first counts of a coroutine are in no other row."""
     points = [yield_point(f"place {number}") for number in range(3)]
     assert detail_of(3, points) == tuple(points)
 

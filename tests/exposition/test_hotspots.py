@@ -246,7 +246,7 @@ def test_waiters_are_ordered_by_mean_wait() -> None:
 
 
 def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
-    """What the alert would call stuck comes first, then what few others show to be unusual.
+    """Tasks that the alert would call stuck come first, then those that few others show as unusual.
 
     Older waits, at places where that is normal or unknown, follow.
     """

@@ -1,4 +1,4 @@
-"""What is stuck is the same for the alert, the live page and ``top``."""
+"""The same tasks are stuck for the alert, the live page and ``top``."""
 
 from __future__ import annotations
 

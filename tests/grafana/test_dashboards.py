@@ -462,7 +462,7 @@ def test_files_of_both_versions_are_of_the_same_dashboards() -> None:
 
 
 def test_tables_of_version_2_have_a_unit_for_each_column() -> None:
-    """What is a share, a time or a rate is shown as one, and the headings need not say so."""
+    """A share, a time or a rate is shown as one, and the headings need not say so."""
     tables = [
         element["spec"]
         for path in V2_FILES

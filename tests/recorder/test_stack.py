@@ -92,7 +92,7 @@ def test_a_look_holds_nothing_and_leaves_no_garbage(
     monkeypatch: pytest.MonkeyPatch,
     anywhere: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    """What a function had in its variables is freed when it returns, though it was looked at."""
+    """The variables of a function are freed when it returns, though it was looked at."""
 
     class Local:
         pass
