@@ -144,8 +144,8 @@ async def serve(
         reporter = Reporter(exporter, settings, lambda: loop.call_soon_threadsafe(stop.set))
         with load(_url(listener)), reporter:
             await stop.wait()
-        await _all_closed(runner)
     finally:
+        await _all_closed(runner)
         await runner.cleanup()
 
 
