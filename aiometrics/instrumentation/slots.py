@@ -213,6 +213,7 @@ class SlotPool:
         slot.page.mark_observed(now_ns)
         try:
             copy = slot.page.copy(self._copying)
+            pause()  # what is copied at once took long enough
             view = read(copy, now_ns, unix_ns, pause=pause, records=records)
         except PageError:
             slot.unreadable = True

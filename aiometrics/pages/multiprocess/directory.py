@@ -184,6 +184,7 @@ class SharedDirectory:
             for number in numbers:
                 with self._skipping(skipped, _name(number)):
                     found = page_copy.copy(directory, _name(number), page_format, now_ns)
+                    pause()
                     if found is not None:
                         copied[number] = found
         for number, (data, alive) in copied.items():
