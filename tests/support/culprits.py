@@ -26,6 +26,7 @@ from aiohttp import web
 from fastapi import BackgroundTasks, Depends, FastAPI
 from fastapi.responses import StreamingResponse
 
+import aiometrics
 from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.instrumentation.sampling import Sampling
 from aiometrics.pages.snapshot import Snapshot
@@ -332,7 +333,8 @@ def measure(service: str, loop: str, seconds: float, interval_ns: int = 1_000_00
             used = idle.active_seconds() - began
             found.append(_shares(culprit.seconds, used, before, made.snapshot()))
 
-    with every_loop("c") as made, asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+    recording = every_loop(aiometrics.IMPLEMENTATION)
+    with recording as made, asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(main())
     return found[0]
 
