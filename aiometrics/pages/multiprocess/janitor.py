@@ -29,14 +29,15 @@ def is_written(directory: str, *, wait: bool = False) -> bool:
     """Return whether a process holds the lock of one of the pages, or wait until none does."""
     import fcntl  # noqa: PLC0415 - not every system has it
 
-    for entry in os.scandir(directory):
-        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(descriptor)
     return False
 
 

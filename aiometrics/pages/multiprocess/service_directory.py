@@ -44,8 +44,8 @@ class ServiceDirectory(SharedDirectory):
     def remove_abandoned(self) -> None:
         """Remove directories that services left behind whose janitor was killed or not started."""
         pattern = re.compile(re.escape(self._family) + r".*-(\d+)-(\d+)")
-        with suppress(OSError):  # it may not be read
-            for entry in os.scandir(self._parent):
+        with suppress(OSError), os.scandir(self._parent) as entries:  # it may not be read
+            for entry in entries:
                 match = pattern.fullmatch(entry.name)
                 if match is not None:
                     janitor.remove_if_abandoned(entry.path, int(match[1]), int(match[2]))

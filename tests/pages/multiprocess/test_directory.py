@@ -734,7 +734,7 @@ def test_page_is_read_when_its_writer_never_finishes_an_update(
 def test_reader_pauses_after_every_few_records(
     directory: SharedDirectory, claim: Callable[..., ClaimedSlot]
 ) -> None:
-    """It pauses when it decodes and when it adds up, if it is given a pause."""
+    """It pauses when it copies, when it decodes and when it adds up, if it is given a pause."""
     pauses: list[None] = []
     for _ in range(2):
         page = claim().page
@@ -748,10 +748,10 @@ def test_reader_pauses_after_every_few_records(
         directory.read((), PAGE_FORMAT, 0, 0, pause=lambda: pauses.append(None)).pages.values()
     )
     # A page has 5 coroutines, 4 yield points, and 3 requests, one of them (other); a slice has 4.
-    assert 2 * 2 == len(pauses)
+    assert 2 * (1 + 2) == len(pauses)
     seen = merged(pages, taken_ns=0, sample_ratio=1, pause=lambda: pauses.append(None))
     # 6 coroutines, 6 yield points and 4 requests.
-    assert 2 * 2 + 3 == len(pauses)
+    assert 2 * (1 + 2) + 3 == len(pauses)
     assert merged(pages, taken_ns=0, sample_ratio=1) == seen
 
 

@@ -1,0 +1,43 @@
+"""The removal of directories that services left behind, as a starting service does it."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from aiometrics.pages.multiprocess import janitor
+
+#: No process has ended with this identifier and start: there is none with it.
+GONE = (1 << 30, 1)
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Path:
+    """Return a directory with ten pages, which is removed at the end."""
+    path = tmp_path / "left"
+    path.mkdir()
+    for number in range(10):
+        (path / f"{number}.page").touch()
+    return path
+
+
+def test_pages_without_writers_are_removed(left: Path) -> None:
+    """The directory goes with them."""
+    assert janitor.remove_if_abandoned(str(left), *GONE)
+    assert not left.exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_look_at_pages_with_writers_leaves_nothing_open(left: Path) -> None:
+    """The first locked page is enough to know, and Python would warn of what stays open."""
+    with ExitStack() as stack:
+        for path in left.iterdir():
+            page = stack.enter_context(path.open("rb"))
+            fcntl.flock(page, fcntl.LOCK_EX)
+        assert not janitor.remove_if_abandoned(str(left), *GONE)
+    gc.collect()
+    assert 10 == len(list(left.iterdir()))
