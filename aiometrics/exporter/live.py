@@ -33,7 +33,8 @@ _POLICY = (
     f"style-src 'self' {_FLAME_GRAPH_STYLE}; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_PAGE_HEADERS = (
+#: The policy is that of the page, and of its thread, which has the headers of its script.
+_HEADERS = (
     ("Content-Security-Policy", _POLICY),
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-cache"),
@@ -96,13 +97,13 @@ def page_routes() -> dict[str, Callable[[Request], Response]]:
     }
     index = files.pop("/live/index.html", None)
     return {
-        **({"/": partial(_file, index, _PAGE_HEADERS)} if index else {}),
+        **({"/": partial(_file, index, _HEADERS)} if index else {}),
         **{name: partial(_file, path, _headers(name)) for name, path in files.items()},
     }
 
 
 def _headers(name: str) -> tuple[tuple[str, str], ...]:
-    return _VENDOR_HEADERS if name.startswith("/live/vendor/") else (("Cache-Control", "no-cache"),)
+    return _VENDOR_HEADERS if name.startswith("/live/vendor/") else _HEADERS
 
 
 def _suffix(path: str) -> str:

@@ -96,9 +96,10 @@ def test_everything_that_the_page_needs_is_served_from_the_port(port: int) -> No
     assert "frame-ancestors 'none'" in policy
     named = set(re.findall(r'(?:src|href)="(/live/[^"]+)"', body.decode()))
     modules = [fetch(port, f"/live/{path.name}")[1].decode() for path in FILES.glob("*.js")]
-    named |= {name for text in modules for name in re.findall(r'from "([^"]+)"', text)}
+    named |= {name for text in modules for name in re.findall(r'(?:from |Worker\()"([^"]+)"', text)}
     served = {name: fetch(port, name)[0] for name in named}
-    assert 12 == len(named)
+    assert 15 == len(named)
+    assert policy == served["/live/reader.js"].headers["Content-Security-Policy"]
     assert {200} == {answer.status for answer in served.values()}
     types = {Path(name).suffix: answer.headers["Content-Type"] for name, answer in served.items()}
     assert {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"} == types
@@ -310,6 +311,7 @@ def ten_seconds() -> Snapshot:
                 objective_ns=200 * MS,
                 violations=121,
             ),
+            request("GET /late", in_progress=2, objective_ns=200 * MS, violations=2),
         ),
         request_waits=(RequestWait("GET /", "asyncio.sleep", 60 * S),),
     )
@@ -330,9 +332,10 @@ def test_findings_say_what_they_cost_and_causes_come_first(
         async with tab() as page:
             await page.open(f"http://{LOCAL}:{port}/")
             return await page.value(
-                "Promise.all([import('/live/numbers.js'), import('/live/findings.js')])"
-                ".then(([{ History }, { findings }]) => { const history = new History(); "
-                f"for (const answer of {json.dumps(answers)}) history.add(answer); "
+                "Promise.all(['columns', 'numbers', 'findings'].map((name) => "
+                "import(`/live/${name}.js`))).then(([{ Columns }, { History }, { findings }]) => { "
+                "const history = new History(), columns = new Columns(); "
+                f"for (const answer of {json.dumps(answers)}) history.add(columns.of(answer)); "
                 "const [first, last] = history.moments; "
                 "return findings(history.gained(last, first), history.latest, history)"
                 ".map(({ kind, tone, place, text }) => [kind, tone, place ?? '', text]); })"
@@ -346,6 +349,7 @@ def test_findings_say_what_they_cost_and_causes_come_first(
         ("fails", "bad", "shop/mail.py:4 mail"),
         ("tiny steps", "warn", "shop/export.py:6 write"),
         ("busy line", "warn", "shop/find.py:7 rank"),
+        ("too slow", "warn", "GET /late"),
         ("too slow", "warn", "GET /"),
         ("cancelled", "aside", "shop.ask"),
     ] == [(kind, tone, place) for kind, tone, place, _ in found]
@@ -358,6 +362,7 @@ def test_findings_say_what_they_cost_and_causes_come_first(
             "Of 16 tasks of shop.mail, 5 ended with an exception, mostly after the await",
             "after 13 µs of work each time. To switch to the next task costs the loop 15 µs, more",
             "25 % of the loop's time, mostly in short runs (about 40 ms each): other",
+            "2 of 2 requests took longer than 200 ms, their objective. None has ended.",
             (
                 "121 of 300 requests took longer than 200 ms, their objective. "
                 "On average they take 300 ms, 10 ms of it on the loop. "

@@ -40,6 +40,7 @@ class Tab:
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _answers: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
+    _watching: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def listen(self) -> None:
         """Take what the browser says until it ends."""
@@ -53,6 +54,8 @@ class Tab:
     def _note(self, method: str, params: dict[str, Any]) -> None:
         if method == "Page.loadEventFired":
             self.loaded.set()
+        elif method == "Target.attachedToTarget":
+            self._watching.append(asyncio.create_task(self._watch(params["sessionId"])))
         elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Log.entryAdded" and params["entry"]["level"] in {"error", "warning"}:
@@ -62,11 +65,19 @@ class Tab:
         elif method == "Runtime.consoleAPICalled" and params["type"] in {"error", "warning"}:
             self.errors.append(json.dumps(params["args"]))
 
+    async def _watch(self, session: str) -> None:
+        """Let a thread of the page, which waits for it, run, and note what it does."""
+        for method in ("Network.enable", "Runtime.enable", "Runtime.runIfWaitingForDebugger"):
+            await self._call(method, {}, {"sessionId": session})
+
     async def call(self, method: str, **params: Any) -> Any:
         """Call a method of the protocol and return its result."""
+        return await self._call(method, params, {})
+
+    async def _call(self, method: str, params: dict[str, Any], session: dict[str, str]) -> Any:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
-        await self.socket.send_json({"id": number, "method": method, "params": params})
+        await self.socket.send_json({"id": number, "method": method, "params": params, **session})
         said = await asyncio.wait_for(answer, GUARD_SECONDS)
         if "error" in said:
             raise RuntimeError(f"{method}: {said['error']}")
@@ -76,6 +87,9 @@ class Tab:
         """Go to a page, shown as wide as said."""
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
+        await self.call(
+            "Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=True, flatten=True
+        )
         await self.resize(width, height)
         self.loaded.clear()
         await self.call("Page.navigate", url=url)

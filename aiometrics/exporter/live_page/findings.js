@@ -1,6 +1,7 @@
 // What stands out in an interval, worst first, in sentences for somebody who sees it first.
 
-import { isPseudo, keyOf, place, sum } from "/live/numbers.js";
+import { sum } from "/live/columns.js";
+import { isPseudo, keyOf, place } from "/live/numbers.js";
 
 const percent = (share) => `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`;
 
@@ -241,18 +242,21 @@ function lastAwait(gain, coroutine) {
 function objectives(gain, latest) {
   const promised = new Map(latest.requests.map((row) => [row.request, row.objective_seconds]));
   const blocked = Math.min(1, sum(gain.loops, (row) => row.blocking) / gain.loopSeconds);
-  return gain.requests.filter((row) => row.requests > 0 && row.violations / row.requests >= LATE).map((row) => ({
+  return gain.requests.map((row) => ({ ...row, share: row.violations / counted(row) })).filter((row) => row.share >= LATE).map((row) => ({
     kind: "too slow",
     tone: "warn",
-    text: `${row.violations} of ${row.requests} requests took longer than ${duration(promised.get(row.request) ?? 0)}, their objective. `
-      + `On average they take ${duration(row.wall / row.requests)}, ${duration(row.active / row.requests)} of it on the loop.`
+    text: `${row.violations} of ${counted(row)} requests took longer than ${duration(promised.get(row.request) ?? 0)}, their objective. `
+      + (row.requests ? `On average they take ${duration(row.wall / row.requests)}, ${duration(row.active / row.requests)} of it on the loop.` : "None has ended.")
       + (mostly(gain, row.request) ? ` They wait most for ${mostly(gain, row.request)}.` : "")
       + (blocked >= OFTEN_BLOCKED ? ` They wait for the loop too: it was blocked for ${percent(blocked)} of the time.` : ""),
     place: row.request,
     request: row.request,
-    weight: 10 + 10 * Math.min(1, row.violations / row.requests),
+    weight: 10 + 10 * row.share,
   }));
 }
+
+/** How many requests there were at least: those that are late count before they end. */
+const counted = (row) => Math.max(row.requests, row.violations, 1);
 
 /** What requests of a type wait for most, if they wait. */
 export function mostly(gain, request) {

@@ -1,114 +1,21 @@
 // History of the numbers in /debug/live, and what happened between two moments of it.
 
-const zero = { count: 0, sum_seconds: 0 };
-const FRAMES = "\x1f";
-const STATUSES = ["completed", "failed", "cancelled"];
-
-// Of each table: what names a row, and its numbers that only grow.
-const TABLES = {
-  loops: {
-    names: ["loop"],
-    grows: {
-      active: (r) => r.active_seconds,
-      idle: (r) => r.idle_seconds ?? 0,
-      turns: (r) => r.iterations.count,
-      starts: (r) => r.start_delays.count,
-      startDelay: (r) => r.start_delays.sum_seconds,
-      blocking: (r) => r.blocking_seconds,
-      cpu: (r) => r.thread_cpu_seconds ?? 0,
-      queue: (r) => r.thread_runqueue_seconds ?? 0,
-      gc: (r) => r.gc_pause_seconds,
-      unhandled: (r) => r.unhandled_exceptions,
-    },
-  },
-  blocks: { names: ["loop", "place"], grows: { samples: (r) => r.samples } },
-  held: {
-    names: ["coroutine", "held_at"],
-    grows: { samples: (r) => r.samples, active: (r) => r.active_seconds },
-  },
-  yield_points: {
-    names: ["coroutine", "yield_point", "awaits"],
-    grows: {
-      segments: (r) => r.segments.count,
-      active: (r) => r.segments.sum_seconds,
-      waits: (r) => r.waits.count,
-      waiting: (r) => r.waits.sum_seconds,
-      blocking: (r) => r.blocking_seconds,
-      inflicted: (r) => r.inflicted_wait_seconds,
-    },
-  },
-  chains: {
-    names: ["coroutine", "frames", "yield_point", "awaits"],
-    grows: { waiting: (r) => r.waits.sum_seconds, active: (r) => r.active_seconds },
-  },
-  segment_paths: {
-    names: ["coroutine", "began_at", "ended_at"],
-    grows: { segments: (r) => r.segments, active: (r) => r.active_seconds },
-  },
-  coroutines: {
-    names: ["coroutine"],
-    grows: {
-      created: (r) => r.created,
-      destroyed: (r) => r.destroyed_pending,
-      ...Object.fromEntries(STATUSES.map((s) => [s, (r) => (r.wall[s] ?? zero).count])),
-    },
-  },
-  requests: {
-    names: ["request"],
-    grows: {
-      violations: (r) => r.violations,
-      requests: (r) => sum(Object.values(r.wall), (w) => w.count),
-      wall: (r) => sum(Object.values(r.wall), (w) => w.sum_seconds),
-      active: (r) => r.active.sum_seconds,
-      failed: (r) => (r.wall.failed ?? zero).count,
-      background: (r) => r.background_seconds,
-    },
-  },
-  request_waits: { names: ["request", "awaits"], grows: { waiting: (r) => r.wait_seconds } },
-};
-
-export function sum(rows, value) {
-  let total = 0;
-  for (const row of rows) total += value(row);
-  return total;
-}
+import { FRAMES, TABLES, sum } from "/live/columns.js";
 
 /** Keeps each second of the last two minutes, and one in ten of the last half hour. */
 export class History {
-  #index = Object.fromEntries(Object.keys(TABLES).map((name) => [name, new Map()]));
+  #named = Object.fromEntries(Object.keys(TABLES).map((name) => [name, []]));
   #moments = [];
   latest = null;
 
-  add(answer) {
-    answer.blocks = answer.loops.flatMap((row) =>
-      Object.entries(row.block_samples).map(([place, samples]) => ({
-        loop: row.loop, place, samples,
-      })),
-    );
-    const columns = {};
-    for (const [name, { names, grows }] of Object.entries(TABLES)) {
-      const index = this.#index[name];
-      const fields = Object.values(grows);
-      const rows = answer[name].map((row) => {
-        const values = names.map((field) => [row[field]].flat().join(FRAMES));
-        const key = values.join("\0");
-        if (!index.has(key)) {
-          const named = Object.fromEntries(names.map((field, number) => [field, values[number]]));
-          index.set(key, { at: index.size, named: { key, ...named } });
-        }
-        return [index.get(key).at, row];
-      });
-      const column = new Float64Array(index.size * fields.length);
-      for (const [at, row] of rows) {
-        fields.forEach((field, number) => { column[at * fields.length + number] = field(row); });
-      }
-      columns[name] = column;
-    }
-    const moment = { taken: answer.taken_timestamp_seconds, columns };
+  /** Takes what Columns made of an answer. */
+  add({ columns, named, latest }) {
+    for (const [name, rows] of Object.entries(named)) this.#named[name].push(...rows);
+    const moment = { taken: latest.taken_timestamp_seconds, columns };
     const [before, last] = this.#moments.slice(-2);
     if (last && before && last.taken - before.taken < 1) this.#moments.pop();
     this.#moments.push(moment);
-    this.latest = answer;
+    this.latest = latest;
     this.#thin(moment.taken);
   }
 
@@ -130,21 +37,18 @@ export class History {
     return this.#moments.findLast(({ taken }) => taken <= time) ?? this.#moments[0];
   }
 
-  /** What each row gained from one moment to another; from the start without an earlier one. */
+  /**
+   * What each row gained from one moment to another; from the start without an earlier one. A table
+   * is made when it is first looked at, since each takes time.
+   */
   gained(later, earlier) {
-    const tables = Object.fromEntries(
-      Object.keys(TABLES).map((name) => [name, this.#gainedRows(name, later, earlier)]),
-    );
-    const seconds = earlier ? later.taken - earlier.taken : null;
-    // Some segments began before the interval, so they may be longer than it.
-    const running = tables.loops.filter((row) => row.active + row.idle > 0).length || 1;
-    const loopSeconds = Math.max(
-      (seconds ?? 0) * running,
-      sum(tables.held, (row) => row.active),
-      seconds === null ? sum(tables.loops, (row) => row.active + row.idle) : 0,
-      1e-9,
-    );
-    return { from: earlier?.taken ?? null, to: later.taken, seconds, loopSeconds, ...tables };
+    const gain = { from: earlier?.taken ?? null, to: later.taken, seconds: earlier ? later.taken - earlier.taken : null };
+    for (const name of Object.keys(TABLES)) {
+      let rows = null;
+      Object.defineProperty(gain, name, { get: () => (rows ??= this.#gainedRows(name, later, earlier)) });
+    }
+    gain.loopSeconds = loopSeconds(gain);
+    return gain;
   }
 
   /** What each loop gained, by its name. */
@@ -157,10 +61,8 @@ export class History {
     const now = later.columns[name];
     const old = earlier?.columns[name] ?? [];
     const rows = [];
-    for (const { at, named } of this.#index[name].values()) {
-      const first = at * fields.length;
-      if (first >= now.length) break;
-      const row = { ...named };
+    for (let first = 0; first < now.length; first += fields.length) {
+      const row = { ...this.#named[name][first / fields.length] };
       for (let number = 0; number < fields.length; number += 1) {
         const is = now[first + number];
         const was = old[first + number] ?? 0;
@@ -170,6 +72,18 @@ export class History {
     }
     return rows;
   }
+}
+
+/** The time of all loops that the shares are of. */
+function loopSeconds({ seconds, loops, held }) {
+  const running = loops.filter((row) => row.active + row.idle > 0).length || 1;
+  // Some segments began before the interval, so they may be longer than it.
+  return Math.max(
+    (seconds ?? 0) * running,
+    sum(held, (row) => row.active),
+    seconds === null ? sum(loops, (row) => row.active + row.idle) : 0,
+    1e-9,
+  );
 }
 
 /** A place such as "shop/db.py:42 Pool.get > asyncpg.connect" in its parts. */

@@ -1,5 +1,6 @@
 // The live page: asks for the numbers, keeps their history, and shows an interval of it.
 
+import { Feed } from "/live/feed.js";
 import { FlameGraph } from "/live/flame.js";
 import { blockedNow, duration, findings, mostly, percent, rate, stuckRows } from "/live/findings.js";
 import { History, compare, framesOf, heldTree, isPseudo, keyOf, place, waitTree, workTree } from "/live/numbers.js";
@@ -20,6 +21,7 @@ const NOTES = {
   work: "Coroutine of the task, and the chain of awaits at which it gave the loop back. Exact.",
 };
 
+const feed = new Feed();
 const history = new History();
 const requestsOfStuck = new RequestsOfStuck();
 const state = {
@@ -36,9 +38,7 @@ async function ask() {
   const started = performance.now();
   if (!document.hidden && !state.paused) {
     try {
-      const response = await fetch("/debug/live", { cache: "no-store", signal: AbortSignal.timeout(10000) });
-      if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
-      history.add(await response.json());
+      history.add(await feed.next());
       state.answeredAt = performance.now();
       state.failure = "";
       if (!state.paused) await show();
