@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import pprof_proto
+from support import pprof_proto, serving
 
 import aiometrics
+
+#: What Alloy and Parca ask for unless they are told otherwise: the profiles of Go.
+ON_BY_DEFAULT = {"process_cpu", "memory", "block", "goroutine", "mutex"}
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +51,19 @@ def test_parca_finds_profiles(page: str, exporter: aiometrics.Exporter) -> None:
     (text,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     (job,) = yaml.safe_load(text)["scrape_configs"]
     kinds = job["profiling_config"]["pprof_config"]
-    assert {"process_cpu", "memory", "block", "goroutine", "mutex"} == set(kinds)
+    assert set(kinds) == ON_BY_DEFAULT
     (enabled,) = (kind for kind in kinds.values() if kind["enabled"])
     assert enabled["delta"]
     pprof_proto.parse(fetch(exporter, f"{enabled['path']}?seconds=1"))
 
 
 def test_alloy_finds_profiles(page: str, exporter: aiometrics.Exporter) -> None:
-    """It adds its parameters to the path."""
+    """It adds its parameters to the path, asks for no other profile, and takes what is binary."""
     (text,) = re.findall(r"^```alloy\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     (path,) = re.findall(r'path += "(.*)"', text)
     name, value = re.findall(r'params += \{"(\w+)" = \["(\w+)"\]\}', text)[0]
+    assert set(re.findall(r"profile\.(\w+) \{ enabled = false \}", text)) == ON_BY_DEFAULT
     query = urllib.parse.urlencode({name: value})
-    pprof_proto.parse(fetch(exporter, f"{path}?{query}"))
+    answer, body = serving.fetch(exporter.port, f"{path}?{query}")
+    assert "application/octet-stream" == answer.headers["Content-Type"]
+    pprof_proto.parse(body)

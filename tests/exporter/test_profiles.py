@@ -41,13 +41,13 @@ def traced(implementation: str) -> Iterator[TracedLoop]:
         yield made
 
 
-def profiles_of(traced: TracedLoop, max_connections: int = 16) -> Profiles:
-    """Return the profiles of a virtual loop, in its time."""
+def profiles_of(traced: TracedLoop, rest: Callable[[float], object] | None = None) -> Profiles:
+    """Return the profiles of a virtual loop, in its time, which passes while a profile rests."""
     return Profiles(
         traced.snapshot,
         no_pause,
-        max_connections,
-        rest=traced.clock.advance,
+        16,
+        rest=rest or traced.clock.advance,
         clock=lambda: traced.clock() / 1e9,
         lineages=lambda: traced.instrumentation.live_tasks.lineages,
     )
@@ -180,36 +180,35 @@ def test_parents_are_frames_if_asked_for(traced: TracedLoop) -> None:
 
 
 def test_parents_that_live_during_a_profile_are_seen(traced: TracedLoop) -> None:
-    """They are looked for each second, so what is over at its end counts, too."""
-    running: list[asyncio.Task[None]] = []
+    """They are looked for each second, so those that came and are over at its end count, too."""
+    answered = asyncio.Event()
+    parents: list[asyncio.Task[None]] = []
 
     async def child() -> None:
-        await worker(traced, 1)
+        await answered.wait()
 
     async def parent() -> None:
         await asyncio.create_task(child())
 
+    async def begin() -> None:
+        parents.append(asyncio.create_task(parent()))
+        await asyncio.sleep(1.5)
+
+    async def end() -> None:
+        answered.set()
+        await parents[0]
+
+    steps = [begin, end]
+
     def rest(seconds: float) -> None:
-        if not running:
-            traced.run(step())
-        traced.clock.advance(seconds)
+        if steps:
+            traced.run(steps.pop(0)())
+        else:
+            traced.clock.advance(seconds)
 
-    async def step() -> None:
-        running.append(asyncio.create_task(parent()))
-        while not running[0].done():
-            await asyncio.sleep(0.5)
-            seen.update(traced.instrumentation.live_tasks.lineages(no_pause))
-
-    seen: dict[tuple[str, ...], int] = {}
-    profiles = Profiles(
-        traced.snapshot,
-        no_pause,
-        16,
-        rest=rest,
-        clock=lambda: traced.clock() / 1e9,
-        lineages=lambda: lambda _: seen,
-    )
+    profiles = profiles_of(traced, rest)
     text = ask(profiles, "profile?seconds=5&parents=1&format=collapsed&type=wait").body.decode()
+    assert parents[0].done()
     assert re.search(r"parent;\S*child;", text), text
 
 
@@ -224,10 +223,7 @@ def test_a_profile_of_some_seconds_has_what_happens_meanwhile(traced: TracedLoop
         slept.append(seconds)
         traced.clock.advance(seconds)
 
-    profiles = Profiles(
-        traced.snapshot, no_pause, 16, rest=rest, clock=lambda: traced.clock() / 1e9
-    )
-    answer = ask(profiles, "profile?seconds=30")
+    answer = ask(profiles_of(traced, rest), "profile?seconds=30")
     assert (2, 3, 1) == totals(answer)
     assert 30.0 == sum(slept) + 5
     assert 30_000_000_000 == pprof_proto.parse(answer.body).message.duration_nanos
