@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import statistics
 import sys
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import ceil, exp
@@ -16,12 +19,13 @@ from pathlib import Path
 
 import pytest
 from support import prometheus_server
-from support.samples import FACTS, yield_point
+from support.samples import FACTS, coroutine, loop, yield_point
 
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.options import SEGMENT_BUCKETS, WAIT_BUCKETS
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.pages.buckets import Buckets, buckets
+from aiometrics.pages.layout import STATUSES
 from aiometrics.pages.snapshot import Histogram, Snapshot
 
 QUANTILES = (0.5, 0.95, 0.99)
@@ -60,6 +64,7 @@ def service() -> tuple[Snapshot, dict[tuple[str, str, float], float]]:
         for kind, bounds in (("segment", SEGMENT_BUCKETS), ("wait", WAIT_BUCKETS))
     }
     points, truth = [], {}
+    segments = waits = Histogram((), (0,), 0)
     for number in range(SHAPES):
         place, shapes = f"shop/{number}.py:1 f", {}
         for kind in kinds:
@@ -69,7 +74,13 @@ def service() -> tuple[Snapshot, dict[tuple[str, str, float], float]]:
                 truth[f"asyncio_{kind}_seconds", place, quantile] = value_ns / SECOND_NS
         segments, waits = (counted(shapes[kind], found) for kind, found in kinds.items())
         points.append(yield_point(place, segments=segments, waits=waits))
-    return Snapshot(0, yield_points=tuple(points)), truth
+    lives = dict.fromkeys(STATUSES, waits)
+    return Snapshot(
+        0,
+        yield_points=tuple(points),
+        loops=(replace(loop(start_delay=waits), iterations=segments),),
+        coroutines=(coroutine(wall=lives, active=lives),),
+    ), truth
 
 
 @contextmanager
@@ -116,6 +127,16 @@ def errors(prometheus: prometheus_server.Prometheus, suffix: str) -> dict[str, l
     return found
 
 
+def heatmaps(root: Path) -> Iterator[str]:
+    """Yield the queries of the dashboards' heatmaps of histograms, for all that is scraped."""
+    for path in (root / "grafana/dashboards").glob("*.json"):
+        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
+            for shown in (panel, *panel.get("panels", ())):
+                if shown["type"] == "heatmap" and "_bucket{" in shown["targets"][0]["expr"]:
+                    query = shown["targets"][0]["expr"].replace("$__rate_interval", "30s")
+                    yield re.sub(r"\$\w+", ".*", query)
+
+
 def summary(found: list[float]) -> tuple[float, float]:
     """Return the median and the 90th percentile."""
     median, ninetieth = statistics.median(found), statistics.quantiles(found, n=10)[-1]
@@ -156,6 +177,12 @@ def test_native_quantiles_are_true_within_three_percent(
         # Rules record the same series, whichever kind of histogram there is.
         recorded = partial(prometheus.ask, "job_yield_point:asyncio_segment_seconds_sum:rate5m")
         assert SHAPES == len(prometheus.until(_complete, recorded))
+        # Heatmaps are drawn from native histograms, which are no values in the answers.
+        queries = list(heatmaps(root))
+        assert 5 == len(queries)
+        for query in queries:
+            (series,) = prometheus.get("query", query=query)["result"]
+            assert "histogram" in series, query
         if both:
             for metric, found in errors(prometheus, "_bucket").items():
                 median, ninetieth = summary(found)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import jsonschema  # type: ignore[import-untyped]  # it has no stubs of its own
 import pytest
 import yaml
 
@@ -451,6 +452,13 @@ def test_version_2_shows_the_same() -> None:
                 one["spec"]["query"]["spec"]["expr"] for one in shown["data"]["spec"]["queries"]
             ]
             assert panel["type"] == shown["vizConfig"]["group"]
+
+
+def test_version_2_is_what_grafana_13_reads() -> None:
+    """Each field has its name and type in a schema made of Grafana's types; none is missing."""
+    schema = load(Path(__file__).parent / "dashboard_v2.schema.json")
+    for path in V2_FILES:
+        jsonschema.validate(load(path)["spec"], schema)
 
 
 def test_files_of_both_versions_are_of_the_same_dashboards() -> None:
