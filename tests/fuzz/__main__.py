@@ -1,6 +1,6 @@
-"""Fuzz a target: ``python -m tests.fuzz pages --cases 1000000``, ``messages`` or ``http``.
+"""Fuzz a target: ``python -m fuzz pages --cases 1000000``, ``core``, ``messages`` or ``http``.
 
-Exits with 1 if anything was found.
+It is to be run in ``tests/``, and exits with 1 if anything was found.
 """
 
 from __future__ import annotations
@@ -8,32 +8,37 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from . import endpoint, messages, pages
+from . import core, endpoint, messages, pages
 from .attacks import ATTACKS
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     targets = parser.add_subparsers(required=True, metavar="TARGET")
-    pages_parser = targets.add_parser("pages", help="feed broken pages to the reader")
-    pages_parser.add_argument("--cases", type=int, default=100_000)
-    pages_parser.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        help="number of processes, each with a part of the cases and its own seed",
-    )
-    pages_parser.add_argument("--seed", type=int, default=1)
-    pages_parser.add_argument(
-        "--keep",
-        type=Path,
-        metavar="DIR",
-        help="write the pages that found something to this directory",
-    )
-    pages_parser.set_defaults(run=_pages)
+    for name, campaign, text in (
+        ("pages", pages.campaign, "feed broken pages to the reader"),
+        ("core", core.campaign, "feed broken pages to the C core"),
+    ):
+        pages_parser = targets.add_parser(name, help=text)
+        pages_parser.add_argument("--cases", type=int, default=100_000)
+        pages_parser.add_argument(
+            "--jobs",
+            type=int,
+            default=1,
+            help="number of processes, each with a part of the cases and its own seed",
+        )
+        pages_parser.add_argument("--seed", type=int, default=1)
+        pages_parser.add_argument(
+            "--keep",
+            type=Path,
+            metavar="DIR",
+            help="write the pages that found something to this directory",
+        )
+        pages_parser.set_defaults(run=partial(_in_processes, campaign))
     messages_parser = targets.add_parser(
         "messages", help="feed broken requests to the parser of requests"
     )
@@ -60,24 +65,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _pages(options: argparse.Namespace) -> int:
+def _in_processes(
+    campaign: Callable[[int, int], pages.Report | core.Report], options: argparse.Namespace
+) -> int:
     parts = [(options.cases // options.jobs, options.seed + job) for job in range(options.jobs)]
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        reports = pool.starmap(pages.campaign, parts)
+        reports = pool.starmap(campaign, parts)
     for job, report in enumerate(reports):
-        print(
-            f"job {job}: {report.cases} cases in {report.seconds:.0f} s; "
-            f"{report.accepted} accepted, {report.rendered} of them rendered, "
-            f"{report.continued} continued; "
-            f"{report.branches} branches, {report.corpus} pages kept; "
-            f"slowest case {report.slowest_seconds * 1e3:.1f} ms; "
-            f"peak memory {report.early_kib / 1024:.1f} MiB after a tenth of the cases, "
-            f"{report.late_kib / 1024:.1f} MiB at the end"
-        )
-    for refusal, count in sum(
-        (report.refusals for report in reports), Counter[str]()
-    ).most_common():
-        print(f"{count:9} {refusal}")
+        print(f"job {job}: {report}")
     findings = {trace: data for report in reports for trace, data in report.findings.items()}
     for number, (trace, data) in enumerate(findings.items()):
         print(f"\nfinding {number}:\n{trace}")

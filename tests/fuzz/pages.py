@@ -86,7 +86,7 @@ class Report:
     #: Reasons why pages were refused, without their numbers, and how often.
     refusals: Counter[str] = field(default_factory=Counter)
     #: Tracebacks of unexpected errors, each with the page that caused it.
-    findings: dict[str, bytes] = field(default_factory=dict)
+    findings: dict[str, bytes] = field(default_factory=dict, repr=False)
     branches: int = 0
     corpus: int = 0
     seconds: float = 0.0

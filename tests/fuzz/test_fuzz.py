@@ -1,4 +1,4 @@
-"""Short runs of the attacks in ``tests/fuzz``; ``python -m tests.fuzz`` makes long ones."""
+"""Short runs of the attacks in ``tests/fuzz``; ``python -m fuzz`` makes long ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from aiometrics.pages.header import PageError
 from aiometrics.pages.layout import NAME_BYTES
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, read
-from fuzz import attacks, messages, pages
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from fuzz import attacks, core, messages, pages
 
 #: A body that no socket accepts at once, compressed or not.
 LARGE = random.Random(1).randbytes(8 << 20)  # noqa: S311 - only its size matters
@@ -37,6 +38,17 @@ def test_reader_refuses_broken_pages_and_does_nothing_else() -> None:
     assert 100 < report.rendered
     assert 20 < report.continued
     assert 15 < len(report.refusals)
+
+
+@pytest.mark.once
+@pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the C core is not installed")
+def test_the_core_stays_within_broken_pages() -> None:
+    """It takes some, declines others, and writes what it took."""
+    report = core.campaign(2000, seed=7)
+
+    assert {} == report.findings
+    assert 500 < report.written
+    assert 100 < report.declined
 
 
 def test_pages_are_valid_before_they_are_broken() -> None:
