@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from aiometrics.base import green_threads
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
+from aiometrics.base.unpatched import Flag
 
 PROBE = "keeper"
 INTERVAL_SECONDS = 1.0
@@ -46,7 +47,7 @@ class Background:
     """
 
     def __init__(self, name: str) -> None:
-        self._stopping = threading.Event()
+        self._stopping = Flag()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:

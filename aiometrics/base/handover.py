@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from aiometrics.base import fork
+from aiometrics.base import fork, unpatched
 
 #: How long a loop sleeps between two looks at whether the interpreter was taken, and how often.
 _MOMENT_SECONDS, _MOMENTS = 50e-6, 3
@@ -113,10 +113,10 @@ class HandOver:
 
 
 def _ready(descriptors: Sequence[int], seconds: float | None, *, write: bool) -> bool:
-    if not hasattr(select, "poll"):
+    poll = unpatched.poll()
+    if poll is None:
         some = list(descriptors)
         return any(select.select([] if write else some, some if write else [], [], seconds))
-    poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLOUT if write else select.POLLIN)
     return bool(

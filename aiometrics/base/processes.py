@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from aiometrics.base.unpatched import getpid
+
 #: The kernel's flag of a process that was forked and has not become another program since.
 _PF_FORKNOEXEC = 0x40
 #: In the arguments of a process that ``multiprocessing`` has started, or that starts others for it.
@@ -28,7 +30,7 @@ class _Status(NamedTuple):
 
 def this_process() -> Process | None:
     """Return this process; ``None`` if the system does not tell when it started."""
-    found = _status(os.getpid())
+    found = _status(getpid())
     return None if found is None else found.process
 
 
@@ -44,7 +46,7 @@ def root_process() -> Process | None:
     Processes that ``multiprocessing`` starts count as forked, whatever its start method. What a
     shell, an init system or ``subprocess`` starts is another program, and so its own root.
     """
-    found = _status(os.getpid())
+    found = _status(getpid())
     if found is None:
         return None
     while _is_worker(found):

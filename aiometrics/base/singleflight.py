@@ -5,10 +5,11 @@ One call serves all callers that asked before it began.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from aiometrics.base.unpatched import lock
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -23,8 +24,8 @@ class SingleFlight(Generic[K, T]):
 
     def __init__(self, make: Callable[[K], T]) -> None:
         self._make = make
-        self._making = threading.Lock()
-        self._lock = threading.Lock()
+        self._making = lock()
+        self._lock = lock()
         #: Results whose calls have not begun yet, so that further callers may still join.
         self._next: dict[K, Future[T]] = {}
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from queue import SimpleQueue
 
-from aiometrics.base import fork
+from aiometrics.base import fork, unpatched
 from aiometrics.base.internal_errors import InternalErrors
 
 #: The number of jobs that may wait.
@@ -99,11 +100,8 @@ class WorkQueue:
 
     def _start(self) -> None:
         jobs = self._jobs = SimpleQueue()
-        thread = threading.Thread(
-            target=self._run, args=(jobs,), name="aiometrics-outbox", daemon=True
-        )
         try:
-            thread.start()
+            thread = unpatched.start_thread(partial(self._run, jobs), "aiometrics-outbox")
         # There are too many threads, or the interpreter is shutting down.
         except RuntimeError as error:
             self._jobs = None

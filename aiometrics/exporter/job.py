@@ -19,6 +19,7 @@ from prometheus_client.exposition import default_handler
 from prometheus_client.registry import Collector as PrometheusCollector
 
 from aiometrics.base.internal_errors import STAYS_ON
+from aiometrics.base.unpatched import Flag, getpid, start_thread
 from aiometrics.exporter.session import INFO, Session, start_session
 from aiometrics.exposition import metrics
 from aiometrics.exposition.collector import ApplicationMetrics, SnapshotCollector
@@ -66,17 +67,14 @@ class Job:
         self._destinations = destinations
         self._registry = registry
         self._timeout = timeout
-        self._pid = os.getpid()
+        self._pid = getpid()
         #: The error of each destination that was tried; ``None`` if it succeeded.
         self._errors: dict[Destination, Exception | None] = {}
-        self._finished = threading.Event()
+        self._finished = Flag()
         self._lock = threading.Lock()
         # Only a thread bounds the time of a name lookup. It starts now, because an interpreter that
         # shuts down starts no threads.
-        self._delivery_thread = threading.Thread(
-            target=self._deliver, name="aiometrics-delivery", daemon=True
-        )
-        self._delivery_thread.start()
+        self._delivery_thread = start_thread(self._deliver, "aiometrics-delivery")
 
     def finish(self) -> None:
         """Deliver the metrics and stop tracing, unless an exporter goes on. Idempotent.
@@ -85,7 +83,7 @@ class Job:
         never raises: failed deliveries are logged. In a forked child it does nothing, because the
         child's numbers are not the job's.
         """
-        if self._pid != os.getpid():
+        if self._pid != getpid():
             return
         with self._lock:
             if self._finished.is_set():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from aiometrics.base import fork
 from aiometrics.base.http.messages import Request, Response, plain
 from aiometrics.base.singleflight import SingleFlight
+from aiometrics.base.unpatched import monotonic_ns, thread_time_ns
 from aiometrics.exporter.scrape import give_way
 from aiometrics.exposition.families import Source
 from aiometrics.exposition.idle_waits import of_no_library
@@ -68,14 +68,14 @@ class LiveHandler:
         )
 
     def _rendered(self, _: None) -> bytes:
-        if time.monotonic_ns() < self._reusable_until_ns:
+        if monotonic_ns() < self._reusable_until_ns:
             return self._last
-        began_ns = time.thread_time_ns()
+        began_ns = thread_time_ns()
         view = self._made_view()
         snapshot, info = self._source()
         self._last = b"".join(view.slices(snapshot, info, give_way))
-        took_ns = time.thread_time_ns() - began_ns
-        self._reusable_until_ns = time.monotonic_ns() + _REUSE * took_ns
+        took_ns = thread_time_ns() - began_ns
+        self._reusable_until_ns = monotonic_ns() + _REUSE * took_ns
         return self._last
 
     def _made_view(self) -> LiveView:

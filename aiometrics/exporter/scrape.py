@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from aiometrics.base import fork
 from aiometrics.base.http import negotiation
 from aiometrics.base.http.messages import Response
 from aiometrics.base.singleflight import SingleFlight
+from aiometrics.base.unpatched import monotonic_ns
 from aiometrics.base.yielding import CooperativeYield
 from aiometrics.exposition.collection import Registry
 from aiometrics.exposition.detail import Detail
@@ -75,14 +75,14 @@ class ScrapeHandler:
         return Response(200, self._bodies(chosen), chosen.content_type)
 
     def _rendered(self, chosen: negotiation.Format) -> bytes:
-        start_ns = time.perf_counter_ns()
+        start_ns = monotonic_ns()
         records = DEFAULT_IMPLEMENTATION.new_records()
         snapshot, facts = self._source(records)
         if facts.detail:
             snapshot = self._condensed(snapshot, records, facts.detail)
         facts = facts._replace(scrape_ns=self._previous_ns)
         body = DEFAULT_IMPLEMENTATION.join(self._slices[chosen](snapshot, facts, records=records))
-        self._previous_ns = time.perf_counter_ns() - start_ns
+        self._previous_ns = monotonic_ns() - start_ns
         return body
 
     def _condensed(self, snapshot: Snapshot, records: Records | None, count: int) -> Snapshot:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from aiometrics.base import fork
 from aiometrics.base.processes import Process, command, lives, namespace, root_process
+from aiometrics.base.unpatched import getpid, socket_class
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
 from aiometrics.pages.multiprocess.service_directory import ServiceDirectory
 
@@ -40,14 +41,14 @@ class Service:
     @property
     def is_root(self) -> bool:
         """Whether this process is the root."""
-        return self._root.pid == os.getpid()
+        return self._root.pid == getpid()
 
     def lead(self) -> bool:
         """Become the leader unless another process is; return whether this process leads."""
         if self._election is not None:
             return True
         with fork.creation_lock:
-            candidate = socket.socket(socket.AF_UNIX)
+            candidate = socket_class()(socket.AF_UNIX)
             try:
                 candidate.bind(f"\0{self._name}")
             except OSError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +17,7 @@ from aiometrics.base.background import Background
 from aiometrics.base.clock import SECOND_NS
 from aiometrics.base.internal_errors import STAYS_ON, InternalErrors
 from aiometrics.base.options import RecordingOptions, resolve
+from aiometrics.base.unpatched import unix_ns
 from aiometrics.base.version import __version__
 from aiometrics.exporter.service import Service
 from aiometrics.exposition.collector import SnapshotCollector
@@ -232,7 +232,7 @@ def collected(records: Records | None = None) -> tuple[Snapshot, ExporterInfo]:
     instrumentation = process.instrumentation
     info = INFO if process.session is None else process.session.info
     if instrumentation is None:
-        return Snapshot(time.time_ns()), info
+        return Snapshot(unix_ns()), info
     return instrumentation.snapshot(records=records), info
 
 

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client import Metric as PrometheusMetric
 
-from aiometrics.base import fork
+from aiometrics.base import fork, unpatched
 
 #: How long all collectors together may take. Prometheus gives a scrape 10 s by default.
 DEADLINE_SECONDS = 5.0
+#: Of one collector. One that never ends would take all memory.
+MOST_FAMILIES = 10_000
 _reading_application: ContextVar[bool] = ContextVar("aiometrics_reading_application", default=False)
 
 
@@ -50,7 +53,7 @@ class _Run:
     found: list[PrometheusMetric] = field(default_factory=list)
     #: The collector that is being asked.
     current: Registry | None = None
-    done: threading.Event = field(default_factory=threading.Event)
+    done: unpatched.Flag = field(default_factory=unpatched.Flag)
     #: Set when the deadline has passed: nobody waits any more.
     abandoned: bool = False
 
@@ -65,12 +68,20 @@ class _Run:
 
     def _ask(self, collector: Registry) -> None:
         try:
-            self.found.extend(collector.collect())
+            self._take(collector.collect())
         except Exception as error:  # noqa: BLE001 - collectors of the application can raise anything
             error.add_note(f"collector: {_name(collector)}")
             self.on_error(error)
         except BaseException as error:  # noqa: BLE001 - and must not end the thread, by SystemExit for instance
             self.on_error(RuntimeError(f"collector {_name(collector)} raised {error!r}"))
+
+    def _take(self, families: Iterable[PrometheusMetric]) -> None:
+        before = len(self.found)
+        for family in families:
+            self.found.append(family)
+            if len(self.found) - before > MOST_FAMILIES:
+                del self.found[before:]
+                raise OverflowError(f"it has more than {MOST_FAMILIES} families, maybe without end")
 
 
 class Collection:
@@ -105,10 +116,12 @@ class Collection:
         with self._lock:
             self._stuck = [run for run in self._stuck if not run.done.is_set()]
             stuck = [run.current for run in self._stuck]
-            run = _Run(
-                [found for found in _collectors(self._registry) if not _is_in(found, stuck)],
-                self._on_error,
-            )
+            try:
+                asked = _collectors(self._registry, self._deadline)
+            except TimeoutError as error:
+                self._on_error(error)
+                return []
+            run = _Run([found for found in asked if not _is_in(found, stuck)], self._on_error)
             self._start(run)
             if not run.done.wait(self._deadline):
                 self._abandon(run)
@@ -127,12 +140,9 @@ class Collection:
     def _start(self, run: _Run) -> None:
         if self._runs is None:
             runs: SimpleQueue[_Run | None] = SimpleQueue()
-            thread = threading.Thread(
-                target=_work, args=(runs,), name="aiometrics-registry", daemon=True
-            )
             try:
-                thread.start()
-            except RuntimeError:  # the interpreter shuts down
+                unpatched.start_thread(partial(_work, runs), "aiometrics-registry")
+            except Exception:  # noqa: BLE001 - the interpreter shuts down, or a test has replaced what threads need
                 run()
                 return
             self._runs = runs
@@ -160,16 +170,25 @@ def _work(runs: SimpleQueue[_Run | None]) -> None:
             return
 
 
-def _collectors(registry: Registry) -> list[Registry]:
-    """Return what a registry asks, each of which can then fail alone; else the registry itself."""
+def _collectors(registry: Registry, deadline: float) -> list[Registry]:
+    """Return what a registry asks, each of which can then fail alone; else the registry itself.
+
+    Raises ``TimeoutError`` if the application holds the registry for so long, as it does while it
+    registers a collector that is asked for its names.
+    """
+    inner: Any = registry
     if type(registry) is not CollectorRegistry:
         return [registry]
-    try:
-        with registry._lock:  # noqa: SLF001 - there is no public way to ask one after the other
-            found: list[Any] = list(registry._collector_to_names)  # noqa: SLF001
+    try:  # there is no public way to ask one after the other
+        lock, names = inner._lock, inner._collector_to_names  # noqa: SLF001
     except AttributeError:
         return [registry]
-    return [_TargetInfo(registry), *found]
+    if not lock.acquire(timeout=deadline):
+        raise TimeoutError(f"the registry was locked for {deadline:g} s: it is being changed")
+    try:
+        return [_TargetInfo(registry), *names]
+    finally:
+        lock.release()
 
 
 class _TargetInfo(NamedTuple):

@@ -137,6 +137,9 @@ class ApplicationMetrics:
             except Exception as error:  # noqa: BLE001 - the application made the family, which can break in any way
                 self._on_error(error)
                 continue
+            except BaseException as error:  # noqa: BLE001 - as above: a value may raise SystemExit
+                self._on_error(RuntimeError(f"writing the family raised {error!r}"))
+                continue
             taken |= names
             yield family, lines
 

@@ -195,6 +195,7 @@ class Instrumentation:
 
         To be called every second where pages are shared.
         """
+        self._implementation.renew_guard()
         for slot in self._slot_pool.damaged():
             self._loops.restart(slot)
         self.refresh()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _asyncio
 import asyncio
 import heapq
-import os
 import re
 import weakref
 from asyncio import tasks
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiometrics.base.clock import Clock
+from aiometrics.base.unpatched import getpid
 from aiometrics.base.yielding import Pause, in_slices
 from aiometrics.exposition.task_list import LiveTask, Parent, RequestOfTask, TaskList
 from aiometrics.instrumentation.traced_loops import KnownLoop, TracedLoops
@@ -86,7 +86,7 @@ class LiveTasks:
             if task is not None:
                 described.append(task)
             pause()
-        return TaskList(self._unix_clock(), os.getpid(), tuple(described), len(found) - len(oldest))
+        return TaskList(self._unix_clock(), getpid(), tuple(described), len(found) - len(oldest))
 
     def lineages(self, pause: Pause) -> Counter[tuple[str, ...]]:
         """Count the traced tasks by their coroutine and those of the tasks that created them.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from prometheus_client import CollectorRegistry
 
 from aiometrics.base.http.messages import Response
+from aiometrics.base.unpatched import getpid
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exporter.session import collected, report
 
@@ -29,13 +29,13 @@ class Mounted:
         self._start()
 
     def _start(self) -> None:
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._scrape_handler = ScrapeHandler(collected, self._registry, partial(report, "registry"))
         self._threads = ThreadPoolExecutor(_MAX_THREADS, "aiometrics-scrape")
 
     async def answer(self, accept: str | None) -> Response:
         """Return the response, in the format that the request's ``Accept`` header prefers."""
-        if self._pid != os.getpid():
+        if self._pid != getpid():
             # A forked child has none of the threads, so scrapes in progress would never end there.
             self._start()
         return await asyncio.get_running_loop().run_in_executor(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import mmap
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from aiometrics.base.unpatched import getpid, sleep, unix_ns
 from aiometrics.pages.layout import (
     CALLBACKS,
     CHAIN_NODE,
@@ -207,7 +206,7 @@ class Page:
             copying.copy_parts(data, self.memory, self.layout.in_use(self.words))
             if self._at_rest(started):
                 return data
-            time.sleep(_COPY_PAUSE_SECONDS)
+            sleep(_COPY_PAUSE_SECONDS)
         return data
 
     def _at_rest(self, started: int) -> bool:
@@ -221,8 +220,8 @@ class Page:
         start = self.layout.strings * WORD
         self.memory[start : start + len(data)] = data
         self.words[HEADER["loop_name"]] = len(data)
-        self.words[HEADER["opened_unix_ns"]] = time.time_ns()
-        self.words[HEADER["pid"]] = os.getpid()
+        self.words[HEADER["opened_unix_ns"]] = unix_ns()
+        self.words[HEADER["pid"]] = getpid()
         self.words[HEADER["live"]] = 1
 
     def close(self) -> None:

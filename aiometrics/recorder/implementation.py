@@ -79,6 +79,11 @@ class Implementation(NamedTuple):
         if self.core is not None and isinstance(memory, mmap):
             weakref.finalize(memory, self.core.unguard, self.core.guard(memory)).atexit = False
 
+    def renew_guard(self) -> None:
+        """Guard memory on, although the program may have installed a handler of its own since."""
+        if self.core is not None:
+            self.core.renew_guard()
+
 
 def _is_wrapped(coro: Any) -> bool:
     return type(coro) is TracedCoroutine

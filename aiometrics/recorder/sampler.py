@@ -9,12 +9,11 @@ where the loop computes; of a segment that has ended by then it knows only where
 from __future__ import annotations
 
 import random
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from aiometrics.base.unpatched import Flag, monotonic_ns
 from aiometrics.pages.layout import LOOP, NO_COROUTINE
 from aiometrics.pages.page import Page
 from aiometrics.recorder.held import LATER, HeldPlaces
@@ -23,6 +22,8 @@ from aiometrics.recorder.stack import stack_of_thread
 #: In mean pauses: the longest pause, and where the turns of a loop are not known, the most that one
 #: sample can stand for unless one segment lasted all the time.
 MAX_PAUSES = 5
+#: Not the one of the module, whose numbers a program may have chosen by a seed.
+_RANDOM = random.SystemRandom()
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Sampler:
     def __init__(self, main_thread: int) -> None:
         self._main_thread = main_thread
         self._targets: list[_Target] = []
-        self._stopping = threading.Event()
+        self._stopping = Flag()
 
     def watch(self, recorder: Any, places: HeldPlaces) -> None:
         """Sample the loop of ``recorder`` from now on, instead of an earlier one on its page."""
@@ -62,11 +63,11 @@ class Sampler:
 
     def run(self, interval_ns: int) -> None:
         """Sample at random moments, ``interval_ns`` apart on average, until :meth:`stop`."""
-        looked_ns = time.monotonic_ns()
+        looked_ns = monotonic_ns()
         for target in self._targets:
             target.sampled_ns += _active_since_sample(target, looked_ns)
         while not self._stopping.wait(_pause_ns(interval_ns) / 1e9):
-            now_ns = time.monotonic_ns()
+            now_ns = monotonic_ns()
             self._look(now_ns - looked_ns, now_ns, MAX_PAUSES * interval_ns)
             looked_ns = now_ns
 
@@ -130,5 +131,5 @@ def _number(target: _Target) -> int:
     return target.places.unknown(target.record)
 
 
-def _pause_ns(interval_ns: int, draw: Callable[[float], float] = random.expovariate) -> float:
+def _pause_ns(interval_ns: int, draw: Callable[[float], float] = _RANDOM.expovariate) -> float:
     return min(draw(1 / interval_ns), MAX_PAUSES * interval_ns)

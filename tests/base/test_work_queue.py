@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+from aiometrics.base import unpatched
 from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.base.work_queue import WorkQueue
 
@@ -95,10 +96,10 @@ def test_all_jobs_are_dropped_when_no_thread_can_be_started(
 ) -> None:
     """The caller does not notice; there are too many threads, or the interpreter shuts down."""
 
-    def refuse(_: threading.Thread) -> None:
+    def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(unpatched, "start_thread", refuse)
     for _ in range(2):
         work_queue.put("trace", lambda: None)
     assert (0, 2) == counts(work_queue, "trace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -112,6 +113,67 @@ def test_a_collector_that_never_returns_costs_only_its_own(registry: CollectorRe
     assert {"stock_before", "asyncio_tasks"} <= first.keys()
     assert all({"stock_before", "stock_after"} <= found.keys() for found in later)
     assert (1, 2) == (errors(later[-1]), len(threads))
+
+
+def test_a_collector_without_end_costs_only_its_own(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator that forgets to stop would take all memory, also when nobody waits any more."""
+    monkeypatch.setattr(collection, "MOST_FAMILIES", 20)
+    registry.register(Collects(lambda: map(gauge, map("endless_{}".format, itertools.count()))))
+    Gauge("stock_after", "After.", registry=registry)
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=registry) as exporter:
+        first, second = families(exporter), families(exporter)
+    assert {"stock_before", "stock_after", "asyncio_tasks"} <= first.keys()
+    assert [] == [name for name in second if name.startswith("endless")]
+    assert 1 == errors(second)
+    assert "more than 20 families" in caplog.text
+
+
+def test_a_registration_that_blocks_costs_only_the_registry(registry: CollectorRegistry) -> None:
+    """A registry asks a new collector for its names, and cannot be read meanwhile."""
+    asked, released = threading.Event(), threading.Event()
+
+    class Slow(Collects):
+        def describe(self) -> list[Family]:
+            asked.set()
+            released.wait()
+            return []
+
+    slow = threading.Thread(target=registry.register, args=(Slow(list),))
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=registry) as exporter:
+        slow.start()
+        asked.wait()
+        found = [families(exporter) for _ in range(2)]
+        released.set()
+        slow.join()
+        after = families(exporter)
+    assert ["asyncio_tasks" in each for each in found] == [True, True]
+    assert (False, 1) == ("stock_before" in found[1], errors(found[1]))
+    assert "stock_before" in after
+
+
+class Leaves(float):
+    """A value that ends the thread that writes it."""
+
+    def __float__(self) -> float:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize("accept", [OPENMETRICS, PROMETHEUS_3])
+def test_a_value_that_exits_costs_only_its_family(registry: CollectorRegistry, accept: str) -> None:
+    """As from a collector, ``SystemExit`` would end the connection without an answer."""
+
+    def collect() -> list[Family]:
+        family = Family("odd", "Odd.", "gauge")
+        family.add_sample("odd", {}, Leaves())
+        return [family]
+
+    registry.register(Collects(collect))
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=registry) as exporter:
+        first, second = families(exporter, accept), families(exporter, accept)
+    assert "stock_before" in first
+    assert ("odd" in second, errors(second)) == (False, 1)
 
 
 def test_a_name_of_ours_is_a_warning_and_no_internal_error(

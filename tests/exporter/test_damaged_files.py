@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,13 +20,23 @@ from aiometrics.recorder.implementation import IMPLEMENTATION
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
 
 SERVICE = """
-import asyncio, sys
+import asyncio, faulthandler, mmap, os, signal, sys
 import aiometrics
 
 async def works():
     await asyncio.sleep(0.001)
 
+def cut_off_another_file():
+    with open(sys.argv[1] + "/other", "w+b") as file:
+        file.truncate(mmap.PAGESIZE)
+        memory = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+        file.truncate(0)
+        memory[0]
+
 async def main():
+    await works()
+    await asyncio.create_task(works())
+    exec(sys.argv[2])
     while True:
         await asyncio.create_task(works())
 
@@ -36,10 +47,13 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A service that shares its pages in a directory, and has begun to work."""
+def service(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """A service that shares its pages in a directory, and has begun to work.
+
+    It executes a parameter first, once it has a page.
+    """
     with subprocess.Popen(
-        [sys.executable, "-c", SERVICE, str(tmp_path)],
+        [sys.executable, "-c", SERVICE, str(tmp_path), getattr(request, "param", "")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -122,3 +136,34 @@ def test_a_service_goes_on_when_its_page_is_damaged(
     lines = service.stderr.read().splitlines()
     warnings = [line for line in lines if "0.page was overwritten or cut off" in line]
     assert [1, 0] == [len(warnings), sum("Traceback" in line for line in lines)], lines
+
+
+#: Another handler of the signal, as many programs install it while they start, and the next look of
+#: the exporter, which comes each second.
+LATE_HANDLER = "faulthandler.enable(); exporter.instrumentation.maintain()"
+
+
+@pytest.mark.skipif(IMPLEMENTATION != "c", reason="only the C core replaces the memory")
+@pytest.mark.parametrize("service", [LATE_HANDLER], indirect=True)
+def test_a_handler_that_came_later_does_not_kill(
+    service: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """The exporter sees that it is no longer asked first."""
+    test_a_service_goes_on_when_its_page_is_damaged(service, tmp_path, cut_off)
+
+
+@pytest.mark.skipif(IMPLEMENTATION != "c", reason="only the C core has a handler")
+@pytest.mark.parametrize(
+    "service",
+    [
+        f"{handler}; {fault}"
+        for handler in ("faulthandler.enable()", LATE_HANDLER)
+        for fault in ("os.kill(os.getpid(), signal.SIGBUS)", "cut_off_another_file()")
+    ],
+    indirect=True,
+)
+def test_a_fault_that_is_not_ours_ends_the_program(service: subprocess.Popen[str]) -> None:
+    """The handler that came later tells of it once, as without us."""
+    _, stderr = service.communicate(timeout=60)
+    assert -signal.SIGBUS == service.returncode
+    assert 1 == stderr.count("Fatal Python error: Bus error")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -26,6 +24,7 @@ from aiometrics.base.http.messages import (
     parse_head,
     plain,
 )
+from aiometrics.base.unpatched import Flag, lock, monotonic, sleep
 
 if TYPE_CHECKING:
     from aiometrics.base.http.tls import Tls
@@ -47,14 +46,14 @@ class _Deadline:
     """A moment by which several socket operations must be ended together."""
 
     def __init__(self, seconds: float) -> None:
-        self._at = time.monotonic() + seconds
+        self._at = monotonic() + seconds
 
     def limit(self, sock: socket.socket) -> float:
         """Give the next operation on ``sock`` the time that remains, and return it in seconds.
 
         Raises ``TimeoutError`` if none does.
         """
-        remaining = self._at - time.monotonic()
+        remaining = self._at - monotonic()
         if remaining <= 0:
             raise TimeoutError
         sock.settimeout(remaining)
@@ -92,13 +91,13 @@ class Connection:
         #: When the client's turn began, to send or to receive, and its grace period in seconds;
         #: ``None`` if it is our turn.
         self._turn: tuple[float, float] | None = (
-            time.monotonic(),
+            monotonic(),
             _SHAKING_SECONDS if tls else _ASKING_SECONDS,
         )
         #: Whether :meth:`close` or :meth:`cut` was called.
         self.ended = False
         #: Set when the socket is closed.
-        self.closed = threading.Event()
+        self.closed = Flag()
         self._sock = sock
         self._answer = answer
         self._request_timeout = request_timeout
@@ -109,7 +108,7 @@ class Connection:
         self._buffer = bytearray()
         self._next_at = 0.0
         #: Held while the socket is closed, cut or replaced: its descriptor may then be reused.
-        self._changing = threading.Lock()
+        self._changing = lock()
         fork.forget_in_child(self, fork.Stage.DESCRIPTORS, Connection._close_inherited)
 
     def serve(self) -> None:
@@ -131,7 +130,7 @@ class Connection:
         if self._turn is None:
             return None
         since, free = self._turn
-        waited = time.monotonic() - since
+        waited = monotonic() - since
         return waited if waited >= free else None
 
     def cut(self) -> None:
@@ -174,7 +173,7 @@ class Connection:
         self._keep_pace()
         self._turn = None
         response = self._answer(head.request, lambda: head.keep_alive and not self.last_response)
-        self._turn = time.monotonic(), _TAKING_SECONDS
+        self._turn = monotonic(), _TAKING_SECONDS
         self._on_turn()
         self._send(response)
         self._turn = self._turn[0], 0.0
@@ -182,10 +181,10 @@ class Connection:
 
     def _keep_pace(self) -> None:
         """Pause before the response, so that endless requests do not slow down the loop."""
-        early = self._next_at - time.monotonic()
+        early = self._next_at - monotonic()
         if early > 0:
-            time.sleep(early)
-        self._next_at = time.monotonic() + _PACE_SECONDS
+            sleep(early)
+        self._next_at = monotonic() + _PACE_SECONDS
 
     def _receive_request(self, deadline: _Deadline) -> Head:
         """Return the next request; its body is dropped, and what follows it stays in the buffer."""

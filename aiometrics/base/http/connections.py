@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
 
 from aiometrics.base.http.connection import Connection
+from aiometrics.base.unpatched import Flag, monotonic
 
 #: How long a client waits for room, and how often room is looked for without a reported change.
 _ROOM_SECONDS, _LOOK_SECONDS = 1.0, 0.02
@@ -23,7 +22,7 @@ class ConnectionLimit:
     def __init__(self, most: int) -> None:
         self._most = most
         self._connections: list[Connection] = []
-        self._changed = threading.Event()
+        self._changed = Flag()
         self._closed = False
 
     def changed(self) -> None:
@@ -35,9 +34,9 @@ class ConnectionLimit:
 
         If need be, the client that has kept the server waiting longest is disconnected.
         """
-        deadline = time.monotonic() + _ROOM_SECONDS
+        deadline = monotonic() + _ROOM_SECONDS
         while not self._make_room():
-            if self._closed or time.monotonic() >= deadline:
+            if self._closed or monotonic() >= deadline:
                 return False
             self._changed.wait(_LOOK_SECONDS)
             self._changed.clear()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 
+from aiometrics.base import unpatched
 from aiometrics.base.http.connection import Connection
 
 #: Threads that are there from the start: for two scrapers that keep their connections, as a pair of
@@ -58,9 +58,7 @@ class Crew:
         _join(self._threads, seconds)
 
     def _add(self) -> None:
-        thread = threading.Thread(target=self._run, name="aiometrics-http", daemon=True)
-        thread.start()
-        self._threads.append(thread)
+        self._threads.append(unpatched.start_thread(self._run, "aiometrics-http"))
 
     def _run(self) -> None:
         while (connection := self._next()) is not None:
@@ -76,7 +74,7 @@ class Crew:
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = unpatched.monotonic() + seconds
     for thread in threads:
         if thread is not threading.current_thread() and thread.is_alive():
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, deadline - unpatched.monotonic()))

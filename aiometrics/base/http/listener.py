@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Any
 
-from aiometrics.base import fork
+from aiometrics.base import fork, unpatched
 
 _BACKLOG = 128
 
@@ -29,6 +29,15 @@ def listen(addr: str, port: int) -> socket.socket:
             error.errno,
             f"cannot serve metrics on port {port} of {addr!r}: {error.strerror}{_advice(error)}",
         ) from None
+
+
+def accept(listener: socket.socket) -> tuple[socket.socket, Any]:
+    """Accept a client. ``listener.accept()`` would make whatever ``socket.socket`` is by now."""
+    make = unpatched.socket_class()
+    if type(listener) is not make:  # made before gevent or eventlet came
+        return listener.accept()
+    descriptor, address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - as socket.accept() does
+    return make(listener.family, listener.type, listener.proto, fileno=descriptor), address
 
 
 def url(addr: str, port: int, *, encrypted: bool) -> str:
@@ -58,7 +67,7 @@ def _advice(error: OSError) -> str:
 
 def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
     with fork.creation_lock:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = unpatched.socket_class()(family, socket.SOCK_STREAM)
         # A port is free only when no process listens there, forked children included.
         fork.forget_in_child(sock, fork.Stage.DESCRIPTORS, fork.close)
     try:

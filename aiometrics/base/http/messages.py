@@ -9,6 +9,8 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from aiometrics.base.unpatched import unix_ns
+
 #: Limits of a request, in bytes and header lines. Prometheus stays far below, with a head of 300
 #: bytes.
 MAX_REQUEST_LINE = 4096
@@ -111,7 +113,7 @@ def encode(response: Response, *, keep_alive: bool, with_body: bool = True) -> t
     """
     lines = [
         f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
-        f"Date: {formatdate(usegmt=True)}",
+        f"Date: {formatdate(unix_ns() / 1e9, usegmt=True)}",
         f"Content-Type: {response.content_type}",
         f"Content-Length: {len(response.body)}",
         "X-Content-Type-Options: nosniff",

@@ -6,7 +6,7 @@ import socket
 import threading
 from contextlib import suppress
 
-from aiometrics.base import fork
+from aiometrics.base import fork, unpatched
 
 
 class Reserve:
@@ -52,6 +52,6 @@ class Reserve:
 
 def _descriptor() -> socket.socket:
     with fork.creation_lock:
-        held = socket.socket()
+        held = unpatched.socket_class()()
         fork.forget_in_child(held, fork.Stage.DESCRIPTORS, fork.close)
     return held

@@ -5,7 +5,6 @@ They stay, and no client can hold one of them for long.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import zlib
@@ -20,10 +19,11 @@ from aiometrics.base.http.connection import Connection
 from aiometrics.base.http.connections import ConnectionLimit
 from aiometrics.base.http.crew import STAYING, Crew
 from aiometrics.base.http.host import is_loopback, names_this_machine
-from aiometrics.base.http.listener import listen, url
+from aiometrics.base.http.listener import accept, listen, url
 from aiometrics.base.http.messages import Request, Response, encode, plain
 from aiometrics.base.http.negotiation import accepts_gzip
 from aiometrics.base.http.reserve import Reserve
+from aiometrics.base.unpatched import Flag, getpid
 
 if TYPE_CHECKING:
     from aiometrics.base.http.auth import AccessControl
@@ -99,8 +99,8 @@ class HttpServer:
         #: Only clients on this machine can connect, and need no password.
         self._local_only = access_control is None and is_loopback(self._address[0])
         self._tls = access_control.tls if access_control and access_control.encrypted else None
-        self._pid = os.getpid()
-        self._closing = threading.Event()
+        self._pid = getpid()
+        self._closing = Flag()
         self._connections = ConnectionLimit(max_connections)
         self._gzip_lock = threading.Lock()
         self._last_gzip = b"", b""
@@ -132,7 +132,7 @@ class HttpServer:
         threads do not exist there, the fork has closed its copies of the sockets, and the parent
         goes on serving.
         """
-        if self._pid != os.getpid():
+        if self._pid != getpid():
             return
         self._stop_accepting()
         for sock in (self._listener, self._waker, self._wakened, self._reserve):
@@ -174,7 +174,7 @@ class HttpServer:
 
     def _admit(self) -> Connection | None:
         try:
-            sock, address = self._listener.accept()
+            sock, address = accept(self._listener)
         except (BlockingIOError, ConnectionAbortedError):  # the client is gone
             return None
         if not self._connections.find_room():

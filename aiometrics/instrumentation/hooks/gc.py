@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiometrics.base.clock import Clock
 from aiometrics.base.internal_errors import InternalErrors, is_interrupt
+from aiometrics.base.unpatched import getpid
 from aiometrics.instrumentation.loop_stats import LoopStats
 
 PROBE = "gc"
@@ -32,7 +32,7 @@ class GarbageCollectionHook:
         self._stats_of = stats_of
         self._clock = clock
         self._internal_errors = internal_errors
-        self._pid = os.getpid()
+        self._pid = getpid()
         # One collection runs at a time, and from start to stop in one thread.
         self._since_ns: int | None = None
         self._callback = deferring(self._on_collection)
@@ -73,7 +73,7 @@ class GarbageCollectionHook:
             loop_stats.begin_collection(generation, now_ns)
 
     def _loop_stats(self) -> LoopStats | None:
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             # A forked child that has not handled the fork yet: the page is the parent's.
             return None
         loop = _get_running_loop()

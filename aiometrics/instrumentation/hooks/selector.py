@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import weakref
 from asyncio import events
 from collections.abc import Callable
 from typing import Any
 
+from aiometrics.base.unpatched import getpid
 from aiometrics.recorder.turns import Turns
 
 
@@ -71,14 +71,14 @@ class RunningLoopHook:
     def __init__(self, started: Callable[[Any], None], stopped: Callable[[Any], None]) -> None:
         self._started = started
         self._stopped = stopped
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._original = events._set_running_loop
         self._wrapper = self._set_running_loop
 
     def _set_running_loop(self, loop: Any, /) -> None:
         before = events._get_running_loop()
         self._original(loop)
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             # In a forked child asyncio says that the parent's loop does not run there. The parent's
             # page must not show that.
             return

@@ -31,6 +31,8 @@ from aiometrics.requests.tracer import set_tracer
 Detail = Literal["events", "spans"]
 
 _SCOPE = "aiometrics"
+#: Not the one of the module, whose numbers a program may have chosen by a seed.
+_RANDOM = random.SystemRandom()
 _PLACE = re.compile(r"(?P<path>.+):(?P<line>\d+) (?P<function>.+)", re.DOTALL)
 
 
@@ -85,7 +87,7 @@ class RequestTracer:
         A span that the sampler dropped becomes current all the same, so that spans inside of it are
         dropped with it.
         """
-        if self._sample < 1 and random.random() >= self._sample:  # noqa: S311 - a sample, not a secret
+        if self._sample < 1 and _RANDOM.random() >= self._sample:
             return None
         around, started = contexts.get_current(), time.time_ns()
         span = self._tracer.start_span(request.type, around, start_time=started)

@@ -9,7 +9,6 @@ import errno
 import logging
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from aiometrics.base.unpatched import getpid, sleep
 from aiometrics.base.yielding import Pause, no_pause
 from aiometrics.pages.header import (
     PageError,
@@ -131,7 +131,7 @@ class SharedDirectory:
         with self._directory.opened() as directory:
             slot = self._claim_left(directory, page_format)
             if slot is None:
-                time.sleep(_READER_SECONDS)
+                sleep(_READER_SECONDS)
                 slot = self._claim_left(directory, page_format) or self._claim_new(
                     directory, page_format
                 )
@@ -143,7 +143,7 @@ class SharedDirectory:
         self._warn_once(
             f"{name} damaged",
             f"aiometrics: {Path(self.path) / name} was overwritten or cut off while a loop of "
-            f"process {os.getpid()} writes to it: its counters begin at 0 again",
+            f"process {getpid()} writes to it: its counters begin at 0 again",
         )
 
     def warn_if_deleted(self, slot: ClaimedSlot) -> None:
@@ -153,7 +153,7 @@ class SharedDirectory:
             self._warn_once(
                 f"{name} deleted",
                 f"aiometrics: {Path(self.path) / name} was deleted while a loop of process "
-                f"{os.getpid()} writes to it: other processes do not show that loop until this "
+                f"{getpid()} writes to it: other processes do not show that loop until this "
                 "process is restarted",
             )
 

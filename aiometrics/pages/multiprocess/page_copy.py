@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from aiometrics.base.unpatched import sleep
 from aiometrics.pages.header import HEAD_BYTES, Buffer, PageError, PageFormat, parse_header
 from aiometrics.pages.layout import HEADER, LOOP, WORD, Layout
 from aiometrics.pages.multiprocess.private_file import (
@@ -150,7 +150,7 @@ class _File:
             if complete and at_rest and loop[LOOP["blocking_ns"]] == later[LOOP["blocking_ns"]]:
                 return data
             if not at_rest:
-                time.sleep(_COPY_PAUSE_SECONDS)
+                sleep(_COPY_PAUSE_SECONDS)
         return data
 
     def _read_used(self, layout: Layout) -> tuple[Memory, bool]:

@@ -3,7 +3,7 @@
    Touching a page of memory behind the end of its file raises SIGBUS, whose default is to kill. The
    handler puts memory of the process in its place, full of zeros. Somebody else notices what
    happened to the file, and gives the loop another page. All other causes of the signal are left to
-   the handler that was there before. */
+   the handler that was there before, or came since: faulthandler, for one, is often switched on late. */
 #include "guard.h"
 
 #ifndef MS_WINDOWS
@@ -18,7 +18,9 @@ static struct {
     uintptr_t start;
     volatile size_t size; /* 0 for an unused range; written last */
 } ranges[MAX_RANGES];
-static struct sigaction before;
+static struct sigaction first, before; /* the handlers found at first, and most recently */
+static volatile sig_atomic_t passing;
+static void *unhelped; /* the address that another handler was told of most recently */
 static int count;
 
 /* Returns the range that an address is in, or -1. */
@@ -43,6 +45,24 @@ replaced(int place)
     return memory != MAP_FAILED;
 }
 
+/* Leaves a signal to another handler. */
+static void
+pass_on(const struct sigaction *other, int number, siginfo_t *info, void *context)
+{
+    if (other->sa_flags & SA_SIGINFO) {
+        other->sa_sigaction(number, info, context);
+    }
+    else if (other->sa_handler != SIG_DFL && other->sa_handler != SIG_IGN) {
+        other->sa_handler(number);
+    }
+    else { /* what raised the signal raises it again; one that was sent must be sent again */
+        (void)sigaction(number, other, NULL);
+        if (info->si_code <= 0) {
+            (void)raise(number);
+        }
+    }
+}
+
 static void
 on_bus_error(int number, siginfo_t *info, void *context)
 {
@@ -50,24 +70,34 @@ on_bus_error(int number, siginfo_t *info, void *context)
     if (place >= 0 && replaced(place)) {
         return;
     }
-    if (before.sa_flags & SA_SIGINFO) {
-        before.sa_sigaction(number, info, context);
+    if (passing) { /* the other handler has raised it again, for the handler that was there before it */
+        pass_on(&first, number, info, context);
+        return;
     }
-    else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
-        before.sa_handler(number);
+    if (info->si_code > 0 && info->si_addr == unhelped) { /* the other handler does nothing about it */
+        static const struct sigaction none = {.sa_handler = SIG_DFL};
+        (void)sigaction(number, &none, NULL);
+        return;
     }
-    else { /* what raised the signal raises it again; one that was sent must be sent again */
-        (void)sigaction(number, &before, NULL);
-        if (info->si_code <= 0) {
-            (void)raise(number);
-        }
+    if (info->si_code > 0) {
+        unhelped = info->si_addr;
     }
+    passing = 1;
+    pass_on(&before, number, info, context);
+    passing = 0;
+}
+
+static int
+is_ours(const struct sigaction *action)
+{
+    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_bus_error;
 }
 
 static int
 install(void)
 {
-    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    /* Not deferred, so that what the other handler raises comes while it runs. */
+    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     sigemptyset(&action.sa_mask);
     return sigaction(SIGBUS, &action, &before);
 }
@@ -77,9 +107,19 @@ static void
 uninstall(void)
 {
     struct sigaction now;
-    if (sigaction(SIGBUS, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_bus_error) {
+    if (sigaction(SIGBUS, NULL, &now) == 0 && is_ours(&now)) {
         (void)sigaction(SIGBUS, &before, NULL);
     }
+}
+
+PyObject *
+guard_renew(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    struct sigaction now;
+    if (count > 0 && sigaction(SIGBUS, NULL, &now) == 0 && !is_ours(&now)) {
+        (void)install();
+    }
+    Py_RETURN_NONE;
 }
 
 PyObject *
@@ -98,6 +138,9 @@ guard_add(PyObject *Py_UNUSED(module), PyObject *memory)
     }
     if (place == MAX_RANGES || (count == 0 && install() < 0)) {
         return PyErr_Format(PyExc_OSError, "cannot guard memory: there are %d mapped pages", count);
+    }
+    if (count == 0) {
+        first = before;
     }
     count++;
     ranges[place].start = start;
@@ -125,6 +168,12 @@ guard_remove(PyObject *Py_UNUSED(module), PyObject *address)
 }
 
 #else
+
+PyObject *
+guard_renew(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    Py_RETURN_NONE;
+}
 
 PyObject *
 guard_add(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(memory))

@@ -10,4 +10,7 @@ PyObject *guard_add(PyObject *module, PyObject *memory);
 /* unguard(address): the memory is about to be unmapped, or is already. */
 PyObject *guard_remove(PyObject *module, PyObject *address);
 
+/* renew_guard(): stay in force although the program has installed a handler of its own. */
+PyObject *guard_renew(PyObject *module, PyObject *ignored);
+
 #endif

@@ -26,6 +26,7 @@ static PyMethodDef methods[] = {
     {"followed", slot_followed, METH_NOARGS, "followed(): how many coroutines the table of roots has."},
     {"hook_handles", handle_hook, METH_O, "hook_handles(Handle): learn where a handle keeps its callback."},
     {"guard", guard_add, METH_O, "guard(memory): replace mapped memory by zeros if its file is cut off; return its address."},
+    {"renew_guard", guard_renew, METH_NOARGS, "renew_guard(): stay in force although another handler was installed."},
     {"unguard", guard_remove, METH_O, "unguard(address): leave that memory alone from now on."},
     {"monotonic_ns", clock_monotonic_ns, METH_NOARGS, "monotonic_ns(): the time of a recorder without a clock of its own."},
     {"run_handle", handle_run, METH_O, "run_handle(handle): run its callback in its context, timed if it is no step of a task."},

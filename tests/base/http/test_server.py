@@ -21,7 +21,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from types import SimpleNamespace
 
 import pytest
 from support.serving import (
@@ -41,6 +40,7 @@ from support.serving import (
     status_line,
 )
 
+from aiometrics.base import unpatched
 from aiometrics.base.http import connection as http_connection
 from aiometrics.base.http import connections as http_limit
 from aiometrics.base.http import server as server_module
@@ -249,9 +249,8 @@ def test_endless_requests_are_answered_at_a_limited_rate(
 ) -> None:
     """There is a pause between two responses on a connection, and none before the first."""
     pauses: list[float] = []
-    monkeypatch.setattr(
-        http_connection, "time", SimpleNamespace(monotonic=lambda: 100.0, sleep=pauses.append)
-    )
+    monkeypatch.setattr(http_connection, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(http_connection, "sleep", pauses.append)
     exchange(serve(), GET * 2 + b"GET / HTTP/1.0\r\n\r\n")
 
     assert 2 * [pytest.approx(http_connection._PACE_SECONDS)] == pauses
@@ -503,7 +502,7 @@ def test_a_failure_to_start_a_thread_is_survived(
     monkeypatch.setattr(server_module, "_ACCEPT_PAUSE_SECONDS", 0.0)
     server = serve()
 
-    def refuse(_: threading.Thread) -> None:
+    def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     with ExitStack() as stack:
@@ -512,7 +511,7 @@ def test_a_failure_to_start_a_thread_is_survived(
             client.sendall(GET)
             assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
         with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", refuse)
+            patch.setattr(unpatched, "start_thread", refuse)
             assert b"" == exchange(server, b"")
         assert 200 == ask(server, "/")[0]
 
