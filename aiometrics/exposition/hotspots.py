@@ -6,12 +6,13 @@ It shows what takes the loop's time, what waits longest, what is stuck and what 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from aiometrics.exposition.gains import gain
 from aiometrics.exposition.idle_waits import of_no_library, waits_for_work
+from aiometrics.exposition.last_awaits import last_awaits
 from aiometrics.exposition.stuck import Judge
 from aiometrics.exposition.text_table import GAP, NameColumn, NumberColumn, ascii_name, format_table
 from aiometrics.pages.layout import STATUSES
@@ -118,13 +119,18 @@ class Stuck(Place):
 
 @dataclass(frozen=True, slots=True)
 class Endings:
-    """The numbers of tasks of one coroutine, by how they ended."""
+    """The numbers of tasks of one coroutine, by how they ended.
+
+    Most of those that failed or were cancelled had waited last at ``after``: a yield point,
+    ``(start)`` if they had not waited, or an empty string if that is not known.
+    """
 
     coroutine: str
     failed: int
     cancelled: int
     destroyed_pending: int
     completed: int
+    after: str = ""
 
 
 class Section(NamedTuple):
@@ -189,7 +195,7 @@ class Hotspots:
             Section("WHO BURNS THE LOOP", self.burners, _BURNER_COLUMNS, _PLACE, nobody),
             Section("WHO WAITS LONGEST", self.waiters, _WAITER_COLUMNS, _PLACE, nobody),
             Section("WHO IS STUCK", self.stuck, _STUCK_COLUMNS, _PLACE, nobody),
-            Section("WHO FAILS", self.endings, _ENDINGS_COLUMNS, (_COROUTINE,), nobody),
+            Section("WHO FAILS", self.endings, _ENDINGS_COLUMNS, _ENDED, nobody),
         )
 
     def _why_empty(self) -> str:
@@ -231,6 +237,7 @@ def find_hotspots(
     interval_ns = snapshot.taken_ns - since.taken_ns if since else 0
     loops_ns = _loops_ns(gained, interval_ns)
     judge = Judge(snapshot.taken_ns, snapshot.coroutines, of_library)
+    after = last_awaits(snapshot, since)
     stuck = (
         _stuck(point, snapshot.taken_ns, judge)
         for point in snapshot.yield_points
@@ -251,7 +258,13 @@ def find_hotspots(
         ),
         _worst((row for row in stuck if row.age_ns >= STUCK_AGE_NS), top, _suspicion),
         _worst(
-            (row for row in map(_endings, gained.coroutines) if any(_failures(row))), top, _failures
+            (
+                row
+                for row in (_endings(entry, after) for entry in gained.coroutines)
+                if any(_failures(row))
+            ),
+            top,
+            _failures,
         ),
         snapshot.untraced_tasks,
         _worst(
@@ -338,9 +351,16 @@ def _suspicion(row: Stuck) -> tuple[float, ...]:
     return (row.stuck, row.unusual, row.age_ns)
 
 
-def _endings(entry: Coroutine) -> Endings:
+def _endings(entry: Coroutine, after: Mapping[str, str]) -> Endings:
     completed, failed, cancelled = (entry.wall[status].count for status in STATUSES)
-    return Endings(entry.coroutine, failed, cancelled, entry.destroyed_pending, completed)
+    return Endings(
+        entry.coroutine,
+        failed,
+        cancelled,
+        entry.destroyed_pending,
+        completed,
+        after.get(entry.coroutine, ""),
+    )
 
 
 def _failures(row: Endings) -> tuple[float, ...]:
@@ -366,6 +386,7 @@ _PLACE = (
     _COROUTINE,
 )
 _HELD = (NameColumn("held at", lambda row: row.held_at), _COROUTINE)
+_ENDED = (NameColumn("mostly after", lambda row: row.after), _COROUTINE)
 _HOLDER_COLUMNS = (
     NumberColumn("active s", lambda row: _seconds(row.active_ns)),
     NumberColumn("share %", lambda row: _one_digit(row.share, 100)),

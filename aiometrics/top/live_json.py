@@ -13,6 +13,7 @@ from aiometrics.pages.snapshot import (
     Histogram,
     Loop,
     Running,
+    SegmentPath,
     Snapshot,
     YieldPoint,
 )
@@ -32,6 +33,7 @@ def snapshot_of(answer: Row) -> Snapshot:
         coroutines=tuple(map(_coroutine, answer["coroutines"])),
         yield_points=tuple(_yield_point(row, taken_ns) for row in answer["yield_points"]),
         held=tuple(map(_held, answer["held"])),
+        segment_paths=tuple(map(_segment_path, answer["segment_paths"])),
         untraced_tasks=int(answer["untraced_tasks"]),
         sample_ratio=float(answer["sample_ratio"]),
     )
@@ -96,6 +98,16 @@ def _held(row: Row) -> Held:
         str(row["coroutine"]),
         str(row["held_at"]),
         int(row["samples"]),
+        _ns(row["active_seconds"]),
+    )
+
+
+def _segment_path(row: Row) -> SegmentPath:
+    return SegmentPath(
+        str(row["coroutine"]),
+        str(row["began_at"]),
+        str(row["ended_at"]),
+        int(row["segments"]),
         _ns(row["active_seconds"]),
     )
 

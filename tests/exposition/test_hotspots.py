@@ -18,7 +18,16 @@ from aiometrics.exposition.hotspots import (
     Waiter,
     find_hotspots,
 )
-from aiometrics.pages.snapshot import Held, Running, Snapshot, YieldPoint
+from aiometrics.pages.snapshot import (
+    RAISE,
+    RETURN,
+    START,
+    Held,
+    Running,
+    SegmentPath,
+    Snapshot,
+    YieldPoint,
+)
 
 MS, S = 1_000_000, 1_000_000_000
 NOW = 1_763_856_000 * S
@@ -46,6 +55,7 @@ def unhealthy() -> Snapshot:
     handler = "aiohttp.web_protocol.RequestHandler._handle_request"
     return Snapshot(
         NOW,
+        segment_paths=(SegmentPath("shop.mail.send", "shop/mail.py:12 send", RAISE, 2, MS),),
         held=(
             Held(handler, "shop/db.py:30 Pool.check", 6, 60 * MS),
             Held(handler, "shop/search.py:40 score > difflib.ratio", 190, 1_900 * MS),
@@ -294,6 +304,27 @@ def test_endings_list_failures_first() -> None:
         Endings("destroyed", 0, 0, 1, 0),
         Endings("cancelled", 0, 9, 0, 0),
     ) == find_hotspots(Snapshot(NOW, coroutines=entries)).endings
+
+
+def test_what_failed_is_named_by_where_most_had_waited_last() -> None:
+    """Only the tasks of the interval count, and only those that raised."""
+
+    def taken(*paths: tuple[str, str, int]) -> Snapshot:
+        return Snapshot(
+            NOW,
+            coroutines=(
+                coroutine("mail", wall={"failed": histogram(sum(row[2] for row in paths))}),
+            ),
+            segment_paths=tuple(
+                SegmentPath("mail", began_at, ended_at, segments, MS)
+                for began_at, ended_at, segments in paths
+            ),
+        )
+
+    before = taken(("mail.py:4 mail", RAISE, 9), ("mail.py:6 mail", RETURN, 90))
+    now = taken(("mail.py:4 mail", RAISE, 10), (START, RAISE, 2), ("mail.py:6 mail", RETURN, 99))
+    assert ["mail.py:4 mail"] == [row.after for row in find_hotspots(now).endings]
+    assert [START] == [row.after for row in find_hotspots(now, since=before).endings]
 
 
 @pytest.mark.parametrize(("elapsed_ns", "reported"), [(100 * MS - 1, False), (100 * MS, True)])
