@@ -42,7 +42,7 @@ export class UtilisationChart {
       legend: { live: false },
       cursor: { drag: { x: true, y: false, setScale: false } },
       scales: { y: { range: [0, 100] } },
-      axes: [{ ...axis, size: 30, values: (_, times) => times.map(clock) }, { ...axis, size: 48, values: (_, values) => values.map((value) => `${value} %`) }],
+      axes: [{ ...axis, size: 30, space: 80, values: (_, times) => times.map(clock) }, { ...axis, size: 48, values: (_, values) => values.map((value) => `${value} %`) }],
       series: [{ value: (_, time) => (time ? clock(time) : "") }, ...loops.map((label, number) => ({
         label, stroke: colour(`loop-${number}`), width: 2, points: { show: false },
         fill: loops.length === 1 ? colour("loop-fill") : undefined,

@@ -12,6 +12,9 @@ export function duration(seconds) {
   return `${digits(seconds * 1e6)} µs`;
 }
 
+/** What is awaited, in words where its name says little: all locks share how they are entered. */
+export const awaited = (name) => (name.endsWith("._ContextManagerMixin.__aenter__") ? "a lock (async with)" : name);
+
 const digits = (value) => (value >= 10 || value === 0 ? String(Math.round(value)) : value.toFixed(1));
 
 export const rate = (value) => (value >= 10 ? Math.round(value).toLocaleString("en") : value.toFixed(1));
@@ -139,7 +142,7 @@ function stuck(latest) {
   return stuckRows(latest).filter((row) => row.unusual).map((row) => ({
     kind: row.stuck ? "stuck" : "long wait",
     tone: row.stuck ? "bad" : "warn",
-    text: `${tasks(row.suspended)} here for ${row.awaits}, the oldest for ${duration(row.age)}; usually it takes ${duration(row.mean)}.`,
+    text: `${tasks(row.suspended)} here for ${awaited(row.awaits)}, the oldest for ${duration(row.age)}; usually it takes ${duration(row.mean)}.`,
     place: row.yield_point,
     awaits: row.awaits,
     coroutine: row.coroutine,
@@ -263,7 +266,7 @@ export function mostly(gain, request) {
   const [most] = gain.request_waits
     .filter((row) => row.request === request && row.waiting > 0)
     .sort((one, two) => two.waiting - one.waiting);
-  return most?.awaits;
+  return most && awaited(most.awaits);
 }
 
 export { percent, place };

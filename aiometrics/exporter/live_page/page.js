@@ -2,7 +2,7 @@
 
 import { Feed } from "/live/feed.js";
 import { FlameGraph } from "/live/flame.js";
-import { blockedNow, duration, findings, mostly, percent, rate, stuckRows } from "/live/findings.js";
+import { awaited, blockedNow, duration, findings, mostly, percent, rate, stuckRows } from "/live/findings.js";
 import { History, compare, framesOf, heldTree, isPseudo, keyOf, place, waitTree, workTree } from "/live/numbers.js";
 import { UtilisationChart } from "/live/chart.js";
 import { drawTable, element, placeOf } from "/live/table.js";
@@ -224,7 +224,7 @@ function showStuck(latest) {
     { title: "usually", text: (row) => (row.ratio ? duration(row.mean) : "never ended") },
     { title: "tasks", text: (row) => String(row.suspended) },
     { title: "waits at", node: (row) => placeOf(row.yield_point), name: true, open: openDetails, place: (row) => row.yield_point },
-    { title: "for", text: (row) => row.awaits, name: true },
+    { title: "for", text: (row) => awaited(row.awaits), name: true },
     { title: "in tasks of", text: (row) => row.coroutine, name: true, wide: true },
   ], "Nothing has waited for more than 5 s, except for work.");
 }
@@ -243,7 +243,7 @@ function showWaits(gain, latest) {
     { title: "waits", text: (row) => String(row.waits), wide: true },
     { title: "now", text: (row) => String(points.get(row.key)?.suspended ?? 0), wide: true },
     { title: "waits at", node: (row) => placeOf(row.yield_point), name: true, open: openDetails, place: (row) => row.yield_point },
-    { title: "for", text: (row) => row.awaits, name: true },
+    { title: "for", text: (row) => awaited(row.awaits), name: true },
     { title: "in tasks of", text: (row) => row.coroutine, name: true, wide: true },
   ]);
 }
@@ -365,7 +365,7 @@ function openDetails(row) {
     section(body, "What these requests wait for", gain.request_waits.filter((other) => other.request === row.request && other.waiting > 0)
       .sort((one, two) => two.waiting - one.waiting), [
       { title: "waiting", text: (other) => duration(other.waiting) },
-      { title: "for", text: (other) => other.awaits, name: true },
+      { title: "for", text: (other) => awaited(other.awaits), name: true },
     ]);
   } else {
     body.append(element("h3", {}, "Chain, from the task to the line"), chainOf(stepsTo(row.coroutine, text, row.awaits)));
@@ -377,7 +377,7 @@ function openDetails(row) {
       { title: "mean", text: (other) => duration(other.waiting / other.waits) },
       { title: "waits", text: (other) => String(other.waits) },
       { title: "at", node: (other) => placeOf(other.yield_point), name: true },
-      { title: "for", text: (other) => other.awaits, name: true },
+      { title: "for", text: (other) => awaited(other.awaits), name: true },
     ]);
     section(body, "Which lines of it hold the loop", gain.held.filter((other) => same(other) && other.active > 0)
       .sort((one, two) => two.active - one.active), [
