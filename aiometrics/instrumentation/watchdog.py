@@ -213,11 +213,12 @@ def _word(page: Page, field: str) -> int:
 
 
 def _since_ns(page: Page) -> int:
-    """Return when the segment in progress began; 0 if there is none.
+    """Return when the segment in progress began; 0 if there is none, or if it was overwritten.
 
     If it is the same before and after other values are read, they belong to one segment.
     """
-    return page.words[page.layout.loop + _SINCE]
+    since_ns = page.words[page.layout.loop + _SINCE]
+    return since_ns if page.intact else 0
 
 
 def _coroutine_name(page: Page) -> str:

@@ -214,6 +214,11 @@ class Page:
         loop = self.layout.loop
         return started == self.words[loop + _STARTED] == self.words[loop + _FINISHED]
 
+    @property
+    def intact(self) -> bool:
+        """Whether it still begins as a page; somebody may overwrite it in its file."""
+        return self.words[HEADER["magic"]] == MAGIC
+
     def open(self, loop_name: str) -> None:
         """Begin to serve a loop; counters of an earlier loop on this page go on."""
         data = loop_name.encode("utf-8", "backslashreplace")[:LOOP_NAME_BYTES]
@@ -282,9 +287,10 @@ class Page:
             )
 
     def text(self, ref: int) -> str:
-        """Return the text that a word of this page refers to."""
+        """Return the text that a word of this page refers to; not more, if it was overwritten."""
         start = self.layout.strings * WORD + (ref >> _STRING_SHIFT)
-        return self.memory[start : start + (ref & _STRING_LENGTH)].decode("utf-8", "replace")
+        length = min(ref & _STRING_LENGTH, NAME_BYTES)
+        return self.memory[start : start + length].decode("utf-8", "replace")
 
     def add_coroutine(self, name: str) -> int:
         """Add a coroutine record and return its number."""

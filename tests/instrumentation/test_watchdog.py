@@ -24,7 +24,7 @@ from aiometrics.instrumentation import block_log, thread_times
 from aiometrics.instrumentation.block_log import MINUTE_NS
 from aiometrics.instrumentation.loop_stats import LoopStats
 from aiometrics.instrumentation.watchdog import MIN_PAUSE_NS, Watchdog, blocked_ns, pause_ns
-from aiometrics.pages.layout import LOOP
+from aiometrics.pages.layout import LOOP, NAME_BYTES
 from aiometrics.pages.snapshot import OTHER
 from aiometrics.recorder import stack
 from aiometrics.recorder.places import Places
@@ -177,6 +177,31 @@ def test_when_a_segment_blocks(since_ns: int, now_ns: int, expected: int) -> Non
 def test_when_to_look_again(since_ns: int, now_ns: int, threshold_ns: int, expected: int) -> None:
     """It looks when there can be a block, then every interval, and never in a busy loop."""
     assert expected == pause_ns(since_ns, now_ns, threshold_ns, 50 * MS)
+
+
+def test_a_page_that_was_overwritten_tells_nothing(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Read as numbers, it would be a block of hours, in a coroutine whose name is megabytes long.
+
+    Such a line in the log stops every thread that logs, where nobody reads it.
+    """
+
+    async def main() -> None:
+        (slot,) = watched.traced.instrumentation.slots()
+        memory = slot.page.memory
+        before, memory[:] = memory[:], b"\xff" * len(memory)
+        looks.append(watched.dog.look())
+        texts.append(slot.page.text(-1))
+        memory[:] = before
+
+    looks: list[int] = []
+    texts: list[str] = []
+    watched.traced.run(main())
+    assert [100 * MS] == looks
+    assert [NAME_BYTES] == [len(text) for text in texts]
+    assert [] == logged(caplog)
+    assert {} == watched.samples
 
 
 def test_a_look_returns_when_to_look_again(watched: Watched) -> None:
