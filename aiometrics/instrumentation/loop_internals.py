@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from aiometrics.base.internal_errors import pass_on
 
@@ -58,6 +58,15 @@ def executor_state(loop: Any) -> ExecutorState | None:
     threads = _length(executor, "_threads")
     queued = _count(lambda: _work_queue(executor).qsize())
     return None if threads is None or queued is None else ExecutorState(threads, queued)
+
+
+def uvloop_queue(loop: Any) -> deque[Any] | None:
+    """Return the queue of a loop of uvloop, which lives as long as it does; ``None`` if unknown."""
+    try:
+        return cast("deque[Any]", _only(loop, deque))
+    except Exception as error:  # noqa: BLE001 - a loop of a class with odd attributes
+        pass_on(error)
+        return None
 
 
 def _count(ask: Callable[[], Any]) -> int | None:

@@ -1,3 +1,4 @@
+from collections import deque
 from collections.abc import Callable, Sequence
 from mmap import mmap
 from typing import Any, Self
@@ -112,6 +113,7 @@ class LibuvTurns:
         recorder: Recorder,
         events: int,
         rest: int,
+        ready: deque[Any] | None,
     ) -> None: ...
     def start(self) -> None: ...
     def join(self) -> None: ...

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from aiometrics.base.internal_errors import is_interrupt
+from aiometrics.instrumentation.loop_internals import uvloop_queue
 from aiometrics.pages.layout import CALLBACKS
 from aiometrics.recorder.labels import Labels
 
@@ -66,7 +67,8 @@ def time_turns(
         points = (
             labels.pseudo_point(CALLBACKS, name) for name in (EVENT_CALLBACKS, OTHER_CALLBACKS)
         )
-        return LibuvTiming(loop, core.LibuvTurns(loop, capsule, turns(), recorder, *points))
+        ready = uvloop_queue(loop)
+        return LibuvTiming(loop, core.LibuvTurns(loop, capsule, turns(), recorder, *points, ready))
     except RuntimeError as error:
         if is_interrupt(error):
             raise

@@ -374,7 +374,7 @@ method_abandon(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 static Watch *
-watch_new(void *loop, Turns *turns, Recorder *recorder, const int32_t *points)
+watch_new(void *loop, Turns *turns, Recorder *recorder, const int32_t *points, const PyObject *ready)
 {
     Watch *watch = calloc(1, sizeof(Watch));
     if (watch == NULL) {
@@ -384,7 +384,7 @@ watch_new(void *loop, Turns *turns, Recorder *recorder, const int32_t *points)
     watch->loop = loop;
     watch->turns = turns;
     watch->recorder = recorder;
-    if (recorder_open_gaps(recorder, points, on_segment, watch) < 0) {
+    if (recorder_open_gaps(recorder, points, ready, on_segment, watch) < 0) {
         free(watch);
         return NULL;
     }
@@ -419,11 +419,11 @@ uv_loop_of(PyObject *loop, PyObject *capsule)
 static PyObject *
 libuv_turns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"loop", "capsule", "turns", "recorder", "events", "rest", NULL};
-    PyObject *loop, *capsule, *turns, *recorder;
+    static char *names[] = {"loop", "capsule", "turns", "recorder", "events", "rest", "ready", NULL};
+    PyObject *loop, *capsule, *turns, *recorder, *ready;
     int events, rest;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!O!ii:LibuvTurns", names, &loop, &capsule, turns_type, &turns, recorder_type, &recorder,
-                                     &events, &rest)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!O!iiO:LibuvTurns", names, &loop, &capsule, turns_type, &turns, recorder_type, &recorder,
+                                     &events, &rest, &ready)) {
         return NULL;
     }
     void *uv_loop = uv_loop_of(loop, capsule);
@@ -440,7 +440,7 @@ libuv_turns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     LibuvTurns *self = (LibuvTurns *)type->tp_alloc(type, 0);
     int32_t points[GAP_PHASES] = {[GAPS_EVENTS] = events, [GAPS_REST] = rest};
-    if (self == NULL || (self->watch = watch_new(uv_loop, (Turns *)turns, (Recorder *)recorder, points)) == NULL) {
+    if (self == NULL || (self->watch = watch_new(uv_loop, (Turns *)turns, (Recorder *)recorder, points, ready == Py_None ? NULL : ready)) == NULL) {
         Py_XDECREF(self);
         return NULL;
     }

@@ -221,26 +221,38 @@ gap_begin(Recorder *self, int64_t now)
     self->current = NULL;
 }
 
+/* Counts a gap that blocks the loop, and the wait that it inflicts on the handles behind it. The size of their queue is all that is
+   read of it, since this may be without the GIL. `behind` is the number of those that have left it since. */
+SELDOM static void
+gap_block(Recorder *self, int64_t gap_ns, int64_t behind)
+{
+    int32_t point = self->gaps.points[self->gaps.phase];
+    block(self, self->gaps.frame, point, gap_ns);
+    if (gap_ns >= self->page.threshold_ns && self->gaps.ready != NULL) {
+        page_point(&self->page, point)[POINT_INFLICTED_WAIT_NS] += gap_ns * (behind + Py_SIZE(self->gaps.ready));
+    }
+}
+
 static void
-gap_end(Recorder *self, int64_t now)
+gap_end(Recorder *self, int64_t now, int64_t behind)
 {
     Traced *gap = self->gaps.frame;
     int64_t gap_ns = Py_MAX(now - gap->since_ns, 0);
     self->gaps.sum_ns += gap_ns;
     if (gap_ns >= self->page.threshold_ns || self->page.loop[LOOP_LOOKED_NS] - gap->since_ns >= self->page.threshold_ns) {
-        block(self, gap, self->gaps.points[self->gaps.phase], gap_ns);
+        gap_block(self, gap_ns, behind);
     }
 }
 
-/* A segment begins that interrupts no other. */
+/* A segment begins that interrupts no other. Its task comes from the queue, unless the gap created it, so that it starts eagerly. */
 static void
-gap_interrupt(Recorder *self, int64_t now)
+gap_interrupt(Recorder *self, const Traced *traced, int64_t now)
 {
     if (self->gaps.phase == GAPS_POLLING) {
         self->gaps.poll_is_over(self->gaps.watch);
     }
     if (self->gaps.phase >= GAPS_EVENTS) {
-        gap_end(self, now);
+        gap_end(self, now, traced->created_ns < self->gaps.frame->since_ns);
     }
 }
 
@@ -266,7 +278,7 @@ recorder_gap_phase(Recorder *self, GapPhase phase, int64_t since)
     page_begin(&self->page);
     if (self->gaps.phase >= GAPS_EVENTS) {
         if (self->current == NULL) {
-            gap_end(self, since);
+            gap_end(self, since, 0);
         }
         gaps_settle(self);
     }
@@ -281,7 +293,7 @@ recorder_gap_phase(Recorder *self, GapPhase phase, int64_t since)
 }
 
 int
-recorder_open_gaps(Recorder *self, const int32_t *points, void (*poll_is_over)(void *watch), void *watch)
+recorder_open_gaps(Recorder *self, const int32_t *points, const PyObject *ready, void (*poll_is_over)(void *watch), void *watch)
 {
     self->gaps.frame = PyMem_RawCalloc(1, sizeof(Traced));
     if (self->gaps.frame == NULL) {
@@ -293,6 +305,7 @@ recorder_open_gaps(Recorder *self, const int32_t *points, void (*poll_is_over)(v
     memcpy(self->gaps.points, points, sizeof(self->gaps.points));
     self->gaps.poll_is_over = poll_is_over;
     self->gaps.watch = watch;
+    self->gaps.ready = ready;
     sampler_note_gaps(self);
     return 0;
 }
@@ -309,7 +322,7 @@ enter(Recorder *self, Traced *traced, int64_t now)
         outer->paused_ns = now;
     }
     else if (self->gaps.phase != GAPS_OFF) {
-        gap_interrupt(self, now);
+        gap_interrupt(self, traced, now);
     }
     traced->state = RUNNING;
     traced->outer = outer;

@@ -72,6 +72,7 @@ typedef struct {
     GapPhase phase;
     void (*poll_is_over)(void *watch); /* called if a segment begins while the loop is thought to wait for events */
     void *watch;
+    const PyObject *ready; /* the loop's queue, a deque, which lives as long as the loop; NULL if it is not known */
 } Gaps;
 
 struct Recorder {
@@ -125,8 +126,8 @@ int recorder_enter_callback(Recorder *self, Traced *frame);
 int recorder_leave_callback(Recorder *self, Traced *frame, PyObject *callback);
 void recorder_lose(Recorder *self, Traced *traced);
 
-/* Begins to record gaps, with the yield points of events and of the rest; -1 with an exception. */
-int recorder_open_gaps(Recorder *self, const int32_t *points, void (*poll_is_over)(void *watch), void *watch);
+/* Begins to record gaps, with the yield points of events and of the rest, and the loop's queue; -1 with an exception. */
+int recorder_open_gaps(Recorder *self, const int32_t *points, const PyObject *ready, void (*poll_is_over)(void *watch), void *watch);
 /* The phase of the turn that ends now, and the one that begins at `since`. */
 void recorder_gap_phase(Recorder *self, GapPhase phase, int64_t since);
 Status recorder_status(void);

@@ -244,6 +244,70 @@ def test_a_block_anywhere_is_counted_once_and_named(
     assert in_task != any(point.coroutine == "(callback)" for point in rows)
 
 
+def blocked(made: Instrumentation) -> tuple[int, int]:
+    """For how long callbacks have blocked the loop, and the wait that they inflicted."""
+    rows = [row for row in made.snapshot().yield_points if row.coroutine == "(callback)"]
+    return sum(row.blocking_ns for row in rows), sum(row.inflicted_wait_ns for row in rows)
+
+
+@WITH_C
+@PLACES
+def test_a_block_between_steps_inflicts_a_wait_on_those_behind_it(
+    place: Callable[[Any, Callable[[], None]], None], loop: Any
+) -> None:
+    """It is its length, once for each handle that was ready when the callbacks were over.
+
+    A transport that is closed then has one of them.
+    """
+    if place is block_in_a_task:
+        pytest.skip("that is no callback")
+
+    def block() -> None:
+        gate.set()
+        time.sleep(0.15)
+
+    async def waits() -> None:
+        await gate.wait()
+
+    async def main() -> tuple[int, int]:
+        others = [loop.create_task(waits()) for _ in range(2)]
+        await asyncio.sleep(0)
+        before = blocked(made)
+        place(loop, block)
+        await gate.wait()
+        after = blocked(made)
+        await asyncio.wait(others)
+        return after[0] - before[0], after[1] - before[1]
+
+    gate = asyncio.Event()
+    with every_loop("c", blocking_threshold=0.1) as made:
+        blocked_ns, inflicted_ns = loop.run_until_complete(main())
+    behind = 4 if place is block_in_a_protocol else 3
+    assert behind * blocked_ns == inflicted_ns > 0
+
+
+@WITH_C
+@pytest.mark.skipif(not EAGERLY, reason="tasks start eagerly from Python 3.12 on")
+def test_a_task_that_starts_eagerly_was_not_behind_the_block(loop: Any) -> None:
+    """No handle waited for the callback that starts it."""
+
+    async def answer() -> tuple[int, int]:
+        return blocked(made)
+
+    def block() -> None:
+        time.sleep(0.15)
+        asked.set_result(asyncio.Task(answer(), loop=loop, **EAGERLY))
+
+    async def main() -> tuple[int, int]:
+        loop.call_soon(block)
+        return await (await asked)
+
+    asked: asyncio.Future[asyncio.Task[tuple[int, int]]] = loop.create_future()
+    with every_loop("c", blocking_threshold=0.1) as made:
+        blocked_ns, inflicted_ns = loop.run_until_complete(main())
+    assert blocked_ns > 0 == inflicted_ns
+
+
 @WITH_C
 def test_rows_add_up_to_the_active_time(made: Instrumentation, loop: Any) -> None:
     """What runs between the steps of tasks has rows, and nothing is counted twice.
