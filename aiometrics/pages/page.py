@@ -409,6 +409,13 @@ class Page:
             # The whole segment is added when it ends, and this part is subtracted then.
             words[loop + LOOP["active_ns"]] += pending * words[HEADER["weight"]]
 
+    def forget_turns(self) -> None:
+        """Show from now on that the loop's turns are not known; what was counted stays."""
+        with self.writing:
+            self._settle_times()
+            for field in ("timed", "turn_since_ns", "poll_since_ns"):
+                self.words[self.layout.loop + LOOP[field]] = 0
+
     def _settle_times(self) -> None:
         """Make the time final that readers counted of the turn or wait in progress."""
         words, loop = self.words, self.layout.loop

@@ -38,6 +38,8 @@ class Turns:
         self._internal_errors = internal_errors
         #: When a loop started that has not asked its selector yet; 0 if there is none.
         self._began_ns = 0
+        #: Whether the selector left it to others to wait since the loop started.
+        self._left = False
         self.retired = False
 
     def start(self) -> None:
@@ -46,6 +48,7 @@ class Turns:
         Whether its turns can be timed is not known until it asks its selector, so the page does not
         show this turn before. Some loops have a selector that they never ask.
         """
+        self._left = False
         now_ns = self._now()
         if now_ns is None:
             return
@@ -79,8 +82,10 @@ class Turns:
             self._enter()
             try:
                 events = select(*args, **kwargs)
-            except BaseException:
+            except BaseException as error:
                 self._leave(0, waiting=False)
+                if not isinstance(error, KeyboardInterrupt):
+                    self._leave_to_others()
                 raise
             count = len(events) if isinstance(events, list) else 0
             self._leave(count, waiting=args == (0,))
@@ -138,6 +143,22 @@ class Turns:
                 self._add("events_waiting", events)
             self._set("poll_since_ns", 0)
             self._set("turn_since_ns", now_ns)
+
+    def _leave_to_others(self) -> None:
+        """The selector raised, so what the loop does until it asks again is not known.
+
+        That of a loop which is the guest of another one, which waits for it, does so instead of
+        waiting (qtinter). At the second time in a run, its turns are given up.
+        """
+        since_ns = self._get("turn_since_ns")
+        if self.retired or not since_ns:
+            return
+        with self._page.writing:
+            self._end_turn(self._boundary(since_ns))
+        if self._left:
+            self.retire()
+            self._page.forget_turns()
+        self._left = True
 
     def _boundary(self, now_ns: int) -> int:
         """Return where one part of a turn ends and the next begins.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import selectors
 import subprocess
 import sys
+import time
+from typing import Any
 
 import pytest
 from support.tracing import every_loop
@@ -64,6 +67,57 @@ def test_a_loop_of_trio_asyncio_is_measured_as_far_as_it_can_be(implementation: 
     assert 'asyncio_tasks_created_total{coroutine="__main__.works"} 1\n' in done.stdout
     assert "\nasyncio_loop_ready_handles{" not in done.stdout
     assert "\naiometrics_errors_total{" not in done.stdout
+
+
+class Elsewhere(Exception):  # noqa: N818 - it is no error
+    """What a selector raises that lets another loop wait."""
+
+
+class GuestSelector(selectors.DefaultSelector):
+    """Never waits."""
+
+    def select(self, timeout: float | None = None) -> Any:
+        found = super().select(0)
+        if found or (timeout is not None and timeout <= 0):
+            return found
+        raise Elsewhere
+
+
+class GuestLoop(asyncio.SelectorEventLoop):
+    """A loop in the place of qtinter's, for which that of Qt waits."""
+
+    def __init__(self) -> None:
+        super().__init__(GuestSelector())
+
+    def _run_once(self) -> None:
+        try:
+            super()._run_once()  # type: ignore[misc]
+        except Elsewhere:
+            time.sleep(0.001)
+
+
+def test_what_another_loop_waits_for_is_not_active_time(implementation: str) -> None:
+    """Turns are not known, so active time is that of the segments, and there is no idle time."""
+
+    def counted(seen: Snapshot) -> tuple[int, int, int | None]:
+        (loop,) = seen.loops
+        segments_ns = sum(point.segments.sum_ns for point in seen.yield_points)
+        return loop.active_ns - segments_ns, loop.iterations.count, loop.idle_ns
+
+    async def main() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0.005)
+        before = counted(traced.snapshot())
+        for _ in range(5):
+            await asyncio.sleep(0.005)
+        assert before == counted(traced.snapshot())
+
+    with (
+        every_loop(implementation) as traced,
+        asyncio.Runner(loop_factory=GuestLoop) as runner,
+    ):
+        runner.run(main())
+        runner.run(main())
 
 
 class Odd(Exception):  # noqa: N818 - the error is odd

@@ -50,6 +50,7 @@ void
 turns_begin(Turns *self, int64_t now)
 {
     int64_t *loop = self->page.loop;
+    self->left = 0;
     if (loop[LOOP_TIMED]) {
         loop[LOOP_TURN_SINCE_NS] = now;
     }
@@ -186,13 +187,34 @@ call_select(TimedSelect *self, PyObject *const *args, size_t flags, PyObject *na
     return events;
 }
 
+/* The selector raised, so what the loop does until it asks again is not known. That of a loop which is the guest of another one, which
+   waits for it, does so instead of waiting (qtinter). At the second time in a run, its turns are given up. -1 with an exception. */
+SELDOM static int
+leave_to_others(Turns *self)
+{
+    int64_t since_ns = self->page.loop[LOOP_TURN_SINCE_NS];
+    if (self->retired || since_ns == 0) {
+        return 0;
+    }
+    turns_end(self, since_ns);
+    if (!self->left) {
+        self->left = 1;
+        return 0;
+    }
+    self->retired = 1;
+    PyObject *done = PyObject_CallMethod(self->page_object, "forget_turns", NULL);
+    Py_XDECREF(done);
+    return done == NULL ? fail(self) : 0;
+}
+
 /* The selector raised an exception, which goes before one of ours. */
 SELDOM static void
 leave_raising(Turns *self)
 {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    if (leave(self, 0, 0) < 0) {
+    int left = !PyErr_GivenExceptionMatches(type, PyExc_KeyboardInterrupt);
+    if (leave(self, 0, 0) < 0 || (left && leave_to_others(self) < 0)) {
         error_clear();
     }
     PyErr_Restore(type, value, traceback);

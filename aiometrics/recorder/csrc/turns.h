@@ -15,6 +15,7 @@ typedef struct {
     PyObject *clock; /* NULL for the system's */
     Page page;
     int64_t began_ns; /* when a loop started that has not asked its selector yet; 0 if there is none */
+    int left;         /* whether the selector left it to others to wait since the loop started */
     int retired;
 } Turns;
 
