@@ -24,6 +24,7 @@ from sections import (
     scrape,
     services,
     truth,
+    turns,
 )
 
 from harness import plot
@@ -38,6 +39,7 @@ SECTIONS = {
     "services": services.run,
     "owners": owners.run,
     "truth": truth.run,
+    "turns": turns.run,
     "memory": memory.run,
     "live": live.run,
     "scrape": scrape.run,

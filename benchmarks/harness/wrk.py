@@ -32,7 +32,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def load(pid: int, url: str, seconds: int) -> Load:
+def load(pid: int, url: str, seconds: int, connections: int = CONNECTIONS) -> Load:
     """Put a service under load for a whole number of seconds.
 
     Raises ``RuntimeError`` with wrk's output if any request failed.
@@ -44,7 +44,7 @@ def load(pid: int, url: str, seconds: int) -> Load:
         core,
         "wrk",
         "-t1",
-        f"-c{CONNECTIONS}",
+        f"-c{connections}",
         f"-d{seconds}s",
         "--timeout",
         "30s",

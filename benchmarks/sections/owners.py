@@ -69,22 +69,30 @@ def measure(
     with asyncio.Runner(loop_factory=contender.loop_factory(loop)) as runner:
         seconds = max(1, round(SECONDS * scale))
         return runner.run(
-            _under_load(server, path, seconds, lambda: totals(contender.facade().snapshot()))
+            under_load(server, path, seconds, lambda: totals(contender.facade().snapshot()))
         )
 
 
-async def _under_load(
-    server: str, path: str, seconds: int, read: Callable[[], LoopTotals]
+async def under_load(
+    server: str,
+    path: str,
+    seconds: int,
+    read: Callable[[], Any],
+    connections: int = wrk.CONNECTIONS,
 ) -> dict[str, int]:
+    """Put a service on the running loop under load; return by how much what ``read()`` tells grew.
+
+    Another thread reads it, since the loop is busy.
+    """
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(SERVICES[server](port.set_result))
     url = f"http://127.0.0.1:{await port}{path}"
 
-    def load() -> LoopTotals:
+    def load() -> Any:
         os.sched_setaffinity(0, CORES)  # for this thread only
-        wrk.load(os.getpid(), url, 1)
+        wrk.load(os.getpid(), url, 1, connections)
         before = read()
-        wrk.load(os.getpid(), url, seconds)
+        wrk.load(os.getpid(), url, seconds, connections)
         return read() - before
 
     seen = await asyncio.to_thread(load)
