@@ -223,13 +223,13 @@ def test_a_block_anywhere_is_counted_once_and_named(
         await done.wait()
 
     done = asyncio.Event()
-    with every_loop("c", blocking_threshold=0.02) as made:
+    with every_loop("c", blocking_threshold=0.1) as made:
         dog = Watchdog(
             made.slots,
             made.places,
             made.internal_errors,
-            threshold_ns=20 * MS,
-            interval=0.005,
+            threshold_ns=100 * MS,
+            interval=0.02,
         )
         dog.start()
         loop.run_until_complete(main())
