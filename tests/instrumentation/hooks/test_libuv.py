@@ -264,7 +264,7 @@ def test_a_block_between_steps_inflicts_a_wait_on_those_behind_it(
 
     def block() -> None:
         gate.set()
-        time.sleep(0.15)
+        time.sleep(0.3)
 
     async def waits() -> None:
         await gate.wait()
@@ -280,7 +280,7 @@ def test_a_block_between_steps_inflicts_a_wait_on_those_behind_it(
         return after[0] - before[0], after[1] - before[1]
 
     gate = asyncio.Event()
-    with every_loop("c", blocking_threshold=0.1) as made:
+    with every_loop("c", blocking_threshold=0.25) as made:
         blocked_ns, inflicted_ns = loop.run_until_complete(main())
     behind = 4 if place is block_in_a_protocol else 3
     assert behind * blocked_ns == inflicted_ns > 0
@@ -295,7 +295,7 @@ def test_a_task_that_starts_eagerly_was_not_behind_the_block(loop: Any) -> None:
         return blocked(made)
 
     def block() -> None:
-        time.sleep(0.15)
+        time.sleep(0.3)
         asked.set_result(asyncio.Task(answer(), loop=loop, **EAGERLY))
 
     async def main() -> tuple[int, int]:
@@ -303,7 +303,7 @@ def test_a_task_that_starts_eagerly_was_not_behind_the_block(loop: Any) -> None:
         return await (await asked)
 
     asked: asyncio.Future[asyncio.Task[tuple[int, int]]] = loop.create_future()
-    with every_loop("c", blocking_threshold=0.1) as made:
+    with every_loop("c", blocking_threshold=0.25) as made:
         blocked_ns, inflicted_ns = loop.run_until_complete(main())
     assert blocked_ns > 0 == inflicted_ns
 
