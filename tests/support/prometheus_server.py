@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 _WINDOW = re.compile(r"(?<=\[)(\d+)([smhd])(?=\])|(?<=offset )(\d+)([smhd])")
+_STUCK = re.compile(r"(?<= > )300$", re.MULTILINE)
 _MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -99,21 +100,25 @@ def run_prometheus(
     every_ms: int = 1_000,
     shorter: int = 1,
     patience: int | None = None,
+    stuck_seconds: int = 300,
     alertmanager: str | None = None,
     scrape: Any = MappingProxyType({}),
 ) -> Iterator[Prometheus]:
     """Run Prometheus with the configuration of the repository and these targets, by job.
 
     Intervals are short, and windows are ``shorter`` times shorter, as is the time for which alerts
-    wait, or ``patience`` times. ``features`` are enabled besides the default ones, and ``scrape``
-    is added to the configuration of each job. Alerts go to the address of an ``alertmanager``.
+    wait, or ``patience`` times. From an age of ``stuck_seconds`` on, a wait may be stuck.
+    ``features`` are enabled besides the default ones, and ``scrape`` is added to the configuration
+    of each job. Alerts go to the address of an ``alertmanager``.
     """
     configuration = yaml.safe_load((root / "prometheus.yml").read_text(encoding="utf-8"))
     for pattern in configuration["rule_files"]:
         for path in root.glob(pattern):
             rules = yaml.safe_load(path.read_text(encoding="utf-8"))
             (directory / path.name).write_text(
-                yaml.safe_dump(_hastened(rules, every_ms, shorter, patience or shorter)),
+                yaml.safe_dump(
+                    _hastened(rules, every_ms, shorter, patience or shorter, stuck_seconds)
+                ),
                 encoding="utf-8",
             )
     configuration["rule_files"] = [str(directory / "*.rules.yml"), str(directory / "*.alerts.yml")]
@@ -169,11 +174,11 @@ def shortened(text: str, times: int) -> str:
     return text if times == 1 else _WINDOW.sub(shorten, text)
 
 
-def _hastened(rules: Any, every_ms: int, times: int, patience: int) -> Any:
+def _hastened(rules: Any, every_ms: int, times: int, patience: int, stuck_seconds: int) -> Any:
     for group in rules["groups"]:
         group["interval"] = f"{every_ms}ms"
         for rule in group["rules"]:
-            rule["expr"] = shortened(rule["expr"], times)
+            rule["expr"] = _STUCK.sub(str(stuck_seconds), shortened(rule["expr"], times))
             if "for" in rule:
                 rule["for"] = shortened(f"[{rule['for']}]", patience).strip("[]")
             rule["annotations"] = {
