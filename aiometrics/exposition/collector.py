@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Metric as PrometheusMetric
+from prometheus_client.metrics_core import METRIC_TYPES
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector as PrometheusCollector
 from prometheus_client.samples import Exemplar as PrometheusExemplar
@@ -132,6 +133,7 @@ class ApplicationMetrics:
         taken: set[str] = set()
         for family in self._collection.collect():
             try:
+                _check_samples(family)
                 names, lines = _names(family, form), write(family)
                 _check_names(names, taken)
             except Exception as error:  # noqa: BLE001 - the application made the family, which can break in any way
@@ -165,6 +167,16 @@ def _names(family: PrometheusMetric, form: FormatName) -> set[str]:
     """Return the names that the lines of a family begin with, and that of the family."""
     written = {family.name, *(sample.name for sample in family.samples)}
     return {_escaped(name, form) for name in written}
+
+
+def _check_samples(family: PrometheusMetric) -> None:
+    """Raise ``ValueError`` or ``TypeError`` for what could be written but not be read."""
+    if family.type not in METRIC_TYPES:
+        raise ValueError(f"the metric {family.name!r} has the unknown type {family.type!r}")
+    for sample in family.samples:
+        float(sample.value)
+        if any("\n" in name for name in (sample.name, *sample.labels)):
+            raise ValueError(f"a name must be one line, but this one is not: {sample!r}")
 
 
 def _check_names(names: set[str], taken: set[str]) -> None:
