@@ -9,6 +9,7 @@ import re
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,27 +246,37 @@ def test_a_delta_has_what_happened_since_the_last_one(traced: TracedLoop) -> Non
 
 
 def test_an_hour_of_scrapes_leaves_nothing_behind(traced: TracedLoop) -> None:
-    """The numbers of the last consumers are all that is kept: no object for each scrape."""
+    """The numbers of the last consumers are all that is kept: no memory for each scrape."""
     profiles = profiles_of(traced)
-    objects: list[int] = []
+    bytes_kept: list[int] = []
 
     async def scrape(number: int) -> None:
         traced.clock.advance(2)
-        await asyncio.sleep(13)
-        for target in ("delta", f"delta?consumer={number}", "profile"):
+        await asyncio.sleep(57)
+        for target in (
+            "delta",
+            f"delta?consumer={number:02}",
+            "profile?by=route&format=speedscope",
+            "profile?seconds=1&parents=1",
+        ):
             assert 200 == ask(profiles, target).status
         traced.instrumentation.live_tasks.take(100, no_pause)
 
     async def main() -> None:
-        for number in range(240):
+        for number in range(60):
             await scrape(number)
-            if number in (20, 239):
+            if number in (20, 59):
                 gc.collect()
-                objects.append(len(gc.get_objects()))
+                bytes_kept.append(tracemalloc.get_traced_memory()[0])
 
-    traced.run(main())
+    tracemalloc.start()
+    try:
+        traced.run(main())
+    finally:
+        tracemalloc.stop()
     assert 4 == len(profiles._consumers)
-    assert abs(objects[1] - objects[0]) < 100
+    # An answer has some hundred bytes.
+    assert bytes_kept[1] - bytes_kept[0] < 39 * 50
 
 
 @pytest.mark.parametrize(
