@@ -78,7 +78,7 @@ def test_a_loop_of_another_kind_is_measured_as_far_as_it_can_be(
 ) -> None:
     """Its queue is no list, and it has no selector. It ends as without us.
 
-    The Python recorder does not see the tasks that rloop makes, and says so.
+    The Python recorder does not see the tasks that rloop makes.
     """
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed: install it to run this test")
@@ -94,7 +94,6 @@ def test_a_loop_of_another_kind_is_measured_as_far_as_it_can_be(
     assert not done.stderr
     seen = 'asyncio_tasks_created_total{coroutine="__main__.works"} 1\n' in done.stdout
     assert seen or (package, implementation) == ("rloop", "python")
-    assert seen or "\naiometrics_untraced_tasks 1\n" in done.stdout
     for unknown in ("asyncio_loop_ready_handles{", "aiometrics_errors_total{"):
         assert f"\n{unknown}" not in done.stdout
     assert 'state="idle"' not in done.stdout
