@@ -34,12 +34,6 @@ def this_process() -> Process | None:
     return None if found is None else found.process
 
 
-def lives(process: Process) -> bool:
-    """Return whether the process has not ended."""
-    found = _status(process.pid)
-    return found is not None and found.process == process
-
-
 def root_process() -> Process | None:
     """Return the process that this one was forked from; ``None`` if the system does not tell.
 

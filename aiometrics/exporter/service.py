@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from aiometrics.base import fork
-from aiometrics.base.processes import Process, command, lives, namespace, root_process
+from aiometrics.base.processes import Process, command, namespace, root_process
 from aiometrics.base.unpatched import getpid, socket_class
 from aiometrics.pages.multiprocess.private_file import SUPPORTED
 from aiometrics.pages.multiprocess.service_directory import ServiceDirectory
@@ -95,7 +95,10 @@ def service_of(port: int) -> Service | None:
 
 
 def _process_of_run() -> Process | None:
-    """Return the process that ``aiometrics run`` became, if this one descends from it."""
+    """Return the process that ``aiometrics run`` became, if this one descends from it.
+
+    It may have ended: a program that becomes a daemon, or replaces itself by a newer version of it,
+    stays one service.
+    """
     match = re.fullmatch(r"(\d+)-(\d+)", os.environ.get(RUN, ""))
-    found = None if match is None else Process(int(match[1]), int(match[2]))
-    return found if found is not None and lives(found) else None
+    return None if match is None else Process(int(match[1]), int(match[2]))

@@ -12,14 +12,13 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from soak import ports
 from soak.metrics import Exposition
-from support.prometheus_server import Prometheus, run_prometheus
+from support.prometheus_server import run_prometheus
 from support.servers import (
     LOCAL,
     SERVERS,
@@ -29,6 +28,18 @@ from support.servers import (
     running,
     until,
 )
+from support.service_life import (
+    NEWEST,
+    answering,
+    directories,
+    falls,
+    janitors,
+    load,
+    nothing_is_left,
+    resets,
+    scraped,
+    threads,
+)
 
 from aiometrics.base.processes import root_process
 
@@ -36,70 +47,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells who descends from whom"
 )
 
-#: Where the newest Prometheus is, if it is not on ``PATH``.
-NEWEST = f"/opt/debian-forky/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the directories are
 UVICORN = Server(STARLETTE, ("-m", "uvicorn", "web:app", "--port", "{port}", "--workers", "2"))
-
-
-def directories(server: Running) -> list[Path]:
-    """Return the directories of the services that were given the port of ``server``."""
-    return list(SHARED_MEMORY.glob(f"aiometrics-*-{server.metrics}-*-*"))
-
-
-def janitors(server: Running) -> list[int]:
-    """Return the processes that remove these directories."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes()
-        except OSError:
-            continue
-        if b"janitor.py" in words and f"-{server.metrics}-".encode() in words:
-            found.append(int(path.parent.name))
-    return found
-
-
-def nothing_is_left(server: Running) -> bool:
-    """Return whether the directories and the processes of a service are gone."""
-    return not directories(server) and not janitors(server)
-
-
-def falls(earlier: Exposition, later: Exposition) -> list[object]:
-    """Return the counters of ours that went down or vanished.
-
-    Those of ``prometheus_client`` are of the process that answers.
-    """
-    return [
-        (key, value, later.samples.get(key))
-        for key, value in earlier.samples.items()
-        if key[0].startswith(("asyncio_", "aiometrics_"))
-        and key[0].endswith(("_total", "_bucket", "_count", "_sum"))
-        and later.samples.get(key, -1.0) < value
-    ]
-
-
-def resets(prometheus: Prometheus, job: str) -> dict[str, float]:
-    """Return how often each counter of ours began anew, as Prometheus sees it, if it ever did."""
-    names = prometheus.get("label/__name__/values", **{"match[]": f'{{job="{job}"}}'})
-    ours = [name for name in names if re.fullmatch(COUNTERS, name)]
-    assert ours
-    sums = ((name, prometheus.ask(f'sum(resets({name}{{job="{job}"}}[1h]))')) for name in ours)
-    return {name: found[0][1] for name, found in sums if found and found[0][1]}
-
-
-def scraped(server: Running) -> Exposition:
-    """Return what the port shows as soon as a process answers."""
-    found: list[Exposition] = []
-
-    def answered() -> bool:
-        answer = server.exposition()
-        if answer is not None:
-            found.append(answer)
-        return answer is not None
-
-    until(answered, "a process to answer scrapes")
-    return found[0]
 
 
 #: The others start slowly, or are the same for us.
@@ -173,50 +121,9 @@ def test_two_services_with_one_port_are_told_apart(tmp_path: Path) -> None:
     until(lambda: nothing_is_left(second), "the directories to be removed")
 
 
-COUNTERS = r"(asyncio|aiometrics)_.+_(total|bucket|count|sum)"
-
-
-@pytest.fixture
-def load() -> Iterator[list[Running]]:
-    """Servers that are appended get requests all the time, whatever becomes of them."""
-    servers: list[Running] = []
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.wait(0.002):
-            for server in servers:
-                try:
-                    server.request()
-                except (OSError, http.client.HTTPException, AssertionError):
-                    continue
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    yield servers
-    over.set()
-    for thread in threads:
-        thread.join()
-
-
 #: How many workers are killed.
 KILLS = int(os.environ.get("AIOMETRICS_TEST_KILLS", "16"))
 RENEWALS = 4
-
-
-def answering(server: Running) -> int:
-    """Return the worker that answers a request, as soon as one does."""
-    found: list[int] = []
-
-    def answered() -> bool:
-        try:
-            found.append(server.request())
-        except (OSError, http.client.HTTPException):
-            return False
-        return True
-
-    until(answered, "a worker to answer")
-    return found[0]
 
 
 def kill_a_worker(server: Running) -> None:
@@ -245,7 +152,6 @@ HARMS = {
 def test_no_counter_falls_whatever_becomes_of_workers(
     harm: str,
     tmp_path: Path,
-    load: list[Running],
     binary: Callable[..., str],
     root: Path,
 ) -> None:
@@ -266,13 +172,14 @@ def test_no_counter_falls_whatever_becomes_of_workers(
             {job.name: f"{LOCAL}:{it.metrics}" for job, it in zip(places, (one, two), strict=True)},
             seconds=60,
         ) as prometheus,
+        load() as asked,
     ):
-        load += [one, two]
+        asked += [one, two]
         for number in range(times):
             do_harm((one, two)[number % 2])
             for each in (one, two):
                 seen.setdefault(each.port, []).append(scraped(each))
-        load.clear()
+        asked.clear()
         for server in (one, two):
             shown = seen[server.port]
             assert [] == [fall for pair in itertools.pairwise(shown) for fall in falls(*pair)]
@@ -289,6 +196,14 @@ WAYS = {
     "SIGKILL": [signal.SIGKILL],
     "SIGINT twice": [signal.SIGINT, signal.SIGINT],
     "SIGKILL of all": [],
+}
+
+
+#: Ways in which a server leaves its workers behind, also without us.
+ORPHANED = {
+    ("gunicorn, uvicorn's workers", "SIGKILL"),
+    ("uvicorn, 4 workers", "SIGKILL"),
+    ("uvicorn.run in __main__, 2 workers", "SIGKILL"),
 }
 
 
@@ -315,8 +230,11 @@ def test_nothing_is_left_behind(name: str, way: str, tmp_path: Path) -> None:
             server.process.send_signal(number)
         if not WAYS[way]:
             os.killpg(server.process.pid, signal.SIGKILL)
-        if way not in ignored:
-            server.process.wait(300)
+        if way in ignored:
+            server.process.terminate()
+        server.process.wait(300)
+        if (name, way) not in ORPHANED:
+            until(lambda: not threads(server), "the end of all processes and their threads")
     until(lambda: nothing_is_left(server), "the directory to be removed")
 
 

@@ -58,7 +58,12 @@ app = Starlette(routes=[Route("/orders/{id}", order)])
 
 if __name__ == "__main__":
     import uvicorn
-    uvicorn.run("web:app", port=int(os.environ["PORT"]), workers=int(os.environ["WORKERS"]))
+    uvicorn.run(
+        "web:app",
+        port=int(os.environ["PORT"]),
+        workers=int(os.environ["WORKERS"]),
+        timeout_worker_healthcheck=300,
+    )
 """
 )
 FASTAPI = (
@@ -209,7 +214,8 @@ class Running:
         try:
             self.request()
         except (OSError, http.client.HTTPException):
-            assert self.process.poll() is None, self.log()
+            # That of a daemon ends as soon as it has started.
+            assert self.process.poll() in (None, 0), self.log()
             return False
         return True
 

@@ -25,6 +25,22 @@ def lives(pid: int, started: int) -> bool:
     return fields[0] not in "ZX" and fields[19] == str(started)
 
 
+def is_run(pid: int, started: int) -> bool:
+    """Return whether a process has not ended that is, or descends from, an ``aiometrics run``.
+
+    That became the process ``pid``, which may have ended before its service.
+    """
+    variable = f"AIOMETRICS_RUN={pid}-{started}".encode()
+    for name in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if variable in file.read().split(b"\0"):
+                    return True
+        except OSError:
+            continue  # it is no process, has ended, or is not ours
+    return False
+
+
 def is_written(directory: str, *, wait: bool = False) -> bool:
     """Return whether a process holds the lock of one of the pages, or wait until none does."""
     import fcntl  # noqa: PLC0415 - not every system has it
@@ -42,11 +58,11 @@ def is_written(directory: str, *, wait: bool = False) -> bool:
 
 
 def remove_if_abandoned(directory: str, pid: int, started: int) -> bool:
-    """Remove the directory if that process and all that write there are gone.
+    """Remove the directory if that process, all that it ran and all that write there are gone.
 
     Returns whether it is gone.
     """
-    if lives(pid, started):
+    if lives(pid, started) or is_run(pid, started):
         return False
     try:
         if is_written(directory):

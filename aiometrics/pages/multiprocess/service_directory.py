@@ -37,9 +37,12 @@ class ServiceDirectory(SharedDirectory):
 
     def claim(self, page_format: PageFormat) -> ClaimedSlot:
         """Claim a slot for a loop, and make the directory if necessary."""
-        if self.prepare():
-            self._start_janitor()
-        return super().claim(page_format)
+        made = self.prepare()
+        try:
+            return super().claim(page_format)
+        finally:
+            if made:
+                self._start_janitor()  # now that the page is held
 
     def remove_abandoned(self) -> None:
         """Remove directories that services left behind whose janitor was killed or not started."""
