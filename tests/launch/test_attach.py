@@ -7,14 +7,21 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families as parse
+from soak.metrics import Exposition, parsed
+from support.servers import SERVERS, Running, running, until
 
+from aiometrics import IMPLEMENTATION
 from aiometrics.__main__ import main
 
 #: How often a service is attached to at some moment of its start.
@@ -84,7 +91,7 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     return process.communicate("\n")
 
 
-def attached(process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]) -> str:
+def attached(process: subprocess.Popen[Any], capsys: pytest.CaptureFixture[str]) -> str:
     """Attach to the service; return the address of its metrics."""
     assert 0 == main(["attach", str(process.pid), "--port", "0", "--addr", "127.0.0.1"]), (
         capsys.readouterr()
@@ -92,16 +99,22 @@ def attached(process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str])
     return capsys.readouterr().out.split()[-1]
 
 
+def scraped(url: str) -> Exposition:
+    """Return the metrics at an address."""
+    with urllib.request.urlopen(url) as answer:  # noqa: S310 - to our own service
+        return parsed(answer.read().decode())
+
+
 def created(url: str) -> float:
     """Return how many tasks of the service were counted."""
-    with urllib.request.urlopen(url) as answer:  # noqa: S310 - to our own service
-        text = answer.read().decode()
-    return sum(
-        sample.value
-        for family in parse(text)
-        for sample in family.samples
-        if sample.name == "asyncio_tasks_created_total" and "work" in sample.labels["coroutine"]
-    )
+    rows = scraped(url).rows("asyncio_tasks_created_total")
+    return sum(value for labels, value in rows if "work" in labels["coroutine"])
+
+
+def waited(url: str, function: str) -> float:
+    """Return how often tasks waited in a function."""
+    rows = scraped(url).rows("asyncio_wait_seconds_count")
+    return sum(value for labels, value in rows if labels["yield_point"].endswith(f" {function}"))
 
 
 @NEWER
@@ -140,6 +153,52 @@ def test_attaching_is_safe_at_any_moment(capsys: pytest.CaptureFixture[str]) -> 
             assert ("ready\nTrue", "") == (out[:10], NOT_OPENED.sub("", errors))
             assert 0 == process.wait()
             capsys.readouterr()
+
+
+@contextmanager
+def clients(server: Running) -> Iterator[list[int]]:
+    """Make requests from two threads until the block is left; yield the pids that answered."""
+    answers: list[int] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            answers.append(server.request())
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        try:
+            yield answers
+        finally:
+            over.set()
+    assert [None, None] == [each.result() for each in asking]
+
+
+@NEWER
+@pytest.mark.long
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_server_under_load_loses_no_request(
+    loop: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is attached to and detached from again and again, and tasks are seen each time.
+
+    With the C recorder, so is the one that ran before.
+    """
+    seen = "Server.main_loop" if IMPLEMENTATION == "c" else "work"
+    uvicorn = replace(SERVERS["uvicorn"], arguments=(*SERVERS["uvicorn"].arguments, "--loop", loop))
+    with running(uvicorn, tmp_path, line=False) as server:
+        with clients(server) as answers:
+            for _ in range(ROUNDS):
+                url = attached(server.process, capsys)
+                until(lambda url=url: waited(url, seen) > 0, "a task")  # type: ignore[misc]
+                assert 0 == main(["detach", str(server.process.pid)])
+                before = len(answers)
+                until(lambda before=before: len(answers) > before, "an answer")  # type: ignore[misc]
+        # One more answered the server that started.
+        assert len(answers) + 1 == server.handled()
+        assert 1 == len(set(answers))
+        server.end()
+    assert "Traceback" not in server.log()
 
 
 @NEWER

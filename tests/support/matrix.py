@@ -267,7 +267,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("words", nargs="*", help="parts of the names of servers")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     chosen = parser.parse_args(arguments)
-    servers.PATIENCE_SECONDS = 60.0
+    servers.PATIENCE_SECONDS = 200.0
     rows: dict[str, Callable[[Way], str]] = {
         name: lambda way, server=server: outcome(server, way)  # type: ignore[misc]
         for name, server in {**SERVERS, **ON_OTHER_LOOPS}.items()
