@@ -366,7 +366,9 @@ def test_the_sampler_is_asked_about_a_share(
 ) -> None:
     """The sampler is asked about a random quarter of the requests."""
     draws = iter([0.1, 0.3, 0.24, 0.25, 0.9])
-    monkeypatch.setattr("random.random", lambda: next(draws))
+    monkeypatch.setattr(
+        "aiometrics.integrations.opentelemetry.spans._RANDOM.random", lambda: next(draws)
+    )
     spans = Spans()
     trace_requests(spans.provider, sample=0.25)
 
