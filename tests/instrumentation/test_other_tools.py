@@ -357,6 +357,7 @@ asyncio.run(main())
 
 WATCHED = """
 import asyncio
+import gc
 import sys
 import threading
 import time
@@ -387,6 +388,7 @@ async def main():
         await asyncio.gather(*tasks)
     asyncio.get_running_loop().call_soon(time.sleep, 0.06)
     await asyncio.to_thread(len, "some")
+    gc.collect()
     WATCH(None)
     print(len(tasks), seen)
 
@@ -439,7 +441,7 @@ def test_aiomonitor_shows_the_same_task() -> None:
 @needs_slot
 @pytest.mark.parametrize("watch", ["sys.setprofile", "sys.settrace"])
 def test_profilers_and_debuggers_see_no_code_of_ours(watch: str) -> None:
-    """Not when a place is named for the first time, nor when a segment or callback blocks."""
+    """Not when a place is named for the first time, a callback blocks, or garbage is collected."""
     start = "import aiometrics; aiometrics.start_exporter(port=0, blocking_threshold=0.05)\n"
     done = output_of("-c", start + WATCHED.replace("WATCH(", f"{watch}("))
     assert (done.returncode, done.stdout) == (0, "3 []\n"), done.stderr

@@ -122,20 +122,6 @@ error_clear(void)
     }
 }
 
-static PyObject *
-call_deferring(PyObject *function, PyObject *args)
-{
-    PyObject *result = PyObject_Call(function, args, NULL);
-    return result == NULL && error_deferred() ? Py_NewRef(Py_None) : result;
-}
-
-PyObject *
-errors_deferring(PyObject *Py_UNUSED(module), PyObject *function)
-{
-    static PyMethodDef deferring = {"deferring", call_deferring, METH_VARARGS, NULL};
-    return PyCFunction_New(&deferring, function);
-}
-
 PyObject *
 call_unseen(PyObject *function, PyObject *args)
 {
@@ -144,6 +130,20 @@ call_unseen(PyObject *function, PyObject *args)
     PyObject *result = PyObject_Call(function, args, NULL);
     PyThreadState_LeaveTracing(thread);
     return result;
+}
+
+static PyObject *
+call_deferring(PyObject *function, PyObject *args)
+{
+    PyObject *result = call_unseen(function, args);
+    return result == NULL && error_deferred() ? Py_NewRef(Py_None) : result;
+}
+
+PyObject *
+errors_deferring(PyObject *Py_UNUSED(module), PyObject *function)
+{
+    static PyMethodDef deferring = {"deferring", call_deferring, METH_VARARGS, NULL};
+    return PyCFunction_New(&deferring, function);
 }
 
 PyObject *
