@@ -81,13 +81,22 @@ class Program:
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
         self.loop = asyncio.new_event_loop()
-        self.loop.set_exception_handler(lambda _, context: self.keep(context.get("exception")))
+        self.loop.set_exception_handler(lambda _, context: self.came_out(context.get("exception")))
+        self.ends: list[asyncio.TimerHandle] = []
         self.code = new_code(self.loop, [], lambda: sum(range(100_000)))
 
     def keep(self, error: BaseException | None) -> None:
         """Keep an exception that came out."""
         if error is not None:
             self.errors.append(error)
+
+    def came_out(self, error: BaseException | None) -> None:
+        """Keep what came out of a callback, and do not wait for what it was about to wake up.
+
+        asyncio forgets a callback in which a handler of a signal raised, with us or without.
+        """
+        self.keep(error)
+        self.ends.append(self.loop.call_later(0.1, self.loop.stop))
 
     def run(self) -> None:
         """Run it once, whatever it raises."""
@@ -96,6 +105,10 @@ class Program:
             self.loop.run_until_complete(main)
         except (TooLateError, TimeoutError, KeyboardInterrupt) as error:
             self.keep(error)
+        except RuntimeError:  # it was ended
+            assert self.ends
+        for end in self.ends:
+            end.cancel()
         if inspect.getcoroutinestate(main) == inspect.CORO_CREATED:
             main.close()  # the exception came before there was a task
 
