@@ -1,4 +1,4 @@
-"""What our threads use of the standard library, whatever a test replaces there.
+"""The parts of the standard library that our threads use, whatever a test replaces there.
 
 Tests of an application replace ``time.sleep``, ``threading.Event.wait``, ``socket.socket`` or the
 clocks in the modules where these are. A thread of ours that looked a name up there at each call

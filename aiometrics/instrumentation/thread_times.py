@@ -60,7 +60,7 @@ class Usage(NamedTuple):
     runqueue_ns: int | None = None
 
     def since(self, before: Usage) -> Usage:
-        """What was counted since then; nothing is known if that was another thread."""
+        """Return the times since then; nothing is known if that was another thread."""
         if self.native != before.native:
             return Usage(self.native)
         return Usage(

@@ -95,7 +95,7 @@ class Records:
 
     @property
     def filled(self) -> tuple[Core, Layout] | None:
-        """What was added, and its layout; ``None`` if Python has read the pages."""
+        """The records that were added, and their layout; ``None`` if Python has read the pages."""
         if self.declined or self._core is None or self._layout is None:
             return None
         return self._core, self._layout

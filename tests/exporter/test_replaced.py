@@ -1,4 +1,4 @@
-"""What tests of an application replace in the standard library does not reach our threads."""
+"""Our threads do not notice that tests of an application replace parts of the standard library."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_mocks_do_not_reach_our_threads(tmp_path: Path, *, shared: bool) -> None
 
 @pytest.mark.parametrize("package", CLOCKS)
 def test_clocks_that_stand_still_do_not_reach_our_threads(package: str) -> None:
-    """What is measured goes by the time that passes."""
+    """Measurements go by the time that passes."""
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     assert unnoticed(CLOCKS[package]) == found_with(CLOCKS[package])

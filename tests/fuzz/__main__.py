@@ -24,14 +24,13 @@ def _arguments() -> argparse.Namespace:
         ("core", core.campaign, "feed broken pages to the C core"),
     ):
         pages_parser = targets.add_parser(name, help=text)
-        pages_parser.add_argument("--cases", type=int, default=100_000)
+        _add_size(pages_parser)
         pages_parser.add_argument(
             "--jobs",
             type=int,
             default=1,
             help="number of processes, each with a part of the cases and its own seed",
         )
-        pages_parser.add_argument("--seed", type=int, default=1)
         pages_parser.add_argument(
             "--keep",
             type=Path,
@@ -42,8 +41,7 @@ def _arguments() -> argparse.Namespace:
     messages_parser = targets.add_parser(
         "messages", help="feed broken requests to the parser of requests"
     )
-    messages_parser.add_argument("--cases", type=int, default=100_000)
-    messages_parser.add_argument("--seed", type=int, default=1)
+    _add_size(messages_parser)
     messages_parser.set_defaults(run=_messages)
     http_parser = targets.add_parser(
         "http", help="attack a busy service with hostile clients, each kind for some seconds"
@@ -63,6 +61,11 @@ def _arguments() -> argparse.Namespace:
         run=lambda options: min(1, endpoint.run(options.attacks, options.pause, options.seconds))
     )
     return parser.parse_args()
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
 
 
 def _in_processes(

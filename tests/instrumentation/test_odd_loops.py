@@ -100,7 +100,7 @@ def test_a_loop_of_another_kind_is_measured_as_far_as_it_can_be(
 
 
 class Elsewhere(Exception):  # noqa: N818 - it is no error
-    """What a selector raises that lets another loop wait."""
+    """Raised by a selector that lets another loop wait."""
 
 
 class GuestSelector(selectors.DefaultSelector):

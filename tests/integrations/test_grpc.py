@@ -38,7 +38,7 @@ def place(function: Callable[..., Any]) -> str:
 
 
 def waits(seen: Snapshot) -> dict[str, set[str]]:
-    """What was awaited in each line of this file."""
+    """Return the awaited names by line of this file."""
     found: dict[str, set[str]] = {}
     for point in seen.yield_points:
         if point.waits.count and point.yield_point.startswith(HERE):
@@ -52,7 +52,7 @@ def waits(seen: Snapshot) -> dict[str, set[str]]:
 def test_a_handler_and_a_client_wait_at_their_lines(
     implementation: str, make_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
-    """What runs them is compiled, and so are the calls that they await."""
+    """The code that runs them is compiled, and so are the calls that they await."""
     grpc = pytest.importorskip("grpc")
 
     async def main() -> None:
