@@ -13,12 +13,17 @@ descriptor or sleeps, just before it asks for the interpreter.
 from __future__ import annotations
 
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Self
+from contextlib import suppress
+from functools import partial
+from typing import Self, TypeVar
 
 from aiometrics.base import fork, unpatched
+
+T = TypeVar("T")
 
 #: How long a loop sleeps between two looks at whether the interpreter was taken, and how often.
 _MOMENT_SECONDS, _MOMENTS = 50e-6, 3
@@ -68,11 +73,36 @@ class HandOver:
 
         The thread does not answer meanwhile.
         """
-        return self._away(lambda: _ready(descriptors, seconds, write=write))
+        return self._away(partial(_ready, descriptors, seconds, write=write))
+
+    def receive(self, sock: socket.socket, size: int, seconds: float) -> bytes:
+        """Return what comes from a non-blocking socket, at most ``size`` bytes; none at its end.
+
+        Raises ``TimeoutError`` if nothing comes in time. The thread does not answer meanwhile.
+        """
+        end = self._clock() + seconds
+        while True:
+            self._await_socket(sock, end, write=False)
+            with suppress(BlockingIOError):  # what was there is gone
+                return self._away(partial(sock.recv, size))
+
+    def send(self, sock: socket.socket, parts: tuple[bytes, ...], seconds: float) -> None:
+        """Send ``parts`` to a non-blocking socket.
+
+        Raises ``TimeoutError`` if not all can be sent in time. The thread does not answer
+        meanwhile.
+        """
+        end = self._clock() + seconds
+        for part in filter(None, parts):
+            rest = memoryview(part)
+            while rest:
+                self._await_socket(sock, end, write=True)
+                with suppress(BlockingIOError):  # as above
+                    rest = rest[self._away(partial(sock.send, rest)) :]
 
     def rest(self, seconds: float) -> None:
         """Sleep, so that a loop can run. The thread does not answer meanwhile."""
-        self._away(lambda: bool(self._sleep(seconds)))
+        self._away(partial(self._sleep, seconds))
 
     def give(self) -> None:
         """Let a thread that answers have the interpreter: called by the thread of a loop.
@@ -99,7 +129,12 @@ class HandOver:
         self._taken = 0
         self._pause = 0.0
 
-    def _away(self, call: Callable[[], bool]) -> bool:
+    def _await_socket(self, sock: socket.socket, end: float, *, write: bool) -> None:
+        remaining = end - self._clock()
+        if not self.wait((sock.fileno(),), max(0.0, remaining), write=write):
+            raise TimeoutError
+
+    def _away(self, call: Callable[[], T]) -> T:
         me = threading.get_ident()
         asks = me in self._asking
         self._taken += 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import selectors
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,6 +107,32 @@ def test_a_loop_that_never_rests_gives_way_to_a_thread_that_answers(
     assert loop.idle_ns >= 3 * 50 * US
 
 
+def test_a_selector_that_is_slow_to_find_nothing_has_not_given_way(
+    hand_over: Any, implementation: str
+) -> None:
+    """It takes a while where its code is in no cache, but no other thread could wake up."""
+
+    class Slow(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> Any:
+            began = time.perf_counter_ns()
+            found = super().select(timeout)
+            while time.perf_counter_ns() - began < 40 * US:
+                pass
+            return found
+
+    async def turns() -> None:
+        with hand_over:
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    with every_loop(implementation) as instrumentation:
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Slow())) as runner:
+            runner.run(turns())
+        (loop,) = instrumentation.snapshot().loops
+    assert loop.idle_ns is not None
+    assert loop.idle_ns >= 3 * (40 + 50) * US
+
+
 def test_only_a_thread_that_answers_asks(hand_over: Any) -> None:
     """It no longer does once it has answered."""
     assert not hand_over.asked
@@ -152,6 +180,98 @@ def test_wait_says_whether_a_descriptor_is_ready(
     theirs.close()
     ours.recv(1)
     assert hand_over.wait((ours.fileno(),))
+    assert not hand_over.asked
+
+
+def test_receive_returns_what_comes(
+    hand_over: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    """At most so many bytes; none at the end."""
+    ours, theirs = sockets
+    ours.settimeout(0)
+    theirs.send(b"hello")
+    assert b"hel" == hand_over.receive(ours, 3, 1.0)
+    assert b"lo" == hand_over.receive(ours, 3, 1.0)
+    for seconds in (0.001, 0.0, -1.0):
+        with pytest.raises(TimeoutError):
+            hand_over.receive(ours, 3, seconds)
+    theirs.close()
+    assert b"" == hand_over.receive(ours, 3, 1.0)
+    assert not hand_over.asked
+
+
+def test_receive_waits_without_asking(
+    hand_over: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    """Loops must not give way to a thread whose client says nothing."""
+    ours, theirs = sockets
+    ours.settimeout(0)
+    received: list[bytes] = []
+
+    def answer() -> None:
+        with hand_over:
+            received.append(hand_over.receive(ours, 9, 10.0))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    while hand_over.asked or not thread.is_alive():
+        pass
+    theirs.send(b"at last")
+    thread.join()
+    assert [b"at last"] == received
+
+
+def test_all_is_sent_however_little_the_system_takes_at_a_time(
+    hand_over: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    """In order, and empty parts are no end."""
+    ours, theirs = sockets
+    ours.settimeout(0)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    parts = (b"", b"head", b"", bytes(range(256)) * 1000)
+    received = bytearray()
+
+    def take() -> None:
+        while data := theirs.recv(1000):
+            received.extend(data)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    hand_over.send(ours, parts, 10.0)
+    hand_over.send(ours, (), 10.0)
+    ours.shutdown(socket.SHUT_WR)
+    thread.join()
+    assert b"".join(parts) == received
+    assert not hand_over.asked
+
+
+def test_send_fails_if_the_client_does_not_take_all_in_time(
+    hand_over: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    """Or if it is gone, which must not kill the process by a signal."""
+    ours, theirs = sockets
+    ours.settimeout(0)
+    with pytest.raises(TimeoutError):
+        hand_over.send(ours, (bytes(10_000_000),), 0.01)
+    theirs.close()
+    with pytest.raises(BrokenPipeError):
+        hand_over.send(ours, (b"x",), 1.0)
+    assert not hand_over.asked
+
+
+def test_send_and_receive_take_sockets_bytes_and_seconds(
+    hand_over: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    """Anything else is an error of the caller."""
+    ours, _ = sockets
+    with pytest.raises((TypeError, AttributeError)):
+        hand_over.receive("socket", 1, 1.0)
+    with pytest.raises(TypeError):
+        hand_over.receive(ours, 1, "soon")
+    with pytest.raises(TypeError):
+        hand_over.send(ours, ("text",), 1.0)
+    with pytest.raises((TypeError, AttributeError)):
+        hand_over.send("socket", (b"x",), 1.0)
     assert not hand_over.asked
 
 

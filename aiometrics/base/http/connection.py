@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aiometrics.base import fork
 from aiometrics.base.handover import HandOver
@@ -28,6 +29,8 @@ from aiometrics.base.unpatched import Flag, lock, monotonic, sleep
 
 if TYPE_CHECKING:
     from aiometrics.base.http.tls import Tls
+
+T = TypeVar("T")
 
 _RECEIVE_BYTES = 16384
 #: Bytes that are read and dropped after an error, so that the client sees the response: a reset
@@ -48,20 +51,16 @@ class _Deadline:
     def __init__(self, seconds: float) -> None:
         self._at = monotonic() + seconds
 
-    def limit(self, sock: socket.socket) -> float:
-        """Give the next operation on ``sock`` the time that remains, and return it in seconds.
-
-        Raises ``TimeoutError`` if none does.
-        """
+    def remaining(self) -> float:
+        """Return the seconds that remain. Raises ``TimeoutError`` if none do."""
         remaining = self._at - monotonic()
         if remaining <= 0:
             raise TimeoutError
-        sock.settimeout(remaining)
         return remaining
 
 
 class Connection:
-    """Serves one client on ``sock``.
+    """Serves one client on ``sock``, which does not block.
 
     ``answer`` turns a request into the parts of a response, and asks at the end whether the
     connection is kept. ``tls`` says how to encrypt, if at all. ``on_turn`` is called when the
@@ -75,7 +74,7 @@ class Connection:
     def __init__(
         self,
         sock: socket.socket,
-        answer: Callable[[Request, Callable[[], bool]], Sequence[bytes]],
+        answer: Callable[[Request, Callable[[], bool]], tuple[bytes, ...]],
         *,
         client: str,
         on_turn: Callable[[], object],
@@ -154,8 +153,7 @@ class Connection:
     def _begin_tls(self, tls: Tls, deadline: _Deadline) -> None:
         with self._changing:
             self._sock = encrypted = tls.wrap(self._sock)
-        deadline.limit(encrypted)
-        tls.shake_hands(encrypted)
+        self._encrypted(partial(tls.shake_hands, encrypted), deadline)
 
     def _exchange(self, deadline: _Deadline) -> bool:
         """Answer one request; return whether another may follow."""
@@ -200,37 +198,36 @@ class Connection:
         return head
 
     def _receive(self, deadline: _Deadline) -> None:
-        self._wait(deadline, write=False)
-        data = self._sock.recv(_RECEIVE_BYTES)
+        if isinstance(self._sock, ssl.SSLSocket):
+            data = self._encrypted(partial(self._sock.recv, _RECEIVE_BYTES), deadline)
+        else:
+            data = self._hand_over.receive(self._sock, _RECEIVE_BYTES, deadline.remaining())
         if not data:
             raise ConnectionAbortedError
         self._buffer += data
 
-    def _send(self, parts: Sequence[bytes]) -> None:
-        deadline = _Deadline(self._request_timeout)
-        rest = [memoryview(part) for part in parts if part]
-        while rest:
-            self._wait(deadline, write=True)
-            rest = _without(rest, self._send_some(rest))
-
-    def _send_some(self, rest: Sequence[memoryview]) -> int:
-        """Send at once what the system takes, and return the number of bytes."""
-        if isinstance(self._sock, ssl.SSLSocket) or not hasattr(self._sock, "sendmsg"):
-            return self._sock.send(rest[0])
-        return self._sock.sendmsg(rest)
-
-    def _wait(self, deadline: _Deadline, *, write: bool) -> None:
-        """Wait until the socket can be written to or read from.
-
-        The operation itself would wait too, but then ask for the interpreter unheard. TLS may have
-        decrypted bytes that the descriptor no longer announces.
-        """
-        remaining = deadline.limit(self._sock)
-        if not write and isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+    def _send(self, parts: tuple[bytes, ...]) -> None:
+        if not isinstance(self._sock, ssl.SSLSocket):
+            self._hand_over.send(self._sock, parts, self._request_timeout)
             return
-        if not self._hand_over.wait((self._sock.fileno(),), remaining, write=write):
-            raise TimeoutError
-        deadline.limit(self._sock)
+        deadline = _Deadline(self._request_timeout)
+        for part in filter(None, parts):
+            rest = memoryview(part)
+            while rest:
+                rest = rest[self._encrypted(partial(self._sock.send, rest), deadline) :]
+
+    def _encrypted(self, operation: Callable[[], T], deadline: _Deadline) -> T:
+        """Do what TLS may need several reads and writes for."""
+        while True:
+            remaining = deadline.remaining()
+            try:
+                return operation()
+            except ssl.SSLWantReadError:
+                write = False
+            except ssl.SSLWantWriteError:
+                write = True
+            if not self._hand_over.wait((self._sock.fileno(),), remaining, write=write):
+                raise TimeoutError
 
     def _linger(self, deadline: _Deadline) -> None:
         """End our side, then wait until the client ends its own."""
@@ -238,14 +235,6 @@ class Connection:
         self._buffer.clear()
         while len(self._buffer) < _LINGER_BYTES:
             self._receive(deadline)
-
-
-def _without(parts: Sequence[memoryview], count: int) -> list[memoryview]:
-    """Return what follows the first ``count`` bytes of ``parts``."""
-    first, *others = parts
-    if count < len(first):
-        return [first[count:], *others]
-    return _without(others, count - len(first)) if others else []
 
 
 def _shutdown(sock: socket.socket, how: int) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 _QUALITY = re.compile(r"0(\.[0-9]*)?|1(\.0*)?")
 #: The number of a header's elements that are parsed. Scrapers send five; a head full of them would
 #: be as much work as a response.
 _MAX_ELEMENTS = 32
+
+#: Headers that are remembered: a client sends the same ones again and again.
+_CLIENTS = 16
 
 
 class Format(NamedTuple):
@@ -55,6 +59,7 @@ class _Choice(NamedTuple):
     quality: float
 
 
+@lru_cache(maxsize=_CLIENTS)
 def choose_format(accept: str | None) -> Format:
     """Return the format for an ``Accept`` header, by quality; never raises.
 
@@ -78,6 +83,7 @@ def choose_format(accept: str | None) -> Format:
     return OPENMETRICS_UTF_8 if utf_8 else OPENMETRICS
 
 
+@lru_cache(maxsize=_CLIENTS)
 def accepts_gzip(accept_encoding: str | None) -> bool:
     """Whether a body may be sent with gzip; never raises.
 

@@ -181,6 +181,7 @@ class HttpServer:
             self._refuse(sock)
             return None
         try:
+            sock.settimeout(0)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:  # as above
             sock.close()

@@ -6,14 +6,20 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* Python ignores the signal anyway, unless the program wants it */
+#endif
 
 #define MOMENT_NS 50000
 #define MOMENTS 3
 #define LEAST_PAUSE_NS INT64_C(500000)
 #define MOST_PAUSE_NS INT64_C(8000000)
 #define MOST_DESCRIPTORS 4
+#define MOST_PARTS 4
 #define MILLISECOND_NS INT64_C(1000000)
 
 atomic_int handover_asking;
@@ -22,8 +28,8 @@ static _Atomic int64_t pause_ns; /* how long no loop gives it up, since it was n
 static _Atomic int64_t paused_ns; /* since when */
 static _Thread_local int asks;
 
-static void
-sleep_ns(int64_t duration_ns)
+void
+handover_sleep_ns(int64_t duration_ns)
 {
     struct timespec duration = {.tv_sec = duration_ns / SECOND_NS, .tv_nsec = (long)(duration_ns % SECOND_NS)};
     (void)nanosleep(&duration, NULL);
@@ -37,7 +43,7 @@ handover_wait(unsigned before)
         return taken;
     }
     for (int moment = 0; moment < MOMENTS && taken == before; moment++) {
-        sleep_ns(MOMENT_NS);
+        handover_sleep_ns(MOMENT_NS);
     }
     if (taken == before) {
         paused_ns = now;
@@ -56,6 +62,12 @@ handover_give(void)
     PyThreadState *state = PyEval_SaveThread();
     (void)handover_wait(before);
     PyEval_RestoreThread(state);
+}
+
+bool
+handover_answers(void)
+{
+    return asks;
 }
 
 PyThreadState *
@@ -102,7 +114,7 @@ hand_over_rest(PyObject *Py_UNUSED(self), PyObject *seconds)
         return NULL;
     }
     PyThreadState *state = handover_leave();
-    sleep_ns((int64_t)(duration * (double)SECOND_NS));
+    handover_sleep_ns((int64_t)(duration * (double)SECOND_NS));
     handover_return(state);
     Py_RETURN_NONE;
 }
@@ -136,13 +148,19 @@ remaining_ms(int64_t end_ns)
     return (int)Py_MIN(Py_MAX(ms, 0), INT32_MAX);
 }
 
-static int
-wait_for(struct pollfd *descriptors, int count, double seconds)
+static int64_t
+end_after(double seconds)
 {
-    int64_t end_ns = seconds < 0 ? 0 : clock_read_system() + (int64_t)(seconds * (double)SECOND_NS);
+    return clock_read_system() + (int64_t)(Py_MAX(seconds, 0.0) * (double)SECOND_NS);
+}
+
+/* Waits until then, or for ever if there is no end. */
+static int
+wait_for(struct pollfd *descriptors, int count, const int64_t *end_ns)
+{
     int ready;
     do {
-        ready = poll(descriptors, (nfds_t)count, seconds < 0 ? -1 : remaining_ms(end_ns));
+        ready = poll(descriptors, (nfds_t)count, end_ns == NULL ? -1 : remaining_ms(*end_ns));
     } while (ready < 0 && errno == EINTR);
     return ready;
 }
@@ -156,7 +174,7 @@ hand_over_wait(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O$p:wait", names, &given, &timeout, &write)) {
         return NULL;
     }
-    double seconds = timeout == Py_None ? -1.0 : PyFloat_AsDouble(timeout);
+    double seconds = timeout == Py_None ? 0.0 : PyFloat_AsDouble(timeout);
     if (PyErr_Occurred()) {
         return NULL;
     }
@@ -165,17 +183,148 @@ hand_over_wait(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
     if (count < 0) {
         return NULL;
     }
-    if (timeout != Py_None) {
-        seconds = Py_MAX(seconds, 0.0);
-    }
     PyThreadState *state = handover_leave();
-    int ready = wait_for(descriptors, count, seconds), error = errno;
+    int64_t end_ns = end_after(seconds);
+    int ready = wait_for(descriptors, count, timeout == Py_None ? NULL : &end_ns), error = errno;
     handover_return(state);
     if (ready < 0) {
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     return PyBool_FromLong(ready > 0);
+}
+
+/* Waits until a socket can be used. Returns false, with errno, if it cannot by then. */
+static bool
+wait_for_socket(int descriptor, short events, int64_t end_ns)
+{
+    struct pollfd waited = {.fd = descriptor, .events = events};
+    int ready = wait_for(&waited, 1, &end_ns);
+    if (ready == 0) {
+        errno = ETIMEDOUT;
+    }
+    return ready > 0;
+}
+
+/* Whether an operation that failed is to be tried again: what was there is gone. */
+static bool
+must_wait(void)
+{
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+}
+
+static ssize_t
+receive(int descriptor, void *buffer, size_t size, int64_t end_ns)
+{
+    ssize_t count = -1;
+    do {
+        if (!wait_for_socket(descriptor, POLLIN, end_ns)) {
+            return -1;
+        }
+        count = recv(descriptor, buffer, size, MSG_DONTWAIT);
+    } while (count < 0 && must_wait());
+    return count;
+}
+
+/* Drops what was sent from the front. */
+static void
+advance(struct msghdr *message, size_t sent)
+{
+    while (message->msg_iovlen && sent >= message->msg_iov->iov_len) {
+        sent -= message->msg_iov->iov_len;
+        message->msg_iov++;
+        message->msg_iovlen--;
+    }
+    if (message->msg_iovlen) {
+        message->msg_iov->iov_base = (char *)message->msg_iov->iov_base + sent;
+        message->msg_iov->iov_len -= sent;
+    }
+}
+
+/* Returns false, with errno, if not all could be sent by then. */
+static bool
+send_all(int descriptor, struct msghdr *message, int64_t end_ns)
+{
+    advance(message, 0);
+    while (message->msg_iovlen) {
+        if (!wait_for_socket(descriptor, POLLOUT, end_ns)) {
+            return false;
+        }
+        ssize_t sent = sendmsg(descriptor, message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && !must_wait()) {
+            return false;
+        }
+        advance(message, (size_t)Py_MAX(sent, 0));
+    }
+    return true;
+}
+
+static PyObject *
+hand_over_receive(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    PyObject *sock;
+    Py_ssize_t size;
+    double seconds;
+    if (!PyArg_ParseTuple(args, "Ond:receive", &sock, &size, &seconds)) {
+        return NULL;
+    }
+    int descriptor = PyObject_AsFileDescriptor(sock);
+    PyObject *received = descriptor < 0 ? NULL : PyBytes_FromStringAndSize(NULL, size);
+    if (received == NULL) {
+        return NULL;
+    }
+    PyThreadState *state = handover_leave();
+    ssize_t count = receive(descriptor, PyBytes_AS_STRING(received), (size_t)size, end_after(seconds));
+    int error = errno;
+    handover_return(state);
+    if (count < 0) {
+        Py_DECREF(received);
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    (void)_PyBytes_Resize(&received, count); /* it is NULL if that fails */
+    return received;
+}
+
+/* Returns the number of parts, or -1 with an exception. */
+static int
+read_parts(PyObject *given, struct iovec *parts)
+{
+    int count = (int)Py_MIN(PyTuple_GET_SIZE(given), MOST_PARTS + 1);
+    for (int number = 0; number < count; number++) {
+        PyObject *part = PyTuple_GET_ITEM(given, number);
+        if (count > MOST_PARTS || !PyBytes_Check(part)) {
+            PyErr_Format(PyExc_TypeError, "send() takes a tuple of at most %d bytes objects, not %R", MOST_PARTS, Py_TYPE(part));
+            return -1;
+        }
+        parts[number] = (struct iovec){PyBytes_AS_STRING(part), (size_t)PyBytes_GET_SIZE(part)};
+    }
+    return count;
+}
+
+static PyObject *
+hand_over_send(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    PyObject *sock, *given;
+    double seconds;
+    if (!PyArg_ParseTuple(args, "OO!d:send", &sock, &PyTuple_Type, &given, &seconds)) {
+        return NULL;
+    }
+    struct iovec parts[MOST_PARTS];
+    int descriptor = PyObject_AsFileDescriptor(sock), count = read_parts(given, parts);
+    if (descriptor < 0 || count < 0) {
+        return NULL;
+    }
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
+    PyThreadState *state = handover_leave();
+    bool sent = send_all(descriptor, &message, end_after(seconds));
+    int error = errno;
+    handover_return(state);
+    if (!sent) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
 }
 
 /* In a forked child none of these threads exists. */
@@ -190,6 +339,8 @@ static PyMethodDef hand_over_methods[] = {
     {"__exit__", (PyCFunction)(void (*)(void))hand_over_exit, METH_FASTCALL, "Stop answering."},
     {"rest", hand_over_rest, METH_O, "Sleep, so that a loop can run."},
     {"wait", (PyCFunction)(void (*)(void))hand_over_wait, METH_VARARGS | METH_KEYWORDS, "Return whether a descriptor became ready in time."},
+    {"receive", hand_over_receive, METH_VARARGS, "Return what comes from a socket in time."},
+    {"send", hand_over_send, METH_VARARGS, "Send bytes to a socket in time."},
     {NULL, NULL, 0, NULL},
 };
 

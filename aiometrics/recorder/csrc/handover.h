@@ -5,6 +5,8 @@
 
 #include <Python.h>
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 /* The number of threads that are answering, or waiting for the interpreter to do so. */
 extern atomic_int handover_asking;
@@ -24,6 +26,12 @@ handover_is_asked(void)
 {
     return atomic_load_explicit(&handover_asking, memory_order_relaxed) > 0;
 }
+
+/* Sleeps so long; the caller has let go of the interpreter. */
+void handover_sleep_ns(int64_t duration_ns);
+
+/* Whether the current thread is one that answers. */
+bool handover_answers(void);
 
 /* As Py_BEGIN_ALLOW_THREADS and Py_END_ALLOW_THREADS, for a thread that answers. */
 PyThreadState *handover_leave(void);

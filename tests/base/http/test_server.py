@@ -256,16 +256,6 @@ def test_endless_requests_are_answered_at_a_limited_rate(
     assert 2 * [pytest.approx(http_connection._PACE_SECONDS)] == pauses
 
 
-def test_what_was_sent_of_a_response_is_not_sent_again() -> None:
-    """The system may take any number of bytes of head and body at a time."""
-    parts = [b"head", b"body!", b"x"]
-    whole = b"".join(parts)
-    for count in range(1, len(whole) + 1):
-        rest = http_connection._without([memoryview(part) for part in parts], count)
-        assert whole[count:] == b"".join(rest)
-        assert all(rest)
-
-
 @pytest.mark.parametrize(
     ("request_head", "expected"),
     [
