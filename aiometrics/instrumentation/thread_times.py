@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
+
+from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION
 
 _LINUX = sys.platform == "linux"
 
@@ -47,7 +48,8 @@ def runqueue_ns(native: int) -> int | None:
     if not _LINUX:
         return None
     try:
-        return int(Path(f"/proc/self/task/{native}/schedstat").read_bytes().split()[1])
+        times = DEFAULT_IMPLEMENTATION.read_file(f"/proc/self/task/{native}/schedstat")
+        return int(times.split()[1])
     except (OSError, ValueError, IndexError):
         return None
 

@@ -38,6 +38,8 @@ _STRING_SHIFT, _STRING_LENGTH = 32, 0xFFFF_FFFF
 _STARTED, _FINISHED = LOOP["started"], LOOP["finished"]
 #: How often, and how far apart, a copy is attempted while the writer is in the middle of an update.
 _COPIES, _COPY_PAUSE_SECONDS = 50, 100e-6
+#: How often that is tried first without keeping the loop from writing.
+_UNHELD_COPIES = 2
 
 
 #: A forked child must not see what its parent writes. Windows has neither flags nor forks.
@@ -54,11 +56,14 @@ class Copying(NamedTuple):
     """How parts of a page are copied.
 
     ``provide(target, parts)`` makes their memory ready, and may let other threads run.
-    ``copy_parts(target, source, parts)`` copies them.
+    ``copy_parts(target, source, parts)`` copies them at once. ``copy_unheld(target, source, parts,
+    loop)`` copies them while a loop may write, and returns whether it did not, as the words from
+    ``loop`` on say.
     """
 
     provide: Callable[[Memory, Parts], object]
     copy_parts: Callable[[Memory, Memory, Parts], object]
+    copy_unheld: Callable[[Memory, Memory, Parts, int], bool] | None = None
 
 
 def _provide(_target: Memory, _parts: Parts) -> None:
@@ -201,6 +206,8 @@ class Page:
         """
         data = zeros(self.layout.size)
         copying.provide(data, self.layout.in_use(self.words))
+        if any(self._copied_unheld(data, copying) for _ in range(_UNHELD_COPIES)):
+            return data
         for _ in range(_COPIES):
             started = self.words[self.layout.loop + _STARTED]
             copying.copy_parts(data, self.memory, self.layout.in_use(self.words))
@@ -208,6 +215,15 @@ class Page:
                 return data
             sleep(_COPY_PAUSE_SECONDS)
         return data
+
+    def _copied_unheld(self, data: Memory, copying: Copying) -> bool:
+        """Return whether all could be copied without keeping the loop from writing."""
+        if copying.copy_unheld is None:
+            return False
+        parts = self.layout.in_use(self.words)
+        return copying.copy_unheld(
+            data, self.memory, parts, self.layout.loop
+        ) and parts == self.layout.in_use(memoryview(data)[: len(HEADER) * WORD].cast("q"))
 
     def _at_rest(self, started: int) -> bool:
         """Return whether no update is in progress, nor was begun since so many were."""

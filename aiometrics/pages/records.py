@@ -70,6 +70,9 @@ class Core(Protocol):
     ) -> tuple[list[tuple[bytes, bytes, bytes, bytes | None]], list[bytes]] | None:
         """Sum up yield points; ``None`` if Python has to read the pages."""
 
+    def release(self) -> None:
+        """Give back the memory of the copies; nothing can be read any more."""
+
     def text(self, *description: object) -> tuple[bytes, int]:
         """Return families as text, and how many samples they have."""
 
@@ -104,6 +107,12 @@ class Records:
     def layout(self) -> Layout | None:
         """The layout of the pages that were added, also of those that are for Python to read."""
         return self._layout
+
+    def release(self) -> None:
+        """Give back the memory of the copies, without the GIL. Nothing can be read any more."""
+        core, self._core = self._core, None
+        if core is not None:
+            core.release()
 
     def fold(
         self,

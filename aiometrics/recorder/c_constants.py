@@ -134,6 +134,7 @@ NUMBERS: Mapping[str, int] = {
     "MAX_FRAMES": stack.MAX_FRAMES,
     "UNWRAPPINGS": callback.UNWRAPPINGS,
     "WAITED_NS": turns.WAITED_NS,
+    "GAVE_NS": turns.GAVE_NS,
     "SEED": recorder.SEED,
 }
 TEXTS: Mapping[str, str] = {

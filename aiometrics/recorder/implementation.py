@@ -8,6 +8,7 @@ import sysconfig
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from mmap import mmap
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiometrics.base.handover import HAND_OVER
@@ -60,7 +61,7 @@ class Implementation(NamedTuple):
         """How it copies pages."""
         if self.core is None:
             return PYTHON_COPYING
-        return Copying(self.core.provide, self.core.copy_parts)
+        return Copying(self.core.provide, self.core.copy_parts, self.core.copy_unheld)
 
     def new_records(self) -> Records | None:
         """Return records that are written without the GIL; ``None`` if Python writes them."""
@@ -70,6 +71,11 @@ class Implementation(NamedTuple):
         """Return the joined bytes."""
         joined: bytes = b"".join(parts) if self.core is None else self.core.join(*parts)
         return joined
+
+    def read_file(self, path: str) -> bytes:
+        """Return the content of a small file, such as the kernel has. Raises ``OSError``."""
+        content: bytes = Path(path).read_bytes() if self.core is None else self.core.read_file(path)
+        return content
 
     def guard(self, memory: object) -> None:
         """Keep the process alive if the file behind mapped ``memory`` is cut off.

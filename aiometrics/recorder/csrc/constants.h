@@ -238,9 +238,10 @@ typedef enum {
 #define MAX_FRAMES 256
 #define UNWRAPPINGS 8
 #define WAITED_NS 20000
+#define GAVE_NS 100000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "8ad82ae64a267c6f"
+#define CONSTANTS_DIGEST "d9deb78483d3cf2e"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"

@@ -1,13 +1,22 @@
 #include "copying.h"
 
+#include "constants.h"
 #include "handover.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define WORD_BYTES ((Py_ssize_t)sizeof(int64_t))
 #define MOST_PARTS 16
 #define SMALLEST_MEMORY_PAGE 4096
+#define FILE_BYTES 512
+#define MOMENT_NS 50000
 
 typedef struct {
     Py_ssize_t start, length; /* in bytes */
@@ -63,6 +72,63 @@ copying_provide(PyObject *Py_UNUSED(module), PyObject *args)
     return count < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+static void
+copy_spans(const Py_buffer *target, const Py_buffer *source, const Span *spans, int count)
+{
+    for (int number = 0; number < count; number++) {
+        memcpy((char *)target->buf + spans[number].start, (const char *)source->buf + spans[number].start, (size_t)spans[number].length);
+    }
+}
+
+/* Whether no update of a page is in progress, nor was begun since so many were. */
+static bool
+is_at_rest(const volatile int64_t *loop, int64_t started)
+{
+    return loop[LOOP_STARTED] == started && loop[LOOP_FINISHED] == started;
+}
+
+/* Copies while a loop may write. Returns whether it did not. */
+static bool
+copy_at_rest(const Py_buffer *target, const Py_buffer *source, const Span *spans, int count, const volatile int64_t *loop)
+{
+    handover_sleep_ns(MOMENT_NS); /* a loop that gave the interpreter up writes as soon as it has it again */
+    int64_t started = loop[LOOP_STARTED];
+    atomic_thread_fence(memory_order_acquire);
+    if (!is_at_rest(loop, started)) {
+        return false;
+    }
+    copy_spans(target, source, spans, count);
+    atomic_thread_fence(memory_order_acquire);
+    return is_at_rest(loop, started);
+}
+
+PyObject *
+copying_copy_unheld(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer target, source;
+    PyObject *parts;
+    Py_ssize_t loop_word;
+    Span spans[MOST_PARTS];
+    if (!PyArg_ParseTuple(args, "w*y*O!n:copy_unheld", &target, &source, &PyTuple_Type, &parts, &loop_word)) {
+        return NULL;
+    }
+    bool at_rest = false;
+    int count = read_spans(parts, Py_MIN(target.len, source.len), spans);
+    if (count >= 0 && (loop_word < 0 || loop_word >= source.len / WORD_BYTES - LOOP_STARTED)) {
+        PyErr_Format(PyExc_ValueError, "there is no loop at word %zd of %zd bytes", loop_word, source.len);
+        count = -1;
+    }
+    if (count >= 0) {
+        const volatile int64_t *loop = (const int64_t *)source.buf + loop_word;
+        PyThreadState *state = handover_leave();
+        at_rest = copy_at_rest(&target, &source, spans, count, loop);
+        handover_return(state);
+    }
+    PyBuffer_Release(&target);
+    PyBuffer_Release(&source);
+    return count < 0 ? NULL : PyBool_FromLong(at_rest);
+}
+
 PyObject *
 copying_copy_parts(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -73,12 +139,54 @@ copying_copy_parts(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     }
     int count = read_spans(parts, Py_MIN(target.len, source.len), spans);
-    for (int number = 0; number < count; number++) {
-        memcpy((char *)target.buf + spans[number].start, (const char *)source.buf + spans[number].start, (size_t)spans[number].length);
-    }
+    copy_spans(&target, &source, spans, count);
     PyBuffer_Release(&target);
     PyBuffer_Release(&source);
     return count < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+void
+copying_release(const Py_buffer *buffer)
+{
+    /* Only called for copies, which begin at a page of memory if they are mappings. */
+    if (buffer->obj != NULL && strcmp(Py_TYPE(buffer->obj)->tp_name, "mmap.mmap") == 0) {
+        (void)madvise(buffer->buf, (size_t)buffer->len, MADV_DONTNEED);
+    }
+}
+
+static ssize_t
+read_start(const char *path, char *start)
+{
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) {
+        return -1;
+    }
+    ssize_t length = read(descriptor, start, FILE_BYTES);
+    int error = errno;
+    (void)close(descriptor);
+    errno = error;
+    return length;
+}
+
+PyObject *
+copying_read_file(PyObject *Py_UNUSED(module), PyObject *path)
+{
+    const char *name = PyUnicode_AsUTF8(path);
+    char start[FILE_BYTES];
+    if (name == NULL) {
+        return NULL;
+    }
+    /* The watchdog reads files, too, and is in no hurry. */
+    bool answers = handover_answers();
+    PyThreadState *state = answers ? handover_leave() : PyEval_SaveThread();
+    ssize_t length = read_start(name, start);
+    int error = errno;
+    (answers ? handover_return : PyEval_RestoreThread)(state);
+    if (length < 0) {
+        errno = error;
+        return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+    }
+    return PyBytes_FromStringAndSize(start, length);
 }
 
 /* Returns the sum of the lengths; -1 with an exception if an item is not bytes. */

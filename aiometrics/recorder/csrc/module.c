@@ -38,7 +38,9 @@ static PyMethodDef methods[] = {
     {"deferring", errors_deferring, METH_O, "deferring(function): a function that calls it, and defers what a handler of a signal raises meanwhile."},
     {"stack_of_thread", stack_of_thread, METH_O, "stack_of_thread(ident): the frames that a thread is executing, innermost first."},
     {"provide", copying_provide, METH_VARARGS, "provide(target, parts): have the memory of these parts ready."},
+    {"copy_unheld", copying_copy_unheld, METH_VARARGS, "copy_unheld(target, source, parts, loop): copy them without the GIL; whether nothing was written meanwhile."},
     {"copy_parts", copying_copy_parts, METH_VARARGS, "copy_parts(target, source, parts): copy these parts of a page at once."},
+    {"read_file", copying_read_file, METH_O, "read_file(path): return the start of a small file."},
     {"join", copying_join, METH_VARARGS, "join(*parts): join bytes without the GIL."},
     {NULL, NULL, 0, NULL},
 };

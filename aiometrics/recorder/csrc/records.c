@@ -1,5 +1,6 @@
 #include "records.h"
 
+#include "copying.h"
 #include "handover.h"
 #include "page.h"
 
@@ -567,6 +568,20 @@ records_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     return (PyObject *)self;
 }
 
+/* Gives the memory of the copies back to the system, which would else be done by their end, with the
+   GIL. Nothing in them can be read any more. */
+static PyObject *
+records_release(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    const Records *self = (const Records *)object;
+    PyThreadState *state = handover_leave();
+    for (int number = 0; number < self->copy_count; number++) {
+        copying_release(&self->copies[number].buffer);
+    }
+    handover_return(state);
+    Py_RETURN_NONE;
+}
+
 static void
 records_dealloc(PyObject *object)
 {
@@ -591,6 +606,7 @@ records_dealloc(PyObject *object)
 
 static PyMethodDef records_methods[] = {
     {"add", records_add, METH_VARARGS, "Add the records of a copy of a page; False if they are for Python to read."},
+    {"release", records_release, METH_NOARGS, "Give back the memory of the copies; nothing can be read any more."},
     {"fold", records_fold, METH_VARARGS, "Sum up yield points; None if Python has to read the pages."},
     {"text", records_text, METH_VARARGS, "Return families as text, and how many samples they have."},
     {"protobuf", records_protobuf, METH_VARARGS, "Return families as protobuf, and how many samples they have."},

@@ -527,26 +527,31 @@ count_of(PyObject *items, Py_ssize_t most)
     return (int)PyTuple_GET_SIZE(items);
 }
 
+/* Reads lines, which end with a newline; the first NUL in each is for its labels. */
 static int
-read_lines(PyObject *lines, Variant *variant)
+read_lines(Bytes lines, Variant *variant)
 {
-    variant->line_count = count_of(lines, MOST_LINES);
-    for (int number = 0; number < variant->line_count; number++) {
-        PyObject *before, *after;
-        Line *line = &variant->lines[number];
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(lines, number), "SS", &before, &after) || read_bytes(before, &line->before) < 0 ||
-            read_bytes(after, &line->after) < 0) {
+    const char *start = lines.start, *end = lines.start + lines.length;
+    for (; start != end; variant->line_count++) {
+        const char *after = memchr(start, '\n', (size_t)(end - start));
+        const char *labels = after == NULL ? NULL : memchr(start, '\0', (size_t)(after - start));
+        if (labels == NULL || variant->line_count == MOST_LINES) {
+            PyErr_Format(PyExc_ValueError, "a row has at most %d lines, each with a place for its labels", MOST_LINES);
             return -1;
         }
+        variant->lines[variant->line_count] = (Line){{start, (size_t)(labels - start)}, {labels + 1, (size_t)(after - labels - 1)}};
+        start = after + 1;
     }
-    return variant->line_count < 0 ? -1 : 0;
+    return 0;
 }
 
 static int
 read_variant(PyObject *given, Variant *variant)
 {
-    PyObject *labels, *lines;
-    if (!PyArg_ParseTuple(given, "nSO", &variant->word, &labels, &lines) || read_bytes(labels, &variant->labels) < 0) {
+    PyObject *labels, *given_lines;
+    Bytes lines;
+    if (!PyArg_ParseTuple(given, "nSS", &variant->word, &labels, &given_lines) || read_bytes(labels, &variant->labels) < 0 ||
+        read_bytes(given_lines, &lines) < 0) {
         return -1;
     }
     return read_lines(lines, variant);

@@ -97,7 +97,7 @@ leave(Turns *self, int64_t events, int waiting)
         return timed;
     }
     int rested = now - since_ns >= WAITED_NS;
-    if (!rested && handover_is_asked()) {
+    if (now - since_ns < GAVE_NS && handover_is_asked()) {
         handover_give();
         timed = read_now(self, &now);
         if (timed <= 0) {

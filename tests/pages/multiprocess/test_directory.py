@@ -731,7 +731,7 @@ def test_page_is_read_when_its_writer_never_finishes_an_update(
     assert {"shop.handle": (5, 0)} == created(only(directory))
 
 
-def test_reader_pauses_after_every_few_records(
+def test_reader_pauses_after_every_record(
     directory: SharedDirectory, claim: Callable[..., ClaimedSlot]
 ) -> None:
     """It pauses when it copies, when it decodes and when it adds up, if it is given a pause."""
@@ -747,11 +747,12 @@ def test_reader_pauses_after_every_few_records(
     pages = list(
         directory.read((), PAGE_FORMAT, 0, 0, pause=lambda: pauses.append(None)).pages.values()
     )
-    # A page has 5 coroutines, 4 yield points, and 3 requests, one of them (other); a slice has 4.
-    assert 2 * (1 + 2) == len(pauses)
+    # A page has 5 coroutines, 4 yield points, and 4 requests, one of them (other).
+    assert len(pauses) >= 2 * (5 + 4 + 4)
+    pauses.clear()
     seen = merged(pages, taken_ns=0, sample_ratio=1, pause=lambda: pauses.append(None))
-    # 6 coroutines, 6 yield points and 4 requests.
-    assert 2 * (1 + 2) + 3 == len(pauses)
+    # 6 coroutines, 6 yield points and 6 requests.
+    assert len(pauses) >= 6 + 6 + 6
     assert merged(pages, taken_ns=0, sample_ratio=1) == seen
 
 
