@@ -11,11 +11,10 @@ from typing import TypeVar
 Pause = Callable[[], None]
 T = TypeVar("T")
 
-#: Records that are decoded or added up in one slice: about 0.1 ms of work.
-_SLICE = 4
-_MOMENT_SECONDS = 50e-6
-#: Lateness of a pause that is not counted, the total that is tolerated in a window, and its length.
-_PROMPT_SECONDS, _PATIENCE_SECONDS, _WINDOW_SECONDS = 1e-3, 1.0, 10.0
+#: How long a slice is at least, and a pause at most.
+_SLICE_SECONDS, _MOMENT_SECONDS = 75e-6, 50e-6
+#: Lateness of a pause that is not counted, the total that is tolerated, and for how long.
+_PROMPT_SECONDS, _PATIENCE_SECONDS, _WINDOW_SECONDS = 1e-3, 0.12, 10.0
 
 
 def no_pause() -> None:
@@ -23,12 +22,14 @@ def no_pause() -> None:
 
 
 class CooperativeYield:
-    """Lets another thread run each time it is called, unless that has cost too much time lately.
+    """Lets another thread run when it is called, unless it did so just now or lost much time by it.
+
+    What takes less than a slice between two calls costs no pause, so it can be called often.
 
     Where no processor is free, or a busy loop takes the GIL again before this thread wakes up, each
-    pause is long. A scrape has hundreds of them, and would not be answered when it is needed most.
-    So after a second of lateness within ten seconds, there are no more pauses until these ten
-    seconds are over.
+    pause is long. A scrape has dozens of them, and would not be answered when it is needed most. So
+    after 0.12 s of lateness there are no more pauses, until :meth:`renew` is called,
+    as each answer does at its beginning, or ten seconds are over.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class CooperativeYield:
         self._clock = clock
         self._sleep = sleep
         self._patience = 0.0
-        self._renewed_at = -math.inf
+        self._renewed_at = self._paused_at = -math.inf
 
     def __call__(self) -> None:
         """Sleep long enough for a waiting thread to take the GIL.
@@ -47,17 +48,23 @@ class CooperativeYield:
         Not ``sleep(0)``, because its effect depends on the platform.
         """
         began = self._clock()
+        if 0 <= began - self._paused_at < _SLICE_SECONDS:
+            return
         if began - self._renewed_at >= _WINDOW_SECONDS:
-            self._patience, self._renewed_at = _PATIENCE_SECONDS, began
+            self.renew()
         if self._patience <= 0:
             return
         self._sleep(_MOMENT_SECONDS)
-        self._patience -= max(0.0, self._clock() - began - _PROMPT_SECONDS)
+        self._paused_at = self._clock()
+        self._patience -= max(0.0, self._paused_at - began - _PROMPT_SECONDS)
+
+    def renew(self) -> None:
+        """Tolerate lateness anew."""
+        self._patience, self._renewed_at = _PATIENCE_SECONDS, self._clock()
 
 
 def in_slices(items: Iterable[T], pause: Pause) -> Iterator[T]:
-    """Yield the items, with a pause after every few."""
-    for number, item in enumerate(items, 1):
+    """Yield the items, with a pause after each, which is for the pause to leave out."""
+    for item in items:
         yield item
-        if number % _SLICE == 0:
-            pause()
+        pause()

@@ -70,6 +70,7 @@ class LiveHandler:
     def _rendered(self, _: None) -> bytes:
         if monotonic_ns() < self._reusable_until_ns:
             return self._last
+        give_way.renew()
         began_ns = thread_time_ns()
         view = self._made_view()
         snapshot, info = self._source()

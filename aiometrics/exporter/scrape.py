@@ -71,6 +71,8 @@ class ScrapeHandler:
 
     def answer(self, accept: str | None) -> Response:
         """Return the response, in the format that the request's ``Accept`` header prefers."""
+        give_way.renew()
+        give_way()
         chosen = negotiation.choose_format(accept)
         return Response(200, self._bodies(chosen), chosen.content_type)
 
@@ -82,6 +84,9 @@ class ScrapeHandler:
             snapshot = self._condensed(snapshot, records, facts.detail)
         facts = facts._replace(scrape_ns=self._previous_ns)
         body = DEFAULT_IMPLEMENTATION.join(self._slices[chosen](snapshot, facts, records=records))
+        if records is not None:
+            records.release()
+        give_way()
         self._previous_ns = monotonic_ns() - start_ns
         return body
 

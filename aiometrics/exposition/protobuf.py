@@ -141,7 +141,7 @@ def _described(layout: Layout, labels: ConstantLabels) -> tuple[object, ...]:
             VALUE_FIELD[_TYPES[family.metric.kind]],
             family.exemplars,
             tuple(
-                (word, label_pairs((*more, *labels.of_series)), ()) for word, more in family.rows
+                (word, label_pairs((*more, *labels.of_series)), b"") for word, more in family.rows
             ),
         )
         for family in record_families(layout)

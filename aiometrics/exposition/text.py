@@ -129,6 +129,7 @@ class Renderer:
     ) -> Iterator[str]:
         used: _Cache = {}
         for metric, rows in families(snapshot, info, written):
+            self._pause()
             yield form.header(metric)
             yield from _lines(
                 metric,
@@ -231,12 +232,16 @@ def _described(layout: Layout, form: TextFormat, labels: ConstantLabels) -> tupl
 
 def _described_lines(
     family: RecordFamily, layout: Layout, labels: tuple[tuple[str, str], ...]
-) -> tuple[tuple[bytes, bytes], ...]:
-    """Return what is before and after the first labels of each line of a row."""
+) -> bytes:
+    """Return the lines of a row without their numbers; the first NUL of each is for its labels.
+
+    As one object, because reading thousands of them takes long where no cache has them.
+    """
     more = "".join("," + _label_text((name,), (value,)) for name, value in labels)
     lines = _template(family.metric, family.bounds_seconds(layout)).splitlines()
-    parts = (line.rpartition("%")[0].partition(_LABELS) for line in lines)
-    return tuple((before.encode(), (more + after).encode()) for before, _, after in parts)
+    return "".join(
+        line.rpartition("%")[0].replace(_LABELS, _LABELS + more) + "\n" for line in lines
+    ).encode()
 
 
 def _described_labels(names: tuple[str, ...]) -> tuple[bytes, ...]:

@@ -56,9 +56,11 @@ class Snapshots:
         ``pause`` is called now and then. The coroutines and yield points are in ``records``, if
         these are given and filled.
         """
-        self.refresh()
+        self.refresh(pause)
+        pause()
         now_ns, unix_ns = self._clock(), self._unix_clock()
         pages, skipped = self._slot_pool.views(now_ns, unix_ns, pause, records)
+        pause()
         if records is not None and records.declined:
             pages, skipped = self._slot_pool.views(now_ns, unix_ns, pause)
         return merged(
@@ -71,7 +73,7 @@ class Snapshots:
             pause=pause,
         )
 
-    def refresh(self) -> None:
+    def refresh(self, pause: Pause = no_pause) -> None:
         """Write into the pages what is not written there as it happens.
 
         An error in one part, of an odd loop or task, costs only that part.
@@ -79,6 +81,7 @@ class Snapshots:
         contained, untraced = self._internal_errors.contained, 0
         with contained(UNTRACED_PROBE):
             untraced = untraced_tasks(self._follows, self._loops.alive())
+        pause()
         with self._loops.lock:
             with contained(LOOPS_PROBE):
                 self._loops.sweep()

@@ -5,6 +5,7 @@ The format is its bucket bounds, capacities, blocking threshold and sampling wei
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from mmap import mmap
 from typing import NamedTuple
@@ -93,7 +94,7 @@ def parse_header(head: Buffer, size: int) -> PageFormat:
         raise PageError(
             f"bucket bounds must ascend from 1 ns on, not be {segment_ns} and {wait_ns}"
         )
-    layout = Layout(segment_ns, wait_ns, *capacities, native=bool(words[HEADER["native"]]))
+    layout = _layout(segment_ns, wait_ns, *capacities, native=bool(words[HEADER["native"]]))
     if (
         layout.size != size
         or words[HEADER["size"]] != size
@@ -101,3 +102,7 @@ def parse_header(head: Buffer, size: int) -> PageFormat:
     ):
         raise PageError(f"a page of {size} bytes that should have {layout.size}")
     return PageFormat(layout, words[HEADER["blocking_threshold_ns"]], words[HEADER["weight"]])
+
+
+#: A process has pages of one layout, and those of other processes that it reads have the same.
+_layout = lru_cache(maxsize=8)(Layout)

@@ -45,14 +45,17 @@ def merged(
     pause: Pause = no_pause,
 ) -> Snapshot:
     """Return a snapshot of all pages, plus errors and untraced tasks that are in none of them."""
+    held = merged_held(pages, pause)
+    request_waits = merged_request_waits(pages, pause)
+    pause()
     return Snapshot(
         taken_ns=taken_ns,
         loops=tuple(page.loop for page in pages),
         coroutines=merged_coroutines(pages, pause),
         yield_points=merged_yield_points(pages, pause),
         requests=merged_requests(pages, pause),
-        request_waits=merged_request_waits(pages),
-        held=merged_held(pages),
+        request_waits=request_waits,
+        held=held,
         segment_paths=merged_segment_paths(pages, pause),
         chains=merged_chains(pages, pause),
         scope_errors=merged_counts(
@@ -103,19 +106,20 @@ def _added_up(
     return tuple(found.values())
 
 
-def merged_request_waits(views: Iterable[PageView]) -> tuple[RequestWait, ...]:
+def merged_request_waits(
+    views: Iterable[PageView], pause: Pause = no_pause
+) -> tuple[RequestWait, ...]:
     """Return the request waits of all pages; those with the same labels are added up."""
     found: dict[tuple[str, str], int] = {}
-    for view in views:
-        for entry in view.request_waits:
-            found[entry.labels] = found.get(entry.labels, 0) + entry.wait_ns
+    for entry in in_slices((entry for view in views for entry in view.request_waits), pause):
+        found[entry.labels] = found.get(entry.labels, 0) + entry.wait_ns
     return tuple(RequestWait(*labels, wait_ns) for labels, wait_ns in found.items())
 
 
-def merged_held(views: Iterable[PageView]) -> tuple[Held, ...]:
+def merged_held(views: Iterable[PageView], pause: Pause = no_pause) -> tuple[Held, ...]:
     """Return the samples of all pages; those with the same labels are added up."""
     entries = (entry for view in views for entry in view.held)
-    return _added_up(entries, lambda entry: entry.labels, _add_held)
+    return _added_up(in_slices(entries, pause), lambda entry: entry.labels, _add_held)
 
 
 def merged_segment_paths(

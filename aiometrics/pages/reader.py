@@ -114,9 +114,11 @@ def read(
     Raises :class:`PageError` if ``data`` is not a page, or if its offsets point outside of it.
     """
     decoder = _Decoder(data, unix_ns - now_ns, now_ns, alive=alive)
+    pause()
     if records is None:
         return decoder.view(pause)
     rest = decoder.rest(pause)
+    pause()
     if decoder.add_to(records):
         return rest
     view = decoder.view(pause)
@@ -242,10 +244,15 @@ class _Decoder:
 
     def _rest(self, names: Sequence[str], pause: Pause) -> PageView:
         requests = tuple(
-            self._text(self._request(number, "name")) for number in range(self._used["requests"])
+            self._text(self._request(number, "name"))
+            for number in in_slices(range(self._used["requests"]), pause)
         )
+        loop = self._loop_record(names)
+        pause()
+        held = tuple(in_slices(self._held(names), pause))
+        waits = self._request_waits(requests, pause)
         return PageView(
-            self._loop_record(names),
+            loop,
             (),
             (),
             {kind: self._header(f"overflow_{kind}") for kind in OVERFLOWS},
@@ -261,12 +268,12 @@ class _Decoder:
                 for number, name in in_slices(enumerate(requests), pause)
                 if _used(entry := self._request_type(number, name))
             ),
-            self._request_waits(requests),
+            waits,
             {
                 kind: self._words[self._layout.scope_errors + number]
                 for number, kind in enumerate(SCOPE_ERRORS)
             },
-            tuple(self._held(names)),
+            held,
             (),
             (),
         )
@@ -293,12 +300,13 @@ class _Decoder:
     def _entries(
         self, start: int, capacity: int, fields: Mapping[str, int], size: int
     ) -> Iterator[tuple[int, str]]:
-        for entry in range(start, start + capacity * size, size):
-            length, text = self._words[entry + fields["length"]], (entry + len(fields)) * WORD
+        lengths = self._words[start + fields["length"] : start + capacity * size : size].tolist()
+        for number in (number for number, length in enumerate(lengths) if length):
+            entry, length = start + number * size, lengths[number]
             if not 0 <= length <= ENTRY_BYTES:
                 raise PageError(f"an entry of at most {ENTRY_BYTES} bytes cannot have {length}")
-            if length:
-                yield entry, self._data[text : text + length].decode("utf-8", "replace")
+            text = (entry + len(fields)) * WORD
+            yield entry, self._data[text : text + length].decode("utf-8", "replace")
 
     def _counts(self, start: int, capacity: int) -> dict[str, int]:
         """Return the counts of a table by name."""
@@ -523,9 +531,10 @@ class _Decoder:
         chains = ChainReader(self._words, self._layout, points, self._text, self._weight)
         return chains.chains(self._used["chain_nodes"], pause)
 
-    def _request_waits(self, requests: tuple[str, ...]) -> tuple[RequestWait, ...]:
+    def _request_waits(self, requests: tuple[str, ...], pause: Pause) -> tuple[RequestWait, ...]:
         other, *others = (
-            self._request_wait(number, requests) for number in range(self._used["request_waits"])
+            self._request_wait(number, requests)
+            for number in in_slices(range(self._used["request_waits"]), pause)
         )
         return (other, *others) if other.wait_ns else tuple(others)
 
