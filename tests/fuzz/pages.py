@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from random import Random
 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -62,6 +62,8 @@ PAGE_FORMAT = PageFormat(LAYOUT, 100, 1)
 #: One in so many accepted pages is rendered, and one in so many is also continued, as is each page
 #: that took a new branch.
 _RENDERED, _CONTINUED = 4, 40
+#: One in so many of those that are rendered is in several scrapes, with other pages.
+_SCRAPED = 2
 #: One in so many pages is put into a shared directory.
 _IN_DIRECTORY = 20
 _CORPUS = 5000
@@ -99,7 +101,23 @@ class Report:
 
 def seeds() -> list[bytes]:
     """Return pages as recorders write them: an empty one, a full one, and one of a blocked loop."""
-    full = Page(LAYOUT, blocking_threshold_ns=100, weight=1)
+    full = _full(UNIX_NS, weight=1)
+    blocked = bytearray(full.copy())
+    words = memoryview(blocked)[: LAYOUT.strings * 8].cast("q")
+    for number, word in enumerate(LOOP.values()):
+        words[LAYOUT.loop + word] = number
+    words[LAYOUT.loop + LOOP["finished"]] = words[LAYOUT.loop + LOOP["started"]]
+    for name in ("segment_since_ns", "looked_ns", "turn_since_ns", "seen_ns"):
+        words[LAYOUT.loop + LOOP[name]] = NOW_NS - 500 + LOOP[name]
+    for word in LOOP_STATS.values():
+        words[LAYOUT.loop_stats + word] = 3
+    empty = Page(LAYOUT, blocking_threshold_ns=100)
+    return [bytes(empty.copy()), bytes(full.copy()), bytes(blocked)]
+
+
+def _full(unix_ns: int, weight: int) -> Page:
+    """Return a page with content of every kind, and exemplars of ``unix_ns``."""
+    full = Page(LAYOUT, blocking_threshold_ns=100, weight=weight)
     full.open("MainThread")
     for number in range(3):
         coroutine = full.add_coroutine(f"shop.größe.handle_{number}")
@@ -121,19 +139,21 @@ def seeds() -> list[bytes]:
         exemplars.put(
             kind,
             1,
-            Exemplar((("request_id", "REQ-001"), ("trace_id", "a" * 32)), 250_000_000, UNIX_NS),
+            Exemplar((("request_id", "REQ-001"), ("trace_id", "a" * 32)), 250_000_000, unix_ns),
         )
-    blocked = bytearray(full.copy())
-    words = memoryview(blocked)[: LAYOUT.strings * 8].cast("q")
-    for number, word in enumerate(LOOP.values()):
-        words[LAYOUT.loop + word] = number
-    words[LAYOUT.loop + LOOP["finished"]] = words[LAYOUT.loop + LOOP["started"]]
-    for name in ("segment_since_ns", "looked_ns", "turn_since_ns", "seen_ns"):
-        words[LAYOUT.loop + LOOP[name]] = NOW_NS - 500 + LOOP[name]
-    for word in LOOP_STATS.values():
-        words[LAYOUT.loop_stats + word] = 3
-    empty = Page(LAYOUT, blocking_threshold_ns=100)
-    return [bytes(empty.copy()), bytes(full.copy()), bytes(blocked)]
+    return full
+
+
+@cache
+def _sound() -> Copied:
+    """Return a page with the names of the full one, whose numbers are all larger or smaller."""
+    page, random = _full(UNIX_NS + 1, weight=7), Random(1)  # noqa: S311 - as below
+    for number in range(4):
+        start = LAYOUT.yield_point(number)
+        for place in range(start + YIELD_POINT["blocking_ns"], start + LAYOUT.yield_point_words):
+            page.words[place] = random.choice((page.words[place] // 2, page.words[place] * 2))
+    page.words[LAYOUT.segments(3)] = 1  # in the full one, it has the most loop time
+    return Copied(bytes(page.copy()))
 
 
 def campaign(cases: int, seed: int, read: Read = reader.read) -> Report:
@@ -207,10 +227,19 @@ def _read_and_render(report: Report, data: bytes, read: Read) -> None:
 
 
 def _compare(report: Report, data: bytes) -> None:
-    """Check that the C core writes the same of a page, and of one whose writer is gone."""
-    pages = [Copied(data), Copied(data, alive=False)]
-    report.compiled += _compared(pages, None, None)
-    _compared(pages, Detail(1), Detail(1))
+    """Check that the C core writes the same of a page, and of one whose writer is gone.
+
+    With less detail, that is the second of three scrapes; the others have a sound page. Pages of
+    different formats are never in one scrape.
+    """
+    page = Copied(data)
+    both = [page, Copied(data, alive=False)]
+    report.compiled += _compared(both, None, None)
+    if report.rendered % _SCRAPED == 0:
+        in_python, in_c = Detail(1), Detail(1)
+        alike = header.parse_header(data, len(data)).layout == LAYOUT
+        for pages in ([_sound()], both, [_sound(), page] if alike else both):
+            _compared(pages, in_python, in_c)
 
 
 def _compared(pages: list[Copied], in_python: Detail | None, in_c: Detail | None) -> bool:

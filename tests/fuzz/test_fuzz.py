@@ -12,7 +12,7 @@ import pytest
 from support.serving import Serve, ask, http_threads
 
 from aiometrics.base.http.server import HttpServer, Response
-from aiometrics.pages import reader
+from aiometrics.pages import merge, reader
 from aiometrics.pages.header import PageError
 from aiometrics.pages.layout import NAME_BYTES
 from aiometrics.pages.page import Page
@@ -87,6 +87,18 @@ def test_campaign_finds_a_missing_check() -> None:
     for data in found.values():
         with pytest.raises(PageError, match="belongs to coroutine"):
             read(data, pages.NOW_NS, pages.UNIX_NS)
+
+
+@pytest.mark.once
+@pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the C core is not installed")
+def test_campaign_finds_a_wrong_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is run with a merge that keeps the shortest maximum and the oldest exemplar."""
+    monkeypatch.setattr(merge, "max", min, raising=False)
+
+    found = pages.campaign(1, 7).findings
+
+    assert found
+    assert all("the C core writes a page in another way" in trace for trace in found)
 
 
 def test_names_are_limited_when_written_and_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
