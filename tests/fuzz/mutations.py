@@ -13,12 +13,14 @@ from aiometrics.pages.layout import (
     ENTRY_BYTES,
     ENTRY_WORDS,
     HEADER,
+    HELD,
     LOOP,
     LOOP_STATS,
     OWN_CHAIN_NODES,
     OWN_COROUTINES,
     REQUEST,
     REQUEST_WAIT,
+    SEGMENT_PATH,
     WORD,
     YIELD_POINT,
     Layout,
@@ -50,7 +52,7 @@ _DIGITS = (b"0", b"1", b"2", b"250000000", b"9" * 19, b"9" * 20)
 _TEXTS = (b"-", b"-", b"-", b"REQ-001", b"(other)", b"", b'"\n# {\\', b"\xff\xe2\x80\xa8")
 #: Capacities for records, in the order of the arguments of Layout.
 _CAPACITIES = ("max_coroutines", "max_yield_points", "max_requests")
-_REFERENCES = {"name", "yield_point", "awaits"}
+_REFERENCES = {"name", "yield_point", "awaits", "place"}
 
 
 class Mutator:
@@ -143,14 +145,14 @@ class Mutator:
         return data
 
     def _reference(self, data: bytearray, _: bytes) -> bytearray:
-        """Let a reference point elsewhere, or to a string of another length."""
+        """Let a reference point elsewhere, even before the strings, or to one of another length."""
         layout = _layout_of(data)
         used = _load(data, HEADER["strings_used"])
         start, length = (
-            self._random.choice((0, 1, 128, used, used - 1, used + 1, abs(self._number())))
+            self._random.choice((0, 1, 128, used, used - 1, used + 1, self._number()))
             for _ in range(2)
         )
-        reference = (start << 32 | length & 0xFFFF_FFFF) & _HIGHEST
+        reference = ((start << 32 | length & 0xFFFF_FFFF) - _LOWEST) % (1 << 64) + _LOWEST
         places = [
             start + fields[name]
             for start, fields in _records(layout)
@@ -205,6 +207,8 @@ def _records(layout: Layout) -> Iterator[tuple[int, dict[str, int]]]:
         yield layout.request(number), REQUEST
         yield layout.request_wait(number), REQUEST_WAIT
         yield layout.chain_node(number + OWN_CHAIN_NODES), CHAIN_NODE
+        yield layout.segment_path(number), SEGMENT_PATH
+        yield layout.held_entry(number), HELD
 
 
 def _fields(layout: Layout) -> Iterator[int]:

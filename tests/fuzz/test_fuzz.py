@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import random
+import struct
 from contextlib import suppress
 from dataclasses import replace
 
@@ -14,11 +15,12 @@ from support.serving import Serve, ask, http_threads
 from aiometrics.base.http.server import HttpServer, Response
 from aiometrics.pages import merge, reader
 from aiometrics.pages.header import PageError
-from aiometrics.pages.layout import NAME_BYTES
+from aiometrics.pages.layout import CHAIN_NODE, NAME_BYTES, OWN_CHAIN_NODES, WORD
 from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, read
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from fuzz import attacks, core, messages, pages
+from fuzz.mutations import Mutator
 
 #: A body that no socket accepts at once, compressed or not.
 LARGE = random.Random(1).randbytes(8 << 20)  # noqa: S311 - only its size matters
@@ -99,6 +101,19 @@ def test_campaign_finds_a_wrong_merge(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert found
     assert all("the C core writes a page in another way" in trace for trace in found)
+
+
+def test_references_point_before_the_strings_too() -> None:
+    """Those of chains, for instance, have a sound length then."""
+    _, full, _ = pages.seeds()
+    mutate = Mutator(random.Random(1))  # noqa: S311 - the test must be reproducible
+    place = (pages.LAYOUT.chain_node(OWN_CHAIN_NODES) + CHAIN_NODE["place"]) * WORD
+    found = {
+        struct.unpack_from("q", mutate._reference(bytearray(full), full), place)[0]
+        for _ in range(3000)
+    }
+
+    assert any(0 < reference & 0xFFFF_FFFF <= NAME_BYTES for reference in found if reference < 0)
 
 
 def test_names_are_limited_when_written_and_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
