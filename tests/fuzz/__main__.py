@@ -9,6 +9,7 @@ import argparse
 import multiprocessing
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -72,8 +73,9 @@ def _in_processes(
     campaign: Callable[[int, int], pages.Report | core.Report], options: argparse.Namespace
 ) -> int:
     parts = [(options.cases // options.jobs, options.seed + job) for job in range(options.jobs)]
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        reports = pool.starmap(campaign, parts)
+    # Unlike a pool of multiprocessing, this one ends if the C core lets a process crash.
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        reports = list(pool.map(campaign, *zip(*parts, strict=True)))
     for job, report in enumerate(reports):
         print(f"job {job}: {report}")
     findings = {trace: data for report in reports for trace, data in report.findings.items()}

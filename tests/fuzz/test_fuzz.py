@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import os
 import random
 import struct
+from argparse import Namespace
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
 
@@ -20,6 +23,7 @@ from aiometrics.pages.page import Page
 from aiometrics.pages.reader import PageView, read
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from fuzz import attacks, core, messages, pages
+from fuzz.__main__ import _in_processes
 from fuzz.mutations import Mutator
 
 #: A body that no socket accepts at once, compressed or not.
@@ -101,6 +105,18 @@ def test_campaign_finds_a_wrong_merge(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert found
     assert all("the C core writes a page in another way" in trace for trace in found)
+
+
+def crash(_cases: int, _seed: int) -> core.Report:
+    """End the process, as a fault in C does."""
+    os._exit(1)
+
+
+def test_a_crash_ends_the_campaign() -> None:
+    """It would else wait for ever for a result."""
+    options = Namespace(cases=1, seed=1, jobs=1, keep=None)
+    with pytest.raises(BrokenProcessPool):
+        _in_processes(crash, options)
 
 
 def test_references_point_before_the_strings_too() -> None:
