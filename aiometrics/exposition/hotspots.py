@@ -182,7 +182,7 @@ class Hotspots:
         )
         lines = [f"HOTSPOTS {span}", *(line for loop in self.loops for line in _loop_lines(loop))]
         if len(self.loops) > 1 and self.interval_ns is not None:
-            lines.append(f"share %: of the time of all {len(self.loops)} loops together")
+            lines.append("share %: of the time of all loops that ran, together")
         return lines
 
     def sections(self) -> tuple[Section, ...]:

@@ -115,8 +115,8 @@ def balance() -> list[PanelBuilder]:
     return [
         lines(
             "Are its tasks running or waiting?",
-            "Mean number of its tasks that run or wait at a time. Running near 1 saturates a loop; "
-            "if waiting grows, something that the tasks await got slower.",
+            "Mean number of its tasks that run or wait at a time. Running near the number of "
+            "loops saturates them; if waiting grows, something that the tasks await got slower.",
             {
                 "running": at_points(f"{SEGMENTS}_sum", by=""),
                 "waiting": total(rate(f"{WAITS}_sum", COROUTINE)),

@@ -28,6 +28,8 @@ from grafana.parts.queries import (
     leaders,
     leading,
     mean,
+    of_all_loops,
+    of_mean_loop,
     quantile,
     rate,
     select,
@@ -230,10 +232,10 @@ def side_work() -> list[PanelBuilder]:
         ranking(
             "Which callbacks take the loop's time?",
             "Protocol methods, timers and callbacks of futures, without steps of tasks, by where "
-            "their code is. The worst comes first.",
+            "their code is. Active: share of the time of all loops. The worst comes first.",
             {"yield_point": "Callback"},
             [
-                Column("Active %", worst, thresholds.HOTSPOT, bar=True),
+                Column("Active %", of_all_loops(worst), thresholds.HOTSPOT, bar=True),
                 Column(
                     "Calls/s",
                     f"{total(rate('asyncio_segment_seconds_count', CALLBACKS), 'yield_point')} "
@@ -253,7 +255,7 @@ def side_work() -> list[PanelBuilder]:
             "Pauses by the garbage collector on the thread of the mean loop, as a share of time, "
             "by generation. Much time in generation 2 means too many long-lived objects; "
             "gc.freeze() after start-up helps.",
-            {"generation {{generation}}": f"avg by (generation) ({pauses})"},
+            {"generation {{generation}}": of_mean_loop(pauses, "generation")},
             unit="percentunit",
             stacked=True,
             colours={

@@ -209,7 +209,6 @@ def code() -> list[PanelBuilder]:
                 Column(
                     "Blocked %",
                     also("job_yield_point:asyncio_blocking_seconds:rate5m", worst),
-                    thresholds.BLOCKED,
                 ),
                 Column(
                     "Inflicted wait %",

@@ -21,6 +21,7 @@ from grafana.parts.queries import (
     leading,
     named_briefly,
     of_all_loops,
+    of_mean_loop,
     quantile,
     rate,
     select,
@@ -142,9 +143,10 @@ def thread_states() -> dict[str, str]:
 
     The time in the run queue is known on Linux only.
     """
-    active = f"avg(rate({ACTIVE}))"
-    cpu = f"avg({rate('asyncio_loop_thread_cpu_seconds_total', LOOP)})"
-    in_run_queue = f"(avg({rate('asyncio_loop_thread_runqueue_seconds_total', LOOP)}) or vector(0))"
+    active = of_mean_loop(f"rate({ACTIVE})")
+    cpu = of_mean_loop(rate("asyncio_loop_thread_cpu_seconds_total", LOOP))
+    queued = of_mean_loop(rate("asyncio_loop_thread_runqueue_seconds_total", LOOP))
+    in_run_queue = f"({queued} or vector(0))"
     elsewhere = f"clamp_min({active} - {cpu} - {in_run_queue}, 0)"
     rest = f"clamp_min(1 - {cpu} - {in_run_queue} - {elsewhere}, 0)"
     return dict(zip(STATES, (cpu, elsewhere, in_run_queue, rest), strict=True))
@@ -155,9 +157,9 @@ def starvation() -> list[PanelBuilder]:
     return [
         lines(
             "Where does the loop's thread spend its time?",
-            "The mean of the selected loops. Much 'on a CPU': your code computes, see the next "
-            "row. Much 'waiting for a CPU': the machine is too small. Much 'in a system call, or "
-            "waiting for the GIL': there are blocking calls, or other threads hold the "
+            "The mean of the selected loops that run. Much 'on a CPU': your code computes, see the "
+            "next row. Much 'waiting for a CPU': the machine is too small. Much 'in a system call, "
+            "or waiting for the GIL': there are blocking calls, or other threads hold the "
             "interpreter. A healthy loop is mostly idle.",
             thread_states(),
             unit="percentunit",

@@ -124,6 +124,17 @@ def of_all_loops(seconds: str) -> str:
     return f"{seconds} / scalar(sum({select('job_instance:asyncio_loops:count', JOB)}))"
 
 
+def of_mean_loop(vector: str, by: str = "") -> str:
+    """Return the query for the mean of ``vector``, which has a series for each loop.
+
+    It is that of the loops that run, or of all if they come and go between scrapes: what is left of
+    a loop that is gone would be taken for an idle one.
+    """
+    running = f"on (job, instance, loop) {select('asyncio_loop_process_id', LOOP)} > 0"
+    mean_of = f"avg by ({by})" if by else "avg"
+    return f"({mean_of} ({vector} and {running}) or {mean_of} ({vector}))"
+
+
 def buckets(histogram: str, selector: str) -> str:
     """Return the query for observations per second by bucket, as a heatmap needs them.
 

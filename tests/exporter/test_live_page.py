@@ -317,16 +317,12 @@ def ten_seconds() -> Snapshot:
     )
 
 
-@pytest.mark.once
-def test_findings_say_what_they_cost_and_causes_come_first(
-    binary: Callable[..., str], port: int
-) -> None:
-    """A small share is no finding, nor is a busy line of a function that has a better one."""
-    binary("chromium")
-    nothing = Snapshot(0, loops=(loop(),))
-    answers = [
-        json.loads(b"".join(LiveView().slices(seen, FACTS))) for seen in (nothing, ten_seconds())
-    ]
+def findings(port: int, *seen: Snapshot) -> Any:
+    """Return the kind, tone, place and text of what the page finds between two snapshots.
+
+    With a single one, that is since the start.
+    """
+    answers = [json.loads(b"".join(LiveView().slices(one, FACTS))) for one in seen]
 
     async def find() -> Any:
         async with tab() as page:
@@ -336,12 +332,22 @@ def test_findings_say_what_they_cost_and_causes_come_first(
                 "import(`/live/${name}.js`))).then(([{ Columns }, { History }, { findings }]) => { "
                 "const history = new History(), columns = new Columns(); "
                 f"for (const answer of {json.dumps(answers)}) history.add(columns.of(answer)); "
-                "const [first, last] = history.moments; "
+                "const last = history.moments.at(-1), [first] = history.moments.slice(0, -1); "
                 "return findings(history.gained(last, first), history.latest, history)"
                 ".map(({ kind, tone, place, text }) => [kind, tone, place ?? '', text]); })"
             )
 
-    found = asyncio.run(find())
+    return asyncio.run(find())
+
+
+@pytest.mark.once
+def test_findings_say_what_they_cost_and_causes_come_first(
+    binary: Callable[..., str], port: int
+) -> None:
+    """A small share is no finding, nor is a busy line of a function that has a better one."""
+    binary("chromium")
+    nothing = Snapshot(0, loops=(loop(),))
+    found = findings(port, nothing, ten_seconds())
     assert [
         ("machine busy", "aside", ""),
         ("blocks the loop", "bad", "shop/pay.py:3 charge"),
@@ -374,3 +380,24 @@ def test_findings_say_what_they_cost_and_causes_come_first(
         strict=True,
     ):
         assert said in text, kind
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("before", [(), (Snapshot(0, loops=(loop("0"), loop("1"))),)])
+def test_shares_are_of_the_time_of_all_loops_and_rates_are_not(
+    binary: Callable[..., str], port: int, before: tuple[Snapshot, ...]
+) -> None:
+    """Ten seconds of two workers are ten seconds, of which their loops have twenty together."""
+    binary("chromium")
+    place = "shop/find.py:7 rank"
+    loops = (
+        replace(loop("0", active_ns=6 * S, idle_ns=4 * S), thread_runqueue_ns=3 * S),
+        loop("1", active_ns=S, idle_ns=9 * S),
+    )
+    seen = Snapshot(10 * S, loops=loops, held=(Held("shop.find", place, 120, 6 * S),))
+    texts = {kind: text for kind, _, _, text in findings(port, *before, seen)}
+    assert (
+        "the loop 0 was ready, but waited for a CPU for 30 % of the time" in texts["machine busy"]
+    )
+    assert "took 30 % of the time of all 2 loops, " in texts["busy line"]
+    assert "In all, they were busy for 35 %." in texts["busy line"]

@@ -441,12 +441,12 @@ def test_asking_for_no_rows_is_an_error(top: int) -> None:
 
 def test_shares_are_of_the_time_of_all_loops() -> None:
     """With several loops they are told to be, and add up to at most 1."""
-    loops = tuple(replace(loop(name), process_id=7) for name in ("1", "2"))
+    loops = (*(replace(loop(name), process_id=7) for name in ("1", "2")), loop("gone"))
     points = [yield_point(name, segments=histogram(1, sum_ns=8 * S)) for name in ("a", "b")]
     now = Snapshot(NOW, loops=loops, yield_points=tuple(points))
     found = find_hotspots(now, since=snapshot(taken_ns=NOW - 10 * S))
     assert [0.8 / 2] * 2 == [row.share for row in found.burners]
-    assert "share %: of the time of all 2 loops together" in str(found)
+    assert "share %: of the time of all loops that ran, together" in str(found)
 
 
 def test_shares_of_segments_that_began_before_add_up_to_one() -> None:

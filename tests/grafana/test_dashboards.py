@@ -413,6 +413,46 @@ def test_time_of_a_thread_ends_at_a_hundred_percent() -> None:
     } == colours(panel)
 
 
+def test_means_of_loops_are_of_those_that_run() -> None:
+    """A loop that is gone leaves its counters, and would be taken for an idle one."""
+    means = [
+        target["expr"]
+        for panel in all_panels()
+        for target in panel["targets"]
+        if re.search(r"\bavg\b[^(]*\(", target["expr"])
+    ]
+    assert means
+    for query in means:
+        assert "asyncio_loop_process_id" in query, query
+
+
+def test_shares_that_are_judged_are_of_all_loops() -> None:
+    """What loops of several workers add up to is divided by their number before it is coloured."""
+    summed = re.compile(
+        r"asyncio_(segment_seconds_sum|blocking_seconds|active_sampled_seconds"
+        r"|request_(active|background)_seconds)"
+    )
+    judged = 0
+    for panel in all_panels():
+        limits = {
+            name
+            for override in panel["fieldConfig"]["overrides"]
+            if any(one["id"] == "thresholds" for one in override["properties"])
+            for name in override["matcher"]["options"]["names"]
+        }
+        names = {
+            key.removeprefix("Value #"): name
+            for one in panel.get("transformations", [])
+            for key, name in one["options"].get("renameByName", {}).items()
+        }
+        for target in panel["targets"]:
+            name = names.get(target["refId"], "")
+            if name.endswith(" %") and name in limits and summed.search(target["expr"]):
+                judged += 1
+                assert "asyncio_loops:count" in target["expr"], (panel["title"], name)
+    assert judged
+
+
 def colours(panel: dict[str, Any]) -> dict[str, str]:
     """Return the fixed colours of series, by name."""
     return {

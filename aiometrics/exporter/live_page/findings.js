@@ -40,7 +40,7 @@ const TINY_SECONDS = 50e-6;
  * what follows from them. One without a place is about no code.
  */
 export function findings(gain, latest, history) {
-  const seconds = gain.seconds ?? gain.loopSeconds;
+  const seconds = gain.wallSeconds;
   const points = new Map(latest.yield_points.map((row) => [keyOf(row), row]));
   const found = [
     ...blockedNow(latest, history),
@@ -105,6 +105,8 @@ function shortOfCpu(gain, seconds) {
 function holding(gain) {
   const busy = sum(gain.loops, (row) => row.active) / gain.loopSeconds;
   const blocked = new Map(gain.blocks.map((row) => [row.place, row.samples]));
+  const [ofLoops, loops] = gain.loopsRun > 1
+    ? [`of the time of all ${gain.loopsRun} loops`, "they were"] : ["of the loop's time", "the loop was"];
   return gain.held.filter((row) => !isPseudo(row.held_at)).flatMap((row) => {
     const share = row.active / gain.loopSeconds;
     if (share < BLOCKS) return [];
@@ -116,10 +118,10 @@ function holding(gain) {
     return [{
       kind: blocks ? "blocks the loop" : "busy line",
       tone: bad ? "bad" : "warn",
-      text: `This line took ${percent(share)} of the loop's time, `
+      text: `This line took ${percent(share)} ${ofLoops}, `
         + (blocks ? `in long runs without an await${each(run)}: all other tasks have to wait for their end. `
           : `mostly in short runs${each(run)}: other tasks have their turns in between. `)
-        + `In all, the loop was busy for ${percent(Math.min(1, busy))}.`,
+        + `In all, ${loops} busy for ${percent(Math.min(1, busy))}.`,
       place: row.held_at,
       coroutine: row.coroutine,
       share,

@@ -38,8 +38,9 @@ export class History {
   }
 
   /**
-   * What each row gained from one moment to another; from the start without an earlier one. A table
-   * is made when it is first looked at, since each takes time.
+   * What each row gained from one moment to another; from the start without an earlier one, which is
+   * as long ago as the loop is old that has run longest. A table is made when it is first looked at,
+   * since each takes time.
    */
   gained(later, earlier) {
     const gain = { from: earlier?.taken ?? null, to: later.taken, seconds: earlier ? later.taken - earlier.taken : null };
@@ -47,6 +48,8 @@ export class History {
       let rows = null;
       Object.defineProperty(gain, name, { get: () => (rows ??= this.#gainedRows(name, later, earlier)) });
     }
+    gain.loopsRun = gain.loops.filter((row) => row.active + row.idle > 0).length || 1;
+    gain.wallSeconds = gain.seconds ?? Math.max(1e-9, ...gain.loops.map((row) => row.active + row.idle));
     gain.loopSeconds = loopSeconds(gain);
     return gain;
   }
@@ -75,11 +78,10 @@ export class History {
 }
 
 /** The time of all loops that the shares are of. */
-function loopSeconds({ seconds, loops, held }) {
-  const running = loops.filter((row) => row.active + row.idle > 0).length || 1;
+function loopSeconds({ seconds, loops, held, loopsRun }) {
   // Some segments began before the interval, so they may be longer than it.
   return Math.max(
-    (seconds ?? 0) * running,
+    (seconds ?? 0) * loopsRun,
     sum(held, (row) => row.active),
     seconds === null ? sum(loops, (row) => row.active + row.idle) : 0,
     1e-9,

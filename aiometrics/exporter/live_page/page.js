@@ -174,7 +174,7 @@ function showLoops(gain, latest) {
   const gains = new Map(gain.loops.map((row) => [row.loop, row]));
   const rows = latest.loops.map((loop) => ({ ...gains.get(loop.loop), now: loop, key: loop.loop }))
     .filter((row) => matches(row.loop));
-  const seconds = gain.seconds ?? gain.loopSeconds;
+  const seconds = gain.wallSeconds;
   drawTable($("loops"), rows, [
     { title: "loop", text: (row) => row.loop + (row.now.process_id ? "" : " (ended)"), name: true },
     { title: "busy", node: (row) => (row.active + row.idle ? bar(row.active / (row.active + row.idle)) : element("span", {}, "-")) },
@@ -189,7 +189,7 @@ function showLoops(gain, latest) {
 }
 
 const ofLoops = { whole: (gain) => gain.loopSeconds, written: (part) => `${(part * 100).toFixed(1)} %` };
-const atATime = { whole: (gain) => gain.seconds ?? gain.loopSeconds, written: (part) => part.toFixed(1) };
+const atATime = { whole: (gain) => gain.wallSeconds, written: (part) => part.toFixed(1) };
 
 /** The change since the interval that is compared with, of a number that is seconds per seconds. */
 function change(table, value, { whole, written }) {
@@ -235,7 +235,7 @@ function showWaits(gain, latest) {
     .filter((row) => row.waits > 0 && !isPseudo(row.yield_point) && !points.get(row.key)?.waits_for_work
       && matches(row.yield_point, row.coroutine, row.awaits))
     .sort((one, two) => two.waiting - one.waiting).slice(0, ROWS);
-  const seconds = gain.seconds ?? gain.loopSeconds;
+  const seconds = gain.wallSeconds;
   drawTable($("waits"), rows, [
     { title: "tasks at a time", text: (row) => rate(row.waiting / seconds) },
     ...change("yield_points", (row) => row.waiting, atATime),
@@ -252,7 +252,7 @@ function showRequests(gain, latest) {
   const now = new Map(latest.requests.map((row) => [row.request, row]));
   const rows = gain.requests.filter((row) => matches(row.request))
     .sort((one, two) => two.violations - one.violations || two.wall - one.wall).slice(0, ROWS);
-  const seconds = gain.seconds ?? gain.loopSeconds;
+  const seconds = gain.wallSeconds;
   drawTable($("requests"), rows, [
     { title: "request", text: (row) => row.request, name: true, open: openDetails, place: (row) => row.request },
     { title: "per second", text: (row) => rate(row.requests / seconds) },
@@ -268,7 +268,7 @@ function showRequests(gain, latest) {
 function showSegments(gain) {
   const rows = gain.segment_paths.filter((row) => row.active > 0 && matches(row.began_at, row.ended_at, row.coroutine))
     .sort((one, two) => two.active - one.active).slice(0, ROWS);
-  const seconds = gain.seconds ?? gain.loopSeconds;
+  const seconds = gain.wallSeconds;
   drawTable($("segments"), rows, [
     { title: "share", node: (row) => bar(row.active / gain.loopSeconds) },
     ...change("segment_paths", (row) => row.active, ofLoops),
