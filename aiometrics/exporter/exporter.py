@@ -256,8 +256,8 @@ def start_exporter(
         Names of coroutines that have rows of their own (all), and of those that have none (none),
         such as ``["shop.jobs.*"]``; ``*`` stands for anything. The others are in ``(other)``.
     ``patient``
-        Names of coroutines, or of what they await, that wait on purpose (none), such as
-        ``["shop.chat.*", "starlette.WebSocket.receive*"]``: however long they wait, they are not
+        Names of coroutines, of functions that await, or of what is awaited, on purpose (none), such
+        as ``["shop.chat.*", "starlette.WebSocket.receive*"]``: however long they wait, they are not
         stuck.
     ``request_timeout``, ``max_connections``
         Seconds for one request and its response (10), and the number of connections that are

@@ -236,7 +236,7 @@ def find_hotspots(
     gained = gain(snapshot, since) if since else snapshot
     interval_ns = snapshot.taken_ns - since.taken_ns if since else 0
     loops_ns = _loops_ns(gained, interval_ns)
-    judge = Judge(snapshot.taken_ns, snapshot.coroutines, of_library)
+    judge = Judge(snapshot, of_library)
     after = last_awaits(snapshot, since)
     stuck = (
         _stuck(point, snapshot.taken_ns, judge)

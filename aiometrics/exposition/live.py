@@ -70,7 +70,7 @@ class LiveView(NamedTuple):
         }
 
     def _tables(self, snapshot: Snapshot) -> dict[str, Iterable[Row]]:
-        judge = Judge(snapshot.taken_ns, snapshot.coroutines, self.of_library)
+        judge = Judge(snapshot, self.of_library)
         return {
             "loops": map(_loop, snapshot.loops),
             "held": map(_held, snapshot.held),

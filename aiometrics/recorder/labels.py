@@ -81,7 +81,7 @@ class Labels:
             else self._point(
                 coroutine,
                 yield_point,
-                self._places.marked(self._coroutine_names[coroutine], awaits),
+                self._places.marked(self._coroutine_names[coroutine], yield_point, awaits),
             )
         )
 

@@ -75,6 +75,12 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def _function_at(yield_point: str) -> str:
+    """Return ``shop.chat.Room.talk`` for ``shop/chat.py:9 Room.talk``."""
+    path, _, line_and_name = yield_point.partition(":")
+    return f"{path.removesuffix('.py').replace('/', '.')}.{line_and_name.partition(' ')[2]}"
+
+
 def _within(module: str, prefixes: Iterable[str]) -> bool:
     return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
 
@@ -203,8 +209,8 @@ class Places:
 
     ``application`` and ``library`` are prefixes of modules that override what the location of a
     file says; ``library`` wins. ``include`` and ``exclude`` are patterns of names of coroutines,
-    ``patient`` of those or of what they await. docs/metrics.md explains the names under "yield
-    point".
+    ``patient`` of those, of functions that await or of what is awaited. docs/metrics.md explains
+    the names under "yield point".
     """
 
     def __init__(
@@ -227,9 +233,10 @@ class Places:
         included = not self._include or _matches(coroutine, self._include)
         return included and not _matches(coroutine, self._exclude)
 
-    def marked(self, coroutine: str, awaits: str) -> str:
+    def marked(self, coroutine: str, yield_point: str, awaits: str) -> str:
         """Return what a coroutine awaits, with a mark if it waits on purpose."""
-        patient = _matches(coroutine, self._patient) or _matches(awaits, self._patient)
+        names = (coroutine, _function_at(yield_point), awaits)
+        patient = any(_matches(name, self._patient) for name in names)
         return awaits + PATIENT if patient else awaits
 
     def origin(self, obj: Any) -> CodeOrigin:

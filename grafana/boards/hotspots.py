@@ -103,9 +103,9 @@ def health() -> list[PanelBuilder]:
         big_number(
             "How old is the oldest await?",
             "Age of the oldest suspension that has not ended, without those that wait on purpose: "
-            "for a queue, or where the option patient says so. If it is over 300 s, look at the "
-            "table of stuck awaits below: an await is stuck only if it has also lasted 20 times "
-            "the mean wait at its yield point.",
+            "in a sleep, for a queue, or where the option patient says so. If it is over 300 s, "
+            "look at the table of stuck awaits below: an await is stuck only if it has also lasted "
+            "20 times the mean wait at its yield point.",
             OLDEST_AGE,
             unit="s",
             limits=thresholds.STUCK,

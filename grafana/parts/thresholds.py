@@ -45,7 +45,7 @@ STUCK_SECONDS = 300
 STUCK_TIMES_MEAN = 20
 
 #: Excludes waits for work to arrive, which are never stuck.
-PATIENT = 'awaits!~".*(Queue\\\\.get| \\\\(patient\\\\))"'
+PATIENT = 'awaits!~".*(Queue\\\\.get| \\\\(patient\\\\))|(asyncio|anyio)\\\\.sleep.*"'
 
 
 def steps(*limits: tuple[float, str]) -> list[Threshold]:

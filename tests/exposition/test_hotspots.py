@@ -44,6 +44,7 @@ def suspended(
     """Return a yield point whose oldest task has been suspended for ``age_ns``."""
     return yield_point(
         place,
+        awaits="Future",
         suspended=tasks,
         oldest_suspension_ns=NOW - age_ns,
         waits=histogram(waits, sum_ns=waited_ns),
@@ -272,10 +273,10 @@ def test_stuck_lists_the_unusually_old_before_the_merely_old() -> None:
     assert ["lost", "just over", "forever by design", "as usual", "just under"] == [
         row.yield_point for row in stuck
     ]
-    lost = ("shop.orders.handle", "lost", "asyncio.sleep", 5 * S, 10.0 * MS, 500.0, 2)
+    lost = ("shop.orders.handle", "lost", "Future", 5 * S, 10.0 * MS, 500.0, 2)
     assert Stuck(*lost, unusual=True, stuck=True) == stuck[0]
     assert (stuck[1].unusual, stuck[1].stuck) == (True, False)
-    old = ("shop.orders.handle", "forever by design", "asyncio.sleep", 900 * S, 0.0, None, 1)
+    old = ("shop.orders.handle", "forever by design", "Future", 900 * S, 0.0, None, 1)
     assert Stuck(*old) == stuck[2]
 
 

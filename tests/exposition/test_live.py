@@ -105,7 +105,11 @@ def test_waits_for_work_are_told_apart() -> None:
 def test_stuck_tasks_are_told_apart() -> None:
     """A program that reads the numbers need not judge itself."""
     point = yield_point(
-        waits=histogram(100, sum_ns=S), suspended=1, oldest_suspension_ns=S, wait_max_ns=S
+        awaits="Future",
+        waits=histogram(100, sum_ns=S),
+        suspended=1,
+        oldest_suspension_ns=S,
+        wait_max_ns=S,
     )
     ended = coroutine(point.coroutine, wall={"completed": histogram(100)})
     for coroutines, stuck in (((ended,), True), ((), False)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -42,6 +43,13 @@ def test_what_is_left_out_counts_as_other(options: dict[str, Any], implementatio
     assert 0 == sum(seen.overflow.values())
 
 
+async def handler_of_a_server(handler: Callable[[], Awaitable[None]]) -> None:
+    """The coroutine that all handlers share."""
+    await asyncio.sleep(0)
+    await handler()
+    await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("named", [f"{__name__}.noise", "asyncio.sl*p"])
 def test_what_waits_on_purpose_is_marked(named: str, implementation: str) -> None:
     """It is named by the coroutine or by what it awaits, and only its real waits are marked."""
@@ -63,3 +71,25 @@ def test_what_waits_on_purpose_is_marked(named: str, implementation: str) -> Non
     marked = [point for point in seen.yield_points if point.awaits in sleeps]
     assert marked
     assert all(waits_for_work(point, of_no_library) for point in marked)
+
+
+def test_a_function_that_waits_on_purpose_is_marked(implementation: str) -> None:
+    """It is named whatever coroutine it is called from, and nothing else of that one is marked."""
+
+    async def serve() -> None:
+        await asyncio.gather(*map(handler_of_a_server, (wanted, noise)))
+
+    named = f"{__name__}.noise"
+    with traced_loop(implementation=implementation, patient=(named,)) as traced:
+        traced.run(serve())
+        seen = traced.snapshot()
+    waits = {
+        (point.yield_point.rpartition(" ")[2], point.awaits)
+        for point in seen.yield_points
+        if point.coroutine == f"{__name__}.handler_of_a_server" and point.waits.count
+    }
+    assert waits == {
+        ("handler_of_a_server", "asyncio.sleep"),
+        ("wanted", "asyncio.sleep"),
+        ("noise", "asyncio.sleep (patient)"),
+    }
