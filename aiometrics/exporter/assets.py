@@ -24,6 +24,10 @@ _BUILT_WITHOUT = (
     "this program was frozen without them: export them where aiometrics-exporter is installed, "
     "or give PyInstaller --collect-data aiometrics"
 )
+_IN_ARCHIVE = (
+    "this program is in an archive, which has no files: export them where aiometrics-exporter is "
+    "installed"
+)
 PACKAGE = Path(__file__).resolve().parent.parent
 INSTALLED = PACKAGE / "share"
 
@@ -62,8 +66,11 @@ def assets() -> dict[Path, bytes]:
     found = {pattern: sorted(root.glob(pattern)) for pattern in PATTERNS}
     for pattern, paths in found.items():
         if not paths:
-            raise FileNotFoundError(
-                f"{root / pattern} does not exist: "
-                f"{_BUILT_WITHOUT if getattr(sys, 'frozen', False) else _INCOMPLETE}"
-            )
+            raise FileNotFoundError(f"{root / pattern} does not exist: {_advice()}")
     return {path.relative_to(root): path.read_bytes() for paths in found.values() for path in paths}
+
+
+def _advice() -> str:
+    if getattr(sys, "frozen", False):
+        return _BUILT_WITHOUT
+    return _INCOMPLETE if PACKAGE.is_dir() else _IN_ARCHIVE

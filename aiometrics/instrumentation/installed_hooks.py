@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from aiometrics.base.clock import Clock
-from aiometrics.base.internal_errors import InternalErrors
+from aiometrics.base.internal_errors import InternalErrors, KnownLimit
 from aiometrics.instrumentation.hooks.exception_handler import ExceptionHandlerHook
 from aiometrics.instrumentation.hooks.gc import GarbageCollectionHook
 from aiometrics.instrumentation.hooks.handles import PROBE as CALLBACKS_PROBE
@@ -111,8 +111,8 @@ class InstalledHooks:
     def _handle_hooks(self) -> list[Hook]:
         """Return a list of the hook that times callbacks.
 
-        It is empty where the source of asyncio is missing, as in frozen programs, which is a known
-        limit, or where the source is not as expected.
+        It is empty where the source of asyncio is missing, as in frozen programs, or is not as
+        expected, which are known limits.
         """
         try:
             return [HandleHook(self._implementation.core, self._loops.recorder_of)]
@@ -121,6 +121,9 @@ class InstalledHooks:
                 "aiometrics: callbacks are not timed, because this program does not contain the "
                 "source of asyncio; tasks are traced without it"
             )
+            return []
+        except KnownLimit as limit:
+            logger.warning("aiometrics: %s; tasks are traced without it", limit)
             return []
         except Exception as error:  # noqa: BLE001 - tasks are traced without it
             self._internal_errors.report(CALLBACKS_PROBE, error)

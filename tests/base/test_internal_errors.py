@@ -231,6 +231,29 @@ def test_only_callbacks_are_untimed_without_the_source_of_asyncio(
     assert 1 == seen.coroutine(f"{__name__}.application").created
 
 
+@pytest.mark.parametrize("name", ["_is_of_asyncio", "_RUNS_CALLBACK"])
+def test_only_callbacks_are_untimed_in_an_asyncio_of_another_kind(
+    name: str,
+    implementation: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its function is compiled, as Nuitka does, or of a version to come: a line in the log says so.
+
+    It would be an internal error for as long as the process lives, and so an alert.
+    """
+    monkeypatch.setattr(handles, name, lambda _: False)
+    handles._recompile_run.cache_clear()
+    with tracing(implementation) as instrumentation:
+        assert ENDED == asyncio.run(application())
+        seen = instrumentation.snapshot()
+    assert {} == seen.errors
+    (line,) = logged(caplog)
+    assert line.startswith("aiometrics: callbacks are not timed, because Handle._run ")
+    assert line.endswith("; tasks are traced without it")
+    assert 1 == seen.coroutine(f"{__name__}.application").created
+
+
 def test_errors_are_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
     """Each probe's first error is logged, and each error is counted."""
     internal_errors = InternalErrors()

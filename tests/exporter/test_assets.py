@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import zipapp
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +104,28 @@ def test_a_frozen_program_is_not_told_to_reinstall(
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     with pytest.raises(FileNotFoundError, match="PyInstaller --collect-data aiometrics"):
         assets.export(tmp_path / "out")
+
+
+def test_a_program_in_an_archive_is_not_told_to_reinstall(tmp_path: Path) -> None:
+    """An archive that zipapp makes has the package, but not as files."""
+    program = tmp_path / "program"
+    shutil.copytree(
+        assets.PACKAGE, program / "aiometrics", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    (program / "__main__.py").write_text(
+        "from aiometrics.exporter.assets import export\nfrom pathlib import Path\n"
+        "export(Path('out'))\n"
+    )
+    zipapp.create_archive(program, tmp_path / "program.pyz")
+    told = subprocess.run(
+        [sys.executable, "-I", tmp_path / "program.pyz"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "export them where aiometrics-exporter is installed" in told.stderr
+    assert "reinstall" not in told.stderr
 
 
 def test_a_failure_to_create_the_directory_is_one_line(

@@ -16,6 +16,8 @@ from functools import lru_cache
 from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any, ClassVar
 
+from aiometrics.base.internal_errors import KnownLimit
+
 Lookup = Callable[[Any], Any]
 
 PROBE = "callbacks"
@@ -86,7 +88,7 @@ class _ReplaceCallback(ast.NodeTransformer):
 def _recompile_run(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
     """The code of ``Handle._run`` with the call that runs the callback changed.
 
-    Raises ``RuntimeError`` if the source has no such call.
+    Raises ``KnownLimit`` if the source has no such call.
     """
     lines, first = inspect.getsourcelines(_run_of_asyncio())
     # Within a class, as there, so that columns stay what they are; and two lines are before it.
@@ -95,9 +97,9 @@ def _recompile_run(change: Callable[[ast.Expr], ast.stmt]) -> CodeType:
     changed = _ReplaceCallback(change)
     changed.visit(run)
     if changed.changes != 1:
-        raise RuntimeError(
-            f"Handle._run of this asyncio does not contain {_RUNS_CALLBACK!r}: "
-            "callbacks are not timed"
+        raise KnownLimit(
+            f"callbacks are not timed, because Handle._run of this asyncio does not contain "
+            f"{_RUNS_CALLBACK!r}"
         )
     module = ast.fix_missing_locations(ast.Module([run], []))
     code = compile(module, _run_of_asyncio().__code__.co_filename, "exec", dont_inherit=True)
@@ -109,12 +111,12 @@ def _run_of_asyncio() -> FunctionType:
     """Return the function that asyncio defines as ``Handle._run``.
 
     Another tool may have replaced the method by a function that calls this one. Raises
-    ``RuntimeError`` if there is no such function any more.
+    ``KnownLimit`` if there is no such function any more, as in programs that Nuitka has compiled.
     """
     function: FunctionType | None = next(filter(_is_of_asyncio, _candidates()), None)
     if function is None:
         found = events.Handle._run
-        raise RuntimeError(f"Handle._run was replaced by {found!r}: callbacks are not timed")
+        raise KnownLimit(f"callbacks are not timed, because Handle._run was replaced by {found!r}")
     return function
 
 

@@ -55,7 +55,8 @@ class ServiceDirectory(SharedDirectory):
 
     def _start_janitor(self) -> None:
         """Start the process that removes the directory; without one, a later service does it."""
-        if not Path(sys.executable).name.startswith("python"):
+        frozen = getattr(sys, "frozen", False)
+        if frozen or not Path(sys.executable).name.startswith("python"):
             return  # the interpreter is part of another program
         if callable(signal.getsignal(signal.SIGCHLD)):
             return  # the application would be told that a child has ended

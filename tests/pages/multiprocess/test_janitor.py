@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from aiometrics.base.processes import Process
 from aiometrics.pages.multiprocess import janitor
+from aiometrics.pages.multiprocess.service_directory import ServiceDirectory
 
 #: No process has ended with this identifier and start: there is none with it.
 GONE = (1 << 30, 1)
@@ -41,3 +45,23 @@ def test_a_look_at_pages_with_writers_leaves_nothing_open(left: Path) -> None:
         assert not janitor.remove_if_abandoned(str(left), *GONE)
     gc.collect()
     assert 10 == len(list(left.iterdir()))
+
+
+def test_a_frozen_program_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its interpreter is itself, whatever its name, and would not take the janitor's arguments."""
+    started = []
+
+    def spawn(path: str, *_: object, **__: object) -> int:
+        started.append(path)
+        return 0
+
+    monkeypatch.setattr(os, "posix_spawn", spawn)
+    monkeypatch.setattr(os, "waitpid", lambda *_: (0, 0))
+    service = ServiceDirectory("aiometrics-test", "frozen", Process(*GONE))
+    service._start_janitor()
+    monkeypatch.setattr(sys, "executable", "/opt/shop/python-shop")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    service._start_janitor()
+    monkeypatch.setattr(sys, "executable", "/opt/shop/shop")
+    service._start_janitor()
+    assert 1 == len(started)
