@@ -121,9 +121,11 @@ class Exporter(Session):
         If it was started with others, it goes on with those, and a warning names them. A forked
         child may have an exporter of its own instead of what it inherited.
         """
-        asked = options.values() | {"registry": registry}
-        held = self._options.values() | {"registry": self._registry}
+        asked, held = options.values(), self._options.values()
         unused = [name for name, value in asked.items() if value != held[name]]
+        asked, held = asked | {"registry": registry}, held | {"registry": self._registry}
+        if registry is not self._registry:
+            unused.append("registry")
         if unused and self._inherited:
             return False
         if unused:

@@ -63,7 +63,8 @@ class TracedLoops:
         self._known: dict[int, KnownLoop] = {}
         #: Loops that were collected or closed, and whose slots the next sweep releases.
         self._gone: deque[KnownLoop] = deque()
-        self._chosen: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: References to loops by their id: they may be equal to others.
+        self._chosen: dict[int, Callable[[], Any]] = {}
         self._every_loop = False
         #: Held while loops come and go, hooks are installed, and pages are refreshed. One lock for
         #: all of these: a finalizer that runs in the middle of any of them may create a task, and
@@ -73,7 +74,8 @@ class TracedLoops:
     @property
     def idle(self) -> bool:
         """Whether no loop is chosen."""
-        return not self._every_loop and not len(self._chosen)
+        chosen = list(self._chosen.values())
+        return not self._every_loop and all(reference() is None for reference in chosen)
 
     def alive(self) -> list[Any]:
         """The loops that hooks have seen and that were not collected. Takes no lock."""
@@ -93,13 +95,13 @@ class TracedLoops:
     def choose(self, loop: Any) -> None:
         """Trace ``loop`` from now on."""
         with self.lock:
-            self._chosen.add(loop)
+            self._chosen[id(loop)] = _reference(loop)
             self._forget_refusals()
 
     def drop(self, loop: Any) -> None:
         """Stop tracing ``loop``. Does nothing if it is not traced."""
         with self.lock:
-            self._chosen.discard(loop)
+            self._chosen.pop(id(loop), None)
             known = self._known.get(id(loop))
             if known is not None:
                 self._release(known)
@@ -172,6 +174,9 @@ class TracedLoops:
                     self._on_collected(number)
             while self._gone:
                 self._release(self._gone.pop())
+            self._chosen = {
+                number: chosen for number, chosen in self._chosen.items() if chosen() is not None
+            }
 
     def _adopt(self, loop: Any) -> KnownLoop:
         with self.lock:
@@ -193,7 +198,9 @@ class TracedLoops:
             return known
 
     def _is_chosen(self, loop: Any) -> bool:
-        return (self._every_loop or loop in self._chosen) and not loop.is_closed()
+        chosen = self._chosen.get(id(loop))
+        is_chosen = self._every_loop or (chosen is not None and chosen() is loop)
+        return is_chosen and not loop.is_closed()
 
     def _on_collected(self, number: int) -> None:
         """Retire the recorder of a loop.
@@ -228,7 +235,7 @@ def _is_closed(loop: Any) -> bool:
         return False
 
 
-def _reference(loop: Any, on_collected: Callable[[Any], None]) -> Callable[[], Any]:
+def _reference(loop: Any, on_collected: Callable[[Any], None] | None = None) -> Callable[[], Any]:
     """A weak reference to ``loop``, or a strong one if its type allows no other."""
     try:
         return weakref.ref(loop, on_collected)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from operator import is_
 from typing import Any
 
 UNMATCHED = "(unmatched)"
@@ -83,7 +84,8 @@ class Routes:
 
     def _current(self) -> list[_Entry]:
         for owner, routes in self._seen:
-            if tuple(owner.routes) != routes:
+            now = tuple(owner.routes)
+            if len(now) != len(routes) or not all(map(is_, now, routes)):
                 break
         else:
             if self._seen:

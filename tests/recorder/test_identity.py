@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from support.tracing import every_loop
 
+import aiometrics
+from aiometrics.base.options import resolve
+from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.launch import frameworks
+from aiometrics.launch.path._aiometrics_imports import when_imported
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
 from aiometrics.testing import traced_loop
 
 #: A handler as people copy it, with nothing in it that tells one module from the other.
@@ -151,3 +160,97 @@ def test_a_copy_of_our_middleware_is_not_ours() -> None:
     application = Application()
     application.pre_freeze()
     assert 2 == len(application.middlewares)
+
+
+class EqualLoop(asyncio.SelectorEventLoop):
+    """A loop that is equal to all others of its class."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EqualLoop)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+async def step() -> None:
+    """Ends at once."""
+
+
+def test_only_the_loop_that_was_named_is_traced(implementation: str) -> None:
+    """Not one that is equal to it."""
+    with closing(EqualLoop()) as named, closing(EqualLoop()) as other:
+        traced = Instrumentation(
+            resolve(environ={}).recording, implementation=IMPLEMENTATIONS[implementation]
+        )
+        traced.instrument(named)
+        try:
+            for loop in (named, other):
+                loop.run_until_complete(step())
+            assert 1 == traced.snapshot().coroutine(f"{__name__}.step").created
+            traced.uninstrument(other)
+            named.run_until_complete(step())
+            assert 2 == traced.snapshot().coroutine(f"{__name__}.step").created
+        finally:
+            traced.remove()
+
+
+class EqualToAll:
+    """A callback of another tool."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = object.__hash__
+
+    def __call__(self, *_: object) -> None:
+        pass
+
+
+def test_callbacks_of_others_stay_where_they_are(implementation: str) -> None:
+    """Ours are removed, not what calls itself equal to them."""
+    other = EqualToAll()
+    gc.callbacks.insert(0, other)
+    try:
+        before = list(map(id, gc.callbacks))
+        with every_loop(implementation):
+            asyncio.run(step())
+        assert before == list(map(id, gc.callbacks))
+    finally:
+        gc.callbacks[:] = [each for each in gc.callbacks if each is not other]
+
+
+def test_another_registry_is_another_although_it_is_equal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An exporter that goes on says that it does so with the registry that it has."""
+
+    class EqualRegistry(CollectorRegistry):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = CollectorRegistry.__hash__
+
+    with aiometrics.start_exporter(0, "127.0.0.1", registry=EqualRegistry()):
+        aiometrics.start_exporter(0, "127.0.0.1", registry=EqualRegistry()).stop()
+    assert "goes on with registry=" in caplog.text
+
+
+def test_finders_of_others_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours is removed once it has found its module."""
+
+    class EqualFinder:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = object.__hash__
+
+        def find_spec(self, *_: object) -> None:
+            pass
+
+    finders = [EqualFinder(), *sys.meta_path]
+    monkeypatch.setattr(sys, "meta_path", list(finders))
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    when_imported("colorsys", lambda _: None)
+    sys.meta_path.insert(0, sys.meta_path.pop(1))
+    importlib.import_module("colorsys")
+    assert list(map(id, finders)) == list(map(id, sys.meta_path))

@@ -42,9 +42,9 @@ class ExceptionHandlerHook:
         loops. A class in C cannot be changed: then the method is replaced in the next class that
         derives from it, if there is one.
         """
-        taken = {method.loop_class for method in self._methods}
+        taken = {id(method.loop_class) for method in self._methods}
         for owner in _from_definition(loop_class):
-            if owner in taken:
+            if id(owner) in taken:
                 return
             method = MethodHook(owner, METHOD, self._counting(getattr(owner, METHOD)))
             try:

@@ -42,9 +42,11 @@ class GarbageCollectionHook:
         gc.callbacks.append(self._callback)
 
     def remove(self) -> None:
-        """Unregister the callback."""
-        if self._callback in gc.callbacks:
-            gc.callbacks.remove(self._callback)
+        """Unregister the callback, which another that calls itself equal to it is not."""
+        for number, callback in enumerate(gc.callbacks):
+            if callback is self._callback:
+                del gc.callbacks[number]
+                return
 
     def _on_collection(self, phase: str, info: Mapping[str, Any]) -> None:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -44,8 +43,8 @@ class _Finder:
             find_spec = getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find_spec and find_spec(self._name, path, target)
             if spec is not None:
-                with suppress(ValueError):  # another tool may have put other finders there
-                    sys.meta_path.remove(self)
+                # In place, since another tool may hold the list; it may also be equal to anything.
+                sys.meta_path[:] = [each for each in sys.meta_path if each is not self]
                 if spec.loader is not None:
                     spec.loader = _Loader(spec.loader, self._then)  # type: ignore[assignment]
                 return spec
