@@ -7,7 +7,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 from aiometrics.recorder.await_chain import type_names
-from aiometrics.recorder.places import relative_path, type_name
+from aiometrics.recorder.places import module_name, place, type_name
 
 #: The label ``awaits`` of callbacks, except those of transports, which have their protocol there.
 PLAIN = "(callback)"
@@ -79,7 +79,5 @@ def _place(function: Any) -> str:
     kind = type(function)
     if kind is FunctionType:
         code: CodeType = function.__code__
-        module = function.__globals__.get("__name__")
-        path = relative_path(code, module if isinstance(module, str) else "")
-        return f"{path}:{code.co_firstlineno} {code.co_qualname}"
+        return place(code, code.co_firstlineno, module_name(code, function.__globals__))
     return _builtin_name(function) or type_name(function if issubclass(kind, type) else kind)

@@ -162,7 +162,7 @@ def relative_path(code: CodeType, module: str) -> str:
     if file != "__init__.py":
         packages.pop()
     shared = takewhile(
-        lambda pair: pair[0] == pair[1], zip(folders[::-1], packages[::-1], strict=False)
+        lambda pair: pair[0] == pair[1] != "", zip(folders[::-1], packages[::-1], strict=False)
     )
     return "/".join([*[folder for folder, _ in shared][::-1], file])
 
@@ -200,8 +200,12 @@ def module_name(code: CodeType, module_globals: Mapping[str, Any]) -> str:
 
 
 def _without_folders(module: str) -> str:
-    """Return the name of a module, of which a loader may have made the path of its file."""
-    return _FOLDERS.split(module)[-1]
+    """Return the name of a module, of which a loader may have made the path of its file.
+
+    It may also have put dots in place of the slashes, the first of which is that of the root.
+    """
+    name = _FOLDERS.split(module)[-1]
+    return name.rpartition(".")[2] if name.startswith(".") else name
 
 
 class Places:
