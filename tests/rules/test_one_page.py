@@ -41,6 +41,22 @@ FAULTS: dict[str, list[Alert]] = {
     "a loop hangs": [("AsyncioLoopHung", LOOP), *STARVED, *LATE],
     "a database is slow right after the start": LATE,
     "a database has been slow for hours": LATE[1:],
+    "a machine has too few processors": [
+        ("AsyncioLoopThreadStarvedByScheduler", LOOP),
+        ("AsyncioLoopSaturated", LOOP),
+    ],
+    "nothing refers to a task": [
+        ("AsyncioTasksDestroyedPending", {**INSTANCE, "coroutine": "shop.mail.send"}),
+        ("AsyncioUnhandledExceptions", LOOP),
+    ],
+    "tasks fail and nobody awaits them": [
+        ("AsyncioTaskFailures", {**JOB, "coroutine": "shop.mail.send"}),
+        ("AsyncioUnhandledExceptions", LOOP),
+    ],
+    "a pool gives nothing back": [
+        ("AsyncioAwaitStuck", {**INSTANCE, "coroutine": "shop.pay", "awaits": "Pool.acquire"}),
+        ("AsyncioTaskLeak", {**INSTANCE, "coroutine": "shop.pay"}),
+    ],
     "the only process is gone": [
         ("AsyncioExporterDown", INSTANCE),
         ("AsyncioExporterAbsent", JOB),
