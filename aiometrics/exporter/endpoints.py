@@ -186,7 +186,7 @@ class Endpoints:
         try:
             self._server.start()
         except BaseException:
-            self.close()
+            self._free_port()
             self._server = None
             raise
 
@@ -197,14 +197,20 @@ class Endpoints:
             self.start()
 
     def close(self) -> None:
-        """Free the port. Does nothing in a forked child, whose parent serves it."""
+        """Free the port, and let go of the application's registry; nothing is served any more.
+
+        Does not free the port in a forked child, whose parent serves it.
+        """
         if self._profiles is not None:
             self._profiles.close()
+        self._free_port()
+        self._scrape_handler.close()
+
+    def _free_port(self) -> None:
         if self._server is not None:
             self._server.close()
         if self._service is not None:
             self._service.resign()
-        self._scrape_handler.close()
 
     def _forget_server(self) -> None:
         """In a forked child: drop the server, which is the parent's, and inherited locks."""

@@ -65,7 +65,7 @@ class ScrapeHandler:
         self._detail = Detail(0)
 
     def close(self) -> None:
-        """Let the threads end that ask the application's collectors."""
+        """Let go of the application's registry, and let the threads end that ask its collectors."""
         for renderer in self._renderers:
             renderer.close()
 

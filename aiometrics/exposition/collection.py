@@ -98,7 +98,7 @@ class Collection:
         on_error: Callable[[Exception], None],
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
-        self._registry = registry
+        self._registry: Registry | None = registry
         self._on_error = on_error
         self._deadline = deadline
         self._forget()
@@ -112,8 +112,10 @@ class Collection:
         self._stuck: list[_Run] = []
 
     def collect(self) -> list[PrometheusMetric]:
-        """Return the families of every collector that returned in time."""
+        """Return the families of every collector that returned in time; none once it is closed."""
         with self._lock:
+            if self._registry is None:
+                return []
             self._stuck = [run for run in self._stuck if not run.done.is_set()]
             stuck = [run.current for run in self._stuck]
             try:
@@ -131,11 +133,13 @@ class Collection:
         self.close()
 
     def close(self) -> None:
-        """Let the thread end. Another one starts when it is needed."""
+        """Let the thread end, and let go of the registry: whoever closes this may be in a cycle."""
         with self._lock:
             if self._runs is not None:
                 self._runs.put(None)
             self._runs = None
+            self._registry = None
+            self._stuck = []
 
     def _start(self, run: _Run) -> None:
         if self._runs is None:

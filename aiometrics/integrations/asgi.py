@@ -48,7 +48,7 @@ class RequestMiddleware:
         id_header: str = "x-request-id",
     ) -> None:
         self.app = app
-        self._route = self._matched if route is None else route
+        self._route = route
         self._id_header = id_header.lower().encode("latin-1")
         self._routes: Routes | None = None
 
@@ -75,7 +75,7 @@ class RequestMiddleware:
 
     def _template(self, scope: Scope) -> str | None:
         try:
-            return self._route(scope)
+            return self._matched(scope) if self._route is None else self._route(scope)
         except Exception as error:  # noqa: BLE001 - code of a framework or the application ran
             report("route", error)
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import logging
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -370,6 +372,26 @@ def test_numbers_outlast_the_exporter(exporter: aiometrics.Exporter) -> None:
             r"aiometrics.instrument\(loop\) first",
         ):
             function()
+
+
+def test_a_stopped_exporter_lets_go_of_the_registry() -> None:
+    """It and its collectors are gone with their last user, not with the next collection."""
+    registry = CollectorRegistry()
+    Counter("shop_orders", "Orders.", registry=registry)
+    running = aiometrics.start_exporter(0, LOCAL, registry=registry)
+    assert "shop_orders_total" in get(running)[2]
+    left = weakref.ref(registry)
+    gc.collect()
+    gc.disable()
+    try:
+        running.stop()
+        del running, registry
+        deadline = time.monotonic() + 60
+        while left() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)  # until the thread that asked the collectors has ended
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_one_loop_can_be_traced_without_a_server() -> None:

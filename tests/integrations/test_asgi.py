@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -494,3 +496,34 @@ def test_the_lifespan_of_the_application_runs_inside_the_exporter() -> None:
 
     asyncio.run(main())
     assert ["the application", {"books": 3}, {}] == seen
+
+
+def test_the_middleware_is_in_no_cycle(implementation: str) -> None:
+    """It is gone with its last user, and with it the application."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: Any) -> None:
+        pass
+
+    class Application:
+        routes = (Route("/", send),)
+
+        async def __call__(self, *_: Any) -> None:
+            pass
+
+    gc.collect()
+    gc.disable()
+    try:
+        with traced_loop(implementation=implementation) as traced:
+            app = Application()
+            middleware = RequestMiddleware(app)
+            scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+            traced.run(middleware(scope, receive, send))
+            left = (weakref.ref(app), weakref.ref(middleware))
+            del app, middleware
+            assert (None, None) == tuple(each() for each in left)
+            assert "GET /" in {entry.request for entry in traced.snapshot().requests}
+    finally:
+        gc.enable()
