@@ -184,7 +184,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser(
         "run",
         help=about,
-        description=about.capitalize() + ".",
+        description=_sentence(about),
         usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]",
     )
     parser.add_argument("--port", help=f"port of /metrics (default: {DEFAULT_PORT})")
@@ -231,7 +231,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "start an exporter in a process that runs already; it must be Python 3.14 or newer"
-    parser = commands.add_parser("attach", help=about, description=about.capitalize() + ".")
+    parser = commands.add_parser("attach", help=about, description=_sentence(about))
     _add_pid(parser)
     parser.add_argument("--port", help=f"port of /metrics (default: {DEFAULT_PORT})")
     parser.add_argument("--addr", help="address of /metrics (default: 0.0.0.0, every interface)")
@@ -251,7 +251,7 @@ def _attach(chosen: argparse.Namespace) -> int:
 
 def _add_detach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "stop the exporter that was attached to a process, which then is as before"
-    parser = commands.add_parser("detach", help=about, description=about.capitalize() + ".")
+    parser = commands.add_parser("detach", help=about, description=_sentence(about))
     _add_pid(parser)
     parser.set_defaults(run=_detach)
 

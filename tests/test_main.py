@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -172,7 +173,9 @@ def test_the_command_line_is_light_to_import() -> None:
     assert "[]\n" == done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "serve", "export-assets"])
+@pytest.mark.parametrize(
+    "command", ["run", "attach", "detach", "demo", "serve", "export-assets", "top"]
+)
 def test_help_spells_names_as_they_are(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +183,7 @@ def test_help_spells_names_as_they_are(
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    text = capsys.readouterr().out
-    assert [] == [name for name in ("aiometrics_*", "prometheus", "grafana") if f" {name}" in text]
-    assert ("AIOMETRICS_*" in text) == (command == "serve")
+    text = capsys.readouterr().out.replace("python -m aiometrics", "")
+    names = ("aiometrics_*", "prometheus", "grafana", "python", "gil")
+    assert [] == [name for name in names if re.search(rf"\b{re.escape(name)}", text)]
+    assert ("AIOMETRICS_*" in text) == (command in {"run", "serve"})

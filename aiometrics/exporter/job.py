@@ -76,6 +76,9 @@ class Job:
         # shuts down starts no threads.
         self._delivery_thread = start_thread(self._deliver, "aiometrics-delivery")
 
+    def __repr__(self) -> str:
+        return f"<Job {self.name!r} for {', '.join(map(str, self._destinations))}>"
+
     def finish(self) -> None:
         """Deliver the metrics and stop tracing, unless an exporter goes on. Idempotent.
 

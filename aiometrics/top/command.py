@@ -28,7 +28,9 @@ def add_parser(
     fail: Callable[[str], int],
 ) -> None:
     """Add the arguments of the command; ``seconds`` reads a duration, ``fail`` prints an error."""
-    parser = commands.add_parser("top", help=_ABOUT, description=f"{_ABOUT.capitalize()}.")
+    parser = commands.add_parser(
+        "top", help=_ABOUT, description=f"{_ABOUT[0].upper()}{_ABOUT[1:]}."
+    )
     parser.add_argument(
         "target",
         nargs="?",

@@ -123,6 +123,8 @@ def _source_of_process(pid: int) -> Source:
             except SourceError:
                 continue
             return source
+    except FileNotFoundError:
+        raise SourceError(f"there is no process {pid}") from None
     except OSError as error:
         raise SourceError(f"cannot look at process {pid}: {error.strerror}") from None
     raise SourceError(

@@ -256,6 +256,12 @@ def test_gauges_of_the_moment_are_not_delivered(gateway: Gateway) -> None:
     assert {metric.family for metric in METRICS if metric.kind != "gauge"} == found.keys() - LASTING
 
 
+def test_a_job_says_which_it_is(textfile: Path) -> None:
+    """And where its metrics go."""
+    with aiometrics.start_job("nightly", textfile=textfile) as job:
+        assert f"<Job 'nightly' for the textfile {textfile}>" == repr(job)
+
+
 def test_the_metrics_of_the_application_are_delivered(gateway: Gateway, textfile: Path) -> None:
     """They have the same labels; timestamps and broken samples are left out, at no other cost."""
 

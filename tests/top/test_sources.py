@@ -121,7 +121,7 @@ def test_what_names_no_source_is_refused(tmp_path: Path) -> None:
     """The message says what was wrong."""
     with pytest.raises(SourceError, match="neither a URL, nor a directory, nor a process"):
         source_of("ftp://host/x")
-    with pytest.raises(SourceError, match="cannot look at process 999999999"):
+    with pytest.raises(SourceError, match="there is no process 999999999"):
         source_of("999999999")
     with pytest.raises(SourceError, match="no pages"):
         source_of(str(tmp_path)).read()

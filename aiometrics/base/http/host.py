@@ -10,9 +10,11 @@ from urllib.parse import urlsplit
 def is_loopback(address: str) -> bool:
     """Return whether only this machine can connect to an address."""
     try:
-        return ipaddress.ip_address(address).is_loopback
+        found = ipaddress.ip_address(address)
     except ValueError:
         return False
+    # Before Python 3.13 an IPv4 address in one of IPv6 is not looked at.
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def names_this_machine(host: str | None) -> bool:

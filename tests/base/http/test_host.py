@@ -8,7 +8,7 @@ import socket
 import pytest
 from support.serving import Serve
 
-from aiometrics.base.http.host import names_this_machine
+from aiometrics.base.http.host import is_loopback, names_this_machine
 
 
 def status(port: int, host: str, path: str = "/") -> int:
@@ -63,3 +63,20 @@ def test_a_slash_at_the_end_of_a_path_does_not_matter(serve: Serve) -> None:
     assert [200, 200, 404] == [
         status(serve().port, "localhost", path) for path in ("/long", "/long/", "/long/more")
     ]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.2", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:10.0.0.1", False),
+        ("0.0.0.0", False),  # noqa: S104 - it is not bound
+        ("::", False),
+        ("shop.example", False),
+    ],
+)
+def test_addresses_of_this_machine_alone_are_known(address: str, expected: bool) -> None:  # noqa: FBT001 - a parameter
+    """Also that of IPv4 as IPv6 writes it."""
+    assert expected == is_loopback(address)
