@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, ClientWebSocketResponse, web
 from prometheus_client import CollectorRegistry, Gauge
 from support.services import AiohttpService, request_totals, run_scenario
+from support.tracing import every_loop
 from support.web_servers import Answer, Client, aiohttp_serves
 
 import aiometrics
 from aiometrics import current_request
 from aiometrics.exporter.session import process
+from aiometrics.exposition.idle_waits import of_no_library
+from aiometrics.exposition.stuck import Judge
+from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.integrations.aiohttp import exporter_context, metrics_handler, request_middleware
 from aiometrics.testing import TracedLoop
 
@@ -217,3 +222,60 @@ def test_metrics_handler_and_exporter_context() -> None:
     asyncio.run(main())
     with pytest.raises(RuntimeError, match="nothing is instrumented"):
         aiometrics.snapshot()
+
+
+async def page(_: web.Request) -> web.Response:
+    """One of the requests whose coroutine is that of the websocket."""
+    await asyncio.sleep(0)
+    return web.Response()
+
+
+async def chat(request: web.Request) -> web.WebSocketResponse:
+    """Answer each message of a client."""
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    async for message in socket:
+        await socket.send_str(message.data)
+    return socket
+
+
+async def talked(session: ClientSession, messages: int) -> ClientWebSocketResponse:
+    """Return a websocket on which so many messages were answered."""
+    socket = await session.ws_connect("/chat")
+    for _ in range(messages):
+        await socket.send_str("hello")
+        await socket.receive()
+    return socket
+
+
+@pytest.mark.parametrize(("clients", "stuck"), [(1, False), (101, True)])
+def test_a_websocket_is_compared_with_websockets(
+    implementation: str,
+    clients: int,
+    stuck: bool,  # noqa: FBT001 - parameters
+) -> None:
+    """One that sent 150 messages and went quiet is odd only if others have come and gone."""
+
+    async def main(instrumentation: Instrumentation) -> list[bool]:
+        app = web.Application()
+        app.router.add_get("/", page)
+        app.router.add_get("/chat", chat)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        async with ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
+            for _ in range(120):
+                await (await session.get("/")).read()
+            for _ in range(clients - 1):
+                await (await talked(session, 150 // clients + 1)).close()
+            quiet = await talked(session, 150 // clients + 1)
+            seen = instrumentation.snapshot()
+            await quiet.close()
+        await runner.cleanup()
+        judge = Judge(replace(seen, taken_ns=seen.taken_ns + 3600 * 10**9), of_no_library)
+        waits = [point for point in seen.yield_points if point.yield_point.endswith(" chat")]
+        return [judge.is_stuck(point) for point in waits if point.suspended]
+
+    with every_loop(implementation) as instrumentation:
+        assert [stuck] == asyncio.run(main(instrumentation))
