@@ -93,12 +93,11 @@ class HandOver:
         meanwhile.
         """
         end = self._clock() + seconds
-        for part in filter(None, parts):
-            rest = memoryview(part)
-            while rest:
-                self._await_socket(sock, end, write=True)
-                with suppress(BlockingIOError):  # as above
-                    rest = rest[self._away(partial(sock.send, rest)) :]
+        rest = [memoryview(part) for part in parts if part]
+        while rest:
+            self._await_socket(sock, end, write=True)
+            with suppress(BlockingIOError):  # as above
+                rest = _without(rest, self._away(partial(_send_some, sock, rest)))
 
     def rest(self, seconds: float) -> None:
         """Sleep, so that a loop can run. The thread does not answer meanwhile."""
@@ -157,6 +156,19 @@ def _ready(descriptors: Sequence[int], seconds: float | None, *, write: bool) ->
     return bool(
         poll.poll(None if seconds is None else min(max(0.0, seconds) * 1000, _MOST_WAIT_MS))
     )
+
+
+def _send_some(sock: socket.socket, parts: Sequence[memoryview]) -> int:
+    """Send what the system takes, and return the number of bytes. Together they are one packet."""
+    return sock.sendmsg(parts) if hasattr(sock, "sendmsg") else sock.send(parts[0])
+
+
+def _without(parts: Sequence[memoryview], count: int) -> list[memoryview]:
+    """Return what follows the first ``count`` bytes of ``parts``."""
+    first, *others = parts
+    if count < len(first):
+        return [first[count:], *others]
+    return _without(others, count - len(first)) if others else []
 
 
 #: The one that the Python recorder uses; the C recorder has its own.

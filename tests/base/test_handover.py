@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support.tracing import every_loop
 
+from aiometrics.base import handover
 from aiometrics.base.handover import HandOver
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
@@ -243,6 +244,30 @@ def test_all_is_sent_however_little_the_system_takes_at_a_time(
     thread.join()
     assert b"".join(parts) == received
     assert not hand_over.asked
+
+
+def test_short_parts_are_sent_together(
+    hand_over: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    """A head and a short body are one packet."""
+    ours, theirs = sockets
+    ours.settimeout(0)
+    sent: list[bytes] = []
+    reader = threading.Thread(target=lambda: sent.append(theirs.recv(99)))
+    reader.start()
+    hand_over.send(ours, (b"head", b"body!", b"x"), 1.0)
+    reader.join()
+    assert [b"headbody!x"] == sent
+
+
+def test_what_was_sent_is_not_sent_again() -> None:
+    """The system may take any number of bytes of the parts at a time."""
+    parts = [b"head", b"body!", b"x"]
+    whole = b"".join(parts)
+    for count in range(1, len(whole) + 1):
+        rest = handover._without([memoryview(part) for part in parts], count)
+        assert whole[count:] == b"".join(rest)
+        assert all(rest)
 
 
 def test_send_fails_if_the_client_does_not_take_all_in_time(
