@@ -29,8 +29,12 @@ thread_time_ns: Callable[[], int] = partial(time.thread_time_ns)
 unix_ns: Callable[[], int] = partial(time.time_ns)
 sleep = time.sleep
 getpid = os.getpid
+stat = os.stat
+scandir = os.scandir
 
 _allocate_lock = _thread.allocate_lock
+_open, _read, _close = os.open, os.read, os.close
+_READ_BYTES = 1 << 16
 _socket = socket.socket
 _poll: Any = getattr(select, "poll", None)
 _start = threading.Thread.start
@@ -40,6 +44,15 @@ _Thread = threading.Thread
 def lock() -> _thread.LockType:
     """Return a new lock."""
     return _thread.allocate_lock() if green_threads.patched_by() else _allocate_lock()
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the content of a file. Raises ``OSError``."""
+    descriptor = _open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return b"".join(iter(lambda: _read(descriptor, _READ_BYTES), b""))
+    finally:
+        _close(descriptor)
 
 
 def poll() -> Any:

@@ -7,9 +7,12 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
+from stat import S_ISDIR
 from types import CodeType, ModuleType
 from typing import Any
+
+from aiometrics.base import unpatched
 
 _STANDARD_LIBRARY = tuple(
     {
@@ -18,6 +21,7 @@ _STANDARD_LIBRARY = tuple(
     }
     | {os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib")}
 )
+_METADATA, _RECORD = ".dist-info", "RECORD"
 _SITE = ("site-packages", "dist-packages")
 _NAMESPACE: Any = vars(ModuleType)["__dict__"]
 
@@ -64,31 +68,35 @@ def is_installed(path: str, module: str) -> bool:
 def _installed_in(folder: str) -> frozenset[str]:
     """Return the top-level modules of distributions whose metadata is in a folder or archive."""
     try:
-        metadata = [entry for entry in _entries(folder) if entry.name.endswith(".dist-info")]
+        if S_ISDIR(unpatched.stat(folder).st_mode):
+            records = _records_of_folder(folder)
+        else:
+            records = _records_of_archive(folder)
+        return frozenset(top for record in records for top in _tops(record))
     except OSError:
         return frozenset()
-    return frozenset(top for entry in metadata for top in _tops(entry / "RECORD"))
 
 
-def _entries(folder: str) -> Iterator[Any]:
-    if os.path.isdir(folder):
-        return Path(folder).iterdir()
-    if not os.path.isfile(folder):
-        return iter(())
+def _records_of_folder(folder: str) -> Iterator[str]:
+    with unpatched.scandir(folder) as entries:
+        distributions = [entry.path for entry in entries if entry.name.endswith(_METADATA)]
+    for distribution in distributions:
+        # Those of Debian have none, and it may be another user's.
+        with suppress(OSError):
+            yield unpatched.read_bytes(f"{distribution}/{_RECORD}").decode("utf-8", "replace")
+
+
+def _records_of_archive(path: str) -> Iterator[str]:
     import zipfile  # noqa: PLC0415 - few programs are in archives
 
-    try:
-        return zipfile.Path(folder).iterdir()
-    except zipfile.BadZipFile:
-        return iter(())
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            folder, _, file = name.partition("/")
+            if folder.endswith(_METADATA) and file == _RECORD:
+                yield archive.read(name).decode("utf-8", "replace")
 
 
-def _tops(record: Any) -> Iterator[str]:
-    try:
-        if not record.is_file():  # distributions of Debian have none
-            return
-        lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # it may be another user's
-        return
-    for line in lines:
+def _tops(record: str) -> Iterator[str]:
+    """Return the first parts of the paths in the record of a distribution."""
+    for line in record.splitlines():
         yield line.partition(",")[0].partition("/")[0].partition(".")[0]
