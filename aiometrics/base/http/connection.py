@@ -214,7 +214,7 @@ class Connection:
         for part in filter(None, parts):
             rest = memoryview(part)
             while rest:
-                rest = rest[self._encrypted(partial(self._sock.send, rest), deadline) :]
+                rest = rest[self._encrypted(partial(_send_some, self._sock, rest), deadline) :]
 
     def _encrypted(self, operation: Callable[[], T], deadline: _Deadline) -> T:
         """Do what TLS may need several reads and writes for."""
@@ -235,6 +235,14 @@ class Connection:
         self._buffer.clear()
         while len(self._buffer) < _LINGER_BYTES:
             self._receive(deadline)
+
+
+def _send_some(sock: ssl.SSLSocket, data: memoryview) -> int:
+    """Send what TLS takes at once, and return the number of bytes; with gevent, that may be 0."""
+    count = sock.send(data)
+    if not count:
+        raise ssl.SSLWantWriteError
+    return count
 
 
 def _shutdown(sock: socket.socket, how: int) -> None:

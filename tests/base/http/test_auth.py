@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import struct
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -134,6 +135,35 @@ def test_tls(
         assert 1 == open_connections(server)
 
     assert f"https://127.0.0.1:{server.port}" == server.url
+
+
+#: A program whose threads are greenlets, and which reads a long response from itself.
+GREEN = """
+import gevent.monkey; gevent.monkey.patch_all()
+import faulthandler, ssl, sys, urllib.request
+from pathlib import Path
+from aiometrics.base.http.auth import AccessControl
+from aiometrics.base.http.server import HttpServer, Response
+faulthandler.dump_traceback_later(120, exit=True)
+directory = Path(sys.argv[1])
+server = HttpServer(
+    "127.0.0.1", 0, {"/": lambda request: Response(200, bytes(30_000_000))},
+    on_error=print, access_control=AccessControl(directory / "web.yml"), request_timeout=5,
+)
+server.start()
+context = ssl.create_default_context(cafile=directory / "ca.pem")
+assert 30_000_000 == len(urllib.request.urlopen(server.url, context=context).read())
+server.close()
+"""
+
+
+def test_a_long_response_over_tls_lets_greenlets_run(directory: Path) -> None:
+    """Sockets of gevent say that nothing was sent, not that they would block."""
+    pytest.importorskip("gevent")
+    (directory / "web.yml").write_text(TLS)
+    command = [sys.executable, "-W", "ignore", "-c", GREEN, str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert 0 == done.returncode, done.stderr
 
 
 def test_plain_text_gets_no_response_from_tls(
