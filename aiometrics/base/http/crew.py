@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterable
 
-from aiometrics.base import unpatched
+from aiometrics.base import green_threads, unpatched
 from aiometrics.base.http.connection import Connection
 
 #: Threads that are there from the start: for two scrapers that keep their connections, as a pair of
@@ -61,6 +62,7 @@ class Crew:
         self._threads.append(unpatched.start_thread(self._run, "aiometrics-http"))
 
     def _run(self) -> None:
+        _block_broken_pipes()
         while (connection := self._next()) is not None:
             self._serve(connection)
             self._served.discard(connection)
@@ -71,6 +73,16 @@ class Crew:
             if connection is not None:
                 self._served.add(connection)
             return connection
+
+
+def _block_broken_pipes() -> None:
+    """Have the thread get errors from sockets that were cut, even if the program wants the signal.
+
+    Its default is to end the process, and OpenSSL cannot be told not to raise it. Greenlets run on
+    the program's own thread, which keeps it.
+    """
+    if hasattr(signal, "pthread_sigmask") and not green_threads.patched_by():
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE,))
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> None:

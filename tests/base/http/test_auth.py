@@ -8,6 +8,7 @@ import http.client
 import logging
 import os
 import select
+import signal
 import socket
 import ssl
 import struct
@@ -46,6 +47,7 @@ from aiometrics.base.options import ServingOptions
 from aiometrics.exporter.endpoints import Endpoints
 from aiometrics.exporter.sidecar import INFO
 from aiometrics.pages.snapshot import Snapshot
+from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
 PASSWORD = "wonderland"  # noqa: S105 - a test's
 #: With the same salt in every process: it gets into the names of tests.
@@ -135,6 +137,36 @@ def test_tls(
         assert 1 == open_connections(server)
 
     assert f"https://127.0.0.1:{server.port}" == server.url
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+@pytest.mark.parametrize("text", [None, TLS], ids=["plain", "TLS"])
+def test_a_connection_that_is_cut_raises_no_signal(
+    serve: Serve,
+    access_control: Callable[[str], AccessControl],
+    client: ssl.SSLContext,
+    text: str | None,
+    implementation: str,
+) -> None:
+    """A program that wants SIGPIPE for its own output would be ended by it."""
+    raised: list[int] = []
+    before = signal.signal(signal.SIGPIPE, lambda number, _: raised.append(number))
+    try:
+        server = serve(
+            access_control=access_control(text) if text else None,
+            hand_over=IMPLEMENTATIONS[implementation].hand_over,
+        )
+        with ExitStack() as stack:
+            sock = stack.enter_context(connect(server))
+            if text:
+                sock = stack.enter_context(client.wrap_socket(sock, server_hostname="127.0.0.1"))
+            sock.sendall(GET.replace(b"/", b"/huge", 1))
+            assert sock.recv(1)
+            server.close()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+    assert [] == raised
 
 
 #: A program whose threads are greenlets, and which reads a long response from itself.
