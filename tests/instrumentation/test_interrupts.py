@@ -8,6 +8,7 @@ import gc
 import inspect
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
@@ -98,11 +99,13 @@ class Program:
         self.keep(error)
         self.ends.append(self.loop.call_later(0.1, self.loop.stop))
 
-    def run(self) -> None:
-        """Run it once, whatever it raises."""
+    def run(self, arm: Callable[[bool], object] = bool) -> None:
+        """Run it once, whatever it raises; ``arm(True)`` to ``arm(False)``, all of that is kept."""
         main = self.code["main"]()
         try:
+            arm(True)  # noqa: FBT003 - on
             self.loop.run_until_complete(main)
+            arm(False)  # noqa: FBT003 - off
         except (TooLateError, TimeoutError, KeyboardInterrupt) as error:
             self.keep(error)
         except RuntimeError:  # it was ended
@@ -170,8 +173,13 @@ class Alarms:
     def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         gc.set_threshold(*self._threshold)
+        time.sleep(0.01)  # Python complains if a signal comes late and finds no handler
         signal.signal(signal.SIGALRM, self._handler)
         sys.unraisablehook = self._hook
+
+    def arm(self, on: bool) -> None:  # noqa: FBT001 - a switch
+        """Raise in our code from now on, once, or no more."""
+        self.armed = on
 
     def _drop(self, what: Any) -> None:
         self.dropped.append(what.exc_value)
@@ -210,9 +218,7 @@ def test_nothing_that_a_signal_raises_is_lost_wherever_it_arrives() -> None:
     with every_loop("c"), Alarms() as alarms:
         while len(alarms.raised) < MANY:
             program = Program()
-            alarms.armed = True
-            program.run()
-            alarms.armed = False
+            program.run(alarms.arm)
             program.close()
             found += program.errors
         assert [] == alarms.dropped
