@@ -31,6 +31,7 @@ from support.servers import (
 from support.service_life import (
     NEWEST,
     answering,
+    counters,
     directories,
     falls,
     janitors,
@@ -175,6 +176,8 @@ def test_no_counter_falls_whatever_becomes_of_workers(
         load() as asked,
     ):
         asked += [one, two]
+        for job in ("gunicorn", "uvicorn"):
+            counters(prometheus, job)  # it has seen the first workers
         for number in range(times):
             do_harm((one, two)[number % 2])
             for each in (one, two):

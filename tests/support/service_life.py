@@ -84,14 +84,24 @@ def falls(earlier: Exposition, later: Exposition) -> list[object]:
     ]
 
 
+def counters(prometheus: Prometheus, job: str) -> list[str]:
+    """Return the names of our counters that Prometheus has of a job, as soon as it has some."""
+
+    def ours() -> list[str]:
+        names = prometheus.get("label/__name__/values", **{"match[]": f'{{job="{job}"}}'})
+        return [name for name in names if re.fullmatch(COUNTERS, name)]
+
+    found: list[str] = prometheus.until(bool, ours)
+    assert found
+    return found
+
+
 def resets(prometheus: Prometheus, job: str) -> dict[str, float]:
     """Return how often a counter of ours began anew, as Prometheus sees it, if it ever did.
 
     Of the series of one name, that which did so most often counts.
     """
-    names = prometheus.get("label/__name__/values", **{"match[]": f'{{job="{job}"}}'})
-    ours = [name for name in names if re.fullmatch(COUNTERS, name)]
-    assert ours
+    ours = counters(prometheus, job)
     most = ((name, prometheus.ask(f'max(resets({name}{{job="{job}"}}[1h]))')) for name in ours)
     return {name: found[0][1] for name, found in most if found and found[0][1]}
 
