@@ -11,7 +11,7 @@ from typing import TypeVar
 Pause = Callable[[], None]
 T = TypeVar("T")
 
-#: How long a slice is at least, and a pause at most.
+#: How long a slice is at least, and for how long the thread sleeps after it.
 _SLICE_SECONDS, _MOMENT_SECONDS = 75e-6, 50e-6
 #: Lateness of a pause that is not counted, the total that is tolerated, and for how long.
 _PROMPT_SECONDS, _PATIENCE_SECONDS, _WINDOW_SECONDS = 1e-3, 0.12, 10.0
@@ -28,8 +28,8 @@ class CooperativeYield:
 
     Where no processor is free, or a busy loop takes the GIL again before this thread wakes up, each
     pause is long. A scrape has dozens of them, and would not be answered when it is needed most. So
-    after 0.12 s of lateness there are no more pauses, until :meth:`renew` is called,
-    as each answer does at its beginning, or ten seconds are over.
+    after 0.12 s of lateness there are no more pauses, until :meth:`renew` is called, as each answer
+    does at its beginning, or ten seconds are over.
     """
 
     def __init__(

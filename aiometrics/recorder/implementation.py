@@ -8,10 +8,10 @@ import sysconfig
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from mmap import mmap
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiometrics.base.handover import HAND_OVER
+from aiometrics.base.unpatched import read_bytes
 from aiometrics.pages.page import PYTHON_COPYING, Copying
 from aiometrics.pages.records import Records
 from aiometrics.recorder import recorder
@@ -74,7 +74,7 @@ class Implementation(NamedTuple):
 
     def read_file(self, path: str) -> bytes:
         """Return the content of a small file, such as the kernel has. Raises ``OSError``."""
-        content: bytes = Path(path).read_bytes() if self.core is None else self.core.read_file(path)
+        content: bytes = read_bytes(path) if self.core is None else self.core.read_file(path)
         return content
 
     def guard(self, memory: object) -> None:

@@ -162,3 +162,17 @@ def test_only_copies_that_are_mapped_are_given_back() -> None:
         assert isinstance(memory, bytearray) == any(memory[:])
         assert records.filled is None
         records.release()
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_a_file_is_read_whatever_the_application_has_replaced(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tests mock how files are read."""
+    path = tmp_path / "schedstat"
+    path.write_bytes(b"1 2 3\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", lambda _: b"of a test")
+        patched.setattr(Path, "open", None)
+        found = IMPLEMENTATIONS[name].read_file(str(path))
+    assert b"1 2 3\n" == found
