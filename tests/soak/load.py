@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
+from weakref import WeakSet
 
 import aiometrics
 
@@ -170,6 +171,8 @@ KINDS: dict[Callable[[asyncio.Event], Coroutine[Any, Any, None]], int] = {
     parent: 1,
 }
 orphans: list[tuple[str, Task]] = []
+#: Tasks of the second loop that are not destroyed yet.
+_abandoned: WeakSet[Task] = WeakSet()
 
 
 async def drive(seconds: float) -> None:
@@ -223,11 +226,13 @@ async def trickle(seconds: float) -> None:
         _abandon()
         await asyncio.sleep(0.05)
         gc.collect(0)
-    gc.collect()
+    while _abandoned:  # a collection does nothing while the other thread collects
+        gc.collect()
+        await asyncio.sleep(0.001)
 
 
 def _abandon() -> None:
-    _task = asyncio.create_task(abandoned())  # noqa: RUF006 - without a reference it is destroyed
+    _abandoned.add(asyncio.create_task(abandoned()))  # only a weak reference, so it is destroyed
     counts.ended.setdefault("abandoned", Counter())["destroyed"] += 1
 
 
