@@ -209,9 +209,9 @@ class Page:
         if any(self._copied_unheld(data, copying) for _ in range(_UNHELD_COPIES)):
             return data
         for _ in range(_COPIES):
-            started = self.words[self.layout.loop + _STARTED]
+            finished = self.words[self.layout.loop + _FINISHED]
             copying.copy_parts(data, self.memory, self.layout.in_use(self.words))
-            if self._at_rest(started):
+            if self.words[self.layout.loop + _STARTED] == finished:
                 return data
             sleep(_COPY_PAUSE_SECONDS)
         return data
@@ -225,11 +225,6 @@ class Page:
             data, self.memory, parts, self.layout.loop
         ) and parts == self.layout.in_use(memoryview(data)[: len(HEADER) * WORD].cast("q"))
 
-    def _at_rest(self, started: int) -> bool:
-        """Return whether no update is in progress, nor was begun since so many were."""
-        loop = self.layout.loop
-        return started == self.words[loop + _STARTED] == self.words[loop + _FINISHED]
-
     @property
     def intact(self) -> bool:
         """Whether it still begins as a page; somebody may overwrite it in its file."""
@@ -239,11 +234,12 @@ class Page:
         """Begin to serve a loop; counters of an earlier loop on this page go on."""
         data = loop_name.encode("utf-8", "backslashreplace")[:LOOP_NAME_BYTES]
         start = self.layout.strings * WORD
-        self.memory[start : start + len(data)] = data
-        self.words[HEADER["loop_name"]] = len(data)
-        self.words[HEADER["opened_unix_ns"]] = unix_ns()
-        self.words[HEADER["pid"]] = getpid()
-        self.words[HEADER["live"]] = 1
+        with self.writing:
+            self.memory[start : start + len(data)] = data
+            self.words[HEADER["loop_name"]] = len(data)
+            self.words[HEADER["opened_unix_ns"]] = unix_ns()
+            self.words[HEADER["pid"]] = getpid()
+            self.words[HEADER["live"]] = 1
 
     def close(self) -> None:
         """Stop serving the loop, which is gone.

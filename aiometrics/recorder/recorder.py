@@ -129,8 +129,9 @@ class Recorder:
         traced._state = NEW
         if not self.retired:
             base = self._layout.coroutine(traced._record)
-            self._words[base + COROUTINE["created"]] += 1
-            self._words[base + COROUTINE["live"]] += 1
+            with self.page.writing:
+                self._words[base + COROUTINE["created"]] += 1
+                self._words[base + COROUTINE["live"]] += 1
 
     @staticmethod
     def abandon(traced: TracedCoroutine) -> None:
@@ -249,10 +250,11 @@ class Recorder:
             return
         try:
             base = self._layout.coroutine(traced._record)
-            self._words[base + COROUTINE["live"]] -= 1
-            self._words[base + COROUTINE["destroyed_pending"]] += 1
-            if traced._state == SUSPENDED:
-                self._suspended_tasks.remove(traced._point, id(traced))
+            with self.page.writing:
+                self._words[base + COROUTINE["live"]] -= 1
+                self._words[base + COROUTINE["destroyed_pending"]] += 1
+                if traced._state == SUSPENDED:
+                    self._suspended_tasks.remove(traced._point, id(traced))
             scope.detach(traced)
         except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
             self._fail(error)

@@ -304,9 +304,10 @@ class RequestScope:
         recorder = self._recorder
         if state == OPEN and recorder is not None and not recorder.retired:
             base = recorder._layout.request(self._record)
-            recorder._words[base + REQUEST["in_progress"]] -= 1
-            recorder._words[base + REQUEST["background_ns"]] += self._active_ns()
-            _count_error(recorder, _ABANDONED)
+            with recorder.page.writing:
+                recorder._words[base + REQUEST["in_progress"]] -= 1
+                recorder._words[base + REQUEST["background_ns"]] += self._active_ns()
+                _count_error(recorder, _ABANDONED)
         if state == OPEN:
             self.abandoned()
 

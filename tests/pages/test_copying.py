@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from support.samples import LAYOUT
 from aiometrics.pages.layout import LOOP, WORD
 from aiometrics.pages.page import PYTHON_COPYING, Copying, Memory, Page, Parts, zeros
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.testing import traced_loop
 
 C = IMPLEMENTATIONS.get("c")
 needs_c = pytest.mark.skipif(C is None, reason="the recorder in C was not built")
@@ -87,6 +90,56 @@ def test_a_copy_is_made_again_if_records_came_into_use_meanwhile() -> None:
     copy = page.copy(PYTHON_COPYING._replace(copy_unheld=copy_unheld))
     assert 2 == len(attempts)
     assert in_use(page, page.memory) == in_use(page, copy)
+
+
+def test_a_copy_that_began_within_an_update_is_made_again() -> None:
+    """Even if the update was over when the copy was."""
+    page = a_page()
+    first, last = loop_word(page, "events"), loop_word(page, "idle_ns")
+    page.words[loop_word(page, "started")] += 1
+    page.words[first] += 1
+
+    def copy_parts(target: Memory, source: Memory, parts: Parts) -> None:
+        PYTHON_COPYING.copy_parts(target, source, parts)
+        if not page.words[last]:
+            page.words[last] += 1
+            page.words[loop_word(page, "finished")] += 1
+
+    copy = page.copy(PYTHON_COPYING._replace(copy_parts=copy_parts))
+    words = memoryview(copy)[: page.layout.strings * WORD].cast("q")
+    assert 1 == words[first] == words[last]
+
+
+async def waits_for_ever() -> None:
+    """Wait for what nobody else refers to."""
+    await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_a_task_that_comes_or_is_lost_is_one_update(name: str) -> None:
+    """It is two counters, and readers rely on their sum."""
+
+    async def main() -> None:
+        [page] = [slot.page for slot in traced.instrumentation.slots()]
+        started, finished = (loop_word(page, field) for field in ("started", "finished"))
+
+        def updates() -> int:
+            assert page.words[started] == page.words[finished]
+            return page.words[started]
+
+        seen = [updates()]
+        task: Any = asyncio.create_task(waits_for_ever())
+        seen.append(updates())
+        await asyncio.sleep(0)
+        task._log_destroy_pending = False
+        seen.append(updates())
+        del task
+        gc.collect()
+        seen.append(updates())
+        assert sorted(set(seen)) == seen
+
+    with traced_loop(implementation=name) as traced:
+        traced.run(main())
 
 
 @needs_c

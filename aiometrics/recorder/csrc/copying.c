@@ -97,6 +97,7 @@ copy_at_rest(const Py_buffer *target, const Py_buffer *source, const Span *spans
     if (!is_at_rest(loop, started)) {
         return false;
     }
+    atomic_thread_fence(memory_order_acquire);
     copy_spans(target, source, spans, count);
     atomic_thread_fence(memory_order_acquire);
     return is_at_rest(loop, started);

@@ -623,6 +623,7 @@ recorder_lose(Recorder *self, Traced *traced)
         return;
     }
     int64_t *record = page_coroutine(&self->page, traced->record);
+    page_begin(&self->page);
     record[COROUTINE_LIVE] -= 1;
     record[COROUTINE_DESTROYED_PENDING] += 1;
     if (traced->state == SUSPENDED) {
@@ -631,6 +632,7 @@ recorder_lose(Recorder *self, Traced *traced)
     else if (traced->state == RUNNING) {
         unchain(self, traced);
     }
+    page_end(&self->page);
 }
 
 /* --- creation ----------------------------------------------------------------------------------------------------------------- */
@@ -801,8 +803,10 @@ recorder_admit(Recorder *self, Traced *traced)
     traced->state = NEW;
     if (!self->retired) {
         int64_t *words = page_coroutine(&self->page, traced->record);
+        page_begin(&self->page);
         words[COROUTINE_CREATED] += !traced->adopted;
         words[COROUTINE_LIVE] += 1;
+        page_end(&self->page);
     }
 }
 
