@@ -108,6 +108,7 @@ def _value(labels: Labels, record: bytes, layout: Layout | None) -> YieldPoint |
         suspended=0,
         oldest_suspension_ns=0,
         segment_squares_ns2=words[at["square_s2"]] * SQUARE_NS2 + words[at["square_ns2"]],
+        wait_tasks=words[at["wait_tasks"]],
     )
 
 
@@ -130,6 +131,7 @@ def _covers(point: YieldPoint, before: YieldPoint) -> bool:
         and point.blocking_ns >= before.blocking_ns
         and point.inflicted_wait_ns >= before.inflicted_wait_ns
         and point.segment_squares_ns2 >= before.segment_squares_ns2
+        and point.wait_tasks >= before.wait_tasks
     )
 
 
@@ -154,6 +156,7 @@ def _less(point: YieldPoint, before: YieldPoint) -> YieldPoint:
         blocking_ns=point.blocking_ns - before.blocking_ns,
         inflicted_wait_ns=point.inflicted_wait_ns - before.inflicted_wait_ns,
         segment_squares_ns2=point.segment_squares_ns2 - before.segment_squares_ns2,
+        wait_tasks=point.wait_tasks - before.wait_tasks,
     )
 
 

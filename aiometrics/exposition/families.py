@@ -274,6 +274,7 @@ def _of_yield_points(points: Iterable[YieldPoint]) -> Iterator[tuple[Metric, Ite
         metrics.WAIT_MAX_SECONDS,
         ((point.labels, seconds(point.wait_max_ns)) for point in awaited),
     )
+    yield metrics.WAIT_TASKS, ((point.labels, point.wait_tasks) for point in awaited)
     yield (
         metrics.SEGMENT_SQUARE_SECONDS,
         ((point.labels, square_seconds(point.segment_squares_ns2)) for point in ended),

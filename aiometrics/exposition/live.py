@@ -95,6 +95,7 @@ class LiveView(NamedTuple):
             "segment_max_seconds": _seconds(point.segment_max_ns),
             "waits": _durations(point.waits),
             "wait_max_seconds": _seconds(point.wait_max_ns),
+            "wait_tasks": point.wait_tasks,
             "blocking_seconds": _seconds(point.blocking_ns),
             "inflicted_wait_seconds": _seconds(point.inflicted_wait_ns),
             "suspended": point.suspended,

@@ -69,6 +69,13 @@ WAIT_MAX_SECONDS = Metric(
     "The longest wait that has ended at this yield point since it was first reached. A scrape does "
     "not reset it.",
 )
+WAIT_TASKS = Metric(
+    "asyncio_wait_tasks_total",
+    "counter",
+    YIELD_POINT_LABELS,
+    "Tasks that have waited at this yield point and gone on, each counted once however often it "
+    "did. A task that waits at very many places may be missing at some of them.",
+)
 SEGMENT_SQUARE_SECONDS = Metric(
     "asyncio_segment_square_seconds_total",
     "counter",
@@ -403,6 +410,7 @@ METRICS: tuple[Metric, ...] = (
     WAIT_SECONDS,
     SEGMENT_MAX_SECONDS,
     WAIT_MAX_SECONDS,
+    WAIT_TASKS,
     SEGMENT_SQUARE_SECONDS,
     BLOCKING_SECONDS,
     INFLICTED_WAIT_SECONDS,

@@ -66,6 +66,7 @@ def _of_yield_points(layout: Layout) -> tuple[RecordFamily, ...]:
         family(metrics.WAIT_SECONDS, awaited, Number.WAITS, waits),
         family(metrics.SEGMENT_MAX_SECONDS, ended, Number.LONGEST_SECONDS, at["segment_max_ns"]),
         family(metrics.WAIT_MAX_SECONDS, awaited, Number.LONGEST_SECONDS, at["wait_max_ns"]),
+        family(metrics.WAIT_TASKS, awaited, Number.COUNT, at["wait_tasks"]),
         family(metrics.SEGMENT_SQUARE_SECONDS, ended, Number.SQUARE_SECONDS, at["square_s2"]),
         family(
             metrics.BLOCKING_SECONDS, blocking, Number.SECONDS, at["blocking_ns"], exemplars=True

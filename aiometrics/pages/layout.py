@@ -32,7 +32,7 @@ from aiometrics.pages.buckets import Buckets, buckets
 T = TypeVar("T")
 
 MAGIC = int.from_bytes(b"aiometr\0", "little")
-VERSION = 4
+VERSION = 5
 WORD = 8
 STRING_BYTES_PER_NAME = 128
 #: Longer names are cut, to limit the bytes that one reference to a name can make a reader write.
@@ -198,6 +198,7 @@ YIELD_POINT = _numbered(
     # the sum of the squares of the segments: s², and beyond that ns², less than one s²
     "square_s2",
     "square_ns2",
+    "wait_tasks",
 )
 #: How many ns² are one s².
 SQUARE_NS2 = SECOND_NS * SECOND_NS
@@ -422,7 +423,7 @@ class Layout:
     @_CachedProperty
     def string_bytes(self) -> int:
         """Size of the string area in bytes, a whole number of words."""
-        names = self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 4
+        names = self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 2
         return STRING_BYTES_PER_NAME * names + self.max_chain_bytes
 
     @_CachedProperty

@@ -218,4 +218,5 @@ def add_yield_points(one: YieldPoint, two: YieldPoint) -> YieldPoint:
         segment_max_ns=max(one.segment_max_ns, two.segment_max_ns),
         wait_max_ns=max(one.wait_max_ns, two.wait_max_ns),
         segment_squares_ns2=one.segment_squares_ns2 + two.segment_squares_ns2,
+        wait_tasks=one.wait_tasks + two.wait_tasks,
     )

@@ -452,7 +452,7 @@ class _Decoder:
         layout, start = self._layout, self._layout.yield_point(number)
         scalars = self._words[start : start + len(YIELD_POINT)].tolist()
         coroutine, yield_point, awaits, blocking, inflicted, suspended, oldest = scalars[:7]
-        segment_max, wait_max, square_s2, square_ns2 = scalars[7:]
+        segment_max, wait_max, square_s2, square_ns2, wait_tasks = scalars[7:]
         if not 0 <= coroutine < len(names):
             raise PageError(
                 f"yield point {number} belongs to coroutine {coroutine}, but there are {len(names)}"
@@ -472,6 +472,7 @@ class _Decoder:
             segment_max,
             wait_max,
             (square_s2 * SQUARE_NS2 + square_ns2) * weight,
+            wait_tasks * weight,
         )
 
     def _request_type(self, number: int, name: str) -> RequestType:

@@ -99,6 +99,8 @@ class YieldPoint:
     wait_max_ns: int = 0
     #: The sum of the squares of the segments.
     segment_squares_ns2: int = 0
+    #: The tasks whose waits ended here, each counted once.
+    wait_tasks: int = 0
 
     @property
     def labels(self) -> tuple[str, str, str]:

@@ -125,6 +125,7 @@ NUMBERS: Mapping[str, int] = {
     "NODES_PER_YIELD_POINT": layout.NODES_PER_YIELD_POINT,
     "PATH_HASH": layout.PATH_HASH,
     "PATH_PROBES": layout.PATH_PROBES,
+    "VISITS": traced.VISITS,
     "SCOPE_POINTS": scope.MAX_POINTS,
     "SCOPE_NESTED": scope.MAX_NESTED,
     "MAX_TIMELINE": scope.MAX_TIMELINE,

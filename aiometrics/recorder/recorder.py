@@ -40,7 +40,15 @@ from aiometrics.recorder.deferred import deferred
 from aiometrics.recorder.labels import Labels
 from aiometrics.recorder.locate import Locator
 from aiometrics.recorder.suspended import SuspendedTasks
-from aiometrics.recorder.traced import DONE, NEW, OFFERED, RUNNING, SUSPENDED, TracedCoroutine
+from aiometrics.recorder.traced import (
+    DONE,
+    NEW,
+    OFFERED,
+    RUNNING,
+    SUSPENDED,
+    VISITS,
+    TracedCoroutine,
+)
 
 T = TypeVar("T")
 
@@ -340,7 +348,12 @@ class Recorder:
 
     def _count_wait(self, traced: TracedCoroutine, point: int, wait_ns: int) -> None:
         self._observe(self._layout.waits(point), self._layout.wait_pieces_ns, wait_ns)
-        self._note_max(self._layout.yield_point(point) + YIELD_POINT["wait_max_ns"], wait_ns)
+        record = self._layout.yield_point(point)
+        self._note_max(record + YIELD_POINT["wait_max_ns"], wait_ns)
+        visit = 1 << point % VISITS
+        if not traced._visited & visit:
+            traced._visited |= visit
+            self._words[record + YIELD_POINT["wait_tasks"]] += 1
         if traced._scope is not None:
             traced._scope.charge_wait(point, wait_ns)
 

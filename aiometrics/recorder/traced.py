@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 #: OFFERED: it is not known yet whether there will be a task.
 OFFERED, NEW, SUSPENDED, RUNNING, DONE = range(5)
+#: How many yield points a task can tell apart: it is counted as a task that waited at the first of
+#: those whose numbers differ by a multiple of this.
+VISITS = 64
 
 
 class TracedCoroutine:
@@ -44,6 +47,7 @@ class TracedCoroutine:
         "_since_ns",
         "_state",
         "_suspended_ns",
+        "_visited",
     )
 
     def __init__(self, coro: Any, recorder: Recorder, record: int, created_ns: int) -> None:
@@ -71,6 +75,8 @@ class TracedCoroutine:
         #: not: it was charged already, or belongs to no request.
         self._scope: RequestScope | None = None
         self._divided_ns = 0
+        #: A bit for each yield point where a wait of it has ended, which several points may share.
+        self._visited = 0
 
     def send(self, value: Any) -> Any:
         """Resume the coroutine, like ``coroutine.send``."""

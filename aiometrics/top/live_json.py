@@ -79,6 +79,7 @@ def _yield_point(row: Row, taken_ns: int) -> YieldPoint:
         0 if age_seconds is None else taken_ns - _ns(age_seconds),
         segment_max_ns=_ns(row["segment_max_seconds"]),
         wait_max_ns=_ns(row["wait_max_seconds"]),
+        wait_tasks=int(row["wait_tasks"]),
     )
 
 

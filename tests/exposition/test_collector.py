@@ -27,6 +27,7 @@ WAIT_ROWS = {
     "asyncio_suspended_tasks",
     "asyncio_oldest_suspension_timestamp_seconds",
     "asyncio_wait_max_seconds",
+    "asyncio_wait_tasks_total",
 }
 
 
@@ -115,6 +116,7 @@ def test_numbers_of_a_yield_point() -> None:
         segment_max_ns=1_250_000_000,
         wait_max_ns=2_000_000,
         segment_squares_ns2=6_250_000_000_000_000_000,
+        wait_tasks=2,
     )
     found = rows(Snapshot(0, yield_points=(point,)))
     assert {
@@ -126,6 +128,7 @@ def test_numbers_of_a_yield_point() -> None:
         "asyncio_oldest_suspension_timestamp_seconds": 1_763_856_000.25,
         "asyncio_segment_max_seconds": 1.25,
         "asyncio_wait_max_seconds": 0.002,
+        "asyncio_wait_tasks_total": 2,
         "asyncio_segment_square_seconds_total": 6.25,
     } == {name: found[name][point.labels] for name in SEGMENT_ROWS | WAIT_ROWS}
 

@@ -36,6 +36,8 @@ from aiometrics.recorder.implementation import IMPLEMENTATIONS
 NOW_NS, UNIX_NS = 5_000_000_000, 1_763_856_000_000_000_000
 NAMES = ("shop.größe", 'a"b', "shop.jobs.Worker.run", CALLBACK)
 PLACES = (RETURN, EAGER_CHILD, "shop.py:1 f", "shop.py:2 g", "shop.py:3 h", OTHER)
+#: Words of a yield point that only grow.
+COUNTED = ("blocking_ns", "inflicted_wait_ns", "square_s2", "segment_max_ns", "wait_tasks")
 COUNT = 3
 
 compiled = pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="the C recorder is not built")
@@ -68,7 +70,7 @@ def go_on(random: Random, page: Page) -> None:
         words[segments + 1 + random.randrange(at.segment_words - 1)] += random.randrange(5)
         words[at.waits(number)] += random.randrange(10**6)
         words[at.waits(number) + 1 + random.randrange(at.wait_words - 1)] += random.randrange(5)
-        for name in ("blocking_ns", "inflicted_wait_ns", "square_s2", "segment_max_ns"):
+        for name in COUNTED:
             words[start + YIELD_POINT[name]] += random.randrange(3)
         words[start + YIELD_POINT["square_ns2"]] += random.randrange(10**9)
         words[start + YIELD_POINT["suspended"]] = random.randrange(3)
@@ -93,6 +95,7 @@ def counters(points: Iterable[YieldPoint]) -> tuple[object, ...]:
         sum(point.blocking_ns for point in some),
         sum(point.inflicted_wait_ns for point in some),
         sum(point.segment_squares_ns2 for point in some),
+        sum(point.wait_tasks for point in some),
         sum(point.suspended for point in some),
         min((p.oldest_suspension_ns for p in some if p.oldest_suspension_ns), default=0),
         max(point.segment_max_ns for point in some),
@@ -107,6 +110,7 @@ def never_fell(before: YieldPoint, now: YieldPoint) -> bool:
         and before.blocking_ns <= now.blocking_ns
         and before.inflicted_wait_ns <= now.inflicted_wait_ns
         and before.segment_squares_ns2 <= now.segment_squares_ns2
+        and before.wait_tasks <= now.wait_tasks
     )
 
 

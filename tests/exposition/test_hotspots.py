@@ -47,6 +47,7 @@ def suspended(
         awaits="Future",
         suspended=tasks,
         oldest_suspension_ns=NOW - age_ns,
+        wait_tasks=waits,
         waits=histogram(waits, sum_ns=waited_ns),
     )
 

@@ -110,6 +110,7 @@ def test_stuck_tasks_are_told_apart() -> None:
         suspended=1,
         oldest_suspension_ns=S,
         wait_max_ns=S,
+        wait_tasks=100,
     )
     ended = coroutine(point.coroutine, wall={"completed": histogram(100)})
     for coroutines, stuck in (((ended,), True), ((), False)):

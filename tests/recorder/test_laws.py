@@ -72,6 +72,7 @@ def check_shapes(result: Result) -> None:
             assert found.native is not None
             assert sum(found.native.values()) == found.count
             assert longest_ns <= found.sum_ns <= longest_ns * found.count
+        assert point.wait_tasks <= point.waits.count
         squares_ns2, segments = point.segment_squares_ns2, point.segments
         assert segments.sum_ns**2 <= squares_ns2 * segments.count
         assert squares_ns2 <= point.segment_max_ns * segments.sum_ns

@@ -766,3 +766,52 @@ def test_labels_tell_libraries(
 ) -> None:
     """So do the names of yield points of another process, as far as the modules are known."""
     assert expected == Places(**options).of_library(label)
+
+
+async def visits(times: int) -> None:
+    """Wait here so often, then at another place, then here again."""
+    for _ in range(times):
+        await asyncio.sleep(1)
+    await nap()
+    await asyncio.sleep(1)
+
+
+def test_each_task_is_counted_once_where_it_waited(implementation: str) -> None:
+    """However often it did, and only when its wait is over."""
+
+    async def main() -> dict[int, tuple[int, int]]:
+        waiting = [asyncio.create_task(visits(times)) for times in (0, 1, 5)]
+        await asyncio.sleep(2.5)
+        early = traced.snapshot()
+        await asyncio.wait(waiting)
+        lines = visits.__code__.co_firstlineno + 3, visits.__code__.co_firstlineno + 5
+        return {
+            line: (_wait_tasks(early, line), _wait_tasks(traced.snapshot(), line)) for line in lines
+        }
+
+    with traced_loop(implementation=implementation) as traced:
+        first, last = traced.run(main()).values()
+    assert ((2, 2), (1, 3)) == (first, last)
+
+
+def _wait_tasks(seen: Snapshot, line: int) -> int:
+    here = f":{line} visits"
+    return sum(point.wait_tasks for point in seen.yield_points if point.yield_point.endswith(here))
+
+
+def test_a_task_tells_64_places_apart(implementation: str) -> None:
+    """It is missing where it comes to more, and never counted twice."""
+    count = 100
+    lines = "".join(f"    await sleep(1)  # {number}\n" for number in range(count))
+    namespace: dict[str, Any] = {"sleep": asyncio.sleep, "__name__": __name__}
+    exec(compile(f"async def walk():\n{lines}", __file__, "exec"), namespace)  # noqa: S102 - ours
+    walk = namespace["walk"]
+
+    async def main() -> None:
+        await asyncio.gather(walk(), walk())
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main())
+        points = traced.snapshot().yield_points_of(f"{__name__}.walk")
+    counts = [point.wait_tasks for point in points if point.waits.count]
+    assert {0: count - 64, 2: 64} == {tasks: counts.count(tasks) for tasks in (0, 2)}

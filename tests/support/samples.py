@@ -58,6 +58,7 @@ def yield_point(
     segment_max_ns: int = 0,
     wait_max_ns: int = 0,
     segment_squares_ns2: int = 0,
+    wait_tasks: int = 0,
 ) -> YieldPoint:
     """A yield point where nothing has happened yet, except for what is given."""
     segments, waits = segments or histogram(), waits or histogram()
@@ -75,6 +76,7 @@ def yield_point(
         segment_max_ns,
         wait_max_ns,
         segment_squares_ns2,
+        wait_tasks,
     )
 
 
@@ -181,6 +183,7 @@ def shop() -> Snapshot:
                 segment_max_ns=1_000_000_001,
                 wait_max_ns=40_000_000,
                 segment_squares_ns2=1_000_000_002_000_000_001,
+                wait_tasks=3,
             ),
             yield_point("(return)", awaits="", segments=busy),
             yield_point("(raise)", awaits="", segments=histogram(1, sum_ns=10)),

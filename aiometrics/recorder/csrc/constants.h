@@ -82,7 +82,8 @@ enum {
     POINT_WAIT_MAX_NS = 8,
     POINT_SQUARE_S2 = 9,
     POINT_SQUARE_NS2 = 10,
-    POINT_SCALARS = 11,
+    POINT_WAIT_TASKS = 11,
+    POINT_SCALARS = 12,
 };
 
 enum {
@@ -209,7 +210,7 @@ typedef enum {
     CHAIN_ASKS_BEHIND = 3,
 } Hop;
 
-#define PAGE_VERSION 4
+#define PAGE_VERSION 5
 #define MAX_BOUNDS 64
 #define MAX_PIECES 182
 #define MAX_CHAIN_FRAMES 64
@@ -229,6 +230,7 @@ typedef enum {
 #define NODES_PER_YIELD_POINT 4
 #define PATH_HASH UINT64_C(0x9e3779b1)
 #define PATH_PROBES 8
+#define VISITS 64
 #define SCOPE_POINTS 64
 #define SCOPE_NESTED 64
 #define MAX_TIMELINE 1000
@@ -241,7 +243,7 @@ typedef enum {
 #define GAVE_NS 100000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "d9deb78483d3cf2e"
+#define CONSTANTS_DIGEST "107aeffff74b888f"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"

@@ -103,7 +103,7 @@ was_summed(const Detail *detail, Bytes coroutine)
 static bool
 is_counter(Py_ssize_t word)
 {
-    return word >= POINT_SCALARS || word == POINT_BLOCKING_NS || word == POINT_INFLICTED_WAIT_NS;
+    return word >= POINT_SCALARS || word == POINT_BLOCKING_NS || word == POINT_INFLICTED_WAIT_NS || word == POINT_WAIT_TASKS;
 }
 
 /* Writes the counters of a row as a record of a page has them; false if one does not fit there. */
@@ -197,6 +197,7 @@ covers(const Records *records, const Row *now, const Row *before)
     return number_covers(records, now, before, NUMBER_SECONDS, POINT_BLOCKING_NS) &&
            number_covers(records, now, before, NUMBER_SECONDS, POINT_INFLICTED_WAIT_NS) &&
            number_covers(records, now, before, NUMBER_SQUARE_SECONDS, POINT_SQUARE_S2) &&
+           number_covers(records, now, before, NUMBER_COUNT, POINT_WAIT_TASKS) &&
            histogram_covers(records, now, before, segments, POINT_SCALARS) &&
            histogram_covers(records, now, before, waits, POINT_SCALARS + segments->pieces + 1);
 }

@@ -348,9 +348,14 @@ unchain(Recorder *self, Traced *traced)
 }
 
 static inline void
-waited(Recorder *self, const Traced *traced, int32_t point, int64_t wait_ns)
+waited(Recorder *self, Traced *traced, int32_t point, int64_t wait_ns)
 {
     page_count_wait(&self->page, point, wait_ns);
+    uint64_t visit = 1ULL << (point % VISITS);
+    if ((traced->visited & visit) == 0) {
+        traced->visited |= visit;
+        page_point(&self->page, point)[POINT_WAIT_TASKS] += 1;
+    }
     if (traced->scope != NULL) {
         scope_charge_wait(traced->scope, point, wait_ns);
     }

@@ -46,6 +46,7 @@ typedef struct Traced {
     int64_t since_ns;     /* RUNNING: when the segment began, moved up by the time of its eager children; SUSPENDED: since when */
     int64_t counted_ns;   /* of the segment, what readers counted under (running) */
     int64_t divided_ns;   /* of the segment, what does not belong to `scope`: it was charged already, or belongs to none */
+    uint64_t visited;     /* a bit for each point where a wait of it has ended, which several points may share */
     int32_t record;
     int32_t point;
     int32_t node;     /* SUSPENDED: of the chain of awaits */
