@@ -12,6 +12,7 @@ import threading
 import types
 from asyncio import CancelledError, iscoroutine
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -106,6 +107,10 @@ class Recorder:
         self._thread = threading.get_ident()
         self._locator = Locator(labels)
         self._suspended_tasks = SuspendedTasks(page)
+        #: The bit of each yield point where a wait has ended, and how many of those a coroutine has.
+        #: Any task may wait at ``(other)``, whose bit is none of theirs.
+        self._visits = {0: 1}
+        self._places: Counter[int] = Counter()
         #: An exception for the application that came while a place was named.
         self._interrupt: BaseException | None = None
 
@@ -350,12 +355,20 @@ class Recorder:
         self._observe(self._layout.waits(point), self._layout.wait_pieces_ns, wait_ns)
         record = self._layout.yield_point(point)
         self._note_max(record + YIELD_POINT["wait_max_ns"], wait_ns)
-        visit = 1 << point % VISITS
+        visit = self._visit(traced._record, point)
         if not traced._visited & visit:
             traced._visited |= visit
             self._words[record + YIELD_POINT["wait_tasks"]] += 1
         if traced._scope is not None:
             traced._scope.charge_wait(point, wait_ns)
+
+    def _visit(self, record: int, point: int) -> int:
+        """Return the bit of a yield point among those of its coroutine."""
+        visit = self._visits.get(point)
+        if visit is None:
+            visit = self._visits[point] = 2 << self._places[record] % VISITS
+            self._places[record] += 1
+        return visit
 
     def _count_segment(self, point: int, segment_ns: int) -> None:
         self._observe(self._layout.segments(point), self._layout.segment_pieces_ns, segment_ns)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 #: OFFERED: it is not known yet whether there will be a task.
 OFFERED, NEW, SUSPENDED, RUNNING, DONE = range(5)
-#: How many yield points a task can tell apart: it is counted as a task that waited at the first of
-#: those whose numbers differ by a multiple of this.
-VISITS = 64
+#: How many yield points of its coroutine a task can tell apart, besides ``(other)``: it is counted
+#: as a task that waited at the first of those that share a bit of a word.
+VISITS = 63
 
 
 class TracedCoroutine:
@@ -75,7 +75,7 @@ class TracedCoroutine:
         #: not: it was charged already, or belongs to no request.
         self._scope: RequestScope | None = None
         self._divided_ns = 0
-        #: A bit for each yield point where a wait of it has ended, which several points may share.
+        #: The bits of the yield points where a wait of it has ended.
         self._visited = 0
 
     def send(self, value: Any) -> Any:

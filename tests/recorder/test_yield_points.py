@@ -799,7 +799,7 @@ def _wait_tasks(seen: Snapshot, line: int) -> int:
     return sum(point.wait_tasks for point in seen.yield_points if point.yield_point.endswith(here))
 
 
-def test_a_task_tells_64_places_apart(implementation: str) -> None:
+def test_a_task_tells_63_places_apart(implementation: str) -> None:
     """It is missing where it comes to more, and never counted twice."""
     count = 100
     lines = "".join(f"    await sleep(1)  # {number}\n" for number in range(count))
@@ -814,4 +814,24 @@ def test_a_task_tells_64_places_apart(implementation: str) -> None:
         traced.run(main())
         points = traced.snapshot().yield_points_of(f"{__name__}.walk")
     counts = [point.wait_tasks for point in points if point.waits.count]
-    assert {0: count - 64, 2: 64} == {tasks: counts.count(tasks) for tasks in (0, 2)}
+    assert {0: count - 63, 2: 63} == {tasks: counts.count(tasks) for tasks in (0, 2)}
+
+
+def test_places_of_other_tasks_hide_none(implementation: str) -> None:
+    """However many a loop has met between two places of one coroutine."""
+    lines = "".join(f"    await sleep(1)  # {number}\n" for number in range(50))
+    choices = "".join(f"    if way == {number}: await sleep(1)\n" for number in range(20))
+    source = f"async def walk():\n{lines}\nasync def go(way):\n    await sleep(1)\n{choices}"
+    namespace: dict[str, Any] = {"sleep": asyncio.sleep, "__name__": __name__}
+    exec(compile(source, __file__, "exec"), namespace)  # noqa: S102 - ours
+    walk, go = namespace["walk"], namespace["go"]
+
+    async def main() -> None:
+        await asyncio.create_task(go(-1))
+        await asyncio.create_task(walk())
+        await asyncio.gather(*map(go, range(20)))
+
+    with traced_loop(implementation=implementation) as traced:
+        traced.run(main())
+        points = traced.snapshot().yield_points_of(f"{__name__}.go")
+    assert [21] + 20 * [1] == [point.wait_tasks for point in points if point.waits.count]

@@ -347,11 +347,27 @@ unchain(Recorder *self, Traced *traced)
     show(self, self->current);
 }
 
+/* The first wait at a point ends. Only those of one coroutine need bits of their own; (other), where any task may wait, has one. */
+SELDOM static uint64_t
+first_visit(Recorder *self, int32_t record, int32_t point)
+{
+    uint8_t *taken = &self->visits[record];
+    uint64_t visit = point == 0 ? 1 : UINT64_C(2) << *taken;
+    if (point != 0) {
+        *taken = (uint8_t)((*taken + 1) % VISITS);
+    }
+    self->waiting[point].visit = visit;
+    return visit;
+}
+
 static inline void
 waited(Recorder *self, Traced *traced, int32_t point, int64_t wait_ns)
 {
     page_count_wait(&self->page, point, wait_ns);
-    uint64_t visit = 1ULL << (point % VISITS);
+    uint64_t visit = self->waiting[point].visit;
+    if (visit == 0) {
+        visit = first_visit(self, traced->record, point);
+    }
     if ((traced->visited & visit) == 0) {
         traced->visited |= visit;
         page_point(&self->page, point)[POINT_WAIT_TASKS] += 1;
@@ -830,8 +846,9 @@ tables_open(Recorder *self)
         return -1;
     }
     self->waiting = PyMem_Calloc((size_t)self->page.last_point + 1, sizeof(Waiting));
+    self->visits = PyMem_Calloc((size_t)self->page.last_coroutine + 1, sizeof(*self->visits));
     self->pseudo = PyMem_Malloc(((size_t)self->page.last_coroutine + 1) * sizeof(*self->pseudo));
-    if (self->waiting == NULL || self->pseudo == NULL) {
+    if (self->waiting == NULL || self->visits == NULL || self->pseudo == NULL) {
         PyErr_NoMemory();
         return -1;
     }
@@ -905,6 +922,7 @@ recorder_dealloc(Recorder *self)
     }
     chains_close(&self->chains);
     PyMem_Free(self->waiting);
+    PyMem_Free(self->visits);
     PyMem_Free(self->pseudo);
     PyMem_RawFree(self->gaps.frame);
     if (self->page.buffer.obj != NULL) {

@@ -46,7 +46,7 @@ typedef struct Traced {
     int64_t since_ns;     /* RUNNING: when the segment began, moved up by the time of its eager children; SUSPENDED: since when */
     int64_t counted_ns;   /* of the segment, what readers counted under (running) */
     int64_t divided_ns;   /* of the segment, what does not belong to `scope`: it was charged already, or belongs to none */
-    uint64_t visited;     /* a bit for each point where a wait of it has ended, which several points may share */
+    uint64_t visited;     /* the bits of the points where a wait of it has ended */
     int32_t record;
     int32_t point;
     int32_t node;     /* SUSPENDED: of the chain of awaits */
@@ -59,6 +59,7 @@ typedef struct Traced {
 /* The tasks suspended at one point, in the order in which they began to wait. */
 typedef struct {
     Traced *oldest, *newest;
+    uint64_t visit; /* the point's bit in what a task has visited; 0 as long as no wait has ended there */
 } Waiting;
 
 /* The time of a loop that no segment accounts for, where only the loop's turns tell of it. Each gap between two segments is shown as a
@@ -87,6 +88,7 @@ struct Recorder {
     Page page;
     Traced *current; /* whose segment is in progress */
     Waiting *waiting;
+    uint8_t *visits; /* by coroutine, how many bits its points have taken, modulo their number */
     int32_t (*pseudo)[PSEUDO_POINTS];
     Table records; /* code of a root coroutine -> its record */
     Table origins; /* code -> its CodeOrigin */
