@@ -166,10 +166,7 @@ class Page:
         self.words[HEADER["magic"]] = MAGIC
 
     def _continue(self) -> None:
-        loop = self.layout.loop
-        # The last writer may have died in the middle of an update.
-        self.words[loop + _FINISHED] = self.words[loop + _STARTED]
-        self.close()
+        self.close_interrupted()
         for place in self._string_places():
             self._refs[self.text(self.words[place])] = self.words[place]
 
@@ -250,6 +247,12 @@ class Page:
             self.settle()
             self._settle_times()
             self._reset_momentary()
+
+    def close_interrupted(self) -> None:
+        """Close it after a writer that may have been stopped in the middle of an update."""
+        loop = self.layout.loop
+        self.words[loop + _FINISHED] = self.words[loop + _STARTED]
+        self.close()
 
     def _reset_momentary(self) -> None:
         words, layout = self.words, self.layout

@@ -140,11 +140,15 @@ class Recorder:
         if traced._state != OFFERED:
             return
         traced._state = NEW
-        if not self.retired:
+        if self.retired:
+            return
+        try:
             base = self._layout.coroutine(traced._record)
             with self.page.writing:
                 self._words[base + COROUTINE["created"]] += 1
                 self._words[base + COROUTINE["live"]] += 1
+        except BaseException as error:  # noqa: BLE001 - only interrupts reach the application
+            self._fail(error)
 
     @staticmethod
     def abandon(traced: TracedCoroutine) -> None:
@@ -311,7 +315,7 @@ class Recorder:
         interrupt = is_interrupt(error)
         if not self.retired:  # else another loop may own the page by now
             self.retire()
-            self.page.close()
+            self.page.close_interrupted()
             shown = RuntimeError(f"interrupted by {error!r}") if interrupt else error
             self._internal_errors.report(PROBE, shown, OFF_FOR_LOOP)
         if interrupt:

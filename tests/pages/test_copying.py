@@ -6,15 +6,20 @@ import asyncio
 import gc
 import threading
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.samples import LAYOUT
 
+from aiometrics.base.internal_errors import InternalErrors
 from aiometrics.pages.layout import LOOP, WORD
-from aiometrics.pages.page import PYTHON_COPYING, Copying, Memory, Page, Parts, zeros
+from aiometrics.pages.page import PYTHON_COPYING, Copying, Memory, Page, Parts, _Writing, zeros
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
+from aiometrics.recorder.labels import Labels
+from aiometrics.recorder.places import Places
+from aiometrics.recorder.recorder import Recorder
 from aiometrics.testing import traced_loop
 
 C = IMPLEMENTATIONS.get("c")
@@ -140,6 +145,30 @@ def test_a_task_that_comes_or_is_lost_is_one_update(name: str) -> None:
 
     with traced_loop(implementation=name) as traced:
         traced.run(main())
+
+
+@pytest.mark.parametrize("update", range(1, 6))
+def test_an_update_that_an_interrupt_ends_is_not_in_progress_for_ever(
+    monkeypatch: pytest.MonkeyPatch, update: int
+) -> None:
+    """No copy would ever be whole."""
+    complete, updates = _Writing.__exit__, count(1)
+
+    def interrupted(self: _Writing, *exc_info: object) -> None:
+        if next(updates) == update:
+            raise KeyboardInterrupt
+        complete(self, *exc_info)
+
+    page, errors = a_page(), InternalErrors()
+    waits = asyncio.sleep(0)
+    task = Recorder(page, Labels(page, Places(), errors), errors).trace(waits)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_Writing, "__exit__", interrupted)
+        task.admit()
+        task.send(None)
+        task.send(None)
+    waits.close()
+    assert page.words[loop_word(page, "started")] == page.words[loop_word(page, "finished")]
 
 
 @needs_c
