@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from support.samples import FACTS
 
 from aiometrics import start_exporter
 from aiometrics.base.options import Options, RecordingOptions, ServingOptions, resolve, variable_of
+from aiometrics.exposition.collector import SnapshotCollector
 from aiometrics.exposition.metrics import METRICS, Metric
+from aiometrics.testing import traced_loop
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -263,6 +268,38 @@ def test_the_architecture_names_files_that_exist() -> None:
         for name in sorted(named)
         if not (ROOT / name).exists() and not (ROOT / "aiometrics" / name).exists()
     ]
+
+
+async def _waits() -> None:
+    await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("column", "options"),
+    [
+        pytest.param(1, {}, id="default"),
+        pytest.param(
+            2,
+            {"segment_buckets": (0.01, 0.1, 1), "wait_buckets": (0.01, 0.1, 1, 10)},
+            id="seven bounds",
+        ),
+    ],
+)
+def test_the_budget_counts_the_series_of_a_yield_point(
+    column: int, options: dict[str, Any]
+) -> None:
+    """One where a task has waited has them all."""
+    with traced_loop(**options) as traced:
+        traced.run(_waits())
+        snapshot = traced.snapshot()
+    series = [
+        sample
+        for family in SnapshotCollector(lambda: (snapshot, FACTS)).collect()
+        for sample in family.samples
+        if sample.labels.get("yield_point", "").endswith(" _waits")
+    ]
+    table = rows((ROOT / "docs/series.md").read_text(encoding="utf-8"), "for each")
+    assert [str(len(series))] == [row[column] for row in table if row[0] == "yield point"]
 
 
 def _rules() -> list[dict[str, str]]:
