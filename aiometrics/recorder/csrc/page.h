@@ -73,6 +73,21 @@ page_end(const Page *page)
     page->loop[LOOP_FINISHED] += 1;
 }
 
+/* The same where another thread may be in an update, too: one finalizes a task, say, while the loop, without the interpreter, ends a
+   turn. A count that missed one would never be equal to the other again. */
+static inline void
+page_begin_shared(const Page *page)
+{
+    (void)__atomic_fetch_add(&page->loop[LOOP_STARTED], 1, __ATOMIC_RELAXED);
+    atomic_thread_fence(memory_order_release);
+}
+
+static inline void
+page_end_shared(const Page *page)
+{
+    (void)__atomic_fetch_add(&page->loop[LOOP_FINISHED], 1, __ATOMIC_RELEASE);
+}
+
 static inline int
 slot_of(int64_t duration_ns)
 {

@@ -275,7 +275,7 @@ recorder_gap_phase(Recorder *self, GapPhase phase, int64_t since)
     if (self->retired || self->gaps.frame == NULL) {
         return;
     }
-    page_begin(&self->page);
+    page_begin_shared(&self->page);
     if (self->gaps.phase >= GAPS_EVENTS) {
         if (self->current == NULL) {
             gap_end(self, since, 0);
@@ -289,7 +289,7 @@ recorder_gap_phase(Recorder *self, GapPhase phase, int64_t since)
     else {
         show(self, self->current);
     }
-    page_end(&self->page);
+    page_end_shared(&self->page);
 }
 
 int
@@ -644,7 +644,7 @@ recorder_lose(Recorder *self, Traced *traced)
         return;
     }
     int64_t *record = page_coroutine(&self->page, traced->record);
-    page_begin(&self->page);
+    page_begin_shared(&self->page);
     record[COROUTINE_LIVE] -= 1;
     record[COROUTINE_DESTROYED_PENDING] += 1;
     if (traced->state == SUSPENDED) {
@@ -653,7 +653,7 @@ recorder_lose(Recorder *self, Traced *traced)
     else if (traced->state == RUNNING) {
         unchain(self, traced);
     }
-    page_end(&self->page);
+    page_end_shared(&self->page);
 }
 
 /* --- creation ----------------------------------------------------------------------------------------------------------------- */
@@ -824,10 +824,10 @@ recorder_admit(Recorder *self, Traced *traced)
     traced->state = NEW;
     if (!self->retired) {
         int64_t *words = page_coroutine(&self->page, traced->record);
-        page_begin(&self->page);
+        page_begin_shared(&self->page);
         words[COROUTINE_CREATED] += !traced->adopted;
         words[COROUTINE_LIVE] += 1;
-        page_end(&self->page);
+        page_end_shared(&self->page);
     }
 }
 

@@ -301,10 +301,10 @@ note(Sampler *self, Target *target, PyFrameObject *(*innermost)(unsigned long), 
         return 0;
     }
     int64_t *held = page_held(&target->page, entry);
-    page_begin(&target->page);
+    page_begin_shared(&target->page);
     held[HELD_SAMPLES] += atomic_exchange(&target->samples, 0);
     held[HELD_ACTIVE_NS] += atomic_exchange(&target->owed_ns, 0);
-    page_end(&target->page);
+    page_end_shared(&target->page);
     return 0;
 }
 

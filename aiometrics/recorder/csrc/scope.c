@@ -202,11 +202,11 @@ abandon(Scope *self)
     }
     if (!self->recorder->retired) {
         const Page *page = &self->recorder->page;
-        page_begin(page);
+        page_begin_shared(page);
         page_request(page, self->record)[REQUEST_IN_PROGRESS] -= 1;
         page_request(page, self->record)[REQUEST_BACKGROUND_NS] += active_ns(self);
         page->scope_errors[SCOPE_ERROR_ABANDONED] += 1;
-        page_end(page);
+        page_end_shared(page);
     }
     notify_abandoned(self);
 }

@@ -72,9 +72,9 @@ void
 turns_end(Turns *self, int64_t now)
 {
     self->began_ns = 0;
-    page_begin(&self->page);
+    page_begin_shared(&self->page);
     turns_end_active(self, turns_boundary(self, now));
-    page_end(&self->page);
+    page_end_shared(&self->page);
 }
 
 static inline int
