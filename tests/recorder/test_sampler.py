@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
+from math import sqrt
 from random import Random
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 from support.tracing import every_loop
 
 import aiometrics
+from aiometrics.instrumentation.instrumentation import Instrumentation
 from aiometrics.pages.layout import LOOP
 from aiometrics.pages.snapshot import ITSELF, RETURN, START
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
@@ -383,13 +386,63 @@ def test_paths_without_room_are_counted_as_other(implementation: str) -> None:
     assert segments == sum(path.segments for path in snapshot.segment_paths)
 
 
-def share_of_short(entries: Any) -> float:
-    """The share of ``short()`` in what it and ``long()`` took."""
-    taken = {"short": 0, "long": 0}
+#: The time of ``short()``, and that of ``short()`` and ``long()``, up to some moment.
+Taken = tuple[int, int]
+#: The difference of shares that is a bias, how many standard errors that must be, and how many
+#: samples it takes to know them.
+BIAS, ERRORS, SAMPLES = 0.25, 6, 100
+
+
+def taken(entries: Any) -> Taken:
+    """Add up the ns of ``short()``, and of both functions, by their coroutines."""
+    found = {"short": 0, "long": 0}
     for coroutine, ns in entries:
         name = coroutine.rpartition(".")[2]
-        taken[name] = taken.get(name, 0) + ns
-    return taken["short"] / (taken["short"] + taken["long"])
+        found[name] = found.get(name, 0) + ns
+    return found["short"], found["short"] + found["long"]
+
+
+def share_and_errors(moments: list[Taken]) -> tuple[float, list[float]]:
+    """The share of ``short()`` in all, and by how much it is off for the sake of each round."""
+    rounds = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(moments)]
+    short, both = moments[-1][0] - moments[0][0], moments[-1][1] - moments[0][1]
+    share = short / both if both else 0.0
+    return share, [(a - share * b) / (both or 1) for a, b in rounds]
+
+
+class Shares:
+    """What samples say of ``short()`` and ``long()``, and what is true, round by round."""
+
+    def __init__(self, made: Instrumentation) -> None:
+        self._made = made
+        self._sampled: list[Taken] = []
+        self._exact: list[Taken] = []
+        self._samples = 0
+        self._deadline = time.monotonic() + 240
+
+    def note(self) -> None:
+        """A round is over."""
+        seen = self._made.snapshot()
+        self._samples = sum(entry.samples for entry in seen.held)
+        self._sampled.append(taken((entry.coroutine, entry.active_ns) for entry in seen.held))
+        self._exact.append(
+            taken((point.coroutine, point.segments.sum_ns) for point in seen.yield_points)
+        )
+
+    def bias(self) -> tuple[float, float]:
+        """The difference of the shares, and its standard error."""
+        sampled, sampled_errors = share_and_errors(self._sampled)
+        exact, exact_errors = share_and_errors(self._exact)
+        errors = [a - b for a, b in zip(sampled_errors, exact_errors, strict=True)]
+        return sampled - exact, sqrt(sum(error * error for error in errors))
+
+    @property
+    def known(self) -> bool:
+        """Whether a bias can be told from chance: a thread that gets no CPU takes few samples."""
+        if time.monotonic() > self._deadline:
+            return True
+        enough = self._samples >= SAMPLES and len(self._exact) > 25
+        return enough and ERRORS * self.bias()[1] <= BIAS
 
 
 def work(seconds: float) -> None:
@@ -399,7 +452,7 @@ def work(seconds: float) -> None:
         pass
 
 
-async def short_and_long() -> None:
+async def short_and_long(shares: Shares) -> None:
     """About as much time in short segments as in long ones."""
 
     async def short() -> None:
@@ -408,7 +461,8 @@ async def short_and_long() -> None:
     async def long() -> None:
         work(0.02)
 
-    for _ in range(25):
+    while not shares.known:
+        shares.note()
         await asyncio.create_task(long())
         for _ in range(200):
             await asyncio.create_task(short())
@@ -422,23 +476,60 @@ def test_shares_do_not_depend_on_the_length_of_segments(where: str) -> None:
     A thread that waits for the GIL sees hardly any of them.
     """
     with every_loop("c") as made:
+        shares = Shares(made)
         sampling = threading.Thread(target=made.sampler.run, args=(MS,))
         sampling.start()
         if where == "main":
-            asyncio.run(short_and_long())
+            asyncio.run(short_and_long(shares))
         else:
-            runs = threading.Thread(target=lambda: asyncio.run(short_and_long()))
+            runs = threading.Thread(target=lambda: asyncio.run(short_and_long(shares)))
             runs.start()
             runs.join()
         made.sampler.stop()
         sampling.join()
         snapshot = made.snapshot()
-    sampled = share_of_short((entry.coroutine, entry.active_ns) for entry in snapshot.held)
-    exact = share_of_short(
-        (point.coroutine, point.segments.sum_ns) for point in snapshot.yield_points
-    )
-    assert abs(sampled - exact) < 0.25
+    bias, error = shares.bias()
+    assert ERRORS * error <= BIAS
+    assert abs(bias) < BIAS
     assert {} == snapshot.errors
+
+
+@pytest.fixture
+def no_forced_switches() -> Iterator[None]:
+    """No thread has to let go of the GIL, so that one which waits for it is not cut short."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.skipif("c" not in IMPLEMENTATIONS, reason="Python samples in another thread")
+@pytest.mark.usefixtures("no_forced_switches")
+def test_the_sampling_thread_asks_loops_for_the_gil() -> None:
+    """A loop of short turns would else take it back before that thread wakes up.
+
+    The thread would have it only in the next long segment, for which all the time until then would
+    count.
+    """
+    hand_over = IMPLEMENTATIONS["c"].hand_over
+    asked: list[bool] = []
+
+    async def main() -> None:
+        end = time.monotonic() + 60
+        while not hand_over.asked and time.monotonic() < end:
+            pass
+        asked.append(hand_over.asked)
+
+    with every_loop("c") as made:
+        sampling = threading.Thread(target=made.sampler.run, args=(MS,))
+        sampling.start()
+        runs = threading.Thread(target=lambda: asyncio.run(main()))
+        runs.start()
+        runs.join()
+        made.sampler.stop()
+        sampling.join()
+    assert [True] == asked
+    assert not hand_over.asked
 
 
 def test_a_wait_that_never_returns_is_named_while_it_lasts() -> None:

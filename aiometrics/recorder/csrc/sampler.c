@@ -14,6 +14,7 @@
 #include "clock.h"
 #include "errors.h"
 #include "frame.h"
+#include "handover.h"
 #include "stack.h"
 
 #include <math.h>
@@ -488,7 +489,7 @@ sampler_run(PyObject *object, PyObject *arg)
     int stopped = 0, failed = 0;
     while (!stopped && !failed) {
         int needs_gil = 0;
-        Py_BEGIN_ALLOW_THREADS
+        PyThreadState *state = PyEval_SaveThread();
         while (!needs_gil && !stopped) {
             int64_t before_ns = now_ns, pause = pause_ns(self, interval_ns);
             stopped = PyThread_acquire_lock_timed(self->stopping, pause / 1000 + 1, 0) == PY_LOCK_ACQUIRED;
@@ -497,7 +498,7 @@ sampler_run(PyObject *object, PyObject *arg)
                 needs_gil = look_at_all(self, now_ns - before_ns, now_ns, MAX_PAUSES * interval_ns);
             }
         }
-        Py_END_ALLOW_THREADS
+        handover_return(state);
         failed = needs_gil && note_others(self) < 0;
     }
     if (stopped) {
