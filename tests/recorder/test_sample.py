@@ -91,6 +91,6 @@ def test_forked_workers_draw_from_seeds_of_their_own(implementation: str, tmp_pa
         env=environ,
         stdout=subprocess.PIPE,
         check=True,
-        timeout=120,
+        timeout=300,
     )
     assert likely(int(done.stdout), 64, 2)
