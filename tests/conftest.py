@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from soak import ports
-from support.serving import Serve, http_threads
+from support.serving import GUARD_SECONDS, Serve, http_threads
 
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
 
@@ -91,4 +91,6 @@ def serve() -> Iterator[Serve]:
     yield factory
     for server in factory.servers:
         server.close()
+    for thread in http_threads():
+        thread.join(GUARD_SECONDS)
     assert [] == http_threads()

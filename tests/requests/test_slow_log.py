@@ -13,6 +13,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from aiometrics import request
+from aiometrics.base import work_queue
 from aiometrics.base.work_queue import CAPACITY
 from aiometrics.ecs import EcsFormatter
 from aiometrics.requests.slow_log import MAX_POINTS
@@ -40,6 +41,12 @@ class Written(logging.Handler):
     def events(self) -> list[dict[str, Any]]:
         """The messages of the lines."""
         return [json.loads(line) for line in self.lines]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait until all records are written, also on a machine that is busy with other things."""
+    monkeypatch.setattr(work_queue, "_STOP_SECONDS", 300.0)
 
 
 @pytest.fixture
@@ -227,13 +234,15 @@ def test_requests_never_wait_for_a_handler_that_hangs(
 def test_a_logger_that_is_off_costs_nothing(implementation: str) -> None:
     """Without warnings there is no thread for them."""
     logging.getLogger("aiometrics.slow_requests").setLevel(logging.ERROR)
+    before = threading.enumerate()
     try:
         with traced_loop(implementation=implementation, slow_request=0.5) as traced:
             traced.run(take(1))
             assert (0, 0) == records(traced)
     finally:
         logging.getLogger("aiometrics.slow_requests").setLevel(logging.NOTSET)
-    assert [] == [thread for thread in threading.enumerate() if thread.name == "aiometrics-outbox"]
+    started = [thread for thread in threading.enumerate() if thread not in before]
+    assert [] == [thread for thread in started if thread.name == "aiometrics-outbox"]
 
 
 def messages(
