@@ -233,7 +233,7 @@ class Running:
 
     def counted(self) -> float:
         """Return how many requests there were according to the metrics."""
-        return counted(fetch(self.metrics))
+        return counted(fetch(self.metrics, timeout=PATIENCE_SECONDS))
 
     def log(self) -> str:
         """Return what its processes have printed."""

@@ -41,6 +41,20 @@ def janitors(server: Running) -> list[int]:
     return found
 
 
+def janitor(server: Running) -> int:
+    """Return the process that will remove the only directory, once signals cannot end it.
+
+    Before that the process that starts it is still there, or it is not a session of its own yet.
+    """
+
+    def ready() -> bool:
+        found = janitors(server)
+        return 1 == len(directories(server)) == len(found) and _stat(_process(found[0]))[1] in found
+
+    until(ready, "one directory, and the process that will remove it")
+    return janitors(server)[0]
+
+
 def threads(server: Running) -> list[int]:
     """Return the threads of the server's processes that have not ended."""
     stats = {path: _stat(path) for path in Path("/proc").glob("[0-9]*/task/[0-9]*/stat")}
@@ -53,7 +67,11 @@ def threads(server: Running) -> list[int]:
 
 def ended(pid: int) -> bool:
     """Return whether a process has ended, also if its parent has not waited for it."""
-    return _stat(Path(f"/proc/{pid}/stat"))[0] in _ENDED
+    return _stat(_process(pid))[0] in _ENDED
+
+
+def _process(pid: int) -> Path:
+    return Path(f"/proc/{pid}/stat")
 
 
 def _stat(path: Path) -> tuple[str, int]:
