@@ -42,10 +42,24 @@ def gauge(name: str) -> Family:
     return family
 
 
+class Deadline:
+    """How many seconds collectors are given: more than a busy machine needs, unless changed."""
+
+    seconds = 60.0
+
+
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> CollectorRegistry:
-    """A registry whose collectors are given half a second."""
-    monkeypatch.setattr(collection.Collection.__init__, "__defaults__", (0.5,))
+def deadline(monkeypatch: pytest.MonkeyPatch) -> Deadline:
+    """What each collection of a registry asks before it waits."""
+    made = Deadline()
+    asked = property(lambda _: made.seconds, lambda *_: None)
+    monkeypatch.setattr(collection.Collection, "_deadline", asked, raising=False)
+    return made
+
+
+@pytest.fixture
+def registry(deadline: Deadline) -> CollectorRegistry:  # noqa: ARG001 - it is given time
+    """A registry with a collector."""
     made = CollectorRegistry()
     Gauge("stock_before", "Before.", registry=made)
     return made
@@ -53,7 +67,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> CollectorRegistry:
 
 def families(exporter: aiometrics.Exporter, accept: str = OPENMETRICS) -> dict[str, Any]:
     """The families of a scrape, which must be valid."""
-    response = requests.get(exporter.url, headers={"Accept": accept}, timeout=60)
+    response = requests.get(exporter.url, headers={"Accept": accept}, timeout=300)
     response.raise_for_status()
     read: Callable[[str], Iterable[Family]] = parse_text if accept == TEXT else parse
     found = read(response.text)
@@ -95,7 +109,9 @@ def test_a_collector_that_raises_costs_only_its_own(
     assert "Collects" in caplog.text
 
 
-def test_a_collector_that_never_returns_costs_only_its_own(registry: CollectorRegistry) -> None:
+def test_a_collector_that_never_returns_costs_only_its_own(
+    registry: CollectorRegistry, deadline: Deadline
+) -> None:
     """It is left out until it returns, and each scrape is answered meanwhile."""
     released = threading.Event()
 
@@ -107,7 +123,9 @@ def test_a_collector_that_never_returns_costs_only_its_own(registry: CollectorRe
     registry.register(Collects(collect))
     Gauge("stock_after", "After.", registry=registry)
     with aiometrics.start_exporter(0, "127.0.0.1", registry=registry) as exporter:
+        deadline.seconds = 3.0
         first = families(exporter)
+        deadline.seconds = Deadline.seconds
         later = [families(exporter) for _ in range(30)]
         threads = {thread for thread in threading.enumerate() if "registry" in thread.name} - others
         released.set()
@@ -133,7 +151,9 @@ def test_a_collector_without_end_costs_only_its_own(
     assert "more than 20 families" in caplog.text
 
 
-def test_a_registration_that_blocks_costs_only_the_registry(registry: CollectorRegistry) -> None:
+def test_a_registration_that_blocks_costs_only_the_registry(
+    registry: CollectorRegistry, deadline: Deadline
+) -> None:
     """A registry asks a new collector for its names, and cannot be read meanwhile."""
     asked, released = threading.Event(), threading.Event()
 
@@ -147,7 +167,9 @@ def test_a_registration_that_blocks_costs_only_the_registry(registry: CollectorR
     with aiometrics.start_exporter(0, "127.0.0.1", registry=registry) as exporter:
         slow.start()
         asked.wait()
+        deadline.seconds = 0.5
         found = [families(exporter) for _ in range(2)]
+        deadline.seconds = Deadline.seconds
         released.set()
         slow.join()
         after = families(exporter)
@@ -226,7 +248,7 @@ def test_a_page_with_two_families_of_one_name_is_valid(
     registry.register(Collects(lambda: [gauge("queue_size"), gauge("queue.size")]))
     with aiometrics.start_exporter(0, "127.0.0.1", registry=registry) as exporter:
         text = [
-            requests.get(exporter.url, headers={"Accept": accept}, timeout=60).text
+            requests.get(exporter.url, headers={"Accept": accept}, timeout=300).text
             for _ in range(2)
         ][-1]
     types = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
@@ -244,7 +266,7 @@ def test_names_come_out_as_prometheus_client_would_send_them(accept: str) -> Non
     Counter("vllm:tokens", "Colon.", registry=registry)
     Gauge("queue.size", "Dot.", registry=registry).set(4)
     with aiometrics.start_exporter(0, "127.0.0.1", registry=registry) as exporter:
-        response = requests.get(exporter.url, headers={"Accept": accept}, timeout=60)
+        response = requests.get(exporter.url, headers={"Accept": accept}, timeout=300)
     scheme = "allow-utf-8" if accept == PROMETHEUS_3 else "underscores"
     if accept == "text/plain":
         theirs = generate_latest(registry, scheme)
