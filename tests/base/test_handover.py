@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.serving import GUARD_SECONDS
 from support.tracing import every_loop
 
 from aiometrics.base import handover
@@ -211,7 +212,7 @@ def test_receive_waits_without_asking(
 
     def answer() -> None:
         with hand_over:
-            received.append(hand_over.receive(ours, 9, 10.0))
+            received.append(hand_over.receive(ours, 9, GUARD_SECONDS))
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -238,8 +239,8 @@ def test_all_is_sent_however_little_the_system_takes_at_a_time(
 
     thread = threading.Thread(target=take)
     thread.start()
-    hand_over.send(ours, parts, 10.0)
-    hand_over.send(ours, (), 10.0)
+    hand_over.send(ours, parts, GUARD_SECONDS)
+    hand_over.send(ours, (), GUARD_SECONDS)
     ours.shutdown(socket.SHUT_WR)
     thread.join()
     assert b"".join(parts) == received

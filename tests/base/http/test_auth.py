@@ -126,7 +126,8 @@ def test_tls(
     version: ssl.TLSVersion,
 ) -> None:
     """The connection is kept, and large responses arrive whole."""
-    server = serve(access_control=access_control(TLS))
+    # On a busy machine a large response takes a while.
+    server = serve(access_control=access_control(TLS), request_timeout=GUARD_SECONDS)
     client.minimum_version = client.maximum_version = version
     connection = http.client.HTTPSConnection(
         "127.0.0.1", server.port, timeout=GUARD_SECONDS, context=client
@@ -180,7 +181,7 @@ faulthandler.dump_traceback_later(120, exit=True)
 directory = Path(sys.argv[1])
 server = HttpServer(
     "127.0.0.1", 0, {"/": lambda request: Response(200, bytes(30_000_000))},
-    on_error=print, access_control=AccessControl(directory / "web.yml"), request_timeout=5,
+    on_error=print, access_control=AccessControl(directory / "web.yml"), request_timeout=60,
 )
 server.start()
 context = ssl.create_default_context(cafile=directory / "ca.pem")
@@ -243,8 +244,11 @@ def test_a_stalled_handshake_is_cut(
 ) -> None:
     """The handshake counts against the first request's deadline."""
     server = serve(access_control=access_control(text), request_timeout=0.05)
+    with connect(server) as sock:
+        sock.sendall(b"\x16\x03\x01\x02\x00")
+        # On a busy machine the time may be up before the server reads the first byte.
+        assert b"" == read_all_or_reset(sock)
 
-    assert b"" == exchange(server, b"\x16\x03\x01\x02\x00")
     assert [] == serve.errors
 
 
@@ -505,14 +509,14 @@ def test_bcrypt_releases_the_gil() -> None:
     sys.setswitchinterval(1000)
     try:
         go.set()
-        while not ran and tries < 10:
+        while not ran and tries < 200:
             bcrypt.checkpw(b"x", HASH.replace("$04$", "$09$").encode())
             tries += 1
     finally:
         sys.setswitchinterval(interval)
     thread.join()
 
-    assert 10 > tries
+    assert 200 > tries
 
 
 # Changes
