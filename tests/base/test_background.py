@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -169,7 +171,17 @@ def test_sidecar_fails_without_a_directory(
     )
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Puts the handlers of signals back that the command installs, as other tests expect them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.skipif(not SUPPORTED, reason="this system has no flock()")
+@pytest.mark.usefixtures("handlers")
 def test_sidecar_refuses_an_unsafe_directory_and_a_taken_port(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
