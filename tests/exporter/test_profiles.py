@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -263,9 +264,9 @@ def test_an_hour_of_scrapes_leaves_nothing_behind(traced: TracedLoop) -> None:
         traced.instrumentation.live_tasks.take(100, no_pause)
 
     async def main() -> None:
-        for number in range(60):
+        for number in range(81):
             await scrape(number)
-            if number in (20, 59):
+            if number in (20, 40, 60, 80):
                 gc.collect()
                 bytes_kept.append(tracemalloc.get_traced_memory()[0])
 
@@ -275,8 +276,8 @@ def test_an_hour_of_scrapes_leaves_nothing_behind(traced: TracedLoop) -> None:
     finally:
         tracemalloc.stop()
     assert 4 == len(profiles._consumers)
-    # An answer has some hundred bytes.
-    assert bytes_kept[1] - bytes_kept[0] < 39 * 50
+    # An answer has some hundred bytes. Other threads may keep something, too, but not each time.
+    assert min(later - earlier for earlier, later in pairwise(bytes_kept)) < 20 * 50
 
 
 @pytest.mark.parametrize(
