@@ -176,11 +176,8 @@ async def tab() -> AsyncIterator[Tab]:
         try:
             port = await _port(browser)
             async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                    (page,) = [each for each in await answer.json() if each["type"] == "page"]
-                async with session.ws_connect(
-                    page["webSocketDebuggerUrl"], max_msg_size=0
-                ) as socket:
+                page = await asyncio.wait_for(_page(session, port), GUARD_SECONDS)
+                async with session.ws_connect(page, max_msg_size=0) as socket:
                     shown = Tab(socket)
                     listening = asyncio.create_task(shown.listen())
                     try:
@@ -190,6 +187,17 @@ async def tab() -> AsyncIterator[Tab]:
         finally:
             browser.terminate()
             await browser.wait()
+
+
+async def _page(session: aiohttp.ClientSession, port: int) -> str:
+    """Return the address of the only tab, which may be there a little later than the port."""
+    while True:
+        async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+            found = [each for each in await answer.json() if each["type"] == "page"]
+        if found:
+            (page,) = found
+            return str(page["webSocketDebuggerUrl"])
+        await asyncio.sleep(0.05)
 
 
 async def _port(browser: asyncio.subprocess.Process) -> int:
