@@ -24,6 +24,7 @@ from support.servers import (
     LOCAL,
     SERVERS,
     STARLETTE,
+    UVICORN_4,
     Running,
     Server,
     running,
@@ -50,7 +51,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells who descends from whom"
 )
 
-UVICORN = Server(STARLETTE, ("-m", "uvicorn", "web:app", "--port", "{port}", "--workers", "2"))
+UVICORN = Server(STARLETTE, tuple("2" if word == "4" else word for word in UVICORN_4))
 
 
 #: The others start slowly, or are the same for us.

@@ -76,8 +76,8 @@ def directory(authority: trustme.CA, tmp_path: Path) -> Path:
 def issue(authority: trustme.CA, directory: Path, name: str = "127.0.0.1") -> None:
     """Write a new certificate and its key to ``directory``."""
     certificate = authority.issue_cert(name, key_type=trustme.KeyType.ECDSA)
-    certificate.cert_chain_pems[0].write_to_path(directory / "cert.pem")
-    certificate.private_key_pem.write_to_path(directory / "key.pem")
+    replace(directory / "cert.pem", certificate.cert_chain_pems[0].bytes())
+    replace(directory / "key.pem", certificate.private_key_pem.bytes())
 
 
 @pytest.fixture
@@ -524,8 +524,13 @@ def test_bcrypt_releases_the_gil() -> None:
 
 def change(path: Path, text: str) -> None:
     """Replace a file by a new one, as tools that manage secrets do."""
+    replace(path, text.encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replace a file by another one: a system may not tell two writes of one moment apart."""
     new = path.with_suffix(".new")
-    new.write_text(text)
+    new.write_bytes(content)
     new.replace(path)
 
 
