@@ -17,7 +17,7 @@ from aiometrics.pages.snapshot import Snapshot, YieldPoint
 MIN_AGE_NS = 5 * SECOND_NS
 #: It has lasted for so many times the mean and the longest of the waits that ended there.
 TIMES_MEAN, TIMES_LONGEST = 20, 2
-#: So many waits have ended there, of so many tasks, and so many tasks of the coroutine have ended.
+#: So many waits have ended there, of so many traced tasks, and so many of the coroutine have ended.
 #: Fewer waits may all be of one task; a server such as aiohttp has one coroutine for all handlers.
 ENDED_WAITS, ENDED_TASKS = 100, 100
 #: What other tasks have to give back is stuck however few tasks have waited there.
@@ -51,7 +51,11 @@ class Judge:
             and point.waits.count >= ENDED_WAITS
             and (
                 point.awaits.endswith(_HELD_BY_OTHERS)
-                or min(point.wait_tasks, self._ended.get(point.coroutine, 0)) >= ENDED_TASKS
+                or min(
+                    point.wait_tasks * self._snapshot.sample_ratio,
+                    self._ended.get(point.coroutine, 0),
+                )
+                >= ENDED_TASKS
             )
         )
 

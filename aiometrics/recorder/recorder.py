@@ -107,7 +107,7 @@ class Recorder:
         self._thread = threading.get_ident()
         self._locator = Locator(labels)
         self._suspended_tasks = SuspendedTasks(page)
-        #: The bit of each yield point where a wait has ended, and how many of those a coroutine has.
+        #: The bit of each yield point where a wait has ended; how many of them a coroutine has.
         #: Any task may wait at ``(other)``, whose bit is none of theirs.
         self._visits = {0: 1}
         self._places: Counter[int] = Counter()

@@ -39,11 +39,11 @@ def waiting(
     )
 
 
-def judged(point: YieldPoint, ended: int = 100) -> str:
+def judged(point: YieldPoint, ended: int = 100, sample_ratio: float = 1.0) -> str:
     """Return what the judge says, if so many tasks have ended."""
     half = histogram(ended // 2)
     tasks = coroutine(HANDLE, wall={"completed": half, "failed": histogram(ended - ended // 2)})
-    snapshot = Snapshot(NOW, coroutines=(tasks,))
+    snapshot = Snapshot(NOW, coroutines=(tasks,), sample_ratio=sample_ratio)
     judge = Judge(snapshot, lambda place: place.startswith("aiohttp/"))
     assert judge.is_unusual(point) or not judge.is_stuck(point)
     return "stuck" if judge.is_stuck(point) else "unusual" if judge.is_unusual(point) else "usual"
@@ -78,6 +78,12 @@ def test_a_wait_is_compared_with_its_kin(point: YieldPoint, ended: int, verdict:
     assert verdict == judged(point, ended)
 
 
+def test_tasks_count_that_were_traced() -> None:
+    """Of one in a hundred, a single task would else count as a hundred."""
+    assert "unusual" == judged(waiting(tasks=9_900), 50_000, sample_ratio=0.01)
+    assert "stuck" == judged(waiting(tasks=10_000), 50_000, sample_ratio=0.01)
+
+
 def test_nothing_is_stuck_in_its_first_seconds() -> None:
     """However short waits usually are."""
     short = replace(waiting(5 * S - 1), waits=histogram(100, sum_ns=100), wait_max_ns=1)
@@ -100,5 +106,5 @@ def test_limits_are_those_of_the_alert(root: Path) -> None:
     assert re.search(
         rf"\(asyncio_wait_seconds_count or [^)]*\)\) >= {stuck.ENDED_WAITS} unless", flat
     )
-    assert f"unless ( asyncio_wait_tasks_total >= {stuck.ENDED_TASKS} and on " in flat
+    assert f" aiometrics_sample_ratio >= {stuck.ENDED_TASKS} and on " in flat
     assert flat.endswith(f") >= {stuck.ENDED_TASKS} ) )")

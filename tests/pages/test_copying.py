@@ -162,11 +162,16 @@ def test_an_update_that_an_interrupt_ends_is_not_in_progress_for_ever(
     page, errors = a_page(), InternalErrors()
     waits = asyncio.sleep(0)
     task = Recorder(page, Labels(page, Places(), errors), errors).trace(waits)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_Writing, "__exit__", interrupted)
+
+    def run() -> None:
         task.admit()
         task.send(None)
         task.send(None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Writing, "__exit__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
     waits.close()
     assert page.words[loop_word(page, "started")] == page.words[loop_word(page, "finished")]
 
