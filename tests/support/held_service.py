@@ -36,7 +36,8 @@ async def main():
     await asyncio.sleep(1.1)
     print(exporter.port, flush=True)
     while True:
-        await asked.wait()
+        while not asked.is_set():
+            await asyncio.sleep(0.01)  # else it would soon be one that has waited for long, too
         asked.clear()
         if not sys.stdin.buffer.raw.read(1):
             return

@@ -109,18 +109,17 @@ def test_the_screen_in_a_terminal(tmux: Any, tmp_path: Path) -> None:
     """A live process, one that holds the GIL, and a dead one, in a real terminal."""
     directory = str(tmp_path / "pages")
 
-    def shown(*texts: str) -> str:
-        """Return the screen once it shows the texts."""
-        screen = ""
-        while not all(text in screen for text in texts):
+    def shown(*texts: str, without: str = "no such text") -> None:
+        """Wait until the screen shows the texts."""
+        screen = without
+        while without in screen or not all(text in screen for text in texts):
             screen = str(tmux("capture-pane", "-p"))
-        return screen
 
     with held_service(directory) as service:
         command = f"{sys.executable} -P -m aiometrics top {service.process.pid} --every 0.2"
         tmux("new-session", "-d", "-x", "200", "-y", "30", command)
-        calm = shown("in the last 0.", "__main__.computes")
-        assert "BLOCKED NOW" not in calm
+        # On a busy machine it may be stopped within a step, which then blocks.
+        shown("in the last 0.", "__main__.computes", without="BLOCKED NOW")
         service.hold()
         shown("BLOCKED NOW", "by __main__.holds_everybody_up")
         tmux("send-keys", "4")
