@@ -88,7 +88,7 @@ def parsed(text: str) -> Exposition:
 
 
 def fetch(
-    port: int, *, accept: str = OPENMETRICS, compressed: bool = False, timeout: float = 10.0
+    port: int, *, accept: str = OPENMETRICS, compressed: bool = False, timeout: float = 60.0
 ) -> Exposition:
     """Scrape a port of this machine.
 

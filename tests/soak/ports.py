@@ -52,8 +52,12 @@ def _children(pid: int) -> list[int]:
 
 def _has(pid: int, inode: str) -> bool:
     with suppress(OSError):  # the process has ended
-        return any(
-            str(entry.readlink()) == f"socket:[{inode}]"
-            for entry in Path(f"/proc/{pid}/fd").iterdir()
-        )
+        return f"socket:[{inode}]" in map(_target, Path(f"/proc/{pid}/fd").iterdir())
     return False
+
+
+def _target(descriptor: Path) -> str:
+    """Return what a descriptor is of; nothing if it was closed meanwhile, as connections are."""
+    with suppress(OSError):
+        return str(descriptor.readlink())
+    return ""
