@@ -30,8 +30,9 @@ class Service(AiohttpService):
         self.reached = asyncio.Event()
         self.go_on = asyncio.Event()
 
-    async def hang(self, _: web.Request) -> web.Response:
+    async def hang(self, request: web.Request) -> web.Response:
         """Wait until the test lets it go on."""
+        self.connection = request.protocol
         self.reached.set()
         await self.go_on.wait()
         return web.Response(text="at last")
@@ -41,6 +42,7 @@ class Service(AiohttpService):
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b"first")
+        self.connection = request.protocol
         self.reached.set()
         await self.go_on.wait()
         await response.write(b"last")
@@ -124,8 +126,8 @@ def test_a_client_that_disconnects_cancels_its_request(
         await client.ask(f"/{handler}")
         await service.reached.wait()
         await client.__aexit__(None, None, None)
-        for _ in range(5):
-            await asyncio.sleep(0.01)
+        while service.connection.transport is not None:  # noqa: ASYNC110 - it has no event for that
+            await asyncio.sleep(0)
         service.go_on.set()
         await service.over.wait()
 
