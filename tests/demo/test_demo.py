@@ -335,7 +335,7 @@ def complaints(err: str) -> list[str]:
     return [
         line
         for line in err.splitlines()
-        if not re.match(r"aiometrics: loop \S+ has been blocked for ", line)
+        if not re.match(r"aiometrics: (loop \S+ has been blocked for|blocks at) ", line)
     ]
 
 

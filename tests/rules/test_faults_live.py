@@ -93,7 +93,7 @@ def pressed(clients: int, url: str, method: str) -> Iterator[None]:
     def press() -> None:
         while not over.is_set():
             request = urllib.request.Request(url, method=method)  # noqa: S310 - to itself
-            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
                 answer.read()
 
     threads = [threading.Thread(target=press) for _ in range(clients)]
