@@ -93,10 +93,16 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 def attached(process: subprocess.Popen[Any], capsys: pytest.CaptureFixture[str]) -> str:
     """Attach to the service; return the address of its metrics."""
-    assert 0 == main(["attach", str(process.pid), "--port", "0", "--addr", "127.0.0.1"]), (
-        capsys.readouterr()
-    )
+    options = ["--port", "0", "--addr", "127.0.0.1", "--timeout", "300"]
+    assert 0 == main(["attach", str(process.pid), *options]), capsys.readouterr()
     return capsys.readouterr().out.split()[-1]
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait as long as it takes on a busy machine until Python has started, and its imports."""
+    monkeypatch.setattr("aiometrics.launch.attach._STARTS_SECONDS", 300.0)
+    monkeypatch.setattr("aiometrics.launch.attach._PATIENCE", 6000)
 
 
 def scraped(url: str) -> Exposition:
@@ -128,7 +134,7 @@ def test_a_running_service_is_traced_and_left_as_it_was(
         while not created(url):
             time.sleep(0.01)
         assert url == attached(process, capsys)
-        assert 0 == main(["detach", str(process.pid)])
+        assert 0 == main(["detach", str(process.pid), "--timeout", "300"])
         assert "detached\n" == capsys.readouterr().out
         assert 1 == main(["detach", str(process.pid)])
         assert "no exporter was attached to this process" in capsys.readouterr().err
@@ -138,6 +144,7 @@ def test_a_running_service_is_traced_and_left_as_it_was(
 
 @NEWER
 @pytest.mark.long
+@pytest.mark.usefixtures("patient")
 def test_attaching_is_safe_at_any_moment(capsys: pytest.CaptureFixture[str]) -> None:
     """Also while the service imports its modules: it goes on and loses nothing, however often."""
     draw = random.Random(16)  # noqa: S311 - moments need not be secret
@@ -148,7 +155,7 @@ def test_attaching_is_safe_at_any_moment(capsys: pytest.CaptureFixture[str]) -> 
             time.sleep(draw.uniform(0.05, 0.4))
             attached(process, capsys)
             time.sleep(draw.uniform(0, 0.05))
-            assert 0 == main(["detach", str(process.pid)])
+            assert 0 == main(["detach", str(process.pid), "--timeout", "300"])
             out, errors = end(process)
             assert ("ready\nTrue", "") == (out[:10], NOT_OPENED.sub("", errors))
             assert 0 == process.wait()
@@ -191,7 +198,7 @@ def test_a_server_under_load_loses_no_request(
             for _ in range(ROUNDS):
                 url = attached(server.process, capsys)
                 until(lambda url=url: waited(url, seen) > 0, "a task")  # type: ignore[misc]
-                assert 0 == main(["detach", str(server.process.pid)])
+                assert 0 == main(["detach", str(server.process.pid), "--timeout", "300"])
                 before = len(answers)
                 until(lambda before=before: len(answers) > before, "an answer")  # type: ignore[misc]
         # One more answered the server that started.
