@@ -9,7 +9,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import dedent
 from typing import Any
 from zipfile import ZipFile
@@ -170,6 +172,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
         capture_output=True,
         text=True,
+        env={**os.environ, "PYINSTALLER_CONFIG_DIR": str(folder / "cache")},
     )
     if "Python shared library" in built.stderr:
         pytest.skip("PyInstaller needs the shared library of this Python, which is not installed")
@@ -241,15 +244,24 @@ def test_what_is_typed_into_ipython_is_the_application(
     assert [["__main__.query", "In[1]:3 query", "driver.fetch"]] == seen
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a path short enough for sockets."""
+    with TemporaryDirectory() as name:
+        yield Path(name)
+
+
 @pytest.mark.once
 def test_the_cells_of_a_notebook_are_the_application(
-    implementation: str, tmp_path: Path, driver: Path
+    implementation: str, tmp_path: Path, driver: Path, folder: Path
 ) -> None:
     """A kernel of Jupyter makes a file name of the text of each cell."""
     client_module = pytest.importorskip("jupyter_client")
     pytest.importorskip("ipykernel")
     environ = {**os.environ, "PYTHONPATH": str(driver), "IPYTHONDIR": str(tmp_path / "ipython")}
-    manager = client_module.KernelManager(kernel_name="python3")
+    # Ports would be free when they are chosen, and perhaps no longer when the kernel takes them.
+    sockets = {"transport": "ipc", "ip": str(folder / "kernel")}
+    manager = client_module.KernelManager(kernel_name="python3", **sockets)
     manager.kernel_spec.argv[0] = sys.executable
     manager.start_kernel(cwd=str(tmp_path), env=environ)
     printed: list[str] = []

@@ -26,9 +26,10 @@ pytestmark = pytest.mark.once
 
 #: Queries are repeated until the answer is right or this time is up.
 SECONDS = 300
-#: Durations in the rules are divided by this, so that an hour lasts half a minute.
-SHORTER = 120
-EVERY_MS = 500
+#: Durations in the rules are divided by this, so that an hour lasts a minute.
+SHORTER = 60
+#: A scrape may take as long, and an exporter is down if five in a row take longer.
+EVERY_MS = 1_000
 #: This many scrapes fill every window up to half an hour, and the time for which an alert must
 #: last.
 SCRAPES = 40
@@ -209,8 +210,13 @@ def test_a_loop_of_uvloop_that_is_starved_by_a_protocol_fires(
     )
     assert "(callback)" in found[alert]
     samples = re.sub('job="[^"]*"', 'job="uvloop"', runbook(root, alert)[1])
-    lines = prometheus.until(bool, lambda: prometheus.ask(samples))
-    assert {"hold"} == {labels["blocked_at"].split()[-1] for labels, _ in lines}
+
+    def places() -> list[str]:
+        return [labels["blocked_at"].split()[-1] for labels, _ in prometheus.ask(samples)]
+
+    # On a busy machine it may be stopped elsewhere now and then, which blocks the loop as well.
+    first = prometheus.until(lambda names: names[:1] == ["hold"], places)[:1]
+    assert ["hold"] == first
 
 
 def panel_query(root: Path, title: str, job: str) -> str:

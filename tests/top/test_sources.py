@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import http.server
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import ClassVar
 
 import bcrypt
 import pytest
+from soak import ports
 from support.held_service import held_service
 from support.samples import shop
 from support.servers import until
@@ -107,10 +107,10 @@ def test_another_server_is_told_from_an_exporter(body: bytes) -> None:
 
 def test_who_does_not_answer_or_refuses_is_named(tmp_path: Path) -> None:
     """A port without a server, and an exporter with a password."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    with pytest.raises(SourceError, match=f"http://{address}/debug/live does not answer"):
-        source_of(address).read()
+    with ports.reserved() as port:
+        address = f"127.0.0.1:{port}"
+        with pytest.raises(SourceError, match=f"http://{address}/debug/live does not answer"):
+            source_of(address).read()
     hashed = bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode()
     config = tmp_path / "web.yml"
     config.write_text(f"basic_auth_users:\n  alice: {hashed}\n")
