@@ -17,6 +17,7 @@ import pytest
 from support.new_code import FILE, new_code
 from support.tracing import every_loop
 
+from aiometrics.instrumentation.traced_loops import TracedLoops
 from aiometrics.pages.page import Page
 from aiometrics.recorder import callback
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
@@ -39,6 +40,10 @@ PLACES: list[tuple[Any, str]] = [
     (Page, "add_request_wait"),
     (Exemplars, "of_segment"),
 ]
+
+
+#: The functions of the standard library that are called when its objects are collected.
+FINALIZERS = {"__del__", "_remove"}
 
 
 class TooLateError(Exception):
@@ -145,9 +150,44 @@ def test_what_a_signal_raises_in_our_code_comes_out_and_changes_nothing_else(
     assert 0 == sum(entry.live for entry in seen.coroutines)
 
 
+def test_what_a_signal_raises_while_garbage_is_collected_comes_out_afterwards(
+    implementation: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same collection calls finalizers in Python, in which it would be dropped."""
+
+    def collected(loops: TracedLoops, number: int) -> None:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGALRM)
+        original(loops, number)
+
+    def collect_and_step() -> None:
+        gc.collect()
+        asyncio.run(step)
+
+    step = asyncio.sleep(0)
+    original = TracedLoops._on_collected
+    with every_loop(implementation):
+        loop: Any = asyncio.new_event_loop()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        loop.itself = loop
+        del loop
+        monkeypatch.setattr(TracedLoops, "_on_collected", collected)
+        with pytest.raises(type(error)) as raised:
+            collect_and_step()
+        step.close()
+    assert error is raised.value
+
+
 def is_ours(frame: FrameType | None) -> bool:
-    """Whether what runs is our code, or was called by it."""
+    """Whether what runs is our code, or was called by it.
+
+    If garbage is collected while our code runs, its finalizers are those of others, and what is
+    raised there is dropped without us, too.
+    """
     while frame is not None and frame.f_code.co_filename not in (FILE, __file__):
+        if frame.f_code.co_name in FINALIZERS:
+            return False
         if frame.f_globals.get("__name__", "").startswith("aiometrics."):
             return True
         frame = frame.f_back
@@ -155,7 +195,11 @@ def is_ours(frame: FrameType | None) -> bool:
 
 
 class Alarms:
-    """Signals that arrive all the time. Where our code runs, their handler raises, once a run."""
+    """Signals that arrive all the time. Where our code runs, their handler raises, once a run.
+
+    They come by the CPU time of the process, at most one in each tick of the system: in real time,
+    they could leave a slow or busy machine no time for anything else.
+    """
 
     def __init__(self) -> None:
         self.armed = False
@@ -164,17 +208,17 @@ class Alarms:
 
     def __enter__(self) -> Self:
         self._hook, sys.unraisablehook = sys.unraisablehook, self._drop
-        self._handler = signal.signal(signal.SIGALRM, self._too_late)
+        self._handler = signal.signal(signal.SIGVTALRM, self._too_late)
         self._threshold = gc.get_threshold()
         gc.set_threshold(20)  # the collector calls our code
-        signal.setitimer(signal.ITIMER_REAL, 20e-6, 20e-6)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 1e-6, 1e-6)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         gc.set_threshold(*self._threshold)
         time.sleep(0.01)  # Python complains if a signal comes late and finds no handler
-        signal.signal(signal.SIGALRM, self._handler)
+        signal.signal(signal.SIGVTALRM, self._handler)
         sys.unraisablehook = self._hook
 
     def arm(self, on: bool) -> None:  # noqa: FBT001 - a switch

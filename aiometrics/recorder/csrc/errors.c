@@ -2,7 +2,12 @@
 
 #include "constants.h"
 
+/* More attempts than a collection gives, unless its end was not told. */
+#define MOST_ATTEMPTS (1 << 20)
+
 static PyObject *errors_module; /* aiometrics.base.internal_errors */
+static unsigned long collecting; /* the thread that collects garbage, in between the calls of our callback; else 0 */
+static int attempts;
 
 int
 errors_init(void)
@@ -76,9 +81,14 @@ error_done(PyObject *error)
     return interrupt ? -1 : 0;
 }
 
+/* The interpreter drops what is raised in finalizers, which are all that runs until a collection ends. */
 static int
 raise_deferred(void *error)
 {
+    if (collecting == PyThread_get_thread_ident() && attempts++ < MOST_ATTEMPTS && Py_AddPendingCall(raise_deferred, error) == 0) {
+        return 0;
+    }
+    attempts = 0;
     PyErr_SetObject((PyObject *)Py_TYPE((PyObject *)error), (PyObject *)error);
     Py_DECREF((PyObject *)error);
     return -1;
@@ -99,8 +109,8 @@ signal_taken(void)
     return NULL;
 }
 
-/* Has the exception raised at the next instruction in Python of the main thread. -1 with the
-   exception if that is not possible. */
+/* Has the exception raised at the next instruction in Python of the main thread that is no part of
+   a collection. -1 with the exception if that is not possible. */
 static int
 defer(PyObject *interrupt)
 {
@@ -132,9 +142,20 @@ call_unseen(PyObject *function, PyObject *args)
     return result;
 }
 
+/* The collector calls its callbacks with the phase, as nobody else calls. */
+static void
+note_collection(PyObject *args)
+{
+    PyObject *phase = PyTuple_GET_SIZE(args) == 2 ? PyTuple_GET_ITEM(args, 0) : Py_None;
+    if (PyUnicode_Check(phase)) {
+        collecting = PyUnicode_CompareWithASCIIString(phase, "start") == 0 ? PyThread_get_thread_ident() : 0;
+    }
+}
+
 static PyObject *
 call_deferring(PyObject *function, PyObject *args)
 {
+    note_collection(args);
     PyObject *result = call_unseen(function, args);
     return result == NULL && error_deferred() ? Py_NewRef(Py_None) : result;
 }
