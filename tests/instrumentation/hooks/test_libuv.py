@@ -214,8 +214,11 @@ def test_a_block_anywhere_is_counted_once_and_named(
     """Its time is in one row, and the watchdog names its line."""
 
     def block() -> None:
-        while not any(slot.loop_stats.block_samples for slot in made.slots()):
+        # Nothing else is looked at, which a busy machine may hold up, too.
+        dog.start()
+        while not made.slots()[0].loop_stats.block_samples:
             time.sleep(0.005)
+        dog.stop()
         done.set()
 
     async def main() -> None:
@@ -231,9 +234,7 @@ def test_a_block_anywhere_is_counted_once_and_named(
             threshold_ns=100 * MS,
             interval=0.02,
         )
-        dog.start()
         loop.run_until_complete(main())
-        dog.stop()
         seen = made.snapshot()
     (found,) = seen.loops
     rows = [point for point in seen.yield_points if point.blocking_ns]
@@ -423,7 +424,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 def said(log: pytest.LogCaptureFixture) -> str:
     """The only line of the log, without what is the same in all of them."""
-    (record,) = log.records
+    (record,) = (record for record in log.records if record.name == "aiometrics")
     start = "aiometrics: turns and idle time of uvloop are not known: "
     assert record.getMessage().startswith(start)
     return record.getMessage().removeprefix(start)
