@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import types
@@ -22,6 +23,7 @@ SECOND_NS = 1_000_000_000
 @pytest.fixture
 def traced(implementation: str) -> Iterator[TracedLoop]:
     """A virtual loop, traced by each recorder."""
+    gc.collect()  # tasks that other tests left, which would be listed
     with traced_loop(implementation=implementation, application=[__name__]) as made:
         yield made
 

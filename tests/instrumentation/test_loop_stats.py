@@ -313,6 +313,8 @@ def test_an_exception_that_is_never_retrieved_counts(
         del task
         gc.collect()
 
+    gc.collect()  # tasks that other tests left, of which asyncio would log
+    caplog.clear()
     with every_loop(implementation) as made, asyncio.Runner(loop_factory=make) as runner:
         runner.run(main())
         assert 1 == only(made.snapshot()).unhandled_exceptions

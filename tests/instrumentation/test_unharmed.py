@@ -511,6 +511,7 @@ def test_the_application_notices_no_difference(
     implementation: str, function: Scenario, *, debug: bool
 ) -> None:
     """Results, logs, warnings, tracebacks and the moments of freeing are as without tracing."""
+    gc.collect()  # what other tests left, which would be noticed in the first run
     # Both from one line, because it is on the stack that is compared.
     bare, observed = (
         observe(function, tracing, debug=debug)

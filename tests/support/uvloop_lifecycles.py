@@ -119,7 +119,7 @@ def is_interrupted() -> None:
     """Interrupt a loop that waits, and end by it."""
 
     async def main() -> None:
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
         await asyncio.sleep(60)
 
     loop = new()
