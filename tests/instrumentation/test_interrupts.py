@@ -42,8 +42,9 @@ PLACES: list[tuple[Any, str]] = [
 ]
 
 
-#: The functions of the standard library that are called when its objects are collected.
-FINALIZERS = {"__del__", "_remove"}
+#: Functions of the standard library in which no exception is safe, with us or without: finalizers,
+#: in which it is dropped, and what asyncio calls to begin and end a run, which it then never ends.
+UNSAFE = {"__del__", "_remove", "_set_running_loop"}
 
 
 class TooLateError(Exception):
@@ -180,18 +181,14 @@ def test_what_a_signal_raises_while_garbage_is_collected_comes_out_afterwards(
 
 
 def is_ours(frame: FrameType | None) -> bool:
-    """Whether what runs is our code, or was called by it.
-
-    If garbage is collected while our code runs, its finalizers are those of others, and what is
-    raised there is dropped without us, too.
-    """
+    """Whether what runs is our code, or was called by it, where an exception is safe."""
+    ours = False
     while frame is not None and frame.f_code.co_filename not in (FILE, __file__):
-        if frame.f_code.co_name in FINALIZERS:
+        if frame.f_code.co_name in UNSAFE:
             return False
-        if frame.f_globals.get("__name__", "").startswith("aiometrics."):
-            return True
+        ours = ours or frame.f_globals.get("__name__", "").startswith("aiometrics.")
         frame = frame.f_back
-    return False
+    return ours
 
 
 class Alarms:
