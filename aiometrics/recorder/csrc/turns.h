@@ -55,14 +55,14 @@ turns_end_active(Turns *self, int64_t now)
 static inline void
 turns_enter(Turns *self, int64_t now, int64_t timed)
 {
-    page_begin(&self->page);
+    page_begin_shared(&self->page);
     if (self->began_ns != 0) {
         turns_show_timed(self, timed);
     }
     now = turns_boundary(self, now);
     turns_end_active(self, now);
     self->page.loop[LOOP_POLL_SINCE_NS] = now;
-    page_end(&self->page);
+    page_end_shared(&self->page);
 }
 
 /* The selector has answered. Returns for how long it was asked; -1 if it was not. */
@@ -73,13 +73,13 @@ turns_leave(Turns *self, int64_t now)
     if (loop[LOOP_POLL_SINCE_NS] == 0) {
         return -1;
     }
-    page_begin(&self->page);
+    page_begin_shared(&self->page);
     now = turns_boundary(self, now);
     int64_t idle_ns = now - loop[LOOP_POLL_SINCE_NS];
     loop[LOOP_IDLE_NS] += idle_ns;
     loop[LOOP_POLL_SINCE_NS] = 0;
     loop[LOOP_TURN_SINCE_NS] = now;
-    page_end(&self->page);
+    page_end_shared(&self->page);
     return idle_ns;
 }
 
