@@ -190,12 +190,15 @@ def test_usage_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: Three processes compute on the one CPU that there is, or the loop sleeps in vain.
-STARVED = """
+STARVED = r"""
 import asyncio, logging, os, subprocess, sys, threading, time
 import aiometrics
 computes = sys.argv[1] == "computes"
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+hog = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+hogs = [subprocess.Popen(hog, stdout=subprocess.PIPE) for _ in range(3)]
+for each in hogs:
+    each.stdout.readline()
 told = threading.Event()
 class Tells(logging.Handler):
     def emit(self, record):
@@ -206,13 +209,13 @@ logger.setLevel(logging.DEBUG)
 logger.addHandler(Tells())
 async def main():
     while not told.is_set():
+        await asyncio.sleep(0.2)  # so that the watchdog knows what the thread had used before
         if computes:
             ends = time.thread_time() + 0.5
             while time.thread_time() < ends:
                 pass
         else:
             time.sleep(0.5)
-        await asyncio.sleep(0.2)
 try:
     with aiometrics.start_exporter(0, "127.0.0.1", registry=None):
         asyncio.run(main())
