@@ -9,6 +9,7 @@ import inspect
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
@@ -247,6 +248,10 @@ def _no_other_callbacks() -> Iterator[None]:
     gc.freeze()
     gc.callbacks.clear()
     yield
+    with warnings.catch_warnings():
+        # Some coroutines got no task, since the exception came before, and await nothing ever.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        gc.collect()
     gc.callbacks[:] = others
     gc.unfreeze()
 
