@@ -195,8 +195,7 @@ def is_ours(frame: FrameType | None) -> bool:
 class Alarms:
     """Signals that arrive all the time. Where our code runs, their handler raises, once a run.
 
-    They come by the CPU time of the process, at most one in each tick of the system: in real time,
-    they could leave a slow or busy machine no time for anything else.
+    A coroutine whose task an exception prevents is never awaited, with us or without.
     """
 
     def __init__(self) -> None:
@@ -206,17 +205,24 @@ class Alarms:
 
     def __enter__(self) -> Self:
         self._hook, sys.unraisablehook = sys.unraisablehook, self._drop
-        self._handler = signal.signal(signal.SIGVTALRM, self._too_late)
+        self._warnings = warnings.catch_warnings(action="ignore", category=RuntimeWarning)
+        self._warnings.__enter__()
+        self._handler = signal.signal(signal.SIGALRM, self._too_late)
         self._threshold = gc.get_threshold()
         gc.set_threshold(20)  # the collector calls our code
-        signal.setitimer(signal.ITIMER_VIRTUAL, 1e-6, 1e-6)
+        # A machine for which that is too often would come to nothing else.
+        signal.setitimer(signal.ITIMER_REAL, 100e-6, 100e-6)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         gc.set_threshold(*self._threshold)
-        time.sleep(0.01)  # Python complains if a signal comes late and finds no handler
-        signal.signal(signal.SIGVTALRM, self._handler)
+        time.sleep(0.1)  # Python complains if a signal comes late and finds no handler
+        for error in self.raised:
+            error.__traceback__ = None
+        gc.collect()
+        self._warnings.__exit__(None, None, None)
+        signal.signal(signal.SIGALRM, self._handler)
         sys.unraisablehook = self._hook
 
     def arm(self, on: bool) -> None:  # noqa: FBT001 - a switch
