@@ -89,7 +89,7 @@ def test_a_loop_of_another_kind_is_measured_as_far_as_it_can_be(
         env=environ,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert not done.stderr
     seen = 'asyncio_tasks_created_total{coroutine="__main__.works"} 1\n' in done.stdout

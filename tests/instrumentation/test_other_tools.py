@@ -98,7 +98,7 @@ def running(program: str) -> Generator[int, None, None]:
 def output_of(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python with ``arguments`` to its end."""
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=False
     )
 
 
