@@ -134,7 +134,7 @@ async def service(directory: Path) -> AsyncIterator[tuple[asyncio.subprocess.Pro
         yield process, (await process.stdout.readline()).decode().strip()
     finally:
         process.kill()
-        await process.wait()
+        await process.communicate()
 
 
 def in_browser(
@@ -292,6 +292,7 @@ def ten_seconds() -> Snapshot:
                 suspended=3,
                 oldest_suspension_ns=2 * S,
                 waits=histogram(0, 100, sum_ns=3 * S),
+                wait_tasks=100,
             ),
         ),
         segment_paths=(

@@ -186,7 +186,7 @@ async def tab() -> AsyncIterator[Tab]:
                         listening.cancel()
         finally:
             browser.terminate()
-            await browser.wait()
+            await browser.communicate()  # its own processes have its pipe, too
 
 
 async def _page(session: aiohttp.ClientSession, port: int) -> str:
