@@ -80,7 +80,7 @@ SHOWN = {
         "Which code yields too often?",
         ("asyncio.sleep(0)",),
         ("GET", "/export"),
-        clients=100,
+        clients=200,
     ),
 }
 
