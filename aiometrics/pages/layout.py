@@ -423,6 +423,7 @@ class Layout:
     @_CachedProperty
     def string_bytes(self) -> int:
         """Size of the string area in bytes, a whole number of words."""
+        # The last two are the loop's name, and the page's own: (other) and (callback).
         names = self.max_coroutines + 2 * self.max_yield_points + self.max_requests + 2
         return STRING_BYTES_PER_NAME * names + self.max_chain_bytes
 
