@@ -254,10 +254,6 @@ def _no_other_callbacks() -> Iterator[None]:
     gc.freeze()
     gc.callbacks.clear()
     yield
-    with warnings.catch_warnings():
-        # Some coroutines got no task, since the exception came before, and await nothing ever.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        gc.collect()
     gc.callbacks[:] = others
     gc.unfreeze()
 
