@@ -105,6 +105,8 @@ class Connection:
         self._tls = tls
         self._hand_over = hand_over
         self._buffer = bytearray()
+        #: The last request as it came and as it was read: scrapers send the same one again.
+        self._known: tuple[bytes, Head] | None = None
         self._next_at = 0.0
         #: Held while the socket is closed, cut or replaced: its descriptor may then be reused.
         self._changing = lock()
@@ -190,12 +192,17 @@ class Connection:
             check_start(self._buffer)
             self._receive(deadline)
         end += len(HEAD_END)
-        head = parse_head(self._buffer[:end])
+        head = self._read_head(bytes(self._buffer[:end]))
         size = end + head.body_length
         while len(self._buffer) < size:
             self._receive(deadline)
         del self._buffer[:size]
         return head
+
+    def _read_head(self, received: bytes) -> Head:
+        if self._known is None or self._known[0] != received:
+            self._known = received, parse_head(received)
+        return self._known[1]
 
     def _receive(self, deadline: _Deadline) -> None:
         if isinstance(self._sock, ssl.SSLSocket):

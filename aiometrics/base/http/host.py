@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 
@@ -32,8 +33,13 @@ def names_this_machine(host: str | None) -> bool:
         return False
     if "." not in name or name.endswith(".localhost"):
         return True
+    return _is_address(name) or name == socket.gethostname().lower()
+
+
+@lru_cache(maxsize=16)
+def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        return name == socket.gethostname().lower()
+        return False
     return True
