@@ -45,7 +45,7 @@ _TAKEN = (
 
 
 class SnapshotSource(Protocol):
-    """Returns all numbers. The coroutines and yield points may be in the records, if given."""
+    """Returns all numbers. What records can keep may be there, if they are given."""
 
     def __call__(self, records: Records | None = None, /) -> Snapshot:
         """Return the snapshot."""

@@ -24,7 +24,7 @@ from aiometrics.recorder.implementation import DEFAULT_IMPLEMENTATION, RECORDER_
 #: Shared by all threads of the process that answer scrapes.
 give_way = CooperativeYield(sleep=RECORDER_HAND_OVER.rest)
 
-#: Returns what one scrape shows. The coroutines and yield points may be in the records.
+#: Returns what one scrape shows, without what is in the records.
 RecordsSource = Callable[[Records | None], tuple[Snapshot, ExporterInfo]]
 _Render = Callable[..., Iterator[bytes]]
 
@@ -82,6 +82,7 @@ class ScrapeHandler:
         snapshot, facts = self._source(records)
         if facts.detail:
             snapshot = self._condensed(snapshot, records, facts.detail)
+        give_way()
         facts = facts._replace(scrape_ns=self._previous_ns)
         body = DEFAULT_IMPLEMENTATION.join(self._slices[chosen](snapshot, facts, records=records))
         if records is not None:

@@ -227,7 +227,7 @@ class Collector(SnapshotCollector):
 def collected(records: Records | None = None) -> tuple[Snapshot, ExporterInfo]:
     """Return what a scrape shows now: an empty snapshot if nothing is traced yet.
 
-    The coroutines and yield points are in ``records``, if these are given and filled.
+    What :class:`Records` can keep is there, if they are given and filled.
     """
     instrumentation = process.instrumentation
     info = INFO if process.session is None else process.session.info

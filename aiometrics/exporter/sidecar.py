@@ -57,7 +57,7 @@ class Sidecar:
     def snapshot(self, records: Records | None = None) -> Snapshot:
         """Return the numbers of all pages of the directory; none while it does not exist.
 
-        The coroutines and yield points are in ``records``, if these are given and filled.
+        What :class:`Records` can keep is there, if they are given and filled.
         """
         now_ns, unix_ns = monotonic(), time.time_ns()
         view = self._directory.read((), None, now_ns, unix_ns, records=records)

@@ -97,7 +97,7 @@ def families(
 
     So a scrape can pause between any two rows. ``aiometrics_series`` comes last: it counts itself
     and the samples of all rows that were iterated before. If the caller has ``written`` so many
-    samples of yield points and coroutines, their families are left out.
+    samples of records, their families are left out.
     """
     samples = written or 0
 
@@ -145,6 +145,47 @@ def _of_records(snapshot: Snapshot) -> Iterator[tuple[Metric, Iterable[Row]]]:
     yield (
         metrics.TASKS_DESTROYED_PENDING,
         (((entry.coroutine,), entry.destroyed_pending) for entry in coroutines),
+    )
+
+    held = snapshot.held
+    yield metrics.ACTIVE_SAMPLES, ((entry.labels, entry.samples) for entry in held)
+    yield (
+        metrics.ACTIVE_SAMPLED_SECONDS,
+        ((entry.labels, seconds(entry.active_ns)) for entry in held),
+    )
+
+    requests = snapshot.requests
+    yield (
+        metrics.REQUEST_WALL_SECONDS,
+        (
+            ((e.request, status), _with_exemplar(distribution(h), e.exemplars.get(status)))
+            for e in requests
+            for status, h in e.wall.items()
+        ),
+    )
+    yield (
+        metrics.REQUEST_ACTIVE_SECONDS,
+        (((entry.request,), distribution(entry.active)) for entry in requests),
+    )
+    yield (
+        metrics.REQUEST_BACKGROUND_SECONDS,
+        (((entry.request,), seconds(entry.background_ns)) for entry in requests),
+    )
+    yield (
+        metrics.REQUESTS_IN_PROGRESS,
+        (((entry.request,), entry.in_progress) for entry in requests),
+    )
+    yield (
+        metrics.REQUEST_OBJECTIVE_SECONDS,
+        _known_seconds((entry.request, entry.objective_ns) for entry in requests),
+    )
+    yield (
+        metrics.REQUEST_OBJECTIVE_VIOLATIONS,
+        (((e.request,), e.violations) for e in requests if e.objective_ns is not None),
+    )
+    yield (
+        metrics.REQUEST_WAIT_SECONDS,
+        ((entry.labels, seconds(entry.wait_ns)) for entry in snapshot.request_waits),
     )
 
 
@@ -198,40 +239,13 @@ def _of_the_rest(snapshot: Snapshot, info: ExporterInfo) -> Iterator[tuple[Metri
         metrics.EXECUTOR_QUEUE_ITEMS,
         _known((loop.loop, loop.executor_queue_items) for loop in loops),
     )
-    yield from _sampled(snapshot)
-
-    requests = snapshot.requests
     yield (
-        metrics.REQUEST_WALL_SECONDS,
+        metrics.BLOCK_SAMPLES,
         (
-            ((e.request, status), _with_exemplar(distribution(h), e.exemplars.get(status)))
-            for e in requests
-            for status, h in e.wall.items()
+            ((loop.loop, place), count)
+            for loop in loops
+            for place, count in loop.block_samples.items()
         ),
-    )
-    yield (
-        metrics.REQUEST_ACTIVE_SECONDS,
-        (((entry.request,), distribution(entry.active)) for entry in requests),
-    )
-    yield (
-        metrics.REQUEST_BACKGROUND_SECONDS,
-        (((entry.request,), seconds(entry.background_ns)) for entry in requests),
-    )
-    yield (
-        metrics.REQUEST_WAIT_SECONDS,
-        ((entry.labels, seconds(entry.wait_ns)) for entry in snapshot.request_waits),
-    )
-    yield (
-        metrics.REQUESTS_IN_PROGRESS,
-        (((entry.request,), entry.in_progress) for entry in requests),
-    )
-    yield (
-        metrics.REQUEST_OBJECTIVE_SECONDS,
-        _known_seconds((entry.request, entry.objective_ns) for entry in requests),
-    )
-    yield (
-        metrics.REQUEST_OBJECTIVE_VIOLATIONS,
-        (((e.request,), e.violations) for e in requests if e.objective_ns is not None),
     )
 
     python = (platform.python_implementation(), platform.python_version())
@@ -327,24 +341,6 @@ def split_exemplar(value: Value) -> tuple[float | Distribution, Exemplar | None]
 
 def _with_exemplar(value: float | Distribution, exemplar: Exemplar | None) -> Value:
     return value if exemplar is None else WithExemplar(value, exemplar)
-
-
-def _sampled(snapshot: Snapshot) -> Iterator[tuple[Metric, Iterable[Row]]]:
-    """The samples of the watchdog and of the sampler."""
-    loops, held = snapshot.loops, snapshot.held
-    yield (
-        metrics.BLOCK_SAMPLES,
-        (
-            ((loop.loop, place), count)
-            for loop in loops
-            for place, count in loop.block_samples.items()
-        ),
-    )
-    yield metrics.ACTIVE_SAMPLES, ((entry.labels, entry.samples) for entry in held)
-    yield (
-        metrics.ACTIVE_SAMPLED_SECONDS,
-        ((entry.labels, seconds(entry.active_ns)) for entry in held),
-    )
 
 
 def seconds(ns: int) -> float:

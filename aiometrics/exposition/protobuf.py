@@ -87,8 +87,7 @@ class ProtobufRenderer:
     ) -> Iterator[bytes]:
         """Yield the messages of all families, one or more at a time, in slices.
 
-        The coroutines and yield points are those of ``records``, if these are filled, which are
-        written without the GIL.
+        What is in ``records``, if these are filled, is written without the GIL.
         """
         written = None
         if records is not None and records.filled is not None:

@@ -1,4 +1,4 @@
-"""The families of coroutines and yield points, as the C core needs them described.
+"""The families of records of which there can be many, as the C core needs them described.
 
 ``families.py`` says the same for Python, and is the specification.
 """
@@ -13,7 +13,16 @@ from typing import NamedTuple
 from aiometrics.exposition import metrics
 from aiometrics.exposition.families import seconds
 from aiometrics.exposition.metrics import Metric
-from aiometrics.pages.layout import COROUTINE, STATUSES, YIELD_POINT, Layout
+from aiometrics.pages.exemplar_table import SEGMENT
+from aiometrics.pages.layout import (
+    COROUTINE,
+    HELD,
+    REQUEST,
+    REQUEST_WAIT,
+    STATUSES,
+    YIELD_POINT,
+    Layout,
+)
 from aiometrics.pages.records import Group, Number, Records, Table
 from aiometrics.pages.snapshot import Exemplar
 
@@ -34,9 +43,11 @@ class RecordFamily(NamedTuple):
 
     def bounds_seconds(self, layout: Layout) -> tuple[float, ...]:
         """Return the bounds of its classic buckets; none if it is not a histogram."""
+        if self.metric.kind != "histogram":
+            return ()
         if self.number is Number.SEGMENTS:
             return segment_bounds_seconds(layout)
-        return wait_bounds_seconds(layout) if self.number is Number.WAITS else ()
+        return wait_bounds_seconds(layout)
 
     @property
     def rows(self) -> Iterator[tuple[int, tuple[tuple[str, str], ...]]]:
@@ -49,7 +60,13 @@ class RecordFamily(NamedTuple):
 @lru_cache(maxsize=8)
 def record_families(layout: Layout) -> tuple[RecordFamily, ...]:
     """Return the families in the order in which they are written."""
-    return (*_of_yield_points(layout), *_of_coroutines(layout))
+    return (
+        *_of_yield_points(layout),
+        *_of_coroutines(layout),
+        *_OF_HELD,
+        *_of_requests(layout),
+        _OF_REQUEST_WAITS,
+    )
 
 
 def _of_yield_points(layout: Layout) -> tuple[RecordFamily, ...]:
@@ -93,8 +110,61 @@ def _of_coroutines(layout: Layout) -> tuple[RecordFamily, ...]:
     )
 
 
+def _of_requests(layout: Layout) -> tuple[RecordFamily, ...]:
+    def family(
+        metric: Metric,
+        number: Number,
+        *words: int,
+        group: Group = Group.ALL,
+        exemplars: bool = False,
+    ) -> RecordFamily:
+        return RecordFamily(metric, Table.REQUESTS, group, number, words, exemplars)
+
+    at, start = REQUEST, layout.request(0)
+    wall = (layout.request_wall(0, code) - start for code in range(len(STATUSES)))
+    active, objective = layout.request_active(0) - start, Group.OBJECTIVE
+    return (
+        family(metrics.REQUEST_WALL_SECONDS, Number.REQUEST_WALL, *wall, exemplars=True),
+        family(metrics.REQUEST_ACTIVE_SECONDS, Number.REQUEST_ACTIVE, active),
+        family(metrics.REQUEST_BACKGROUND_SECONDS, Number.SECONDS, at["background_ns"]),
+        family(metrics.REQUESTS_IN_PROGRESS, Number.REQUESTS, at["in_progress"]),
+        family(
+            metrics.REQUEST_OBJECTIVE_SECONDS,
+            Number.OBJECTIVE_SECONDS,
+            at["objective_ns"],
+            group=objective,
+        ),
+        family(
+            metrics.REQUEST_OBJECTIVE_VIOLATIONS,
+            Number.VIOLATIONS,
+            at["violations"],
+            group=objective,
+        ),
+    )
+
+
+_OF_HELD = tuple(
+    RecordFamily(metric, Table.HELD, Group.ALL, number, (word,))
+    for metric, number, word in (
+        (metrics.ACTIVE_SAMPLES, Number.COUNT, HELD["samples"]),
+        (metrics.ACTIVE_SAMPLED_SECONDS, Number.SECONDS, HELD["active_ns"]),
+    )
+)
+_OF_REQUEST_WAITS = RecordFamily(
+    metrics.REQUEST_WAIT_SECONDS,
+    Table.REQUEST_WAITS,
+    Group.ALL,
+    Number.SECONDS,
+    (REQUEST_WAIT["wait_ns"],),
+)
 #: The labels of each table.
-RECORD_LABELS = (metrics.YIELD_POINT_LABELS, metrics.COROUTINE_LABELS)
+RECORD_LABELS = (
+    metrics.YIELD_POINT_LABELS,
+    metrics.COROUTINE_LABELS,
+    metrics.ACTIVE_SAMPLES.labels,
+    metrics.REQUEST_WAIT_SECONDS.labels,
+    metrics.REQUEST_LABELS,
+)
 
 
 @lru_cache(maxsize=8)
@@ -110,9 +180,9 @@ def wait_bounds_seconds(layout: Layout) -> tuple[float, ...]:
 
 
 def exemplar_buckets(records: Records, layout: Layout) -> list[tuple[int, Exemplar]]:
-    """Return the exemplars, each with the number of the bucket of segments that it is in."""
-    bounds = segment_bounds_seconds(layout)
+    """Return the exemplars, each with the number of the bucket that it is in."""
+    segments, waits = segment_bounds_seconds(layout), wait_bounds_seconds(layout)
     return [
-        (bisect_left(bounds, seconds(exemplar.value_ns)), exemplar)
-        for exemplar in records.exemplars
+        (bisect_left(segments if kind == SEGMENT else waits, seconds(exemplar.value_ns)), exemplar)
+        for kind, exemplar in records.exemplars
     ]

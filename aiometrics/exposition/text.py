@@ -52,10 +52,12 @@ class TextFormat(NamedTuple):
     exemplars: bool
 
 
+@lru_cache(maxsize=256)
 def _text_header(metric: Metric) -> str:
     return f"# HELP {metric.name} {_escape(metric.help)}\n# TYPE {metric.name} {metric.kind}\n"
 
 
+@lru_cache(maxsize=256)
 def _openmetrics_header(metric: Metric) -> str:
     unit = f"# UNIT {metric.family} {metric.unit}\n" if metric.unit else ""
     return (
@@ -105,8 +107,8 @@ class Renderer:
     ) -> Iterator[bytes]:
         """Yield the text in UTF-8, in slices that take about 0.1 ms to write.
 
-        A family of the application is one slice, however long it is. The coroutines and yield
-        points are those of ``records``, if these are filled, which are written without the GIL.
+        A family of the application is one slice, however long it is. What is in ``records``, if
+        these are filled, is written without the GIL.
         """
         for part in self._parts(snapshot, info, form, records):
             yield part

@@ -53,8 +53,8 @@ class Snapshots:
     def take(self, pause: Pause = no_pause, records: Records | None = None) -> Snapshot:
         """All numbers now; with a shared directory, those of all its processes.
 
-        ``pause`` is called now and then. The coroutines and yield points are in ``records``, if
-        these are given and filled.
+        ``pause`` is called now and then. What :class:`Records` can keep is there, if they are given
+        and filled.
         """
         self.refresh(pause)
         pause()

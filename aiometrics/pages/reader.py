@@ -108,8 +108,8 @@ def read(
     """Decode a copy of a page, taken at ``now_ns`` by the clock and Unix time ``unix_ns``.
 
     Momentary values are left out if the writer is no longer ``alive``. ``pause`` is called now and
-    then. With ``records``, those of coroutines and yield points are added there, and are not in the
-    view, unless they are declined; the view has no segment paths and no chains then.
+    then. With ``records``, what they keep is added there, and is not in the view, unless it is
+    declined; the view has no segment paths and no chains then.
 
     Raises :class:`PageError` if ``data`` is not a page, or if its offsets point outside of it.
     """
@@ -195,7 +195,7 @@ class _Decoder:
 
     def view(self, pause: Pause) -> PageView:
         """Return all that is in the page."""
-        names = tuple(self._names())
+        names, requests = tuple(self._names()), self._request_names(pause)
         points = tuple(
             self._yield_point(number, names)
             for number in in_slices(range(self._used["yield_points"]), pause)
@@ -212,16 +212,23 @@ class _Decoder:
                 *(point for point in points if _was_reached(point)),
                 *self._running_points(names),
             ),
+            requests=tuple(
+                entry
+                for number, name in in_slices(enumerate(requests), pause)
+                if _used(entry := self._request_type(number, name))
+            ),
+            request_waits=self._request_waits(requests, pause),
+            held=tuple(in_slices(self._held(names), pause)),
             segment_paths=tuple(self._segment_paths(points, pause)),
             chains=tuple(self._chains(points, pause)),
         )
 
     def rest(self, pause: Pause) -> PageView:
-        """Return what is not in records of coroutines and yield points."""
+        """Return what is not in :class:`Records`."""
         return self._rest(self._names(), pause)
 
     def add_to(self, records: Records) -> bool:
-        """Add the records of coroutines and yield points, unless they are declined."""
+        """Add what ``records`` keep, unless it is declined."""
         return records.add(
             self._data,
             self._layout,
@@ -230,11 +237,12 @@ class _Decoder:
             threshold_ns=self._header("blocking_threshold_ns"),
             alive=self._alive,
             unix_offset_ns=self._unix_offset_ns,
-            exemplars=[
-                (number, exemplar)
+            exemplars={
+                (kind, number): exemplar
                 for (kind, number), exemplar in self._exemplars.items()
-                if kind == SEGMENT and 0 <= number < self._used["yield_points"]
-            ],
+                if kind < WALL + len(STATUSES)
+                and number < self._used["yield_points" if kind == SEGMENT else "requests"]
+            },
         )
 
     def _names(self) -> Sequence[str]:
@@ -242,15 +250,15 @@ class _Decoder:
             self._used["coroutines"], lambda number: self._text(self._coroutine(number, "name"))
         )
 
-    def _rest(self, names: Sequence[str], pause: Pause) -> PageView:
-        requests = tuple(
+    def _request_names(self, pause: Pause) -> tuple[str, ...]:
+        return tuple(
             self._text(self._request(number, "name"))
             for number in in_slices(range(self._used["requests"]), pause)
         )
+
+    def _rest(self, names: Sequence[str], pause: Pause) -> PageView:
         loop = self._loop_record(names)
         pause()
-        held = tuple(in_slices(self._held(names), pause))
-        waits = self._request_waits(requests, pause)
         return PageView(
             loop,
             (),
@@ -263,17 +271,13 @@ class _Decoder:
                 for kind in RECORD_KINDS
                 for outcome in RECORD_OUTCOMES
             },
-            tuple(
-                entry
-                for number, name in in_slices(enumerate(requests), pause)
-                if _used(entry := self._request_type(number, name))
-            ),
-            waits,
+            (),
+            (),
             {
                 kind: self._words[self._layout.scope_errors + number]
                 for number, kind in enumerate(SCOPE_ERRORS)
             },
-            held,
+            (),
             (),
             (),
         )

@@ -1,4 +1,4 @@
-"""The coroutine and yield point records of pages, which the C core reads and writes.
+"""The records of pages of which a program can have many, which the C core reads and writes.
 
 They are nearly all of an exposition. The C core adds them up and writes them without the GIL, so
 that a scrape costs the loops no time. What it finds odd it declines, and Python reads it.
@@ -6,7 +6,7 @@ that a scrape costs the loops no time. What it finds odd it declines, and Python
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum, IntFlag
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class Table(IntEnum):
 
     YIELD_POINTS = 0
     COROUTINES = 1
+    HELD = 2
+    REQUEST_WAITS = 3
+    REQUESTS = 4
 
 
 class Group(IntFlag):
@@ -34,6 +37,7 @@ class Group(IntFlag):
     AWAITED = 2
     BLOCKING = 4
     ALL = 7
+    OBJECTIVE = 8
 
 
 class Number(IntEnum):
@@ -47,6 +51,12 @@ class Number(IntEnum):
     LONGEST_SECONDS = 5
     SQUARE_SECONDS = 6
     OLDEST_SECONDS = 7
+    # Of requests, which are never sampled, but whose tasks may be:
+    REQUEST_WALL = 8  # a histogram
+    REQUEST_ACTIVE = 9  # a histogram whose sum is an estimate if tasks are sampled
+    REQUESTS = 10  # 0 if the writer is gone
+    OBJECTIVE_SECONDS = 11  # the first one that is known
+    VIOLATIONS = 12  # counted by the loop, and by readers
 
 
 class Core(Protocol):
@@ -60,7 +70,7 @@ class Core(Protocol):
         threshold_ns: int,
         alive: bool,  # noqa: FBT001 - as above
         unix_offset_ns: int,
-        exemplars: list[tuple[int, int]],
+        exemplars: list[tuple[int, int, int]],
         /,
     ) -> bool:
         """Add the records of a copy; False if they are for Python to read."""
@@ -91,8 +101,8 @@ class Records:
         self._new_core = new_core
         self._core: Core | None = None
         self._layout: Layout | None = None
-        #: The exemplars of all copies, in the order in which the core numbers them.
-        self.exemplars: list[Exemplar] = []
+        #: The exemplars of all copies with their kinds, in the order of the core's numbers.
+        self.exemplars: list[tuple[int, Exemplar]] = []
         #: Whether a page is to be read in Python, and so all of them.
         self.declined = False
 
@@ -153,19 +163,19 @@ class Records:
         threshold_ns: int,
         alive: bool,
         unix_offset_ns: int,
-        exemplars: Sequence[tuple[int, Exemplar]],
+        exemplars: Mapping[tuple[int, int], Exemplar],
     ) -> bool:
         """Add the records of a copy, unless they are for Python to read.
 
-        ``used`` are numbers of records by kind, and of bytes of strings; ``exemplars`` are those of
-        yield points, by number.
+        ``used`` are numbers of records by kind, and of bytes of strings; ``exemplars`` are
+        keyed by their kind and the number of a record that is in use.
         """
         if self._core is None or self._layout is None:
             self._layout = layout
             self._core = self._new_core(_maps(layout.segment_buckets), _maps(layout.wait_buckets))
-        if self._layout != layout or any(abs(e.unix_ns) > _MOST_NS for _, e in exemplars):
+        if self._layout != layout or any(abs(e.unix_ns) > _MOST_NS for e in exemplars.values()):
             return False
-        self.exemplars.extend(exemplar for _, exemplar in exemplars)
+        self.exemplars.extend((kind, exemplar) for (kind, _), exemplar in exemplars.items())
         return self._core.add(
             data,
             (
@@ -178,6 +188,11 @@ class Records:
                 used["chain_nodes"],
                 layout.segment_paths,
                 layout.max_segment_paths + 1,
+                layout.held,
+                layout.requests,
+                used["requests"],
+                layout.request_waits,
+                used["request_waits"],
                 layout.strings,
                 used["string_bytes"],
             ),
@@ -185,7 +200,7 @@ class Records:
             threshold_ns,
             alive,
             unix_offset_ns,
-            [(number, exemplar.unix_ns) for number, exemplar in exemplars],
+            [(*key, exemplar.unix_ns) for key, exemplar in exemplars.items()],
         )
 
 

@@ -11,8 +11,8 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from aiometrics.base.internal_errors import OFF_FOR_LOOP
-from aiometrics.pages import buckets, layout, records
-from aiometrics.pages.snapshot import CALLBACK, EAGER_CHILD, OTHER, RAISE, RETURN, RUNNING
+from aiometrics.pages import buckets, exemplar_table, layout, records
+from aiometrics.pages.snapshot import CALLBACK, EAGER_CHILD, ITSELF, OTHER, RAISE, RETURN, RUNNING
 from aiometrics.recorder import (
     await_chain,
     callback,
@@ -49,7 +49,7 @@ ENUMS = (
     _record("REQUEST_WAIT", layout.REQUEST_WAIT),
     _record("SEGMENT_PATH", layout.SEGMENT_PATH),
     _record("CHAIN_NODE", layout.CHAIN_NODE),
-    Enum("", {f"HELD_{field.upper()}": offset for field, offset in layout.HELD.items()}),
+    _record("HELD", layout.HELD),
     Enum(
         "",
         {
@@ -115,6 +115,8 @@ NUMBERS: Mapping[str, int] = {
     "SQUARE_NS2": layout.SQUARE_NS2,
     "MAX_RECORDS": layout.MAX_RECORDS,
     "STATUSES": len(layout.STATUSES),
+    "EXEMPLAR_SEGMENT": exemplar_table.SEGMENT,
+    "EXEMPLAR_WALL": exemplar_table.WALL,
     "CALLBACKS": layout.CALLBACKS,
     "TIMED": layout.TIMED,
     "TIMED_WITHOUT_EVENTS": layout.TIMED_WITHOUT_EVENTS,
@@ -145,6 +147,7 @@ TEXTS: Mapping[str, str] = {
     "RUNNING_NAME": RUNNING,
     "OTHER_NAME": OTHER,
     "CALLBACK_NAME": CALLBACK,
+    "ITSELF_NAME": ITSELF,
     "RECORDER_PROBE": recorder.PROBE,
     "TURNS_PROBE": turns.PROBE,
     "OFF_FOR_LOOP": OFF_FOR_LOOP,

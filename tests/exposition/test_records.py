@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from random import Random
 
 import pytest
@@ -10,14 +11,20 @@ from support.renderings import Copied, rendered, rendered_in_c
 
 from aiometrics.exporter.scrape import ScrapeHandler
 from aiometrics.exposition.families import ExporterInfo
-from aiometrics.pages.exemplar_table import SEGMENT, ExemplarTable
+from aiometrics.pages.exemplar_table import SEGMENT, WALL, ExemplarTable
 from aiometrics.pages.header import PageError
+from aiometrics.pages.held_table import HeldTable
 from aiometrics.pages.layout import (
     COROUTINE,
     HEADER,
+    HELD,
     LOOP,
+    NO_COROUTINE,
+    REQUEST,
+    REQUEST_WAIT,
     SEGMENT_PATH,
     SQUARE_NS2,
+    STATUSES,
     YIELD_POINT,
     Layout,
 )
@@ -27,6 +34,7 @@ from aiometrics.pages.reader import read
 from aiometrics.pages.records import Records
 from aiometrics.pages.snapshot import (
     EAGER_CHILD,
+    OTHER,
     RAISE,
     RETURN,
     RUNNING,
@@ -64,6 +72,16 @@ def page_with(random: Random, *, native: bool) -> Page:
     for _ in range(random.randrange(13)):
         coroutine = random.randrange(page.words[HEADER["coroutines"]])
         page.add_yield_point(coroutine, random.choice(POINTS), random.choice(NAMES))
+    for _ in range(random.randrange(3)):
+        page.add_request(random.choice((*NAMES, OTHER)))
+    for _ in range(random.randrange(9)):
+        request = random.randrange(page.words[HEADER["requests"]])
+        page.add_request_wait(request, random.choice(NAMES))
+    held = HeldTable(page)
+    for _ in range(random.randrange(9)):
+        coroutine = random.randrange(NO_COROUTINE, page.words[HEADER["coroutines"]])
+        entry = held.number(coroutine, random.choice(("", *NAMES[:5], "y" * 256)))
+        held.add(entry, number(random) >> 8, number(random) >> 8)
     fill(random, page)
     return page
 
@@ -82,6 +100,13 @@ def fill(random: Random, page: Page) -> None:
         words[start + YIELD_POINT["square_s2"]] %= 10**10
         words[start + YIELD_POINT["square_ns2"]] %= SQUARE_NS2
         words[start + YIELD_POINT["oldest_ns"]] %= 1 << 60
+    for record in range(words[HEADER["requests"]]):
+        start = at.request(record)
+        used = random.random() < 0.8
+        for word in range(start + REQUEST["objective_ns"], start + at.request_words):
+            words[word] = number(random) if used and random.random() < 0.5 else 0
+    for record in range(words[HEADER["request_waits"]]):
+        words[at.request_wait(record) + REQUEST_WAIT["wait_ns"]] = number(random)
     for name in ("segment_since_ns", "segment_counted_ns", "looked_ns"):
         words[at.loop + LOOP[name]] = random.randrange(1000)
     exemplars = ExemplarTable(page)
@@ -90,6 +115,8 @@ def fill(random: Random, page: Page) -> None:
             (("trace_id", "a" * 32),), random.randrange(3_000_000), UNIX_NS + random.randrange(9)
         )
         exemplars.put(SEGMENT, random.randrange(words[HEADER["yield_points"]]), exemplar)
+        kind = random.randrange(WALL, WALL + len(STATUSES) + 1)  # the last one is of no status
+        exemplars.put(kind, random.randrange(words[HEADER["requests"]] + 1), exemplar)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -127,6 +154,39 @@ def before_1970(page: Page) -> None:
     page.words[page.layout.yield_point(1) + YIELD_POINT["oldest_ns"]] = -2 * UNIX_NS
 
 
+def negative_samples(page: Page) -> None:
+    """Less than no sample was taken of a line."""
+    HeldTable(page).add(HeldTable(page).number(1, "shop.py:1 f"), -1, 0)
+
+
+def negative_time(page: Page) -> None:
+    """The samples of a line stand for less than no time."""
+    HeldTable(page).add(HeldTable(page).number(1, "shop.py:1 f"), 1, -1)
+
+
+def line_not_utf_8(page: Page) -> None:
+    """The text of a line that held the loop was cut inside a character."""
+    HeldTable(page).number(1, "x" * 255 + "ü")
+
+
+def negative_wait(page: Page) -> None:
+    """A request waited for less than no time."""
+    wait = page.add_request_wait(page.add_request("GET /"), "sleep")
+    page.words[page.layout.request_wait(wait) + REQUEST_WAIT["wait_ns"]] = -1
+
+
+def negative_request(page: Page) -> None:
+    """Less than no request is in progress."""
+    page.words[page.layout.request(0) + REQUEST["in_progress"]] = -1
+
+
+def request_not_utf_8(page: Page) -> None:
+    """The name of a request is not UTF-8."""
+    request = page.add_request("GET /")
+    ref = page.words[page.layout.request(request) + REQUEST["name"]]
+    page.memory[page.layout.strings * 8 + (ref >> 32)] = 0xFF
+
+
 def heavy(page: Page) -> None:
     """Each task counts very often."""
     page.words[HEADER["weight"]] = 1 << 60
@@ -138,7 +198,21 @@ def late(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [negative, not_utf_8, too_many_squares, before_1970, heavy, late]
+    "damage",
+    [
+        negative,
+        not_utf_8,
+        too_many_squares,
+        before_1970,
+        negative_samples,
+        negative_time,
+        line_not_utf_8,
+        negative_wait,
+        negative_request,
+        request_not_utf_8,
+        heavy,
+        late,
+    ],
 )
 def test_what_is_odd_is_left_to_python(damage: Callable[[Page], None]) -> None:
     """Then all pages are, as their records are added up."""
@@ -153,10 +227,11 @@ def test_what_is_odd_is_left_to_python(damage: Callable[[Page], None]) -> None:
 
 
 def test_an_exemplar_of_no_yield_point_is_left_out() -> None:
-    """Its number may be of any size."""
+    """Its kind and number may be of any size."""
     page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
-    for number_of_none in (1 << 63, 13):
-        ExemplarTable(page).put(SEGMENT, number_of_none, Exemplar((("trace_id", "a"),), 1, UNIX_NS))
+    exemplar = Exemplar((("trace_id", "a"),), 1, UNIX_NS)
+    for kind, number_of_none in product((SEGMENT, WALL, 1 << 63), (1 << 63, 13)):
+        ExemplarTable(page).put(kind, number_of_none, exemplar)
     pages = [Copied(page.copy())]
     compiled = rendered_in_c(pages, NOW_NS, UNIX_NS)
     assert compiled.compiled
@@ -168,20 +243,42 @@ def test_a_number_of_yield_points_beyond_all_memory_is_declined(points: int) -> 
     """The C core does not rely on who calls it for that, and takes no memory for them."""
     maps = bytes((0, 1)), b""
     records = IMPLEMENTATIONS["c"].core.Records(maps, maps)
-    places = (0, 0, 0, 0, points, 0, 0, 0, 0, 0, 0)
-    exemplars = [(10**digits, UNIX_NS) for digits in range(18)]
-    assert not records.add(bytes(8192), places, 1, 0, True, 0, exemplars)  # noqa: FBT003 - as in C
+    places = (0, 0, 0, 0, points, *(0,) * 11)
+    exemplars = [(SEGMENT, 10**digits, UNIX_NS) for digits in range(18)]
+    assert not records.add(bytes(1 << 18), places, 1, 0, True, 0, exemplars)  # noqa: FBT003 - as in C
 
 
-def test_what_is_damaged_is_refused_and_changes_nothing() -> None:
+def path_to_nowhere(page: Page) -> None:
+    """Segments end at a yield point that is none."""
+    page.words[page.layout.segment_path(0) + SEGMENT_PATH["segments"]] = 1
+    page.words[page.layout.segment_path(0) + SEGMENT_PATH["ended"]] = 99
+
+
+def line_of_nobody(page: Page) -> None:
+    """A line held the loop in tasks of a coroutine that is none."""
+    HeldTable(page).number(99, "shop.py:1 f")
+
+
+def line_too_long(page: Page) -> None:
+    """A line has more text than there is room for."""
+    entry = HeldTable(page).number(1, "shop.py:1 f")
+    page.words[page.layout.held_entry(entry) + HELD["length"]] = 299
+
+
+def wait_of_nobody(page: Page) -> None:
+    """A request that is none has waited."""
+    page.add_request_wait(99, "sleep")
+
+
+@pytest.mark.parametrize("damage", [path_to_nowhere, line_of_nobody, line_too_long, wait_of_nobody])
+def test_what_is_damaged_is_refused_and_changes_nothing(damage: Callable[[Page], None]) -> None:
     """The records that were added before are still written."""
     page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
     sound = page.copy()
-    page.words[page.layout.segment_path(0) + SEGMENT_PATH["segments"]] = 1
-    page.words[page.layout.segment_path(0) + SEGMENT_PATH["ended"]] = 99
+    damage(page)
     records = IMPLEMENTATIONS["c"].new_records()
     read(sound, NOW_NS, UNIX_NS, records=records)
-    with pytest.raises(PageError, match="99"):
+    with pytest.raises(PageError, match=r"\b2?99\b"):
         read(page.copy(), NOW_NS, UNIX_NS, records=records)
     assert records is not None
     assert not records.declined

@@ -29,10 +29,12 @@ from aiometrics.pages.chain_table import ChainTable
 from aiometrics.pages.counter_table import CounterTable
 from aiometrics.pages.exemplar_table import SEGMENT, WALL, ExemplarTable
 from aiometrics.pages.header import PageError, PageFormat
+from aiometrics.pages.held_table import HeldTable
 from aiometrics.pages.layout import (
     LOOP,
     LOOP_STATS,
     NAME_BYTES,
+    NO_COROUTINE,
     REQUEST_WAIT,
     SEGMENT_PATH,
     YIELD_POINT,
@@ -134,6 +136,9 @@ def _full(unix_ns: int, weight: int) -> Page:
         full.words[path + SEGMENT_PATH["ended"]] = path % 4
     CounterTable(full, LAYOUT.samples, 3).add("shop/db.py:1 fetch > re.match", 3)
     CounterTable(full, LAYOUT.errors, 3).add("naming", 2)
+    held = HeldTable(full)
+    for coroutine in (NO_COROUTINE, 1):
+        held.add(held.number(coroutine, "shop/db.py:1 fetch > re.match"), 3, 5_000)
     exemplars = ExemplarTable(full)
     for kind in (SEGMENT, WALL, WALL + 2):
         exemplars.put(

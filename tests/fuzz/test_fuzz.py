@@ -69,6 +69,7 @@ def test_pages_are_valid_before_they_are_broken() -> None:
     )
     assert full.loop.block_samples
     assert any(chain.frames for chain in full.chains)
+    assert len(full.held) == 2
     assert full.errors
     assert any(point.exemplar for point in full.yield_points)
     assert blocked.loop.running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -238,12 +239,12 @@ def test_only_copies_that_are_mapped_are_given_back() -> None:
         assert not records.add(
             memory,
             layout,
-            dict.fromkeys(("coroutines", "yield_points", "chain_nodes", "string_bytes"), 0),
+            Counter(),
             weight=1,
             threshold_ns=1,
             alive=True,
             unix_offset_ns=0,
-            exemplars=(),
+            exemplars={},
         )
         records.release()
         assert isinstance(memory, bytearray) == any(memory[:])

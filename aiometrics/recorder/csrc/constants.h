@@ -126,6 +126,7 @@ enum {
     HELD_ACTIVE_NS = 1,
     HELD_COROUTINE = 2,
     HELD_LENGTH = 3,
+    HELD_SCALARS = 4,
 };
 
 enum {
@@ -142,7 +143,10 @@ enum {
 enum {
     TABLE_YIELD_POINTS = 0,
     TABLE_COROUTINES = 1,
-    TABLES = 2,
+    TABLE_HELD = 2,
+    TABLE_REQUEST_WAITS = 3,
+    TABLE_REQUESTS = 4,
+    TABLES = 5,
 };
 
 enum {
@@ -150,6 +154,7 @@ enum {
     GROUP_AWAITED = 2,
     GROUP_BLOCKING = 4,
     GROUP_ALL = 7,
+    GROUP_OBJECTIVE = 8,
 };
 
 enum {
@@ -161,6 +166,11 @@ enum {
     NUMBER_LONGEST_SECONDS = 5,
     NUMBER_SQUARE_SECONDS = 6,
     NUMBER_OLDEST_SECONDS = 7,
+    NUMBER_REQUEST_WALL = 8,
+    NUMBER_REQUEST_ACTIVE = 9,
+    NUMBER_REQUESTS = 10,
+    NUMBER_OBJECTIVE_SECONDS = 11,
+    NUMBER_VIOLATIONS = 12,
 };
 
 typedef enum {
@@ -220,6 +230,8 @@ typedef enum {
 #define SQUARE_NS2 UINT64_C(0xde0b6b3a7640000)
 #define MAX_RECORDS 1000000
 #define STATUSES 3
+#define EXEMPLAR_SEGMENT 0
+#define EXEMPLAR_WALL 1
 #define CALLBACKS 1
 #define TIMED 1
 #define TIMED_WITHOUT_EVENTS 2
@@ -243,13 +255,14 @@ typedef enum {
 #define GAVE_NS 100000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "703a1a2fa0d83e42"
+#define CONSTANTS_DIGEST "e7a2395f50c2dd44"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"
 #define RUNNING_NAME "(running)"
 #define OTHER_NAME "(other)"
 #define CALLBACK_NAME "(callback)"
+#define ITSELF_NAME "(loop)"
 #define RECORDER_PROBE "recorder"
 #define TURNS_PROBE "turns"
 #define OFF_FOR_LOOP "which is now off for this loop"

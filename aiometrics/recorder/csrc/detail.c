@@ -163,7 +163,7 @@ part_with(const int64_t *record, int weight)
 static bool
 make_row(Records *records, const int64_t *record, Row *row)
 {
-    *row = (Row){.first = -1, .last = -1, .exemplar = -1};
+    *row = records_empty_row();
     return records_add_part(records, row, part_with(record, 1)) == ACCEPTED;
 }
 
@@ -223,7 +223,7 @@ sum_up(Detail *detail, int number)
         outcome = records_add_part(records, others, records->parts[part]);
     }
     if (outcome == ACCEPTED) {
-        records_keep_newer(records, others, row->exemplar);
+        records_keep_newer(records, others, 0, row->exemplars[0]);
         row->groups = 0;
     }
     return outcome;

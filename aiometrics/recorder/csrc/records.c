@@ -85,6 +85,74 @@ is_sound_point(const Copy *copy, const int64_t *point)
            (oldest == 0 || (oldest > -offset && oldest < MOST_UNIX_NS - offset));
 }
 
+/* An entry of the table of lines that held the loop; without a length it is not in use. */
+static const int64_t *
+held_of(const Copy *copy, Py_ssize_t number)
+{
+    return copy->words + copy->held + number * HELD_WORDS;
+}
+
+static Bytes
+text_of_held(const int64_t *held)
+{
+    return (Bytes){(const char *)(held + HELD_SCALARS), (size_t)held[HELD_LENGTH]};
+}
+
+static bool
+is_sound_held(const Copy *copy, const int64_t *held)
+{
+    int64_t length = held[HELD_LENGTH], coroutine = held[HELD_COROUTINE];
+    return length == 0 || (length > 0 && length <= (HELD_WORDS - HELD_SCALARS) * (int64_t)WORD_BYTES && held[HELD_SAMPLES] >= 0 &&
+                           held[HELD_ACTIVE_NS] >= 0 && coroutine >= NO_COROUTINE && coroutine < copy->coroutine_count && is_utf8(text_of_held(held)));
+}
+
+static const int64_t *
+request_wait_of(const Copy *copy, Py_ssize_t number)
+{
+    return copy->words + copy->waits + number * REQUEST_WAIT_SCALARS;
+}
+
+static const int64_t *
+request_of(const Records *self, const Copy *copy, Py_ssize_t number)
+{
+    return copy->words + copy->requests + number * self->request_words;
+}
+
+static bool
+is_sound_wait(const Copy *copy, const int64_t *wait)
+{
+    int64_t request = wait[REQUEST_WAIT_REQUEST];
+    return request >= 0 && request < copy->request_count && wait[REQUEST_WAIT_WAIT_NS] >= 0 && is_text(copy, wait[REQUEST_WAIT_AWAITS]);
+}
+
+static bool
+are_sound_requests(const Records *self, const Copy *copy)
+{
+    for (Py_ssize_t number = 0; number < copy->request_count; number++) {
+        const int64_t *request = request_of(self, copy, number);
+        if (!are_counts(request, self->request_words) || !is_text(copy, request[REQUEST_NAME])) {
+            return false;
+        }
+    }
+    for (Py_ssize_t number = 0; number < copy->wait_count; number++) {
+        if (!is_sound_wait(copy, request_wait_of(copy, number))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
+are_sound_lines(const Copy *copy)
+{
+    for (Py_ssize_t number = 0; number < MAX_HELD; number++) {
+        if (!is_sound_held(copy, held_of(copy, number))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool
 is_sound_path(const Copy *copy, const int64_t *path)
 {
@@ -155,7 +223,7 @@ is_sound(const Records *self, const Copy *copy)
             return false;
         }
     }
-    return is_sound_tree(copy);
+    return are_sound_lines(copy) && are_sound_requests(self, copy) && is_sound_tree(copy);
 }
 
 static bool
@@ -174,7 +242,9 @@ is_laid_out(const Records *self, const Copy *copy)
     Py_ssize_t total = copy->buffer.len / WORD_BYTES, strings = copy->strings - (const char *)copy->buffer.buf;
     return fits(copy->loop, 1, LOOP_SCALARS, total) && fits(copy->coroutines, copy->coroutine_count, self->coroutine_words, total) &&
            fits(copy->points, copy->point_count, self->point_words, total) && fits(copy->nodes, copy->node_count, CHAIN_NODE_SCALARS, total) && fits(copy->paths, copy->path_count, SEGMENT_PATH_SCALARS, total) &&
-           fits(strings, copy->strings_used, 1, copy->buffer.len) && copy->coroutine_count <= MOST_RECORDS && copy->point_count <= MOST_RECORDS;
+           fits(copy->held, MAX_HELD, HELD_WORDS, total) && fits(copy->requests, copy->request_count, self->request_words, total) &&
+           fits(copy->waits, copy->wait_count, REQUEST_WAIT_SCALARS, total) && fits(strings, copy->strings_used, 1, copy->buffer.len) && copy->coroutine_count <= MOST_RECORDS && copy->point_count <= MOST_RECORDS &&
+           copy->request_count <= MOST_RECORDS;
 }
 
 /* --- adding up ------------------------------------------------------------------------------------- */
@@ -259,6 +329,14 @@ records_find_row(const RowTable *table, const Bytes *labels)
     return find_row(table, labels, hash_of(labels));
 }
 
+Row
+records_empty_row(void)
+{
+    Row row = {.first = -1, .last = -1, .next = -1};
+    memset(row.exemplars, -1, sizeof(row.exemplars));
+    return row;
+}
+
 /* Returns the row with these labels, a new one if need be; NULL if there is no memory. */
 static Row *
 row_with(RowTable *table, const Bytes *labels, unsigned groups)
@@ -278,7 +356,10 @@ row_with(RowTable *table, const Bytes *labels, unsigned groups)
     }
     int *slot = &table->slots[hash & (uint32_t)(table->slot_count - 1)];
     Row *row = &rows[table->count];
-    *row = (Row){.hash = hash, .groups = groups, .first = -1, .last = -1, .exemplar = -1, .next = *slot};
+    *row = records_empty_row();
+    row->hash = hash;
+    row->groups = groups;
+    row->next = *slot;
     memcpy(row->labels, labels, sizeof(row->labels));
     *slot = table->count++;
     return row;
@@ -351,10 +432,11 @@ was_reached(const Records *self, const Copy *copy, const int64_t *point)
 }
 
 void
-records_keep_newer(const Records *self, Row *row, int exemplar)
+records_keep_newer(const Records *self, Row *row, int status, int exemplar)
 {
-    if (exemplar >= 0 && (row->exemplar < 0 || self->exemplar_ns[exemplar] > self->exemplar_ns[row->exemplar])) {
-        row->exemplar = exemplar;
+    int *own = &row->exemplars[status];
+    if (exemplar >= 0 && (*own < 0 || self->exemplar_ns[exemplar] > self->exemplar_ns[*own])) {
+        *own = exemplar;
     }
 }
 
@@ -372,7 +454,7 @@ add_points(Records *self, const Copy *copy)
         Row *row = row_with(&self->tables[TABLE_YIELD_POINTS], labels, groups_of(labels));
         outcome = records_add_part(self, row, part_of(copy, point, weight_of(copy, labels[0])));
         if (row != NULL) {
-            records_keep_newer(self, row, copy->exemplars[number]);
+            records_keep_newer(self, row, 0, copy->exemplars[number]);
         }
     }
     return outcome;
@@ -427,26 +509,122 @@ add_coroutines(Records *self, const Copy *copy)
 }
 
 static Outcome
+add_held(Records *self, const Copy *copy)
+{
+    Outcome outcome = ACCEPTED;
+    for (Py_ssize_t number = 0; number < MAX_HELD && outcome == ACCEPTED; number++) {
+        const int64_t *held = held_of(copy, number);
+        if (held[HELD_LENGTH] == 0) {
+            continue;
+        }
+        int64_t coroutine = held[HELD_COROUTINE];
+        Bytes labels[LABELS] = {coroutine == NO_COROUTINE ? bytes_of(ITSELF_NAME) : text_of(copy, coroutine_of(self, copy, coroutine)[COROUTINE_NAME]),
+                                text_of_held(held), bytes_of("")};
+        outcome = records_add_part(self, row_with(&self->tables[TABLE_HELD], labels, GROUP_ALL), part_of(copy, held, 1));
+    }
+    return outcome;
+}
+
+/* (other) exists even if nothing was added to it. */
+static Outcome
+add_request_waits(Records *self, const Copy *copy)
+{
+    Outcome outcome = ACCEPTED;
+    for (Py_ssize_t number = 0; number < copy->wait_count && outcome == ACCEPTED; number++) {
+        const int64_t *wait = request_wait_of(copy, number);
+        if (number == 0 && wait[REQUEST_WAIT_WAIT_NS] == 0) {
+            continue;
+        }
+        const int64_t *request = request_of(self, copy, (Py_ssize_t)wait[REQUEST_WAIT_REQUEST]);
+        Bytes labels[LABELS] = {text_of(copy, request[REQUEST_NAME]), text_of(copy, wait[REQUEST_WAIT_AWAITS]), bytes_of("")};
+        outcome = records_add_part(self, row_with(&self->tables[TABLE_REQUEST_WAITS], labels, GROUP_ALL), part_of(copy, wait, copy->weight));
+    }
+    return outcome;
+}
+
+/* Whether the type was ever used; (other) exists even if it was not. */
+static bool
+is_used(const Records *self, const Copy *copy, const int64_t *request)
+{
+    if (!is_equal(text_of(copy, request[REQUEST_NAME]), bytes_of(OTHER_NAME)) || request[REQUEST_BACKGROUND_NS] != 0 ||
+        (copy->alive && request[REQUEST_IN_PROGRESS] != 0)) {
+        return true;
+    }
+    Py_ssize_t pieces = self->shapes[1].pieces;
+    for (int status = 0; status < STATUSES; status++) {
+        if (has_any(request + REQUEST_SCALARS + status * (pieces + 1) + 1, pieces)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static Outcome
+add_requests(Records *self, const Copy *copy)
+{
+    Outcome outcome = ACCEPTED;
+    const int *exemplars = copy->exemplars + copy->point_count;
+    for (Py_ssize_t number = 0; number < copy->request_count && outcome == ACCEPTED; number++, exemplars += STATUSES) {
+        const int64_t *request = request_of(self, copy, number);
+        if (!is_used(self, copy, request)) {
+            continue;
+        }
+        Bytes labels[LABELS] = {text_of(copy, request[REQUEST_NAME])};
+        labels[1] = labels[2] = bytes_of("");
+        Row *row = row_with(&self->tables[TABLE_REQUESTS], labels, GROUP_ALL);
+        outcome = records_add_part(self, row, part_of(copy, request, copy->weight));
+        if (outcome == ACCEPTED) {
+            row->groups |= request[REQUEST_OBJECTIVE_NS] ? GROUP_OBJECTIVE : 0;
+            for (int status = 0; status < STATUSES; status++) {
+                records_keep_newer(self, row, status, exemplars[status]);
+            }
+        }
+    }
+    return outcome;
+}
+
+static Outcome
 add_copy(Records *self, const Copy *copy)
 {
     if (!is_laid_out(self, copy) || !is_sound(self, copy)) {
         return DECLINED;
     }
-    Outcome outcome = add_points(self, copy);
-    if (outcome == ACCEPTED) {
-        outcome = add_running(self, copy);
+    Outcome (*const adders[])(Records *, const Copy *) = {add_points, add_running, add_coroutines, add_held, add_requests, add_request_waits};
+    Outcome outcome = ACCEPTED;
+    for (size_t number = 0; number < Py_ARRAY_LENGTH(adders) && outcome == ACCEPTED; number++) {
+        outcome = adders[number](self, copy);
     }
-    return outcome == ACCEPTED ? add_coroutines(self, copy) : outcome;
+    return outcome;
 }
 
 /* --- for Python ------------------------------------------------------------------------------------ */
 
-/* Reads the exemplars of a copy: by yield point, when each was. 0, or -1 with an exception. */
+static Py_ssize_t
+limited(Py_ssize_t count)
+{
+    return Py_MIN(Py_MAX(count, 0), MOST_RECORDS);
+}
+
+/* Returns the place of an exemplar among those of a copy; -1 if it is of no record. */
+static Py_ssize_t
+place_of_exemplar(const Copy *copy, int kind, Py_ssize_t number)
+{
+    Py_ssize_t points = limited(copy->point_count);
+    if (kind == EXEMPLAR_SEGMENT) {
+        return number >= 0 && number < points ? number : -1;
+    }
+    bool known = kind >= EXEMPLAR_WALL && kind < EXEMPLAR_WALL + STATUSES && number >= 0 && number < limited(copy->request_count);
+    return known ? points + number * STATUSES + kind - EXEMPLAR_WALL : -1;
+}
+
+/* Reads the exemplars of a copy: kind, number of the record, and when each was. 0, or -1 with an
+   exception. */
 static int
 read_exemplars(Records *self, Copy *copy, PyObject *exemplars)
 {
-    Py_ssize_t count = PyList_GET_SIZE(exemplars), points = Py_MIN(Py_MAX(copy->point_count, 0), MOST_RECORDS);
-    copy->exemplars = malloc((size_t)(points + 1) * sizeof(int));
+    Py_ssize_t count = PyList_GET_SIZE(exemplars);
+    size_t size = (size_t)(limited(copy->point_count) + STATUSES * limited(copy->request_count) + 1) * sizeof(int);
+    copy->exemplars = malloc(size);
     int64_t *when = realloc(self->exemplar_ns, (size_t)(self->exemplar_count + count + 1) * sizeof(int64_t));
     if (when != NULL) {
         self->exemplar_ns = when;
@@ -455,15 +633,17 @@ read_exemplars(Records *self, Copy *copy, PyObject *exemplars)
         PyErr_NoMemory();
         return -1;
     }
-    memset(copy->exemplars, -1, (size_t)(points + 1) * sizeof(int));
+    memset(copy->exemplars, -1, size);
     for (Py_ssize_t number = 0; number < count; number++) {
-        Py_ssize_t point;
+        int kind;
+        Py_ssize_t record;
         long long unix_ns;
-        if (!PyArg_ParseTuple(PyList_GET_ITEM(exemplars, number), "nL", &point, &unix_ns)) {
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(exemplars, number), "inL", &kind, &record, &unix_ns)) {
             return -1;
         }
-        if (point >= 0 && point < points) {
-            copy->exemplars[point] = self->exemplar_count;
+        Py_ssize_t place = place_of_exemplar(copy, kind, record);
+        if (place >= 0) {
+            copy->exemplars[place] = self->exemplar_count;
         }
         self->exemplar_ns[self->exemplar_count++] = unix_ns;
     }
@@ -476,8 +656,9 @@ read_copy(Records *self, Copy *copy, PyObject *args)
     PyObject *exemplars;
     Py_ssize_t strings;
     long long weight, threshold_ns, offset_ns;
-    if (!PyArg_ParseTuple(args, "y*(nnnnnnnnnnn)LLpLO!:add", &copy->buffer, &copy->loop, &copy->coroutines, &copy->coroutine_count, &copy->points,
-                          &copy->point_count, &copy->nodes, &copy->node_count, &copy->paths, &copy->path_count, &strings, &copy->strings_used, &weight, &threshold_ns, &copy->alive,
+    if (!PyArg_ParseTuple(args, "y*(nnnnnnnnnnnnnnnn)LLpLO!:add", &copy->buffer, &copy->loop, &copy->coroutines, &copy->coroutine_count, &copy->points,
+                          &copy->point_count, &copy->nodes, &copy->node_count, &copy->paths, &copy->path_count, &copy->held, &copy->requests,
+                          &copy->request_count, &copy->waits, &copy->wait_count, &strings, &copy->strings_used, &weight, &threshold_ns, &copy->alive,
                           &offset_ns, &PyList_Type, &exemplars)) {
         return -1;
     }
@@ -564,6 +745,7 @@ records_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
         Py_ssize_t segment_words = self->shapes[0].pieces + 1, wait_words = self->shapes[1].pieces + 1;
         self->coroutine_words = COROUTINE_SCALARS + 2 * STATUSES * wait_words;
         self->point_words = POINT_SCALARS + segment_words + wait_words;
+        self->request_words = REQUEST_SCALARS + (STATUSES + 1) * wait_words;
     }
     return (PyObject *)self;
 }
@@ -614,7 +796,7 @@ static PyMethodDef records_methods[] = {
 };
 
 static PyType_Slot records_slots[] = {
-    {Py_tp_doc, "The coroutines and yield points of several pages."},
+    {Py_tp_doc, "The records of several pages of which there can be many."},
     {Py_tp_new, records_new},
     {Py_tp_dealloc, records_dealloc},
     {Py_tp_methods, records_methods},

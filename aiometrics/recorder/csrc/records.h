@@ -1,5 +1,5 @@
-/* The coroutine and yield point records of copies of pages, read and added up without the GIL. The
-   specification is aiometrics/pages/reader.py and merge.py. It trusts nothing in a page. What it
+/* The records of copies of pages of which a program can have many, read and added up without the
+   GIL: coroutines, yield points, lines that held the loop, requests and their waits. The specification is aiometrics/pages/reader.py and merge.py. It trusts nothing in a page. What it
    cannot read as they do, because numbers are negative or names are not UTF-8 for instance, it
    leaves to them. */
 #ifndef AIOMETRICS_RECORDS_H
@@ -36,12 +36,12 @@ typedef struct {
     Py_buffer buffer;
     const int64_t *words;
     const char *strings;
-    Py_ssize_t loop, coroutines, points, nodes, paths;
-    Py_ssize_t coroutine_count, point_count, node_count, path_count, strings_used;
+    Py_ssize_t loop, coroutines, points, nodes, paths, held, requests, waits;
+    Py_ssize_t coroutine_count, point_count, node_count, path_count, request_count, wait_count, strings_used;
     int64_t threshold_ns, unix_offset_ns;
     int weight;
     int alive;
-    int *exemplars; /* by yield point, the number of its exemplar; -1 if it has none */
+    int *exemplars; /* the number of each yield point's and then of each request's, by status; -1 if it has none */
 } Copy;
 
 /* What one record of one page adds to a row. */
@@ -61,7 +61,7 @@ typedef struct {
     unsigned groups;
     int first, last;
     int count;    /* of its parts, by weight */
-    int exemplar; /* -1 if it has none */
+    int exemplars[STATUSES]; /* of requests by status, of others only the first; -1 if it has none */
     int next;     /* the next row in the same slot */
 } Row;
 
@@ -77,14 +77,14 @@ typedef enum { ACCEPTED, DECLINED, NO_MEMORY } Outcome;
 typedef struct {
     PyObject_HEAD
     Shape shapes[2]; /* of segments and of waits */
-    Py_ssize_t coroutine_words, point_words;
+    Py_ssize_t coroutine_words, point_words, request_words;
     Copy *copies;
     int copy_count;
     Part *parts;
     int part_count, part_room;
     int64_t *exemplar_ns; /* when each was */
     int exemplar_count;
-    RowTable tables[2];
+    RowTable tables[TABLES];
     PyObject *shown;  /* keeps the records of detail.c that Python gave */
     int64_t *befores; /* those that it made */
 } Records;
@@ -141,12 +141,28 @@ int records_row(RowTable *table, const Bytes *labels);
 /* Adds a part to a row; that has changed no other one unless it was ACCEPTED. */
 Outcome records_add_part(Records *self, Row *row, Part part);
 
-/* Gives a row an exemplar if it is newer than its own. */
-void records_keep_newer(const Records *self, Row *row, int exemplar);
+/* Gives a row an exemplar with that status if it is newer than its own. */
+void records_keep_newer(const Records *self, Row *row, int status, int exemplar);
+
+/* A row without labels and parts. */
+Row records_empty_row(void);
 
 /* Both add up the parts of a row, at a word of its records. */
 Number records_number(const Records *self, const Row *row, int kind, Py_ssize_t word);
-void records_add_up(const Records *self, const Row *row, const Shape *shape, Py_ssize_t word, Sums *sums);
+void records_add_up(const Records *self, const Row *row, int kind, Py_ssize_t word, Sums *sums);
+
+static inline bool
+is_histogram(int kind)
+{
+    return kind == NUMBER_SEGMENTS || kind == NUMBER_WAITS || kind == NUMBER_REQUEST_WALL || kind == NUMBER_REQUEST_ACTIVE;
+}
+
+/* The buckets of a histogram. */
+static inline const Shape *
+shape_of(const Records *self, int kind)
+{
+    return &self->shapes[kind != NUMBER_SEGMENTS];
+}
 
 /* Sums up yield points for Python. */
 PyObject *records_fold(PyObject *self, PyObject *args);

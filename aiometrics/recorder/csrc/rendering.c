@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The lines of a histogram with the most buckets, and of its count and sum. */
-#define MOST_LINES (MAX_BOUNDS + 3)
 #define SQUARE_SCALE 18
 #define SECOND_SCALE 9
 
@@ -21,8 +19,8 @@ typedef struct {
 typedef struct {
     Py_ssize_t word; /* of the record, where its number begins */
     Bytes labels;    /* protobuf: further labels */
-    int line_count;  /* text */
-    Line lines[MOST_LINES];
+    Bytes text;      /* text: its lines, each of which ends with a newline */
+    Line *lines;     /* these, which are found without the GIL */
 } Variant;
 
 typedef struct {
@@ -49,6 +47,8 @@ typedef struct {
     const Records *records;
     Family *families;
     int family_count;
+    Line *lines; /* of all families */
+    bool odd;    /* whether one of them has other lines than it needs */
     Bytes names[TABLES][LABELS];
     int label_count[TABLES];
     WrittenExemplar *exemplars;
@@ -147,6 +147,15 @@ records_number(const Records *self, const Row *row, int kind, Py_ssize_t word)
         const Part *part = &self->parts[number];
         Wide weight = (Wide)part->weight;
         switch (kind) {
+        case NUMBER_REQUESTS:
+            found += part->alive ? (Wide)(uint64_t)word_of(part, word) : 0;
+            break;
+        case NUMBER_VIOLATIONS:
+            found += (Wide)(uint64_t)word_of(part, word) + (Wide)(uint64_t)word_of(part, word + 1);
+            break;
+        case NUMBER_OBJECTIVE_SECONDS:
+            found = found ? found : (Wide)(uint64_t)word_of(part, word);
+            break;
         case NUMBER_MOMENTARY:
             found += part->alive ? (Wide)(uint64_t)word_of(part, word) * weight : 0;
             break;
@@ -163,13 +172,15 @@ records_number(const Records *self, const Row *row, int kind, Py_ssize_t word)
             found += (Wide)(uint64_t)word_of(part, word) * weight;
         }
     }
-    bool whole = kind == NUMBER_COUNT || kind == NUMBER_MOMENTARY;
+    bool whole = kind == NUMBER_COUNT || kind == NUMBER_MOMENTARY || kind == NUMBER_REQUESTS || kind == NUMBER_VIOLATIONS;
     return (Number){found, whole ? 0 : kind == NUMBER_SQUARE_SECONDS ? SQUARE_SCALE : SECOND_SCALE};
 }
 
 void
-records_add_up(const Records *self, const Row *row, const Shape *shape, Py_ssize_t word, Sums *sums)
+records_add_up(const Records *self, const Row *row, int kind, Py_ssize_t word, Sums *sums)
 {
+    const Shape *shape = shape_of(self, kind);
+    bool of_requests = kind == NUMBER_REQUEST_WALL || kind == NUMBER_REQUEST_ACTIVE;
     memset(sums, 0, sizeof(*sums));
     for (int number = row->first; number >= 0; number = self->parts[number].next) {
         const Part *part = &self->parts[number];
@@ -177,8 +188,8 @@ records_add_up(const Records *self, const Row *row, const Shape *shape, Py_ssize
             continue;
         }
         const int64_t *counts = part->words + word + 1;
-        Wide weight = (Wide)part->weight;
-        sums->sum_ns += (Wide)(uint64_t)counts[-1] * weight;
+        Wide weight = of_requests ? 1 : (Wide)part->weight;
+        sums->sum_ns += (Wide)(uint64_t)counts[-1] * (kind == NUMBER_REQUEST_ACTIVE ? (Wide)part->weight : weight);
         for (Py_ssize_t piece = 0; piece < shape->pieces; piece++) {
             if (counts[piece] != 0) {
                 Wide count = (Wide)(uint64_t)counts[piece] * weight;
@@ -189,22 +200,11 @@ records_add_up(const Records *self, const Row *row, const Shape *shape, Py_ssize
     }
 }
 
-static bool
-is_histogram(const Family *family)
-{
-    return family->number == NUMBER_SEGMENTS || family->number == NUMBER_WAITS;
-}
-
-static const Shape *
-shape_of(const Writer *writer, const Family *family)
-{
-    return &writer->records->shapes[family->number == NUMBER_WAITS];
-}
-
 static const WrittenExemplar *
-exemplar_of(const Writer *writer, const Family *family, const Row *row)
+exemplar_of(const Writer *writer, const Family *family, const Variant *variant, const Row *row)
 {
-    return family->exemplars && row->exemplar >= 0 && row->exemplar < writer->exemplar_count ? &writer->exemplars[row->exemplar] : NULL;
+    int exemplar = row->exemplars[variant - family->variants];
+    return family->exemplars && exemplar >= 0 && exemplar < writer->exemplar_count ? &writer->exemplars[exemplar] : NULL;
 }
 
 /* --- text ------------------------------------------------------------------------------------------ */
@@ -249,15 +249,15 @@ write_line(Writer *writer, const Line *line, Bytes labels, Number number, const 
 static void
 write_text_row(Writer *writer, const Family *family, const Variant *variant, Bytes labels, const Row *row)
 {
-    const WrittenExemplar *exemplar = exemplar_of(writer, family, row);
+    const WrittenExemplar *exemplar = exemplar_of(writer, family, variant, row);
     const Line *line = variant->lines;
-    if (!is_histogram(family)) {
+    if (!is_histogram(family->number)) {
         write_line(writer, line, labels, records_number(writer->records, row, family->number, variant->word), exemplar);
         return;
     }
-    const Shape *shape = shape_of(writer, family);
+    const Shape *shape = shape_of(writer->records, family->number);
     Sums sums;
-    records_add_up(writer->records, row, shape, variant->word, &sums);
+    records_add_up(writer->records, row, family->number, variant->word, &sums);
     Wide count = 0;
     for (int bucket = 0; bucket < shape->buckets; bucket++) {
         count += sums.classic[bucket];
@@ -339,8 +339,8 @@ write_protobuf_labels(Writer *writer, int table, const Row *row)
 static void
 put_classic(Writer *writer, const Family *family, const Sums *sums, const WrittenExemplar *exemplar)
 {
-    const Shape *shape = shape_of(writer, family);
-    Bytes ends = writer->bucket_ends[family->number == NUMBER_WAITS];
+    const Shape *shape = shape_of(writer->records, family->number);
+    Bytes ends = writer->bucket_ends[family->number != NUMBER_SEGMENTS];
     size_t end_length = ends.length / (size_t)shape->buckets;
     Wide count = 0;
     for (int bucket = 0; bucket < shape->buckets; bucket++) {
@@ -395,9 +395,9 @@ put_deltas(Writer *writer, const Sums *sums)
 static void
 put_histogram(Writer *writer, const Family *family, const Row *row, Py_ssize_t word, const WrittenExemplar *exemplar)
 {
-    const Shape *shape = shape_of(writer, family);
+    const Shape *shape = shape_of(writer->records, family->number);
     Sums sums;
-    records_add_up(writer->records, row, shape, word, &sums);
+    records_add_up(writer->records, row, family->number, word, &sums);
     Wide count = 0;
     for (int bucket = 0; bucket < shape->buckets; bucket++) {
         count += sums.classic[bucket];
@@ -420,9 +420,9 @@ put_histogram(Writer *writer, const Family *family, const Row *row, Py_ssize_t w
 static void
 write_protobuf_row(Writer *writer, const Family *family, const Variant *variant, Bytes labels, const Row *row)
 {
-    const WrittenExemplar *exemplar = exemplar_of(writer, family, row);
+    const WrittenExemplar *exemplar = exemplar_of(writer, family, variant, row);
     writer->row.length = writer->value.length = 0;
-    if (is_histogram(family)) {
+    if (is_histogram(family->number)) {
         put_histogram(writer, family, row, variant->word, exemplar);
     }
     else {
@@ -478,8 +478,17 @@ write_labels(Writer *writer, const Format *format)
             format->labels(writer, table, &rows->rows[number]);
             ends[number + 1] = writer->labels[table].length;
         }
+        if (writer->labels[table].failed) {
+            return false;
+        }
     }
-    return !writer->labels[0].failed && !writer->labels[1].failed;
+    return true;
+}
+
+static int
+lines_of(const Writer *writer, const Family *family)
+{
+    return is_histogram(family->number) ? (int)shape_of(writer->records, family->number)->buckets + 2 : 1;
 }
 
 static void
@@ -496,16 +505,57 @@ write_family(Writer *writer, const Format *format, const Family *family)
         Bytes labels = {writer->labels[family->table].start + ends[number], ends[number + 1] - ends[number]};
         for (int variant = 0; variant < family->variant_count; variant++) {
             format->row(writer, family, &family->variants[variant], labels, row);
-            writer->samples += is_histogram(family) ? shape_of(writer, family)->buckets + 2 : 1;
+            writer->samples += lines_of(writer, family);
         }
     }
     format->end(writer, family);
 }
 
+/* Finds the lines of a row; the first NUL in each is for its labels. */
+static bool
+find_lines(Variant *variant, int count)
+{
+    const char *start = variant->text.start, *end = start + variant->text.length;
+    int found = 0;
+    for (; start != end; found++) {
+        const char *after = memchr(start, '\n', (size_t)(end - start));
+        const char *labels = after == NULL ? NULL : memchr(start, '\0', (size_t)(after - start));
+        if (labels == NULL || found == count) {
+            return false;
+        }
+        variant->lines[found] = (Line){{start, (size_t)(labels - start)}, {labels + 1, (size_t)(after - labels - 1)}};
+        start = after + 1;
+    }
+    return found == count;
+}
+
+/* Finds the lines of all families. */
+static bool
+find_all_lines(Writer *writer)
+{
+    size_t count = 1;
+    for (int number = 0; number < writer->family_count; number++) {
+        count += (size_t)(writer->families[number].variant_count * lines_of(writer, &writer->families[number]));
+    }
+    Line *next = writer->lines = malloc(count * sizeof(Line));
+    if (next == NULL) {
+        return false;
+    }
+    for (int number = 0; number < writer->family_count && !writer->odd; number++) {
+        Family *family = &writer->families[number];
+        for (int variant = 0; variant < family->variant_count; variant++) {
+            family->variants[variant].lines = next;
+            next += lines_of(writer, family);
+            writer->odd = writer->odd || !find_lines(&family->variants[variant], lines_of(writer, family));
+        }
+    }
+    return !writer->odd;
+}
+
 static bool
 write_all(Writer *writer, const Format *format)
 {
-    if (!write_labels(writer, format)) {
+    if ((format == &text && !find_all_lines(writer)) || !write_labels(writer, format)) {
         return false;
     }
     for (int number = 0; number < writer->family_count; number++) {
@@ -527,57 +577,47 @@ count_of(PyObject *items, Py_ssize_t most)
     return (int)PyTuple_GET_SIZE(items);
 }
 
-/* Reads lines, which end with a newline; the first NUL in each is for its labels. */
-static int
-read_lines(Bytes lines, Variant *variant)
-{
-    const char *start = lines.start, *end = lines.start + lines.length;
-    for (; start != end; variant->line_count++) {
-        const char *after = memchr(start, '\n', (size_t)(end - start));
-        const char *labels = after == NULL ? NULL : memchr(start, '\0', (size_t)(after - start));
-        if (labels == NULL || variant->line_count == MOST_LINES) {
-            PyErr_Format(PyExc_ValueError, "a row has at most %d lines, each with a place for its labels", MOST_LINES);
-            return -1;
-        }
-        variant->lines[variant->line_count] = (Line){{start, (size_t)(labels - start)}, {labels + 1, (size_t)(after - labels - 1)}};
-        start = after + 1;
-    }
-    return 0;
-}
-
 static int
 read_variant(PyObject *given, Variant *variant)
 {
-    PyObject *labels, *given_lines;
-    Bytes lines;
-    if (!PyArg_ParseTuple(given, "nSS", &variant->word, &labels, &given_lines) || read_bytes(labels, &variant->labels) < 0 ||
-        read_bytes(given_lines, &lines) < 0) {
+    PyObject *labels, *lines;
+    if (!PyArg_ParseTuple(given, "nSS", &variant->word, &labels, &lines) || read_bytes(labels, &variant->labels) < 0) {
         return -1;
     }
-    return read_lines(lines, variant);
+    return read_bytes(lines, &variant->text);
 }
 
-/* Whether the record has such a number there, and the family as many lines as it needs. */
+static Py_ssize_t
+words_of(const Records *records, int table)
+{
+    const Py_ssize_t words[TABLES] = {
+        [TABLE_YIELD_POINTS] = records->point_words,
+        [TABLE_COROUTINES] = records->coroutine_words,
+        [TABLE_HELD] = HELD_SCALARS,
+        [TABLE_REQUEST_WAITS] = REQUEST_WAIT_SCALARS,
+        [TABLE_REQUESTS] = records->request_words,
+    };
+    return words[table];
+}
+
+/* Whether the record has such a number there. */
 static int
-check_variant(const Writer *writer, const Family *family, const Variant *variant, const Format *format)
+check_variant(const Writer *writer, const Family *family, const Variant *variant)
 {
     const Records *records = writer->records;
-    Py_ssize_t words = family->number == NUMBER_SQUARE_SECONDS ? 2 : 1;
-    int lines = 1;
-    if (is_histogram(family)) {
-        words = shape_of(writer, family)->pieces + 1;
-        lines = (int)shape_of(writer, family)->buckets + 2;
+    Py_ssize_t words = family->number == NUMBER_SQUARE_SECONDS || family->number == NUMBER_VIOLATIONS ? 2 : 1;
+    if (is_histogram(family->number)) {
+        words = shape_of(records, family->number)->pieces + 1;
     }
-    Py_ssize_t record_words = family->table == TABLE_COROUTINES ? records->coroutine_words : records->point_words;
-    if (variant->word >= 0 && variant->word <= record_words - words && (format != &text || variant->line_count == lines)) {
+    if (variant->word >= 0 && variant->word <= words_of(records, family->table) - words) {
         return 0;
     }
-    PyErr_Format(PyExc_ValueError, "no record has a number at %zd, or it does not take %d lines", variant->word, variant->line_count);
+    PyErr_Format(PyExc_ValueError, "no record has a number at %zd", variant->word);
     return -1;
 }
 
 static int
-read_family(const Writer *writer, PyObject *given, Family *family, const Format *format)
+read_family(const Writer *writer, PyObject *given, Family *family)
 {
     PyObject *head, *variants;
     int group;
@@ -593,7 +633,7 @@ read_family(const Writer *writer, PyObject *given, Family *family, const Format 
     family->variant_count = count_of(variants, STATUSES);
     for (int number = 0; number < family->variant_count; number++) {
         Variant *variant = &family->variants[number];
-        if (read_variant(PyTuple_GET_ITEM(variants, number), variant) < 0 || check_variant(writer, family, variant, format) < 0) {
+        if (read_variant(PyTuple_GET_ITEM(variants, number), variant) < 0 || check_variant(writer, family, variant) < 0) {
             return -1;
         }
     }
@@ -601,7 +641,7 @@ read_family(const Writer *writer, PyObject *given, Family *family, const Format 
 }
 
 static int
-read_families(Writer *writer, PyObject *families, const Format *format)
+read_families(Writer *writer, PyObject *families)
 {
     int count = count_of(families, 64);
     if (count < 0) {
@@ -613,7 +653,7 @@ read_families(Writer *writer, PyObject *families, const Format *format)
         return -1;
     }
     for (writer->family_count = 0; writer->family_count < count; writer->family_count++) {
-        if (read_family(writer, PyTuple_GET_ITEM(families, writer->family_count), &writer->families[writer->family_count], format) < 0) {
+        if (read_family(writer, PyTuple_GET_ITEM(families, writer->family_count), &writer->families[writer->family_count]) < 0) {
             return -1;
         }
     }
@@ -690,6 +730,10 @@ write_for_python(Writer *writer, const Format *format)
     PyThreadState *state = handover_leave();
     bool written = write_all(writer, format);
     handover_return(state);
+    if (writer->odd) {
+        PyErr_SetString(PyExc_ValueError, "a row needs a line for each of its numbers, each with a place for its labels");
+        return NULL;
+    }
     if (!written) {
         return PyErr_NoMemory();
     }
@@ -700,13 +744,16 @@ write_for_python(Writer *writer, const Format *format)
 static void
 free_writer(Writer *writer)
 {
-    Buffer *buffers[] = {&writer->out, &writer->content, &writer->row, &writer->value, &writer->part, &writer->labels[0], &writer->labels[1]};
+    Buffer *buffers[] = {&writer->out, &writer->content, &writer->row, &writer->value, &writer->part};
     for (size_t number = 0; number < Py_ARRAY_LENGTH(buffers); number++) {
         free(buffers[number]->start);
     }
-    free(writer->label_ends[0]);
-    free(writer->label_ends[1]);
+    for (int table = 0; table < TABLES; table++) {
+        free(writer->labels[table].start);
+        free(writer->label_ends[table]);
+    }
     free(writer->families);
+    free(writer->lines);
     free(writer->exemplars);
 }
 
@@ -718,7 +765,7 @@ records_text(PyObject *self, PyObject *args)
         return NULL;
     }
     Writer writer = {.records = (const Records *)self};
-    if (read_families(&writer, families, &text) == 0 && read_names(&writer, names) == 0 && read_exemplars(&writer, exemplars) == 0) {
+    if (read_families(&writer, families) == 0 && read_names(&writer, names) == 0 && read_exemplars(&writer, exemplars) == 0) {
         found = write_for_python(&writer, &text);
     }
     free_writer(&writer);
@@ -750,7 +797,7 @@ records_protobuf(PyObject *self, PyObject *args)
         return NULL;
     }
     Writer writer = {.records = (const Records *)self};
-    if (read_families(&writer, families, &protobuf) == 0 && read_names(&writer, names) == 0 && read_exemplars(&writer, exemplars) == 0 &&
+    if (read_families(&writer, families) == 0 && read_names(&writer, names) == 0 && read_exemplars(&writer, exemplars) == 0 &&
         read_ends(&writer, segments, waits, zero_bucket) == 0) {
         found = write_for_python(&writer, &protobuf);
     }
