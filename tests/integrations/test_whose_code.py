@@ -158,9 +158,25 @@ asyncio.run(run())
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program made by PyInstaller."""
+    """A program made by PyInstaller; processes that share the tests of this file share it, too."""
     pytest.importorskip("PyInstaller")
-    folder = tmp_path_factory.mktemp("frozen")
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "frozen"
+    folder.mkdir(exist_ok=True)
+    program = folder / "dist" / "frozen" / "frozen"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            freeze(folder)
+            (folder / "complete").touch()
+    return program
+
+
+def freeze(folder: Path) -> None:
+    """Let PyInstaller make the program."""
     write(folder, driver=DRIVER, shop=SHOP, frozen=FROZEN)
     options = ["--noconfirm", "--onedir", "--log-level=ERROR"]
     options += ["--hidden-import=aiometrics.recorder._core"]
@@ -177,7 +193,6 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "Python shared library" in built.stderr:
         pytest.skip("PyInstaller needs the shared library of this Python, which is not installed")
     assert built.returncode == 0, built.stderr
-    return folder / "dist" / "frozen" / "frozen"
 
 
 @pytest.mark.long
