@@ -55,7 +55,9 @@ class InstalledHooks:
         BINDINGS.connect(self._loops.binding_of)
         core = self._implementation.core
         tasks = c_hooks(core, self._loops.recorder_of) or python_hooks(self._trace)
-        running = RunningLoopHook(self._loop_started, self._loop_stopped)
+        running = RunningLoopHook(
+            self._loop_started, self._loop_stopped, self._implementation.telling
+        )
         collections = GarbageCollectionHook(
             self._loops.stats_of,
             self._clock,

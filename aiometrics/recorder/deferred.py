@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import threading
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from aiometrics.base.internal_errors import from_signal
 
 F = TypeVar("F", bound=Callable[..., Any])
+Notify = Callable[[Any], None]
 
 _exceptions: list[BaseException] = []
 
@@ -32,6 +34,29 @@ def deferring(function: F) -> F:
             return None
 
     return call  # type: ignore[return-value]  # it is called as the function is
+
+
+def telling(tell: Notify, function: Notify) -> Notify:
+    """Return a replacement of ``function``, which sets the running loop, that calls ``tell`` first.
+
+    Whatever ``tell`` raises, the run is over, whether it was to begin or to end.
+    """
+
+    def _set_running_loop(loop: Any, /) -> None:
+        try:
+            tell(loop)
+        except BaseException:
+            if _get_running_loop() is None:
+                function(loop)
+                loop = None
+            try:
+                tell(loop)
+            finally:
+                function(loop)
+            raise
+        function(loop)
+
+    return _set_running_loop
 
 
 def deferred() -> BaseException | None:

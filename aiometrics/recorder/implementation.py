@@ -16,7 +16,7 @@ from aiometrics.pages.page import PYTHON_COPYING, Copying
 from aiometrics.pages.records import Records
 from aiometrics.recorder import recorder
 from aiometrics.recorder.c_constants import DIGEST
-from aiometrics.recorder.deferred import deferring
+from aiometrics.recorder.deferred import Notify, deferring, telling
 from aiometrics.recorder.sampler import Sampler
 from aiometrics.recorder.scope import RequestScope
 from aiometrics.recorder.stack import Frame, stack_of_thread
@@ -48,6 +48,9 @@ class Implementation(NamedTuple):
     #: Returns a function that calls another where the interpreter would drop what it raises; what a
     #: handler of a signal raises meanwhile reaches the application.
     deferring: Callable[[Callable[..., Any]], Callable[..., Any]]
+    #: Returns a function that tells of the loop that is set as running, then calls the other, which
+    #: sets it.
+    telling: Callable[[Notify, Notify], Notify]
     core: Any = None
 
     @property
@@ -106,6 +109,7 @@ _PYTHON = Implementation(
     stack_of_thread,
     Sampler,
     deferring,
+    telling,
 )
 
 
@@ -161,6 +165,7 @@ def _load_core() -> Implementation | None:
         _core.stack_of_thread,
         _core.Sampler,
         _core.deferring,
+        _core.telling,
         _core,
     )
 

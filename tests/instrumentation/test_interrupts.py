@@ -18,7 +18,9 @@ import pytest
 from support.new_code import FILE, new_code
 from support.tracing import every_loop
 
+from aiometrics.instrumentation.installed_hooks import InstalledHooks
 from aiometrics.instrumentation.traced_loops import TracedLoops
+from aiometrics.pages.layout import LOOP
 from aiometrics.pages.page import Page
 from aiometrics.recorder import callback
 from aiometrics.recorder.implementation import IMPLEMENTATIONS
@@ -43,9 +45,8 @@ PLACES: list[tuple[Any, str]] = [
 ]
 
 
-#: Functions of the standard library in which no exception is safe, with us or without: finalizers,
-#: in which it is dropped, and what asyncio calls to begin and end a run, which it then never ends.
-UNSAFE = {"__del__", "_remove", "_set_running_loop"}
+#: Finalizers of the standard library, in which exceptions are dropped, with us or without.
+UNSAFE = {"__del__", "_remove"}
 
 
 class TooLateError(Exception):
@@ -179,6 +180,72 @@ def test_what_a_signal_raises_while_garbage_is_collected_comes_out_afterwards(
             collect_and_step()
         step.close()
     assert error is raised.value
+
+
+@pytest.fixture(params=["before", "after"])
+def moment(request: pytest.FixtureRequest) -> str:
+    """Whether a signal arrives before or after our code has done what it does."""
+    return str(request.param)
+
+
+def interrupt_once(method: str, moment: str, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Have a signal arrive in our code where runs begin or end, once there is one in the list."""
+    original, due = getattr(InstalledHooks, method), list[None]()
+
+    def interrupted(hooks: InstalledHooks, loop: Any) -> None:
+        now = bool(due)
+        due.clear()
+        if now and moment == "before":
+            signal.raise_signal(signal.SIGALRM)
+        original(hooks, loop)
+        if now and moment == "after":
+            signal.raise_signal(signal.SIGALRM)
+
+    monkeypatch.setattr(InstalledHooks, method, interrupted)
+    return due
+
+
+def run_interrupted(loop: asyncio.AbstractEventLoop, due: list[None]) -> BaseException | None:
+    """Run a loop, and return what a signal raises in our code meanwhile."""
+    coro = asyncio.sleep(0.001)
+    due.append(None)
+    try:
+        loop.run_until_complete(coro)
+    except (TooLateError, TimeoutError, KeyboardInterrupt) as error:
+        return error
+    finally:
+        coro.close()
+    return None
+
+
+@pytest.mark.parametrize("method", ["_loop_started", "_loop_stopped"])
+def test_what_a_signal_raises_where_a_run_begins_or_ends_leaves_no_loop_running(
+    implementation: str,
+    method: str,
+    moment: str,
+    error: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes out, and the thread can run loops as before. The page shows no turn in progress."""
+    due = interrupt_once(method, moment, monkeypatch)
+    agen_hooks = sys.get_asyncgen_hooks()
+    loop = asyncio.new_event_loop()
+    with every_loop(implementation) as traced:
+        loop.run_until_complete(asyncio.sleep(0))
+        assert error is run_interrupted(loop, due)
+        (page,) = [slot.page for slot in traced.slots()]
+        assert 0 == page.words[page.layout.loop + LOOP["turn_since_ns"]]
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        asyncio.run(asyncio.sleep(0))
+        if implementation == "c":
+            assert agen_hooks == sys.get_asyncgen_hooks()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+    # Elsewhere asyncio takes it to be running for ever, as after any exception where a run begins.
+    loop._thread_id = None  # type: ignore[attr-defined]
+    loop.close()
+    sys.set_asyncgen_hooks(*agen_hooks)
 
 
 def is_ours(frame: FrameType | None) -> bool:

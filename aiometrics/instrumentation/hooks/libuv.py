@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 from aiometrics.base.internal_errors import is_interrupt
 from aiometrics.instrumentation.loop_internals import uvloop_queue
 from aiometrics.pages.layout import CALLBACKS
+from aiometrics.recorder.deferred import Notify
 from aiometrics.recorder.labels import Labels
 
 logger = logging.getLogger("aiometrics")
 
-Notify = Callable[[Any], None]
 #: The rows of what runs in a turn beside the steps of tasks, named like their yield points. What
 #: runs because of an event is mostly that of transports and protocols; the rest is what was passed
 #: to ``call_soon`` and to timers, and the loop itself.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiometrics.base.unpatched import getpid
+from aiometrics.recorder.deferred import Notify
 from aiometrics.recorder.turns import Turns
 
 
@@ -65,19 +66,25 @@ def time_iterations(loop: Any, turns: Callable[[], Turns]) -> SelectorTiming | N
 class RunningLoopHook:
     """Replaces the function that asyncio's loops call when they start or stop running in a thread.
 
-    ``started(loop)`` and ``stopped(loop)`` are called for each loop; they must not raise.
+    ``started(loop)`` and ``stopped(loop)`` are called for each loop, before the function itself:
+    asyncio is not prepared for exceptions there, so nothing of ours may run between what the
+    function does and its return. They must not raise, and may be called again for the same event.
     """
 
-    def __init__(self, started: Callable[[Any], None], stopped: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        started: Notify,
+        stopped: Notify,
+        telling: Callable[[Notify, Notify], Notify],
+    ) -> None:
         self._started = started
         self._stopped = stopped
         self._pid = getpid()
         self._original = events._set_running_loop
-        self._wrapper = self._set_running_loop
+        self._wrapper = telling(self._tell, self._original)
 
-    def _set_running_loop(self, loop: Any, /) -> None:
+    def _tell(self, loop: Any) -> None:
         before = events._get_running_loop()
-        self._original(loop)
         if getpid() != self._pid:
             # In a forked child asyncio says that the parent's loop does not run there. The parent's
             # page must not show that.

@@ -8,6 +8,8 @@
 static PyObject *errors_module; /* aiometrics.base.internal_errors */
 static unsigned long collecting; /* the thread that collects garbage, in between the calls of our callback; else 0 */
 static int attempts;
+static PyFrameObject *sheltered; /* a frame that begins or ends a run of a loop, where asyncio is not prepared for exceptions; else NULL */
+static int ends_run;
 
 int
 errors_init(void)
@@ -81,14 +83,31 @@ error_done(PyObject *error)
     return interrupt ? -1 : 0;
 }
 
+/* Whether the sheltered frame executes, or at the end of a run, whether it is not left yet. */
+static int
+is_sheltered(void)
+{
+    PyFrameObject *frame = sheltered == NULL ? NULL : (PyFrameObject *)Py_XNewRef(PyEval_GetFrame());
+    while (ends_run && frame != NULL && frame != sheltered) {
+        PyFrameObject *caller = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = caller;
+    }
+    int found = frame != NULL && frame == sheltered;
+    Py_XDECREF(frame);
+    return found;
+}
+
 /* The interpreter drops what is raised in finalizers, which are all that runs until a collection ends. */
 static int
 raise_deferred(void *error)
 {
-    if (collecting == PyThread_get_thread_ident() && attempts++ < MOST_ATTEMPTS && Py_AddPendingCall(raise_deferred, error) == 0) {
+    int unsafe = collecting == PyThread_get_thread_ident() || is_sheltered();
+    if (unsafe && attempts++ < MOST_ATTEMPTS && Py_AddPendingCall(raise_deferred, error) == 0) {
         return 0;
     }
     attempts = 0;
+    Py_CLEAR(sheltered);
     PyErr_SetObject((PyObject *)Py_TYPE((PyObject *)error), (PyObject *)error);
     Py_DECREF((PyObject *)error);
     return -1;
@@ -165,6 +184,41 @@ errors_deferring(PyObject *Py_UNUSED(module), PyObject *function)
 {
     static PyMethodDef deferring = {"deferring", call_deferring, METH_VARARGS, NULL};
     return PyCFunction_New(&deferring, function);
+}
+
+static void
+shelter_caller(PyObject *args)
+{
+    ends_run = PyTuple_GET_SIZE(args) == 1 && PyTuple_GET_ITEM(args, 0) == Py_None;
+    Py_XSETREF(sheltered, (PyFrameObject *)Py_XNewRef(PyEval_GetFrame()));
+}
+
+/* What a handler of a signal raises meanwhile is deferred, and whoever has to be told is told again. */
+static PyObject *
+call_told(PyObject *functions, PyObject *args)
+{
+    PyObject *tell = PyTuple_GET_ITEM(functions, 0), *function = PyTuple_GET_ITEM(functions, 1);
+    PyObject *told = call_unseen(tell, args);
+    PyObject *interrupt = told == NULL ? signal_taken() : NULL;
+    if (interrupt != NULL) {
+        shelter_caller(args);
+        told = call_unseen(tell, args);
+    }
+    error_clear();
+    Py_XDECREF(told);
+    PyObject *result = PyObject_CallObject(function, args);
+    if (interrupt != NULL && defer(interrupt) < 0) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+PyObject *
+errors_telling(PyObject *Py_UNUSED(module), PyObject *functions)
+{
+    static PyMethodDef telling = {"_set_running_loop", call_told, METH_VARARGS, NULL};
+    PyObject *tell, *function;
+    return PyArg_UnpackTuple(functions, "telling", 2, 2, &tell, &function) ? PyCFunction_New(&telling, functions) : NULL;
 }
 
 PyObject *

@@ -35,6 +35,11 @@ int error_of_shortage(void);
 /* deferring(function): a function that calls it, where the interpreter would drop what it raises. */
 PyObject *errors_deferring(PyObject *module, PyObject *function);
 
+/* telling(tell, function): replaces the function by which a run of a loop begins and ends. It calls
+   `tell` first and the function last. What a handler of a signal raises in `tell` comes out once the run
+   has begun, or is over. */
+PyObject *errors_telling(PyObject *module, PyObject *functions);
+
 int errors_init(void);
 
 #endif

@@ -36,6 +36,7 @@ static PyMethodDef methods[] = {
     {"unhook_methods", loop_methods_unhook, METH_NOARGS, "unhook_methods(): restore the methods unless something else has replaced them since."},
 #endif
     {"deferring", errors_deferring, METH_O, "deferring(function): a function that calls it, and defers what a handler of a signal raises meanwhile."},
+    {"telling", errors_telling, METH_VARARGS, "telling(tell, set_running_loop): a function that calls both, the latter last, whatever a handler of a signal raises in the former."},
     {"stack_of_thread", stack_of_thread, METH_O, "stack_of_thread(ident): the frames that a thread is executing, innermost first."},
     {"provide", copying_provide, METH_VARARGS, "provide(target, parts): have the memory of these parts ready."},
     {"copy_unheld", copying_copy_unheld, METH_VARARGS, "copy_unheld(target, source, parts, loop): copy them without the GIL; whether nothing was written meanwhile."},
