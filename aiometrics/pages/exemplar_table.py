@@ -53,11 +53,13 @@ class ExemplarTable:
         data = _encoded(kind, number, exemplar).encode("utf-8", "backslashreplace")
         if len(data) > ENTRY_BYTES or all(value == _NONE for _, value in exemplar.labels):
             return
-        entry = self._entry_for((kind, number))
-        text = (entry + len(ENTRY)) * WORD
-        with self._page.writing:
-            self._page.memory[text : text + len(data)] = data
-            self._page.words[entry + _LENGTH] = len(data)
+        self._page.update(self._write, self._entry_for((kind, number)), data)
+
+    def _write(self, entry: int, data: bytes) -> None:
+        """Write an entry, without a call in between after which a signal's handler could raise."""
+        text, length = (entry + len(ENTRY)) * WORD, len(data)
+        self._page.memory[text : text + length] = data
+        self._page.words[entry + _LENGTH] = length
 
     def _entry_for(self, key: Key) -> int:
         entry = self._entries.pop(key, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiometrics.base.unpatched import getpid, sleep, unix_ns
 from aiometrics.pages.layout import (
@@ -222,6 +222,19 @@ class Page:
             data, self.memory, parts, self.layout.loop
         ) and parts == self.layout.in_use(memoryview(data)[: len(HEADER) * WORD].cast("q"))
 
+    def update(self, change: Callable[..., object], *args: Any) -> None:
+        """Call ``change(*args)``, which writes, as ``with page.writing:`` does.
+
+        It is marked as finished at whatever moment the handler of a signal raises. At the entry of
+        ``__exit__``, a handler may raise, too.
+        """
+        words, loop = self.words, self.layout.loop
+        words[loop + _STARTED] += 1
+        try:
+            change(*args)
+        finally:
+            words[loop + _FINISHED] += 1
+
     @property
     def intact(self) -> bool:
         """Whether it still begins as a page; somebody may overwrite it in its file."""
@@ -229,24 +242,27 @@ class Page:
 
     def open(self, loop_name: str) -> None:
         """Begin to serve a loop; counters of an earlier loop on this page go on."""
-        data = loop_name.encode("utf-8", "backslashreplace")[:LOOP_NAME_BYTES]
+        self.update(self._open, loop_name.encode("utf-8", "backslashreplace")[:LOOP_NAME_BYTES])
+
+    def _open(self, name: bytes) -> None:
         start = self.layout.strings * WORD
-        with self.writing:
-            self.memory[start : start + len(data)] = data
-            self.words[HEADER["loop_name"]] = len(data)
-            self.words[HEADER["opened_unix_ns"]] = unix_ns()
-            self.words[HEADER["pid"]] = getpid()
-            self.words[HEADER["live"]] = 1
+        self.memory[start : start + len(name)] = name
+        self.words[HEADER["loop_name"]] = len(name)
+        self.words[HEADER["opened_unix_ns"]] = unix_ns()
+        self.words[HEADER["pid"]] = getpid()
+        self.words[HEADER["live"]] = 1
 
     def close(self) -> None:
         """Stop serving the loop, which is gone.
 
         Momentary values are reset, and counters stay.
         """
-        with self.writing:
-            self.settle()
-            self._settle_times()
-            self._reset_momentary()
+        self.update(self._close)
+
+    def _close(self) -> None:
+        self.settle()
+        self._settle_times()
+        self._reset_momentary()
 
     def close_interrupted(self) -> None:
         """Close it after a writer that may have been stopped in the middle of an update."""
@@ -426,10 +442,12 @@ class Page:
 
     def forget_turns(self) -> None:
         """Show from now on that the loop's turns are not known; what was counted stays."""
-        with self.writing:
-            self._settle_times()
-            for field in ("timed", "turn_since_ns", "poll_since_ns"):
-                self.words[self.layout.loop + LOOP[field]] = 0
+        self.update(self._forget_turns)
+
+    def _forget_turns(self) -> None:
+        self._settle_times()
+        for field in ("timed", "turn_since_ns", "poll_since_ns"):
+            self.words[self.layout.loop + LOOP[field]] = 0
 
     def _settle_times(self) -> None:
         """Make the time final that readers counted of the turn or wait in progress."""

@@ -303,13 +303,15 @@ class RequestScope:
         self._entered_in = None
         recorder = self._recorder
         if state == OPEN and recorder is not None and not recorder.retired:
-            base = recorder._layout.request(self._record)
-            with recorder.page.writing:
-                recorder._words[base + REQUEST["in_progress"]] -= 1
-                recorder._words[base + REQUEST["background_ns"]] += self._active_ns()
-                _count_error(recorder, _ABANDONED)
+            recorder.page.update(self._count_abandoned, recorder)
         if state == OPEN:
             self.abandoned()
+
+    def _count_abandoned(self, recorder: Recorder) -> None:
+        base, active_ns = recorder._layout.request(self._record), self._active_ns()
+        recorder._words[base + REQUEST["in_progress"]] -= 1
+        recorder._words[base + REQUEST["background_ns"]] += active_ns
+        _count_error(recorder, _ABANDONED)
 
 
 def attach(task: TracedCoroutine, recorder: Recorder) -> None:

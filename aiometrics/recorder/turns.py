@@ -29,6 +29,9 @@ Select = Callable[..., Any]
 class Turns:
     """Writes the turns of one loop into its page. Only the loop's thread may use it.
 
+    Python looks for signals at calls and jumps back, so words that belong together are written
+    without either, and what a handler of a signal raises leaves no part of them unwritten.
+
     An error in here counts as an internal error of the probe ``turns`` and switches it off.
     """
 
@@ -64,8 +67,7 @@ class Turns:
         now_ns = self._now()
         if now_ns is not None:
             self._began_ns = 0
-            with self._page.writing:
-                self._end_turn(self._boundary(now_ns))
+            self._page.update(self._end, now_ns)
 
     def retire(self) -> None:
         """Stop writing for good."""
@@ -115,16 +117,18 @@ class Turns:
     def _enter(self) -> None:
         now_ns = self._now()
         if now_ns is not None:
-            with self._page.writing:
-                self._show_timed()
-                now_ns = self._boundary(now_ns)
-                self._end_turn(now_ns)
-                self._set("poll_since_ns", now_ns)
+            self._page.update(self._begin_wait, now_ns)
+
+    def _begin_wait(self, now_ns: int) -> None:
+        self._show_timed()
+        now_ns = self._boundary(now_ns)
+        self._end_turn(now_ns)
+        self._set("poll_since_ns", now_ns)
 
     def _show_timed(self) -> None:
         if self._began_ns:
-            self._set("timed", TIMED)
-            self._set("turn_since_ns", self._began_ns)
+            self._words[self._loop + LOOP["timed"]] = TIMED
+            self._words[self._loop + LOOP["turn_since_ns"]] = self._began_ns
             self._began_ns = 0
 
     def _leave(self, events: int, *, waiting: bool) -> None:
@@ -137,14 +141,16 @@ class Turns:
             now_ns = self._now()
             if now_ns is None:
                 return
-        with self._page.writing:
-            now_ns = self._boundary(now_ns)
-            self._add("idle_ns", now_ns - since_ns)
-            self._add("events", events)
-            if waiting or not rested:
-                self._add("events_waiting", events)
-            self._set("poll_since_ns", 0)
-            self._set("turn_since_ns", now_ns)
+        self._page.update(self._begin_turn, now_ns, events, events if waiting or not rested else 0)
+
+    def _begin_turn(self, now_ns: int, events: int, events_waiting: int) -> None:
+        now_ns = self._boundary(now_ns)
+        words, loop = self._words, self._loop
+        words[loop + LOOP["idle_ns"]] += now_ns - words[loop + LOOP["poll_since_ns"]]
+        words[loop + LOOP["events"]] += events
+        words[loop + LOOP["events_waiting"]] += events_waiting
+        words[loop + LOOP["poll_since_ns"]] = 0
+        words[loop + LOOP["turn_since_ns"]] = now_ns
 
     def _leave_to_others(self) -> None:
         """The selector raised, so what the loop does until it asks again is not known.
@@ -155,8 +161,7 @@ class Turns:
         since_ns = self._get("turn_since_ns")
         if self.retired or not since_ns:
             return
-        with self._page.writing:
-            self._end_turn(self._boundary(since_ns))
+        self._page.update(self._end, since_ns)
         if self._left:
             self.retire()
             self._page.forget_turns()
@@ -169,24 +174,30 @@ class Turns:
         """
         return max(now_ns, self._get("seen_ns"))
 
+    def _end(self, now_ns: int) -> None:
+        """End the turn, after the wait in which the handler of a signal may have raised."""
+        now_ns = self._boundary(now_ns)
+        if self._get("poll_since_ns"):
+            self._begin_turn(now_ns, 0, 0)
+        self._end_turn(now_ns)
+
     def _end_turn(self, now_ns: int) -> None:
         since_ns = self._get("turn_since_ns")
         if not since_ns:
             return
-        active_ns, layout = now_ns - since_ns, self._page.layout
-        self._add("active_ns", active_ns)
-        self._words[layout.iterations] += active_ns
-        self._words[layout.iterations + 1 + bisect_left(layout.segment_pieces_ns, active_ns)] += 1
-        self._set("turn_since_ns", 0)
+        active_ns, layout, words = now_ns - since_ns, self._page.layout, self._words
+        iterations, loop = layout.iterations, self._loop
+        slot = iterations + 1 + bisect_left(layout.segment_pieces_ns, active_ns)
+        words[loop + LOOP["active_ns"]] += active_ns
+        words[iterations] += active_ns
+        words[slot] += 1
+        words[loop + LOOP["turn_since_ns"]] = 0
 
     def _get(self, field: str) -> int:
         return self._words[self._loop + LOOP[field]]
 
     def _set(self, field: str, value: int) -> None:
         self._words[self._loop + LOOP[field]] = value
-
-    def _add(self, field: str, value: int) -> None:
-        self._words[self._loop + LOOP[field]] += value
 
 
 def _method(reference: weakref.ref[Any], name: str) -> Any:
