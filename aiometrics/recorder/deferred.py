@@ -21,17 +21,24 @@ _exceptions: list[BaseException] = []
 
 
 def deferring(function: F) -> F:
-    """Return ``function`` such that what a handler of a signal raises in it is deferred."""
+    """Return ``function`` such that what a handler of a signal raises in it is deferred.
+
+    Nothing is raised if the application has used up its stack or its memory: the interpreter would
+    print that.
+    """
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         try:
-            return function(*args)
-        except BaseException as error:
-            if not from_signal(error):
-                raise
-            _exceptions.append(error)
-            return None
+            try:
+                return function(*args)
+            except BaseException as error:
+                if not from_signal(error):
+                    raise
+                _exceptions.append(error)
+        except (RecursionError, MemoryError):
+            pass
+        return None
 
     return call  # type: ignore[return-value]  # it is called as the function is
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -81,6 +82,52 @@ def test_a_stack_that_is_used_up_costs_names_and_nothing_else() -> None:
     assert {"new_code.py:8 work", "(return)"} <= {
         point.yield_point for point in seen.yield_points_of("new_code.work")
     }
+
+
+def spare_frame() -> None:
+    """Needs one frame."""
+
+
+def collect_with_a_frame_left() -> None:
+    """Collect garbage where a function in Python can still be called."""
+    spare_frame()
+    gc.collect()
+
+
+@pytest.fixture
+def _no_other_callbacks() -> Iterator[None]:
+    """Collections call no callbacks of other tools and tests, which need frames."""
+    others = list(gc.callbacks)
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = others
+
+
+@pytest.mark.usefixtures("_no_collection", "_no_other_callbacks")
+def test_a_collection_where_the_stack_is_used_up_is_not_noticed(
+    implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter prints nothing, and later collections are timed."""
+    printed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    collect = gc.collect if implementation == "c" else collect_with_a_frame_left
+
+    async def main() -> None:
+        for left in range(40):
+            with suppress(RecursionError):
+                with_frames_left(left, collect)
+
+    async def collect_once() -> None:
+        gc.collect()
+
+    loop = asyncio.new_event_loop()
+    with every_loop(implementation) as traced:
+        loop.run_until_complete(main())
+        before_ns = sum(traced.snapshot().loops[0].gc_pauses_ns)
+        loop.run_until_complete(collect_once())
+        assert before_ns < sum(traced.snapshot().loops[0].gc_pauses_ns)
+        loop.close()
+    assert [] == printed
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError])

@@ -19,7 +19,7 @@ class GarbageCollectionHook:
     """A callback of the garbage collector.
 
     ``stats_of(loop)`` returns the statistics of a traced loop, or ``None``. It must not take a
-    lock. The collector drops what its callbacks raise, so they are ``deferring``.
+    lock. The collector prints and drops what its callbacks raise, so they are ``deferring``.
     """
 
     def __init__(
@@ -54,8 +54,10 @@ class GarbageCollectionHook:
                 self._since_ns = self._clock()
                 self._note(info["generation"], self._since_ns)
             elif self._since_ns is not None:
-                self._charge(info["generation"], self._clock() - self._since_ns)
-                self._since_ns = None
+                since_ns, self._since_ns = self._since_ns, None
+                self._charge(info["generation"], self._clock() - since_ns)
+        except (RecursionError, MemoryError):  # the application has used up its stack or its memory
+            raise
         except Exception as error:
             if is_interrupt(error):
                 raise

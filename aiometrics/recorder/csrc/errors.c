@@ -176,7 +176,7 @@ call_deferring(PyObject *function, PyObject *args)
 {
     note_collection(args);
     PyObject *result = call_unseen(function, args);
-    return result == NULL && error_deferred() ? Py_NewRef(Py_None) : result;
+    return result == NULL && (error_deferred() || error_of_shortage()) ? Py_NewRef(Py_None) : result;
 }
 
 PyObject *

@@ -32,7 +32,8 @@ void error_clear(void);
 /* Whether the exception that is set, which is cleared then, says that the application has used up its stack or its memory. */
 int error_of_shortage(void);
 
-/* deferring(function): a function that calls it, where the interpreter would drop what it raises. */
+/* deferring(function): a function that calls it, where the interpreter would drop what it raises,
+   and print it, even if the application has used up its stack. */
 PyObject *errors_deferring(PyObject *module, PyObject *function);
 
 /* telling(tell, function): replaces the function by which a run of a loop begins and ends. It calls
