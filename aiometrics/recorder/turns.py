@@ -205,5 +205,8 @@ def _method(reference: weakref.ref[Any], name: str) -> Any:
     obj = reference()
     if obj is None:
         raise ReferenceError("the selector is gone")
-    found = next(vars(base)[name] for base in type(obj).__mro__ if name in vars(base))
-    return found.__get__(obj, type(obj)) if hasattr(found, "__get__") else found
+    for base in type(obj).__mro__:  # no generator, in whose end an exception would be dropped
+        if name in vars(base):
+            found = vars(base)[name]
+            return found.__get__(obj, type(obj)) if hasattr(found, "__get__") else found
+    raise AttributeError(name)

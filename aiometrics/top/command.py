@@ -10,12 +10,13 @@ from aiometrics.base.options import DEFAULT_PORT
 from aiometrics.exposition.hotspots import Hotspots
 from aiometrics.pages.snapshot import Snapshot
 from aiometrics.top.report import as_json, hotspots_of
-from aiometrics.top.sources import Source, SourceError, source_of
+from aiometrics.top.sources import Reading, Source, SourceError, source_of
 
 _ABOUT = (
     "show the hotspots of a service in the terminal; from pages also while the GIL is held, "
     "and after the service was killed"
 )
+_TRIES, _PAUSE_SECONDS = 1000, 0.05
 _MISSING = (
     'top needs textual: pip install "aiometrics-exporter[top]". '
     "With --once it prints the numbers and ends, without textual"
@@ -90,9 +91,19 @@ def report_once(
     if seconds is not None:
         earlier = source.read().snapshot
         time.sleep(seconds)
-    reading = source.read()
+    reading = source.read() if earlier is None else _other_than(earlier, source)
     found: Hotspots = hotspots_of(reading, rows, earlier)
     return as_json(source.name, reading.snapshot.taken_ns, found) if as_object else str(found)
+
+
+def _other_than(earlier: Snapshot, source: Source) -> Reading:
+    """Read until there are other numbers: an exporter gives an answer again that took it long."""
+    for _ in range(_TRIES):
+        reading = source.read()
+        if reading.snapshot.taken_ns != earlier.taken_ns:
+            return reading
+        time.sleep(_PAUSE_SECONDS)
+    raise SourceError(f"{source.name} gives the same answer again and again")
 
 
 def _rows(text: str) -> int:

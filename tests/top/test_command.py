@@ -15,7 +15,12 @@ from support.held_service import held_service
 
 import aiometrics
 from aiometrics.__main__ import main
+from aiometrics.pages.snapshot import Snapshot
+from aiometrics.top import command
+from aiometrics.top.command import report_once
+from aiometrics.top.sources import Reading, SourceError
 
+S = 1_000_000_000
 GUARD_SECONDS = 300
 
 
@@ -58,6 +63,27 @@ def test_once_prints_the_numbers_of_the_next_seconds(capsys: pytest.CaptureFixtu
         assert found["interval_seconds"] > 0
         assert 0 == main(["top", exporter.url, "--once"])
     assert capsys.readouterr().out.startswith("HOTSPOTS since the start\n")
+
+
+class Repeating:
+    """A source that gives its first answer again, as an exporter does whose answers take long."""
+
+    name = "repeating"
+
+    def __init__(self, *taken_ns: int) -> None:
+        self._taken_ns = list(taken_ns)
+
+    def read(self) -> Reading:
+        return Reading(Snapshot(self._taken_ns.pop(0)))
+
+
+def test_an_answer_that_is_given_again_is_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is waited for, but not for ever."""
+    monkeypatch.setattr(command, "_PAUSE_SECONDS", 0.0)
+    found = json.loads(report_once(Repeating(S, S, S, 3 * S), 1, 0.0, as_object=True))
+    assert (2.0, 3.0) == (found["interval_seconds"], found["taken_timestamp_seconds"])
+    with pytest.raises(SourceError, match="repeating gives the same answer again and again"):
+        report_once(Repeating(*[S] * 10_000), 1, 0.0)
 
 
 def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
