@@ -169,6 +169,7 @@ def test_from_the_page_to_the_culprit(binary: Callable[..., str], tmp_path: Path
         await page.until("document.querySelector('#findings').textContent.includes('shop.py:24')")
         await page.until("document.querySelector('#measured').textContent.includes('in the last')")
         await page.press("p", "p")
+        await page.until("document.body.ariaBusy === 'false'")  # else it still changes
         await page.click(f"{culprit} button")
         await page.until("document.querySelector('#details').open")
         chain = await page.value("document.querySelector('#details .chain').textContent")
@@ -192,6 +193,28 @@ def test_from_the_page_to_the_culprit(binary: Callable[..., str], tmp_path: Path
             await page.press(letter, letter)
         await page.until("!document.querySelector('#held tbody tr')")
         assert "send_receipt" in await page.value("document.querySelector('#findings').textContent")
+
+    in_browser(tmp_path, path)
+
+
+@pytest.mark.once
+def test_a_click_is_not_lost_while_the_page_is_brought_up_to_date(
+    binary: Callable[..., str], tmp_path: Path
+) -> None:
+    """What it was begun on stays until it has ended."""
+    binary("chromium")
+
+    async def path(page: Tab, _: asyncio.subprocess.Process) -> None:
+        button = "#findings li button"
+        await page.until(f"document.querySelector('{button}')")
+
+        async def newer_numbers() -> None:
+            await page.until("document.body.ariaBusy === 'true'")
+            await page.value("new Promise((done) => setTimeout(done, 500))")
+            assert await page.value("!document.querySelector('#details').open")
+
+        await page.click(button, newer_numbers)
+        await page.until("document.querySelector('#details').open")
 
     in_browser(tmp_path, path)
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,8 +129,13 @@ class Tab:
             "if (value) found(true); else requestAnimationFrame(look); }; look(); })"
         )
 
-    async def click(self, selector: str) -> None:
-        """Click with the mouse into the middle of an element."""
+    async def click(
+        self, selector: str, meanwhile: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
+        """Click with the mouse into the middle of an element.
+
+        ``meanwhile()`` is awaited while its button is held down.
+        """
         x, y = await self.value(
             f"(() => {{ const node = document.querySelector({json.dumps(selector)}); "
             "node.scrollIntoView({block: 'center'}); const box = node.getBoundingClientRect(); "
@@ -140,6 +145,8 @@ class Tab:
             await self.call(
                 "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
             )
+            if meanwhile is not None and kind == "mousePressed":
+                await meanwhile()
 
     async def press(self, key: str, text: str = "") -> None:
         """Press a key."""

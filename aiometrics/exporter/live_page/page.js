@@ -99,14 +99,21 @@ function show() {
   return shown;
 }
 
+// A click is lost if what it was begun on is replaced meanwhile.
+let pressed = false;
+addEventListener("pointerdown", () => { pressed = true; }, true);
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => { pressed = false; }, true);
+
 async function showParts() {
+  document.body.ariaBusy = "true";
   try {
     while (parts.length) {
       const began = performance.now();
-      do parts.shift()(); while (parts.length && performance.now() - began < SLICE_MS);
+      while (parts.length && !pressed && performance.now() - began < SLICE_MS) parts.shift()();
       if (parts.length) await new Promise(requestAnimationFrame);
     }
   } finally {
+    document.body.ariaBusy = "false";
     parts = [];
   }
 }
