@@ -19,6 +19,10 @@ STEP_NS = 1_000_000
 OURS = ("aiometrics.recorder.", "aiometrics.pages.")
 
 
+class Interrupt(BaseException):
+    """Raised by the handler of a signal."""
+
+
 class Selector:
     """Waits in the time of a clock."""
 
@@ -56,7 +60,7 @@ class Service:
         """As the hook does, whose end of a run is told again."""
         try:
             self.turns.stop()
-        except KeyboardInterrupt:
+        except Interrupt:
             self.turns.stop()
             raise
 
@@ -67,7 +71,7 @@ class Service:
 
 @contextmanager
 def signal_at(moment: int) -> Iterator[list[None]]:
-    """Raise ``KeyboardInterrupt`` at one of the calls and returns of calls that our code makes.
+    """Raise ``Interrupt`` at one of the calls and returns of calls that our code makes.
 
     The list has an item once that was done.
     """
@@ -79,12 +83,12 @@ def signal_at(moment: int) -> Iterator[list[None]]:
         ours = frame.f_globals.get("__name__", "").startswith(OURS)
         if looks and ours and next(moments) == moment:
             arrived.append(None)
-            raise KeyboardInterrupt
+            raise Interrupt
 
     sys.setprofile(arrive)
     try:
         yield arrived
-    except KeyboardInterrupt:
+    except Interrupt:
         pass
     finally:
         sys.setprofile(None)
