@@ -130,7 +130,7 @@ def _of_requests(layout: Layout) -> tuple[RecordFamily, ...]:
         family(metrics.REQUESTS_IN_PROGRESS, Number.REQUESTS, at["in_progress"]),
         family(
             metrics.REQUEST_OBJECTIVE_SECONDS,
-            Number.OBJECTIVE_SECONDS,
+            Number.LONGEST_SECONDS,
             at["objective_ns"],
             group=objective,
         ),

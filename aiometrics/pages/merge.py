@@ -179,13 +179,15 @@ def _add_coroutines(one: Coroutine, two: Coroutine) -> Coroutine:
 
 
 def _add_requests(one: RequestType, two: RequestType) -> RequestType:
+    """Return the sum; loops that have different objectives are shown with the longest one."""
+    objectives_ns = [entry.objective_ns for entry in (one, two) if entry.objective_ns is not None]
     return RequestType(
         one.request,
         {status: one.wall[status] + two.wall[status] for status in STATUSES},
         one.active + two.active,
         one.background_ns + two.background_ns,
         one.in_progress + two.in_progress,
-        two.objective_ns if one.objective_ns is None else one.objective_ns,
+        max(objectives_ns, default=None),
         one.violations + two.violations,
         {
             status: found

@@ -55,8 +55,7 @@ class Number(IntEnum):
     REQUEST_WALL = 8  # a histogram
     REQUEST_ACTIVE = 9  # a histogram whose sum is an estimate if tasks are sampled
     REQUESTS = 10  # 0 if the writer is gone
-    OBJECTIVE_SECONDS = 11  # the first one that is known
-    VIOLATIONS = 12  # counted by the loop, and by readers
+    VIOLATIONS = 11  # counted by the loop, and by readers
 
 
 class Core(Protocol):

@@ -248,6 +248,23 @@ def test_a_number_of_yield_points_beyond_all_memory_is_declined(points: int) -> 
     assert not records.add(bytes(1 << 18), places, 1, 0, True, 0, exemplars)  # noqa: FBT003 - as in C
 
 
+@pytest.mark.parametrize("objectives_ns", [(0, 5, 3), (3, 0, 5), (5, 3, 0)])
+def test_of_different_objectives_the_longest_is_shown(objectives_ns: tuple[int, ...]) -> None:
+    """The order of pages is none that anybody could know."""
+    pages: list[Copied] = []
+    for objective_ns in objectives_ns:
+        page = Page(layout(native=True), blocking_threshold_ns=100)
+        request = page.layout.request(page.add_request("GET /"))
+        page.words[request + REQUEST["objective_ns"]] = objective_ns
+        pages.append(Copied(page.copy()))
+    text, *_ = rendered_in_c(pages, NOW_NS, UNIX_NS).formats
+    (line,) = (
+        line for line in text.splitlines() if line.startswith(b"asyncio_request_objective_s")
+    )
+    assert line.endswith(b" 5e-09")
+    assert rendered(pages, NOW_NS, UNIX_NS).formats[0] == text
+
+
 def path_to_nowhere(page: Page) -> None:
     """Segments end at a yield point that is none."""
     page.words[page.layout.segment_path(0) + SEGMENT_PATH["segments"]] = 1

@@ -169,8 +169,7 @@ enum {
     NUMBER_REQUEST_WALL = 8,
     NUMBER_REQUEST_ACTIVE = 9,
     NUMBER_REQUESTS = 10,
-    NUMBER_OBJECTIVE_SECONDS = 11,
-    NUMBER_VIOLATIONS = 12,
+    NUMBER_VIOLATIONS = 11,
 };
 
 typedef enum {
@@ -255,7 +254,7 @@ typedef enum {
 #define GAVE_NS 100000
 #define SEED UINT64_C(0x9e3779b97f4a7c15)
 
-#define CONSTANTS_DIGEST "e7a2395f50c2dd44"
+#define CONSTANTS_DIGEST "00cf28a374da32e7"
 #define RETURN_NAME "(return)"
 #define RAISE_NAME "(raise)"
 #define EAGER_CHILD_NAME "(eager child)"

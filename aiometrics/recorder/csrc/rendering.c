@@ -153,9 +153,6 @@ records_number(const Records *self, const Row *row, int kind, Py_ssize_t word)
         case NUMBER_VIOLATIONS:
             found += (Wide)(uint64_t)word_of(part, word) + (Wide)(uint64_t)word_of(part, word + 1);
             break;
-        case NUMBER_OBJECTIVE_SECONDS:
-            found = found ? found : (Wide)(uint64_t)word_of(part, word);
-            break;
         case NUMBER_MOMENTARY:
             found += part->alive ? (Wide)(uint64_t)word_of(part, word) * weight : 0;
             break;
