@@ -211,6 +211,32 @@ def test_both_write_the_same_bytes(native: bool) -> None:  # noqa: FBT001 - a pa
 
 
 @compiled
+@pytest.mark.parametrize("bounds", [((1, 2, 3, 4), (1,)), ((1,), (1, 2, 3, 4))])
+def test_both_see_any_bucket_that_has_fallen(bounds: tuple[tuple[int, ...], ...]) -> None:
+    """Segments and waits have buckets of their own: there may be more of either."""
+    layout = Layout(*bounds, 8, 16, 2, native=False)
+    start, buckets = layout.yield_point(2), []
+    for kind, words in ((layout.segments, layout.segment_words), (layout.waits, layout.wait_words)):
+        buckets += range(kind(2) + 1 - start, kind(2) + words - start)
+    for bucket in buckets:
+        page = Page(layout, blocking_threshold_ns=100)
+        page.open("MainThread")
+        numbers = [page.add_yield_point(1, place, "a") for place in ("shop.py:1 f", "shop.py:2 g")]
+        record = layout.yield_point(numbers[1])
+        in_python, in_c = Detail(1), Detail(1)
+        page.words[layout.segments(numbers[0])], page.words[layout.segments(numbers[0]) + 1] = 2, 1
+        for word in buckets:
+            page.words[record + word] = 5
+        for sum_ns, count in ((1, 5), (3, 5), (3, 4)):
+            page.words[layout.segments(numbers[1])] = sum_ns
+            page.words[record + bucket] = count
+            copies = [Copied(page.copy())]
+            found = rendered_in_c(copies, NOW_NS, UNIX_NS, in_c)
+            assert found.compiled
+            assert rendered(copies, NOW_NS, UNIX_NS, detail=in_python).formats == found.formats
+
+
+@compiled
 def test_values_go_on_where_the_core_declines() -> None:
     """A page that C leaves to Python changes no row, and from then on Python sums up."""
     random = Random(16)  # noqa: S311 - the test must be reproducible

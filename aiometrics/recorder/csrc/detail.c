@@ -174,11 +174,11 @@ number_covers(const Records *records, const Row *now, const Row *before, int kin
 }
 
 static bool
-histogram_covers(const Records *records, const Row *now, const Row *before, const Shape *shape, Py_ssize_t word)
+histogram_covers(const Records *records, const Row *now, const Row *before, int kind, Py_ssize_t word)
 {
     Sums more, less;
-    records_add_up(records, now, shape, word, &more);
-    records_add_up(records, before, shape, word, &less);
+    records_add_up(records, now, kind, word, &more);
+    records_add_up(records, before, kind, word, &less);
     bool covers = more.sum_ns >= less.sum_ns;
     for (size_t bucket = 0; bucket < Py_ARRAY_LENGTH(more.classic); bucket++) {
         covers &= more.classic[bucket] >= less.classic[bucket];
@@ -193,13 +193,13 @@ histogram_covers(const Records *records, const Row *now, const Row *before, cons
 static bool
 covers(const Records *records, const Row *now, const Row *before)
 {
-    const Shape *segments = &records->shapes[0], *waits = &records->shapes[1];
+    Py_ssize_t waits = POINT_SCALARS + shape_of(records, NUMBER_SEGMENTS)->pieces + 1;
     return number_covers(records, now, before, NUMBER_SECONDS, POINT_BLOCKING_NS) &&
            number_covers(records, now, before, NUMBER_SECONDS, POINT_INFLICTED_WAIT_NS) &&
            number_covers(records, now, before, NUMBER_SQUARE_SECONDS, POINT_SQUARE_S2) &&
            number_covers(records, now, before, NUMBER_COUNT, POINT_WAIT_TASKS) &&
-           histogram_covers(records, now, before, segments, POINT_SCALARS) &&
-           histogram_covers(records, now, before, waits, POINT_SCALARS + segments->pieces + 1);
+           histogram_covers(records, now, before, NUMBER_SEGMENTS, POINT_SCALARS) &&
+           histogram_covers(records, now, before, NUMBER_WAITS, waits);
 }
 
 /* Returns the row of the others of a row's coroutine; NULL if there is no memory. */
