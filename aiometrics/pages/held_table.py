@@ -14,7 +14,8 @@ _COROUTINE, _LENGTH = HELD["coroutine"], HELD["length"]
 class HeldTable:
     """The table of lines that held the loop. Samples that it already has are continued.
 
-    A line is cut at 256 bytes. Lines for which there is no room are ``(other)``, of the coroutine
+    A line is cut at 256 bytes, but never inside a character: a page with such text would be left to
+    Python at each scrape. Lines for which there is no room are ``(other)``, of the coroutine
     ``(other)``.
     """
 
@@ -24,7 +25,8 @@ class HeldTable:
 
     def number(self, coroutine: int, held_at: str) -> int:
         """Return the number of an entry, which is added if there is room."""
-        data = held_at.encode("utf-8", "backslashreplace")[:ENTRY_BYTES]
+        cut = held_at.encode("utf-8", "backslashreplace")[:ENTRY_BYTES]
+        data = cut.decode("utf-8", "ignore").encode()
         number = self._numbers.get((coroutine, data))
         return self._add(coroutine, data) if number is None else number
 

@@ -165,8 +165,9 @@ def negative_time(page: Page) -> None:
 
 
 def line_not_utf_8(page: Page) -> None:
-    """The text of a line that held the loop was cut inside a character."""
-    HeldTable(page).number(1, "x" * 255 + "ü")
+    """The text of a line that held the loop is not UTF-8."""
+    entry = page.layout.held_entry(HeldTable(page).number(1, "shop.py:1 f"))
+    page.memory[(entry + len(HELD)) * 8] = 0xFF
 
 
 def negative_wait(page: Page) -> None:
@@ -224,6 +225,17 @@ def test_what_is_odd_is_left_to_python(damage: Callable[[Page], None]) -> None:
     both = rendered_in_c(pages, NOW_NS, UNIX_NS)
     assert not both.compiled
     assert rendered(pages, NOW_NS, UNIX_NS).formats == both.formats
+
+
+def test_a_line_is_cut_between_characters() -> None:
+    """A long one would else leave all pages to Python for ever."""
+    page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
+    HeldTable(page).number(1, "x" * 255 + "ü")
+    pages = [Copied(page.copy())]
+    compiled = rendered_in_c(pages, NOW_NS, UNIX_NS)
+    assert compiled.compiled
+    assert b'held_at="' + 255 * b"x" + b'"' in compiled.formats[0]
+    assert rendered(pages, NOW_NS, UNIX_NS).formats == compiled.formats
 
 
 def test_an_exemplar_of_no_yield_point_is_left_out() -> None:
