@@ -19,6 +19,7 @@ from aiometrics.pages.layout import (
     HEADER,
     HELD,
     LOOP,
+    MAX_HELD,
     NO_COROUTINE,
     REQUEST,
     REQUEST_WAIT,
@@ -277,6 +278,19 @@ def test_of_different_objectives_the_longest_is_shown(objectives_ns: tuple[int, 
     assert rendered(pages, NOW_NS, UNIX_NS).formats[0] == text
 
 
+@pytest.mark.parametrize("place", [9, 10, 12])
+@pytest.mark.parametrize("start", [-1, 1 << 40, (1 << 63) - 1])
+def test_a_table_beyond_all_memory_is_declined(place: int, start: int) -> None:
+    """Of lines that held the loop, of requests and of their waits."""
+    maps = bytes((0, 1)), b""
+    records = IMPLEMENTATIONS["c"].core.Records(maps, maps)
+    places = [0] * 16
+    places[11] = places[13] = 1
+    assert records.add(bytes(1 << 18), tuple(places), 1, 0, True, 0, [])  # noqa: FBT003 - as in C
+    places[place] = start
+    assert not records.add(bytes(1 << 18), tuple(places), 1, 0, True, 0, [])  # noqa: FBT003
+
+
 def path_to_nowhere(page: Page) -> None:
     """Segments end at a yield point that is none."""
     page.words[page.layout.segment_path(0) + SEGMENT_PATH["segments"]] = 1
@@ -285,21 +299,62 @@ def path_to_nowhere(page: Page) -> None:
 
 def line_of_nobody(page: Page) -> None:
     """A line held the loop in tasks of a coroutine that is none."""
-    HeldTable(page).number(99, "shop.py:1 f")
+    HeldTable(page).number(page.words[HEADER["coroutines"]], "shop.py:1 f")
+
+
+def line_of_less_than_nobody(page: Page) -> None:
+    """The number of the coroutine is less than that of the loop itself."""
+    HeldTable(page).number(NO_COROUTINE - 1, "shop.py:1 f")
+
+
+def last_line_of_nobody(page: Page) -> None:
+    """So did the last one that there is room for."""
+    entry = page.layout.held_entry(MAX_HELD - 1)
+    page.words[entry + HELD["coroutine"]], page.words[entry + HELD["length"]] = 99, 1
 
 
 def line_too_long(page: Page) -> None:
-    """A line has more text than there is room for."""
+    """A line has a byte more than there is room for."""
     entry = HeldTable(page).number(1, "shop.py:1 f")
-    page.words[page.layout.held_entry(entry) + HELD["length"]] = 299
+    page.words[page.layout.held_entry(entry) + HELD["length"]] = 257
+
+
+def line_too_short(page: Page) -> None:
+    """A line has less than no text."""
+    entry = HeldTable(page).number(1, "shop.py:1 f")
+    page.words[page.layout.held_entry(entry) + HELD["length"]] = -1
 
 
 def wait_of_nobody(page: Page) -> None:
     """A request that is none has waited."""
-    page.add_request_wait(99, "sleep")
+    page.add_request_wait(page.words[HEADER["requests"]], "sleep")
 
 
-@pytest.mark.parametrize("damage", [path_to_nowhere, line_of_nobody, line_too_long, wait_of_nobody])
+def wait_of_less_than_nobody(page: Page) -> None:
+    """The number of the request is negative."""
+    page.add_request_wait(-1, "sleep")
+
+
+def wait_for_text_beyond(page: Page) -> None:
+    """What a request waited for is where there is no text."""
+    wait = page.add_request_wait(0, "sleep")
+    page.words[page.layout.request_wait(wait) + REQUEST_WAIT["awaits"]] = 0x9900_0000_0001
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        path_to_nowhere,
+        line_of_nobody,
+        line_of_less_than_nobody,
+        last_line_of_nobody,
+        line_too_long,
+        line_too_short,
+        wait_of_nobody,
+        wait_of_less_than_nobody,
+        wait_for_text_beyond,
+    ],
+)
 def test_what_is_damaged_is_refused_and_changes_nothing(damage: Callable[[Page], None]) -> None:
     """The records that were added before are still written."""
     page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
@@ -307,7 +362,7 @@ def test_what_is_damaged_is_refused_and_changes_nothing(damage: Callable[[Page],
     damage(page)
     records = IMPLEMENTATIONS["c"].new_records()
     read(sound, NOW_NS, UNIX_NS, records=records)
-    with pytest.raises(PageError, match=r"\b2?99\b"):
+    with pytest.raises(PageError, match=r"but there are|cannot have|points outside"):
         read(page.copy(), NOW_NS, UNIX_NS, records=records)
     assert records is not None
     assert not records.declined

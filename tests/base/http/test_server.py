@@ -245,6 +245,18 @@ def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
     ]
 
 
+def test_a_request_that_came_before_is_answered_as_the_first_time(serve: Serve) -> None:
+    """Its body is dropped again, and one of the same line with other headers is another one."""
+    again = b"GET /echo HTTP/1.1\r\nHost: a\r\nX-Test: 1\r\nContent-Length: 5\r\n\r\nGET /"
+    other = b"GET /echo HTTP/1.1\r\nHost: a\r\nX-Test: 2\r\n\r\n"
+    last = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer = exchange(serve(), 2 * again + other + again + last)
+
+    assert [b"GET /echo  " + test for test in (b"1", b"1", b"2", b"1", b"None")] == [
+        part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    ]
+
+
 def test_endless_requests_are_answered_at_a_limited_rate(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
