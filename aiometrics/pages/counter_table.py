@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aiometrics.pages.layout import ENTRY, ENTRY_BYTES, ENTRY_WORDS, WORD
-from aiometrics.pages.page import Page
+from aiometrics.pages.page import Page, encoded
 from aiometrics.pages.snapshot import OTHER
 
 _COUNT, _LENGTH = ENTRY["count"], ENTRY["length"]
@@ -26,7 +26,7 @@ class CounterTable:
 
     def add(self, name: str, count: int = 1) -> None:
         """Add ``count`` to the count of ``name``."""
-        data = name.encode("utf-8", "backslashreplace")[:ENTRY_BYTES]
+        data = encoded(name, ENTRY_BYTES)
         entry = self._entries.get(data)
         if entry is None:
             entry = self._new(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aiometrics.pages.layout import ENTRY_BYTES, HELD, MAX_HELD, WORD
-from aiometrics.pages.page import Page
+from aiometrics.pages.page import Page, encoded
 from aiometrics.pages.snapshot import OTHER
 
 _COROUTINE, _LENGTH = HELD["coroutine"], HELD["length"]
@@ -14,8 +14,7 @@ _COROUTINE, _LENGTH = HELD["coroutine"], HELD["length"]
 class HeldTable:
     """The table of lines that held the loop. Samples that it already has are continued.
 
-    A line is cut at 256 bytes, but never inside a character: a page with such text would be left to
-    Python at each scrape. Lines for which there is no room are ``(other)``, of the coroutine
+    A line is cut at 256 bytes. Lines for which there is no room are ``(other)``, of the coroutine
     ``(other)``.
     """
 
@@ -25,8 +24,7 @@ class HeldTable:
 
     def number(self, coroutine: int, held_at: str) -> int:
         """Return the number of an entry, which is added if there is room."""
-        cut = held_at.encode("utf-8", "backslashreplace")[:ENTRY_BYTES]
-        data = cut.decode("utf-8", "ignore").encode()
+        data = encoded(held_at, ENTRY_BYTES)
         number = self._numbers.get((coroutine, data))
         return self._add(coroutine, data) if number is None else number
 

@@ -84,13 +84,22 @@ def zeros(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, **_PRIVATE)
 
 
+def encoded(text: str, most: int) -> bytes:
+    """Return ``text`` in UTF-8, cut between characters if it has more than ``most`` bytes.
+
+    A page with text that is not UTF-8 is left to Python at each scrape.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    return data if len(data) <= most else data[:most].decode("utf-8", "ignore").encode()
+
+
 def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")[:NAME_BYTES]
+    return encoded(text, NAME_BYTES)
 
 
 def stored(text: str) -> str:
     """Return ``text`` as it is read back from a page."""
-    return _encoded(text).decode("utf-8", "replace")
+    return _encoded(text).decode()
 
 
 class _Writing:
@@ -242,7 +251,7 @@ class Page:
 
     def open(self, loop_name: str) -> None:
         """Begin to serve a loop; counters of an earlier loop on this page go on."""
-        self.update(self._open, loop_name.encode("utf-8", "backslashreplace")[:LOOP_NAME_BYTES])
+        self.update(self._open, encoded(loop_name, LOOP_NAME_BYTES))
 
     def _open(self, name: bytes) -> None:
         start = self.layout.strings * WORD

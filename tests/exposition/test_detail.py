@@ -211,11 +211,14 @@ def test_both_write_the_same_bytes(native: bool) -> None:  # noqa: FBT001 - a pa
 
 
 @compiled
-@pytest.mark.parametrize("bounds", [((1, 2, 3, 4), (1,)), ((1,), (1, 2, 3, 4))])
-def test_both_see_any_bucket_that_has_fallen(bounds: tuple[tuple[int, ...], ...]) -> None:
+@pytest.mark.parametrize(("segments", "waits"), [((1, 2, 3, 4), (1,)), ((1,), (1, 2, 3, 4))])
+def test_both_see_any_bucket_that_has_fallen(
+    segments: tuple[int, ...], waits: tuple[int, ...]
+) -> None:
     """Segments and waits have buckets of their own: there may be more of either."""
-    layout = Layout(*bounds, 8, 16, 2, native=False)
-    start, buckets = layout.yield_point(2), []
+    layout = Layout(segments, waits, 8, 16, 2, native=False)
+    start = layout.yield_point(2)
+    buckets: list[int] = []
     for kind, words in ((layout.segments, layout.segment_words), (layout.waits, layout.wait_words)):
         buckets += range(kind(2) + 1 - start, kind(2) + words - start)
     for bucket in buckets:

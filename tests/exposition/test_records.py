@@ -20,6 +20,7 @@ from aiometrics.pages.layout import (
     HELD,
     LOOP,
     MAX_HELD,
+    NAME_BYTES,
     NO_COROUTINE,
     REQUEST,
     REQUEST_WAIT,
@@ -229,9 +230,10 @@ def test_what_is_odd_is_left_to_python(damage: Callable[[Page], None]) -> None:
 
 
 def test_a_line_is_cut_between_characters() -> None:
-    """A long one would else leave all pages to Python for ever."""
+    """So is a name. A long one would else leave all pages to Python for ever."""
     page = page_with(Random(4), native=True)  # noqa: S311 - the test must be reproducible
     HeldTable(page).number(1, "x" * 255 + "ü")
+    page.add_request("y" * (NAME_BYTES - 1) + "ü")
     pages = [Copied(page.copy())]
     compiled = rendered_in_c(pages, NOW_NS, UNIX_NS)
     assert compiled.compiled

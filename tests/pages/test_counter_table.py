@@ -59,14 +59,14 @@ def test_other_may_be_counted_before_the_table_is_full() -> None:
 
 
 def test_names_are_cut_when_they_are_too_long() -> None:
-    """Names that differ only after 256 bytes are one name; half a character becomes U+FFFD."""
+    """Names that differ only after 256 bytes are one name; half a character is left out."""
     made = page()
     found = errors(made)
     found.add("x" * ENTRY_BYTES + "1")
     found.add("x" * ENTRY_BYTES + "2")
     found.add("ü" * 200 + "\udcff")
     found.add("a" + "ü" * 200)
-    expected = {"x" * ENTRY_BYTES: 2, "ü" * 128: 1, "a" + "ü" * 127 + "\ufffd": 1}
+    expected = {"x" * ENTRY_BYTES: 2, "ü" * 128: 1, "a" + "ü" * 127: 1}
     assert expected == found.counts() == dict(read(bytes(made.memory), 0, 0).errors)
 
 
