@@ -135,6 +135,18 @@ def test_both_write_the_same_bytes(native: bool) -> None:  # noqa: FBT001 - a pa
         assert rendered(pages, NOW_NS, UNIX_NS).formats == compiled.formats
 
 
+def test_time_without_a_request_is_no_request() -> None:
+    """The first type is (other), which is left out until it is used."""
+    page = Page(layout(native=True), blocking_threshold_ns=100)
+    page.open("MainThread")
+    page.words[page.layout.request_wall(0, 1)] = 1
+    pages = [Copied(page.copy())]
+    compiled = rendered_in_c(pages, NOW_NS, UNIX_NS)
+    assert compiled.compiled
+    assert b'request="(other)"' not in compiled.formats[0]
+    assert rendered(pages, NOW_NS, UNIX_NS).formats == compiled.formats
+
+
 def negative(page: Page) -> None:
     """A number is negative."""
     page.words[page.layout.segments(1)] = -1
